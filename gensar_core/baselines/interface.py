@@ -1,0 +1,125 @@
+"""What a ranking method is: one class in one file of this folder, found by the file's name."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.base import Settings, validate
+from gensar_core.config.catalogue import Catalogue
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.runtime.tensors import load_vectors
+
+S = TypeVar("S", bound=Settings)
+
+#: Files of this folder that are not methods.
+_NOT_METHODS = ("interface", "run")
+
+
+@dataclass(frozen=True)
+class MethodData:
+    """All that a method may see of a data set: canonical tables, samples, and one text embedding if it names one."""
+
+    canonical: Path
+    samples_folder: Path
+    embedding: Path | None = None
+
+    @functools.cached_property
+    def n_items(self) -> int:
+        """Number of items; ids are 0 to n_items - 1."""
+        return pl.scan_parquet(self.canonical / "items.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def n_queries(self) -> int:
+        """Number of queries."""
+        return pl.scan_parquet(self.canonical / "queries.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def n_users(self) -> int:
+        """Number of users."""
+        return pl.scan_parquet(self.canonical / "users.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def training_events(self) -> pl.DataFrame:
+        """The events that training may use: no valid or test target is among them (table `events`)."""
+        return schema.EVENTS.read(self.samples_folder / "training_events.parquet")
+
+    @functools.cached_property
+    def samples(self) -> pl.DataFrame:
+        """All samples (table `samples`)."""
+        return schema.SAMPLES.read(self.samples_folder / "samples.parquet")
+
+    def vectors(self, name: str) -> np.ndarray:
+        """A matrix of the text embedding: `items` or `queries`, float32 [rows, dimensions]."""
+        if self.embedding is None:
+            raise UserError("this method ranks with text vectors: name an embedding under its key 'embedding'")
+        return load_vectors(self.embedding, name)
+
+
+class Method(abc.ABC, Generic[S]):
+    """A ranking method: fitted once on a data set, then asked for scores of candidate lists.
+
+    A file of this folder defines one subclass and names it ``METHOD``. ``tasks`` says which tasks it ranks, ``paper``
+    where it comes from.
+    """
+
+    tasks: ClassVar[tuple[str, ...]]
+    paper: ClassVar[str]
+    settings_model: ClassVar[type[Settings]]
+
+    def __init__(self, settings: S, data: MethodData, seed: int) -> None:
+        self.settings = settings
+        self.data = data
+        self.seed = seed
+
+    @abc.abstractmethod
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
+        """Learn from the training split (and choose by valid). Returns figures for the stage's record.
+
+        ``checkpoints`` and ``key`` are for `runtime.training.train`.
+        """
+
+    @abc.abstractmethod
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """Scores of candidates, float [rows, width], higher is better; anything finite where no candidate stands."""
+
+    def save(self, folder: Path) -> None:
+        """Write what ``load`` needs into an existing folder. Nothing, for a method that learns nothing."""
+
+    def load(self, folder: Path) -> None:
+        """Become the fitted method that was saved in ``folder``."""
+
+    def item_vectors(self) -> np.ndarray | None:
+        """Learned item vectors, float32 [n_items, dimensions], for methods that can feed identifiers; else None."""
+        return None
+
+
+def kinds() -> list[str]:
+    """Every method there is, by the name of its file."""
+    folder = str(Path(__file__).parent)
+    return sorted(module.name for module in pkgutil.iter_modules([folder]) if module.name not in _NOT_METHODS)
+
+
+def find(kind: str, where: str = "methods") -> type[Method[Any]]:
+    """The class of a method. Raises UserError when no file has that name."""
+    if kind not in kinds():
+        raise UserError(f"{where}: no method {kind!r} (there: {', '.join(kinds())})")
+    method: type[Method[Any]] = importlib.import_module(f"gensar_core.baselines.{kind}").METHOD
+    return method
+
+
+def check_methods(catalogue: Catalogue, where: str = "config") -> None:
+    """Check the own keys of every entry of `methods`. Raises UserError naming the first wrong one."""
+    for name, entry in catalogue.methods.items():
+        path = f"{where}: methods.{name}"
+        validate(find(entry.kind, f"{path}.kind").settings_model, entry.own(), path)

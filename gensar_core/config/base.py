@@ -1,0 +1,121 @@
+"""What every settings model shares: frozen, strict, no unknown keys, and errors that name the key and the cure."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
+
+from gensar_core.errors import UserError
+
+#: Names of catalogue entries; they become folder names and Snakemake wildcards.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0)]
+
+_NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
+class Settings(BaseModel):
+    """Base of all settings. Strict: a text is never read as a number, nor a number as a text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def canonical(self) -> str:
+        """These settings as JSON with sorted keys: equal settings give equal text. Used as a rule's parameter."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no blanks that depend on layout."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def validate(model: type[S], values: Any, where: str) -> S:
+    """Build ``model`` from plain values. Raises UserError with the full path of the first wrong key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        raise UserError(f"{explain(details[0], model, values, where)}{more}") from None
+
+
+def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: str) -> str:
+    """One line for one validation error: path of the key, what is wrong, what to write instead."""
+    parts = [str(part) for part in detail["loc"]]
+    path = f"{where}: {'.'.join(_written(parts, values))}"
+    given = detail.get("input")
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        known = sorted(_fields_at(model, parts[:-1]))
+        close = difflib.get_close_matches(parts[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{path}: unknown key; {hint}"
+    if kind == "missing":
+        return f"{path}: this key is required"
+    if isinstance(given, str) and kind in ("float_type", "int_type") and _NUMBER_AS_TEXT.match(given):
+        cure = f"write {float(given)!r}" if kind == "int_type" else f"write {_yaml_float(float(given))}"
+        return f"{path}: {given!r} is text, not a number (YAML reads 1e-4 as text, 1.0e-4 as a number); {cure}"
+    return f"{path}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {given!r}"
+
+
+def _written(parts: list[str], values: Any) -> list[str]:
+    """The parts of an error's path that the user wrote: pydantic adds the tags of discriminated unions."""
+    kept = []
+    for position, part in enumerate(parts):
+        inside = isinstance(values, Mapping) and part in values
+        if inside or isinstance(values, list) or position == len(parts) - 1:
+            kept.append(part)
+        if inside:
+            values = values[part]
+        elif isinstance(values, list) and part.isdigit() and int(part) < len(values):
+            values = values[int(part)]
+    return kept
+
+
+def _yaml_float(value: float) -> str:
+    """A float as YAML 1.1 reads it: an exponent needs a dot before it and a sign."""
+    mantissa, _, exponent = repr(value).partition("e")
+    if not exponent:
+        return mantissa
+    sign = exponent[0] if exponent[0] in "+-" else "+"
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent.lstrip('+-')}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> set[str]:
+    """Field names of the model found by following ``path`` from ``model``, as far as it can be followed."""
+    current: Any = model
+    for part in path:
+        candidates = [current, *_models_in(current)]
+        follow = None
+        for candidate in candidates:
+            fields = getattr(candidate, "model_fields", {})
+            if part in fields:
+                follow = fields[part].annotation
+                break
+            tag = fields.get("source") or fields.get("kind")
+            if tag is not None and part in repr(tag.annotation):
+                follow = candidate
+                break
+        # A key of a mapping, or an index: the models inside stay the same.
+        current = follow if follow is not None else current
+    found = [current] if hasattr(current, "model_fields") else _models_in(current)
+    return {name for candidate in found for name in candidate.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """All models that an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

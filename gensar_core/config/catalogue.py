@@ -1,0 +1,134 @@
+"""The whole of config.yaml: named entries a stage, inheritance through `base`, and names that must be defined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gensar_core.config.base import Count, Name, Settings, validate
+from gensar_core.config.corpora import CorpusSettings
+from gensar_core.config.data import DatasetSettings
+from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
+from gensar_core.config.generators import GeneratorSettings
+from gensar_core.config.identifiers import IdentifierSettings
+from gensar_core.config.tables import MethodSettings, TableSettings
+from gensar_core.errors import UserError
+
+_SECTIONS = ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "tables")
+
+
+class Catalogue(Settings):
+    """config.yaml, validated. An entry names the entries it builds on; what is shared is built once."""
+
+    seed: Count = 42
+    datasets: dict[Name, DatasetSettings]
+    embeddings: dict[Name, EmbeddingSettings] = {}
+    identifiers: dict[Name, IdentifierSettings] = {}
+    corpora: dict[Name, CorpusSettings] = {}
+    generators: dict[Name, GeneratorSettings] = {}
+    methods: dict[Name, MethodSettings] = {}
+    tables: dict[Name, TableSettings] = {}
+
+    def text_embeddings(self) -> list[str]:
+        """Names of the embeddings made by text encoders."""
+        return [name for name, entry in self.embeddings.items() if isinstance(entry, TextEmbedding)]
+
+    def sequential_embeddings(self) -> list[str]:
+        """Names of the embeddings taken from trained methods."""
+        return [name for name, entry in self.embeddings.items() if isinstance(entry, SequentialEmbedding)]
+
+
+def load_catalogue(values: Mapping[str, Any], where: str = "config") -> Catalogue:
+    """Validate a whole configuration.
+
+    ``where`` begins every error message. Raises UserError naming the path of the first unknown key, wrong type,
+    dangling name, or circular `base`.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: must be a mapping of sections ({', '.join(_SECTIONS)})")
+    resolved = {key: _inherit(value, f"{where}: {key}") if key in _SECTIONS else value for key, value in values.items()}
+    catalogue = validate(Catalogue, resolved, where)
+    for path, name, section in _references(catalogue):
+        known = getattr(catalogue, section.split(" or ")[0]).keys() | (
+            catalogue.generators.keys() if " or " in section else set()
+        )
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise UserError(f"{where}: {path}: {name!r} is not an entry of {section} (there: {listed})")
+    shared = catalogue.methods.keys() & catalogue.generators.keys()
+    if shared:
+        raise UserError(f"{where}: methods.{min(shared)}: a generator has the same name; rename one of them")
+    return catalogue
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Read and validate a configuration file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    return load_catalogue(values, str(path))
+
+
+def _inherit(entries: Any, where: str) -> Any:
+    """Resolve `base: name` within one section: an entry takes its base's keys and overrides them one by one."""
+    if not isinstance(entries, Mapping):
+        return entries
+    resolved: dict[str, Any] = {}
+
+    def resolve(name: str, chain: tuple[str, ...]) -> Any:
+        if name in chain:
+            raise UserError(f"{where}.{chain[0]}.base: circular: {' -> '.join((*chain, name))}")
+        if name in resolved:
+            return resolved[name]
+        entry = entries[name]
+        if isinstance(entry, Mapping) and "base" in entry:
+            base = entry["base"]
+            if base not in entries:
+                raise UserError(f"{where}.{name}.base: {base!r} is not an entry here (there: {', '.join(entries)})")
+            parent = resolve(base, (*chain, name))
+            entry = _merge(parent, {key: value for key, value in entry.items() if key != "base"})
+        resolved[name] = entry
+        return entry
+
+    for name in entries:
+        resolve(name, ())
+    return {name: resolved[name] for name in entries}
+
+
+def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """Child over parent; mappings are merged key by key, everything else is replaced."""
+    merged = dict(parent)
+    for key, value in child.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
+    """Every name that one entry uses of another: (path of the key, name, section it must be in)."""
+    for name, dataset in catalogue.datasets.items():
+        yield f"datasets.{name}.table", dataset.table, "tables"
+    for name, embedding in catalogue.embeddings.items():
+        if isinstance(embedding, SequentialEmbedding):
+            yield f"embeddings.{name}.method", embedding.method, "methods"
+    for name, identifier in catalogue.identifiers.items():
+        for side in ("semantic", "collaborative"):
+            used = getattr(identifier, side)
+            if used is not None:
+                yield f"identifiers.{name}.{side}", used, "embeddings"
+    for name, corpus in catalogue.corpora.items():
+        yield f"corpora.{name}.identifier", corpus.identifier, "identifiers"
+    for name, generator in catalogue.generators.items():
+        yield f"generators.{name}.corpus", generator.corpus, "corpora"
+    for name, method in catalogue.methods.items():
+        if method.embedding is not None:
+            yield f"methods.{name}.embedding", method.embedding, "embeddings"
+    for name, table in catalogue.tables.items():
+        for position, row in enumerate(table.rows):
+            yield f"tables.{name}.rows.{position}", row, "methods or generators"

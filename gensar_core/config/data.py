@@ -1,0 +1,100 @@
+"""Settings of data sets: where the raw logs are, how they become events, and how events become samples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gensar_core.config.base import Count, Name, Positive, Settings, Share
+
+
+class SampleSettings(Settings):
+    """How targets, histories and candidates are made (stage `samples`)."""
+
+    #: strict: no leak between a target and any input or training row; paper: the authors' order of events.
+    history_protocol: Literal["strict", "paper"] = "strict"
+    #: The longest history any method can see; a corpus or a model takes its own last part of it.
+    max_recommendations: Positive = 50
+    max_searches: Positive = 50
+    #: Users with fewer targets of a task give none of that task; the last is test, the one before valid.
+    min_targets: Annotated[int, Field(ge=3)] = 3
+    negatives: Positive = 99
+    bm25_k1: Annotated[float, Field(gt=0.0)] = 0.9
+    bm25_b: Share = 0.4
+
+
+class CanonicalSettings(Settings):
+    """How raw Amazon files become canonical tables (stage `canonical`)."""
+
+    category: str
+    #: Share of the reviews that become search sessions when no product-search files are there.
+    search_share: Share = 0.76
+    #: Step name -> rows the step must give; a difference is reported as a warning.
+    expected_rows: dict[str, Count] = {}
+
+
+class _DatasetBase(Settings):
+    samples: SampleSettings = SampleSettings()
+    #: Entry of `tables` that results/tables/{dataset}.csv shows.
+    table: Name = "overall"
+
+
+class AmazonDataset(_DatasetBase):
+    """An Amazon 2014 category, with or without the product-search files of Ai et al."""
+
+    source: Literal["amazon"]
+    category: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+    #: `download`, or a folder that holds the raw files.
+    raw: str
+    search_share: Share = 0.76
+    expected_rows: dict[str, Count] = {}
+
+    def canonical_settings(self) -> CanonicalSettings:
+        """The part of these settings that the stage `canonical` reads."""
+        return CanonicalSettings(
+            category=self.category, search_share=self.search_share, expected_rows=self.expected_rows
+        )
+
+
+class SimulationSettings(Settings):
+    """The simulated shop (stage `simulate`)."""
+
+    users: Positive
+    items: Annotated[int, Field(ge=150)]
+    #: Mean number of reviews a user writes; nobody writes fewer than five.
+    mean_reviews: Annotated[float, Field(ge=5.0)] = 9.0
+    #: Share of items without a description, and of raw lines that are broken on purpose.
+    missing_descriptions: Share = 0.1
+    dirty_lines: Share = 0.01
+
+
+class SimulatedDataset(_DatasetBase):
+    """The demo: raw files in the Amazon formats, written by the project's own simulator."""
+
+    source: Literal["simulated"]
+    users: Positive
+    items: Annotated[int, Field(ge=150)]
+    mean_reviews: Annotated[float, Field(ge=5.0)] = 9.0
+    missing_descriptions: Share = 0.1
+    dirty_lines: Share = 0.01
+
+    #: The category under which the simulator files its shop.
+    category: Literal["Simulated"] = "Simulated"
+
+    def simulation_settings(self) -> SimulationSettings:
+        """The part of these settings that the stage `simulate` reads."""
+        return SimulationSettings(
+            users=self.users,
+            items=self.items,
+            mean_reviews=self.mean_reviews,
+            missing_descriptions=self.missing_descriptions,
+            dirty_lines=self.dirty_lines,
+        )
+
+    def canonical_settings(self) -> CanonicalSettings:
+        """The part of these settings that the stage `canonical` reads."""
+        return CanonicalSettings(category=self.category)
+
+
+DatasetSettings = Annotated[AmazonDataset | SimulatedDataset, Field(discriminator="source")]

@@ -1,0 +1,66 @@
+"""Settings of generators: a T5 trained on a corpus, and how it ranks (paper, section 3.4)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
+
+
+class ScratchSize(Settings):
+    """Sizes of a T5 built from scratch; the names are those of the T5 configuration."""
+
+    d_model: Positive = 128
+    d_ff: Positive = 512
+    d_kv: Positive = 32
+    num_heads: Positive = 4
+    num_layers: Positive = 3
+    num_decoder_layers: Positive = 3
+    dropout_rate: Share = 0.1
+
+
+class TrainingSettings(Settings):
+    """What the stage `train_generator` reads; the corpus arrives as files."""
+
+    #: A hub name or local folder of a T5, or `scratch`.
+    backbone: str = "google-t5/t5-small"
+    size: ScratchSize = ScratchSize()
+    epochs: Annotated[float, Field(gt=0.0)] = 200.0
+    #: Stop after so many validations without improvement; null never stops early.
+    patience: Positive | None = 10
+    #: Examples in one optimizer step, over all devices and accumulation steps.
+    batch_size: Positive = 8192
+    #: Padded encoder tokens in one forward pass; what fits the device's memory.
+    batch_tokens: Positive = 16384
+    learning_rate: Rate = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
+    warmup_share: Share = 0.01
+    gradient_clip: Rate = 1.0
+    label_smoothing: Share = 0.0
+    #: Times a task's examples are seen in one epoch; 0.5 sees a random half of them. Unnamed tasks: 1.0.
+    task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
+    #: Validate so many times an epoch, on at most so many users of each task (0: all of them).
+    validations_per_epoch: Positive = 1
+    validation_users: Count = 0
+    #: Write a resumable checkpoint every so many optimizer steps.
+    checkpoint_steps: Positive = 200
+
+
+class RankingSettings(Settings):
+    """What the stage `rank_generator` reads."""
+
+    #: Users whose candidates are scored in one forward pass.
+    users_per_batch: Positive = 64
+
+
+class GeneratorSettings(TrainingSettings):
+    """An entry of `generators`."""
+
+    corpus: Name
+    ranking: RankingSettings = RankingSettings()
+
+    def training(self) -> TrainingSettings:
+        """The part of these settings that the stage `train_generator` reads."""
+        return TrainingSettings(**{name: getattr(self, name) for name in TrainingSettings.model_fields})

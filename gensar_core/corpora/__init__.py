@@ -1,0 +1,1 @@
+"""Prompt corpora: templates, tasks, tokenizer, materialization to Parquet."""

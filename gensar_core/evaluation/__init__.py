@@ -1,0 +1,1 @@
+"""Ranks -> metric tables and figures."""

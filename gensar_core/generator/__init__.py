@@ -1,0 +1,1 @@
+"""The T5 generator: backbone, training, exact candidate ranking."""

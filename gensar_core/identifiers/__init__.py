@@ -1,0 +1,1 @@
+"""Joint identifiers: RQ-VAE, unique assignment, quality figures."""

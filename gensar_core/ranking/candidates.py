@@ -1,0 +1,92 @@
+"""The candidate lists that every method ranks, and the ranks table that every method ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.ranking.metrics import average_ranks
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.progress import progress
+
+
+@dataclass(frozen=True)
+class CandidateLists:
+    """Samples and the items to rank for each.
+
+    ``samples`` are rows of the samples table; ``items`` int32 [rows, width] holds the target in column 0, then the
+    negatives, then -1 where a list is shorter.
+    """
+
+    samples: pl.DataFrame
+    items: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def present(self) -> np.ndarray:
+        """Where a candidate stands, bool [rows, width]."""
+        return self.items >= 0
+
+    def take(self, start: int, stop: int) -> CandidateLists:
+        """Rows ``start`` to ``stop``."""
+        return CandidateLists(self.samples[start:stop], self.items[start:stop])
+
+
+def load_candidates(
+    samples_folder: Path, task: str, split: str, *, users: int = 0, samples: pl.DataFrame | None = None
+) -> CandidateLists:
+    """The candidate lists of one task and split, in the order of sample_id.
+
+    ``users`` > 0 takes that many of them, evenly spread. ``samples`` saves reading the table again.
+    """
+    if samples is None:
+        samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
+    rows = samples.filter((pl.col("task") == task) & (pl.col("split") == split)).sort("sample_id")
+    if users and len(rows) > users:
+        rows = rows[np.linspace(0, len(rows) - 1, users).round().astype(np.int64)]
+    path = samples_folder / "candidates.parquet"
+    rows = rows.join(schema.CANDIDATES.read(path), on="sample_id", how="left", maintain_order="left")
+    if rows.get_column("negatives").null_count():
+        raise UserError(f"{path}: holds no candidates for some {task} samples of {split}; build the samples again")
+    negatives = Ragged.from_series(rows.get_column("negatives"))
+    width = int(negatives.lengths.max(initial=0))
+    items = np.column_stack([rows.get_column("target_item").to_numpy(), negatives.padded(width, -1)])
+    return CandidateLists(rows.drop("negatives"), items.astype(np.int32))
+
+
+def rank_lists(
+    lists: CandidateLists, score: Callable[[CandidateLists], np.ndarray], *, batch_rows: int = 4096, description: str
+) -> pl.DataFrame:
+    """Score candidate lists in batches and return their ranks table.
+
+    ``score`` maps lists to floats [rows, width]; values where no candidate stands do not matter.
+    """
+    starts = range(0, len(lists), batch_rows)
+    ranks = [
+        average_ranks(score(batch), batch.present)
+        for batch in (lists.take(start, start + batch_rows) for start in progress(starts, description, unit="batch"))
+    ]
+    return ranks_table(lists, np.concatenate(ranks) if ranks else np.zeros(0))
+
+
+def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
+    """The ranks table of these lists, given the rank of each target [rows]."""
+    return schema.RANKS.check(
+        lists.samples.select("task", "split", "sample_id", "user_id", "target_item").with_columns(
+            rank=pl.Series(ranks, dtype=pl.Float64),
+            n_candidates=pl.Series(lists.present.sum(axis=1), dtype=pl.Int32),
+        )
+    )
+
+
+def concat_ranks(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Ranks tables of several tasks and splits as one, in the order of sample_id."""
+    return pl.concat(list(tables)).sort("sample_id")

@@ -1,0 +1,31 @@
+"""Ranks and the metrics over them (paper, section 4.1.3)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def average_ranks(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Rank of column 0 among the present columns of each row, 1 the best; ties take the average rank.
+
+    ``scores`` [rows, width] floats, higher is better; ``present`` [rows, width] says where a candidate stands, column
+    0 always. Returns float64 [rows]. Raises ValueError on a NaN at a present place. Equal scores for all of n
+    candidates give (n + 1) / 2, never 1.
+    """
+    if np.isnan(scores[present]).any():
+        raise ValueError("a candidate's score is not a number")
+    target = scores[:, :1]
+    better = ((scores > target) & present).sum(axis=1)
+    equal = ((scores == target) & present).sum(axis=1) - 1
+    ranks: np.ndarray = 1.0 + better + equal / 2.0
+    return ranks
+
+
+def hit_rate(ranks: np.ndarray, k: int) -> float:
+    """HR@k: share of targets ranked at k or better."""
+    return float(np.mean(ranks <= k)) if len(ranks) else float("nan")
+
+
+def ndcg(ranks: np.ndarray, k: int) -> float:
+    """NDCG@k with one relevant item: mean of 1 / log2(rank + 1) where rank <= k, else 0."""
+    return float(np.mean(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0))) if len(ranks) else float("nan")

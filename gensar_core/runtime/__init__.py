@@ -1,0 +1,1 @@
+"""Devices, seeds, atomic outputs, stage records, progress, logs and the shared training loop."""

@@ -1,0 +1,89 @@
+"""Ragged rows as flat arrays: what list columns become when NumPy and torch work on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different length, one after the other.
+
+    ``values`` [total] holds all rows' values, ``offsets`` [rows + 1] where each row begins and the last one ends: row
+    ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+    """
+
+    offsets: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def from_series(cls, series: pl.Series) -> Ragged:
+        """A list column as flat arrays."""
+        lengths = series.list.len().fill_null(0).to_numpy()
+        # An empty list explodes to a null; dropping nulls leaves exactly the values.
+        values = series.explode(empty_as_null=True).drop_nulls().to_numpy()
+        return cls.from_lengths(lengths, values)
+
+    @classmethod
+    def from_lengths(cls, lengths: np.ndarray, values: np.ndarray) -> Ragged:
+        """Rows of the given lengths over ``values``."""
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(offsets, values)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Length of each row [rows]."""
+        return np.diff(self.offsets)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row number of each value [total]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """The given rows, in the given order."""
+        lengths = self.lengths[rows]
+        return Ragged.from_lengths(lengths, self.values[ranges(self.offsets[:-1][rows], lengths)])
+
+    def filter(self, keep: np.ndarray) -> Ragged:
+        """Only the values where ``keep`` [total] is true; rows stay, some shorter."""
+        kept = np.concatenate([[0], np.cumsum(keep)])
+        return Ragged(kept[self.offsets], self.values[keep])
+
+    def tail(self, width: int) -> Ragged:
+        """The last ``width`` values of each row."""
+        lengths = np.minimum(self.lengths, width)
+        return Ragged.from_lengths(lengths, self.values[ranges(self.offsets[1:] - lengths, lengths)])
+
+    def padded(self, width: int, fill: int, *, left: bool = False) -> np.ndarray:
+        """The last ``width`` values of each row as a matrix [rows, width], with ``fill`` after (or before) them."""
+        tail = self.tail(width)
+        matrix = np.full((len(self), width), fill, dtype=self.values.dtype)
+        start = width - tail.lengths if left else np.zeros(len(self), dtype=np.int64)
+        columns = np.arange(len(tail.values)) - tail.offsets[tail.rows] + start[tail.rows]
+        matrix[tail.rows, columns] = tail.values
+        return matrix
+
+    def to_series(self, name: str, dtype: pl.DataType) -> pl.Series:
+        """As a list column with values of ``dtype``."""
+        import pyarrow as pa
+
+        values = pl.Series(self.values).cast(dtype).to_arrow()
+        array = pa.LargeListArray.from_arrays(pa.array(self.offsets, type=pa.int64()), values)
+        series: pl.Series = pl.Series(name, pl.from_arrow(array), dtype=pl.List(dtype))
+        return series
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers ``starts[i], ..., starts[i] + lengths[i] - 1`` for every i, one after the other [sum of lengths]."""
+    total = int(lengths.sum())
+    ends = np.cumsum(lengths)
+    numbers: np.ndarray = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers

@@ -1,0 +1,61 @@
+"""What a workflow script prints goes to its rule's log; a user's mistake is one line, on the terminal as well."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from gensar_core.errors import UserError
+
+
+class ScriptLog:
+    """Context manager around a workflow script: stdout, stderr, logging and tracebacks go to ``path``.
+
+    File descriptors are redirected, so output of compiled libraries is caught as well. A UserError ends the process
+    with exit code 1 and its one line, in the log and on the terminal; any other exception leaves its traceback in
+    both.
+    """
+
+    def __init__(self, path: str | Path | None, threads: int | None = None) -> None:
+        self.path = Path(path) if path else None
+        if threads:
+            # Read by the numeric libraries when they are first imported, which is later than this.
+            for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS"):
+                os.environ.setdefault(variable, str(threads))
+
+    def __enter__(self) -> ScriptLog:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._terminal = os.dup(2)
+            log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.close(log)
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+        for chatty in ("httpx", "sentence_transformers", "transformers", "bm25s", "matplotlib", "faiss"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, UserError):
+            self._tell(f"error: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+        if error is not None:
+            self._tell("".join(traceback.format_exception(kind, error, trace)))
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    def _tell(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        if self.path is not None:
+            os.write(self._terminal, text.encode(errors="replace"))

@@ -1,0 +1,173 @@
+"""The stage contract: outputs appear whole or not at all, and a record of how they came to be stands beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gensar_core import __version__
+from gensar_core.config.base import Settings, canonical_json
+from gensar_core.errors import UserError
+from gensar_core.runtime.fingerprint import fingerprint
+
+_PACKAGES = ("polars", "pyarrow", "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu")
+
+
+class Stage:
+    """One run of one stage; a context manager.
+
+    Outputs are written to ``path(name)``, which lies in a hidden folder beside ``folder``. Leaving the block without
+    an error moves them into ``folder`` and writes the record; leaving it with one removes them. ``record_name`` is
+    ``stage.json`` unless several stages share a folder. ``code`` names the module that does the work; the fingerprint
+    of what it reaches goes into the record and into ``key``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        settings: Settings | Mapping[str, Any] | None = None,
+        inputs: Iterable[Path] = (),
+        seed: int | None = None,
+        code: str | None = None,
+        record_name: str = "stage.json",
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.seed = seed
+        self.settings = settings.model_dump(mode="json") if isinstance(settings, Settings) else dict(settings or {})
+        self.inputs = list(inputs)
+        self.code = fingerprint(code) if code else None
+        self.record_name = record_name
+        self.figures: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self._scratch = folder / f".{Path(record_name).stem}.partial"
+
+    def __enter__(self) -> Stage:
+        self._started = time.monotonic()
+        self._digests = {str(path): digest(path) for path in self.inputs}
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        return self
+
+    def path(self, name: str) -> Path:
+        """Where to write the output ``name`` (a file or a folder) until the stage is done."""
+        target = self._scratch / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    @property
+    def key(self) -> str:
+        """A hash of everything the result depends on: a checkpoint with another key is not continued."""
+        parts = [self.name, self.code, self.settings, self.seed, sorted(self._digests.values()), _versions()]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+    def record(self, **figures: Any) -> None:
+        """Add figures of the stage's own to its record."""
+        self.figures.update(figures)
+
+    def warn(self, message: str) -> None:
+        """Report something a user should know that is no error: in the log and in the record."""
+        from gensar_core.runtime.progress import say
+
+        self.warnings.append(message)
+        say(f"warning: {message}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._commit()
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == 28:
+            raise UserError(f"{self.folder}: the disk is full; free some space and run again") from error
+
+    def _commit(self) -> None:
+        outputs = sorted(self._scratch.iterdir())
+        names = [path.name for path in outputs]
+        write_json(self._scratch / self.record_name, self._record(names))
+        # The record comes last: where it stands, all outputs stand.
+        (self.folder / self.record_name).unlink(missing_ok=True)
+        for path in outputs:
+            target = self.folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        os.replace(self._scratch / self.record_name, self.folder / self.record_name)
+
+    def _record(self, outputs: list[str]) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "settings": self.settings,
+            "seed": self.seed,
+            "code": self.code,
+            "inputs": self._digests,
+            "outputs": outputs,
+            "figures": self.figures,
+            "warnings": self.warnings,
+            "device": _device(),
+            "seconds": round(time.monotonic() - self._started, 3),
+            "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 3),
+            "versions": {"gensar": __version__, "python": platform.python_version(), **_versions()},
+        }
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of a folder's files with their names. Raises UserError when there is nothing."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                whole.update(f"{file.relative_to(path)}\0{digest(file)}\n".encode())
+        return whole.hexdigest()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and programs: indented, UTF-8, keys in the order given, a newline at the end."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A stage's record. Raises UserError when it is not there."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such record; run the stage first") from None
+    return record
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device() -> str:
+    # Asking torch only where a stage has loaded it already keeps data stages fast.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu ({os.cpu_count()} cores)"

@@ -1,0 +1,1 @@
+"""Canonical tables -> prediction targets, splits, histories, candidates, and the audit of leaks."""

@@ -1,0 +1,254 @@
+"""The tables that stages hand to each other: columns, dtypes, meaning, and the checks every reader and writer makes.
+
+Users, items and queries are numbered densely from 0, in the order of their raw ids, so that row ``i`` of any matrix
+belongs to id ``i``. A *behavior* is the b of Eq. 1 in the paper: a recommended item clicked, a query, an item clicked
+after a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from gensar_core.errors import UserError
+
+TASKS: Final = ("rec", "search")
+SPLITS: Final = ("train", "valid", "test")
+
+#: Codes of ``history_behavior``; the tokens are those of Eq. 11.
+BEHAVIORS: Final = ("R_I", "S_Q", "S_I")
+RECOMMENDED_ITEM: Final = 0
+SEARCHED_QUERY: Final = 1
+SEARCHED_ITEM: Final = 2
+
+Task = pl.Enum(TASKS)
+Split = pl.Enum(SPLITS)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its dtype, what it means, and whether a value may be missing."""
+
+    dtype: pl.DataType
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named table. ``unique`` names the columns that together identify a row."""
+
+    name: str
+    meaning: str
+    columns: Mapping[str, Column]
+    unique: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """Column name -> polars dtype, in order."""
+        return {name: column.dtype for name, column in self.columns.items()}
+
+    def check(self, frame: pl.DataFrame, where: str | Path = "") -> pl.DataFrame:
+        """Return ``frame`` cast to this table's columns and order.
+
+        Raises UserError naming the table, ``where`` and the column when one is missing, cannot take its dtype, holds
+        a null it may not hold, or when a row's identity is not unique.
+        """
+        place = f"{where}: " if where else ""
+        missing = [name for name in self.columns if name not in frame.columns]
+        if missing:
+            raise UserError(
+                f"{place}table {self.name!r} lacks the column {missing[0]!r}; it has {', '.join(frame.columns)}"
+            )
+        try:
+            frame = frame.select([pl.col(name).cast(column.dtype) for name, column in self.columns.items()])
+        except pl.exceptions.PolarsError as error:
+            raise UserError(
+                f"{place}table {self.name!r}: a column has the wrong type: {str(error).splitlines()[0]}"
+            ) from error
+        for name, column in self.columns.items():
+            if not column.nullable and frame.get_column(name).null_count():
+                raise UserError(
+                    f"{place}table {self.name!r}: column {name!r} holds {frame.get_column(name).null_count()} nulls"
+                )
+        if self.unique and frame.select(self.unique).is_duplicated().any():
+            raise UserError(f"{place}table {self.name!r}: rows are not unique in {', '.join(self.unique)}")
+        return frame
+
+    def read(self, path: Path) -> pl.DataFrame:
+        """Read and check a Parquet file of this table. Raises UserError when it is missing or not this table."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; build table {self.name!r} first")
+        try:
+            frame = pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
+        return self.check(frame, path)
+
+    def write(self, frame: pl.DataFrame, path: Path) -> None:
+        """Check ``frame`` and write it as Parquet (zstd)."""
+        self.check(frame, path).write_parquet(path, compression="zstd", statistics=True)
+
+
+_LIST_I32 = pl.List(pl.Int32())
+
+USERS: Final = Table(
+    "users",
+    "every user with at least one event",
+    {
+        "user_id": Column(pl.Int32(), "dense number from 0, in the order of raw_id"),
+        "raw_id": Column(pl.String(), "the id in the source"),
+    },
+    unique=("user_id",),
+)
+
+ITEMS: Final = Table(
+    "items",
+    "every item with at least one event",
+    {
+        "item_id": Column(pl.Int32(), "dense number from 0, in the order of raw_id"),
+        "raw_id": Column(pl.String(), "the id in the source"),
+        "title": Column(pl.String(), "cleaned title, may be empty"),
+        "description": Column(pl.String(), "cleaned description, may be empty"),
+        "brand": Column(pl.String(), "cleaned brand, may be empty"),
+        "categories": Column(pl.List(pl.List(pl.String())), "category paths, each from the root to the leaf"),
+        "text": Column(pl.String(), "title + space + description: what encoders, BM25 and prompts read"),
+    },
+    unique=("item_id",),
+)
+
+QUERIES: Final = Table(
+    "queries",
+    "every query of at least one search event",
+    {
+        "query_id": Column(pl.Int32(), "dense number from 0, in the order of the text"),
+        "text": Column(pl.String(), "the query's words"),
+    },
+    unique=("query_id",),
+)
+
+EVENTS: Final = Table(
+    "events",
+    "every click, ordered by user, time, and the source's order inside one time; event_id is the row number",
+    {
+        "event_id": Column(pl.Int64(), "row number"),
+        "user_id": Column(pl.Int32(), "who clicked"),
+        "time": Column(pl.Int64(), "unix seconds"),
+        "task": Column(Task, "rec: click after a recommendation; search: click after a query"),
+        "item_id": Column(pl.Int32(), "the clicked item"),
+        "query_id": Column(pl.Int32(), "the query, for a search click", nullable=True),
+        "session_id": Column(
+            pl.Int64(), "clicks of one search share it; numbered over the table, for a search click", nullable=True
+        ),
+    },
+    unique=("event_id",),
+)
+
+SAMPLES: Final = Table(
+    "samples",
+    "one prediction target a row, with the history that stands before it",
+    {
+        "sample_id": Column(pl.Int64(), "row number, over both tasks and all splits"),
+        "task": Column(Task, "rec or search"),
+        "split": Column(Split, "train, valid or test"),
+        "user_id": Column(pl.Int32(), "whose target"),
+        "time": Column(pl.Int64(), "unix seconds of the target event"),
+        "event_id": Column(pl.Int64(), "the target event"),
+        "target_item": Column(pl.Int32(), "the item to predict"),
+        "query_id": Column(pl.Int32(), "the query asked, for search", nullable=True),
+        "history_behavior": Column(pl.List(pl.UInt8()), "oldest first: 0 <R_I>, 1 <S_Q>, 2 <S_I> (Eq. 1)"),
+        "history_object": Column(_LIST_I32, "item id for <R_I> and <S_I>, query id for <S_Q>; as long as the former"),
+    },
+    unique=("sample_id",),
+)
+
+CANDIDATES: Final = Table(
+    "candidates",
+    "what each valid and test target is ranked against; the target itself is not among them",
+    {
+        "sample_id": Column(pl.Int64(), "the sample"),
+        "negatives": Column(_LIST_I32, "distinct item ids, 99 unless the catalogue is too small"),
+    },
+    unique=("sample_id",),
+)
+
+IDENTIFIERS: Final = Table(
+    "identifiers",
+    "the two identifiers of every item; the token of each position is named by vocabulary.json beside it",
+    {
+        "item_id": Column(pl.Int32(), "the item"),
+        "semantic": Column(_LIST_I32, "codes of the semantic identifier I_{m+s} (Eq. 5)"),
+        "collaborative": Column(_LIST_I32, "codes of the collaborative identifier I_{m+c} (Eq. 5)"),
+        "semantic_moved": Column(pl.Boolean(), "whether the unique assignment changed the semantic codes"),
+        "collaborative_moved": Column(pl.Boolean(), "whether it changed the collaborative codes"),
+    },
+    unique=("item_id",),
+)
+
+CORPUS: Final = Table(
+    "corpus",
+    "one training example of the generator a row",
+    {
+        "task": Column(pl.String(), "nrip, nsqp, nsip, desc2id_semantic, ..."),
+        "sample_id": Column(pl.Int64(), "the sample, or the item id for tasks without a history"),
+        "input_ids": Column(_LIST_I32, "encoder tokens, end-of-sequence included"),
+        "target_ids": Column(_LIST_I32, "decoder targets, end-of-sequence included"),
+    },
+)
+
+PROMPTS: Final = Table(
+    "prompts",
+    "the encoder input of every valid and test sample",
+    {
+        "sample_id": Column(pl.Int64(), "the sample"),
+        "input_ids": Column(_LIST_I32, "encoder tokens, end-of-sequence included"),
+    },
+    unique=("sample_id",),
+)
+
+ITEM_TOKENS: Final = Table(
+    "item_tokens",
+    "the decoder tokens that mean an item, for each task",
+    {
+        "task": Column(Task, "rec or search"),
+        "item_id": Column(pl.Int32(), "the item"),
+        "target_ids": Column(_LIST_I32, "behavior token (if any), identifier tokens, end of sequence"),
+    },
+    unique=("task", "item_id"),
+)
+
+RANKS: Final = Table(
+    "ranks",
+    "the one table every ranking method ends in",
+    {
+        "task": Column(Task, "rec or search"),
+        "split": Column(Split, "valid or test"),
+        "sample_id": Column(pl.Int64(), "the sample"),
+        "user_id": Column(pl.Int32(), "whose target"),
+        "target_item": Column(pl.Int32(), "the target"),
+        "rank": Column(pl.Float64(), "1 is best; ties take the average rank"),
+        "n_candidates": Column(pl.Int32(), "length of the candidate list, target included"),
+    },
+    unique=("sample_id",),
+)
+
+TABLES: Final = {
+    table.name: table
+    for table in (
+        USERS,
+        ITEMS,
+        QUERIES,
+        EVENTS,
+        SAMPLES,
+        CANDIDATES,
+        IDENTIFIERS,
+        CORPUS,
+        PROMPTS,
+        ITEM_TOKENS,
+        RANKS,
+    )
+}

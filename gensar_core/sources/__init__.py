@@ -1,0 +1,1 @@
+"""Raw logs -> canonical tables (users, items, queries, events), one file a source."""
