@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gensar_core.errors import UserError
+from gensar_core.runtime import progress
 
 
 class ScriptLog:
@@ -34,6 +35,7 @@ class ScriptLog:
             sys.stderr.flush()
             self._terminal = os.dup(2)
             log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            progress.terminal = os.fdopen(os.dup(self._terminal), "w")
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.close(log)

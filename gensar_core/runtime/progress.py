@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
 
 _SECONDS_BETWEEN_LINES = 15.0
+
+#: Where bars go when stderr itself has been sent to a log (set by runtime.logs.ScriptLog).
+terminal: TextIO | None = None
 
 
 def progress(
@@ -20,21 +23,23 @@ def progress(
     """Yield ``items`` while showing how far the loop is. ``initial`` counts what an earlier run has done."""
     if total is None and isinstance(items, Sized):
         total = len(items) + initial
-    if sys.stderr.isatty():
-        yield from tqdm(items, desc=description, total=total, unit=unit, initial=initial, dynamic_ncols=True)
-        return
-    started = last = time.monotonic()
-    done = initial
-    for item in items:
-        yield item
-        done += 1
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            say(f"{description}: {_state(done, initial, total, unit, now - started)}")
-    elapsed = time.monotonic() - started
-    if elapsed >= 1.0:
-        say(f"{description}: {_state(done, initial, total, unit, elapsed)}, done")
+    screen = terminal or sys.stderr
+    bar = tqdm(
+        desc=description,
+        total=total,
+        unit=unit,
+        initial=initial,
+        file=screen,
+        disable=not screen.isatty(),
+        dynamic_ncols=True,
+    )
+    lines = _Lines(description, total, unit, initial, quiet=sys.stderr.isatty())
+    with bar:
+        for item in items:
+            yield item
+            bar.update()
+            lines.update()
+    lines.close()
 
 
 def say(line: str) -> None:
@@ -43,9 +48,29 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _state(done: int, initial: int, total: int | None, unit: str, elapsed: float) -> str:
-    rate = (done - initial) / max(elapsed, 1e-9)
-    if not total:
-        return f"{done:,} {unit}, {rate:,.1f} {unit}/s"
-    left = max(total - done, 0) / max(rate, 1e-9)
-    return f"{done:,} of {total:,} {unit}, {rate:,.1f} {unit}/s, {left:,.0f} s left"
+class _Lines:
+    """The plain lines of one loop."""
+
+    def __init__(self, description: str, total: int | None, unit: str, initial: int, quiet: bool) -> None:
+        self.description, self.total, self.unit, self.initial, self.quiet = description, total, unit, initial, quiet
+        self.done = initial
+        self.started = self.last = time.monotonic()
+
+    def update(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if not self.quiet and now - self.last >= _SECONDS_BETWEEN_LINES:
+            self.last = now
+            say(f"{self.description}: {self._state(now - self.started)}")
+
+    def close(self) -> None:
+        elapsed = time.monotonic() - self.started
+        if not self.quiet and elapsed >= 1.0:
+            say(f"{self.description}: {self._state(elapsed)}, done")
+
+    def _state(self, elapsed: float) -> str:
+        rate = (self.done - self.initial) / max(elapsed, 1e-9)
+        if not self.total:
+            return f"{self.done:,} {self.unit}, {rate:,.1f} {self.unit}/s"
+        left = max(self.total - self.done, 0) / max(rate, 1e-9)
+        return f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left"

@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all set-up on a fresh machine with Python 3.11 or later.
+PYTHON ?= python3
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test unit lint clean
+
+demo: $(READY)
+	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
+	@cat results/tables/demo.md
+
+test: lint unit
+	$(BIN)/pytest -q -m "workflow or realdata"
+
+unit: $(READY)
+	$(BIN)/pytest -q -m "not workflow and not realdata and not cluster"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+# Torch by itself and pinned first: a range would fetch a build with gigabytes of GPU libraries where none is needed.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	touch $(READY)
+
+clean:
+	rm -rf results .snakemake

@@ -1,0 +1,55 @@
+# GenSAR: from raw logs to the tables of the paper. Rules stand in rules/, in the order of the flow.
+#
+#   snakemake --cores 8 results/tables/amazon.csv      the paper's Amazon experiment
+#   snakemake --cores 2 results/tables/demo.csv        the embedded demo
+#
+# All settings live in config.yaml; a rule's parameters are exactly the settings its stage reads and a fingerprint of
+# the code it reaches, so an edit reruns the stages it concerns and what depends on them.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from gensar_core.baselines.interface import check_methods
+from gensar_core.config.catalogue import load_catalogue
+from gensar_core.errors import UserError
+from gensar_core.runtime.fingerprint import fingerprint
+
+min_version("9.14")
+
+
+configfile: "config.yaml"
+
+
+try:
+    catalogue = load_catalogue(config)
+    check_methods(catalogue, checked=Path(".snakemake/gensar"))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def any_of(names):
+    """A wildcard constraint: one of the names, or nothing at all when there are none."""
+    return "|".join(sorted(names, key=len, reverse=True)) or "(?!)"
+
+
+wildcard_constraints:
+    dataset=any_of(catalogue.datasets),
+    identifier=any_of(catalogue.identifiers),
+    corpus=any_of(catalogue.corpora),
+    table=any_of(catalogue.tables),
+
+
+include: "rules/data.smk"
+include: "rules/embeddings.smk"
+include: "rules/identifiers.smk"
+include: "rules/corpora.smk"
+include: "rules/generator.smk"
+include: "rules/baselines.smk"
+include: "rules/evaluation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand("results/tables/{dataset}.csv", dataset=catalogue.datasets),

@@ -1,0 +1,1 @@
+"""`gensar`: look at what the workflow made, and ask a trained model."""

@@ -1,0 +1,69 @@
+"""The commands of `gensar`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Argument(help="the configuration to check")] = Path("config.yaml")) -> None:
+    """Check a configuration; print what it holds, or the first mistake."""
+    from gensar_core.baselines.interface import check_methods
+    from gensar_core.config.catalogue import read_catalogue
+
+    catalogue = read_catalogue(config)
+    check_methods(catalogue, str(config))
+    for section in ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "tables"):
+        typer.echo(f"{section:12} {', '.join(getattr(catalogue, section)) or '-'}")
+
+
+@app.command()
+def methods() -> None:
+    """List every ranking method there is, with its tasks and where it comes from."""
+    from gensar_core.baselines.interface import find, kinds
+
+    for kind in kinds():
+        method = find(kind)
+        typer.echo(f"{kind:16} {'+'.join(method.tasks):11} {method.paper}")
+
+
+@app.command()
+def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo")]) -> None:
+    """Print what a data set's folder holds: its tables, and every finished stage with its time and memory."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; data sets lie under results/")
+    for table in sorted(folder.glob("*/*.parquet")):
+        if table.stem in schema.TABLES or table.stem == "training_events":
+            typer.echo(_describe(table, folder))
+    typer.echo("")
+    for record in sorted(folder.rglob("*stage.json")):
+        stage = json.loads(record.read_text(encoding="utf-8"))
+        where = str(record.relative_to(folder)).removesuffix("stage.json").rstrip("/.")
+        typer.echo(f"{where:32} {stage['seconds']:9.1f} s {stage['peak_memory_gb']:6.2f} GB")
+        for warning in stage["warnings"]:
+            typer.echo(f"{'':32} warning: {warning}")
+
+
+def _describe(table: Path, folder: Path) -> str:
+    import duckdb
+
+    counted = duckdb.sql(f"select count(*) from read_parquet('{str(table).replace(chr(39), chr(39) * 2)}')").fetchone()
+    return f"{table.relative_to(folder)!s:32} {counted[0] if counted else 0:>12,} rows"
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"error: {error}")

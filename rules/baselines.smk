@@ -1,0 +1,59 @@
+# Every other ranking method: fitted and ranked in one job.
+from gensar_core.config.base import canonical_json
+
+
+def method_embedding(wildcards):
+    """The text vectors a method asks for, if it does."""
+    embedding = catalogue.methods[wildcards.method].embedding
+    return (
+        [f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"]
+        if embedding
+        else []
+    )
+
+
+def method_settings(wildcards):
+    """What the method's own file reads."""
+    entry = catalogue.methods[wildcards.method]
+    return canonical_json({"kind": entry.kind, **entry.own()})
+
+
+rule method:
+    input:
+        canonical=multiext(
+            "results/{dataset}/canonical/",
+            "events.parquet",
+            "users.parquet",
+            "items.parquet",
+            "queries.parquet",
+        ),
+        samples=multiext(
+            "results/{dataset}/samples/",
+            "samples.parquet",
+            "candidates.parquet",
+            "training_events.parquet",
+        ),
+        embedding=method_embedding,
+    output:
+        model=directory("results/{dataset}/models/{method}"),
+        ranks="results/{dataset}/ranks/{method}.parquet",
+        record="results/{dataset}/ranks/{method}.stage.json",
+    log:
+        "results/{dataset}/logs/method_{method}.log",
+    wildcard_constraints:
+        method=any_of(catalogue.methods),
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=480,
+    params:
+        settings=method_settings,
+        seed=catalogue.seed,
+        code=lambda wildcards: fingerprint(
+            "gensar_core.baselines.run",
+            f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",
+        ),
+        checkpoints="results/{dataset}/checkpoints/{method}",
+    script:
+        "../workflow_scripts/method.py"

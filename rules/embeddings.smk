@@ -1,0 +1,44 @@
+# Vectors of items: from a text encoder, or out of a trained ranking method.
+
+
+rule embed_text:
+    input:
+        items="results/{dataset}/canonical/items.parquet",
+        queries="results/{dataset}/canonical/queries.parquet",
+    output:
+        vectors="results/{dataset}/embeddings/{embedding}/vectors.safetensors",
+        record="results/{dataset}/embeddings/{embedding}/stage.json",
+    log:
+        "results/{dataset}/logs/embed_text_{embedding}.log",
+    wildcard_constraints:
+        embedding=any_of(catalogue.text_embeddings()),
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        settings=lambda wildcards: catalogue.embeddings[wildcards.embedding].canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.embeddings.text"),
+    script:
+        "../workflow_scripts/embed_text.py"
+
+
+rule embed_sequential:
+    input:
+        model=lambda wildcards: f"results/{{dataset}}/models/{catalogue.embeddings[wildcards.embedding].method}",
+    output:
+        vectors="results/{dataset}/embeddings/{embedding}/vectors.safetensors",
+        record="results/{dataset}/embeddings/{embedding}/stage.json",
+    log:
+        "results/{dataset}/logs/embed_sequential_{embedding}.log",
+    wildcard_constraints:
+        embedding=any_of(catalogue.sequential_embeddings()),
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=fingerprint("gensar_core.embeddings.sequential"),
+    script:
+        "../workflow_scripts/embed_sequential.py"

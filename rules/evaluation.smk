@@ -1,0 +1,51 @@
+# Ranks -> tables.
+
+
+def table_rows(wildcards):
+    """Methods and generators of a table, in order."""
+    name = wildcards.get("table", catalogue.datasets[wildcards.dataset].table)
+    return catalogue.tables[name].rows
+
+
+def table_ranks(wildcards):
+    """The ranks files of a table's rows."""
+    return [
+        f"results/{wildcards.dataset}/ranks/{row}.parquet"
+        for row in table_rows(wildcards)
+    ]
+
+
+rule overall_table:
+    input:
+        table_ranks,
+    output:
+        multiext("results/tables/{dataset}", ".md", ".stage.json"),
+        csv="results/tables/{dataset}.csv",
+    log:
+        "results/{dataset}/logs/overall_table.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        rows=table_rows,
+        code=fingerprint("gensar_core.evaluation.tables"),
+    script:
+        "../workflow_scripts/table.py"
+
+
+rule named_table:
+    input:
+        table_ranks,
+    output:
+        multiext("results/tables/{dataset}_{table}", ".md", ".stage.json"),
+        csv="results/tables/{dataset}_{table}.csv",
+    log:
+        "results/{dataset}/logs/named_table_{table}.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        rows=table_rows,
+        code=fingerprint("gensar_core.evaluation.tables"),
+    script:
+        "../workflow_scripts/table.py"

@@ -1,0 +1,76 @@
+# Corpus -> trained generator -> ranks.
+
+
+def corpus_files(wildcards, name):
+    """The named files of the corpus that a generator is trained on."""
+    return multiext(
+        f"results/{{dataset}}/corpora/{catalogue.generators[wildcards.generator].corpus}/",
+        *name,
+    )
+
+
+rule train_generator:
+    input:
+        corpus=lambda wildcards: corpus_files(
+            wildcards,
+            [
+                "train.parquet",
+                "prompts.parquet",
+                "item_tokens.parquet",
+                "new_tokens.json",
+                "tokenizer",
+            ],
+        ),
+        samples=multiext(
+            "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
+        ),
+    output:
+        model=directory("results/{dataset}/models/{generator}"),
+    log:
+        "results/{dataset}/logs/train_generator_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(catalogue.generators),
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=2880,
+    params:
+        settings=lambda wildcards: catalogue.generators[wildcards.generator]
+        .training()
+        .canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.generator.train"),
+        checkpoints="results/{dataset}/checkpoints/{generator}",
+    script:
+        "../workflow_scripts/train_generator.py"
+
+
+rule rank_generator:
+    input:
+        corpus=lambda wildcards: corpus_files(
+            wildcards, ["prompts.parquet", "item_tokens.parquet"]
+        ),
+        samples=multiext(
+            "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
+        ),
+        model="results/{dataset}/models/{generator}",
+    output:
+        ranks="results/{dataset}/ranks/{generator}.parquet",
+        record="results/{dataset}/ranks/{generator}.stage.json",
+    log:
+        "results/{dataset}/logs/rank_generator_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(catalogue.generators),
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        settings=lambda wildcards: catalogue.generators[
+            wildcards.generator
+        ].ranking.canonical(),
+        code=fingerprint("gensar_core.generator.rank"),
+    script:
+        "../workflow_scripts/rank_generator.py"

@@ -1,0 +1,136 @@
+"""Mistakes in config.yaml are refused in one line that names the key; right configurations resolve as written."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gensar_core.baselines.interface import check_methods
+from gensar_core.config.catalogue import load_catalogue, read_catalogue
+from gensar_core.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def values():
+    return {
+        "datasets": {"shop": {"source": "simulated", "users": 200, "items": 200, "table": "overall"}},
+        "embeddings": {"text": {"kind": "text", "model": "m"}, "clicks": {"kind": "sequential", "method": "sasrec"}},
+        "identifiers": {
+            "joint": {"semantic": "text", "collaborative": "clicks"},
+            "deep": {"base": "joint", "shared_levels": 1, "specific_levels": 3},
+        },
+        "corpora": {"full": {"identifier": "joint"}, "wo_nrip": {"base": "full", "drop": ["nrip"]}},
+        "generators": {"gensar": {"corpus": "full", "size": {"d_model": 32}}},
+        "methods": {"sasrec": {"kind": "sasrec"}},
+        "tables": {"overall": {"rows": ["sasrec", "gensar"]}},
+    }
+
+
+def put(values, path, value):
+    changed = copy.deepcopy(values)
+    place = changed
+    *parents, last = path.split(".")
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("generators.gensar.learnign_rate", 0.1, "generators.gensar.learnign_rate: unknown key; did you mean 'learning_rate'"),
+        ("datasets.shop.samples", {"negativs": 9}, "datasets.shop.samples.negativs: unknown key; did you mean 'negatives'"),
+        ("generators.gensar.size.dmodel", 3, "generators.gensar.size.dmodel: unknown key; did you mean 'd_model'"),
+        ("generators.gensar.learning_rate", "1e-4", "generators.gensar.learning_rate: '1e-4' is text, not a number"),
+        ("generators.gensar.batch_size", "64", "generators.gensar.batch_size: '64' is text"),
+        ("generators.gensar.batch_size", 0, "generators.gensar.batch_size: input should be greater than 0, not 0"),
+        ("datasets.shop.users", 10.5, "datasets.shop.users:"),
+        ("datasets.shop.source", "ftp", "datasets.shop: "),
+        ("identifiers.joint.semantic", "bert", "identifiers.joint.semantic: 'bert' is not an entry of embeddings (there: clicks, text)"),
+        ("corpora.full.identifier", "none", "corpora.full.identifier: 'none' is not an entry of identifiers"),
+        ("embeddings.clicks.method", "gru", "embeddings.clicks.method: 'gru' is not an entry of methods"),
+        ("tables.overall.rows", ["sasrec", "tiger"], "tables.overall.rows.1: 'tiger' is not an entry of methods or generators"),
+        ("datasets.shop.table", "mine", "datasets.shop.table: 'mine' is not an entry of tables"),
+        ("corpora.wo_nrip.base", "whole", "corpora.wo_nrip.base: 'whole' is not an entry here"),
+        ("identifiers.joint.base", "deep", "circular: joint -> deep -> joint"),
+        ("corpora.full.tasks", ["nrip", "nsqq"], "corpora.full.tasks.1:"),
+        ("datasset", {}, "datasset: unknown key; did you mean 'datasets'"),
+        ("datasets.a b", {"source": "simulated", "users": 9, "items": 200}, "datasets.a b"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_one_line_naming_the_key(values, path, value, expected):
+    with pytest.raises(UserError) as caught:
+        load_catalogue(put(values, path, value), "config.yaml")
+    message = str(caught.value)
+    assert message.startswith("config.yaml: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_the_cure_for_a_number_read_as_text_is_valid_yaml(values):
+    with pytest.raises(UserError) as caught:
+        load_catalogue(put(values, "generators.gensar.learning_rate", "1e-5"), "config.yaml")
+    cure = str(caught.value).rsplit("write ", 1)[1]
+    assert yaml.safe_load(cure) == 1e-5
+
+
+def test_base_takes_over_and_overrides_key_by_key(values):
+    catalogue = load_catalogue(values)
+    assert catalogue.identifiers["deep"].semantic == "text"
+    assert catalogue.identifiers["deep"].shared_levels == 1
+    assert catalogue.identifiers["joint"].shared_levels == 2
+    assert "nrip" not in catalogue.corpora["wo_nrip"].active_tasks
+    assert catalogue.corpora["full"].active_tasks[0] == "nrip"
+
+
+def test_reordered_keys_give_the_same_canonical_settings(values):
+    turned = put(values, "identifiers.joint", dict(reversed(values["identifiers"]["joint"].items())))
+    assert (
+        load_catalogue(values).identifiers["deep"].rqvae().canonical()
+        == load_catalogue(turned).identifiers["deep"].rqvae().canonical()
+    )
+
+
+def test_a_method_is_checked_by_its_own_file(values, tmp_path):
+    for method, expected in [
+        ({"kind": "sasrec", "hidden": 3}, "methods.sasrec.hidden: unknown key"),
+        ({"kind": "sasrecc"}, "methods.sasrec.kind: no method 'sasrecc'"),
+    ]:
+        catalogue = load_catalogue(put(values, "methods.sasrec", method))
+        for _ in range(2):
+            # A configuration found wrong is not remembered as right.
+            with pytest.raises(UserError, match=expected):
+                check_methods(catalogue, checked=tmp_path)
+    check_methods(load_catalogue(values), checked=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():
+    catalogue = read_catalogue(ROOT / "config.yaml")
+    check_methods(catalogue)
+    amazon, joint = catalogue.datasets["amazon"], catalogue.identifiers["joint"]
+    corpus, generator = catalogue.corpora["full"], catalogue.generators["gensar"]
+    assert (amazon.category, amazon.raw, amazon.samples.negatives) == ("Electronics", "download", 99)
+    assert (joint.shared_levels, joint.specific_levels, joint.codebook_size, joint.latent_size) == (2, 2, 256, 32)
+    assert (joint.epochs, joint.batch_size, joint.learning_rate, joint.commitment) == (500, 1024, 1e-3, 0.25)
+    assert catalogue.embeddings[joint.semantic].model == "BAAI/bge-base-en-v1.5"
+    assert (corpus.max_recommendations, corpus.max_searches, corpus.max_item_tokens, corpus.max_query_tokens) == (
+        5,
+        5,
+        256,
+        64,
+    )
+    assert (generator.backbone, generator.epochs, generator.batch_size) == ("google-t5/t5-small", 200, 64 * 16 * 8)
+    assert (generator.learning_rate, generator.weight_decay, generator.warmup_share) == (1e-3, 1e-7, 0.01)
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_catalogue(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("datasets: [")
+    with pytest.raises(UserError, match="not readable as YAML"):
+        read_catalogue(tmp_path / "config.yaml")

@@ -1,0 +1,116 @@
+"""The house stands: floors import downward only, workflow scripts stay thin, the package starts fast and safely."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gensar_core.runtime.fingerprint import fingerprint, imports, reached
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "gensar_core"
+
+#: From the ground up; an import may only point down. `ranking` (candidate lists, ranks, metrics) lies under every
+#: room that trains, because each of them validates by ranking.
+FLOORS = (
+    "errors",
+    "schema",
+    "config",
+    "runtime",
+    "sources",
+    "samples",
+    "ranking",
+    "embeddings",
+    "identifiers",
+    "corpora",
+    "generator",
+    "baselines",
+    "evaluation",
+    "cli",
+)
+
+
+def modules():
+    for file in sorted(CORE.rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
+
+
+def test_every_room_has_a_floor():
+    rooms = {module.split(".")[1] for module, _ in modules() if "." in module}
+    assert rooms == set(FLOORS)
+
+
+@pytest.mark.parametrize(("module", "file"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_point_down(module, file):
+    for imported in imports(module):
+        own, other = module.split(".")[1], imported.split(".")[1]
+        assert FLOORS.index(other) <= FLOORS.index(own), f"{module} imports {imported}, which lies above it"
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(name.split(".")[0] == "snakemake" for name in names), f"{module} imports snakemake"
+
+
+def test_package_files_import_nothing():
+    for module, file in modules():
+        if file.name == "__init__.py":
+            imported = [
+                node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
+            assert not imported, module
+
+
+def test_each_rule_has_its_script_and_each_script_its_rule():
+    rules = {name: text for file in (ROOT / "rules").glob("*.smk") for name, text in rule_texts(file)}
+    scripts = {file.stem for file in (ROOT / "workflow_scripts").glob("*.py")}
+    used = {re.search(r"workflow_scripts/(\w+)\.py", text).group(1) for text in rules.values()}
+    assert used == scripts
+    for name, text in rules.items():
+        for keyword in ("log:", "resources:", "output:"):
+            assert keyword in text, f"rule {name} has no {keyword}"
+
+
+def rule_texts(file):
+    parts = re.split(r"^rule (\w+):$", file.read_text(), flags=re.MULTILINE)
+    return zip(parts[1::2], parts[2::2], strict=True)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "workflow_scripts").glob("*.py")), ids=lambda file: file.stem)
+def test_workflow_scripts_are_thin(file):
+    tree = ast.parse(file.read_text())
+    assert len([line for line in file.read_text().splitlines() if line.strip()]) <= 24
+    assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef | ast.For | ast.While) for node in ast.walk(tree))
+
+
+def test_the_snakefile_is_short():
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 80
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, gensar_core; print([m for m in ('torch', 'polars', 'numpy', 'transformers') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_nothing_unsafe_is_called():
+    for module, file in modules():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"eval", "exec", "yaml.load", "pickle.load", "pickle.loads"}, f"{module}: {called}"
+                if called == "torch.load":
+                    assert any(key.arg == "weights_only" and key.value.value is True for key in node.keywords), module
+
+
+def test_a_fingerprint_reaches_what_is_imported_and_not_the_settings():
+    found = reached("gensar_core.ranking.candidates")
+    assert {"gensar_core.ranking.metrics", "gensar_core.schema", "gensar_core.runtime.arrays"} <= found
+    assert not any(module.startswith("gensar_core.config") for module in found)
+    assert "gensar_core.generator.train" not in found
+    assert fingerprint("gensar_core.ranking.candidates") != fingerprint("gensar_core.ranking.metrics")

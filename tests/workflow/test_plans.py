@@ -1,0 +1,42 @@
+"""Plans and mistakes, without running a stage."""
+
+import pytest
+
+
+def test_the_papers_experiment_shows_the_full_plan(workflow):
+    assert workflow.planned("results/tables/amazon.csv") == {
+        "download_amazon",
+        "download_product_search",
+        "canonical",
+        "samples",
+        "embed_text",
+        "embed_sequential",
+        "identifiers",
+        "corpus",
+        "train_generator",
+        "rank_generator",
+        "method",
+        "overall_table",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("max_tokens: 256", "max_token: 256", "embeddings.bge.max_token: unknown key; did you mean 'max_tokens'?"),
+        ("learning_rate: 1.0e-3", "learning_rate: 1e-3", "generators.gensar.learning_rate: '1e-3' is text"),
+        ("semantic: bge", "semantic: bert", "identifiers.joint.semantic: 'bert' is not an entry of embeddings"),
+        ("kind: popularity", "kind: popular", "methods.popularity.kind: no method 'popular'"),
+        ("    raw: download", "    raw: nowhere", "datasets.amazon.raw: nowhere lacks reviews_Electronics_5.json.gz"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_clear_line(workflow, old, new, expected):
+    config = workflow.folder / "config.yaml"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    done = workflow.run("--dry-run", "results/tables/amazon.csv", check=False)
+    assert done.returncode == 1
+    output = done.stdout + done.stderr
+    assert sum(expected in line for line in output.splitlines()) == 1
+    assert "Traceback" not in output

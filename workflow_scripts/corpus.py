@@ -1,0 +1,19 @@
+"""Samples and identifiers -> the generator's corpus."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.corpora.build import build_corpus
+
+    from gensar_core.config.corpora import MaterializationSettings
+
+    build_corpus(
+        canonical=Path(snakemake.input.events).parent,
+        samples=Path(snakemake.input.samples).parent,
+        identifiers=Path(snakemake.input.identifiers[0]).parent,
+        output=Path(snakemake.output.train).parent,
+        settings=MaterializationSettings.model_validate_json(snakemake.params.settings),
+        seed=snakemake.params.seed,
+    )

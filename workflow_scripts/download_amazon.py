@@ -1,0 +1,10 @@
+"""The raw files of an Amazon category, from their public home."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0]):
+    from gensar_core.sources.download import download_amazon
+
+    download_amazon(snakemake.wildcards.category, Path(snakemake.output.reviews).parent)

@@ -1,0 +1,17 @@
+"""Item texts and queries -> vectors of a text encoder."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.embeddings.text import embed_catalogue
+
+    from gensar_core.config.embeddings import TextEmbedding
+
+    embed_catalogue(
+        canonical=Path(snakemake.input.items).parent,
+        output=Path(snakemake.output.vectors).parent,
+        settings=TextEmbedding.model_validate_json(snakemake.params.settings),
+        seed=snakemake.params.seed,
+    )

@@ -1,0 +1,19 @@
+"""Trained generator -> ranks of the targets among their candidates."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.generator.rank import rank_candidates
+
+    from gensar_core.config.generators import RankingSettings
+
+    rank_candidates(
+        model=Path(snakemake.input.model),
+        corpus=Path(snakemake.input.corpus[0]).parent,
+        samples=Path(snakemake.input.samples[0]).parent,
+        output=Path(snakemake.output.ranks).parent,
+        name=snakemake.wildcards.generator,
+        settings=RankingSettings.model_validate_json(snakemake.params.settings),
+    )

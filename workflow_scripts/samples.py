@@ -1,0 +1,17 @@
+"""Canonical tables -> samples, histories, candidates, audit."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.samples.build import build_samples
+
+    from gensar_core.config.data import SampleSettings
+
+    build_samples(
+        canonical=Path(snakemake.input.events).parent,
+        output=Path(snakemake.output.samples).parent,
+        settings=SampleSettings.model_validate_json(snakemake.params.settings),
+        seed=snakemake.params.seed,
+    )

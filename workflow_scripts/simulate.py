@@ -1,0 +1,16 @@
+"""The demo's raw files."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0]):
+    from gensar_core.sources.simulated import simulate
+
+    from gensar_core.config.data import SimulationSettings
+
+    simulate(
+        settings=SimulationSettings.model_validate_json(snakemake.params.settings),
+        output=Path(snakemake.output.record).parent,
+        seed=snakemake.params.seed,
+    )

@@ -1,0 +1,19 @@
+"""Corpus -> trained generator."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.generator.train import train_generator
+
+    from gensar_core.config.generators import TrainingSettings
+
+    train_generator(
+        corpus=Path(snakemake.input.corpus[0]).parent,
+        samples=Path(snakemake.input.samples[0]).parent,
+        output=Path(snakemake.output.model),
+        settings=TrainingSettings.model_validate_json(snakemake.params.settings),
+        seed=snakemake.params.seed,
+        checkpoints=Path(snakemake.params.checkpoints),
+    )
