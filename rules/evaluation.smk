@@ -49,3 +49,23 @@ rule named_table:
         code=fingerprint("gensar_core.evaluation.tables"),
     script:
         "../workflow_scripts/table.py"
+
+
+rule statistics:
+    input:
+        canonical=multiext("results/{dataset}/canonical/", "events.parquet", "items.parquet", "queries.parquet"),
+        samples="results/{dataset}/samples/samples.parquet",
+    output:
+        multiext("results/tables/{dataset}_statistics", ".md", ".stage.json"),
+        multiext("results/figures/{dataset}_distributions", ".png", ".stage.json"),
+        csv="results/tables/{dataset}_statistics.csv",
+        svg="results/figures/{dataset}_distributions.svg",
+    log:
+        "results/{dataset}/logs/statistics.log",
+    params:
+        code=fingerprint("gensar_core.evaluation.statistics"),
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    script:
+        "../workflow_scripts/statistics.py"

@@ -1,0 +1,87 @@
+"""What each training task shows and asks for (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from gensar_core import schema
+from gensar_core.config.corpora import MaterializationSettings
+
+#: What can stand at a place of a prompt or as its target.
+Kind = Literal["collaborative", "semantic", "query", "description"]
+Side = Literal["semantic", "collaborative"]
+
+SIDES: Final[tuple[Side, Side]] = ("semantic", "collaborative")
+
+#: The identifier or text by which each behavior's object is written (Eq. 11).
+BEHAVIOR_KINDS: Final[tuple[Kind, Kind, Kind]] = ("collaborative", "query", "semantic")
+
+#: The token of each behavior b of Eq. 1.
+BEHAVIOR_TOKENS: Final = tuple(f"<{behavior}>" for behavior in schema.BEHAVIORS)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One thing to write: its kind, and the behavior whose token precedes it (None: no token)."""
+
+    kind: Kind
+    behavior: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training task.
+
+    ``option`` is its name in the settings; ``source`` says whether its examples are the training samples of `rec` or
+    `search`, or the items; ``values`` fills the placeholders other than {history}; ``asks`` is the behavior whose
+    token ends the prompt.
+    """
+
+    name: str
+    option: str
+    source: Literal["rec", "search", "item"]
+    target: Value
+    values: Mapping[str, Value] = field(default_factory=dict)
+    history: bool = False
+    asks: int | None = None
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """The placeholders that each of its templates must hold, once each."""
+        return frozenset(self.values) | ({"history"} if self.history else set())
+
+
+RECOMMENDED: Final = Value("collaborative", schema.RECOMMENDED_ITEM)
+ASKED: Final = Value("query", schema.SEARCHED_QUERY)
+FOUND: Final = Value("semantic", schema.SEARCHED_ITEM)
+
+NRIP: Final = Task("nrip", "nrip", "rec", RECOMMENDED, history=True, asks=schema.RECOMMENDED_ITEM)
+NSQP: Final = Task("nsqp", "nsqp", "search", ASKED, history=True)
+NSIP: Final = Task("nsip", "nsip", "search", FOUND, {"query": ASKED}, history=True, asks=schema.SEARCHED_ITEM)
+
+TASKS: Final[Mapping[str, Task]] = {
+    task.name: task
+    for task in (
+        NRIP,
+        NSQP,
+        NSIP,
+        *(
+            Task(f"desc2id_{side}", "desc2id", "item", Value(side), {"description": Value("description")})
+            for side in SIDES
+        ),
+        *(
+            Task(f"id2desc_{side}", "id2desc", "item", Value("description"), {"identifier": Value(side)})
+            for side in SIDES
+        ),
+    )
+}
+
+#: The task whose prompt asks for the item of a sample, by the sample's task.
+RANKING_TASKS: Final[Mapping[str, Task]] = {"rec": NRIP, "search": NSIP}
+
+
+def active_tasks(settings: MaterializationSettings) -> list[Task]:
+    """The tasks to materialize: in the order of the settings, each with all its identifiers."""
+    return [task for option in settings.active_tasks for task in TASKS.values() if task.option == option]

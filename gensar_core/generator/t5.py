@@ -1,0 +1,187 @@
+"""The forward pass of T5 over the weights of a Hugging Face model, with attention patterns of our own.
+
+Hugging Face's modules hold the weights, so that what is trained here opens there. The pass itself is written out for
+two reasons: a decoder over prefix trees needs its own self-attention, and training is faster without the passes over
+memory that the general modules make. Shapes: B rows, L encoder tokens, T decoder tokens, H heads, D sizes of one head.
+T5 (Raffel et al., 2020): RMS norm before each sublayer, no biases, attention logits unscaled, one learned relative
+position bias a stack, shared by its layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gensar_core.generator.dropout import dropout
+
+#: Takes queries, keys and values of one layer, gives the mixed values.
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def encode(model: nn.Module, tokens: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
+    """Encoder states [B, L, d_model] of ``tokens`` [B, L].
+
+    ``present`` [B, L] says where a token stands; None means everywhere.
+    """
+    stack = model.encoder
+    distance = torch.arange(tokens.shape[1], device=tokens.device)
+    bias = _as_scores(position_bias(stack, distance[None, :] - distance[:, None], bidirectional=True))
+    if present is not None:
+        bias = bias + padding_bias(present)
+    attend = _padded_attention(stack, bias)
+    states = _drop(stack, functional.embedding(tokens, stack.embed_tokens.weight))
+    for block in stack.block:
+        states = _self_attention(block, states, attend)
+        states = _feed_forward(block, states)
+    return _drop(stack, _norm(stack.final_layer_norm, states))
+
+
+def decode(
+    model: nn.Module, tokens: torch.Tensor, states: torch.Tensor, attend_self: Attend, attend_states: Attend
+) -> torch.Tensor:
+    """Decoder outputs [..., d_model] at ``tokens`` [...], ready for the output matrix ``model.lm_head.weight``.
+
+    ``attend_self`` mixes among the decoder's tokens, ``attend_states`` takes queries [..., H * D] and keys and values
+    [B, L, H * D] made of the encoder ``states`` [B, L, d_model].
+    """
+    stack = model.decoder
+    outputs = _drop(stack, functional.embedding(tokens, stack.embed_tokens.weight))
+    for block in stack.block:
+        outputs = _self_attention(block, outputs, attend_self)
+        outputs = _cross_attention(block, outputs, states, attend_states)
+        outputs = _feed_forward(block, outputs)
+    outputs = _drop(stack, _norm(stack.final_layer_norm, outputs))
+    return outputs * model.config.d_model**-0.5 if scales_outputs(model) else outputs
+
+
+def decode_rows(
+    model: nn.Module, tokens: torch.Tensor, states: torch.Tensor, present: torch.Tensor | None
+) -> torch.Tensor:
+    """Decoder outputs [B, T, d_model] of plain sequences, each token seeing those before it.
+
+    ``tokens`` [B, T] begin with the start token; ``present`` [B, L] is that of the encoder.
+    """
+    stack = model.decoder
+    distance = torch.arange(tokens.shape[1], device=tokens.device)
+    relative = distance[None, :] - distance[:, None]
+    bias = _as_scores(position_bias(stack, relative, bidirectional=False))
+    bias = bias.masked_fill(relative > 0, _never(bias.dtype))
+    across = None if present is None else padding_bias(present)
+    return decode(model, tokens, states, _padded_attention(stack, bias), _padded_attention(stack, across))
+
+
+def position_bias(stack: nn.Module, relative: torch.Tensor, *, bidirectional: bool) -> torch.Tensor:
+    """The bias [..., H] of attending at ``relative`` [...] = position of the key - position of the query."""
+    config = stack.config
+    table = stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    buckets = position_buckets(
+        relative,
+        bidirectional=bidirectional,
+        buckets=config.relative_attention_num_buckets,
+        max_distance=config.relative_attention_max_distance,
+    )
+    return functional.embedding(buckets, table)
+
+
+def position_buckets(relative: torch.Tensor, *, bidirectional: bool, buckets: int, max_distance: int) -> torch.Tensor:
+    """T5's bucket of each relative position: exact for small distances, logarithmic up to ``max_distance``.
+
+    With ``bidirectional`` the later half of the buckets is for keys after the query; without it they share bucket 0.
+    """
+    if bidirectional:
+        buckets //= 2
+        side = (relative > 0).long() * buckets
+        distance = relative.abs()
+    else:
+        side = torch.zeros_like(relative)
+        distance = (-relative).clamp_min(0)
+    exact = buckets // 2
+    growth = torch.log(distance.clamp_min(1).float() / exact) / math.log(max_distance / exact)
+    logarithmic = (exact + (growth * (buckets - exact)).long()).clamp_max(buckets - 1)
+    return side + torch.where(distance < exact, distance, logarithmic)
+
+
+def padding_bias(present: torch.Tensor) -> torch.Tensor:
+    """What keeps attention [B, H, ..., L] off the places where no token stands: [B, 1, 1, L]."""
+    blocked = torch.zeros(present.shape, device=present.device).masked_fill_(~present, _never(torch.float32))
+    return blocked[:, None, None, :]
+
+
+def scales_outputs(model: nn.Module) -> bool:
+    """Whether decoder outputs are multiplied by d_model**-0.5: true of the first T5, false of T5 1.1 and mT5."""
+    config: Any = model.config
+    # Later versions of the library keep the switch apart from the tying of weights.
+    return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings))
+
+
+def heads(values: torch.Tensor, count: int) -> torch.Tensor:
+    """[B, n, H * D] as [B, H, n, D]."""
+    return values.unflatten(-1, (count, -1)).transpose(1, 2)
+
+
+def _padded_attention(stack: nn.Module, bias: torch.Tensor | None) -> Attend:
+    """Attention of rows that are padded to one length, under ``bias`` broadcast to [B, H, T, L]."""
+    count = stack.config.num_heads
+    rate = stack.config.dropout_rate if stack.training else 0.0
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        query, key, value = heads(query, count), heads(key, count), heads(value, count)
+        if query.device.type == "cpu" and stack.training:
+            scores = query @ key.transpose(-1, -2)
+            weights = (scores if bias is None else scores + bias).softmax(-1)
+            mixed = dropout(weights, rate, stack.training) @ value
+        else:
+            given = None if bias is None else bias.to(query.dtype)
+            mixed = functional.scaled_dot_product_attention(query, key, value, given, dropout_p=rate, scale=1.0)
+        return mixed.transpose(1, 2).flatten(-2)
+
+    return attend
+
+
+def _self_attention(block: nn.Module, states: torch.Tensor, attend: Attend) -> torch.Tensor:
+    layer = block.layer[0]
+    weights = layer.SelfAttention
+    normed = _norm(layer.layer_norm, states)
+    mixed = attend(weights.q(normed), weights.k(normed), weights.v(normed))
+    return states + _drop(block, weights.o(mixed), layer.dropout.p)
+
+
+def _cross_attention(block: nn.Module, outputs: torch.Tensor, states: torch.Tensor, attend: Attend) -> torch.Tensor:
+    layer = block.layer[1]
+    weights = layer.EncDecAttention
+    mixed = attend(weights.q(_norm(layer.layer_norm, outputs)), weights.k(states), weights.v(states))
+    return outputs + _drop(block, weights.o(mixed), layer.dropout.p)
+
+
+def _feed_forward(block: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    layer = block.layer[-1]
+    weights = layer.DenseReluDense
+    normed = _norm(layer.layer_norm, states)
+    if hasattr(weights, "wi_0"):
+        hidden = weights.act(weights.wi_0(normed)) * weights.wi_1(normed)
+    else:
+        hidden = weights.act(weights.wi(normed))
+    return states + _drop(block, weights.wo(_drop(block, hidden, weights.dropout.p)), layer.dropout.p)
+
+
+def _norm(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    return functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
+
+
+def _drop(module: nn.Module, values: torch.Tensor, rate: float | None = None) -> torch.Tensor:
+    return dropout(values, module.dropout.p if rate is None else rate, module.training)
+
+
+def _as_scores(bias: torch.Tensor) -> torch.Tensor:
+    """[T, L, H] as [1, H, T, L]."""
+    return bias.permute(2, 0, 1)[None]
+
+
+def _never(dtype: torch.dtype) -> float:
+    """Added to a score, it leaves no weight. Finite, so that a row without any key stays a number."""
+    return torch.finfo(dtype).min / 2

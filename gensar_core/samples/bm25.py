@@ -1,0 +1,68 @@
+"""BM25 over item texts: the hard negatives of search.
+
+Scores are those of Lucene's BM25 (Kamphuis et al., 2020; Lù, 2024, for bm25s). Texts are lower-cased, split into words
+of two characters or more, freed of Lucene's English stop words, and brought to dictionary forms by simplemma, as the
+synthesized queries are; Lucene's own analyzer would apply Porter's stemmer instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+import simplemma
+
+from gensar_core.runtime.progress import progress
+
+
+def bm25_hits(texts: Sequence[str], queries: Sequence[str], count: int, *, k1: float, b: float) -> np.ndarray:
+    """The best documents for each query, best first, int32 [queries, count]; -1 where fewer match any word.
+
+    Documents with equal scores stand in the order of their number.
+    """
+    hits = np.full((len(queries), count), -1, dtype=np.int32)
+    documents = _tokenize(texts)
+    if not documents.vocab:
+        return hits
+    # 64 bits: rounding the sums to 32 below makes scores equal that are equal in exact arithmetic.
+    index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
+    index.index(documents, show_progress=False)
+    words = bm25s.tokenize(
+        list(queries), stopwords="en", stemmer=_dictionary_forms, return_ids=False, show_progress=False
+    )
+    for row, query in enumerate(progress(words, "BM25", unit="query")):
+        if query:
+            best = _best(index.get_scores(query).astype(np.float32), count)
+            hits[row, : len(best)] = best
+    return hits
+
+
+def lexical_negatives(hits: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` hits that are not the target, int32 [rows, count], -1 at the end where there are fewer.
+
+    ``hits`` int32 [rows, more than count], -1 at the end; ``targets`` [rows].
+    """
+    out = (hits == targets[:, None]) | (hits < 0)
+    order = np.argsort(out, axis=1, kind="stable")[:, :count]
+    negatives: np.ndarray = np.where(
+        np.take_along_axis(out, order, axis=1), np.int32(-1), np.take_along_axis(hits, order, axis=1)
+    )
+    return negatives
+
+
+def _best(scores: np.ndarray, count: int) -> np.ndarray:
+    """Numbers of the ``count`` highest positive scores, highest first, equal ones in ascending order."""
+    matching = np.flatnonzero(scores > 0)
+    if len(matching) > count:
+        threshold = np.partition(scores[matching], -count)[-count]
+        matching = matching[scores[matching] >= threshold]
+    return matching[np.argsort(-scores[matching], kind="stable")][:count]
+
+
+def _tokenize(texts: Sequence[str]) -> bm25s.tokenization.Tokenized:
+    return bm25s.tokenize(list(texts), stopwords="en", stemmer=_dictionary_forms, show_progress=False)
+
+
+def _dictionary_forms(words: Sequence[str]) -> list[str]:
+    return [simplemma.lemmatize(word, lang="en") for word in words]

@@ -1,0 +1,162 @@
+"""What a user did before a target: the inputs of Eq. 1, under either protocol, for all targets at once.
+
+A history holds the last so many recommendation clicks and the last so many search sessions, merged by event order. A
+session stands as one block, its query once and then its clicks, at the place of its first click.
+
+Two protocols say what "before" means. Under both, an event is before a target when it precedes it in event order.
+
+- ``strict``: without the events at the target's own time that have the target's own item, and without the target's
+  own session. So nothing in an input tells the target, however coarse the times are.
+- ``paper``: with them, as the authors prepared their data; only the very last recommendation click before a search
+  target is left out when it is that target's own review.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.samples.events import EventLog
+from gensar_core.schema import RECOMMENDED_ITEM, SEARCHED_ITEM, SEARCHED_QUERY
+
+Protocol = Literal["strict", "paper"]
+
+#: Targets worked on at once; bounds memory, not results.
+_SLICE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Histories of targets [rows], oldest entry first: what was done (codes of schema.BEHAVIORS) and to what."""
+
+    behavior: Ragged
+    object: Ragged
+
+    def __len__(self) -> int:
+        return len(self.behavior)
+
+
+class Histories:
+    """The clicks and sessions of a log, ready to be asked what precedes a target.
+
+    ``log`` is what histories may contain: all events, or those that training may see. Targets are events of the same
+    data set; they need not be in the log.
+    """
+
+    def __init__(self, log: EventLog, protocol: Protocol) -> None:
+        self._strict = protocol == "strict"
+        self._width = int(log.event.max(initial=0)) + 1
+        self._clicks = log.take(~log.searched)
+        searches = log.take(log.searched)
+        _, first, names = np.unique(searches.session, return_index=True, return_inverse=True)
+        # Sessions are numbered by their first click, so those of a user stand together and in order.
+        number = np.empty(len(first), dtype=np.int64)
+        number[np.argsort(first)] = np.arange(len(first))
+        session = number[names]
+        self._searches = searches.take(np.argsort(session, kind="stable"))
+        counts = np.bincount(session, minlength=len(first))
+        self._members = Ragged.from_lengths(counts, np.arange(len(searches)))
+        self._sessions = self._searches.take(self._members.offsets[:-1])
+
+    def both_sides(self, targets: EventLog) -> np.ndarray:
+        """Whether a recommendation click and a search session stand before each target, bool [targets]."""
+        found = [
+            (self._recommendations(part, 1).lengths > 0) & (self._search_sessions(part, 1)[0].lengths > 0)
+            for part in _slices(targets)
+        ]
+        return np.concatenate(found) if found else np.zeros(0, dtype=bool)
+
+    def inputs(self, targets: EventLog, max_recommendations: int, max_searches: int) -> Inputs:
+        """The last recommendation clicks and search sessions before each target."""
+        parts = [
+            self._merge(self._recommendations(part, max_recommendations), *self._search_sessions(part, max_searches))
+            for part in _slices(targets)
+        ]
+        lengths, behaviors, objects = (
+            (np.concatenate(column) for column in zip(*parts, strict=True))
+            if parts
+            else (np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int32))
+        )
+        return Inputs(Ragged.from_lengths(lengths, behaviors), Ragged.from_lengths(lengths, objects))
+
+    def _recommendations(self, targets: EventLog, most: int) -> Ragged:
+        """Rows of the clicks that stand before each target, the last ``most`` of them."""
+        window = _before(self._clicks, targets, most + targets.twins)
+        row, click = window.rows, window.values
+        own = self._same_moment(self._clicks, click, targets, row)
+        if not self._strict:
+            last = np.zeros(len(click), dtype=bool)
+            last[window.offsets[1:][window.lengths > 0] - 1] = True
+            own &= last & targets.searched[row]
+        return window.filter(~own).tail(most)
+
+    def _search_sessions(self, targets: EventLog, most: int) -> tuple[Ragged, Ragged]:
+        """The sessions that stand before each target, and the rows of the searches that are visible in each.
+
+        Returns sessions of each target (the last ``most`` with anything visible) and searches of each of those.
+        """
+        # One session more than the twins can hide: the target's own.
+        window = _before(self._sessions, targets, most + targets.twins + 1)
+        row = window.rows
+        members = self._members.take(window.values)
+        visible = self._visible(targets, row[members.rows], members.values)
+        members = members.filter(visible)
+        some = members.lengths > 0
+        kept = Ragged(window.offsets, np.arange(len(window.values))).filter(some).tail(most)
+        return Ragged(kept.offsets, window.values[kept.values]), members.take(kept.values)
+
+    def _visible(self, targets: EventLog, row: np.ndarray, search: np.ndarray) -> np.ndarray:
+        """Which of these (target, search) pairs the protocol lets the target's history show."""
+        visible: np.ndarray = self._searches.event[search] < targets.event[row]
+        if self._strict:
+            visible &= ~self._same_moment(self._searches, search, targets, row)
+            visible &= self._searches.session[search] != targets.session[row]
+        return visible
+
+    @staticmethod
+    def _same_moment(log: EventLog, events: np.ndarray, targets: EventLog, row: np.ndarray) -> np.ndarray:
+        """Whether an event has the target's time and the target's item."""
+        same: np.ndarray = (log.time[events] == targets.time[row]) & (log.item[events] == targets.item[row])
+        return same
+
+    def _merge(
+        self, recommended: Ragged, sessions: Ragged, searches: Ragged
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths [targets], behaviors and objects [total] of the histories made of these clicks and sessions."""
+        # Each session becomes its query and then its clicks.
+        sizes = searches.lengths + 1
+        starts = np.cumsum(sizes) - sizes
+        clicked = ranges(starts + 1, searches.lengths)
+        behaviors = np.full(int(sizes.sum()), SEARCHED_ITEM, dtype=np.uint8)
+        behaviors[starts] = SEARCHED_QUERY
+        objects = np.empty(len(behaviors), dtype=np.int32)
+        objects[starts] = self._sessions.query[sessions.values]
+        objects[clicked] = self._searches.item[searches.values]
+        recommended_key = recommended.rows * self._width + self._clicks.event[recommended.values]
+        session_key = np.repeat(sessions.rows * self._width + self._sessions.event[sessions.values], sizes)
+        # Both runs are sorted, so the stable sort is one linear merge, and a session's block stays together.
+        order = np.argsort(np.concatenate([recommended_key, session_key]), kind="stable")
+        per_target = np.bincount(sessions.rows, weights=sizes, minlength=len(sessions)).astype(np.int64)
+        clicks = np.full(len(recommended_key), RECOMMENDED_ITEM, dtype=np.uint8)
+        return (
+            recommended.lengths + per_target,
+            np.concatenate([clicks, behaviors])[order],
+            np.concatenate([self._clicks.item[recommended.values], objects])[order],
+        )
+
+
+def _before(log: EventLog, targets: EventLog, most: np.ndarray) -> Ragged:
+    """Rows of ``log`` (in event order) that precede each target and are its user's, the last ``most`` [targets]."""
+    stop = np.searchsorted(log.event, targets.event)
+    start = np.searchsorted(log.user, targets.user)
+    lengths = np.minimum(stop - start, most)
+    return Ragged.from_lengths(lengths, ranges(stop - lengths, lengths))
+
+
+def _slices(targets: EventLog) -> Iterator[EventLog]:
+    for start in range(0, len(targets), _SLICE):
+        yield targets.take(np.arange(start, min(start + _SLICE, len(targets))))

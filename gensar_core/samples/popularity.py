@@ -1,0 +1,103 @@
+"""Negatives drawn by popularity among items the user has not interacted with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.hashing import draws, scramble, uniform
+
+#: Matrix cells worked on at once; bounds memory, not results.
+_CELLS = 1 << 21
+
+
+@dataclass(frozen=True)
+class PopularityPool:
+    """The multiset of clicked items, as distinct ``items`` in ascending order, and every click's item in that order."""
+
+    items: np.ndarray
+    counts: np.ndarray
+    clicks: np.ndarray
+
+    @classmethod
+    def from_clicks(cls, items: np.ndarray) -> PopularityPool:
+        """The pool of these clicked items, one entry a click."""
+        distinct, counts = np.unique(items.astype(np.int32), return_counts=True)
+        return cls(distinct, counts, np.repeat(distinct, counts))
+
+
+def popularity_negatives(pool: PopularityPool, keys: np.ndarray, taken: Ragged, count: int) -> np.ndarray:
+    """Distinct items for each row, drawn in proportion to their clicks, none of them in the row's ``taken``.
+
+    ``keys`` uint64 [rows] decide the draws, ``taken`` holds item ids of each row. Returns int32 [rows, count] in the
+    order drawn, -1 at the end of a row for which the pool has too few items. The first n columns are what ``count=n``
+    gives, as long as the pool is not nearly used up.
+    """
+    # Draw with replacement and keep what is new: nearly all rows are full after the first width. A stream that is
+    # prolonged begins as before, so the widths do not show in the result.
+    found = np.full((len(keys), count), -1, dtype=np.int32)
+    left = np.arange(len(keys))
+    width = count + count // 4 + 4
+    for width in (width, 8 * width):
+        if not len(left) or width >= 4 * len(pool.items):
+            break
+        for part in _parts(left, taken, width):
+            found[part] = _first_distinct(pool, keys[part], taken.take(part), width, count)
+        left = left[found[left, -1] < 0]
+    for part in np.array_split(left, max(1, len(left) * len(pool.items) // _CELLS)):
+        found[part] = _complete(pool, keys[part], taken.take(part), found[part])
+    return found
+
+
+def _parts(rows: np.ndarray, taken: Ragged, width: int) -> list[np.ndarray]:
+    """Rows in groups of like ``taken`` length, each small enough to work on at once."""
+    lengths = taken.lengths[rows]
+    order = np.argsort(lengths, kind="stable")
+    group = np.cumsum(lengths[order] + width) // _CELLS
+    return np.split(rows[order], np.flatnonzero(np.diff(group)) + 1)
+
+
+def _first_distinct(pool: PopularityPool, keys: np.ndarray, taken: Ragged, width: int, count: int) -> np.ndarray:
+    """The first ``count`` distinct items outside ``taken`` among ``width`` draws, int32 [rows, count], -1 at the end."""
+    numbers = draws(keys, width)
+    numbers %= np.uint64(len(pool.clicks))
+    before = int(taken.lengths.max(initial=0))
+    items = np.concatenate([taken.padded(before, -1), pool.clicks[numbers]], axis=1)
+    # Sorted by item and then column, an item's first occurrence leads its run; taken items stand before all draws.
+    shift = items.shape[1].bit_length()
+    coded = np.sort((items.astype(np.int64) << shift) | np.arange(items.shape[1]), axis=1)
+    item, column = coded >> shift, coded & ((1 << shift) - 1)
+    leads = np.ones(items.shape, dtype=bool)
+    leads[:, 1:] = item[:, 1:] != item[:, :-1]
+    new = np.zeros(items.shape, dtype=bool)
+    np.put_along_axis(new, column, leads & (column >= before), axis=1)
+    kept = Ragged.from_lengths(new.sum(axis=1), items[new])
+    lengths = np.minimum(kept.lengths, count)
+    return Ragged.from_lengths(lengths, kept.values[ranges(kept.offsets[:-1], lengths)]).padded(count, -1)
+
+
+def _complete(pool: PopularityPool, keys: np.ndarray, taken: Ragged, found: np.ndarray) -> np.ndarray:
+    """Fill the open places of ``found`` by sampling the rest of the pool without replacement.
+
+    The order of exponential variables with rates equal to the counts is the order in which distinct items would turn
+    up in further draws (Efraimidis and Spirakis, 2006), so the law is that of drawing on.
+    """
+    count = found.shape[1]
+    if not len(pool.items) or not count:
+        return found
+    numbers = uniform(draws(scramble(~keys), len(pool.items)))
+    waiting = -np.log(numbers) / pool.counts
+    had = found >= 0
+    for rows, items in ((taken.rows, taken.values), (np.nonzero(had)[0], found[had])):
+        place = np.searchsorted(pool.items, items).clip(max=len(pool.items) - 1)
+        out = pool.items[place] == items
+        waiting[rows[out], place[out]] = np.inf
+    order = np.argsort(waiting, axis=1, kind="stable")[:, :count]
+    rest = np.where(np.isfinite(np.take_along_axis(waiting, order, axis=1)), pool.items[order], -1)
+    column = np.arange(count) - had.sum(axis=1, keepdims=True)
+    further = np.take_along_axis(
+        np.pad(rest, ((0, 0), (0, count - rest.shape[1])), constant_values=-1), column.clip(0), 1
+    )
+    return np.where(column >= 0, further, found).astype(np.int32)
