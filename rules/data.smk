@@ -1,27 +1,50 @@
 # Raw logs -> canonical tables -> samples and candidates.
+PRODUCT_SEARCH_FILES = ["query_text.txt.gz", "train.qrels.gz", "test.qrels.gz"]
+# The categories that Ai et al. publish product-search files for.
+PRODUCT_SEARCH_CATEGORIES = [
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Electronics",
+    "Kindle_Store",
+]
 
 
-def raw_files(wildcards):
-    """The raw files of a data set: simulated, downloaded, or found in the user's folder."""
+def of_source(*sources):
+    """Names of the data sets that come from one of the sources."""
+    return [
+        name
+        for name, dataset in catalogue.datasets.items()
+        if dataset.source in sources
+    ]
+
+
+def user_file(dataset, key, path):
+    """A raw file that the user has to bring; missing, it is named together with the key that told where to look."""
+    if not Path(path).is_file():
+        raise WorkflowError(
+            f"config: datasets.{dataset}.{key}: there is no {path}; put the file there, or name its place"
+        )
+    return path
+
+
+def amazon_files(wildcards):
+    """The raw files of an Amazon category: simulated, downloaded, or found in the user's folder."""
     dataset = catalogue.datasets[wildcards.dataset]
     category = dataset.category
     names = [f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"]
-    search = ["query_text.txt.gz", "train.qrels.gz", "test.qrels.gz"]
     if dataset.source == "simulated":
-        return [f"results/{wildcards.dataset}/raw/{name}" for name in names + search]
+        return [
+            f"results/{wildcards.dataset}/raw/{name}"
+            for name in names + PRODUCT_SEARCH_FILES
+        ]
     if dataset.raw == "download":
-        return [f"resources/amazon/{category}/{name}" for name in names]
-    folder = Path(dataset.raw)
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise WorkflowError(
-            f"config: datasets.{wildcards.dataset}.raw: {folder} lacks {' and '.join(missing)}; put the raw files "
-            "there, or name the folder that holds them"
-        )
-    return [
-        str(folder / name)
-        for name in names + [name for name in search if (folder / name).is_file()]
+        search = PRODUCT_SEARCH_FILES if category in PRODUCT_SEARCH_CATEGORIES else []
+        return [f"resources/amazon/{category}/{name}" for name in names + search]
+    found = [
+        user_file(wildcards.dataset, "raw", f"{dataset.raw}/{name}") for name in names
     ]
+    search = [f"{dataset.raw}/{name}" for name in PRODUCT_SEARCH_FILES]
+    return found + [path for path in search if Path(path).is_file()]
 
 
 rule download_amazon:
@@ -35,6 +58,20 @@ rule download_amazon:
         runtime=240,
     script:
         "../workflow_scripts/download_amazon.py"
+
+
+rule download_product_search:
+    output:
+        multiext("resources/amazon/{category}/", *PRODUCT_SEARCH_FILES),
+    log:
+        "resources/amazon/{category}/download_product_search.log",
+    wildcard_constraints:
+        category=any_of(PRODUCT_SEARCH_CATEGORIES),
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    script:
+        "../workflow_scripts/download_product_search.py"
 
 
 rule simulate:
@@ -63,9 +100,9 @@ rule simulate:
         "../workflow_scripts/simulate.py"
 
 
-rule canonical:
+rule canonical_amazon:
     input:
-        raw_files,
+        amazon_files,
     output:
         multiext(
             "results/{dataset}/canonical/",
@@ -77,6 +114,8 @@ rule canonical:
         record="results/{dataset}/canonical/stage.json",
     log:
         "results/{dataset}/logs/canonical.log",
+    wildcard_constraints:
+        dataset=any_of(of_source("amazon", "simulated")),
     threads: 8
     resources:
         mem_mb=8000,
@@ -88,7 +127,79 @@ rule canonical:
         seed=catalogue.seed,
         code=fingerprint("gensar_core.sources.amazon"),
     script:
-        "../workflow_scripts/canonical.py"
+        "../workflow_scripts/canonical_amazon.py"
+
+
+rule canonical_eventlog:
+    input:
+        item_table=lambda wildcards: user_file(
+            wildcards.dataset, "items", catalogue.datasets[wildcards.dataset].items
+        ),
+        event_table=lambda wildcards: user_file(
+            wildcards.dataset, "events", catalogue.datasets[wildcards.dataset].events
+        ),
+    output:
+        multiext(
+            "results/{dataset}/canonical/",
+            "users.parquet",
+            "items.parquet",
+            "queries.parquet",
+        ),
+        events="results/{dataset}/canonical/events.parquet",
+        record="results/{dataset}/canonical/stage.json",
+    log:
+        "results/{dataset}/logs/canonical.log",
+    wildcard_constraints:
+        dataset=any_of(of_source("eventlog")),
+    threads: 8
+    resources:
+        mem_mb=12000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
+        .canonical_settings()
+        .canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.sources.eventlog"),
+    script:
+        "../workflow_scripts/canonical_eventlog.py"
+
+
+rule canonical_kuaisar:
+    input:
+        lambda wildcards: [
+            user_file(
+                wildcards.dataset,
+                "raw",
+                f"{catalogue.datasets[wildcards.dataset].raw}/{name}",
+            )
+            for name in ("rec_inter.csv", "src_inter.csv", "item_features.csv")
+        ],
+    output:
+        multiext(
+            "results/{dataset}/canonical/",
+            "users.parquet",
+            "items.parquet",
+            "queries.parquet",
+        ),
+        events="results/{dataset}/canonical/events.parquet",
+        record="results/{dataset}/canonical/stage.json",
+    log:
+        "results/{dataset}/logs/canonical.log",
+    wildcard_constraints:
+        dataset=any_of(of_source("kuaisar")),
+    threads: 8
+    resources:
+        mem_mb=12000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
+        .canonical_settings()
+        .canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.sources.kuaisar"),
+    script:
+        "../workflow_scripts/canonical_kuaisar.py"
 
 
 rule samples:

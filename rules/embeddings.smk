@@ -3,7 +3,7 @@
 
 rule embed_text:
     input:
-        items="results/{dataset}/canonical/items.parquet",
+        item_table="results/{dataset}/canonical/items.parquet",
         queries="results/{dataset}/canonical/queries.parquet",
     output:
         vectors="results/{dataset}/embeddings/{embedding}/vectors.safetensors",

@@ -53,7 +53,12 @@ rule named_table:
 
 rule statistics:
     input:
-        canonical=multiext("results/{dataset}/canonical/", "events.parquet", "items.parquet", "queries.parquet"),
+        canonical=multiext(
+            "results/{dataset}/canonical/",
+            "events.parquet",
+            "items.parquet",
+            "queries.parquet",
+        ),
         samples="results/{dataset}/samples/samples.parquet",
     output:
         multiext("results/tables/{dataset}_statistics", ".md", ".stage.json"),
@@ -62,10 +67,10 @@ rule statistics:
         svg="results/figures/{dataset}_distributions.svg",
     log:
         "results/{dataset}/logs/statistics.log",
-    params:
-        code=fingerprint("gensar_core.evaluation.statistics"),
     resources:
         mem_mb=4000,
         runtime=20,
+    params:
+        code=fingerprint("gensar_core.evaluation.statistics"),
     script:
         "../workflow_scripts/statistics.py"

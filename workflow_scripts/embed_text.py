@@ -10,7 +10,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.config.embeddings import TextEmbedding
 
     embed_catalogue(
-        canonical=Path(snakemake.input.items).parent,
+        canonical=Path(snakemake.input.item_table).parent,
         output=Path(snakemake.output.vectors).parent,
         settings=TextEmbedding.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,

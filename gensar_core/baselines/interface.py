@@ -17,6 +17,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.base import Settings, canonical_json, validate
 from gensar_core.config.catalogue import Catalogue
+from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.fingerprint import fingerprint
@@ -25,7 +26,7 @@ from gensar_core.runtime.tensors import load_vectors
 S = TypeVar("S", bound=Settings)
 
 #: Files of this folder that are not methods.
-_NOT_METHODS = ("interface", "run")
+_NOT_METHODS = ("interface", "losses", "run", "sequences", "sequential")
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ class Method(abc.ABC, Generic[S]):
     def load(self, folder: Path) -> None:
         """Become the fitted method that was saved in ``folder``."""
 
-    def item_vectors(self) -> np.ndarray | None:
-        """Learned item vectors, float32 [n_items, dimensions], for methods that can feed identifiers; else None."""
+    def item_vectors(self) -> ItemVectors | None:
+        """Learned item vectors, for methods that can feed identifiers; else None."""
         return None
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from gensar_core.config.base import Name, Positive, Settings
 
@@ -19,14 +19,16 @@ class MaterializationSettings(Settings):
     drop: list[Task] = []
     #: Put <R_I>, <S_Q>, <S_I> before every history entry and target (paper, section 3.2.4).
     behavior_tokens: bool = True
-    #: How much of the history a prompt shows.
+    #: How much of the history a prompt shows: its last clicks, and its last sessions (a query and its clicks).
     max_recommendations: Positive = 5
     max_searches: Positive = 5
+    #: Texts are cut at the end of the last word that fits.
     max_item_tokens: Positive = 256
     max_query_tokens: Positive = 64
-    #: `trained`: a vocabulary of `vocabulary_size` trained on this data set; else a hub name or local folder.
+    #: `trained`: a vocabulary trained on this data set, of at most `vocabulary_size` tokens (256 bytes and 3 special
+    #: ones among them); else a hub name or local folder of a T5 or mT5.
     tokenizer: str = "google-t5/t5-small"
-    vocabulary_size: Positive = 8000
+    vocabulary_size: Annotated[int, Field(ge=300)] = 8000
 
     @model_validator(mode="after")
     def _some_task_left(self) -> MaterializationSettings:

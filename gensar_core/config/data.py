@@ -19,9 +19,12 @@ class SampleSettings(Settings):
     max_searches: Positive = 50
     #: Users with fewer targets of a task give none of that task; the last is test, the one before valid.
     min_targets: Annotated[int, Field(ge=3)] = 3
+    #: Candidates besides the target, of each valid and test target.
     negatives: Positive = 99
     bm25_k1: Annotated[float, Field(gt=0.0)] = 0.9
     bm25_b: Share = 0.4
+    #: Step name -> rows the step must give; a difference is reported as a warning.
+    expected_rows: dict[str, Count] = {}
 
 
 class CanonicalSettings(Settings):
@@ -67,6 +70,10 @@ class SimulationSettings(Settings):
     #: Share of items without a description, and of raw lines that are broken on purpose.
     missing_descriptions: Share = 0.1
     dirty_lines: Share = 0.01
+    #: What makes raw files large: sentences a review, items that nobody reviews, asins that each item lists.
+    review_sentences: Count = 1
+    unreviewed_items: Count = 0
+    related_items: Count = 0
 
 
 class SimulatedDataset(_DatasetBase):
@@ -97,4 +104,51 @@ class SimulatedDataset(_DatasetBase):
         return CanonicalSettings(category=self.category)
 
 
-DatasetSettings = Annotated[AmazonDataset | SimulatedDataset, Field(discriminator="source")]
+class ClickSettings(Settings):
+    """How cleaned logs of clicks become canonical tables (stage `canonical` of the sources below)."""
+
+    #: Only users and items with at least so many events, over both tasks, until all have them; 0 keeps all.
+    min_interactions: Count = 5
+    #: Keep items that have neither title nor description, and the events on them.
+    keep_textless_items: bool = False
+
+
+class EventLogSettings(ClickSettings):
+    """What the stage `canonical` of an event log reads; the tables themselves arrive as files."""
+
+
+class EventLogDataset(_DatasetBase):
+    """One's own logs: a table of items and a table of events, each Parquet, CSV or JSON lines (docs/own-data.md)."""
+
+    source: Literal["eventlog"]
+    items: str
+    events: str
+    min_interactions: Count = 5
+    keep_textless_items: bool = False
+
+    def canonical_settings(self) -> EventLogSettings:
+        """The part of these settings that the stage `canonical` reads."""
+        return EventLogSettings(min_interactions=self.min_interactions, keep_textless_items=self.keep_textless_items)
+
+
+class KuaiSARSettings(ClickSettings):
+    """What the stage `canonical` of KuaiSAR reads."""
+
+
+class KuaiSARDataset(_DatasetBase):
+    """KuaiSAR in its published files."""
+
+    source: Literal["kuaisar"]
+    #: The folder that holds rec_inter.csv, src_inter.csv and item_features.csv.
+    raw: str
+    min_interactions: Count = 5
+    keep_textless_items: bool = False
+
+    def canonical_settings(self) -> KuaiSARSettings:
+        """The part of these settings that the stage `canonical` reads."""
+        return KuaiSARSettings(min_interactions=self.min_interactions, keep_textless_items=self.keep_textless_items)
+
+
+DatasetSettings = Annotated[
+    AmazonDataset | SimulatedDataset | EventLogDataset | KuaiSARDataset, Field(discriminator="source")
+]

@@ -16,7 +16,7 @@ class TextEmbedding(Settings):
     #: A hub name, a local folder, or the name of a model that an installed package carries (all-MiniLM-L6-v2).
     model: str
     max_tokens: Positive = 256
-    batch_size: Positive = 64
+    batch_size: Positive = 32
     #: Put before each query and each item text; null takes what the model's own configuration or family asks for.
     query_prefix: str | None = None
     item_prefix: str | None = None

@@ -32,7 +32,7 @@ class TrainingSettings(Settings):
     patience: Positive | None = 10
     #: Examples in one optimizer step, over all devices and accumulation steps.
     batch_size: Positive = 8192
-    #: Padded encoder tokens in one forward pass; what fits the device's memory.
+    #: Padded input and target tokens in one forward pass; what fits the device's memory.
     batch_tokens: Positive = 16384
     learning_rate: Rate = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
@@ -53,6 +53,8 @@ class RankingSettings(Settings):
 
     #: Users whose candidates are scored in one forward pass.
     users_per_batch: Positive = 64
+    #: Rank only what a beam search of this width finds (the paper: 30); null ranks every candidate exactly.
+    beams: Positive | None = None
 
 
 class GeneratorSettings(TrainingSettings):

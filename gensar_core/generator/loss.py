@@ -14,13 +14,13 @@ _GPU_LOGITS = 1 << 28
 def cross_entropy(
     outputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Negative log-likelihood of each target, float32 [n] (Eq. 12).
+    """Negative log-likelihood of each target, [n] (Eq. 12).
 
     ``outputs`` [n, d_model], ``weight`` [vocabulary, d_model] the output matrix, ``targets`` [n] token ids.
     ``smoothing`` moves that share of the target's mass to all tokens alike. Only its sum may be differentiated (the
     gradient must be the same number for all n): gradients are computed in the forward pass, chunk by chunk.
     """
-    losses: torch.Tensor = _LinearCrossEntropy.apply(outputs, weight, targets, smoothing)
+    losses: torch.Tensor = _LinearCrossEntropy.apply(outputs, weight, targets, smoothing)  # type: ignore[no-untyped-call]
     return losses
 
 
@@ -31,18 +31,17 @@ def chunk_rows(vocabulary: int, device: torch.device) -> int:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cuda")
     def forward(  # type: ignore[override]
         ctx: Any, outputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float
     ) -> torch.Tensor:
         needed = outputs.requires_grad or weight.requires_grad
-        losses = outputs.new_empty(len(outputs), dtype=torch.float32)
+        losses = outputs.new_empty(len(outputs))
         by_outputs = torch.empty_like(outputs) if needed else None
         by_weight = torch.zeros_like(weight) if needed else None
         rows = chunk_rows(len(weight), outputs.device)
         for start in range(0, len(outputs), rows):
             part = slice(start, start + rows)
-            logits = (outputs[part] @ weight.to(outputs.dtype).T).float()
+            logits = (outputs[part] @ weight.T).to(outputs.dtype)
             wanted = targets[part, None]
             aim = logits.gather(1, wanted).squeeze(1)
             if smoothing:
@@ -58,18 +57,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if smoothing:
                 gradient.sub_(smoothing / len(weight))
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, smoothing - 1.0))
-            gradient = gradient.to(outputs.dtype)
-            by_outputs[part] = gradient @ weight.to(outputs.dtype)
-            by_weight.addmm_(gradient.T.to(weight.dtype), outputs[part].to(weight.dtype))
+            by_outputs[part] = gradient @ weight
+            by_weight.addmm_(gradient.T, outputs[part])
         ctx.save_for_backward(by_outputs, by_weight)
         return losses
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cuda")
     def backward(  # type: ignore[override]
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         by_outputs, by_weight = ctx.saved_tensors
         if by_outputs is None:
             return None, None, None, None
-        return by_outputs * gradient[:, None].to(by_outputs.dtype), by_weight * gradient[0], None, None
+        return by_outputs * gradient[:, None], by_weight * gradient[0], None, None

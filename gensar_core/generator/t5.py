@@ -10,31 +10,32 @@ position bias a stack, shared by its layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from gensar_core.generator.dropout import dropout
+
+#: Added to a score, it leaves no weight; finite, so that a row without any key stays a number.
+_NEVER = torch.finfo(torch.float32).min / 2
+
+#: A T5 model of the library, or one of its parts; their attributes have no types of use here.
+T5: TypeAlias = Any
 
 #: Takes queries, keys and values of one layer, gives the mixed values.
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def encode(model: nn.Module, tokens: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
-    """Encoder states [B, L, d_model] of ``tokens`` [B, L].
-
-    ``present`` [B, L] says where a token stands; None means everywhere.
-    """
+def encode(model: T5, tokens: torch.Tensor) -> torch.Tensor:
+    """Encoder states [B, L, d_model] of ``tokens`` [B, L], which are negative after a row's end."""
     stack = model.encoder
-    distance = torch.arange(tokens.shape[1], device=tokens.device)
-    bias = _as_scores(position_bias(stack, distance[None, :] - distance[:, None], bidirectional=True))
-    if present is not None:
-        bias = bias + padding_bias(present)
-    attend = _padded_attention(stack, bias)
-    states = _drop(stack, functional.embedding(tokens, stack.embed_tokens.weight))
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    bias = _as_scores(position_bias(stack, place[None, :] - place[:, None], bidirectional=True))
+    padding = padding_bias(tokens >= 0)
+    attend = attend_padded(stack, bias if padding is None else bias + padding)
+    states = _drop(stack, functional.embedding(tokens.clamp_min(0), stack.embed_tokens.weight))
     for block in stack.block:
         states = _self_attention(block, states, attend)
         states = _feed_forward(block, states)
@@ -42,7 +43,7 @@ def encode(model: nn.Module, tokens: torch.Tensor, present: torch.Tensor | None)
 
 
 def decode(
-    model: nn.Module, tokens: torch.Tensor, states: torch.Tensor, attend_self: Attend, attend_states: Attend
+    model: T5, tokens: torch.Tensor, states: torch.Tensor, attend_self: Attend, attend_states: Attend
 ) -> torch.Tensor:
     """Decoder outputs [..., d_model] at ``tokens`` [...], ready for the output matrix ``model.lm_head.weight``.
 
@@ -59,23 +60,22 @@ def decode(
     return outputs * model.config.d_model**-0.5 if scales_outputs(model) else outputs
 
 
-def decode_rows(
-    model: nn.Module, tokens: torch.Tensor, states: torch.Tensor, present: torch.Tensor | None
-) -> torch.Tensor:
-    """Decoder outputs [B, T, d_model] of plain sequences, each token seeing those before it.
+def decode_rows(model: T5, targets: torch.Tensor, states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Decoder outputs [B, T, d_model] of plain sequences: at each place, what predicts the token that stands there.
 
-    ``tokens`` [B, T] begin with the start token; ``present`` [B, L] is that of the encoder.
+    ``targets`` [B, T] are negative after a row's end; ``present`` [B, L] says where the encoder has tokens.
     """
     stack = model.decoder
-    distance = torch.arange(tokens.shape[1], device=tokens.device)
-    relative = distance[None, :] - distance[:, None]
-    bias = _as_scores(position_bias(stack, relative, bidirectional=False))
-    bias = bias.masked_fill(relative > 0, _never(bias.dtype))
-    across = None if present is None else padding_bias(present)
-    return decode(model, tokens, states, _padded_attention(stack, bias), _padded_attention(stack, across))
+    tokens = targets.roll(1, dims=1).clamp_min(0)
+    tokens[:, 0] = model.config.decoder_start_token_id
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    relative = place[None, :] - place[:, None]
+    bias = _as_scores(position_bias(stack, relative, bidirectional=False)).masked_fill(relative > 0, _NEVER)
+    across = attend_padded(stack, padding_bias(present))
+    return decode(model, tokens, states, attend_padded(stack, bias), across)
 
 
-def position_bias(stack: nn.Module, relative: torch.Tensor, *, bidirectional: bool) -> torch.Tensor:
+def position_bias(stack: T5, relative: torch.Tensor, *, bidirectional: bool) -> torch.Tensor:
     """The bias [..., H] of attending at ``relative`` [...] = position of the key - position of the query."""
     config = stack.config
     table = stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
@@ -106,31 +106,36 @@ def position_buckets(relative: torch.Tensor, *, bidirectional: bool, buckets: in
     return side + torch.where(distance < exact, distance, logarithmic)
 
 
-def padding_bias(present: torch.Tensor) -> torch.Tensor:
-    """What keeps attention [B, H, ..., L] off the places where no token stands: [B, 1, 1, L]."""
-    blocked = torch.zeros(present.shape, device=present.device).masked_fill_(~present, _never(torch.float32))
+def padding_bias(present: torch.Tensor) -> torch.Tensor | None:
+    """What keeps attention off the places where no token stands, [B, 1, 1, L]; None says that all are present."""
+    # On a GPU the question would make the host wait.
+    if present.device.type == "cpu" and bool(present.all()):
+        return None
+    blocked = torch.zeros(present.shape, device=present.device).masked_fill_(~present, _NEVER)
     return blocked[:, None, None, :]
 
 
-def scales_outputs(model: nn.Module) -> bool:
+def scales_outputs(model: T5) -> bool:
     """Whether decoder outputs are multiplied by d_model**-0.5: true of the first T5, false of T5 1.1 and mT5."""
-    config: Any = model.config
-    # Later versions of the library keep the switch apart from the tying of weights.
+    config = model.config
+    if config.model_type == "mt5":
+        return False
+    # The library's later versions keep the switch apart from the tying of weights.
     return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings))
 
 
-def heads(values: torch.Tensor, count: int) -> torch.Tensor:
-    """[B, n, H * D] as [B, H, n, D]."""
-    return values.unflatten(-1, (count, -1)).transpose(1, 2)
+def split_heads(values: torch.Tensor, count: int) -> torch.Tensor:
+    """[..., H * D] as [..., H, D]."""
+    return values.view(*values.shape[:-1], count, -1)
 
 
-def _padded_attention(stack: nn.Module, bias: torch.Tensor | None) -> Attend:
+def attend_padded(stack: T5, bias: torch.Tensor | None) -> Attend:
     """Attention of rows that are padded to one length, under ``bias`` broadcast to [B, H, T, L]."""
     count = stack.config.num_heads
     rate = stack.config.dropout_rate if stack.training else 0.0
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        query, key, value = heads(query, count), heads(key, count), heads(value, count)
+        query, key, value = (split_heads(part, count).transpose(1, 2) for part in (query, key, value))
         if query.device.type == "cpu" and stack.training:
             scores = query @ key.transpose(-1, -2)
             weights = (scores if bias is None else scores + bias).softmax(-1)
@@ -143,7 +148,7 @@ def _padded_attention(stack: nn.Module, bias: torch.Tensor | None) -> Attend:
     return attend
 
 
-def _self_attention(block: nn.Module, states: torch.Tensor, attend: Attend) -> torch.Tensor:
+def _self_attention(block: T5, states: torch.Tensor, attend: Attend) -> torch.Tensor:
     layer = block.layer[0]
     weights = layer.SelfAttention
     normed = _norm(layer.layer_norm, states)
@@ -151,14 +156,14 @@ def _self_attention(block: nn.Module, states: torch.Tensor, attend: Attend) -> t
     return states + _drop(block, weights.o(mixed), layer.dropout.p)
 
 
-def _cross_attention(block: nn.Module, outputs: torch.Tensor, states: torch.Tensor, attend: Attend) -> torch.Tensor:
+def _cross_attention(block: T5, outputs: torch.Tensor, states: torch.Tensor, attend: Attend) -> torch.Tensor:
     layer = block.layer[1]
     weights = layer.EncDecAttention
     mixed = attend(weights.q(_norm(layer.layer_norm, outputs)), weights.k(states), weights.v(states))
     return outputs + _drop(block, weights.o(mixed), layer.dropout.p)
 
 
-def _feed_forward(block: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def _feed_forward(block: T5, states: torch.Tensor) -> torch.Tensor:
     layer = block.layer[-1]
     weights = layer.DenseReluDense
     normed = _norm(layer.layer_norm, states)
@@ -169,19 +174,14 @@ def _feed_forward(block: nn.Module, states: torch.Tensor) -> torch.Tensor:
     return states + _drop(block, weights.wo(_drop(block, hidden, weights.dropout.p)), layer.dropout.p)
 
 
-def _norm(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def _norm(norm: T5, states: torch.Tensor) -> torch.Tensor:
     return functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
 
 
-def _drop(module: nn.Module, values: torch.Tensor, rate: float | None = None) -> torch.Tensor:
+def _drop(module: T5, values: torch.Tensor, rate: float | None = None) -> torch.Tensor:
     return dropout(values, module.dropout.p if rate is None else rate, module.training)
 
 
 def _as_scores(bias: torch.Tensor) -> torch.Tensor:
     """[T, L, H] as [1, H, T, L]."""
     return bias.permute(2, 0, 1)[None]
-
-
-def _never(dtype: torch.dtype) -> float:
-    """Added to a score, it leaves no weight. Finite, so that a row without any key stays a number."""
-    return torch.finfo(dtype).min / 2

@@ -1,61 +1,118 @@
-"""k-means of codebooks: level by level over the residuals that the levels before leave."""
+"""Where fitting begins: encoders that are principal components, and codebooks by k-means over their residuals."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import faiss
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gensar_core.identifiers.quantize import encode
+from gensar_core.identifiers.rqvae import RQVAE
 from gensar_core.runtime.seeds import derive_seed, generator
 
-ITERATIONS = 25
+_ITERATIONS = 25
+_ROWS = 8192
 #: Spare codes lie this far (in standard deviations of the data) from the vectors they are drawn beside.
 _JITTER = 0.05
 
 
-def kmeans_codebooks(residual: Tensor, levels: int, codes: int, seed: int, start: Tensor | None = None) -> Tensor:
-    """Codebooks [levels, codes, D] by k-means over the residuals [n, D] of each level, the first level first.
+@torch.no_grad()
+def start_as_principal_components(model: RQVAE, scaled: Mapping[str, Tensor]) -> None:
+    """Let each autoencoder begin as the best linear one: projection on its vectors' principal components and back.
 
-    ``start`` are codebooks of that shape to improve on; without it, k-means starts at random items.
+    A ReLU network passes a vector h on unchanged as relu(h) - relu(-h), so 2p hidden units carry p components. All
+    other units keep their random weights and begin without effect on the output; training takes them up.
     """
-    books = residual.new_empty((levels, codes, residual.shape[1]))
-    left = residual
-    for level in range(levels):
-        begin = start[level].cpu().numpy() if start is not None else None
-        centers = kmeans(left.cpu().numpy(), codes, derive_seed(seed, "level", level), begin)
-        books[level] = torch.from_numpy(centers)
-        _, left = encode(left, books[level : level + 1])
-    return books
+    widths = model.settings.hidden_sizes
+    for side, matrix in scaled.items():
+        carried = min(model.settings.latent_size, matrix.shape[1], min(widths) // 2 if widths else matrix.shape[1])
+        components = _principal_components(matrix, carried)
+        latent = torch.eye(model.settings.latent_size, carried, dtype=matrix.dtype, device=matrix.device)
+        _carry(model.encoders[side], components, latent)
+        _carry(model.decoders[side], latent.T, components.T)
 
 
-def kmeans(vectors: np.ndarray, clusters: int, seed: int, start: np.ndarray | None = None) -> np.ndarray:
+@torch.no_grad()
+def initialize_codebooks(model: RQVAE, scaled: Mapping[str, Tensor], seed: int) -> None:
+    """Set all codebooks by k-means over the residuals of the items, or of ``initialization_share`` of them."""
+    items = len(next(iter(scaled.values())))
+    wanted = max(round(items * model.settings.initialization_share), min(items, model.settings.codebook_size))
+    if wanted < items:
+        drawn = np.sort(generator(seed, "items").choice(items, size=wanted, replace=False))
+        rows = torch.from_numpy(drawn).to(next(iter(scaled.values())).device)
+        scaled = {side: matrix[rows] for side, matrix in scaled.items()}
+    left = _fill_chain(model.shared, model.all_latents(scaled), derive_seed(seed, "shared"))
+    for side, part in model.split(left).items():
+        _fill_chain(model.specific[side], part.contiguous(), derive_seed(seed, side))
+
+
+def kmeans(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Centers [clusters, D] of the vectors [n, D], float32; the same for the same seed.
 
     Where there are no more distinct vectors than clusters, every distinct vector is a center and the spare centers lie
     beside vectors drawn at random, so that they are of use to the unique assignment.
     """
-    distinct = np.unique(vectors, axis=0) if len(vectors) <= clusters or _many_copies(vectors, clusters) else vectors
-    if len(distinct) <= clusters:
+    distinct = _few_distinct(vectors, clusters)
+    if distinct is not None:
         return np.concatenate([distinct, _beside(distinct, clusters - len(distinct), seed)])
     model = faiss.Kmeans(
         vectors.shape[1],
         clusters,
-        niter=ITERATIONS if start is None else max(1, ITERATIONS // 3),
+        niter=_ITERATIONS,
         seed=seed % 2**31,
         min_points_per_centroid=1,
-        max_points_per_centroid=max(256, -(-len(vectors) // clusters)),
+        max_points_per_centroid=-(-len(vectors) // clusters),
     )
-    model.train(np.ascontiguousarray(vectors), init_centroids=start)
-    centers: np.ndarray = model.centroids
-    return centers
+    model.train(np.ascontiguousarray(vectors))
+    return np.asarray(model.centroids, dtype=np.float32)
 
 
-def _many_copies(vectors: np.ndarray, clusters: int) -> bool:
-    """Whether the first rows hold so many copies that all rows may hold fewer distinct vectors than clusters."""
-    head = vectors[: 4 * clusters]
-    return len(np.unique(head, axis=0)) <= clusters
+def _principal_components(matrix: Tensor, count: int) -> Tensor:
+    """The first ``count`` principal components [count, D] of centered vectors [n, D], signs fixed."""
+    scatter = torch.zeros((matrix.shape[1],) * 2, dtype=torch.float64, device=matrix.device)
+    for block in torch.split(matrix, _ROWS):
+        scatter += block.double().T @ block.double()
+    _, vectors = torch.linalg.eigh(scatter)
+    components = vectors.flip(1)[:, :count].T
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    signs = torch.where(largest < 0, -1.0, 1.0)
+    return torch.mul(components, signs).to(matrix.dtype)
+
+
+def _carry(network: nn.Module, inward: Tensor, outward: Tensor) -> None:
+    """Make an MLP compute ``outward @ inward @ x``; ``inward`` [p, in], ``outward`` [out, p], hidden widths >= 2p."""
+    first, *inner = [layer for layer in network.children() if isinstance(layer, nn.Linear)]
+    if not inner:
+        first.weight.copy_(outward @ inward)
+        return
+    pairs = 2 * len(inward)
+    first.weight[:pairs] = torch.cat([inward, -inward])
+    for layer in inner[:-1]:
+        layer.weight[:pairs] = 0.0
+        layer.weight[:pairs, :pairs] = torch.eye(pairs)
+    inner[-1].weight.zero_()
+    inner[-1].weight[:, :pairs] = torch.cat([outward, -outward], dim=1)
+
+
+def _fill_chain(codebooks: nn.Parameter, residual: Tensor, seed: int) -> Tensor:
+    """Set the codebooks [L, K, D] level by level; return the residuals that the last level leaves."""
+    for level in range(len(codebooks)):
+        centers = kmeans(residual.cpu().numpy(), codebooks.shape[1], derive_seed(seed, level))
+        codebooks[level] = torch.from_numpy(centers)
+        _, residual = encode(residual, codebooks[level : level + 1])
+    return residual
+
+
+def _few_distinct(vectors: np.ndarray, clusters: int) -> np.ndarray | None:
+    """The distinct vectors, if there are no more than ``clusters`` of them; else None."""
+    # The first rows nearly always show that there are more, which spares a sort of all rows.
+    if len(vectors) > 4 * clusters and len(np.unique(vectors[: 4 * clusters], axis=0)) > clusters:
+        return None
+    distinct = np.unique(vectors, axis=0)
+    return distinct if len(distinct) <= clusters else None
 
 
 def _beside(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -39,12 +40,17 @@ def encode(residual: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
     """Codes [n, L] and the residuals that are left [n, D], for any number of rows, without gradient."""
     codes = residual.new_empty((len(residual), len(codebooks)), dtype=torch.int64)
     left = residual.clone()
-    rows = max(1, _BLOCK // max(1, codebooks.shape[1]))
-    for block_codes, block in zip(codes.split(rows), left.split(rows), strict=True):
+    for rows in row_blocks(len(residual), codebooks.shape[1]):
         for level, codebook in enumerate(codebooks):
-            block_codes[:, level] = nearest(block, codebook)
-            block -= codebook[block_codes[:, level]]
+            codes[rows, level] = nearest(left[rows], codebook)
+            left[rows] -= codebook[codes[rows, level]]
     return codes, left
+
+
+def row_blocks(rows: int, width: int) -> Iterator[slice]:
+    """Slices that cut ``rows`` rows into blocks whose distances to ``width`` codes fit in memory."""
+    step = max(1, _BLOCK // max(1, width))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def quantize(residual: Tensor, codebooks: Tensor, commitment: float, residual_gradient: bool) -> Quantization:

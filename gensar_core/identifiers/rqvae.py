@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.errors import UserError
 from gensar_core.identifiers.quantize import encode, quantize
 
 #: Rows that go through an encoder at once when no gradient is wanted.
@@ -24,6 +29,10 @@ class Codes:
     shared: Tensor
     #: side -> [n, L_n]
     specific: dict[str, Tensor]
+
+    def chains(self) -> dict[str, Tensor]:
+        """Codes by the name of their chain of codebooks: `shared`, then each side."""
+        return {"shared": self.shared, **self.specific}
 
     def identifier(self, side: str) -> Tensor:
         """Eq. 5: the shared codes followed by the side's own [n, L_m + L_n]."""
@@ -59,9 +68,9 @@ class RQVAE(nn.Module):
         """Take mean and factor of each side from its vectors [n, d_in]."""
         for side, matrix in vectors.items():
             mean = matrix.mean(dim=0)
-            power = (matrix - mean).square().sum(dim=1).mean()
+            power = sum_of_squares(matrix, mean) / len(matrix)
             self.get_buffer(f"mean_{side}").copy_(mean)
-            self.get_buffer(f"factor_{side}").copy_(power.rsqrt() if power > 0 else torch.ones(()))
+            self.get_buffer(f"factor_{side}").fill_(power**-0.5 if power > 0 else 1.0)
 
     def scale(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vectors with mean 0 and mean squared norm 1: then Eq. 8 is each side's share of unexplained variance."""
@@ -102,15 +111,19 @@ class RQVAE(nn.Module):
         losses = {
             f"reconstruction_{side}": (scaled[side] - decoded[side]).square().sum(dim=1).mean() for side in self.sides
         }
-        losses["quantization"] = shared.loss + sum(part.loss for part in own.values())
-        losses["loss"] = sum(losses.values())
+        losses["quantization"] = torch.stack([shared.loss, *(part.loss for part in own.values())]).sum()
+        losses["loss"] = torch.stack(list(losses.values())).sum()
         return losses, Codes(shared.codes, {side: part.codes for side, part in own.items()})
 
+    def chains(self) -> dict[str, nn.Parameter]:
+        """The chains of codebooks [levels, K, dimensions]: `shared`, then each side's own."""
+        return {"shared": self.shared, **{side: self.specific[side] for side in self.sides}}
+
     @torch.no_grad()
-    def all_latents(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """Latents of all items [n, d * sides] from raw vectors, in blocks of fixed size."""
-        blocks = zip(*(matrix.split(_ROWS) for matrix in vectors.values()), strict=True)
-        return torch.cat([self.latents(self.scale(dict(zip(vectors, block, strict=True)))) for block in blocks])
+    def all_latents(self, scaled: Mapping[str, Tensor]) -> Tensor:
+        """Latents of all items [n, d * sides], in blocks of fixed size."""
+        blocks = zip(*(torch.split(scaled[side], _ROWS) for side in self.sides), strict=True)
+        return torch.cat([self.latents(dict(zip(self.sides, block, strict=True))) for block in blocks])
 
     @torch.no_grad()
     def encode_latents(self, latents: Tensor) -> Codes:
@@ -119,10 +132,46 @@ class RQVAE(nn.Module):
         parts = self.split(left)
         return Codes(shared, {side: encode(parts[side].contiguous(), self.specific[side])[0] for side in self.sides})
 
+    @torch.no_grad()
     def quantized(self, codes: Codes) -> Tensor:
         """Eq. 6: [z^_s; z^_c] of codes, [n, d * sides]."""
         own = [_sum_of_codes(self.specific[side], codes.specific[side]) for side in self.sides]
         return _sum_of_codes(self.shared, codes.shared) + torch.cat(own, dim=1)
+
+    @torch.no_grad()
+    def unexplained_variance(self, scaled: Mapping[str, Tensor], codes: Codes) -> dict[str, float]:
+        """Squared error of each side's vectors reconstructed from codes, divided by the vectors' own variance."""
+        error = dict.fromkeys(self.sides, 0.0)
+        for start, latents in enumerate(torch.split(self.quantized(codes), _ROWS)):
+            rows = slice(start * _ROWS, start * _ROWS + len(latents))
+            for side, decoded in self.decode(latents).items():
+                error[side] += float((scaled[side][rows] - decoded).double().square().sum())
+        power = {side: sum_of_squares(matrix) for side, matrix in scaled.items()}
+        return {side: error[side] / power[side] if power[side] else 0.0 for side in self.sides}
+
+
+def sum_of_squares(matrix: Tensor, center: Tensor | float = 0.0) -> float:
+    """Squared norm of all rows less ``center``, added up in double precision without a copy of the matrix."""
+    return sum(float((block - center).double().square().sum()) for block in torch.split(matrix, _ROWS))
+
+
+def save_model(model: RQVAE, path: Path) -> None:
+    """Write weights, codebooks and scales as safetensors; settings and input sizes stand in its metadata."""
+    sizes = {side: len(model.get_buffer(f"mean_{side}")) for side in model.sides}
+    metadata = {"settings": model.settings.canonical(), "dimensions": json.dumps(sizes)}
+    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path, metadata)
+
+
+def load_model(path: Path) -> RQVAE:
+    """Read what `save_model` wrote, onto the CPU. Raises UserError when there is no such file."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; build the identifiers first")
+    with safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata()
+        settings = RQVAESettings.model_validate_json(metadata["settings"])
+        model = RQVAE(json.loads(metadata["dimensions"]), settings)
+        model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+    return model.eval()
 
 
 def _sum_of_codes(codebooks: Tensor, codes: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def scramble(values: np.ndarray) -> np.ndarray:
 
 def row_keys(seed: int, *columns: np.ndarray) -> np.ndarray:
     """One key a row, uint64 [rows], from the seed and integer columns [rows] each; column order matters."""
-    keys = np.full(len(columns[0]), seed & _MASK, dtype=np.uint64)
+    keys: np.ndarray = np.full(len(columns[0]), seed & _MASK, dtype=np.uint64)
     for column in columns:
         keys = scramble(keys + np.uint64(_GAMMA)) ^ column.astype(np.int64).view(np.uint64)
     return scramble(keys + np.uint64(_GAMMA))
@@ -41,4 +41,5 @@ def draws(keys: np.ndarray, count: int) -> np.ndarray:
 
 def uniform(numbers: np.ndarray) -> np.ndarray:
     """Draws as float64 strictly between 0 and 1."""
-    return ((numbers >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    # 52 bits and the half: one bit more would round the highest value up to 1.
+    return ((numbers >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -21,7 +21,18 @@ from gensar_core.config.base import Settings, canonical_json
 from gensar_core.errors import UserError
 from gensar_core.runtime.fingerprint import fingerprint
 
-_PACKAGES = ("polars", "pyarrow", "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu")
+_PACKAGES = (
+    "polars",
+    "pyarrow",
+    "numpy",
+    "bm25s",
+    "simplemma",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentence-transformers",
+    "faiss-cpu",
+)
 
 
 class Stage:

@@ -31,7 +31,10 @@ class TrainingTask(Protocol):
         """Batches of optimizer steps ``first_step``, ``first_step + 1``, ... in a fixed order."""
 
     def backward(self, batch: Any) -> Mapping[str, torch.Tensor]:
-        """Run one step's forward and backward passes; return detached losses by name, `loss` the one that counts."""
+        """Run one step's forward and backward passes; return detached losses by name, `loss` the one that counts.
+
+        A name may be missing in some steps; its mean is over the steps that give it.
+        """
 
     def validate(self) -> Mapping[str, float]:
         """Figures on the validation split; `score` (higher is better) chooses the weights that are kept."""
@@ -125,6 +128,7 @@ class _State:
     best_weights: dict[str, torch.Tensor] | None = None
     base_rates: list[float] = field(default_factory=list)
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     summed: int = 0
     without_gain: int = 0
     stopped: bool = False
@@ -134,6 +138,7 @@ class _State:
         for name, value in losses.items():
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.summed += 1
 
     def check_finite(self, description: str) -> None:
@@ -151,8 +156,8 @@ def _validate(task: TrainingTask, schedule: Schedule, state: _State, description
     with torch.no_grad():
         figures = dict(task.validate())
     task.module.train()
-    means = {f"train_{name}": float(value) / state.summed for name, value in state.sums.items()}
-    state.sums, state.summed = {}, 0
+    means = {f"train_{name}": float(value) / state.counts[name] for name, value in state.sums.items()}
+    state.sums, state.counts, state.summed = {}, {}, 0
     record = state.record
     record.history.append({"step": float(record.steps), **means, **figures})
     shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **figures}.items())
@@ -190,6 +195,7 @@ class _Checkpoints:
                 "best_weights": state.best_weights,
                 "base_rates": state.base_rates,
                 "sums": state.sums,
+                "counts": state.counts,
                 "summed": state.summed,
                 "without_gain": state.without_gain,
                 "stopped": state.stopped,
@@ -218,6 +224,7 @@ class _Checkpoints:
             best_weights=stored["best_weights"],
             base_rates=stored["base_rates"],
             sums=stored["sums"],
+            counts=stored["counts"],
             summed=stored["summed"],
             without_gain=stored["without_gain"],
             stopped=stored["stopped"],

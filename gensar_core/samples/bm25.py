@@ -22,8 +22,8 @@ def bm25_hits(texts: Sequence[str], queries: Sequence[str], count: int, *, k1: f
     Documents with equal scores stand in the order of their number.
     """
     hits = np.full((len(queries), count), -1, dtype=np.int32)
-    documents = _tokenize(texts)
-    if not documents.vocab:
+    documents = bm25s.tokenize(list(texts), stopwords="en", stemmer=_dictionary_forms, show_progress=False)
+    if not documents.vocab or not queries:
         return hits
     # 64 bits: rounding the sums to 32 below makes scores equal that are equal in exact arithmetic.
     index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
@@ -58,10 +58,6 @@ def _best(scores: np.ndarray, count: int) -> np.ndarray:
         threshold = np.partition(scores[matching], -count)[-count]
         matching = matching[scores[matching] >= threshold]
     return matching[np.argsort(-scores[matching], kind="stable")][:count]
-
-
-def _tokenize(texts: Sequence[str]) -> bm25s.tokenization.Tokenized:
-    return bm25s.tokenize(list(texts), stopwords="en", stemmer=_dictionary_forms, show_progress=False)
 
 
 def _dictionary_forms(words: Sequence[str]) -> list[str]:

@@ -54,15 +54,11 @@ class EventLog:
         """Some of the events: a mask [events], or row numbers."""
         return EventLog(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
-    def pairs(self, n_items: int) -> np.ndarray:
-        """One number for the user and the item of each event, int64 [events]."""
-        return pair_codes(self.user, self.item, n_items)
-
-
-def pair_codes(users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
-    """One number for each (user, item) pair, int64."""
-    codes: np.ndarray = users.astype(np.int64) * n_items + items
-    return codes
+    @property
+    def pairs(self) -> np.ndarray:
+        """User and item of each event as one number, int64 [events]: the user in the upper half, the item below."""
+        codes: np.ndarray = (self.user.astype(np.int64) << 32) | self.item
+        return codes
 
 
 def read_events(canonical: Path, n_items: int, n_queries: int) -> pl.DataFrame:

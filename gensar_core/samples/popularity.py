@@ -11,6 +11,8 @@ from gensar_core.runtime.hashing import draws, scramble, uniform
 
 #: Matrix cells worked on at once; bounds memory, not results.
 _CELLS = 1 << 21
+#: So many draws an item of the pool cost more than looking at every item.
+_SCARCE = 4
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,13 @@ def popularity_negatives(pool: PopularityPool, keys: np.ndarray, taken: Ragged, 
     # prolonged begins as before, so the widths do not show in the result.
     found = np.full((len(keys), count), -1, dtype=np.int32)
     left = np.arange(len(keys))
-    width = count + count // 4 + 4
-    for width in (width, 8 * width):
-        if not len(left) or width >= 4 * len(pool.items):
+    for width in (count + count // 4 + 4, 8 * (count + 4)):
+        if not len(left) or width >= _SCARCE * len(pool.items):
             break
         for part in _parts(left, taken, width):
             found[part] = _first_distinct(pool, keys[part], taken.take(part), width, count)
         left = left[found[left, -1] < 0]
-    for part in np.array_split(left, max(1, len(left) * len(pool.items) // _CELLS)):
+    for part in np.array_split(left, 1 + len(left) * len(pool.items) // _CELLS):
         found[part] = _complete(pool, keys[part], taken.take(part), found[part])
     return found
 
@@ -60,7 +61,7 @@ def _parts(rows: np.ndarray, taken: Ragged, width: int) -> list[np.ndarray]:
 
 
 def _first_distinct(pool: PopularityPool, keys: np.ndarray, taken: Ragged, width: int, count: int) -> np.ndarray:
-    """The first ``count`` distinct items outside ``taken`` among ``width`` draws, int32 [rows, count], -1 at the end."""
+    """The first ``count`` items that are new among ``width`` draws, int32 [rows, count], -1 at the end."""
     numbers = draws(keys, width)
     numbers %= np.uint64(len(pool.clicks))
     before = int(taken.lengths.max(initial=0))

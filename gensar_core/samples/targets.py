@@ -29,7 +29,7 @@ class Selection:
     figures: Mapping[str, int]
 
 
-def select_targets(log: EventLog, protocol: Protocol, min_targets: int, n_items: int) -> Selection:
+def select_targets(log: EventLog, protocol: Protocol, min_targets: int) -> Selection:
     """Targets of both tasks, split by leaving one out.
 
     A target is a click whose history shows both a recommendation click and a search session. Of a user's targets of
@@ -52,8 +52,7 @@ def select_targets(log: EventLog, protocol: Protocol, min_targets: int, n_items:
         held_out[rows] |= split != "train"
     training = shown = np.ones(len(log), dtype=bool)
     if protocol == "strict":
-        pairs = log.pairs(n_items)
-        training = shown = ~np.isin(pairs, np.unique(pairs[held_out]))
+        training = shown = ~np.isin(log.pairs, np.unique(log.pairs[held_out]))
         for task in TASKS:
             targets[task, "train"], dropped = _without_held_out(log, targets[task, "train"], training)
             figures |= {f"{task}_{name}": count for name, count in dropped.items()}

@@ -7,7 +7,7 @@ def test_the_papers_experiment_shows_the_full_plan(workflow):
     assert workflow.planned("results/tables/amazon.csv") == {
         "download_amazon",
         "download_product_search",
-        "canonical",
+        "canonical_amazon",
         "samples",
         "embed_text",
         "embed_sequential",
@@ -27,7 +27,11 @@ def test_the_papers_experiment_shows_the_full_plan(workflow):
         ("learning_rate: 1.0e-3", "learning_rate: 1e-3", "generators.gensar.learning_rate: '1e-3' is text"),
         ("semantic: bge", "semantic: bert", "identifiers.joint.semantic: 'bert' is not an entry of embeddings"),
         ("kind: popularity", "kind: popular", "methods.popularity.kind: no method 'popular'"),
-        ("    raw: download", "    raw: nowhere", "datasets.amazon.raw: nowhere lacks reviews_Electronics_5.json.gz"),
+        (
+            "    raw: download",
+            "    raw: nowhere",
+            "datasets.amazon.raw: there is no nowhere/reviews_Electronics_5.json.gz",
+        ),
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_clear_line(workflow, old, new, expected):

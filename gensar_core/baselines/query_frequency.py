@@ -1,0 +1,74 @@
+"""Query frequency: the items most often clicked after the same query first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load_file, save_file
+
+from gensar_core.baselines.interface import Method
+from gensar_core.config.base import Settings
+from gensar_core.ranking.candidates import CandidateLists
+
+
+class QueryFrequencySettings(Settings):
+    """Nothing to set."""
+
+
+class QueryFrequency(Method[QueryFrequencySettings]):
+    """Clicks of an item after the query in training; where these tie, clicks of the item after any query.
+
+    With c(q, i) clicks of item i after query q and c(i) after all queries, the score is c(q, i) + c(i) / (1 + max c),
+    whose second part is below one: it decides between equal counts and nothing else.
+    """
+
+    tasks = ("search",)
+    paper = "none"
+    settings_model = QueryFrequencySettings
+    #: query * n_items + item of each pair clicked in training, rising [pairs], and its clicks [pairs].
+    pairs: np.ndarray
+    clicks: np.ndarray
+    #: c(i) / (1 + max c) [n_items].
+    popularity: np.ndarray
+
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
+        """Count clicks."""
+        searches = self.data.training_events.filter(pl.col("task") == "search")
+        items = searches.get_column("item_id").to_numpy()
+        queries = searches.get_column("query_id").to_numpy()
+        self.pairs, self.clicks = np.unique(self._codes(queries, items), return_counts=True)
+        counts = np.bincount(items, minlength=self.data.n_items)
+        self.popularity = counts / (1.0 + counts.max(initial=0))
+        return {"query_item_pairs": len(self.pairs), "unseen_items": int((counts == 0).sum())}
+
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """Scores as the class says."""
+        queries = lists.samples.get_column("query_id").to_numpy()[:, None]
+        scores: np.ndarray = self._pair_clicks(self._codes(queries, lists.items)) + self.popularity[lists.items]
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write clicks.safetensors."""
+        counts = {"pairs": self.pairs, "clicks": self.clicks, "popularity": self.popularity}
+        save_file(counts, folder / "clicks.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read clicks.safetensors."""
+        counts = load_file(folder / "clicks.safetensors")
+        self.pairs, self.clicks, self.popularity = counts["pairs"], counts["clicks"], counts["popularity"]
+
+    def _codes(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+        codes: np.ndarray = queries.astype(np.int64) * self.data.n_items + items
+        return codes
+
+    def _pair_clicks(self, codes: np.ndarray) -> np.ndarray:
+        if not len(self.pairs):
+            return np.zeros(codes.shape)
+        place = np.minimum(np.searchsorted(self.pairs, codes), len(self.pairs) - 1)
+        return np.where(self.pairs[place] == codes, self.clicks[place], 0).astype(np.float64)
+
+
+METHOD = QueryFrequency

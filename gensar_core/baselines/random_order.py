@@ -1,0 +1,39 @@
+"""Random order: what a method that knows nothing reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gensar_core.baselines.interface import Method
+from gensar_core.config.base import Settings
+from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.runtime.hashing import draws, row_keys, uniform
+from gensar_core.runtime.seeds import derive_seed
+
+
+class RandomOrderSettings(Settings):
+    """Nothing to set."""
+
+
+class RandomOrder(Method[RandomOrderSettings]):
+    """A score drawn for each (sample, item) pair, whatever its place in the list."""
+
+    tasks = ("rec", "search")
+    paper = "none"
+    settings_model = RandomOrderSettings
+
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
+        """Learn nothing."""
+        return {}
+
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """Uniform scores between 0 and 1."""
+        samples = np.repeat(lists.samples.get_column("sample_id").to_numpy(), lists.items.shape[1])
+        keys = row_keys(derive_seed(self.seed, "random_order"), samples, lists.items.ravel())
+        return uniform(draws(keys, 1)).reshape(lists.items.shape)
+
+
+METHOD = RandomOrder

@@ -1,0 +1,108 @@
+"""Rule `method`: fit a ranking method and rank the valid and test targets of its tasks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.baselines.interface import Method, MethodData, find
+from gensar_core.config.base import validate
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import concat_ranks, load_candidates, rank_lists
+from gensar_core.ranking.metrics import hit_rate, ndcg
+from gensar_core.runtime.stage import Stage
+
+_RANKED_SPLITS = ("valid", "test")
+
+
+def fit_and_rank(
+    name: str,
+    kind: str,
+    own: Mapping[str, Any],
+    canonical: Path,
+    samples: Path,
+    embedding: Path | None,
+    model: Path,
+    ranks: Path,
+    seed: int,
+    checkpoints: Path | None,
+) -> None:
+    """Write the folder ``model`` of a fitted method, and {name}.parquet (table `ranks`) into the folder ``ranks``.
+
+    ``kind`` names the method's file and ``own`` its settings; ``embedding`` is a vectors.safetensors file for methods
+    that read text vectors; ``checkpoints`` a folder of this method alone, from which a killed training continues, and
+    which is gone when all is written. Raises UserError on wrong settings, or when there is no target to rank.
+    """
+    method_class = find(kind, f"methods.{name}.kind")
+    settings = validate(method_class.settings_model, dict(own), f"methods.{name}")
+    data = MethodData(canonical, samples, embedding)
+    tasks = ranked_tasks(method_class, data.samples, samples)
+    method = method_class(settings, data, seed)
+    code = method_class.__module__
+    recorded = {"name": name, "kind": kind, **settings.model_dump(mode="json")}
+
+    inputs = [samples / file for file in ("training_events.parquet", "samples.parquet", "candidates.parquet")]
+    inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
+    inputs += [embedding] if embedding is not None else []
+    with Stage("method", model, settings=recorded, inputs=inputs, seed=seed, code=code) as stage:
+        stage.record(paper=method.paper, **method.fit(checkpoints, stage.key))
+        method.save(stage.path("."))
+        learned = method.item_vectors()
+        if learned is not None:
+            learned.save(stage.path("."))
+
+    weights = sorted(model.glob("*.safetensors"))
+    with Stage(
+        "rank_method",
+        ranks,
+        settings=recorded,
+        inputs=[*inputs, *weights],
+        seed=seed,
+        code=code,
+        record_name=f"{name}.stage.json",
+    ) as stage:
+        table = rank_targets(method, tasks)
+        schema.RANKS.write(table, stage.path(f"{name}.parquet"))
+        stage.record(**figures(table))
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:
+    """Those of the method's tasks that have targets. Raises UserError when none has."""
+    found = samples.filter(pl.col("split") != "train").get_column("task").unique()
+    tasks = [task for task in method_class.tasks if task in found]
+    if not tasks:
+        raise UserError(
+            f"{where / 'samples.parquet'}: no valid or test target of {' or '.join(method_class.tasks)}, which is what "
+            f"{method_class.__name__} ranks; leave the method out of this data set's table"
+        )
+    return tasks
+
+
+def rank_targets(method: Method[Any], tasks: list[str]) -> pl.DataFrame:
+    """The ranks table of a fitted method, over the valid and test targets of ``tasks``."""
+    data = method.data
+    return concat_ranks(
+        rank_lists(
+            load_candidates(data.samples_folder, task, split, samples=data.samples),
+            method.score,
+            description=f"ranks {task} {split}",
+        )
+        for task in tasks
+        for split in _RANKED_SPLITS
+    )
+
+
+def figures(table: pl.DataFrame) -> dict[str, float]:
+    """HR@10 and NDCG@5 of each task and split of a ranks table, for the record."""
+    found: dict[str, float] = {}
+    for (task, split), group in table.group_by("task", "split", maintain_order=True):
+        ranks = group.get_column("rank").to_numpy()
+        found |= {f"{task}_{split}_hr@10": hit_rate(ranks, 10), f"{task}_{split}_ndcg@5": ndcg(ranks, 5)}
+    return found

@@ -1,0 +1,230 @@
+"""What methods share that read a user's recommendation clicks in order and predict the next one at every position.
+
+Such a method adds an encoder (items -> states) and its settings; data, losses, training, early stopping and scoring
+are here.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+
+from gensar_core.baselines.interface import Method
+from gensar_core.baselines.losses import (
+    PopularityNegatives,
+    UnseenNegatives,
+    binary,
+    full_softmax,
+    sampled_softmax,
+)
+from gensar_core.baselines.sequences import (
+    SequenceBatch,
+    SequenceBatches,
+    last_states,
+    recommended_clicks,
+    recommended_histories,
+    windows,
+)
+from gensar_core.config.base import Count, Positive, Rate, Settings, Share
+from gensar_core.embeddings.sequential import ItemVectors
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.training import Schedule, train
+
+#: Lists whose candidate vectors are gathered at once.
+_LISTS_AT_ONCE = 1024
+
+
+class SequentialSettings(Settings):
+    """How a sequential method is trained."""
+
+    dimensions: Positive = 64
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    #: Clicks that a state can depend on.
+    max_history: Positive = 50
+    #: softmax: over the catalogue; sampled_softmax: against `negatives` shared by a batch; bce: against one item that
+    #: the user has not clicked.
+    loss: Literal["softmax", "sampled_softmax", "bce"] = "sampled_softmax"
+    negatives: Positive = 512
+    #: How negatives of sampled_softmax are drawn: in proportion to clicks ** power.
+    popularity_power: Share = 1.0
+    batch_size: Positive = 256
+    learning_rate: Rate = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    epochs: Positive = 100
+    #: Validate every so many epochs, on at most so many users (0: all); stop after `patience` times without a gain.
+    validate_every: Positive = 1
+    validation_users: Count = 0
+    patience: Positive = 5
+
+
+S = TypeVar("S", bound=SequentialSettings)
+
+
+class SequenceEncoder(torch.nn.Module, abc.ABC):
+    """Items -> states, causally: no state depends on a later item.
+
+    ``items`` is the table that states are compared with; ``seen`` bool [n_items] says which items training has shown.
+    """
+
+    seen: torch.Tensor
+
+    def __init__(self, n_items: int, dimensions: int) -> None:
+        super().__init__()
+        self.items = torch.nn.Embedding(n_items, dimensions)
+        self.register_buffer("seen", torch.zeros(n_items, dtype=torch.bool))
+
+    @abc.abstractmethod
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+
+
+class SequentialRecommender(Method[S]):
+    """A method of the task rec: an encoder of click sequences, compared with the item table by inner products."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("rec",)
+
+    @abc.abstractmethod
+    def build(self) -> SequenceEncoder:
+        """An untrained encoder for `data.n_items` items, on the CPU."""
+
+    @functools.cached_property
+    def encoder(self) -> SequenceEncoder:
+        """The encoder, initialized from the seed until it is trained or loaded."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "initialization"))
+            return self.build().to(pick_device())
+
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
+        """Train with early stopping by NDCG@5 on the valid candidates."""
+        task = _Training(self)
+        epoch = task.batches.steps_per_epoch
+        validate_every = epoch * self.settings.validate_every
+        schedule = Schedule(
+            total_steps=epoch * self.settings.epochs,
+            validate_every=validate_every,
+            checkpoint_every=validate_every,
+            patience=self.settings.patience,
+        )
+        name = type(self).__name__
+        record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
+        self._settle_unseen()
+        return {
+            "training_sequences": len(task.batches.sequences),
+            "unseen_items": int((~self.encoder.seen).sum()),
+            "steps": record.steps,
+            "best_step": record.best_step,
+            "best_valid_ndcg@5": record.best_score,
+            "curve": record.history,
+        }
+
+    @torch.no_grad()
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """Inner products of the last state and the candidates' vectors."""
+        self.encoder.eval()
+        device = self.encoder.items.weight.device
+        states = last_states(self.encoder, recommended_histories(lists.samples), self.settings.max_history, device)
+        items = torch.from_numpy(np.maximum(lists.items, 0).astype(np.int64))
+        scores = [
+            torch.bmm(self.encoder.items(rows.to(device)), state[:, :, None]).squeeze(2)
+            for rows, state in zip(torch.split(items, _LISTS_AT_ONCE), torch.split(states, _LISTS_AT_ONCE), strict=True)
+        ]
+        found: np.ndarray = torch.cat(scores).cpu().numpy()
+        return found
+
+    def item_vectors(self) -> ItemVectors:
+        """The item table."""
+        return ItemVectors(self.encoder.items.weight.detach().cpu().numpy(), self.encoder.seen.cpu().numpy())
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors."""
+        weights = {name: value.contiguous().cpu() for name, value in self.encoder.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read model.safetensors."""
+        self.encoder.load_state_dict(load_file(folder / "model.safetensors"))
+
+    @torch.no_grad()
+    def _settle_unseen(self) -> None:
+        """Give items that training never showed the mean of the others: their own vectors are still random."""
+        table, seen = self.encoder.items.weight, self.encoder.seen
+        table[~seen] = table[seen].mean(dim=0)
+
+
+class _Training:
+    """A sequential method as the shared training loop sees it."""
+
+    def __init__(self, method: SequentialRecommender[Any]) -> None:
+        settings, data = method.settings, method.data
+        _, clicks = recommended_clicks(data.training_events)
+        users, sequences = windows(clicks, settings.max_history)
+        self.lists = load_candidates(
+            data.samples_folder, "rec", "valid", users=settings.validation_users, samples=data.samples
+        )
+        if not len(sequences) or not len(self.lists):
+            raise UserError(
+                f"{data.samples_folder}: too few recommendation clicks to train on: no user has two in training, or "
+                "none has a valid target"
+            )
+        self.method = method
+        self.encoder = method.encoder
+        self.module: torch.nn.Module = method.encoder
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.batches = SequenceBatches(sequences, settings.batch_size, method.seed)
+        self.encoder.seen[torch.from_numpy(np.unique(sequences.values))] = True
+        self.loss = _loss(settings, clicks, users, data.n_items, method.seed)
+
+    def backward(self, batch: SequenceBatch) -> Mapping[str, torch.Tensor]:
+        """One step."""
+        table = self.encoder.items.weight
+        states = self.encoder(torch.from_numpy(batch.inputs).to(table.device)).flatten(0, 1)
+        states = states.index_select(0, torch.from_numpy(batch.places).to(table.device))
+        loss = self.loss(states, table, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach()}
+
+    def validate(self) -> Mapping[str, float]:
+        """NDCG@5 and HR@10 on the valid candidates."""
+        ranks = average_ranks(self.method.score(self.lists), self.lists.present)
+        figure = ndcg(ranks, 5)
+        return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
+
+
+_Loss = Callable[[torch.Tensor, torch.Tensor, SequenceBatch], torch.Tensor]
+
+
+def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, n_items: int, seed: int) -> _Loss:
+    """The loss that the settings name, of states [targets, dimensions], the item table and the batch they are from.
+
+    ``clicks`` are each user's training clicks; ``users`` [sequences] the row there of each training sequence.
+    """
+    popular = PopularityNegatives(np.bincount(clicks.values, minlength=n_items), settings.popularity_power, seed)
+    unseen = UnseenNegatives(clicks, n_items, seed)
+
+    def loss(states: torch.Tensor, table: torch.Tensor, batch: SequenceBatch) -> torch.Tensor:
+        def moved(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(table.device)
+
+        targets = moved(batch.targets)
+        if settings.loss == "softmax":
+            return full_softmax(states, targets, table)
+        if settings.loss == "sampled_softmax":
+            return sampled_softmax(states, targets, table, moved(popular.draw(batch.step, settings.negatives)))
+        return binary(states, targets, table, moved(unseen.draw(batch.step, users[batch.rows])))
+
+    return loss

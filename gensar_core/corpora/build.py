@@ -1,0 +1,217 @@
+"""The stage `corpus`: samples, texts and identifiers -> the generator's training examples and prompts as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from transformers import PreTrainedTokenizerBase
+
+from gensar_core import schema
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.corpora.assemble import SEPARATOR, Rows, draw_templates, inputs, targets, value_tokens
+from gensar_core.corpora.pieces import Pieces
+from gensar_core.corpora.stream import CHUNK_ROWS, TableWriter, item_rows, sample_chunks, sample_rows
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
+from gensar_core.corpora.templates import Template, load_templates
+from gensar_core.corpora.texts import Encoder, Texts, clean
+from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
+from gensar_core.errors import UserError
+from gensar_core.identifiers.table import IdentifierTable
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.progress import progress
+from gensar_core.runtime.stage import Stage
+
+# Texts that a tokenizer is trained on: evenly spread over a larger catalogue, of which they tell enough.
+_TRAINING_TEXTS: Final = 200_000
+
+Templates = Mapping[str, tuple[Template, ...]]
+
+
+def build_corpus(
+    canonical: Path, samples: Path, identifiers: Path, output: Path, settings: MaterializationSettings, seed: int
+) -> None:
+    """Materialize a corpus in the folder ``output``.
+
+    Writes train.parquet (table `corpus`: by task, then sample or item id), prompts.parquet (table `prompts`: the
+    valid and test samples of both tasks, with the first template), item_tokens.parquet (table `item_tokens`),
+    tokenizer/ and new_tokens.json. Raises UserError when an input is missing or does not belong to the others, or
+    when the tokenizer cannot be loaded or does not fit.
+    """
+    files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
+    files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
+    if Path(settings.tokenizer).is_dir():
+        files.append(Path(settings.tokenizer))
+    with Stage("corpus", output, settings=settings, inputs=files, seed=seed, code=__name__) as stage:
+        items, queries = _texts(canonical)
+        table = IdentifierTable.load(identifiers)
+        if len(table) != len(items):
+            raise UserError(
+                f"{identifiers / 'identifiers.parquet'}: has {len(table.sides['semantic'])} items, but "
+                f"{canonical / 'items.parquet'} has {len(items)}; build the identifiers again"
+            )
+        templates = load_templates()
+        tokenizer = _base_tokenizer(settings, items, queries, templates)
+        behaviors = BEHAVIOR_TOKENS if settings.behavior_tokens else ()
+        new = add_tokens(tokenizer, [*table.tokens, *behaviors], settings.tokenizer)
+        tokenizer.save_pretrained(stage.path("tokenizer"))
+        new.write(stage.path("new_tokens.json"))
+        encoder = Encoder(tokenizer)
+        reserved = sorted(tokenizer.get_added_vocab())
+        descriptions = Texts.prepare(items, encoder, settings.max_item_tokens, reserved)
+        asked = Texts.prepare(queries, encoder, settings.max_query_tokens, reserved)
+        ids = np.asarray([new.tokens[token] for token in table.tokens], dtype=np.int32)
+        pieces = Pieces(
+            encoder,
+            new.tokens,
+            {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in SIDES},
+            asked,
+            descriptions,
+            behavior_tokens=settings.behavior_tokens,
+            eos_id=tokenizer.eos_token_id,
+        )
+        corpus = _Corpus(settings, seed, samples / "samples.parquet", templates, descriptions, asked, pieces)
+        stage.record(
+            vocabulary_size=new.vocabulary_size,
+            base_vocabulary_size=new.base_vocabulary_size,
+            items=descriptions.figures(),
+            queries=asked.figures(),
+        )
+        stage.record(tasks=_write_training(corpus, stage.path("train.parquet")))
+        stage.record(prompts=_write_prompts(corpus, stage.path("prompts.parquet")))
+        _write_item_tokens(corpus, stage.path("item_tokens.parquet"))
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """What the tables of a corpus are made from."""
+
+    settings: MaterializationSettings
+    seed: int
+    samples: Path
+    templates: Templates
+    descriptions: Texts
+    queries: Texts
+    pieces: Pieces
+
+    def sample_chunks(self) -> Iterator[pl.DataFrame]:
+        """The samples table, part by part."""
+        return sample_chunks(self.samples, len(self.descriptions.texts), len(self.queries.texts), CHUNK_ROWS)
+
+    def sample_rows(self, chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
+        """Samples as rows, with histories as long as prompts show them."""
+        return sample_rows(chunk, task, splits).recent(self.settings.max_recommendations, self.settings.max_searches)
+
+    def training_rows(self, task: Task) -> Iterator[Rows]:
+        """The training examples of a task, part by part, in the order of their ids."""
+        if task.source == "item":
+            described = np.flatnonzero(~self.descriptions.empty)
+            for start in range(0, len(described), CHUNK_ROWS):
+                yield item_rows(described[start : start + CHUNK_ROWS])
+        else:
+            for chunk in self.sample_chunks():
+                yield self.sample_rows(chunk, task.source, ("train",))
+
+
+class _Lengths:
+    """How many rows there are and how long, added up over chunks."""
+
+    def __init__(self) -> None:
+        self._rows = self._total = self._longest = 0
+
+    def add(self, rows: Ragged) -> None:
+        """Count a chunk."""
+        self._rows += len(rows)
+        self._total += len(rows.values)
+        self._longest = max(self._longest, int(rows.lengths.max(initial=0)))
+
+    def figures(self, name: str) -> dict[str, float]:
+        """Mean and longest length of what is called ``name``."""
+        return {f"mean_{name}": round(self._total / max(self._rows, 1), 3), f"longest_{name}": self._longest}
+
+    @property
+    def rows(self) -> int:
+        """Rows counted."""
+        return self._rows
+
+
+def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
+    """Write all examples of all tasks; return rows and lengths by task."""
+    figures = {}
+    with TableWriter(schema.CORPUS, path) as table:
+        for task in active_tasks(corpus.settings):
+            templates = corpus.templates[task.name]
+            input_lengths, target_lengths = _Lengths(), _Lengths()
+            for rows in progress(corpus.training_rows(task), f"corpus: {task.name}", unit="chunk"):
+                drawn = draw_templates(corpus.seed, task.name, rows.ids, len(templates))
+                shown, wanted = inputs(corpus.pieces, task, templates, drawn, rows), targets(corpus.pieces, task, rows)
+                table.write(_columns(rows, input_ids=shown, target_ids=wanted).with_columns(task=pl.lit(task.name)))
+                input_lengths.add(shown)
+                target_lengths.add(wanted)
+            figures[task.name] = {
+                "rows": input_lengths.rows,
+                **input_lengths.figures("input"),
+                **target_lengths.figures("target"),
+            }
+    return figures
+
+
+def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
+    """Write the inputs of valid and test samples; return rows and lengths by the samples' task."""
+    lengths = {source: _Lengths() for source in RANKING_TASKS}
+    with TableWriter(schema.PROMPTS, path) as table:
+        for chunk in progress(corpus.sample_chunks(), "corpus: prompts", unit="chunk"):
+            parts = []
+            for source, task in RANKING_TASKS.items():
+                rows = corpus.sample_rows(chunk, source, ("valid", "test"))
+                first = np.zeros(len(rows), dtype=np.int64)
+                prompts = inputs(corpus.pieces, task, corpus.templates[task.name], first, rows)
+                lengths[source].add(prompts)
+                parts.append(_columns(rows, input_ids=prompts))
+            table.write(pl.concat(parts).sort("sample_id"))
+    return {source: {"rows": found.rows, **found.figures("input")} for source, found in lengths.items()}
+
+
+def _write_item_tokens(corpus: _Corpus, path: Path) -> None:
+    """Write what the decoder is to say for each item and task."""
+    items = np.arange(len(corpus.descriptions.texts), dtype=np.int32)
+    parts = []
+    for source, task in RANKING_TASKS.items():
+        tokens = value_tokens(corpus.pieces, task.target, items).to_series("target_ids", pl.Int32())
+        parts.append(pl.DataFrame({"item_id": items, "target_ids": tokens}).with_columns(task=pl.lit(source)))
+    schema.ITEM_TOKENS.write(pl.concat(parts), path)
+
+
+def _columns(rows: Rows, **tokens: Ragged) -> pl.DataFrame:
+    lists = [column.to_series(name, pl.Int32()) for name, column in tokens.items()]
+    return pl.DataFrame([pl.Series("sample_id", rows.ids), *lists])
+
+
+def _texts(canonical: Path) -> tuple[pl.Series, pl.Series]:
+    """Texts of all items and of all queries, in the order of their ids."""
+    items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
+    queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
+    return items.get_column("text"), queries.get_column("text")
+
+
+def _base_tokenizer(
+    settings: MaterializationSettings, items: pl.Series, queries: pl.Series, templates: Templates
+) -> PreTrainedTokenizerBase:
+    if settings.tokenizer != TRAINED:
+        return load_tokenizer(settings.tokenizer)
+    instructions = [template.text for some in templates.values() for template in some]
+    # Each item stands in a history and has a separator after it, which is one token if training sees it as often.
+    separators = [SEPARATOR] * min(len(items), _TRAINING_TEXTS)
+    texts = chain(_sampled(items), _sampled(queries), instructions, separators)
+    return train_tokenizer(texts, settings.vocabulary_size)
+
+
+def _sampled(texts: pl.Series) -> list[str]:
+    if len(texts) > _TRAINING_TEXTS:
+        texts = texts.gather(np.linspace(0, len(texts) - 1, _TRAINING_TEXTS).round().astype(np.int64))
+    return clean(texts, [])[0]

@@ -1,0 +1,106 @@
+"""Samples in and examples out, chunk by chunk: memory does not grow with the number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gensar_core import schema
+from gensar_core.corpora.assemble import Rows
+from gensar_core.corpora.histories import Histories
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+
+#: Rows read, assembled and written at a time.
+CHUNK_ROWS: Final = 50_000
+
+
+def sample_chunks(path: Path, n_items: int, n_queries: int, chunk_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
+    """The samples table in parts, in the order of sample_id.
+
+    Raises UserError when the file is missing, is no samples table, is in another order, or names items or queries
+    that the catalogue does not have.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; build table 'samples' first")
+    last = -1
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=chunk_rows):
+            chunk = schema.SAMPLES.check(pl.DataFrame(batch), path)
+            ids = chunk.get_column("sample_id").to_numpy()
+            if len(ids) == 0:
+                continue
+            if ids[0] <= last or (np.diff(ids) <= 0).any():
+                raise UserError(f"{path}: rows are not in the order of sample_id; build the samples again")
+            last = int(ids[-1])
+            _check_ids(chunk, n_items, n_queries, path)
+            yield chunk
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
+
+
+def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
+    """The samples of one task and of the given splits as rows to assemble."""
+    chunk = chunk.filter((pl.col("task") == task) & pl.col("split").is_in(list(splits)))
+    item = chunk.get_column("target_item").to_numpy()
+    return Rows(
+        chunk.get_column("sample_id").to_numpy(),
+        {"collaborative": item, "semantic": item, "query": chunk.get_column("query_id").fill_null(-1).to_numpy()},
+        Histories(
+            Ragged.from_series(chunk.get_column("history_behavior")),
+            Ragged.from_series(chunk.get_column("history_object")),
+        ),
+    )
+
+
+def item_rows(items: np.ndarray) -> Rows:
+    """Items as rows of a task without histories."""
+    return Rows(items.astype(np.int64), {"collaborative": items, "semantic": items, "description": items})
+
+
+def _check_ids(chunk: pl.DataFrame, n_items: int, n_queries: int, path: Path) -> None:
+    behaviors = Ragged.from_series(chunk.get_column("history_behavior"))
+    objects = Ragged.from_series(chunk.get_column("history_object"))
+    if not np.array_equal(behaviors.offsets, objects.offsets) or (behaviors.values >= len(schema.BEHAVIORS)).any():
+        raise UserError(f"{path}: history_behavior and history_object do not match; build the samples again")
+    asked = behaviors.values == schema.SEARCHED_QUERY
+    items = np.concatenate([chunk.get_column("target_item").to_numpy(), objects.values[~asked]])
+    searches = chunk.filter(pl.col("task") == "search").get_column("query_id").fill_null(-1).to_numpy()
+    queries = np.concatenate([searches, objects.values[asked]])
+    for ids, count, name in ((items, n_items, "items"), (queries, n_queries, "queries")):
+        if len(ids) and not 0 <= ids.min() <= ids.max() < count:
+            raise UserError(f"{path}: names {name} that {name}.parquet does not have; build the samples again")
+
+
+class TableWriter:
+    """Writes a table to a Parquet file (zstd) chunk by chunk; a context manager."""
+
+    def __init__(self, table: schema.Table, path: Path) -> None:
+        self._table = table
+        empty = pl.DataFrame(schema=table.schema).to_arrow(compat_level=pl.CompatLevel.oldest())
+        self._schema = empty.schema
+        # Token ids compress better as they are than as numbers of a dictionary, and are written faster.
+        plain = [name for name, dtype in table.schema.items() if not isinstance(dtype, pl.List)]
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", compression_level=3, use_dictionary=plain
+        )
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, chunk: pl.DataFrame) -> None:
+        """Check and append rows."""
+        rows = self._table.check(chunk).to_arrow(compat_level=pl.CompatLevel.oldest())
+        self._writer.write_table(rows.cast(self._schema))

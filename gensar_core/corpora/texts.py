@@ -1,0 +1,140 @@
+"""Item texts and queries as prompts hold them: one blank between words, no reserved token, no longer than the cap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+import numpy as np
+import polars as pl
+from transformers import PreTrainedTokenizerBase
+
+from gensar_core.runtime.arrays import Ragged
+
+# Texts tokenized in one call: bounds what the tokenizer's results take in memory.
+_BATCH: Final = 8192
+
+# What counts as a blank: white space, control characters, the zero-width space, the byte order mark, and U+2581, by
+# which tokenizers write a blank.
+_BLANKS: Final = r"[\s\p{Cc}\u{200B}\u{FEFF}\u{2581}]+"
+
+
+def clean(texts: pl.Series, reserved: Sequence[str]) -> tuple[list[str], int]:
+    """Texts with single blanks and without tokens of the tokenizer, and how many texts held such a token.
+
+    A text from outside that spells a token (`</s>`, `<R_I>`) would otherwise be read as that token.
+    """
+    found = texts.str.contains_any(list(reserved)) if reserved else pl.Series([False]).head(0)
+    cleaned = texts.str.replace_many(list(reserved), [" "] * len(reserved)) if found.any() else texts
+    cleaned = cleaned.str.replace_all(_BLANKS, " ").str.strip_chars(" ")
+    return cleaned.to_list(), int(found.sum())
+
+
+class Encoder:
+    """Texts to token ids, many at a time, without an end of sequence."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.unknown_id: int | None = tokenizer.unk_token_id
+
+    def encode(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of each text, int32."""
+        lengths = np.zeros(len(texts), dtype=np.int64)
+        values = []
+        for start in range(0, len(texts), _BATCH):
+            batch = self._backend.encode_batch_fast(list(texts[start : start + _BATCH]), add_special_tokens=False)
+            rows = [encoding.ids for encoding in batch]
+            lengths[start : start + len(rows)] = [len(row) for row in rows]
+            values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
+        return Ragged.from_lengths(lengths, np.concatenate(values) if values else np.zeros(0, dtype=np.int32))
+
+    def after_token(self, text: str, token: str) -> np.ndarray:
+        """Token ids of a text that stands right after the added ``token``, int32."""
+        ids = self._backend.encode(token + text, add_special_tokens=False).ids
+        return np.asarray(ids[1:], dtype=np.int32)
+
+    def cut(self, texts: Sequence[str], limit: int) -> list[str]:
+        """The longest beginning of each text that ends with a word and has at most ``limit`` tokens.
+
+        Where the first word alone has more, it is cut inside.
+        """
+        cut = []
+        for start in range(0, len(texts), _BATCH):
+            batch = list(texts[start : start + _BATCH])
+            encodings = self._backend.encode_batch(batch, add_special_tokens=False)
+            cut += [
+                self._beginning(text, encoding.offsets, limit) for text, encoding in zip(batch, encodings, strict=True)
+            ]
+        return cut
+
+    def _beginning(self, text: str, spans: list[tuple[int, int]], limit: int) -> str:
+        if len(spans) <= limit:
+            return text
+        for kept in range(limit, 0, -1):
+            # A token's span may or may not take in the blank before it.
+            if " " in text[spans[kept - 1][1] : spans[kept][0] + 1]:
+                return text[: spans[kept - 1][1]].rstrip()
+        for kept in range(limit, 0, -1):
+            beginning = text[: spans[kept - 1][1]]
+            if len(self._backend.encode(beginning, add_special_tokens=False).ids) <= limit:
+                return beginning
+        return ""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of all items or all queries, in the order of their ids, and their tokens.
+
+    ``cut`` counts texts that were shortened, ``reserved`` those that spelled a token, ``unknown`` the tokens that
+    stand for characters outside the vocabulary.
+    """
+
+    texts: list[str]
+    tokens: Ragged
+    cut: int
+    reserved: int
+    unknown: int
+
+    @classmethod
+    def prepare(cls, column: pl.Series, encoder: Encoder, limit: int, reserved: Sequence[str]) -> Texts:
+        """Clean, tokenize and cap a column of texts."""
+        texts, with_reserved = clean(column, reserved)
+        tokens = encoder.encode(texts)
+        long = np.flatnonzero(tokens.lengths > limit)
+        if len(long):
+            shorter = encoder.cut([texts[row] for row in long.tolist()], limit)
+            for row, text in zip(long.tolist(), shorter, strict=True):
+                texts[row] = text
+            tokens = _replace(tokens, long, encoder.encode(shorter))
+        unknown = int((tokens.values == encoder.unknown_id).sum())
+        return cls(texts, tokens, len(long), with_reserved, unknown)
+
+    def figures(self) -> dict[str, int]:
+        """Counts for the stage's record."""
+        return {
+            "texts": len(self.texts),
+            "empty": int(self.empty.sum()),
+            "cut": self.cut,
+            "reserved_words": self.reserved,
+            "unknown_tokens": self.unknown,
+        }
+
+    @property
+    def empty(self) -> np.ndarray:
+        """Which texts have no token, bool [texts]."""
+        empty: np.ndarray = self.tokens.lengths == 0
+        return empty
+
+
+def _replace(rows: Ragged, places: np.ndarray, by: Ragged) -> Ragged:
+    """``rows`` with those at ``places`` replaced."""
+    both = Ragged(
+        np.concatenate([rows.offsets, rows.offsets[-1] + by.offsets[1:]]), np.concatenate([rows.values, by.values])
+    )
+    order = np.arange(len(rows))
+    order[places] = len(rows) + np.arange(len(places))
+    return both.take(order)

@@ -1,0 +1,162 @@
+"""The generator's tokenizer: a T5's own or one trained on the data set, with a token for every code and behavior."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from gensar_core.errors import UserError
+from gensar_core.runtime.stage import write_json
+
+TRAINED: Final = "trained"
+
+#: T5's first three tokens; their numbers are those that T5's configuration expects.
+PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
+
+_BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
+
+# Metaspace has turned blanks into U+2581 when this splits: words, numbers and punctuation stand apart, and each keeps
+# the blank before it, so no token reaches over a blank.
+_WORDS: Final = Regex("▁?[\\p{L}\\p{M}]+|▁?\\p{N}+|▁?[^▁\\p{L}\\p{M}\\p{N}]+|▁")
+
+# Texts whose tokens tell whether a tokenizer treats words alike wherever they stand.
+_PROBES: Final = ("piano keys", "USB-C cable, 6 ft.", "naïve; (2nd) edition", "钢琴 键盘")
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """The tokens added to a tokenizer, and its size (highest token id + 1) with and without them."""
+
+    tokens: dict[str, int]
+    vocabulary_size: int
+    base_vocabulary_size: int
+
+    def write(self, path: Path) -> None:
+        """Write as new_tokens.json."""
+        write_json(
+            path,
+            {
+                "vocabulary_size": self.vocabulary_size,
+                "base_vocabulary_size": self.base_vocabulary_size,
+                "tokens": self.tokens,
+            },
+        )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A T5 or mT5 tokenizer by hub name or local folder. Raises UserError when there is none that fits."""
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise UserError(f"tokenizer {name!r}: no such folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        # The hub's client has no common exception for "not there", "not reachable" and "not a tokenizer".
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"tokenizer {name!r} cannot be loaded ({reason}); name a local folder or a model of the hub that this "
+            f"machine can reach, or write `tokenizer: {TRAINED}`"
+        ) from error
+    check_tokenizer(tokenizer, name)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise UserError unless prompts put together from separately tokenized words equal prompts tokenized whole."""
+    cure = f"take one of T5 or mT5, or write `tokenizer: {TRAINED}`"
+    if not tokenizer.is_fast:
+        raise UserError(f"tokenizer {name!r} has no fast form (tokenizer.json); {cure}")
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise UserError(f"tokenizer {name!r} has no end-of-sequence or no padding token; {cure}")
+    for text in _PROBES:
+        whole = tokenizer(text, add_special_tokens=False).input_ids
+        words = [token for word in text.split() for token in tokenizer(word, add_special_tokens=False).input_ids]
+        if whole != words:
+            raise UserError(f"tokenizer {name!r} does not split text at blanks; {cure}")
+        if tokenizer(text).input_ids != [*whole, tokenizer.eos_token_id]:
+            raise UserError(f"tokenizer {name!r} does not end a text by its end-of-sequence token alone; {cure}")
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerBase:
+    """A byte-pair tokenizer of at most ``vocabulary_size`` tokens, trained on ``texts``.
+
+    Token 0 pads, 1 ends a sequence, 2 is unknown, as in T5; 256 byte tokens follow and write what the vocabulary
+    lacks, so every text comes back from its tokens (up to NFC and runs of blanks).
+    """
+    learned = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    learned.normalizer = _normalizer()
+    learned.pre_tokenizer = _splitter()
+    learned.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary_size - len(_BYTES),
+            special_tokens=[PAD, EOS, UNKNOWN],
+            # Rare characters (a catalogue may hold thousands) are left to the byte tokens.
+            limit_alphabet=vocabulary_size // 4,
+            min_frequency=2,
+            show_progress=False,
+        ),
+    )
+    return _as_transformers(_with_bytes(learned))
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], name: str) -> NewTokens:
+    """Add ``tokens`` at the end of the vocabulary, in their order. Raises UserError when one is there already."""
+    base = len(tokenizer)
+    known = tokenizer.get_vocab()
+    for token in tokens:
+        if token in known:
+            raise UserError(f"tokenizer {name!r} holds the token {token} already; name the tokenizer it was made from")
+    # Blanks before a token belong to it and blanks after it to the next word: so a word after a token is tokenized
+    # like a word after a word. Not normalized: a token is found in the text as written.
+    added = [AddedToken(token, lstrip=True, rstrip=False, normalized=False, special=True) for token in tokens]
+    tokenizer.add_tokens(added, special_tokens=True)
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    if ids != list(range(base, base + len(tokens))):
+        raise UserError(f"tokenizer {name!r} has gaps in its vocabulary; take one of T5 or mT5")
+    return NewTokens(dict(zip(tokens, ids, strict=True)), len(tokenizer), base)
+
+
+def _normalizer() -> Any:
+    return normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex("\\s+"), " "), normalizers.Strip()])
+
+
+def _splitter() -> Any:
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always", split=False), pre_tokenizers.Split(_WORDS, "isolated")]
+    )
+
+
+def _with_bytes(learned: Tokenizer) -> Tokenizer:
+    """The same merges, with the byte tokens after the special ones."""
+    model = json.loads(learned.to_str())["model"]
+    special = (PAD, EOS, UNKNOWN)
+    rest = [token for token in sorted(model["vocab"], key=model["vocab"].__getitem__) if token not in special]
+    vocabulary = {token: number for number, token in enumerate((*special, *_BYTES, *rest))}
+    merges = [tuple(pair) for pair in model["merges"]]
+    whole = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token=UNKNOWN, byte_fallback=True))
+    whole.normalizer = learned.normalizer
+    whole.pre_tokenizer = learned.pre_tokenizer
+    whole.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    whole.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, vocabulary[EOS])]
+    )
+    return whole
+
+
+def _as_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
+    wrapped: PreTrainedTokenizerBase = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+    )
+    return wrapped

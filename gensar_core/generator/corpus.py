@@ -1,0 +1,176 @@
+"""A corpus folder as the arrays that training and ranking read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+
+#: Rows of train.parquet that are decoded at a time.
+_ROWS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples: ``inputs`` and ``targets`` are token rows, ``task`` [rows] indexes ``task_names``."""
+
+    inputs: Ragged
+    targets: Ragged
+    task: np.ndarray
+    task_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Encoder inputs of valid and test samples; ``sample_id`` [rows] ascends."""
+
+    sample_id: np.ndarray
+    inputs: Ragged
+    path: Path
+
+    def of(self, sample_ids: np.ndarray) -> Ragged:
+        """The prompts of the given samples. Raises UserError when there is none for one of them."""
+        places = np.searchsorted(self.sample_id, sample_ids)
+        found = self.sample_id[np.minimum(places, len(self.sample_id) - 1)] == sample_ids if len(self.sample_id) else 0
+        if not np.all(found):
+            raise UserError(f"{self.path}: holds no prompt for some samples; build the corpus of these samples again")
+        return self.inputs.take(places)
+
+
+@dataclass(frozen=True)
+class ItemTokens:
+    """The decoder tokens of every item, for one task.
+
+    ``tokens`` int32 [n_items, longest] is filled with -1 after each row's end, ``lengths`` [n_items] count the end of
+    sequence, ``order`` [n_items] is each item's place when all token rows are sorted.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: Ragged) -> ItemTokens:
+        """Rows of items 0, 1, ... in this order."""
+        lengths = rows.lengths
+        tokens = rows.padded(int(lengths.max(initial=1)), -1).astype(np.int32)
+        order = np.empty(len(rows), dtype=np.int64)
+        # The last key counts most.
+        order[np.lexsort(tokens.T[::-1])] = np.arange(len(rows))
+        return cls(tokens, lengths, order)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether all items have equally many tokens."""
+        return bool((self.lengths == self.tokens.shape[1]).all())
+
+
+def vocabulary_size(corpus: Path) -> int:
+    """How many token ids the corpus' tokenizer has. Raises UserError when new_tokens.json does not say."""
+    path = corpus / "new_tokens.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["vocabulary_size"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; build the corpus first") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: does not name a vocabulary_size; build the corpus again") from None
+
+
+def base_vocabulary_size(corpus: Path) -> int:
+    """How many token ids the tokenizer had before identifier and behavior tokens came to it."""
+    return int(json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["base_vocabulary_size"])
+
+
+def load_examples(corpus: Path, vocabulary: int) -> Examples:
+    """Read train.parquet part by part. Raises UserError on an empty corpus and on tokens outside the vocabulary."""
+    path = corpus / "train.parquet"
+    inputs, targets, names = [], [], []
+    for frame in _parts(path):
+        inputs.append(Ragged.from_series(frame.get_column("input_ids")))
+        targets.append(Ragged.from_series(frame.get_column("target_ids")))
+        names.append(frame.get_column("task"))
+    if not names or not sum(map(len, names)):
+        raise UserError(f"{path}: holds no training examples; give the corpus another task or more data")
+    task = pl.concat(names)
+    task_names = task.unique().sort().to_list()
+    codes = task.replace_strict(task_names, list(range(len(task_names))), return_dtype=pl.UInt8).to_numpy()
+    examples = Examples(_concat(inputs), _concat(targets), codes, task_names)
+    check_tokens(examples.inputs, vocabulary, path)
+    check_tokens(examples.targets, vocabulary, path)
+    return examples
+
+
+def load_prompts(corpus: Path, vocabulary: int) -> Prompts:
+    """Read prompts.parquet. Raises UserError on tokens outside the vocabulary."""
+    path = corpus / "prompts.parquet"
+    frame = schema.PROMPTS.read(path).sort("sample_id")
+    prompts = Prompts(frame.get_column("sample_id").to_numpy(), Ragged.from_series(frame.get_column("input_ids")), path)
+    check_tokens(prompts.inputs, vocabulary, path)
+    return prompts
+
+
+def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemTokens]:
+    """Read item_tokens.parquet: the tokens of every item by task.
+
+    Raises UserError unless items are numbered from 0 and each row ends with ``end``, its only end of sequence: then
+    no item's tokens begin another's.
+    """
+    path = corpus / "item_tokens.parquet"
+    frame = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
+    found = {}
+    for task in schema.TASKS:
+        of_task = frame.filter(pl.col("task") == task)
+        rows = Ragged.from_series(of_task.get_column("target_ids"))
+        check_tokens(rows, vocabulary, path)
+        if (of_task.get_column("item_id").to_numpy() != np.arange(len(rows))).any() or not len(rows):
+            raise UserError(f"{path}: items of task {task!r} are not numbered from 0; build the corpus again")
+        ends = rows.values == end
+        if not ends[rows.offsets[1:] - 1].all() or ends.sum() != len(rows):
+            raise UserError(f"{path}: some item of task {task!r} does not end with the end of sequence, token {end}")
+        found[task] = ItemTokens.from_rows(rows)
+    return found
+
+
+def check_tokens(rows: Ragged, vocabulary: int, where: Path) -> None:
+    """Raise UserError on an empty row and on token ids that a model of this vocabulary does not know."""
+    if len(rows) and rows.lengths.min() == 0:
+        raise UserError(f"{where}: row {int(rows.lengths.argmin())} has no tokens; build the corpus again")
+    if len(rows.values) and (rows.values.min() < 0 or rows.values.max() >= vocabulary):
+        raise UserError(
+            f"{where}: token {int(rows.values.max())} is outside the model's vocabulary of {vocabulary}; "
+            "train a model on this corpus, or name the corpus it was trained on"
+        )
+
+
+def _parts(path: Path) -> Iterator[pl.DataFrame]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; build table 'corpus' first")
+    try:
+        with pq.ParquetFile(path) as stored:
+            for part in stored.iter_batches(_ROWS):
+                frame = pl.from_arrow(pa.Table.from_batches([part]))
+                assert isinstance(frame, pl.DataFrame)
+                yield schema.CORPUS.check(frame, path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
+
+
+def _concat(parts: list[Ragged]) -> Ragged:
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Ragged.from_lengths(lengths, np.concatenate([part.values for part in parts]))

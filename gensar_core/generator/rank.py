@@ -1,0 +1,78 @@
+"""The stage `rank_generator`: every valid and test candidate list of both tasks, ranked by a trained generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.generators import RankingSettings
+from gensar_core.generator.corpus import Prompts, load_prompts
+from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, rank_lists
+from gensar_core.ranking.metrics import hit_rate, ndcg
+from gensar_core.runtime.stage import Stage
+
+#: Lists sorted by prompt length together before they are cut into batches.
+_LISTS = 4096
+
+
+def rank_candidates(
+    model: Path, corpus: Path, samples: Path, output: Path, name: str, settings: RankingSettings
+) -> None:
+    """Write ``output``/{name}.parquet (table `ranks`) and its record {name}.stage.json.
+
+    ``model`` is the folder of a trained generator, ``corpus`` the one it was trained on, ``samples`` the folder of
+    candidate lists. Raises UserError when they do not belong together.
+    """
+    inputs = [
+        model / "config.json",
+        model / "model.safetensors",
+        corpus / "prompts.parquet",
+        corpus / "item_tokens.parquet",
+        samples / "samples.parquet",
+        samples / "candidates.parquet",
+    ]
+    with Stage(
+        "rank_generator", output, settings=settings, inputs=inputs, code=__name__, record_name=f"{name}.stage.json"
+    ) as stage:
+        generator = TrainedGenerator.load(model, corpus)
+        prompts = load_prompts(corpus, generator.vocabulary)
+        table = schema.SAMPLES.read(samples / "samples.parquet")
+        ranks = [
+            rank_split(generator, prompts, load_candidates(samples, task, split, samples=table), task, split, settings)
+            for task in schema.TASKS
+            for split in ("valid", "test")
+        ]
+        stage.record(**{key: value for frame in ranks for key, value in figures(frame).items()})
+        schema.RANKS.write(concat_ranks(ranks), stage.path(f"{name}.parquet"))
+
+
+def rank_split(
+    generator: TrainedGenerator,
+    prompts: Prompts,
+    lists: CandidateLists,
+    task: str,
+    split: str,
+    settings: RankingSettings,
+) -> pl.DataFrame:
+    """The ranks table of the lists of one task and split."""
+
+    def score(batch: CandidateLists) -> np.ndarray:
+        inputs = prompts.of(batch.samples.get_column("sample_id").to_numpy())
+        return generator.score(
+            inputs, batch.items, task, users_per_batch=settings.users_per_batch, beams=settings.beams
+        )
+
+    return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
+
+
+def figures(ranks: pl.DataFrame) -> dict[str, float]:
+    """HR@5 and NDCG@5 of one task and split, by name; nothing for an empty table."""
+    if not len(ranks):
+        return {}
+    name = f"{ranks['task'][0]}_{ranks['split'][0]}"
+    values = ranks.get_column("rank").to_numpy()
+    return {f"{name}_hr@5": hit_rate(values, 5), f"{name}_ndcg@5": ndcg(values, 5)}

@@ -1,0 +1,207 @@
+"""The stage `train_generator`: a T5 learns the corpus (paper, section 3.4.1) and is kept at its best validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gensar_core import schema
+from gensar_core.config.generators import TrainingSettings
+from gensar_core.errors import UserError
+from gensar_core.generator import backbone
+from gensar_core.generator.batches import Batches, MicroBatch
+from gensar_core.generator.corpus import (
+    Examples,
+    ItemTokens,
+    Prompts,
+    load_examples,
+    load_item_tokens,
+    load_prompts,
+)
+from gensar_core.generator.loss import cross_entropy
+from gensar_core.generator.score import score_candidates
+from gensar_core.generator.t5 import T5, decode_rows, encode
+from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import autocast, pick_device
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.stage import Stage, write_json
+from gensar_core.runtime.training import Schedule, train, warmup_cosine
+
+#: Larger passes are no faster on a CPU, as they leave its caches, and hold more padding.
+_CPU_TOKENS = 2048
+_USERS_PER_BATCH = 64
+_CORPUS = ("train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "tokenizer")
+
+
+def train_generator(
+    corpus: Path, samples: Path, output: Path, settings: TrainingSettings, seed: int, checkpoints: Path | None
+) -> None:
+    """Train on the folder ``corpus``, choose weights by the valid candidates in ``samples``.
+
+    Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry a validation. ``checkpoints`` is a
+    folder of this training alone, from which a killed run continues to the same weights. Raises UserError when corpus,
+    samples and backbone do not belong together, and when the loss is no longer a number.
+    """
+    with Stage(
+        "train_generator",
+        output,
+        settings=settings,
+        # Files, not the folder: its record tells how long it took, and a checkpoint must not depend on that.
+        inputs=[*(corpus / name for name in _CORPUS), samples / "samples.parquet", samples / "candidates.parquet"],
+        seed=seed,
+        code=__name__,
+    ) as stage:
+        model = backbone.build(settings, corpus, seed).to(pick_device())
+        examples = load_examples(corpus, model.lm_head.weight.shape[0])
+        lists = load_validation(corpus, samples, model, settings.validation_users)
+        task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"))
+        record = train(
+            task,
+            task.schedule(),
+            seed=derive_seed(seed, "training"),
+            description="train generator",
+            checkpoints=checkpoints,
+            key=stage.key,
+        )
+        folder = stage.path("config.json").parent
+        model.save_pretrained(folder)
+        backbone.load_tokenizer(corpus / "tokenizer").save_pretrained(folder)
+        write_json(stage.path("curve.json"), record.history)
+        stage.record(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            examples=len(examples),
+            epoch_examples=task.order.epoch_size,
+            steps=record.steps,
+            best_step=record.best_step,
+            best_score=record.best_score,
+        )
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The valid candidate lists of one task, with their prompts."""
+
+    task: str
+    lists: CandidateLists
+    prompts: Ragged
+    items: ItemTokens
+
+    def metrics(self, model: T5) -> dict[str, float]:
+        """Metrics of the model's exact ranking."""
+        scores = score_candidates(model, self.prompts, self.lists.items, self.items, users_per_batch=_USERS_PER_BATCH)
+        ranks = average_ranks(scores, self.lists.present)
+        return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
+
+
+def load_validation(corpus: Path, samples: Path, model: T5, users: int) -> list[Validation]:
+    """Valid lists of both tasks; of at most ``users`` users each, evenly spread (0: all). Tasks without any are out.
+
+    Raises UserError when no task has valid samples.
+    """
+    vocabulary = model.lm_head.weight.shape[0]
+    items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
+    prompts = load_prompts(corpus, vocabulary)
+    table = schema.SAMPLES.read(samples / "samples.parquet")
+    found = []
+    for task in schema.TASKS:
+        lists = load_candidates(samples, task, "valid", users=users, samples=table)
+        if len(lists):
+            found.append(Validation(task, lists, _prompts_of(prompts, lists), items[task]))
+    if not found:
+        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
+    return found
+
+
+def _prompts_of(prompts: Prompts, lists: CandidateLists) -> Ragged:
+    return prompts.of(lists.samples.get_column("sample_id").to_numpy())
+
+
+class GeneratorTask:
+    """What the shared training loop asks: steps, their gradients, and validation."""
+
+    def __init__(
+        self,
+        model: T5,
+        settings: TrainingSettings,
+        examples: Examples,
+        validation: list[Validation],
+        seed: int,
+    ) -> None:
+        self.module = model
+        self.settings = settings
+        self.validation = validation
+        self.names = examples.task_names
+        self.device = model.lm_head.weight.device
+        longest = int((examples.inputs.lengths + examples.targets.lengths).max())
+        tokens = settings.batch_tokens
+        if self.device.type == "cpu":
+            tokens = min(tokens, max(_CPU_TOKENS, longest))
+        self.order = Batches(
+            examples, batch_size=settings.batch_size, tokens=tokens, weights=settings.task_weights, seed=seed
+        )
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def schedule(self) -> Schedule:
+        """Epochs of the settings in optimizer steps."""
+        settings = self.settings
+        total = self.order.steps(settings.epochs)
+        return Schedule(
+            total_steps=total,
+            validate_every=self.order.steps(1.0 / settings.validations_per_epoch),
+            checkpoint_every=settings.checkpoint_steps,
+            patience=settings.patience,
+            gradient_clip=settings.gradient_clip,
+            rate=warmup_cosine(total, settings.warmup_share),
+        )
+
+    def batches(self, first_step: int) -> Iterator[list[MicroBatch]]:
+        """Steps from ``first_step`` on, each as its micro-batches."""
+        return self.order.from_step(first_step)
+
+    def backward(self, batch: list[MicroBatch]) -> Mapping[str, torch.Tensor]:
+        """Gradients of the mean loss over all target tokens of the step, however it is cut into micro-batches.
+
+        Returns that mean as `loss`, and the mean over each task's tokens as `loss_{task}`.
+        """
+        counts = np.zeros(len(self.names))
+        for part in batch:
+            np.add.at(counts, part.task, (part.targets >= 0).sum(axis=1))
+        sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
+        for part in batch:
+            losses, task = self._token_losses(part)
+            (losses.sum() / counts.sum()).backward()
+            sums.index_add_(0, task, losses.detach().double())
+        by_task = {f"loss_{name}": sums[code] / counts[code] for code, name in enumerate(self.names) if counts[code]}
+        return {"loss": sums.sum() / counts.sum(), **by_task}
+
+    def validate(self) -> Mapping[str, float]:
+        """Exact rankings of the valid lists; the score is the mean NDCG@5 of the tasks."""
+        figures: dict[str, float] = {}
+        for lists in self.validation:
+            figures.update(lists.metrics(self.module))
+        figures["score"] = float(np.mean([figures[f"{lists.task}_ndcg@5"] for lists in self.validation]))
+        return figures
+
+    def _token_losses(self, part: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of every target token [n] and the task it belongs to [n]."""
+        # Which places are real is found out on the host: a GPU would make it wait for the answer.
+        real = part.targets >= 0
+        inputs, targets = self._send(part.inputs), self._send(part.targets)
+        places, wanted = self._send(np.flatnonzero(real)), self._send(part.targets[real])
+        with autocast(self.device):
+            outputs = decode_rows(self.module, targets, encode(self.module, inputs), inputs >= 0)
+            losses = cross_entropy(
+                outputs.flatten(0, 1)[places], self.module.lm_head.weight, wanted, self.settings.label_smoothing
+            )
+        return losses, self._send(np.repeat(part.task, real.sum(axis=1)))
+
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True).long()

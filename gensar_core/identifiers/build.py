@@ -1,0 +1,165 @@
+"""The stage `identifiers`: item vectors in, two unique identifiers of every item out (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.errors import UserError
+from gensar_core.identifiers.fit import fit_rqvae
+from gensar_core.identifiers.quality import code_use, collision_rate, distortion
+from gensar_core.identifiers.rqvae import RQVAE, Codes, save_model
+from gensar_core.identifiers.table import SIDES, Scheme, Vocabulary, save_identifiers
+from gensar_core.identifiers.unique import check_room, unique_codes
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.stage import Stage, digest, write_json
+from gensar_core.runtime.tensors import load_vectors
+
+
+def build_identifiers(
+    semantic: Path | None,
+    collaborative: Path | None,
+    output: Path,
+    settings: RQVAESettings,
+    seed: int,
+    checkpoints: Path | None,
+) -> None:
+    """Learn identifiers from one or two vectors.safetensors files and write them to the folder ``output``.
+
+    Writes identifiers.parquet, vocabulary.json, model.safetensors and curve.json. With one file alone, both sides get
+    the identifiers learned from it. ``checkpoints`` is a folder from which a killed run continues. Raises UserError
+    when vectors are missing, not finite or of different numbers of items, and when the levels have too few identifiers.
+    """
+    paths = {side: path for side, path in zip(SIDES, (semantic, collaborative), strict=True) if path is not None}
+    if not paths:
+        raise UserError("identifiers: give a semantic embedding, a collaborative one, or both")
+    with Stage(
+        "identifiers",
+        output,
+        settings=settings,
+        inputs=paths.values(),
+        seed=seed,
+        code="gensar_core.identifiers.build",
+    ) as stage:
+        vectors = read_sides(paths)
+        items = len(next(iter(vectors.values())))
+        check_room(items, settings.shared_levels + settings.specific_levels, settings.codebook_size)
+        # The stage's own key does not say which file is which side.
+        key = f"{stage.key} {' '.join(f'{side}={digest(path)}' for side, path in paths.items())}"
+        model, record = fit_rqvae(vectors, settings, seed, checkpoints, key)
+
+        scaled = model.scale(vectors)
+        del vectors
+        latents = model.all_latents(scaled)
+        raw = model.encode_latents(latents)
+        unique = make_unique(model, latents, raw)
+        stage.record(items=items, best_step=record.best_step, steps=record.steps)
+        stage.record(**_figures(model, scaled, latents, raw, unique))
+
+        moved = {
+            side: (raw.identifier(side) != unique.identifier(side)).any(dim=1).cpu().numpy() for side in model.sides
+        }
+        codes = {side: _rows(unique.identifier(side)) for side in model.sides}
+        save_identifiers(
+            _both_sides(codes),
+            _both_sides(moved),
+            _vocabulary(model.sides, settings),
+            stage.path("identifiers.parquet"),
+            stage.path("vocabulary.json"),
+        )
+        save_model(model, stage.path("model.safetensors"))
+        write_json(stage.path("curve.json"), record.history)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def read_sides(paths: Mapping[str, Path]) -> dict[str, Tensor]:
+    """Item vectors of each side, on the device that fitting uses. Raises UserError when they cannot be used."""
+    device = pick_device()
+    matrices = {side: load_vectors(path) for side, path in paths.items()}
+    for side, matrix in matrices.items():
+        if matrix.ndim != 2 or not matrix.size:
+            raise UserError(
+                f"{paths[side]}: 'items' has shape {matrix.shape}, not [items, dimensions] with items in it"
+            )
+        wrong = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        if len(wrong):
+            raise UserError(
+                f"{paths[side]}: the vector of item {wrong[0]} is not finite ({len(wrong)} items in all); "
+                "build the embedding again"
+            )
+    counts = {side: len(matrix) for side, matrix in matrices.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{paths[side]} has {count:,} items" for side, count in counts.items())
+        raise UserError(f"{told}; both embeddings must be of the same data set")
+    return {side: torch.from_numpy(matrix).float().to(device) for side, matrix in matrices.items()}
+
+
+def make_unique(model: RQVAE, latents: Tensor, codes: Codes) -> Codes:
+    """Codes that no two items share on any side, as close to ``codes`` as `unique.unique_codes` says."""
+    shared, specific = unique_codes(
+        latents.cpu().numpy(),
+        model.shared.detach().cpu().numpy(),
+        [model.specific[side].detach().cpu().numpy() for side in model.sides],
+        codes.shared.cpu().numpy(),
+        [codes.specific[side].cpu().numpy() for side in model.sides],
+    )
+    own = {side: torch.from_numpy(code).to(latents.device) for side, code in zip(model.sides, specific, strict=True)}
+    return Codes(torch.from_numpy(shared).to(latents.device), own)
+
+
+def _figures(
+    model: RQVAE, scaled: Mapping[str, Tensor], latents: Tensor, raw: Codes, unique: Codes
+) -> dict[str, dict[str, Any]]:
+    """Side -> figures of its identifiers, before (raw) and after the unique assignment."""
+    unexplained = model.unexplained_variance(scaled, raw), model.unexplained_variance(scaled, unique)
+    whole = model.split(latents)
+    before, after = model.split(model.quantized(raw)), model.split(model.quantized(unique))
+    figures: dict[str, dict[str, Any]] = {}
+    for side in model.sides:
+        moved = int((raw.identifier(side) != unique.identifier(side)).any(dim=1).sum())
+        raw_distortion, unique_distortion = distortion(whole[side], before[side]), distortion(whole[side], after[side])
+        figures[side] = {
+            "raw_collision_rate": collision_rate(raw.identifier(side)),
+            "collision_rate": collision_rate(unique.identifier(side)),
+            "moved_items": moved,
+            "raw_distortion": raw_distortion,
+            "added_distortion": unique_distortion - raw_distortion,
+            "raw_unexplained_variance": unexplained[0][side],
+            "unexplained_variance": unexplained[1][side],
+            **code_use(raw.identifier(side), model.settings.codebook_size),
+        }
+    return figures
+
+
+def _vocabulary(sides: tuple[str, ...], settings: RQVAESettings) -> Vocabulary:
+    """M levels, then S or R levels; with one side alone all levels are of its own letter, and both sides have them."""
+    letters = dict(zip(SIDES, "SR", strict=True))
+    shared, own = settings.shared_levels, settings.specific_levels
+    schemes = {}
+    for side in sides:
+        if len(sides) == 1:
+            levels = [f"{letters[side]}{level + 1}" for level in range(shared + own)]
+        else:
+            levels = [f"M{level + 1}" for level in range(shared)]
+            levels += [f"{letters[side]}{level + 1}" for level in range(own)]
+        schemes[side] = Scheme(levels=levels, sizes=[settings.codebook_size] * len(levels))
+    return Vocabulary(**_both_sides(schemes))
+
+
+def _both_sides(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The one side's value for both, where there is one side alone."""
+    return {side: values[side] if side in values else next(iter(values.values())) for side in SIDES}
+
+
+def _rows(codes: Tensor) -> Ragged:
+    matrix = codes.cpu().numpy()
+    return Ragged.from_lengths(np.full(len(matrix), matrix.shape[1]), matrix.ravel())

@@ -1,0 +1,109 @@
+"""Fitting of the joint RQ-VAE with the shared training loop (paper, section 3.2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.identifiers.initialize import initialize_codebooks, start_as_principal_components
+from gensar_core.identifiers.quality import collision_rate
+from gensar_core.identifiers.revival import CodeUse, revive
+from gensar_core.identifiers.rqvae import RQVAE, Codes
+from gensar_core.identifiers.separation import separate_last_level
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.training import Schedule, TrainingRecord, train, warmup_cosine
+
+
+def fit_rqvae(
+    vectors: Mapping[str, Tensor], settings: RQVAESettings, seed: int, checkpoints: Path | None = None, key: str = ""
+) -> tuple[RQVAE, TrainingRecord]:
+    """Learn encoders, codebooks and decoders from item vectors, side -> [n, d_in] on one device.
+
+    The module that comes back has the weights with the lowest collision rate (the mean of the sides), as validated
+    every ``settings.evaluate_every`` epochs. ``checkpoints`` and ``key`` are those of `runtime.training.train`.
+    """
+    task = _Fitting(vectors, settings, seed)
+    total = settings.epochs * task.steps_per_epoch
+    every = min(settings.epochs, settings.evaluate_every) * task.steps_per_epoch
+    schedule = Schedule(
+        total_steps=total,
+        validate_every=every,
+        checkpoint_every=every,
+        gradient_clip=settings.gradient_clip,
+        rate=warmup_cosine(total, settings.warmup_share),
+    )
+    record = train(task, schedule, seed=seed, description="RQ-VAE", checkpoints=checkpoints, key=key)
+    return task.model.eval(), record
+
+
+class _Fitting:
+    """The RQ-VAE as the training loop sees it. A batch is its step's number and the items in it."""
+
+    def __init__(self, vectors: Mapping[str, Tensor], settings: RQVAESettings, seed: int) -> None:
+        first = next(iter(vectors.values()))
+        self.items, self.device = len(first), first.device
+        self.settings, self.seed = settings, seed
+        self.steps_per_epoch = -(-self.items // settings.batch_size)
+        torch.manual_seed(derive_seed(seed, "weights"))
+        model = RQVAE({side: matrix.shape[1] for side, matrix in vectors.items()}, settings).to(self.device)
+        model.fit_scale(vectors)
+        self.scaled = model.scale(vectors)
+        if settings.principal_start:
+            start_as_principal_components(model, self.scaled)
+        initialize_codebooks(model, self.scaled, derive_seed(seed, "codebooks"))
+        self.model, self.use = model, CodeUse(model)
+        # Both are in a checkpoint: a rerun continues in the middle of an epoch.
+        self.module: torch.nn.Module = torch.nn.ModuleList([self.model, self.use])
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+
+    def batches(self, first_step: int) -> Iterator[tuple[int, Tensor]]:
+        step = first_step
+        while True:
+            epoch, inside = divmod(step, self.steps_per_epoch)
+            order = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))
+            items = torch.randperm(self.items, generator=order).to(self.device)
+            for batch in torch.split(items, self.settings.batch_size)[inside:]:
+                yield step, batch
+                step += 1
+
+    def backward(self, batch: tuple[int, Tensor]) -> dict[str, Tensor]:
+        step, items = batch
+        scaled = {side: matrix[items] for side, matrix in self.scaled.items()}
+        model, use = self.model, self.use
+        if step % self.steps_per_epoch == 0:
+            if step and self.settings.revive_dead_codes:
+                revive(model, use, scaled, self.optimizer)
+            use.clear()
+        losses, codes = model.losses(scaled)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        use.count(codes)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def validate(self) -> dict[str, float]:
+        """Collision rate and unexplained variance of each side, over all items.
+
+        Colliding items are separated first, and training goes on from the codebooks that this gives: so the weights
+        that are kept are separated ones, and the rate is theirs.
+        """
+        model = self.model
+        latents = model.all_latents(self.scaled)
+        figures = self._collision_rates(model.encode_latents(latents), "unseparated_collision_rate")
+        separate_last_level(model, latents)
+        codes = model.encode_latents(latents)
+        figures |= self._collision_rates(codes, "collision_rate")
+        unexplained = model.unexplained_variance(self.scaled, codes)
+        figures |= {f"unexplained_variance_{side}": share for side, share in unexplained.items()}
+        # Reconstruction only breaks ties: it moves the score by less than one collision of one side does.
+        error = sum(unexplained.values())
+        tie_break = 0.5 * error / (1.0 + error) / (self.items * len(model.sides))
+        mean_rate = sum(figures[f"collision_rate_{side}"] for side in model.sides) / len(model.sides)
+        return {"score": -mean_rate - tie_break, **figures}
+
+    def _collision_rates(self, codes: Codes, name: str) -> dict[str, float]:
+        return {f"{name}_{side}": collision_rate(codes.identifier(side)) for side in self.scaled}

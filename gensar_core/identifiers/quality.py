@@ -1,0 +1,30 @@
+"""How good identifiers are: collisions, use of the codes, and what the unique assignment costs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def collision_rate(identifiers: Tensor) -> float:
+    """1 - distinct identifiers / items, for identifiers [n, L] (paper, section 4.5)."""
+    return 1.0 - len(torch.unique(identifiers, dim=0)) / len(identifiers)
+
+
+def code_use(identifiers: Tensor, codebook_size: int) -> dict[str, list[float]]:
+    """For each level of [n, L]: the share of codes that some item has, and the perplexity of the codes' distribution.
+
+    The perplexity of a level is the number of codes that, evenly used, would carry as much information.
+    """
+    usage, perplexity = [], []
+    for codes in identifiers.unbind(dim=1):
+        counts = torch.bincount(codes, minlength=codebook_size).double()
+        shares = counts[counts > 0] / len(codes)
+        usage.append(float((counts > 0).double().mean()))
+        perplexity.append(float(torch.exp(-(shares * shares.log()).sum())))
+    return {"usage": usage, "perplexity": perplexity}
+
+
+def distortion(latents: Tensor, quantized: Tensor) -> float:
+    """Mean squared distance between latents and their quantization, both [n, d]."""
+    return float((latents - quantized).square().sum(dim=1).mean())

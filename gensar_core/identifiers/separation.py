@@ -1,0 +1,107 @@
+"""Separation: a few of the last level's codes are spent on telling colliding items apart.
+
+k-means places codes where items are dense, which is exactly where two items fall on one code. A pair a, b on code e is
+told apart by one more code on the line through them, beyond a: close enough to a to take it from e, far enough from b
+to leave b on e. The codes for that are those whose items lose least by going to their second nearest code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gensar_core.identifiers.quantize import encode, row_blocks
+from gensar_core.identifiers.rqvae import RQVAE
+
+
+@torch.no_grad()
+def separate_last_level(model: RQVAE, latents: Tensor) -> None:
+    """Separate the items that collide under ``model``, by its last codebook of each side; all items' ``latents``."""
+    chosen = torch.zeros((len(latents), 0), dtype=torch.int64, device=latents.device)
+    if not model.settings.specific_levels:
+        _separate_chain(model.shared, chosen, latents, model.settings.separation_share)
+        return
+    chosen, left = encode(latents, model.shared)
+    for side, part in model.split(left).items():
+        _separate_chain(model.specific[side], chosen, part.contiguous(), model.settings.separation_share)
+
+
+def _separate_chain(codebooks: Tensor, above: Tensor, residual: Tensor, share: float) -> None:
+    """Separate by the last of ``codebooks`` [L, K, D]; ``above`` [n, any] are the codes chosen before this chain."""
+    codes, left = encode(residual, codebooks[:-1])
+    _, node = torch.unique(torch.cat([above, codes], dim=1), dim=0, return_inverse=True)
+    codebooks[-1] = separate(node, left, codebooks[-1], share)
+
+
+@torch.no_grad()
+def separate(node: Tensor, residual: Tensor, codebook: Tensor, share: float) -> Tensor:
+    """A codebook [K, D] under which fewer items collide, at most ``share`` of its codes moved.
+
+    ``node`` [n] numbers what items have chosen before the last level, ``residual`` [n, D] what is left to quantize.
+    The returned codebook never has more collisions than the given one.
+    """
+    budget = int(share * len(codebook))
+    at_once = budget
+    code, gap = _nearest_two(residual, codebook)
+    collisions = _collisions(node, code, len(codebook))
+    while collisions and min(budget, at_once) > 0:
+        points = _parting_points(node, residual, codebook, code)[: min(budget, at_once)]
+        if not len(points):
+            break
+        changed = codebook.clone()
+        changed[_dispensable(code, gap, len(codebook))[: len(points)]] = points
+        new_code, new_gap = _nearest_two(residual, changed)
+        remaining = _collisions(node, new_code, len(codebook))
+        if remaining < collisions:
+            budget -= len(points)
+            codebook, code, gap, collisions = changed, new_code, new_gap, remaining
+        else:
+            at_once //= 2
+    return codebook
+
+
+def _dispensable(code: Tensor, gap: Tensor, size: int) -> Tensor:
+    """All codes, in the order of the distortion their items gain by going to their second nearest code."""
+    # Added up on the CPU, where the order of the sum is fixed.
+    loss = np.bincount(code.cpu().numpy(), weights=gap.cpu().double().numpy(), minlength=size)
+    return torch.from_numpy(np.argsort(loss, kind="stable")).to(code.device)
+
+
+def _collisions(node: Tensor, code: Tensor, size: int) -> int:
+    """Items less distinct identifiers."""
+    return len(node) - len(torch.unique(node * size + code))
+
+
+def _nearest_two(residual: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest code of every row, and how much farther (in squared distance) the second nearest is."""
+    code = torch.empty(len(residual), dtype=torch.int64, device=residual.device)
+    gap = residual.new_empty(len(residual))
+    norms = codebook.square().sum(dim=1)
+    for rows in row_blocks(len(residual), len(codebook)):
+        distance = torch.addmm(norms, residual[rows], codebook.T, alpha=-2.0)
+        two = distance.topk(2, dim=1, largest=False)
+        code[rows] = two.indices[:, 0]
+        gap[rows] = two.values[:, 1] - two.values[:, 0]
+    return code, gap
+
+
+def _parting_points(node: Tensor, residual: Tensor, codebook: Tensor, code: Tensor) -> Tensor:
+    """One point [groups, D] for each group of colliding items that differ: it parts the group's outermost item a."""
+    _, group, size = torch.unique(node * len(codebook) + code, return_inverse=True, return_counts=True)
+    rows = torch.nonzero(size[group] > 1).squeeze(1)
+    distance = (residual[rows] - codebook[code[rows]]).norm(dim=1)
+    # Sorted by group and, inside, from the outermost item inwards: a and b are the first two of each group.
+    order = torch.argsort(distance, descending=True, stable=True)
+    order = order[torch.argsort(group[rows][order], stable=True)]
+    rows, distance = rows[order], distance[order]
+    first = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    first[1:] = group[rows][1:] != group[rows][:-1]
+    a = torch.nonzero(first).squeeze(1)
+    apart = residual[rows[a]] - residual[rows[a + 1]]
+    length = apart.norm(dim=1)
+    differ = length > 0
+    nearest = (distance[a + 1] - length).clamp_min(0.0)
+    beyond = (nearest + distance[a]) / 2
+    points: Tensor = residual[rows[a]] + apart * (beyond / length.clamp_min(1e-12)).unsqueeze(1)
+    return points[differ]

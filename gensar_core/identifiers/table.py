@@ -1,0 +1,131 @@
+"""The identifiers of every item as token strings: what corpora and the command line read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.base import Settings, validate
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.stage import write_json
+
+SIDES = ("semantic", "collaborative")
+
+
+class Scheme(Settings):
+    """The token of code c at position p is ``<{levels[p]}_{c}>``, with c below ``sizes[p]``."""
+
+    levels: list[str]
+    sizes: list[int]
+
+
+class Vocabulary(Settings):
+    """The schemes of both identifiers: what vocabulary.json holds."""
+
+    semantic: Scheme
+    collaborative: Scheme
+
+    def scheme(self, side: str) -> Scheme:
+        """The scheme of `semantic` or `collaborative`."""
+        return self.semantic if side == "semantic" else self.collaborative
+
+
+@dataclass(frozen=True)
+class IdentifierTable:
+    """Identifiers of all items, in the order of their ids.
+
+    ``tokens`` lists the distinct token strings of both sides, those that no item uses included; ``sides`` maps
+    `semantic` and `collaborative` to one row of indices into ``tokens`` an item. Rows may differ in length.
+    """
+
+    tokens: list[str]
+    sides: dict[str, Ragged]
+
+    @classmethod
+    def load(cls, folder: Path) -> IdentifierTable:
+        """Read identifiers.parquet and vocabulary.json of a folder.
+
+        Raises UserError when a file is missing or broken, when item ids have gaps, or when a code has no token.
+        """
+        path = folder / "identifiers.parquet"
+        frame = schema.IDENTIFIERS.read(path).sort("item_id")
+        if not np.array_equal(frame.get_column("item_id").to_numpy(), np.arange(len(frame))):
+            raise UserError(f"{path}: item ids are not 0 to {len(frame) - 1}; build the identifiers again")
+        vocabulary = read_vocabulary(folder / "vocabulary.json")
+        first = _first_token(vocabulary)
+        tokens = [f"<{level}_{code}>" for level, (_, size) in first.items() for code in range(size)]
+        sides = {
+            side: _token_rows(frame.get_column(side), vocabulary.scheme(side), first, f"{path}: column {side!r}")
+            for side in SIDES
+        }
+        return cls(tokens, sides)
+
+    def __len__(self) -> int:
+        return len(self.sides["semantic"])
+
+    def text(self, side: str, item: int) -> str:
+        """The identifier of one item as text, tokens side by side."""
+        rows = self.sides[side]
+        return "".join(self.tokens[token] for token in rows.values[rows.offsets[item] : rows.offsets[item + 1]])
+
+
+def save_identifiers(
+    codes: Mapping[str, Ragged], moved: Mapping[str, np.ndarray], vocabulary: Vocabulary, parquet: Path, scheme: Path
+) -> None:
+    """Write a table of identifiers and its vocabulary.
+
+    ``codes`` maps each side to one row of codes an item, ``moved`` [n] says which items the unique assignment moved.
+    """
+    columns = {"item_id": pl.Series(np.arange(len(codes["semantic"])), dtype=pl.Int32())}
+    columns |= {side: codes[side].to_series(side, pl.Int32()) for side in SIDES}
+    columns |= {f"{side}_moved": pl.Series(moved[side]) for side in SIDES}
+    schema.IDENTIFIERS.write(pl.DataFrame(columns), parquet)
+    write_json(scheme, vocabulary.model_dump(mode="json"))
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Read vocabulary.json. Raises UserError when it is missing or not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; build the identifiers first") from None
+    except ValueError:
+        raise UserError(f"{path}: not readable JSON; delete it and build the identifiers again") from None
+    vocabulary = validate(Vocabulary, content, str(path))
+    for side in SIDES:
+        scheme = vocabulary.scheme(side)
+        if len(scheme.levels) != len(scheme.sizes):
+            raise UserError(f"{path}: {side}: {len(scheme.levels)} levels but {len(scheme.sizes)} sizes")
+    return vocabulary
+
+
+def _first_token(vocabulary: Vocabulary) -> dict[str, tuple[int, int]]:
+    """Level name -> (index of the token of its code 0, number of its codes); a name used twice is one level."""
+    sizes: dict[str, int] = {}
+    for side in SIDES:
+        scheme = vocabulary.scheme(side)
+        for level, size in zip(scheme.levels, scheme.sizes, strict=True):
+            sizes[level] = max(size, sizes.get(level, 0))
+    starts = np.concatenate([[0], np.cumsum(list(sizes.values()))]).astype(int)
+    return {level: (int(start), size) for (level, size), start in zip(sizes.items(), starts[:-1], strict=True)}
+
+
+def _token_rows(column: pl.Series, scheme: Scheme, first: Mapping[str, tuple[int, int]], where: str) -> Ragged:
+    """Codes as indices of tokens."""
+    codes = Ragged.from_series(column)
+    position = np.arange(len(codes.values)) - codes.offsets[codes.rows]
+    if codes.lengths.max(initial=0) > len(scheme.levels):
+        raise UserError(f"{where}: an identifier has {codes.lengths.max()} codes, vocabulary.json has {scheme.levels}")
+    wrong = np.flatnonzero((codes.values < 0) | (codes.values >= np.array(scheme.sizes, dtype=np.int64)[position]))
+    if len(wrong):
+        row, level = codes.rows[wrong[0]], scheme.levels[position[wrong[0]]]
+        raise UserError(f"{where}: item {row} has code {codes.values[wrong[0]]} at level {level}, which has no token")
+    starts = np.array([first[level][0] for level in scheme.levels], dtype=np.int64)
+    return Ragged(codes.offsets, codes.values + starts[position])

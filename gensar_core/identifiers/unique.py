@@ -1,0 +1,307 @@
+"""Unique identifiers by proof: the fewest possible items move, each to a free identifier at little added distortion.
+
+Identifiers are paths in a tree with K branches a level, so a node that has B levels below it has room for K^B items.
+Two steps make every path the path of one item:
+
+1. *Rebalance*, from the root down: a node with more items than room sends the excess to siblings with places left,
+   nearest first. Siblings always have enough, because their parent holds no more than K times the room of one.
+2. *Place*, at the last level: every node now has at most K items, and an assignment of least cost gives the colliding
+   ones different codes; one of each colliding group keeps its identifier.
+
+Nobody else moves. Of g items with one identifier g - 1 move, on each side by itself, unless a node of the *shared*
+levels overflows: an item that leaves it moves on both sides, because both identifiers begin with the shared codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from gensar_core.errors import UserError
+
+#: Entries of a distance matrix that are held at once.
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What the assignment works on: n items below known nodes, and L levels of codebooks that lead on from there."""
+
+    #: Number of the node each item stands in [n]; equal numbers are one node.
+    node: np.ndarray
+    #: What is left to quantize there [n, D].
+    residual: np.ndarray
+    #: [L, K, D]
+    codebooks: np.ndarray
+    #: Codes to make unique [n, L].
+    codes: np.ndarray
+    #: Whether the item still follows the codes it was encoded to [n]; an unsettled one has no claim on its place.
+    settled: np.ndarray
+
+
+def unique_codes(
+    latents: np.ndarray,
+    shared: np.ndarray,
+    specific: Sequence[np.ndarray],
+    shared_codes: np.ndarray,
+    specific_codes: Sequence[np.ndarray],
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Codes that are unique on every side, from codes that are not.
+
+    ``latents`` [n, d * sides] are the items' latents, ``shared`` [L_m, K, d * sides] and ``specific`` (one
+    [L_n, K, d] a side) the codebooks, ``shared_codes`` [n, L_m] and ``specific_codes`` (one [n, L_n] a side) the
+    nearest codes by Eq. 3 and 4. Returns new shared and specific codes; the shared ones are the same for all sides.
+    Raises UserError when there are more items than identifiers.
+    """
+    items, own_levels, codes = len(latents), specific[0].shape[0], shared.shape[1]
+    check_room(items, shared.shape[0] + own_levels, codes)
+    root, settled = np.zeros(items, dtype=np.int64), np.ones(items, dtype=bool)
+    if own_levels == 0:
+        return _make_unique(Paths(root, latents, shared, shared_codes, settled)), list(specific_codes)
+    if len(specific) == 1:
+        whole = np.concatenate([shared, specific[0]])
+        path = np.concatenate([shared_codes, specific_codes[0]], axis=1)
+        path = _make_unique(Paths(root, latents, whole, path, settled))
+        return path[:, : len(shared)], [path[:, len(shared) :]]
+
+    above = Paths(root, latents, shared, shared_codes, settled)
+    claims = np.sum([_keepers(above, own) for own in specific_codes], axis=0)
+    above = _rebalance(above, own_levels, claims)
+    parts = np.split(above.residual, len(specific), axis=1)
+    unique = []
+    for residual, codebooks, own in zip(parts, specific, specific_codes, strict=True):
+        below = Paths(
+            above.node, residual, codebooks, _encode_unsettled(above.settled, residual, codebooks, own), above.settled
+        )
+        unique.append(_make_unique(below))
+    return above.codes, unique
+
+
+def check_room(items: int, levels: int, codes: int) -> None:
+    """Raise UserError when ``codes`` to the power of ``levels`` identifiers are fewer than ``items``."""
+    if codes**levels < items:
+        raise UserError(
+            f"identifiers: {levels} levels of {codes} codes give {codes**levels:,} identifiers for {items:,} items; "
+            "raise codebook_size, shared_levels or specific_levels"
+        )
+
+
+def _make_unique(paths: Paths) -> np.ndarray:
+    """Unique codes [n, L] of paths whose nodes have room for their items."""
+    claims = _keepers(paths, paths.codes[:, :0])
+    last = paths.codebooks[-1:]
+    above = Paths(paths.node, paths.residual, paths.codebooks[:-1], paths.codes[:, :-1], paths.settled)
+    above = _rebalance(above, 1, claims)
+    code = _encode_unsettled(above.settled, above.residual, last, paths.codes[:, -1:])[:, 0]
+    return np.column_stack([above.codes, _place(above, last[0], code)])
+
+
+def _keepers(paths: Paths, further: np.ndarray) -> np.ndarray:
+    """One settled item of each identifier, which rebalancing leaves where it is: the one quantized best [n].
+
+    ``further`` [n, any] are codes of levels below those of ``paths``.
+    """
+    left = paths.residual.copy()
+    for codebook, code in zip(paths.codebooks, paths.codes.T, strict=True):
+        left -= codebook[code]
+    identifier = _descend(_descend(paths.node, paths.codes), further)
+    order = np.lexsort((np.einsum("nd,nd->n", left, left), ~paths.settled, identifier))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = identifier[order][1:] != identifier[order][:-1]
+    keeper = np.zeros(len(order), dtype=bool)
+    keeper[order[first]] = True
+    keeper &= paths.settled
+    return keeper
+
+
+# ---------------------------------------------------------------------------------------------------------- rebalance
+
+
+def _rebalance(paths: Paths, levels_below: int, claims: np.ndarray) -> Paths:
+    """Move items so that no node at the end of these paths holds more than K^levels_below of them.
+
+    Items with lower ``claims`` [n] go first. Returns the nodes at the end of the paths, what is left to quantize there,
+    the codes, and who is still settled.
+    """
+    node, residual = paths.node, paths.residual
+    codes, settled = paths.codes.copy(), paths.settled.copy()
+    levels, size = paths.codebooks.shape[:2]
+    for level, codebook in enumerate(paths.codebooks):
+        room = size ** (levels - 1 - level + levels_below)
+        leaving, target = _overflow(node, residual, codebook, codes[:, level], room, claims)
+        if len(leaving):
+            settled[leaving] = False
+            codes[leaving, level] = target
+            codes[leaving, level + 1 :] = _encode(residual[leaving] - codebook[target], paths.codebooks[level + 1 :])
+        node = _descend(node, codes[:, level : level + 1])
+        residual = residual - codebook[codes[:, level]]
+    return Paths(node, residual, paths.codebooks[:0], codes, settled)
+
+
+def _overflow(
+    node: np.ndarray, residual: np.ndarray, codebook: np.ndarray, code: np.ndarray, room: int, claims: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items that must leave their child node for a sibling, and the code of the sibling."""
+    nodes, place = np.unique(node, return_inverse=True)
+    size = len(codebook)
+    child, counts = np.unique(place * size + code, return_counts=True)
+    full = child[counts > room]
+    if not len(full):
+        return full, full
+    by_node = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[by_node], np.arange(len(nodes) + 1))
+    leaving, targets = [], []
+    for parent in np.unique(full // size):
+        members = by_node[starts[parent] : starts[parent + 1]]
+        held = np.bincount(code[members], minlength=size)
+        free = np.maximum(room - held, 0)
+        for crowded in np.flatnonzero(held > room).tolist():
+            crowd = members[code[members] == crowded]
+            go = crowd[_dearest_last(residual[crowd], codebook, crowded, free > 0, claims[crowd])[: len(crowd) - room]]
+            leaving.append(go)
+            targets.append(_seat(residual[go], codebook, free))
+    return np.concatenate(leaving), np.concatenate(targets)
+
+
+def _dearest_last(
+    residual: np.ndarray, codebook: np.ndarray, own: int, open_codes: np.ndarray, claims: np.ndarray
+) -> np.ndarray:
+    """Order in which items leave code ``own``: fewest claims first, then least distortion added next."""
+    added = np.empty(len(residual), dtype=np.float32)
+    for rows in _row_blocks(len(residual), len(codebook)):
+        distance = _distances(residual[rows], codebook)
+        added[rows] = distance[:, open_codes].min(axis=1) - distance[:, own]
+    return np.lexsort((added, claims))
+
+
+def _seat(residual: np.ndarray, codebook: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Codes for items [n]: each asks its nearest code with places left; a code takes the nearest askers first.
+
+    ``free`` [K] counts the places of each code, at least n in all, and is reduced by those taken.
+    """
+    target = np.empty(len(residual), dtype=np.int64)
+    for rows in _row_blocks(len(residual), len(codebook)):
+        distance = _distances(residual[rows], codebook)
+        preference = np.argsort(distance, axis=1, kind="stable")
+        waiting = np.arange(len(distance))
+        asked = np.zeros(len(distance), dtype=np.int64)
+        while len(waiting):
+            choice = preference[waiting, asked[waiting]]
+            order = np.lexsort((distance[waiting, choice], choice))
+            sorted_choice = choice[order]
+            turn = np.arange(len(order)) - np.searchsorted(sorted_choice, sorted_choice)
+            taken = turn < free[sorted_choice]
+            seated = order[taken]
+            target[rows.start + waiting[seated]] = choice[seated]
+            free -= np.bincount(choice[seated], minlength=len(free))
+            waiting = np.sort(waiting[order[~taken]])
+            asked[waiting] += 1
+    return target
+
+
+# -------------------------------------------------------------------------------------------------------------- place
+
+
+def _place(paths: Paths, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """Last codes [n] that are unique within each node; a node has at most K items.
+
+    An item alone on its code stays. The others of a node, and the unsettled, get the free codes and the codes they
+    collide on, by an assignment of least squared distance in which as many as possible keep their code.
+    """
+    size = len(codebook)
+    _, cell = np.unique(paths.node * size + code, return_inverse=True)
+    settled_in_cell = np.bincount(cell, weights=paths.settled)
+    fixed = paths.settled & (settled_in_cell[cell] == 1)
+    moving = np.flatnonzero(~fixed)
+    placed = code.copy()
+    if not len(moving):
+        return placed
+    moving = moving[np.argsort(paths.node[moving], kind="stable")]
+    nodes, starts = np.unique(paths.node[moving], return_index=True)
+    bounds = np.append(starts, len(moving))
+
+    staying = np.flatnonzero(fixed)
+    group = np.searchsorted(nodes, paths.node[staying])
+    staying = staying[nodes[np.minimum(group, len(nodes) - 1)] == paths.node[staying]]
+    staying = staying[np.argsort(paths.node[staying], kind="stable")]
+    taken = np.searchsorted(paths.node[staying], nodes), np.searchsorted(paths.node[staying], nodes, side="right")
+
+    for first, last in _group_blocks(bounds, size):
+        begin = bounds[first]
+        distance = _distances(paths.residual[moving[begin : bounds[last]]], codebook)
+        for number in range(first, last):
+            items = moving[bounds[number] : bounds[number + 1]]
+            open_codes = np.ones(size, dtype=bool)
+            open_codes[code[staying[taken[0][number] : taken[1][number]]]] = False
+            rows = distance[bounds[number] - begin : bounds[number + 1] - begin]
+            placed[items] = _assign(rows, np.flatnonzero(open_codes), code[items], paths.settled[items])
+    return placed
+
+
+def _assign(distance: np.ndarray, columns: np.ndarray, code: np.ndarray, settled: np.ndarray) -> np.ndarray:
+    """Different codes out of ``columns`` for the rows of ``distance`` [m, K]: most kept first, then least in sum."""
+    cost = distance[:, columns].astype(np.float64)
+    cost -= cost.min()
+    # One kept code outweighs any sum of distances, so the number of moves comes first.
+    bonus = (len(cost) + 1) * (cost.max() or 1.0)
+    own = np.searchsorted(columns, code[settled])
+    cost[np.flatnonzero(settled), own] -= bonus
+    assigned: np.ndarray = columns[linear_sum_assignment(cost)[1]]
+    return assigned
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _descend(node: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Numbers of the nodes reached from ``node`` [n] by ``codes`` [n, L], kept dense so that they never overflow."""
+    for code in codes.T:
+        _, node = np.unique(node * (int(code.max(initial=0)) + 1) + code, return_inverse=True)
+    return node
+
+
+def _distances(residual: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Squared distance of every row to every code [n, K], less the row's own squared norm."""
+    distance: np.ndarray = residual @ (-2.0 * codebook.T)
+    distance += np.einsum("kd,kd->k", codebook, codebook)
+    return distance
+
+
+def _encode(residual: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """Nearest codes [n, L], level by level (Eq. 3, 4)."""
+    codes = np.empty((len(residual), len(codebooks)), dtype=np.int64)
+    for rows in _row_blocks(len(residual), codebooks.shape[1]):
+        left = residual[rows]
+        for level, codebook in enumerate(codebooks):
+            codes[rows, level] = _distances(left, codebook).argmin(axis=1)
+            left = left - codebook[codes[rows, level]]
+    return codes
+
+
+def _encode_unsettled(
+    settled: np.ndarray, residual: np.ndarray, codebooks: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """``codes`` [n, L], encoded anew where an item has left the path they were found on."""
+    codes = codes.copy()
+    codes[~settled] = _encode(residual[~settled], codebooks)
+    return codes
+
+
+def _row_blocks(rows: int, width: int) -> Iterator[slice]:
+    """Slices of at most `_BLOCK / width` rows."""
+    step = max(1, _BLOCK // width)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _group_blocks(bounds: np.ndarray, width: int) -> Iterator[tuple[int, int]]:
+    """Runs of groups (first, one past the last) whose rows together are at most `_BLOCK / width`."""
+    step = max(1, _BLOCK // width)
+    first = 0
+    while first < len(bounds) - 1:
+        last = int(np.searchsorted(bounds, bounds[first] + step, side="right")) - 1
+        last = max(last, first + 1)
+        yield first, last
+        first = last

@@ -1,0 +1,84 @@
+"""Source `eventlog`: a table of items and a table of events of one's own, as docs/own-data.md describes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from gensar_core.config.data import EventLogSettings
+from gensar_core.runtime.stage import Stage
+from gensar_core.sources.clicks import EventRows, RawClicks, write_canonical
+from gensar_core.sources.normalization import identity, normalized, unix_seconds
+from gensar_core.sources.tabular import scan_text
+
+ITEM_COLUMNS: Final = ("item_id", "title")
+OPTIONAL_ITEM_COLUMNS: Final = ("description", "brand", "categories")
+EVENT_COLUMNS: Final = ("user_id", "time", "kind", "item_id", "query")
+OPTIONAL_EVENT_COLUMNS: Final = ("session_id",)
+
+#: What makes an event unusable, in the order of the checks -> what to write instead.
+EVENT_FAULTS: Final = {
+    "empty_user_id": "give every event a user_id",
+    "empty_item_id": "give every event an item_id",
+    "unknown_kind": "write recommendation or search as kind",
+    "bad_time": "give the time in unix seconds (not milliseconds) or as an ISO date-time",
+    "search_without_query": "give every search its query",
+}
+
+
+def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, output: Path, seed: int) -> None:
+    """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
+
+    ``items`` and ``events`` are Parquet, CSV or JSON lines files. Nothing here is random; ``seed`` goes into the
+    record. Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, or no event
+    is left. Rows that cannot be used are counted in stage.json and skipped.
+    """
+    rows = EventRows("events", events, (False, True), EVENT_FAULTS)
+    raw = RawClicks(clean_items(items), clean_events(events), items, (rows,))
+    with Stage("canonical", output, settings=settings, inputs=[items, events], seed=seed, code=__name__) as stage:
+        write_canonical(stage, raw, settings)
+
+
+def clean_items(path: Path) -> pl.LazyFrame:
+    """The item table as ``RawClicks.items``."""
+    table = scan_text(path, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS)
+    raw_id = identity(pl.col("item_id"))
+    return table.select(
+        "row",
+        raw_id.alias("raw_id"),
+        *(normalized(pl.col(name)).alias(name) for name in ("title", "description", "brand", "categories")),
+        pl.when(raw_id.is_null()).then(pl.lit("empty_item_id")).alias("fault"),
+    )
+
+
+def clean_events(path: Path) -> pl.LazyFrame:
+    """The event table as ``RawClicks.events``."""
+    kind = pl.col("kind").str.strip_chars()
+    searched = pl.when(kind == "search").then(True).when(kind == "recommendation").then(False)
+    query = normalized(pl.col("query"))
+    missing = {
+        "empty_user_id": pl.col("user").is_null(),
+        "empty_item_id": pl.col("item").is_null(),
+        "unknown_kind": pl.col("searched").is_null(),
+        "bad_time": pl.col("time").is_null(),
+        "search_without_query": pl.col("searched") & pl.col("query").is_null(),
+    }
+    return (
+        scan_text(path, EVENT_COLUMNS, OPTIONAL_EVENT_COLUMNS)
+        .select(
+            "row",
+            user=identity(pl.col("user_id")),
+            item=identity(pl.col("item_id")),
+            time=unix_seconds(pl.col("time")),
+            searched=searched,
+            query=query,
+            session=identity(pl.col("session_id")),
+        )
+        .with_columns(
+            pl.when("searched", pl.col("query") != "").then("query").alias("query"),
+            pl.when("searched").then("session").alias("session"),
+        )
+        .with_columns(pl.coalesce(pl.when(found).then(pl.lit(name)) for name, found in missing.items()).alias("fault"))
+    )

@@ -1,0 +1,153 @@
+"""Source `kuaisar`: the KuaiSAR data set (Sun et al., 2023) in its published files.
+
+Its words and ids are anonymized: a caption or a query is a list of word numbers, which stand here as words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from gensar_core.config.data import KuaiSARSettings
+from gensar_core.errors import UserError
+from gensar_core.runtime.stage import Stage
+from gensar_core.sources.clicks import EventRows, RawClicks, write_canonical
+from gensar_core.sources.normalization import identity, normalized, plausible
+from gensar_core.sources.tabular import reading, scan_text
+
+RECOMMENDATIONS: Final = "rec_inter.csv"
+SEARCHES: Final = "src_inter.csv"
+ITEMS: Final = "item_features.csv"
+USERS: Final = "user_features.csv"
+
+_LEVELS: Final = ("first", "second", "third", "fourth")
+_PADDING: Final = ("", "0", "空", "empty", "unknown")
+_HOME: Final = "https://kuaisar.github.io"
+
+_FAULTS: Final = {
+    "empty_user_id": "put the published file there",
+    "empty_item_id": "put the published file there",
+    "bad_time": "the time stamp should be unix milliseconds; put the published file there",
+    "bad_click": "clicks should be whole numbers; put the published file there",
+}
+_SEARCH_FAULTS: Final = _FAULTS | {"without_query": "keyword should be a list of word numbers, such as [20, 34, 3]"}
+
+
+def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, seed: int) -> None:
+    """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
+
+    ``raw`` is the folder of the published files. Recommendation clicks are rows of rec_inter.csv with click = 1,
+    search clicks rows of src_inter.csv with click_cnt > 0. Nothing here is random; ``seed`` goes into the record.
+    Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, or no event is left.
+    """
+    files = [raw / name for name in (RECOMMENDATIONS, SEARCHES, ITEMS)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(
+            f"{raw}: lacks {' and '.join(missing)}; put the published files of KuaiSAR there ({_HOME}), or name the "
+            "folder that holds them"
+        )
+    recommendations, searches, items = files
+    users = raw / USERS
+    inputs = [*files, users] if users.is_file() else files
+    clicks = RawClicks(
+        clean_items(items),
+        pl.concat([clean_recommendations(recommendations), clean_searches(searches)]),
+        items,
+        (
+            EventRows("recommendation_clicks", recommendations, (False,), _FAULTS),
+            EventRows("search_clicks", searches, (True,), _SEARCH_FAULTS),
+        ),
+    )
+    with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        stage.record(recommendation_rows=_rows(recommendations), search_rows=_rows(searches))
+        if users.is_file():
+            stage.record(users_with_features=_rows(users))
+        write_canonical(stage, clicks, settings)
+
+
+def clean_items(path: Path) -> pl.LazyFrame:
+    """item_features.csv as ``RawClicks.items``: caption words as title, English category names as description."""
+    names = [f"{level}_level_category_name_en" for level in _LEVELS]
+    numbers = [f"{level}_level_category_id" for level in _LEVELS]
+    # Padding may stand at any level, also before a real one.
+    real = [_real(name) & _real(number) for name, number in zip(names, numbers, strict=True)]
+    levels = [pl.when(is_real).then(normalized(pl.col(name))) for name, is_real in zip(names, real, strict=True)]
+    path_text = pl.concat_str(levels, separator=" > ", ignore_nulls=True)
+    raw_id = identity(pl.col("item_id"))
+    return scan_text(path, ("item_id", "caption", *names, *numbers)).select(
+        "row",
+        raw_id=raw_id,
+        title=_words(pl.col("caption")),
+        description=path_text,
+        brand=pl.lit(""),
+        categories=path_text,
+        fault=pl.when(raw_id.is_null()).then(pl.lit("empty_item_id")),
+    )
+
+
+def clean_recommendations(path: Path) -> pl.LazyFrame:
+    """rec_inter.csv as ``RawClicks.events``: the rows with a click."""
+    nothing = pl.lit(None, dtype=pl.String())
+    table = scan_text(path, ("user_id", "item_id", "timestamp", "click"))
+    return _clicks(table, "timestamp", "click", searched=False, query=nothing, session=nothing)
+
+
+def clean_searches(path: Path) -> pl.LazyFrame:
+    """src_inter.csv as ``RawClicks.events``: the shown items with a click."""
+    columns = ("user_id", "item_id", "search_session_id", "search_session_timestamp", "keyword", "click_cnt")
+    query = _words(pl.col("keyword"))
+    return _clicks(
+        scan_text(path, columns),
+        "search_session_timestamp",
+        "click_cnt",
+        searched=True,
+        query=pl.when(query != "").then(query),
+        session=identity(pl.col("search_session_id")),
+    )
+
+
+def _clicks(
+    table: pl.LazyFrame, milliseconds: str, clicks: str, *, searched: bool, query: pl.Expr, session: pl.Expr
+) -> pl.LazyFrame:
+    count = pl.col(clicks).cast(pl.Float64(), strict=False)
+    missing = {
+        "empty_user_id": pl.col("user").is_null(),
+        "empty_item_id": pl.col("item").is_null(),
+        "bad_time": pl.col("time").is_null(),
+        "bad_click": ~(pl.col("clicks") > 0).fill_null(False),
+        "without_query": pl.col("searched") & pl.col("query").is_null(),
+    }
+    return (
+        table.filter(count.is_null() | (count != 0))
+        .select(
+            "row",
+            user=identity(pl.col("user_id")),
+            item=identity(pl.col("item_id")),
+            time=plausible(pl.col(milliseconds).cast(pl.Float64(), strict=False) / 1000),
+            searched=pl.lit(searched),
+            query=query,
+            session=session,
+            clicks=count,
+        )
+        .with_columns(pl.coalesce(pl.when(found).then(pl.lit(name)) for name, found in missing.items()).alias("fault"))
+        .drop("clicks")
+    )
+
+
+def _words(numbers: pl.Expr) -> pl.Expr:
+    """``[20, 34, 3]`` -> ``20 34 3``; anything but a list of whole numbers becomes empty."""
+    is_list = numbers.str.contains(r"^\s*\[[\d,\s]*\]\s*$")
+    return pl.when(is_list).then(numbers.str.replace_all(r"\D+", " ").str.strip_chars()).otherwise(pl.lit(""))
+
+
+def _real(column: str) -> pl.Expr:
+    return ~pl.col(column).fill_null("").str.strip_chars().str.to_lowercase().is_in(_PADDING)
+
+
+def _rows(path: Path) -> int:
+    with reading(path):
+        table = scan_text(path, ("user_id",))
+        return int(table.select(pl.len()).collect(engine="streaming").item())

@@ -1,0 +1,130 @@
+"""Gzipped raw files as blocks of whole lines, and the account of the lines that could not be used."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gensar_core.errors import UserError
+
+BLOCK_BYTES = 1 << 24
+#: A raw line is a few kilobytes; far more without a line break means that the file does not consist of lines.
+LONGEST_LINE = 1 << 26
+#: How many broken lines are shown by number.
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file, each with its line break (the file's last line may lack it).
+
+    ``first`` is the number of the first line, counted from 1.
+    """
+
+    first: int
+    data: bytes
+
+    @property
+    def count(self) -> int:
+        """Number of lines."""
+        return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
+
+    def halves(self) -> tuple[Block, Block]:
+        """The block of two lines or more in two parts, of equal size as far as lines allow."""
+        middle = len(self.data) // 2
+        cut = self.data.rfind(b"\n", 0, middle) + 1 or self.data.find(b"\n", middle) + 1
+        left = Block(self.first, self.data[:cut])
+        return left, Block(self.first + left.count, self.data[cut:])
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Number and content of every line, without line breaks."""
+        for number, line in enumerate(self.data.removesuffix(b"\n").split(b"\n"), self.first):
+            yield number, line.removesuffix(b"\r")
+
+
+def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
+    """Read a gzipped text file in blocks of at least ``size`` bytes.
+
+    Raises UserError when the file is missing, unreadable, not gzip, cut off, damaged or empty.
+    """
+    first, rest, found = 1, b"", False
+    try:
+        with gzip.open(path, "rb") as stream:
+            while piece := stream.read(size):
+                found = True
+                whole, end, rest = (rest + piece).rpartition(b"\n")
+                if end:
+                    block = Block(first, whole + end)
+                    yield block
+                    first += block.count
+                elif len(rest) > LONGEST_LINE:
+                    raise UserError(
+                        f"{path}: line {first}: no line break within {LONGEST_LINE >> 20} MB, so this is no file of "
+                        "lines; put the right file there"
+                    )
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; put it there") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        if not _begins_as_gzip(path):
+            raise UserError(f"{path}: not a gzip file; compress it with gzip, or put the right file there") from None
+        raise UserError(
+            f"{path}: the gzip data is cut off or damaged after line {first - 1}; fetch or copy the file again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    if not found:
+        raise UserError(f"{path}: the file is empty; fetch or copy it again")
+    if rest:
+        yield Block(first, rest)
+
+
+def _begins_as_gzip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+@dataclass
+class Tally:
+    """How many lines of a file were read, and which of them are broken.
+
+    Broken lines are skipped, not fatal, unless they are more than half of the file: then it is the wrong file.
+    """
+
+    path: Path
+    #: What the figures are called by: reviews, metadata, ...
+    name: str
+    lines: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def reject(self, line: int, reason: str) -> None:
+        """Count one broken line."""
+        if self.broken < EXAMPLES:
+            self.examples.append(f"line {line}: {reason}")
+        self.reasons[reason] += 1
+
+    @property
+    def broken(self) -> int:
+        """Number of broken lines."""
+        return self.reasons.total()
+
+    def check(self, expected: str) -> None:
+        """Raise UserError when more than half of the lines are broken. ``expected`` says what a line should be."""
+        if 2 * self.broken > self.lines:
+            raise UserError(
+                f"{self.path}: {self.broken:,} of {self.lines:,} lines are broken ({self.examples[0]}); {expected}; "
+                "put the right file there"
+            )
+
+    def figures(self) -> dict[str, Any]:
+        """The account for the stage's record."""
+        return {
+            f"{self.name}_broken_lines": self.broken,
+            f"{self.name}_broken_reasons": dict(sorted(self.reasons.items())),
+            f"{self.name}_broken_examples": self.examples,
+        }

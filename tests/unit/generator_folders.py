@@ -1,0 +1,97 @@
+"""Small corpus and samples folders, made by hand, for the tests of the generator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from gensar_core import schema
+
+WORDS = ["<pad>", "</s>", "<unk>", *(f"word{number}" for number in range(37))]
+BASE = len(WORDS)
+NEW = ["<R_I>", "<S_Q>", "<S_I>", *(f"<M{level}_{code}>" for level in (1, 2, 3) for code in range(6))]
+VOCABULARY = BASE + len(NEW)
+N_ITEMS = 30
+PAD, END = 0, 1
+
+
+def token(text: str) -> int:
+    """The id of a token, known or new."""
+    return (WORDS + NEW).index(text)
+
+
+def item_row(task: str, item: int) -> list[int]:
+    """Behavior token, three code tokens, end of sequence; all items differ."""
+    first, rest = divmod(item, 12)
+    second, third = divmod(rest, 4)
+    behavior = "<R_I>" if task == "rec" else "<S_I>"
+    codes = [f"<M1_{first}>", f"<M2_{second}>", f"<M3_{third}>"]
+    return [token(behavior), *map(token, codes), END]
+
+
+def prompt_row(task: str, user: int) -> list[int]:
+    """A prompt that tells users and tasks apart, of a length that varies."""
+    words = [3 + user % 37, 3 + (user // 37) % 37, 3 + (user * 7) % 37][: 2 + user % 2]
+    return [*words, token("<R_I>" if task == "rec" else "<S_I>"), END]
+
+
+def target_of(task: str, user: int) -> int:
+    return (user * (5 if task == "rec" else 7) + 3) % N_ITEMS
+
+
+def write_tokenizer(folder: Path) -> None:
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    fast.add_tokens(NEW, special_tokens=True)
+    fast.save_pretrained(folder)
+
+
+def write_corpus(folder: Path, users: int = 20) -> Path:
+    """Each user's prompt and target of both tasks, as training rows and as prompts of valid and test samples."""
+    folder.mkdir(parents=True)
+    write_tokenizer(folder / "tokenizer")
+    new_tokens = {text: BASE + number for number, text in enumerate(NEW)}
+    record = {"tokens": new_tokens, "vocabulary_size": VOCABULARY, "base_vocabulary_size": BASE}
+    (folder / "new_tokens.json").write_text(json.dumps(record))
+    rows = [
+        ("nrip" if task == "rec" else "nsip", user, prompt_row(task, user), item_row(task, target_of(task, user)))
+        for task in schema.TASKS
+        for user in range(users)
+    ]
+    train = pl.DataFrame(rows, schema=list(schema.CORPUS.columns), orient="row")
+    schema.CORPUS.write(train, folder / "train.parquet")
+    ids = [(sample, *key) for sample, key in enumerate(sample_keys(users))]
+    prompts = {"sample_id": [row[0] for row in ids], "input_ids": [prompt_row(row[1], row[3]) for row in ids]}
+    schema.PROMPTS.write(pl.DataFrame(prompts), folder / "prompts.parquet")
+    items = [(task, item, item_row(task, item)) for task in schema.TASKS for item in range(N_ITEMS)]
+    table = pl.DataFrame(items, schema=list(schema.ITEM_TOKENS.columns), orient="row")
+    schema.ITEM_TOKENS.write(table, folder / "item_tokens.parquet")
+    return folder
+
+
+def sample_keys(users: int) -> list[tuple[str, str, int]]:
+    return [(task, split, user) for task in schema.TASKS for split in ("valid", "test") for user in range(users)]
+
+
+def write_samples(folder: Path, users: int = 20, negatives: int = 9) -> Path:
+    """Valid and test samples whose targets are those of training, with random negatives."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(5)
+    samples, candidates = [], []
+    for number, (task, split, user) in enumerate(sample_keys(users)):
+        target = target_of(task, user)
+        others = draw.permutation(np.delete(np.arange(N_ITEMS), target))[:negatives]
+        query = 0 if task == "search" else None
+        samples.append((number, task, split, user, 0, number, target, query, [], []))
+        candidates.append((number, others.tolist()))
+    types = schema.SAMPLES.schema
+    schema.SAMPLES.write(pl.DataFrame(samples, schema=types, orient="row"), folder / "samples.parquet")
+    table = pl.DataFrame(candidates, schema=schema.CANDIDATES.schema, orient="row")
+    schema.CANDIDATES.write(table, folder / "candidates.parquet")
+    return folder

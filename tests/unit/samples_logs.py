@@ -1,0 +1,189 @@
+"""Event logs for the tests of samples: written by hand, or drawn by hypothesis, and canonical folders made of them."""
+
+import numpy as np
+import polars as pl
+from hypothesis import strategies as st
+
+from gensar_core import schema
+
+A, B, C, D, E, F = range(6)
+
+
+def event(user, time, item, query=None, session=None):
+    """A recommendation click, or with a query and a session a search click."""
+    return {"user": user, "time": time, "item": item, "query": query, "session": session}
+
+
+#: One user with ties in time, a session of two clicks, an item searched before it is the test target (F) and one
+#: clicked before it is the valid target (E); a second user without any target clicked the items 6, 7 and 8.
+WORKED = [
+    event(0, 1, A),  # 0
+    event(0, 1, A, query=0, session=0),  # 1
+    event(0, 2, B),  # 2
+    event(0, 2, C),  # 3
+    event(0, 2, B, query=1, session=1),  # 4
+    event(0, 2, C, query=1, session=1),  # 5
+    event(0, 2, F, query=2, session=2),  # 6
+    event(0, 3, E),  # 7
+    event(0, 3, D),  # 8
+    event(0, 3, D, query=0, session=3),  # 9
+    event(0, 4, E),  # 10
+    event(0, 4, E, query=2, session=4),  # 11
+    event(0, 5, F),  # 12
+    event(0, 5, F, query=0, session=5),  # 13
+    event(1, 1, 6),  # 14
+    event(1, 2, 7),  # 15
+    event(1, 2, 7),  # 16
+    event(1, 3, 8),  # 17
+]
+
+
+def events_frame(log):
+    """Table `events` of a log in event order."""
+    return schema.EVENTS.check(
+        pl.DataFrame(
+            {
+                "event_id": np.arange(len(log)),
+                "user_id": [e["user"] for e in log],
+                "time": [e["time"] for e in log],
+                "task": ["rec" if e["query"] is None else "search" for e in log],
+                "item_id": [e["item"] for e in log],
+                "query_id": pl.Series([e["query"] for e in log], dtype=pl.Int32),
+                "session_id": pl.Series([e["session"] for e in log], dtype=pl.Int64),
+            },
+            strict=False,
+        )
+    )
+
+
+def write_canonical(folder, log, *, items=9, queries=3):
+    """A canonical folder of a log. Item i's text has the word of query i % 3 for two items out of three."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["lamp", "chair", "table"]
+    texts = [f"{words[i % 3] if i % 3 < 2 else 'thing'} number{i}" for i in range(items)]
+    schema.EVENTS.write(events_frame(log), folder / "events.parquet")
+    schema.ITEMS.write(
+        pl.DataFrame(
+            {
+                "item_id": np.arange(items),
+                "raw_id": [f"i{i:04}" for i in range(items)],
+                "title": texts,
+                "description": [""] * items,
+                "brand": [""] * items,
+                "categories": [[["all"]]] * items,
+                "text": texts,
+            }
+        ),
+        folder / "items.parquet",
+    )
+    schema.QUERIES.write(
+        pl.DataFrame({"query_id": np.arange(queries), "text": words[:queries]}), folder / "queries.parquet"
+    )
+    return folder
+
+
+@st.composite
+def logs(draw, users=3, most=22, items=7, times=5, queries=3, single_clicks=False):
+    """Random logs in event order: heavy ties in time, repeated items, reviews that are a click and a search at once,
+    and sessions of several clicks, also with other clicks in between."""
+    log, session = [], 0
+    kinds = ["rec", "search", "review", "searched first"] + ([] if single_clicks else ["further click"])
+    action = st.tuples(
+        st.integers(0, times - 1), st.sampled_from(kinds), st.integers(0, items - 1), st.integers(0, queries - 1)
+    )
+    for user in range(users):
+        # Left to itself, hypothesis draws lists too short for three targets.
+        own, size = [], draw(st.integers(0, most))
+        for time, kind, item, query in sorted(draw(st.lists(action, min_size=size, max_size=size)), key=lambda a: a[0]):
+            searches = [e for e in own if e["query"] is not None]
+            if kind == "further click" and searches:
+                last = searches[-1]
+                own.append(event(user, time, item, last["query"], last["session"]))
+                continue
+            # Session ids in no order: 7919 generates all of them modulo the prime 10007.
+            click, search = event(user, time, item), event(user, time, item, query, session * 7919 % 10007)
+            own += {"rec": [click], "review": [click, search], "searched first": [search, click]}.get(kind, [search])
+            session += 1
+        log += own
+    return log
+
+
+def expected_history(log, target, protocol, max_recommendations, max_searches):
+    """The history of one target as (behavior, object) pairs, by plain loops over a log of (event id, event)."""
+    position, aim = target
+    before = [(i, e) for i, e in log if e["user"] == aim["user"] and i < position]
+    clicks = [(i, e) for i, e in before if e["query"] is None]
+    searches = [(i, e) for i, e in before if e["query"] is not None]
+
+    def own(e):
+        return e["time"] == aim["time"] and e["item"] == aim["item"]
+
+    if protocol == "strict":
+        clicks = [(i, e) for i, e in clicks if not own(e)]
+        searches = [(i, e) for i, e in searches if not own(e) and e["session"] != aim["session"]]
+    elif aim["query"] is not None and clicks and own(clicks[-1][1]):
+        clicks = clicks[:-1]
+    sessions = {}
+    for i, e in log:
+        if e["query"] is not None and e["session"] in {s["session"] for _, s in searches}:
+            sessions.setdefault(
+                e["session"], (i, e["query"], [s["item"] for _, s in searches if s["session"] == e["session"]])
+            )
+    blocks = [(i, [(0, e["item"])]) for i, e in clicks[-max_recommendations:]]
+    blocks += [
+        (place, [(1, query), *((2, item) for item in items)])
+        for place, query, items in sorted(sessions.values())[-max_searches:]
+    ]
+    return [entry for _, entries in sorted(blocks) for entry in entries]
+
+
+def both_sides(history):
+    """Whether a recommendation click and a search stand in a history."""
+    return {0, 1} <= {behavior for behavior, _ in history}
+
+
+def expected_samples(log, protocol, min_targets, max_recommendations, max_searches):
+    """(task, split, event id) -> history of every sample, by plain loops; and the ids of the training events."""
+    everything = list(enumerate(log))
+    caps = (max_recommendations, max_searches)
+    parts = {}
+    for task in ("rec", "search"):
+        for user in sorted({e["user"] for e in log}):
+            targets = [
+                (i, e)
+                for i, e in everything
+                if e["user"] == user
+                and (e["query"] is None) == (task == "rec")
+                and both_sides(expected_history(everything, (i, e), protocol, 10**6, 10**6))
+            ]
+            if len(targets) >= min_targets:
+                for target, split in zip(targets, ["train"] * (len(targets) - 2) + ["valid", "test"], strict=True):
+                    parts[task, split, target[0]] = target
+    evaluated = [e for (_, split, _), (_, e) in parts.items() if split != "train"]
+    held_out = {(e["user"], e["item"]) for e in evaluated}
+    if protocol == "strict":
+        training = [(i, e) for i, e in everything if (e["user"], e["item"]) not in held_out]
+    else:
+        ids = {i for (_, split, i) in parts if split != "train"}
+        training = [(i, e) for i, e in everything if i not in ids]
+    samples = {}
+    for (task, split, i), target in parts.items():
+        source = everything
+        if split == "train" and protocol == "strict":
+            if (target[1]["user"], target[1]["item"]) in held_out:
+                continue
+            source = training
+        history = expected_history(source, target, protocol, *caps)
+        if both_sides(history):
+            samples[task, split, i] = history
+    return samples, [i for i, _ in training]
+
+
+def read_samples(frame):
+    """(task, split, event id) -> history, of table `samples`."""
+    return {
+        (row["task"], row["split"], row["event_id"]): list(
+            zip(row["history_behavior"], row["history_object"], strict=True)
+        )
+        for row in frame.iter_rows(named=True)
+    }

@@ -1,0 +1,88 @@
+"""Templates: the project's own file, and what a wrong file is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gensar_core.corpora.tasks import TASKS
+from gensar_core.corpora.templates import TEMPLATES_FILE, Slot, load_templates
+from gensar_core.errors import UserError
+
+
+def test_every_task_has_ten_different_templates() -> None:
+    templates = load_templates()
+    assert templates.keys() == TASKS.keys()
+    for name, some in templates.items():
+        assert len({template.text for template in some}) == 10, name
+
+
+def test_the_prompts_of_one_task_are_no_other_tasks() -> None:
+    """Two tasks may differ in nothing but the prompt (which identifier of the same text): then it has to tell."""
+    texts = [template.text for some in load_templates().values() for template in some]
+    assert len(set(texts)) == len(texts)
+
+
+def test_parts_put_together_give_the_text() -> None:
+    for some in load_templates().values():
+        for template in some:
+            words = [part if isinstance(part, str) else f"{{{part.name}}}{part.tail}" for part in template.parts]
+            assert " ".join(words) == template.text
+
+
+def test_a_template_is_cut_at_its_placeholders(tmp_path: Path) -> None:
+    path = changed(tmp_path, "nsip", "The query {query}, the\n  past {history}? Which item?")
+    (template,) = load_templates(path)["nsip"]
+    assert template.text == "The query {query}, the past {history}? Which item?"
+    assert template.parts == ("The query", Slot("query", ","), "the past", Slot("history", "?"), "Which item?")
+
+
+def test_descriptions_stand_free() -> None:
+    """So that each item's text is tokenized once for all instructions."""
+    for name, some in load_templates().items():
+        if name.startswith("desc2id"):
+            assert not [template.text for template in some if Slot("description", "") not in template.parts]
+
+
+def changed(folder: Path, task: str, template: object) -> Path:
+    lists = yaml.safe_load(TEMPLATES_FILE.read_text(encoding="utf-8"))
+    lists[task] = [template] if template is not None else []
+    path = folder / "templates.yaml"
+    path.write_text(yaml.safe_dump(lists), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "template", "message"),
+    [
+        ("nrip", "no placeholder", r"nrip.0: must hold each of {history} exactly once"),
+        ("nrip", "{history} and {history}", "exactly once"),
+        ("nsip", "only {query}", r"must hold each of {history}, {query}"),
+        ("nrip", "{histroy}", r"unknown placeholder {histroy}; this task has {history}"),
+        ("desc2id_semantic", '"{description}"', "blank before each placeholder"),
+        ("nsip", "{query}{history}", "blank before each placeholder"),
+        ("nrip", "{history} <R_I>", "take the '<' out"),
+        ("nrip", "{history} }", "brace that is no placeholder"),
+        ("nrip", "{history}}", "blank before each placeholder"),
+        ("nrip", 3, "a template is a text, not 3"),
+        ("nrip", None, "a list of one or more templates"),
+    ],
+)
+def test_a_wrong_template_is_named(tmp_path: Path, task: str, template: object, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message) if "{" in message else message):
+        load_templates(changed(tmp_path, task, template))
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "templates.yaml"
+    with pytest.raises(UserError, match="no such file"):
+        load_templates(path)
+    path.write_text("nrip: [")
+    with pytest.raises(UserError, match="not readable as YAML"):
+        load_templates(path)
+    path.write_text("- a list")
+    with pytest.raises(UserError, match="nrip: a list of one or more templates"):
+        load_templates(path)

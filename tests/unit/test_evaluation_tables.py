@@ -1,0 +1,84 @@
+"""Metric tables against ranks small enough to score by hand, and against the loop's own metrics."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.evaluation.tables import METRICS, metric_table, metrics
+from gensar_core.ranking.metrics import hit_rate, ndcg
+
+
+def ranks_file(folder, name, values, task="rec", split="test", first_sample=0):
+    frame = pl.DataFrame(
+        {
+            "task": [task] * len(values),
+            "split": [split] * len(values),
+            "sample_id": range(first_sample, first_sample + len(values)),
+            "user_id": range(len(values)),
+            "target_item": [7] * len(values),
+            "rank": [float(value) for value in values],
+            "n_candidates": [100] * len(values),
+        }
+    )
+    schema.RANKS.write(schema.RANKS.check(frame), folder / f"{name}.parquet")
+    return folder / f"{name}.parquet"
+
+
+def test_values_by_hand(tmp_path):
+    # Ranks 1, 2, 6 and the tie 1.5: HR@1 1/4; HR@5 3/4; NDCG@5 (1 + 1/log2(3) + 1/log2(2.5)) / 4.
+    path = ranks_file(tmp_path, "a", [1, 2, 6, 1.5])
+    row = metrics([path], ["a"]).row(0, named=True)
+    at5 = 1 + 1 / math.log2(3) + 1 / math.log2(2.5)
+    assert (row["task"], row["method"], row["samples"]) == ("rec", "a", 4)
+    assert [row["hr@1"], row["hr@5"], row["hr@10"]] == [0.25, 0.75, 1.0]
+    assert row["ndcg@5"] == pytest.approx(at5 / 4)
+    assert row["ndcg@10"] == pytest.approx((at5 + 1 / math.log2(7)) / 4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(2, 60).map(lambda half: half / 2), min_size=1, max_size=30))
+def test_the_query_agrees_with_the_loops_metrics(tmp_path_factory, values):
+    path = ranks_file(tmp_path_factory.mktemp("ranks"), "a", values)
+    row = metrics([path], ["a"]).row(0, named=True)
+    for metric in METRICS:
+        name, k = metric.split("@")
+        expected = {"hr": hit_rate, "ndcg": ndcg}[name](np.array(values), int(k))
+        assert row[metric] == pytest.approx(expected, abs=1e-12)
+
+
+def test_rows_keep_their_order_and_only_test_counts(tmp_path):
+    both = pl.concat(
+        [
+            schema.RANKS.read(ranks_file(tmp_path, "x", [1], "search", first_sample=50)),
+            schema.RANKS.read(ranks_file(tmp_path, "y", [3], "rec")),
+            schema.RANKS.read(ranks_file(tmp_path, "z", [99], "rec", "valid", first_sample=90)),
+        ]
+    )
+    schema.RANKS.write(both, tmp_path / "joint.parquet")
+    only = ranks_file(tmp_path, "only", [2], "rec")
+    metric_table([tmp_path / "joint.parquet", only], ["joint", "only"], tmp_path / "out" / "shop")
+    table = pl.read_csv(tmp_path / "out" / "shop.csv")
+    assert table.columns == ["task", "method", *METRICS, "samples"]
+    assert list(table.select("task", "method").iter_rows()) == [("rec", "joint"), ("rec", "only"), ("search", "joint")]
+    assert table["samples"].to_list() == [1, 1, 1]
+    assert table["hr@5"].to_list() == [1.0, 1.0, 1.0]
+    markdown = (tmp_path / "out" / "shop.md").read_text().splitlines()
+    assert "**0.6309**" in markdown[3]
+    assert "<u>0.5000</u>" in markdown[2]
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    one, other = ranks_file(tmp_path, "one", [1, 2]), ranks_file(tmp_path, "other", [1, 2], first_sample=1)
+    with pytest.raises(UserError, match=r"task rec: b ranked other test targets \(2\) than a \(2\)"):
+        metrics([one, other], ["a", "b"])
+    valid = ranks_file(tmp_path, "valid", [1], split="valid")
+    with pytest.raises(UserError, match=r"valid\.parquet: holds no ranks of test targets"):
+        metrics([valid], ["a"])
+    with pytest.raises(UserError, match="no such file"):
+        metrics([tmp_path / "none.parquet"], ["a"])

@@ -1,0 +1,234 @@
+"""The stage as a whole: tables, candidates, reproducibility, and one clear line for every bad input."""
+
+import json
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gensar_core import schema
+from gensar_core.config.data import SampleSettings
+from gensar_core.errors import UserError
+from gensar_core.samples.build import build_samples
+from tests.unit.samples_logs import (
+    WORKED,
+    event,
+    events_frame,
+    expected_samples,
+    logs,
+    read_samples,
+    write_canonical,
+)
+
+OUTPUTS = ("training_events.parquet", "samples.parquet", "candidates.parquet", "audit.json")
+PROTOCOLS = ("strict", "paper")
+many_logs = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def build(folder, log, protocol="strict", seed=1, items=9, **own):
+    """Build samples of a log; None when it gives none."""
+    write_canonical(folder / "canonical", log, items=items)
+    try:
+        build_samples(folder / "canonical", folder / "samples", SampleSettings(history_protocol=protocol, **own), seed)
+    except UserError as error:
+        if "no user has" not in str(error):
+            raise
+        return None
+    return tables(folder / "samples")
+
+
+def tables(folder):
+    return {
+        "samples": schema.SAMPLES.read(folder / "samples.parquet"),
+        "candidates": schema.CANDIDATES.read(folder / "candidates.parquet"),
+        "training_events": schema.EVENTS.read(folder / "training_events.parquet"),
+        "audit": json.loads((folder / "audit.json").read_text()),
+        "figures": json.loads((folder / "stage.json").read_text())["figures"],
+    }
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    return tmp_path_factory.mktemp("samples")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@many_logs
+@given(logs(users=2, most=24, items=9), st.integers(1, 4))
+def test_samples_equal_the_plain_loops(workplace, protocol, log, caps):
+    built = build(workplace, log, protocol, max_recommendations=caps, max_searches=caps)
+    samples, training = expected_samples(log, protocol, 3, caps, caps)
+    if built is None:
+        assert not samples
+        return
+    assert read_samples(built["samples"]) == samples
+    assert built["training_events"]["event_id"].to_list() == training
+    assert built["samples"]["sample_id"].to_list() == list(range(len(samples)))
+    for row in built["samples"].iter_rows(named=True):
+        target = log[row["event_id"]]
+        assert (row["user_id"], row["time"], row["target_item"], row["query_id"]) == (
+            target["user"], target["time"], target["item"], target["query"],
+        )  # fmt: skip
+    for (task, split), rows in built["samples"].group_by("task", "split"):
+        assert built["figures"][f"{task}_{split}"] == len(rows)
+
+
+@many_logs
+@given(logs(users=3, most=24, items=9))
+def test_strict_is_free_of_every_leak(workplace, log):
+    built = build(workplace, log)
+    if built is None:
+        return
+    for task in schema.TASKS:
+        audited = built["audit"][task]
+        for split in schema.SPLITS:
+            assert audited[split]["leaks"] == 0
+        assert audited["train"]["inputs_with_held_out"] == audited["train"]["targets_held_out"] == 0
+        for split in ("valid", "test"):
+            assert audited[split]["training_targets_of_other_task"] == 0
+            assert audited[split]["candidates_equal_target"] == audited[split]["candidate_lists_missing"] == 0
+
+
+@many_logs
+@given(logs(users=3, most=20, items=30), st.integers(1, 25))
+def test_candidates_are_distinct_unseen_and_without_the_target(workplace, log, negatives):
+    built = build(workplace, log, items=30, negatives=negatives)
+    if built is None:
+        return
+    evaluated = built["samples"].filter(pl.col("split") != "train")
+    assert built["candidates"]["sample_id"].to_list() == evaluated["sample_id"].to_list()
+    clicked = {e["item"] for e in log if e["query"] is None}
+    for row in evaluated.join(built["candidates"], on="sample_id").iter_rows(named=True):
+        seen = {e["item"] for e in log if e["user"] == row["user_id"]}
+        found = row["negatives"]
+        assert len(set(found)) == len(found)
+        assert row["target_item"] not in found
+        if row["task"] == "rec":
+            assert len(found) == min(negatives, len(clicked - seen))
+            assert set(found) <= clicked - seen
+        else:
+            # The text of item i matches query i % 3 for two of three queries; all hits of a query tie.
+            hits = [i for i in range(30) if i % 3 == row["query_id"] < 2 and i != row["target_item"]][:negatives]
+            further = clicked - seen - set(hits)
+            assert found[: len(hits)] == hits
+            assert set(found[len(hits) :]) <= further
+            assert len(found) == min(negatives, len(hits) + len(further))
+
+
+def test_worked_log(workplace):
+    built = build(workplace / "worked", WORKED, "paper")
+    audit = built["audit"]
+    assert audit["history_protocol"] == "paper"
+    nothing = {"leaks": 0, "repeats": 0, "leak_share": 0.0, "targets_of_unseen_users": 0, "targets_of_unseen_items": 0}
+    evaluation = {
+        **nothing, "samples": 1, "repeats": 1, "training_targets_of_other_task": 0, "candidates_equal_target": 0,
+        "candidate_lists_short": 1, "candidate_lists_missing": 0,
+    }  # fmt: skip
+    # Of the training rows, rec 7 (E) and 8 show F or E, and search 9 does; 7 and 6 (F) are held-out pairs themselves.
+    assert audit["rec"] == {
+        "train": {**nothing, "samples": 4, "inputs_with_held_out": 2, "targets_held_out": 1},
+        "valid": evaluation,
+        "test": {**evaluation, "training_targets_of_other_task": 1},
+    }
+    assert audit["search"] == {
+        "train": {
+            **nothing,
+            "samples": 4,
+            "leaks": 1,
+            "leak_share": 0.25,
+            "inputs_with_held_out": 1,
+            "targets_held_out": 1,
+        },
+        "valid": {**evaluation, "training_targets_of_other_task": 1},
+        "test": evaluation,
+    }
+    strict = build(workplace / "worked", WORKED)["audit"]
+    assert strict["search"]["train"] == {**nothing, "samples": 3, "inputs_with_held_out": 0, "targets_held_out": 0}
+    assert strict["rec"]["test"] == {**evaluation, "targets_of_unseen_items": 1}
+    # The user has clicked everything but 6, 7 and 8.
+    lists = tables(workplace / "worked" / "samples")["candidates"]["negatives"].to_list()
+    assert [sorted(row) for row in lists[:2]] == [[6, 7, 8]] * 2
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_candidates(workplace):
+    log = WORKED + [event(user, 1, item) for user in range(2, 20) for item in range(9, 40)]
+    contents = []
+    for seed in (4, 4, 5):
+        build(workplace / "seeds", log, seed=seed, items=40, negatives=10)
+        contents.append([(workplace / "seeds" / "samples" / name).read_bytes() for name in OUTPUTS])
+    assert contents[0] == contents[1]
+    assert contents[0][:2] == contents[2][:2]
+    assert contents[0][2] != contents[2][2]
+
+
+@many_logs
+@given(logs(users=3, most=16, items=30), st.randoms(use_true_random=False))
+def test_row_order_of_the_files_does_not_matter(workplace, log, random):
+    if build(workplace / "order", log, items=30, negatives=8) is None:
+        return
+    before = [(workplace / "order" / "samples" / name).read_bytes() for name in OUTPUTS]
+    canonical = workplace / "order" / "canonical"
+    for table, file in ((schema.EVENTS, "events"), (schema.ITEMS, "items"), (schema.QUERIES, "queries")):
+        path = canonical / f"{file}.parquet"
+        frame = table.read(path)
+        table.write(frame[random.sample(range(len(frame)), len(frame))], path)
+    build_samples(canonical, workplace / "order" / "samples", SampleSettings(negatives=8), 1)
+    assert [(workplace / "order" / "samples" / name).read_bytes() for name in OUTPUTS] == before
+
+
+@many_logs
+@given(logs(users=3, most=16, items=30, single_clicks=True), st.randoms(use_true_random=False))
+def test_candidates_of_a_target_do_not_depend_on_the_order_inside_one_time(workplace, log, random):
+    shuffled = sorted(log, key=lambda e: (e["user"], e["time"], random.random()))
+    lists = []
+    for events in (log, shuffled):
+        built = build(workplace / "ties", events, items=30, negatives=8)
+        if built is None:
+            return
+        rows = built["samples"].join(built["candidates"], on="sample_id")
+        identity = ["task", "user_id", "time", "target_item", "query_id"]
+        lists.append({tuple(row[name] for name in identity): row["negatives"] for row in rows.iter_rows(named=True)})
+    for key in lists[0].keys() & lists[1].keys():
+        assert lists[0][key] == lists[1][key]
+
+
+def test_expected_rows_that_differ_are_reported(workplace):
+    build(workplace / "rows", WORKED, expected_rows={"rec_test": 1, "search_train": 8, "rec_tests": 3})
+    warnings = json.loads((workplace / "rows" / "samples" / "stage.json").read_text())["warnings"]
+    assert warnings == ["step search_train: 3, expected 8 rows", "step rec_tests: no such step, expected 3 rows"]
+
+
+def test_a_log_without_samples_is_one_clear_error_and_leaves_nothing(tmp_path):
+    write_canonical(tmp_path / "canonical", [event(0, t, t) for t in range(6)])
+    with pytest.raises(UserError, match=r"events\.parquet: no user has 3 clicks of one task with both"):
+        build_samples(tmp_path / "canonical", tmp_path / "samples", SampleSettings(), 1)
+    assert list((tmp_path / "samples").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.with_columns(event_id=pl.col("event_id") + 1), "event_id is not the row number"),
+        (lambda e: e.with_columns(time=-pl.col("time")), "not in the order of user and time"),
+        (lambda e: e.with_columns(user_id=-pl.col("user_id")), "not in the order of user and time"),
+        (lambda e: e.with_columns(user_id=pl.col("user_id") - 5), "a user_id is negative"),
+        (lambda e: e.with_columns(item_id=pl.col("item_id") + 1), "an item_id has no row"),
+        (lambda e: e.with_columns(query_id=pl.col("query_id") + 1), "a query_id has no row"),
+        (lambda e: e.with_columns(query_id=pl.lit(None)), "lacks its query_id or session_id"),
+        (lambda e: e.with_columns(session_id=pl.lit(None)), "lacks its query_id or session_id"),
+        (lambda e: e.with_columns(session_id=pl.lit(0)), "a session has more than one user or query"),
+    ],
+)
+def test_inconsistent_events_are_one_clear_error(tmp_path, change, message):
+    write_canonical(tmp_path, WORKED)
+    schema.EVENTS.write(change(events_frame(WORKED)), tmp_path / "events.parquet")
+    with pytest.raises(UserError, match=message):
+        build_samples(tmp_path, tmp_path / "samples", SampleSettings(), 1)
+
+
+def test_a_missing_table_is_one_clear_error(tmp_path):
+    write_canonical(tmp_path, WORKED)
+    (tmp_path / "queries.parquet").unlink()
+    with pytest.raises(UserError, match=r"queries\.parquet: no such file"):
+        build_samples(tmp_path, tmp_path / "samples", SampleSettings(), 1)

@@ -1,0 +1,244 @@
+"""Targets and their histories: written out by hand, and against plain loops."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gensar_core.samples import histories
+from gensar_core.samples.events import EventLog
+from gensar_core.samples.histories import Histories
+from gensar_core.samples.targets import leave_one_out, select_targets
+from tests.unit.samples_logs import WORKED, both_sides, event, events_frame, expected_history, expected_samples, logs
+
+A, B, C, D, E, F = range(6)
+PROTOCOLS = ("strict", "paper")
+
+#: What the worked log's user did, as entries.
+A0 = [("R", A), ("Q", 0), ("S", A)]
+BC1 = [("Q", 1), ("S", B), ("S", C)]
+UNTIL_TIME_2 = [*A0, ("R", B), ("R", C), *BC1]
+UNTIL_TIME_3 = [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E), ("R", D), ("Q", 0), ("S", D)]
+UNTIL_TIME_4 = [*UNTIL_TIME_3, ("R", E), ("Q", 2), ("S", E)]
+
+STRICT = {
+    ("rec", "train"): {2: A0, 3: [*A0, ("R", B)], 8: UNTIL_TIME_2},
+    ("rec", "valid"): {10: UNTIL_TIME_3},
+    ("rec", "test"): {12: UNTIL_TIME_4},
+    ("search", "train"): {4: [*A0, ("R", C)], 5: [*A0, ("R", B)], 9: UNTIL_TIME_2},
+    ("search", "valid"): {11: UNTIL_TIME_3},
+    ("search", "test"): {13: UNTIL_TIME_4},
+}
+PAPER = {
+    ("rec", "train"): {
+        2: A0,
+        3: [*A0, ("R", B)],
+        7: [*UNTIL_TIME_2, ("Q", 2), ("S", F)],
+        8: [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E)],
+    },
+    ("rec", "valid"): {10: UNTIL_TIME_3},
+    ("rec", "test"): {12: UNTIL_TIME_4},
+    ("search", "train"): {
+        4: [*A0, ("R", B), ("R", C)],  # B is the target
+        5: [*A0, ("R", B), ("Q", 1), ("S", B)],
+        6: UNTIL_TIME_2,
+        9: [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E)],
+    },
+    ("search", "valid"): {11: UNTIL_TIME_3},
+    ("search", "test"): {13: UNTIL_TIME_4},
+}
+
+
+def log_of(events):
+    return EventLog.from_frame(events_frame(events))
+
+
+def entries(inputs):
+    """The histories of some inputs as lists of (behavior, object)."""
+    return [
+        list(
+            zip(inputs.behavior.values[slice(*ends)].tolist(), inputs.object.values[slice(*ends)].tolist(), strict=True)
+        )
+        for ends in zip(inputs.behavior.offsets[:-1], inputs.behavior.offsets[1:], strict=True)
+    ]
+
+
+def lettered(history):
+    return [("RQS"[behavior], value) for behavior, value in history]
+
+
+def selected(events, protocol, most=50):
+    """(task, split) -> event id -> history, as the stage puts them together."""
+    log = log_of(events)
+    selection = select_targets(log, protocol, 3)
+    found = {}
+    for (task, split), rows in selection.targets.items():
+        source = log.take(selection.shown) if split == "train" else log
+        inputs = Histories(source, protocol).inputs(log.take(rows), most, most)
+        found[task, split] = dict(zip(rows.tolist(), map(lettered, entries(inputs)), strict=True))
+    return found, selection
+
+
+@pytest.mark.parametrize(("protocol", "expected"), [("strict", STRICT), ("paper", PAPER)])
+def test_worked_log(protocol, expected):
+    found, _ = selected(WORKED, protocol)
+    assert found == expected
+
+
+def test_worked_log_training_events_and_figures():
+    _, strict = selected(WORKED, "strict")
+    assert np.flatnonzero(strict.training).tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 14, 15, 16, 17]
+    assert strict.figures == {
+        "rec_with_both_histories": 6,
+        "rec_users": 1,
+        "search_with_both_histories": 6,
+        "search_users": 1,
+        "rec_train_dropped_held_out": 1,
+        "rec_train_dropped_without_history": 0,
+        "search_train_dropped_held_out": 1,
+        "search_train_dropped_without_history": 0,
+        "rec_train": 3,
+        "rec_valid": 1,
+        "rec_test": 1,
+        "search_train": 3,
+        "search_valid": 1,
+        "search_test": 1,
+    }
+    _, paper = selected(WORKED, "paper")
+    assert np.flatnonzero(paper.training).tolist() == [*range(10), 14, 15, 16, 17]
+    assert paper.figures["rec_train"] == 4
+    assert paper.figures["search_train"] == 4
+
+
+def test_the_caps_keep_the_last_clicks_and_sessions():
+    log = log_of(WORKED)
+    inputs = Histories(log, "strict").inputs(log.take(np.array([10, 12])), 2, 1)
+    assert list(map(lettered, entries(inputs))) == [
+        [("R", E), ("R", D), ("Q", 0), ("S", D)],
+        [("R", D), ("R", E), ("Q", 2), ("S", E)],
+    ]
+
+
+def test_the_cap_applies_after_held_out_clicks_are_gone():
+    # C is the valid target of rec and was clicked before; two clicks must still stand before the training target D.
+    events = [
+        event(0, 1, A, query=0, session=0),
+        event(0, 2, A),
+        event(0, 3, B),
+        event(0, 4, C),
+        event(0, 5, D),
+        event(0, 6, C),
+        event(0, 7, E),
+    ]
+    found, _ = selected(events, "strict", most=2)
+    assert found["rec", "train"] == {
+        2: [("Q", 0), ("S", A), ("R", A)],
+        4: [("Q", 0), ("S", A), ("R", A), ("R", B)],
+    }
+
+
+def test_a_training_row_without_a_search_left_is_dropped():
+    # The only search before B and D is for E, which becomes the test target: B and D lose their search history.
+    events = [event(0, 1, A), event(0, 2, E, query=0, session=0), event(0, 3, B), event(0, 4, D), event(0, 5, C)]
+    events.append(event(0, 6, E))
+    found, selection = selected(events, "strict")
+    assert selection.figures["rec_with_both_histories"] == 4
+    assert found["rec", "train"] == {}
+    assert selection.figures["rec_train_dropped_without_history"] == 2
+    assert found["rec", "test"] == {5: [("R", A), ("Q", 0), ("S", E), ("R", B), ("R", D), ("R", C)]}
+
+
+def test_a_session_is_one_block_at_the_place_of_its_first_click():
+    events = [
+        event(0, 1, A),
+        event(0, 2, B, query=0, session=7),
+        event(0, 3, C),
+        event(0, 4, C, query=1, session=3),
+        event(0, 5, D, query=0, session=7),
+        event(0, 6, E),
+    ]
+    log = log_of(events)
+    inputs = Histories(log, "strict").inputs(log.take(np.array([3, 5])), 9, 9)
+    assert list(map(lettered, entries(inputs))) == [
+        [("R", A), ("Q", 0), ("S", B), ("R", C)],
+        [("R", A), ("Q", 0), ("S", B), ("S", D), ("R", C), ("Q", 1), ("S", C)],
+    ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@settings(max_examples=150, deadline=None)
+@given(logs(), st.integers(1, 4), st.integers(1, 4))
+@example([], 1, 1)
+def test_every_history_equals_the_plain_loops(protocol, events, max_recommendations, max_searches):
+    log = log_of(events)
+    source = Histories(log, protocol)
+    whole = list(enumerate(events))
+    caps = (max_recommendations, max_searches)
+    assert entries(source.inputs(log, *caps)) == [expected_history(whole, target, protocol, *caps) for target in whole]
+    assert source.both_sides(log).tolist() == [
+        both_sides(expected_history(whole, target, protocol, 99, 99)) for target in whole
+    ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@settings(max_examples=150, deadline=None)
+@given(logs(users=2, most=26))
+def test_targets_splits_and_training_rows_equal_the_plain_loops(protocol, events):
+    found, selection = selected(events, protocol, most=3)
+    samples, training = expected_samples(events, protocol, 3, 3, 3)
+    expected = {key: {} for key in found}
+    for (task, split, i), history in samples.items():
+        expected[task, split][i] = lettered(history)
+    assert found == expected
+    assert np.flatnonzero(selection.training).tolist() == training
+
+
+@settings(max_examples=150, deadline=None)
+@given(logs(), st.data())
+def test_a_strict_history_does_not_depend_on_what_the_target_is(events, data):
+    if not events:
+        return
+    chosen = data.draw(st.integers(0, len(events) - 1))
+    target = events[chosen]
+    moment = [
+        e["user"] == target["user"] and e["time"] == target["time"] and e["item"] == target["item"] for e in events
+    ]
+    renamed = [{**e, "item": 99} if same else e for e, same in zip(events, moment, strict=True)]
+    row = np.array([chosen])
+    before, after = (
+        entries(Histories(log, "strict").inputs(log.take(row), 3, 3)) for log in map(log_of, (events, renamed))
+    )
+    assert before == after
+
+
+@settings(max_examples=100, deadline=None)
+@given(logs(users=2, most=26))
+def test_strict_training_never_meets_a_held_out_pair(events):
+    found, selection = selected(events, "strict", most=3)
+    held_out = {
+        (events[i]["user"], events[i]["item"]) for (_, split), rows in found.items() if split != "train" for i in rows
+    }
+    for (_, split), rows in found.items():
+        for i, history in rows.items():
+            assert both_sides([("RQS".index(letter), value) for letter, value in history])
+            if split == "train":
+                met = {(events[i]["user"], value) for letter, value in history if letter != "Q"}
+                assert not ({(events[i]["user"], events[i]["item"])} | met) & held_out
+    assert not {(events[i]["user"], events[i]["item"]) for i in np.flatnonzero(selection.training)} & held_out
+
+
+@given(logs())
+@settings(max_examples=30, deadline=None)
+def test_histories_do_not_depend_on_how_targets_are_sliced(events):
+    log = log_of(events)
+    whole = entries(Histories(log, "strict").inputs(log, 3, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(histories, "_SLICE", 4)
+        assert entries(Histories(log, "strict").inputs(log, 3, 3)) == whole
+
+
+def test_leave_one_out_by_hand():
+    users = np.array([0, 0, 0, 0, 2, 2, 5, 5, 5])
+    assert leave_one_out(users, 3).tolist() == [0, 0, 1, 2, -1, -1, 0, 1, 2]
+    assert leave_one_out(users, 4).tolist() == [0, 0, 1, 2, -1, -1, -1, -1, -1]
+    assert leave_one_out(users[:0], 3).tolist() == []
