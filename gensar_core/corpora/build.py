@@ -115,7 +115,9 @@ class _Corpus:
                 yield item_rows(described[start : start + CHUNK_ROWS])
         else:
             for chunk in self.sample_chunks():
-                yield self.sample_rows(chunk, task.source, ("train",))
+                rows = self.sample_rows(chunk, task.source, ("train",))
+                if len(rows):
+                    yield rows
 
 
 class _Lengths:

@@ -89,7 +89,7 @@ def _attend_ancestors(model: T5, trees: PrefixTrees, device: torch.device) -> At
     ancestors = torch.from_numpy(trees.ancestors).to(device)
     depth = torch.from_numpy(trees.node_depth).to(device)
     column = torch.arange(ancestors.shape[1], device=device)
-    relative = (column[None, :] - column[:, None]).clamp_min(-1)
+    relative = column[None, :] - column[:, None]
     # Row: depth of the node; column: depth of the ancestor. A column past the node's own depth is no ancestor.
     bias_at = position_bias(model.decoder, relative, bidirectional=False).masked_fill(
         relative[..., None] > 0, -torch.inf

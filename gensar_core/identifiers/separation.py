@@ -7,6 +7,8 @@ to leave b on e. The codes for that are those whose items lose least by going to
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,31 +43,43 @@ def separate(node: Tensor, residual: Tensor, codebook: Tensor, share: float) -> 
     ``node`` [n] numbers what items have chosen before the last level, ``residual`` [n, D] what is left to quantize.
     The returned codebook never has more collisions than the given one.
     """
-    budget = int(share * len(codebook))
-    at_once = budget
-    code, gap = _nearest_two(residual, codebook)
-    collisions = _collisions(node, code, len(codebook))
+    budget = at_once = int(share * len(codebook))
+    choice = _nearest_two(residual, codebook)
+    collisions = _collisions(node, choice.first, len(codebook))
     while collisions and min(budget, at_once) > 0:
-        points = _parting_points(node, residual, codebook, code)[: min(budget, at_once)]
+        points = _parting_points(node, residual, codebook, choice.first)[: min(budget, at_once)]
         if not len(points):
             break
         changed = codebook.clone()
-        changed[_dispensable(code, gap, len(codebook))[: len(points)]] = points
-        new_code, new_gap = _nearest_two(residual, changed)
-        remaining = _collisions(node, new_code, len(codebook))
+        changed[_dispensable(node, choice, len(codebook))[: len(points)]] = points
+        new_choice = _nearest_two(residual, changed)
+        remaining = _collisions(node, new_choice.first, len(codebook))
         if remaining < collisions:
             budget -= len(points)
-            codebook, code, gap, collisions = changed, new_code, new_gap, remaining
+            codebook, choice, collisions = changed, new_choice, remaining
         else:
             at_once //= 2
     return codebook
 
 
-def _dispensable(code: Tensor, gap: Tensor, size: int) -> Tensor:
-    """All codes, in the order of the distortion their items gain by going to their second nearest code."""
-    # Added up on the CPU, where the order of the sum is fixed.
-    loss = np.bincount(code.cpu().numpy(), weights=gap.cpu().double().numpy(), minlength=size)
-    return torch.from_numpy(np.argsort(loss, kind="stable")).to(code.device)
+class _Choice(NamedTuple):
+    #: Nearest and second nearest code of every item [n].
+    first: Tensor
+    second: Tensor
+    #: How much farther the second is, in squared distance [n].
+    gap: Tensor
+
+
+def _nearest_two(residual: Tensor, codebook: Tensor) -> _Choice:
+    first = torch.empty(len(residual), dtype=torch.int64, device=residual.device)
+    second, gap = first.clone(), residual.new_empty(len(residual))
+    norms = codebook.square().sum(dim=1)
+    for rows in row_blocks(len(residual), len(codebook)):
+        distance = torch.addmm(norms, residual[rows], codebook.T, alpha=-2.0)
+        two = distance.topk(2, dim=1, largest=False)
+        first[rows], second[rows] = two.indices.unbind(dim=1)
+        gap[rows] = two.values[:, 1] - two.values[:, 0]
+    return _Choice(first, second, gap)
 
 
 def _collisions(node: Tensor, code: Tensor, size: int) -> int:
@@ -73,17 +87,15 @@ def _collisions(node: Tensor, code: Tensor, size: int) -> int:
     return len(node) - len(torch.unique(node * size + code))
 
 
-def _nearest_two(residual: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest code of every row, and how much farther (in squared distance) the second nearest is."""
-    code = torch.empty(len(residual), dtype=torch.int64, device=residual.device)
-    gap = residual.new_empty(len(residual))
-    norms = codebook.square().sum(dim=1)
-    for rows in row_blocks(len(residual), len(codebook)):
-        distance = torch.addmm(norms, residual[rows], codebook.T, alpha=-2.0)
-        two = distance.topk(2, dim=1, largest=False)
-        code[rows] = two.indices[:, 0]
-        gap[rows] = two.values[:, 1] - two.values[:, 0]
-    return code, gap
+def _dispensable(node: Tensor, choice: _Choice, size: int) -> Tensor:
+    """All codes, the most dispensable first: by the collisions, then the loss, of going to second codes."""
+    held = torch.unique(node * size + choice.first)
+    would_collide = torch.isin(node * size + choice.second, held)
+    # Added up on the CPU, where the order of the sum is fixed.
+    first = choice.first.cpu().numpy()
+    loss = np.bincount(first, weights=choice.gap.cpu().double().numpy(), minlength=size)
+    collide = np.bincount(first, weights=would_collide.cpu().numpy(), minlength=size)
+    return torch.from_numpy(np.lexsort((loss, collide))).to(node.device)
 
 
 def _parting_points(node: Tensor, residual: Tensor, codebook: Tensor, code: Tensor) -> Tensor:

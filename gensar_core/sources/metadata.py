@@ -75,6 +75,8 @@ def read_metadata(path: Path, wanted: Collection[str]) -> Metadata:
 
 def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
     """The item of one line, or the reason why it is broken. Of an unwanted item, asin alone may be returned."""
+    if len(line) > _LONGEST_LITERAL:
+        return "longer than an item can be"
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
@@ -82,8 +84,10 @@ def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
     plain = _PLAIN_ITEM.fullmatch(text)
     if plain and plain["asin"] is not None and plain["asin"] not in wanted:
         return {"asin": plain["asin"]}
-    if len(text) > _LONGEST_LITERAL:
-        return "longer than an item can be"
+    if plain and plain["related"] is not None:
+        # Long lists of other items, of which nothing is read.
+        start, end = plain.span("related")
+        text = f"{text[:start]}None{text[end:]}"
     try:
         item = ast.literal_eval(text.strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -155,7 +159,8 @@ def _plain_item() -> str:
         r"'asin': '(?P<asin>[^'\\\r\n\x00]++)'",
         f"'(?:{texts})': {text}",
         f"'categories': {paths}",
-        rf"'(?!(?:asin|{texts}|categories)')\w++': {value}",
+        f"'related': (?P<related>{value})",
+        rf"'(?!(?:asin|{texts}|categories|related)')\w++': {value}",
     )
     return _sequence(f"(?:{'|'.join(fields)})", "{}")
 

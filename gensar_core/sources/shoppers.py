@@ -66,7 +66,7 @@ def simulate_purchases(shelves: Shelves, n_users: int, mean_reviews: float, seed
         user=user,
         item=item,
         time=_days(lengths, draw) * _SECONDS_A_DAY,
-        rating=np.clip(3 + liked + draw.integers(-1, 2, len(user)), 1, 5),
+        rating=np.clip(3 + liked + draw.integers(-2, 2, len(user)), 1, 5),
         searched=draw.random(len(user)) < _SEARCHED,
     )
 

@@ -300,6 +300,23 @@ def test_identifiers_of_another_catalogue_are_refused(tmp_path: Path) -> None:
         build_corpus(shop, shop, tmp_path / "other", tmp_path / "corpus", settings(), 7)
 
 
+def test_a_failed_write_is_not_lost(tmp_path: Path) -> None:
+    """Chunks are written in the background: what goes wrong there must still be raised."""
+
+    def full(_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    rows = pl.DataFrame({"sample_id": [0], "input_ids": [[1]]})
+    for writes in (1, 2):
+        with (
+            pytest.raises(OSError, match="No space left"),
+            stream.TableWriter(schema.PROMPTS, tmp_path / "prompts.parquet") as table,
+        ):
+            table._writer.write_table = full
+            for _ in range(writes):
+                table.write(rows)
+
+
 def test_missing_samples_are_named(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"samples\.parquet"):
         build_corpus(shop, tmp_path, shop, tmp_path / "corpus", settings(), 7)

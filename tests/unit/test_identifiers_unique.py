@@ -93,7 +93,7 @@ def test_any_catalogue_that_fits_gets_unique_identifiers(
     room = 4 ** levels[1]
     overflow = (
         sides == 2
-        and 0 < levels[1]
+        and levels[1] > 0
         and np.unique(catalogue.shared_codes, axis=0, return_counts=True)[1].max(initial=0) > room
     )
     check_proof(catalogue, minimal=not overflow)

@@ -1,0 +1,36 @@
+"""Preparation on real files: the published queries keep their form, and the counts of Beauty are those of its files."""
+
+import gzip
+
+from gensar_core import schema
+from gensar_core.config.data import CanonicalSettings
+from gensar_core.runtime.stage import read_record
+from gensar_core.sources.amazon import canonicalize
+from gensar_core.sources.query_synthesis import path_query
+
+
+def test_published_queries_are_left_as_they_are(realdata):
+    text = gzip.decompress((realdata / "amazon_electronics_queries" / "query_text.txt.gz").read_bytes()).decode()
+    queries = text.splitlines()
+    changed = [query for query in queries if path_query(query.split()) != query]
+    assert len(queries) == 989
+    assert changed == []
+
+
+def test_beauty_keeps_every_review_of_an_item_with_text(realdata, tmp_path):
+    expected = {
+        "reviews_read": 198_502,
+        "users_read": 22_363,
+        "items_read": 12_101,
+        "metadata_cleaned": 12_101,
+        "items_with_text": 12_094,
+        "recommendation_interactions": 198_371,
+    }
+    settings = CanonicalSettings(category="Beauty", expected_rows=expected)
+    canonicalize(realdata / "amazon_beauty", settings, tmp_path, 1)
+    record = read_record(tmp_path / "stage.json")
+    assert record["warnings"] == []
+    assert not any(count for name, count in record["figures"].items() if name.endswith("broken_lines"))
+    events = schema.EVENTS.read(tmp_path / "events.parquet")
+    share = (events["task"] == "search").sum() / 198_371
+    assert abs(share - 0.76) < 0.005
