@@ -5,9 +5,8 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.embeddings.text import embed_catalogue
-
     from gensar_core.config.embeddings import TextEmbedding
+    from gensar_core.embeddings.text import embed_catalogue
 
     embed_catalogue(
         canonical=Path(snakemake.input.item_table).parent,

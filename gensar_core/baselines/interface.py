@@ -133,8 +133,8 @@ def check_methods(catalogue: Catalogue, where: str = "config", checked: Path | N
     if checked is not None and (checked / mark).is_file():
         return
     for name, entry in catalogue.methods.items():
-        path = f"{where}: methods.{name}"
-        validate(find(entry.kind, f"{path}.kind").settings_model, entry.own(), path)
+        method = find(entry.kind, f"{where}: methods.{name}.kind")
+        validate(method.settings_model, entry.own(), where, f"methods.{name}")
     if checked is not None:
         checked.mkdir(parents=True, exist_ok=True)
         (checked / mark).touch()

@@ -41,20 +41,23 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def validate(model: type[S], values: Any, where: str) -> S:
-    """Build ``model`` from plain values. Raises UserError with the full path of the first wrong key."""
+def validate(model: type[S], values: Any, where: str, path: str = "") -> S:
+    """Build ``model`` from plain values, which stand at ``path`` of the configuration ``where``.
+
+    Raises UserError with the full path of the first wrong key.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-        raise UserError(f"{explain(details[0], model, values, where)}{more}") from None
+        raise UserError(f"{explain(details[0], model, values, where, path)}{more}") from None
 
 
-def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: str) -> str:
+def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: str, path: str) -> str:
     """One line for one validation error: path of the key, what is wrong, what to write instead."""
     parts = [str(part) for part in detail["loc"]]
-    path = f"{where}: {'.'.join(_written(parts, values))}"
+    path = f"{where}: {'.'.join([*filter(None, [path]), *_written(parts, values)])}"
     given = detail.get("input")
     kind = detail["type"]
     if kind == "extra_forbidden":

@@ -43,18 +43,20 @@ def metrics(ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
     Raises UserError when a file is missing, is no ranks table or holds no test ranks, and when two methods of one task
     ranked different targets or different numbers of candidates.
     """
+    table = _test_ranks(ranks, names)
+    _check_same_samples(table, names)
     with duckdb.connect() as connection:
         # One thread adds in one order, so equal files give equal sums.
         connection.execute("SET threads = 1")
-        connection.register("ranks", _test_ranks(ranks, names).to_arrow())
-        _check_same_samples(connection)
+        connection.register("ranks", table.to_arrow())
         columns = ", ".join(f'{_metric(name)} AS "{name}"' for name in METRICS)
-        return connection.execute(
+        found = connection.sql(
             f"""
             SELECT task, method, {columns}, count(*) AS samples
             FROM ranks GROUP BY task, method ORDER BY task, min(position)
             """
-        ).pl()
+        ).to_arrow_table()
+    return pl.DataFrame(found)
 
 
 def _test_ranks(ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
@@ -69,33 +71,19 @@ def _test_ranks(ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
     return pl.concat(tables)
 
 
-def _check_same_samples(connection: duckdb.DuckDBPyConnection) -> None:
-    found = connection.execute(
-        """
-        WITH methods AS (
-            SELECT task, min(position) AS first_position, count(DISTINCT position) AS methods FROM ranks GROUP BY task
-        ),
-        partly AS (
-            SELECT task, list(position) AS having_it
-            FROM ranks JOIN methods USING (task)
-            GROUP BY task, sample_id, target_item, n_candidates
-            HAVING count(*) < any_value(methods)
-        )
-        SELECT task, method, count(*) AS samples
-        FROM ranks JOIN methods USING (task)
-        WHERE position = first_position OR EXISTS (
-            SELECT 1 FROM partly
-            WHERE partly.task = ranks.task AND list_contains(having_it, position) <> list_contains(having_it, first_position)
-        )
-        GROUP BY task, position, method ORDER BY task, position
-        """
-    ).fetchall()
-    for task, rows in itertools.groupby(found, key=lambda row: row[0]):
-        (_, first, samples), *others = rows
-        for _, other, other_samples in others:
+def _check_same_samples(table: pl.DataFrame, names: Sequence[str]) -> None:
+    ranked = {
+        key: rows.select("sample_id", "target_item", "n_candidates").sort("sample_id")
+        for key, rows in table.group_by("task", "position", maintain_order=True)
+    }
+    first: dict[object, int] = {}
+    for (task, position), rows in ranked.items():
+        expected = ranked[task, first.setdefault(task, position)]
+        if not rows.equals(expected):
+            other = "candidates" if rows["sample_id"].equals(expected["sample_id"]) else "test targets"
             raise UserError(
-                f"task {task}: {other} ranked other test targets ({other_samples}) than {first} ({samples}), or among "
-                "other candidates; delete the ranks that are older than the samples and run again"
+                f"task {task}: {names[position]} ranked other {other} ({len(rows)}) than {names[first[task]]} "
+                f"({len(expected)}); delete the ranks that are older than the samples and run again"
             )
 
 

@@ -244,7 +244,10 @@ def _place(paths: Paths, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
 def _assign(distance: np.ndarray, columns: np.ndarray, code: np.ndarray, settled: np.ndarray) -> np.ndarray:
     """Different codes out of ``columns`` for the rows of ``distance`` [m, K]: most kept first, then least in sum."""
     cost = distance[:, columns].astype(np.float64)
-    cost -= cost.min()
+    # What every assignment pays is taken off: it leaves many zeros, on which the solver is fastest.
+    cost -= cost.min(axis=1, keepdims=True)
+    if len(cost) == len(columns):
+        cost -= cost.min(axis=0)
     # One kept code outweighs any sum of distances, so the number of moves comes first.
     bonus = (len(cost) + 1) * (cost.max() or 1.0)
     own = np.searchsorted(columns, code[settled])

@@ -1,8 +1,5 @@
-"""Raw files of the Amazon 2014 release from their public home.
-
-The product-search files (query_text.txt.gz, train.qrels.gz, test.qrels.gz) are not fetched: Ai et al. publish them for
-some categories at https://github.com/QingyaoAi/Amazon-Product-Search-Datasets. To use them, put all raw files into one
-folder and name it as `raw`.
+"""Raw files from their public homes: reviews and metadata of the Amazon 2014 release (McAuley et al.), and the
+product-search files that Ai et al. (SIGIR 2017) publish for some of its categories.
 """
 
 from __future__ import annotations
@@ -12,15 +9,17 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gensar_core.errors import UserError
 from gensar_core.runtime.progress import progress, say
+from gensar_core.sources import product_search
 from gensar_core.sources.amazon import raw_names
 from gensar_core.sources.lines import blocks
 
 HOME = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+PRODUCT_SEARCH_HOME = "https://raw.githubusercontent.com/QingyaoAi/Amazon-Product-Search-Datasets/master/"
 _PIECE = 1 << 20
 _ATTEMPTS = 3
 _TIMEOUT = 60.0
@@ -35,8 +34,16 @@ def download_amazon(category: str, output: Path, home: str = HOME) -> None:
     A file appears when it is whole, a valid gzip file from begin to end; a broken-off download is continued by the next
     call. Raises UserError that tells which files to put where when ``home`` cannot be reached or lacks the category.
     """
+    _download(raw_names(category), home, output)
+
+
+def download_product_search(category: str, output: Path, home: str = PRODUCT_SEARCH_HOME) -> None:
+    """Fetch a category's product-search files into ``output``, in the same way."""
+    _download(product_search.FILES, f"{home.rstrip('/')}/reviews_{category}_5.json.gz", output)
+
+
+def _download(names: Sequence[str], home: str, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    names = raw_names(category)
     by_hand = f"put {' and '.join(names)} into a folder by hand and set datasets.<name>.raw to that folder"
     for name in names:
         if (output / name).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -157,6 +158,8 @@ def _fault(path: Path) -> str | None:
         return _csv_fault(path) if kind == "CSV" else None
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return "the gzip file is cut off or damaged; fetch or write it again"
+    except OSError:
+        return None
 
 
 def _utf8_fault(line: bytes) -> str | None:
@@ -168,8 +171,12 @@ def _utf8_fault(line: bytes) -> str | None:
 
 
 def _json_fault(line: bytes) -> str | None:
+    if line.startswith(codecs.BOM_UTF8):
+        return "begins with a byte order mark; save the file as UTF-8 without one"
     try:
-        return None if isinstance(json.loads(line), dict) else "not a JSON object; write one object a line"
+        return (
+            None if isinstance(json.loads(line.decode("utf-8")), dict) else "not a JSON object; write one object a line"
+        )
     except UnicodeDecodeError:
         return "not UTF-8; save the file in the encoding UTF-8"
     except json.JSONDecodeError as error:

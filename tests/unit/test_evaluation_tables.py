@@ -77,8 +77,38 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     one, other = ranks_file(tmp_path, "one", [1, 2]), ranks_file(tmp_path, "other", [1, 2], first_sample=1)
     with pytest.raises(UserError, match=r"task rec: b ranked other test targets \(2\) than a \(2\)"):
         metrics([one, other], ["a", "b"])
+    fewer = schema.RANKS.read(one).with_columns(n_candidates=pl.lit(50))
+    schema.RANKS.write(fewer, tmp_path / "fewer.parquet")
+    with pytest.raises(UserError, match=r"task rec: b ranked other candidates \(2\) than a \(2\)"):
+        metrics([one, tmp_path / "fewer.parquet"], ["a", "b"])
     valid = ranks_file(tmp_path, "valid", [1], split="valid")
     with pytest.raises(UserError, match=r"valid\.parquet: holds no ranks of test targets"):
         metrics([valid], ["a"])
     with pytest.raises(UserError, match="no such file"):
         metrics([tmp_path / "none.parquet"], ["a"])
+
+
+def test_equal_values_are_marked_equal_and_a_lone_row_is_not_marked(tmp_path):
+    best, same, second, last = (
+        ranks_file(tmp_path, name, [rank]) for name, rank in (("best", 1), ("same", 1), ("second", 2), ("last", 4))
+    )
+    alone = ranks_file(tmp_path, "alone", [1], "search", first_sample=9)
+    schema.RANKS.write(pl.concat([schema.RANKS.read(last), schema.RANKS.read(alone)]), last)
+    metric_table([last, second, best, same], ["last", "second", "best", "same"], tmp_path / "t")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "t.md").read_text().splitlines()]
+    ndcg5 = {(row[0], row[1]): row[cells[0].index("ndcg@5")] for row in cells[2:]}
+    assert ndcg5 == {
+        ("rec", "last"): "0.4307",
+        ("rec", "second"): "<u>0.6309</u>",
+        ("rec", "best"): "**1.0000**",
+        ("rec", "same"): "**1.0000**",
+        ("search", "last"): "1.0000",
+    }
+
+
+def test_equal_ranks_give_equal_bytes(tmp_path):
+    path = ranks_file(tmp_path, "a", np.random.default_rng(0).integers(1, 100, 5000))
+    for folder in ("one", "two"):
+        metric_table([path], ["a"], tmp_path / folder / "t")
+    assert (tmp_path / "one" / "t.csv").read_bytes() == (tmp_path / "two" / "t.csv").read_bytes()
+    assert all(len(value.split(".")[1]) == 6 for value in (tmp_path / "one/t.csv").read_text().split(",")[9:14])

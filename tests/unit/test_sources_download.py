@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from gensar_core.errors import UserError
-from gensar_core.sources.download import download_amazon
+from gensar_core.sources.download import download_amazon, download_product_search
 
 REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
 CONTENT = {
@@ -139,3 +139,12 @@ def test_without_a_network_the_message_says_which_files_to_put_where(tmp_path):
 def test_a_name_that_nobody_knows_is_no_network_either(tmp_path):
     with pytest.raises(UserError, match="cannot be downloaded"):
         download_amazon("Toys", tmp_path, "http://nowhere.invalid/")
+
+
+def test_product_search_files_come_from_their_category_folder(home, tmp_path):
+    names = ("query_text.txt.gz", "train.qrels.gz", "test.qrels.gz")
+    home.content = {f"/reviews_Toys_5.json.gz/{name}": gzip.compress(name.encode()) for name in names}
+    download_product_search("Toys", tmp_path, home.url)
+    assert {path.name: gzip.decompress(path.read_bytes()).decode() for path in tmp_path.iterdir()} == dict(
+        zip(names, names, strict=True)
+    )

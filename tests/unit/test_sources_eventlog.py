@@ -259,6 +259,27 @@ def test_of_equal_clicks_the_first_stays_also_when_others_stand_between(tmp_path
     assert figures(out)["skipped_rows"] == {"events_duplicate": [3]}
 
 
+def test_clicks_that_differ_in_item_query_or_kind_alone_are_no_duplicates(tmp_path):
+    events = [
+        event("u", "5", "s", "9", "cup"), event("u", "5", "s", "9", "mug"), event("u", "5", "s", "10", "cup"),
+        event("u", "5", "r", "9"), event("v", "5", "r", "9"),
+    ]  # fmt: skip
+    out = run(tmp_path, events=events)
+    found = tables(out)["events"]
+    assert found.select("user_id", "task", "item_id", "query_id").rows() == [
+        (0, "rec", 1, None), (0, "search", 1, 0), (0, "search", 1, 1), (0, "search", 0, 0), (1, "rec", 1, None),
+    ]  # fmt: skip
+    assert figures(out)["skipped_rows"] == {}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_rows_are_counted_from_one_in_every_format(tmp_path, suffix):
+    bad = [event("u1", "5", "view", "9")]
+    items = [{"item_id": None, "title": "nameless"}, *ITEMS]
+    record = figures(run(tmp_path, items, bad + EVENTS + bad, suffix=suffix))
+    assert record["skipped_rows"] == {"items_empty_item_id": [1], "events_unknown_kind": [1, 8]}
+
+
 def test_of_items_with_one_id_the_first_stays_and_items_without_id_or_text_are_dropped(tmp_path):
     items = [
         *ITEMS,
@@ -307,6 +328,7 @@ HEADER = b"user_id,time,kind,item_id,query\n"
         ("log.jsonl", b'{"user_id": 1}\n{"user_id":\n', "line 2: not a JSON object (Expecting value)"),
         ("log.jsonl", b'{"user_id": 1}\n[1]\n', "line 2: not a JSON object; write one object a line"),
         ("log.jsonl", b'{"user_id": 1}\n{"user_id": "\xff"}\n', "line 2: not UTF-8"),
+        ("log.jsonl", b'\xef\xbb\xbf{"user_id": 1}\n', "line 1: begins with a byte order mark; save the file as UTF-8 without one"),
         ("log.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 99)[:-9], "gzip file is cut off or damaged"),
         ("log.parquet", b"PAR1 and nothing else", "not a readable Parquet file"),
         ("log.csv", HEADER + b"u,5,search,1,q\nu,1684742000000,search,1,q\nu,1684742000001,search,1,q\n",

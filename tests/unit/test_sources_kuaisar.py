@@ -30,7 +30,7 @@ SRC = (
 LEVELS = [f"{level}_level_category_{part}" for level in ("first", "second", "third", "fourth") for part in ("id", "name", "name_en")]  # fmt: skip
 ITEMS = (
     f"item_id,caption,author_id,item_type,upload_time,upload_type,{','.join(LEVELS)}\n"
-    '7,"[1, 213, 24]",10,NORMAL,2023-04-22,LongImport,9,搞笑,Funny,136,搞笑段子,Funny joke,0,空,empty,0,空,empty\n'
+    '7,"[1, 213, 24]",10,NORMAL,2023-04-22,LongImport,9,搞笑,Funny,136,搞笑段子,Funny joke,0,空,empty,0,茶,Tea\n'
     "8,[],0,NORMAL,1970-01-01,UNKNOWN,0,空,empty,5,茶,Tea, 0,空,UNKNOWN,4,UNKNOWN,UNKNOWN\n"
     "103656000000,[5],0,NORMAL,1970-01-01,UNKNOWN,0,空,empty,0,空,empty,0,空,empty,0,空,empty\n"
     "11,[5],0,NORMAL,1970-01-01,UNKNOWN,0,空,empty,0,空,empty,0,空,empty,0,空,empty\n"

@@ -190,7 +190,6 @@ def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
         ("not a Python literal", "{'asin': 'x', 'title': '\x00'}"),
         ("not a Python literal", "(" * 100_000),
         ("not a Python literal", '{"asin": "x", "brand": null}'),
-        ("longer than an item can be", page("x", "long" * (1 << 20))),
         ("not a dict", "['asin', 'x']"),
         ("not a dict", "5"),
         ("not UTF-8", b"{'asin': 'x', 'title': '\xff'}"),
@@ -214,6 +213,13 @@ def test_each_kind_of_broken_metadata_is_counted_and_never_run(tmp_path, monkeyp
     assert found.cleaned == 2
     assert found.tally.figures()["metadata_broken_examples"] == [f"line 2: {reason}"]
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_line_longer_than_an_item_can_be_is_not_even_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(metadata, "_LONGEST_LITERAL", 1000)
+    found = read_metadata(write_gzip(tmp_path / "meta.gz", [page("a"), page("b", "x" * 1000)]), {"a", "b"})
+    assert found.items["item"].to_list() == ["a"]
+    assert found.tally.figures()["metadata_broken_examples"] == ["line 2: longer than an item can be"]
 
 
 def test_items_are_cleaned_and_the_first_of_equal_asins_stays(tmp_path):

@@ -1,0 +1,204 @@
+"""What every ranking method must hold: a mix-in of tests, and a small shop to fit methods on.
+
+A test class of a method inherits `MethodContract` and names the method's file as ``kind``; methods that learn by
+gradient set ``overfits``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gensar_core import schema
+from gensar_core.baselines.interface import Method, MethodData, find
+from gensar_core.config.base import validate
+from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.metrics import average_ranks
+from gensar_core.runtime.tensors import save_vectors
+
+N_USERS, N_ITEMS, N_QUERIES, N_NEGATIVES = 64, 40, 5, 20
+
+
+def write_shop(
+    folder: Path,
+    clicks: list[list[int]],
+    n_items: int,
+    *,
+    histories: list[list[int]] | None = None,
+    targets: list[int] | None = None,
+    negatives: int = N_NEGATIVES,
+) -> MethodData:
+    """A data set in which each user has the given recommendation clicks, each followed by a search for the same item.
+
+    All of these are training events. Every user has a valid and a test target of both tasks: the last click, after the
+    clicks before it, unless ``histories`` and ``targets`` say otherwise.
+    """
+    canonical, samples = folder / "canonical", folder / "samples"
+    for made in (canonical, samples):
+        made.mkdir(parents=True)
+    n_queries = min(N_QUERIES, n_items)
+    histories = [own[:-1] for own in clicks] if histories is None else histories
+    targets = [own[-1] for own in clicks] if targets is None else targets
+    item_texts = [f"item {item}" for item in range(n_items)]
+    items = {
+        "item_id": range(n_items), "raw_id": item_texts, "title": item_texts, "description": [""] * n_items,
+        "brand": [""] * n_items, "categories": [[["shop"]]] * n_items, "text": item_texts,
+    }  # fmt: skip
+    schema.ITEMS.write(pl.DataFrame(items), canonical / "items.parquet")
+    queries = {"query_id": range(n_queries), "text": [f"query {query}" for query in range(n_queries)]}
+    schema.QUERIES.write(pl.DataFrame(queries), canonical / "queries.parquet")
+    users = {"user_id": range(len(clicks)), "raw_id": [f"user {user}" for user in range(len(clicks))]}
+    schema.USERS.write(pl.DataFrame(users), canonical / "users.parquet")
+
+    flat = [
+        (user, time, task, item, item % n_queries if task == "search" else None)
+        for user, own in enumerate(clicks)
+        for time, item in enumerate(own)
+        for task in schema.TASKS
+    ]
+    events = {
+        "event_id": range(len(flat)), "user_id": [row[0] for row in flat], "time": [row[1] for row in flat],
+        "task": [row[2] for row in flat], "item_id": [row[3] for row in flat], "query_id": [row[4] for row in flat],
+        "session_id": [None if row[4] is None else number for number, row in enumerate(flat)],
+    }  # fmt: skip
+    schema.EVENTS.write(pl.DataFrame(events), samples / "training_events.parquet")
+
+    keys = [(task, split, user) for task in schema.TASKS for split in ("valid", "test") for user in range(len(clicks))]
+    rows = {
+        "sample_id": range(len(keys)), "task": [key[0] for key in keys], "split": [key[1] for key in keys],
+        "user_id": [key[2] for key in keys], "time": [99] * len(keys), "event_id": [0] * len(keys),
+        "target_item": [targets[key[2]] for key in keys],
+        "query_id": [targets[key[2]] % n_queries if key[0] == "search" else None for key in keys],
+        "history_behavior": [[schema.RECOMMENDED_ITEM] * len(histories[key[2]]) for key in keys],
+        "history_object": [histories[key[2]] for key in keys],
+    }  # fmt: skip
+    schema.SAMPLES.write(pl.DataFrame(rows), samples / "samples.parquet")
+    rng = np.random.default_rng(1)
+    drawn = [
+        [item for item in rng.permutation(n_items).tolist() if item != target][:negatives]
+        for target in rows["target_item"]
+    ]
+    candidates = pl.DataFrame({"sample_id": rows["sample_id"], "negatives": drawn}, strict=False)
+    schema.CANDIDATES.write(candidates, samples / "candidates.parquet")
+    vectors = {"items": rng.normal(size=(n_items, 7)), "queries": rng.normal(size=(n_queries, 7))}
+    save_vectors(vectors, folder / "vectors.safetensors")
+    return MethodData(canonical, samples, folder / "vectors.safetensors")
+
+
+def random_clicks() -> list[list[int]]:
+    """Eight different items a user, in an order that only memory can know."""
+    rng = np.random.default_rng(0)
+    return [rng.permutation(N_ITEMS)[:8].tolist() for _ in range(N_USERS)]
+
+
+def ranks(method: Method[Any], lists: CandidateLists) -> np.ndarray:
+    return average_ranks(method.score(lists), lists.present)
+
+
+class MethodContract:
+    """Tests of one method on a shop of random clicks."""
+
+    kind: str
+    own: dict[str, Any] = {}  # noqa: RUF012
+    #: Whether the method can learn a user's next training click by heart.
+    overfits = False
+
+    def make(self, data: MethodData, seed: int = 42) -> Method[Any]:
+        method = find(self.kind)
+        return method(validate(method.settings_model, self.own, self.kind), data, seed)
+
+    @pytest.fixture(scope="class")
+    def data(self, tmp_path_factory: pytest.TempPathFactory) -> MethodData:
+        return write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS)
+
+    @pytest.fixture(scope="class")
+    def fitted(self, data: MethodData) -> Method[Any]:
+        method = self.make(data)
+        method.fit(None, "")
+        return method
+
+    @pytest.fixture(params=schema.TASKS)
+    def lists(self, data: MethodData, request: pytest.FixtureRequest) -> CandidateLists:
+        if request.param not in find(self.kind).tasks:
+            pytest.skip(f"does not rank {request.param}")
+        return load_candidates(data.samples_folder, request.param, "test")
+
+    def test_says_what_it_is(self) -> None:
+        assert set(find(self.kind).tasks) <= set(schema.TASKS)
+        assert find(self.kind).tasks
+        assert find(self.kind).paper
+
+    def test_learns_training_targets_by_heart(self, fitted: Method[Any], lists: CandidateLists) -> None:
+        if not self.overfits:
+            pytest.skip("learns no more than counts")
+        assert np.mean(ranks(fitted, lists) == 1.0) > 0.95
+
+    def test_scores_have_the_lists_shape_and_are_finite(self, fitted: Method[Any], lists: CandidateLists) -> None:
+        shorter = lists.items.copy()
+        shorter[::2, 5:] = -1
+        scores = fitted.score(replace(lists, items=shorter))
+        assert scores.shape == lists.items.shape
+        assert np.isfinite(scores).all()
+
+    def test_empty_and_very_long_histories_are_scored(self, fitted: Method[Any], lists: CandidateLists) -> None:
+        lengths = np.resize([0, 200, 1], len(lists))
+        histories = lists.samples.with_columns(
+            history_behavior=pl.Series(
+                [[schema.RECOMMENDED_ITEM] * length for length in lengths], dtype=pl.List(pl.UInt8)
+            ),
+            history_object=pl.Series([[length % N_ITEMS] * length for length in lengths], dtype=pl.List(pl.Int32)),
+        )
+        assert np.isfinite(fitted.score(replace(lists, samples=histories))).all()
+
+    def test_the_order_of_candidates_does_not_matter(self, fitted: Method[Any], lists: CandidateLists) -> None:
+        order = np.concatenate([[0], 1 + np.random.default_rng(2).permutation(lists.items.shape[1] - 1)])
+        shuffled = replace(lists, items=np.ascontiguousarray(lists.items[:, order]))
+        assert fitted.score(shuffled) == pytest.approx(fitted.score(lists)[:, order], rel=1e-5, abs=1e-6)
+        assert (ranks(fitted, shuffled) == ranks(fitted, lists)).all()
+
+    def test_the_batch_does_not_matter(self, fitted: Method[Any], lists: CandidateLists) -> None:
+        together = fitted.score(lists)
+        apart = np.concatenate([fitted.score(lists.take(start, start + 7)) for start in range(0, len(lists), 7)])
+        assert apart == pytest.approx(together, rel=1e-4, abs=1e-5)
+
+    def test_saved_and_loaded_it_scores_the_same(
+        self, fitted: Method[Any], data: MethodData, lists: CandidateLists, tmp_path: Path
+    ) -> None:
+        fitted.save(tmp_path)
+        loaded = self.make(data, seed=42)
+        loaded.load(tmp_path)
+        assert (loaded.score(lists) == fitted.score(lists)).all()
+        assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors"}
+
+    def test_equal_seeds_give_equal_scores(
+        self, fitted: Method[Any], data: MethodData, lists: CandidateLists, tmp_path: Path
+    ) -> None:
+        again = self.make(data)
+        again.fit(None, "")
+        assert (again.score(lists) == fitted.score(lists)).all()
+        for method, name in ((fitted, "first"), (again, "second")):
+            (tmp_path / name).mkdir()
+            method.save(tmp_path / name)
+        for file in (tmp_path / "first").iterdir():
+            assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes()
+
+    def test_one_user_and_one_item_are_enough(self, tmp_path: Path) -> None:
+        method = self.make(write_shop(tmp_path, [[0, 0, 0]], 1))
+        method.fit(None, "")
+        for task in method.tasks:
+            alone = load_candidates(tmp_path / "samples", task, "test")
+            assert ranks(method, alone).tolist() == [1.0]
+
+    def test_item_vectors_are_one_row_an_item(self, fitted: Method[Any]) -> None:
+        learned = fitted.item_vectors()
+        if learned is None:
+            pytest.skip("learns no item vectors")
+        assert learned.vectors.shape[0] == learned.seen.shape[0] == N_ITEMS
+        assert learned.vectors.dtype == np.float32
+        assert np.isfinite(learned.vectors).all()
+        assert learned.seen.all()
