@@ -6,7 +6,8 @@ import torch
 from pydantic import model_validator
 from torch.nn import functional
 
-from gensar_core.baselines.sequential import SequenceEncoder, SequentialRecommender, SequentialSettings
+from gensar_core.baselines.sequences import SequenceEncoder
+from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive
 from gensar_core.generator.dropout import dropout
 

@@ -7,6 +7,7 @@ attention.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -108,28 +109,41 @@ class SequenceBatches:
         return SequenceBatch(step, inputs, places, targets, np.repeat(rows, lengths))
 
 
+class SequenceEncoder(torch.nn.Module, abc.ABC):
+    """Items -> states, causally: no state depends on a later item.
+
+    ``items`` is the table that states are compared with; ``seen`` bool [n_items] says which items training has shown.
+    """
+
+    seen: torch.Tensor
+
+    def __init__(self, n_items: int, dimensions: int) -> None:
+        super().__init__()
+        self.items = torch.nn.Embedding(n_items, dimensions)
+        self.register_buffer("seen", torch.zeros(n_items, dtype=torch.bool))
+
+    @abc.abstractmethod
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+
+
 def last_states(
-    encoder: torch.nn.Module, histories: Ragged, width: int, device: torch.device, *, batch_size: int = 1024
+    encoder: SequenceEncoder, histories: Ragged, width: int, device: torch.device, *, batch_size: int = 1024
 ) -> torch.Tensor:
     """The encoder's state after the last item of each history, float32 [rows, dimensions], on ``device``.
 
-    ``encoder`` maps items [rows, width] to states [rows, width, dimensions]. The state of an empty history is zero:
-    it prefers nothing.
+    The state of an empty history is zero: it prefers nothing.
     """
     histories = histories.tail(width)
     lengths = histories.lengths
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
-    parts = []
+    states = torch.zeros(len(histories), encoder.items.embedding_dim, device=device)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         longest = int(lengths[rows[-1]])
         items = torch.from_numpy(histories.take(rows).padded(longest, 0).astype(np.int64)).to(device)
         last = torch.from_numpy(lengths[rows] - 1).to(device)
-        parts.append(encoder(items)[torch.arange(len(rows), device=device), last])
-    if not parts:
-        return torch.zeros(len(histories), 1, device=device)
-    found = torch.cat(parts)
-    states = torch.zeros(len(histories), found.shape[1], dtype=found.dtype, device=device)
-    states[torch.from_numpy(order).to(device)] = found
+        places = torch.arange(len(rows), device=device)
+        states[torch.from_numpy(rows).to(device)] = encoder(items)[places, last].to(states.dtype)
     return states

@@ -28,6 +28,7 @@ from gensar_core.baselines.losses import (
 from gensar_core.baselines.sequences import (
     SequenceBatch,
     SequenceBatches,
+    SequenceEncoder,
     last_states,
     recommended_clicks,
     recommended_histories,
@@ -71,24 +72,6 @@ class SequentialSettings(Settings):
 
 
 S = TypeVar("S", bound=SequentialSettings)
-
-
-class SequenceEncoder(torch.nn.Module, abc.ABC):
-    """Items -> states, causally: no state depends on a later item.
-
-    ``items`` is the table that states are compared with; ``seen`` bool [n_items] says which items training has shown.
-    """
-
-    seen: torch.Tensor
-
-    def __init__(self, n_items: int, dimensions: int) -> None:
-        super().__init__()
-        self.items = torch.nn.Embedding(n_items, dimensions)
-        self.register_buffer("seen", torch.zeros(n_items, dtype=torch.bool))
-
-    @abc.abstractmethod
-    def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
 
 
 class SequentialRecommender(Method[S]):

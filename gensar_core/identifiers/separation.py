@@ -16,6 +16,9 @@ from torch import Tensor
 from gensar_core.identifiers.quantize import encode, row_blocks
 from gensar_core.identifiers.rqvae import RQVAE
 
+#: Each round looks at all items, so a few rounds must do.
+_ROUNDS = 16
+
 
 @torch.no_grad()
 def separate_last_level(model: RQVAE, latents: Tensor) -> None:
@@ -46,7 +49,9 @@ def separate(node: Tensor, residual: Tensor, codebook: Tensor, share: float) -> 
     budget = at_once = int(share * len(codebook))
     choice = _nearest_two(residual, codebook)
     collisions = _collisions(node, choice.first, len(codebook))
-    while collisions and min(budget, at_once) > 0:
+    for _ in range(_ROUNDS):
+        if not collisions or min(budget, at_once) == 0:
+            break
         points = _parting_points(node, residual, codebook, choice.first)[: min(budget, at_once)]
         if not len(points):
             break
