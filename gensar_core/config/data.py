@@ -70,10 +70,14 @@ class SimulationSettings(Settings):
     #: Share of items without a description, and of raw lines that are broken on purpose.
     missing_descriptions: Share = 0.1
     dirty_lines: Share = 0.01
-    #: What makes raw files large: sentences a review, items that nobody reviews, asins that each item lists.
+    #: Share of items that stand in a second category too, and so are asked for by two queries.
+    second_categories: Share = 0.25
+    #: What makes raw files large: sentences a review, items that nobody reviews, asins that each item lists, and in how
+    #: many ways each category is asked for.
     review_sentences: Count = 1
     unreviewed_items: Count = 0
     related_items: Count = 0
+    query_variants: Positive = 1
 
 
 class SimulatedDataset(_DatasetBase):

@@ -14,12 +14,12 @@ from gensar_core.runtime.seeds import generator
 
 _WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 REVIEW_SENTENCES: list[str] = _WORDS["reviews"]
+ADJECTIVES: list[str] = _WORDS["adjectives"]
 
 #: How many styles there are at least and at most; more where buckets stay filled.
 _STYLES = (4, 16)
 _ITEMS_A_BUCKET = 4
-#: Share of items that stand in a second category too, and of those that have no title.
-_SECOND_CATEGORY = 0.25
+#: Share of items that have no title.
 _NO_TITLE = 0.01
 #: Share of texts that keep leftovers of HTML, as scraped pages do.
 _HTML = 0.1
@@ -60,8 +60,11 @@ def all_leaves() -> list[Leaf]:
     return [group[place] for place in range(max(map(len, groups))) for group in groups if place < len(group)]
 
 
-def stock_shelves(n_items: int, seed: int) -> Shelves:
-    """Draw the items. Categories and styles are spread evenly and independently of each other."""
+def stock_shelves(n_items: int, seed: int, second_categories: float = 0.25) -> Shelves:
+    """Draw the items. Categories and styles are spread evenly and independently of each other.
+
+    A share ``second_categories`` of the items stands in two categories.
+    """
     draw = generator(seed, "shop", "shelves")
     leaves = all_leaves()
     leaves = leaves[: int(np.clip(n_items // (_STYLES[0] * _ITEMS_A_BUCKET), 12, len(leaves)))]
@@ -73,7 +76,7 @@ def stock_shelves(n_items: int, seed: int) -> Shelves:
         leaves=leaves,
         complement=_complements(leaves),
         leaf=leaf,
-        second=np.where(draw.random(n_items) < _SECOND_CATEGORY, other, -1),
+        second=np.where(draw.random(n_items) < second_categories, other, -1),
         style=style,
         n_styles=n_styles,
         popularity=draw.lognormal(0.0, 0.7, n_items),

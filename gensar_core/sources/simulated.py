@@ -19,7 +19,7 @@ from gensar_core.runtime.stage import Stage
 from gensar_core.sources import dirt, product_search
 from gensar_core.sources.amazon import raw_names
 from gensar_core.sources.query_synthesis import path_query
-from gensar_core.sources.shop import REVIEW_SENTENCES, Shelves, product_pages, stock_shelves
+from gensar_core.sources.shop import ADJECTIVES, REVIEW_SENTENCES, Shelves, product_pages, stock_shelves
 from gensar_core.sources.shoppers import Purchases, simulate_purchases
 
 CATEGORY = "Simulated"
@@ -35,7 +35,7 @@ def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
     tells the numbers of both.
     """
     with Stage("simulate", output, settings=settings, seed=seed, code=__name__) as stage:
-        shelves = stock_shelves(settings.items, seed)
+        shelves = stock_shelves(settings.items, seed, settings.second_categories)
         purchases = simulate_purchases(shelves, settings.users, settings.mean_reviews, seed)
         reviewers = _ids("A{}SIM", settings.users, seed)
         asins = _ids("B{}", settings.items + settings.unreviewed_items, seed)
@@ -56,7 +56,7 @@ def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
         pages = pages.with_columns(asin=asins)
         write(metadata_name, "metadata", _page_lines(pages, settings.related_items, seed), len(pages))
 
-        queries, pairs = _searches(shelves, purchases, order, reviewers, asins)
+        queries, pairs = _searches(shelves, purchases, order, reviewers, asins, settings.query_variants, seed)
         # A query's id is the number of its line: nothing may stand between them.
         write(product_search.QUERIES, "queries", [queries], len(queries), scattered=False)
         test = pl.Series(generator(seed, "shop", "qrels").random(len(pairs)) < _TEST_PAIRS)
@@ -116,14 +116,26 @@ def _page_lines(pages: pl.DataFrame, related: int, seed: int) -> Iterator[pl.Ser
 
 
 def _searches(
-    shelves: Shelves, purchases: Purchases, order: np.ndarray, reviewers: pl.Series, asins: pl.Series
+    shelves: Shelves,
+    purchases: Purchases,
+    order: np.ndarray,
+    reviewers: pl.Series,
+    asins: pl.Series,
+    variants: int,
+    seed: int,
 ) -> tuple[pl.Series, pl.Series]:
-    """The lines of the queries and of the qrels: one for each category of each item bought after a search."""
-    queries = pl.Series([path_query(leaf.path) for leaf in shelves.leaves])
+    """The lines of the queries and of the qrels: one for each category of each item bought after a search.
+
+    Each category is asked for in so many ``variants``: plainly, and with a word more.
+    """
+    words = ["", *(f" {word.lower()}" for word in ADJECTIVES)]
+    queries = pl.Series([path_query(leaf.path) + word for leaf in shelves.leaves for word in words[:variants]])
     bought = order[purchases.searched[order]]
     second = shelves.second[purchases.item[bought]]
     rows = np.concatenate([bought, bought[second >= 0]])
-    query = np.concatenate([shelves.leaf[purchases.item[bought]], second[second >= 0]])
+    asked = np.concatenate([shelves.leaf[purchases.item[bought]], second[second >= 0]])
+    per_leaf = len(queries) // len(shelves.leaves)
+    query = asked * per_leaf + generator(seed, "shop", "variants").integers(0, per_leaf, len(asked))
     pairs = _joined(
         len(rows),
         reviewers.gather(purchases.user[rows]),

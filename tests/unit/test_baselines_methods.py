@@ -83,7 +83,7 @@ def test_text_cosine_refuses_vectors_of_another_data_set(tmp_path):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(UserError, match="methods: no method 'gru9' .*sasrec"):
+    with pytest.raises(UserError, match=r"methods: no method 'gru9' .*sasrec"):
         find("gru9")
 
 

@@ -9,34 +9,32 @@ from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.training import train
-from tests.unit.method_contract import N_ITEMS, MethodContract, random_clicks, ranks, write_shop
+from tests.unit.method_contract import N_ITEMS, TrainedMethodContract, random_clicks, ranks, write_shop
 
 SMALL = {
     "dimensions": 32,
     "dropout": 0.1,
     "max_history": 12,
-    "learning_rate": 5.0e-3,
-    "epochs": 60,
-    "validate_every": 5,
+    "learning_rate": 1.0e-2,
+    "batch_size": 32,
+    "epochs": 50,
+    "validate_every": 25,
 }
 
 
-class TestSASRec(MethodContract):
+class TestSASRec(TrainedMethodContract):
     kind = "sasrec"
     own = {**SMALL, "negatives": 64}  # noqa: RUF012
-    overfits = True
 
 
-class TestSASRecSoftmax(MethodContract):
+class TestSASRecSoftmax(TrainedMethodContract):
     kind = "sasrec"
     own = {**SMALL, "loss": "softmax", "heads": 2}  # noqa: RUF012
-    overfits = True
 
 
-class TestSASRecBinary(MethodContract):
+class TestSASRecBinary(TrainedMethodContract):
     kind = "sasrec"
-    own = {**SMALL, "loss": "bce", "epochs": 200, "validate_every": 20}  # noqa: RUF012
-    overfits = True
+    own = {**SMALL, "loss": "bce", "epochs": 100}  # noqa: RUF012
 
 
 @pytest.fixture

@@ -43,4 +43,4 @@ def test_a_mistake_in_the_configuration_is_one_clear_line(workflow, old, new, ex
     assert done.returncode == 1
     output = done.stdout + done.stderr
     assert sum(expected in line for line in output.splitlines()) == 1
-    assert "Traceback" not in output
+    assert "Traceback (most recent call last)" not in output
