@@ -38,9 +38,7 @@ def run_child(code: str, *arguments: str | Path) -> Usage:
         raise SystemExit(f"a measured process failed with status {child.returncode}")
     # Linux counts kilobytes, macOS bytes.
     unit = 1024**3 if sys.platform == "darwin" else 1024**2
-    return Usage(
-        time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, output.strip()
-    )
+    return Usage(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit, output.strip())
 
 
 def claim(name: str, value: float, unit: str, how: str) -> dict[str, Any]:

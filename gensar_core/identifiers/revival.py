@@ -16,7 +16,6 @@ class CodeUse(nn.Module):
 
     def __init__(self, model: RQVAE) -> None:
         super().__init__()
-        self.sides = model.sides
         for name, codebooks in model.chains().items():
             self.register_buffer(name, torch.zeros(codebooks.shape[:2], dtype=torch.int64, device=codebooks.device))
 
@@ -28,9 +27,8 @@ class CodeUse(nn.Module):
     def count(self, codes: Codes) -> None:
         """Add the codes of a batch."""
         for name, chosen in codes.chains().items():
-            counts = self.get_buffer(name)
-            for level, codes_of_level in enumerate(chosen.unbind(dim=1)):
-                counts[level] += torch.bincount(codes_of_level, minlength=counts.shape[1])
+            by_level = chosen.T
+            self.get_buffer(name).scatter_add_(1, by_level, torch.ones_like(by_level))
 
 
 @torch.no_grad()

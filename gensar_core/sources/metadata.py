@@ -90,7 +90,7 @@ def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
         text = f"{text[:start]}None{text[end:]}"
     try:
         item = ast.literal_eval(text.strip())
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):
         return "not a Python literal"
     if not isinstance(item, dict):
         return "not a dict"

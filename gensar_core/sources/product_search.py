@@ -24,7 +24,10 @@ TEST = "test.qrels.gz"
 FILES = (QUERIES, TRAIN, TEST)
 
 # The user's id may hold blanks and underscores: the query id follows the last underscore before the fixed fields.
-_QREL = r"^(.+)_(\d{1,9})[ \t]+\S+[ \t]+(\S(?:.*\S)?)[ \t]+([1-9]\d*)$"
+# Digits are those of ASCII: a number in others would not be read as one.
+_QREL = r"^(.+)_([0-9]{1,9})[ \t]+\S+[ \t]+(\S(?:.*\S)?)[ \t]+[1-9][0-9]*$"
+#: White space as in bytes.strip, by which the other raw files tell blank lines.
+_BLANKS = " \t\r\x0b\x0c"
 _PAIRS = {"user": pl.String(), "query_line": pl.Int64(), "item": pl.String()}
 
 
@@ -92,7 +95,7 @@ def read_qrels(path: Path, name: str) -> tuple[pl.DataFrame, Tally]:
     frames = []
     for block in blocks(path):
         lines = _text_lines(block, tally)
-        blank = lines["text"].str.strip_chars() == ""
+        blank = lines["text"].str.strip_chars(_BLANKS) == ""
         tally.lines -= int(blank.sum())
         lines = lines.filter(~blank).with_columns(field=pl.col("text").str.strip_chars_end().str.extract_groups(_QREL))
         parts = lines.select("line", *(pl.col("field").struct.field(str(group)) for group in (1, 2, 3)))

@@ -1,0 +1,173 @@
+"""How fast, and in how much memory, raw Amazon files become samples with candidates.
+
+`python benchmarks/data.py` writes raw files of the size of Electronics with the project's simulator (192,403 users,
+63,001 reviewed items of 498,196, 1.69 million reviews), takes them through the stages `canonical` and `samples`, each
+in a process of its own, and prepares the samples of some users row by row with pandas for comparison.
+
+    --quick         2,000 users, for a test of the benchmark itself
+    --scale 10      ten times the users, items and reviews
+    --keep FOLDER   keep the raw files there, or use those that are there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from _measure import Usage, claim, report, run_child
+
+#: Electronics, 5-core (2014 release); the last two figures are lines of metadata, and queries of product search.
+USERS, ITEMS, PAGES, QUERIES = 192_403, 63_001, 498_196, 989
+QUICK_USERS = 2_000
+#: The simulated shop has 72 categories: asked for in 14 ways each, they give about as many queries as Electronics.
+SHOP = {
+    "mean_reviews": 8.78,
+    "missing_descriptions": 0.1,
+    "dirty_lines": 0.001,
+    "second_categories": 0.05,
+    "review_sentences": 14,
+    "related_items": 60,
+    "query_variants": 14,
+}
+
+SIMULATE = """
+import sys
+from pathlib import Path
+from gensar_core.config.data import SimulationSettings
+from gensar_core.sources.simulated import simulate
+simulate(SimulationSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 42)
+"""
+CANONICAL = """
+import sys
+from pathlib import Path
+from gensar_core.config.data import CanonicalSettings
+from gensar_core.sources.amazon import canonicalize
+canonicalize(Path(sys.argv[1]), CanonicalSettings(category="Simulated"), Path(sys.argv[2]), 42)
+"""
+SAMPLES = """
+import sys
+from pathlib import Path
+from gensar_core.config.data import SampleSettings
+from gensar_core.samples.build import build_samples
+build_samples(Path(sys.argv[1]), Path(sys.argv[2]), SampleSettings(), 42)
+"""
+ROWWISE = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where raw files and results of a run are."""
+
+    raw: Path
+    canonical: Path
+    samples: Path
+
+
+def main() -> None:
+    """Run the benchmark and print its claims."""
+    parser = argparse.ArgumentParser(description="raw Amazon files -> samples: seconds, memory, and a row-by-row peer")
+    parser.add_argument("--quick", action="store_true", help="a smoke size")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the size of Electronics")
+    parser.add_argument("--keep", type=Path, help="folder for raw files that stay, or are there already")
+    parser.add_argument("--rowwise-users", type=int, default=1_000, help="users whom the row-by-row peer prepares")
+    arguments = parser.parse_args()
+    scale = QUICK_USERS / USERS if arguments.quick else arguments.scale
+    with tempfile.TemporaryDirectory(prefix="gensar-data-") as scratch:
+        work = Path(scratch)
+        folders = Folders(arguments.keep or work / "raw", work / "canonical", work / "samples")
+        write_raw(folders.raw, scale)
+        stages = {
+            "canonical": run_child(CANONICAL, folders.raw, folders.canonical),
+            "samples": run_child(SAMPLES, folders.canonical, folders.samples),
+        }
+        for name, usage in stages.items():
+            say(f"{name}: {usage.seconds:.1f} s, {usage.cpu_seconds:.1f} CPU s, {usage.peak_gb:.2f} GB")
+        users = min(arguments.rowwise_users, 100) if arguments.quick else arguments.rowwise_users
+        peer = run_child(ROWWISE, Path(__file__).with_name("_rowwise.py"), folders.canonical, folders.samples, users)
+        report("data", [*stage_claims(folders, stages), *rowwise_claims(folders, stages["samples"], peer)])
+
+
+def write_raw(folder: Path, scale: float) -> None:
+    """Write the raw files, unless the folder has those of this scale already."""
+    items = max(150, round(ITEMS * scale))
+    settings = json.dumps(
+        SHOP | {"users": round(USERS * scale), "items": items, "unreviewed_items": round((PAGES - ITEMS) * scale)}
+    )
+    record = folder / "stage.json"
+    if record.is_file():
+        there = json.loads(record.read_text(encoding="utf-8"))["settings"]
+        if there != there | json.loads(settings):
+            raise SystemExit(f"{folder}: holds raw files of another size; name another folder")
+        return
+    usage = run_child(SIMULATE, settings, folder)
+    say(f"raw files: {usage.seconds:.1f} s, {usage.cpu_seconds:.1f} CPU s, {usage.peak_gb:.2f} GB")
+
+
+def stage_claims(folders: Folders, stages: dict[str, Usage]) -> list[dict[str, object]]:
+    """Seconds and memory of both stages."""
+    canonical, samples = figures(folders.canonical), figures(folders.samples)
+    size = (
+        f"{canonical['reviews_read']:,} reviews of {canonical['users_read']:,} users and {canonical['items_read']:,} "
+        f"items, {canonical['metadata_cleaned']:,} lines of metadata, "
+        f"{canonical['qrels_train'] + canonical['qrels_test']:,} qrels, {canonical['distinct_queries']:,} queries -> "
+        f"{number_of_samples(samples):,} samples and {samples['candidate_lists']:,} candidate lists"
+    )
+    both = list(stages.values())
+    largest = max(stages, key=lambda name: stages[name].peak_gb)
+    return [
+        claim("seconds_electronics", sum(usage.seconds for usage in both), "s", f"canonical + samples: {size}"),
+        claim("cpu_seconds_electronics", sum(usage.cpu_seconds for usage in both), "s", "all threads, both stages"),
+        claim("peak_gb_electronics", stages[largest].peak_gb, "GB", f"resident memory, stage {largest}"),
+        *(claim(f"seconds_{name}", usage.seconds, "s", "start of Python included") for name, usage in stages.items()),
+        *(claim(f"cpu_seconds_{name}", usage.cpu_seconds, "s", "all threads") for name, usage in stages.items()),
+        *(claim(f"peak_gb_{name}", usage.peak_gb, "GB", "resident memory") for name, usage in stages.items()),
+    ]
+
+
+def rowwise_claims(folders: Folders, ours: Usage, peer: Usage) -> list[dict[str, object]]:
+    """Rows a second of the peer's steps, and of the whole against the stage `samples`."""
+    done = figures(folders.samples)
+    found = json.loads(peer.output)
+    per_row = {step: seconds / max(rows, 1) for step, (rows, seconds) in found["steps"].items()}
+    rows = {
+        "histories": done["rec_with_both_histories"] + done["search_with_both_histories"],
+        "sampled negatives": done["rec_valid"] + done["rec_test"],
+        "BM25 negatives": done["search_valid"] + done["search_test"],
+    }
+    projected = sum(per_row[step] * count for step, count in rows.items())
+    samples = number_of_samples(done)
+    steps = ", ".join(f"{step} {1 / seconds:,.0f} rows/s" for step, seconds in per_row.items() if seconds)
+    return [
+        claim(
+            "speedup_rowwise",
+            projected / ours.seconds,
+            "x",
+            f"samples a second: {samples / ours.seconds:,.0f} of the whole stage (reading, writing and audit included) "
+            f"against {samples / projected:,.0f} row by row in pandas with one BM25 search a row ({steps}; measured on "
+            f"{found['steps']['histories'][0]:,} rows, {found['equal']:,} valid and test histories equal)",
+        )
+    ]
+
+
+def number_of_samples(figures: dict[str, int]) -> int:
+    """Samples of both tasks and all splits."""
+    return sum(figures[f"{task}_{split}"] for task in ("rec", "search") for split in ("train", "valid", "test"))
+
+
+def figures(folder: Path) -> dict[str, int]:
+    """The figures of a stage's record."""
+    found: dict[str, int] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["figures"]
+    return found
+
+
+def say(line: str) -> None:
+    """Progress, apart from the last line."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
