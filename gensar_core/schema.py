@@ -89,6 +89,10 @@ class Table:
             raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
         return self.check(frame, path)
 
+    def scan(self, path: Path) -> pl.LazyFrame:
+        """A Parquet file that this table was written to, to be read in parts; only dtypes are checked."""
+        return pl.scan_parquet(path).select(pl.col(name).cast(column.dtype) for name, column in self.columns.items())
+
     def write(self, frame: pl.DataFrame, path: Path) -> None:
         """Check ``frame`` and write it as Parquet (zstd)."""
         self.check(frame, path).write_parquet(path, compression="zstd", statistics=True)
@@ -176,6 +180,16 @@ CANDIDATES: Final = Table(
     unique=("sample_id",),
 )
 
+TRAINING_NEGATIVES: Final = Table(
+    "training_negatives",
+    "what methods that train on sampled negatives set against each train target; it is not among them",
+    {
+        "sample_id": Column(pl.Int64(), "the sample"),
+        "negatives": Column(_LIST_I32, "distinct item ids, 4 unless the catalogue is too small"),
+    },
+    unique=("sample_id",),
+)
+
 IDENTIFIERS: Final = Table(
     "identifiers",
     "the two identifiers of every item; the token of each position is named by vocabulary.json beside it",
@@ -245,6 +259,7 @@ TABLES: Final = {
         EVENTS,
         SAMPLES,
         CANDIDATES,
+        TRAINING_NEGATIVES,
         IDENTIFIERS,
         CORPUS,
         PROMPTS,

@@ -234,3 +234,28 @@ rule samples:
         code=fingerprint("gensar_core.samples.build"),
     script:
         "../workflow_scripts/samples.py"
+
+
+rule training_negatives:
+    input:
+        item_table="results/{dataset}/canonical/items.parquet",
+        query_table="results/{dataset}/canonical/queries.parquet",
+        samples="results/{dataset}/samples/samples.parquet",
+        events="results/{dataset}/samples/training_events.parquet",
+    output:
+        negatives="results/{dataset}/training_negatives/training_negatives.parquet",
+        record="results/{dataset}/training_negatives/stage.json",
+    log:
+        "results/{dataset}/logs/training_negatives.log",
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: catalogue.datasets[
+            wildcards.dataset
+        ].training_negatives.canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.samples.training_negatives"),
+    script:
+        "../workflow_scripts/training_negatives.py"

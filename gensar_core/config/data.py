@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gensar_core.config.base import Count, Name, Positive, Settings, Share
 
 
-class SampleSettings(Settings):
+class NegativesSettings(Settings):
+    """How many negatives a target has, and the BM25 that finds those of a search target."""
+
+    negatives: Positive
+    bm25_k1: Annotated[float, Field(gt=0.0)] = 0.9
+    bm25_b: Share = 0.4
+
+
+class SampleSettings(NegativesSettings):
     """How targets, histories and candidates are made (stage `samples`)."""
 
+    #: Candidates besides the target, of each valid and test target.
+    negatives: Positive = 99
     #: strict: no leak between a target and any input or training row; paper: the authors' order of events.
     history_protocol: Literal["strict", "paper"] = "strict"
     #: The longest history any method can see; a corpus or a model takes its own last part of it.
     max_recommendations: Positive = 50
     max_searches: Positive = 50
-    #: Users with fewer targets of a task give none of that task; the last is test, the one before valid.
+    #: leave_one_out: of a user's targets of a task the last is test, the one before valid; time: one moment for all
+    #: users and both tasks parts train from valid, and another one valid from test.
+    split: Literal["leave_one_out", "time"] = "leave_one_out"
+    #: With leave_one_out, users with fewer targets of a task give none of that task.
     min_targets: Annotated[int, Field(ge=3)] = 3
-    #: Candidates besides the target, of each valid and test target.
-    negatives: Positive = 99
-    bm25_k1: Annotated[float, Field(gt=0.0)] = 0.9
-    bm25_b: Share = 0.4
+    #: With time, the shares of train, valid and test in the targets of both tasks together.
+    time_shares: list[float] = [0.8, 0.1, 0.1]
     #: Step name -> rows the step must give; a difference is reported as a warning.
     expected_rows: dict[str, Count] = {}
+
+    @field_validator("time_shares")
+    @classmethod
+    def _three_parts_of_a_whole(cls, shares: list[float]) -> list[float]:
+        if len(shares) != 3 or not all(share > 0.0 for share in shares) or not math.isclose(sum(shares), 1.0):
+            raise ValueError("expected three positive shares that sum to 1")
+        return shares
+
+
+class TrainingNegativesSettings(NegativesSettings):
+    """How the negatives of training targets are drawn (stage `training_negatives`)."""
+
+    negatives: Positive = 4
 
 
 class CanonicalSettings(Settings):
@@ -39,6 +64,7 @@ class CanonicalSettings(Settings):
 
 class _DatasetBase(Settings):
     samples: SampleSettings = SampleSettings()
+    training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     #: Entry of `tables` that results/tables/{dataset}.csv shows.
     table: Name = "overall"
 

@@ -35,6 +35,9 @@ class TrainingSettings(Settings):
     #: Padded input and target tokens in one forward pass; what fits the device's memory.
     batch_tokens: Positive = 16384
     learning_rate: Rate = 1.0e-3
+    #: Factor on the learning rate of the token embeddings. T5 draws them with unit variance, about ten times as wide as
+    #: its other matrices, so from scratch they need steps about ten times as long; a pretrained model needs none.
+    embedding_rate: Rate = 1.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
     warmup_share: Share = 0.01
     gradient_clip: Rate = 1.0

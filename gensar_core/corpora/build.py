@@ -16,7 +16,7 @@ from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.corpora.assemble import SEPARATOR, Rows, draw_templates, inputs, targets, value_tokens
 from gensar_core.corpora.pieces import Pieces
-from gensar_core.corpora.stream import CHUNK_ROWS, TableWriter, item_rows, sample_chunks, sample_rows
+from gensar_core.corpora.stream import CHUNK_ROWS, item_rows, sample_chunks, sample_rows
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
 from gensar_core.corpora.templates import Template, load_templates
 from gensar_core.corpora.texts import Encoder, Texts, clean
@@ -26,6 +26,7 @@ from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.writing import TableWriter
 
 # Texts that a tokenizer is trained on: evenly spread over a larger catalogue, of which they tell enough.
 _TRAINING_TEXTS: Final = 200_000

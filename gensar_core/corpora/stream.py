@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 import numpy as np
@@ -78,48 +76,3 @@ def _check_ids(chunk: pl.DataFrame, n_items: int, n_queries: int, path: Path) ->
     for ids, count, name in ((items, n_items, "items"), (queries, n_queries, "queries")):
         if len(ids) and not 0 <= ids.min() <= ids.max() < count:
             raise UserError(f"{path}: names {name} that {name}.parquet does not have; build the samples again")
-
-
-class TableWriter:
-    """Writes a table to a Parquet file (zstd) chunk by chunk; a context manager.
-
-    A chunk is compressed in the background while the next one is made; no more than one waits.
-    """
-
-    def __init__(self, table: schema.Table, path: Path) -> None:
-        self._table = table
-        self._schema = _to_arrow(pl.DataFrame(schema=table.schema)).schema
-        # Token ids compress better as they are than as numbers of a dictionary, and are written faster.
-        plain = [name for name, dtype in table.schema.items() if not isinstance(dtype, pl.List)]
-        self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", compression_level=3, use_dictionary=plain
-        )
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._pending: Future[None] | None = None
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._wait()
-        finally:
-            self._thread.shutdown()
-            self._writer.close()
-
-    def write(self, chunk: pl.DataFrame) -> None:
-        """Check and append rows."""
-        rows = _to_arrow(self._table.check(chunk)).cast(self._schema)
-        self._wait()
-        self._pending = self._thread.submit(self._writer.write_table, rows)
-
-    def _wait(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-
-def _to_arrow(frame: pl.DataFrame) -> pa.Table:
-    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,6 +123,22 @@ def _prompts_of(prompts: Prompts, lists: CandidateLists) -> Ragged:
     return prompts.of(lists.samples.get_column("sample_id").to_numpy())
 
 
+def parameter_groups(model: T5, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """What the optimizer trains: token embeddings (input and output) at their own rate, and everything else."""
+    embeddings = {id(parameter) for parameter in (model.shared.weight, model.lm_head.weight)}
+    parameters = list(model.parameters())
+    return [
+        {
+            "params": [parameter for parameter in parameters if id(parameter) in embeddings],
+            "lr": settings.learning_rate * settings.embedding_rate,
+        },
+        {
+            "params": [parameter for parameter in parameters if id(parameter) not in embeddings],
+            "lr": settings.learning_rate,
+        },
+    ]
+
+
 class GeneratorTask:
     """What the shared training loop asks: steps, their gradients, and validation."""
 
@@ -146,7 +163,7 @@ class GeneratorTask:
             examples, batch_size=settings.batch_size, tokens=tokens, weights=settings.task_weights, seed=seed
         )
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            parameter_groups(model, settings), weight_decay=settings.weight_decay, fused=True
         )
 
     def schedule(self) -> Schedule:

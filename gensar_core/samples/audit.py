@@ -21,6 +21,15 @@ _SLICE = 1 << 17
 _ITEMS = 1 << 31
 _PAIR = pl.col("user_id").cast(pl.Int64) * _ITEMS + pl.col("target_item")
 
+_NO_ENTRIES = pl.DataFrame(
+    schema={
+        "sample_id": pl.Int64,
+        "user_id": pl.Int32,
+        "time": pl.Int64,
+        "target_item": pl.Int32,
+        "behavior": pl.UInt8,
+    }
+)
 _MARKS = ("leaks", "repeats", "targets_of_unseen_users", "targets_of_unseen_items")
 _TRAINING_MARKS = (*_MARKS, "inputs_with_held_out", "targets_held_out")
 _EVALUATION_MARKS = (
@@ -35,12 +44,14 @@ _EVALUATION_MARKS = (
 def audit(
     events: pl.DataFrame,
     training_events: pl.DataFrame,
-    samples: pl.DataFrame,
-    candidates: pl.DataFrame,
+    samples: pl.LazyFrame,
+    candidates: pl.LazyFrame,
     *,
     negatives: int,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Task -> split -> counts of samples in which something is wrong or worth knowing.
+
+    Histories and candidate lists are read slice by slice; what a slice gives is a few marks a sample.
 
     - ``samples``: all of them; ``leak_share`` is ``leaks`` over it.
     - ``leaks``: the target's item stands in the sample's own input more often than the user's earlier clicks account
@@ -53,13 +64,11 @@ def audit(
     - valid and test, ``candidates_equal_target``, ``candidate_lists_short`` (of ``negatives``),
       ``candidate_lists_missing``: samples whose candidates are so.
     """
-    samples = samples.sort("sample_id")
     evaluated = pl.col("split") != "train"
-    rows = samples.select("sample_id", "task", "split", "user_id", "target_item", pair=_PAIR)
+    rows = samples.select("sample_id", "task", "split", "user_id", "target_item", pair=_PAIR).collect()
     held_out = rows.filter(evaluated)["pair"].unique().sort()
     trained = {task: rows.filter(~evaluated & (pl.col("task") == task))["pair"].unique() for task in TASKS}
     rows = rows.with_columns(
-        inputs_with_held_out=_inputs_with(samples, held_out.to_numpy()),
         targets_of_unseen_users=~pl.col("user_id").is_in(training_events["user_id"].unique().implode()),
         targets_of_unseen_items=~pl.col("target_item").is_in(training_events["item_id"].unique().implode()),
         targets_held_out=pl.col("pair").is_in(held_out.implode()),
@@ -67,7 +76,10 @@ def audit(
         .then(pl.col("pair").is_in(trained["search"].implode()))
         .otherwise(pl.col("pair").is_in(trained["rec"].implode())),
     )
-    for marks in (_own_item(samples, events), _candidate_marks(rows.filter(evaluated), candidates, negatives)):
+    for marks in (
+        _input_marks(samples, events, held_out.to_numpy()),
+        _candidate_marks(rows.filter(evaluated), candidates, negatives),
+    ):
         rows = rows.join(marks, on="sample_id", how="left", maintain_order="left")
     return {
         task: {
@@ -78,70 +90,122 @@ def audit(
     }
 
 
+def audit_time_split(training_events: pl.DataFrame, samples: pl.LazyFrame) -> dict[str, int | None]:
+    """What lies on the wrong side of a split by time; all counts are zero when the split is right.
+
+    - ``valid_from``, ``test_from``: time of the first valid and of the first test target.
+    - ``late_training_events``, ``late_training_targets``: at or after the first valid or test target's time.
+    - ``late_valid_targets``: at or after the first test target's time.
+    """
+    times = samples.select("split", "time").collect()
+    first = dict(times.group_by("split").agg(pl.col("time").min()).iter_rows())
+    valid, test = first.get("valid"), first.get("test")
+    held_out = min((time for time in (valid, test) if time is not None), default=None)
+    train_times = times.filter(pl.col("split") == "train")["time"]
+    valid_times = times.filter(pl.col("split") == "valid")["time"]
+    return {
+        "valid_from": valid,
+        "test_from": test,
+        "late_training_events": _count_from(training_events["time"], held_out),
+        "late_training_targets": _count_from(train_times, held_out),
+        "late_valid_targets": _count_from(valid_times, test),
+    }
+
+
+def _count_from(times: pl.Series, moment: int | None) -> int:
+    """How many times are at or after the moment; none when there is no such moment."""
+    return 0 if moment is None else int((times >= moment).sum())
+
+
 def _counts(rows: pl.DataFrame, split: str) -> dict[str, Any]:
     marks = _TRAINING_MARKS if split == "train" else _EVALUATION_MARKS
     counts: dict[str, Any] = {"samples": len(rows), **{mark: int(rows[mark].sum()) for mark in marks}}
     return counts | {"leak_share": round(counts["leaks"] / max(len(rows), 1), 6)}
 
 
-def _item_entries(samples: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, np.ndarray, np.ndarray, np.ndarray]]:
-    """Slices of the samples, with the item entries of their inputs: row in the slice, behavior, item [entries]."""
-    for part in samples.iter_slices(_SLICE):
-        behavior = Ragged.from_series(part["history_behavior"])
-        items = Ragged.from_series(part["history_object"])
-        is_item = behavior.values != SEARCHED_QUERY
-        yield part, items.rows[is_item], behavior.values[is_item], items.values[is_item]
+def _slices(table: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The rows of a table, so many at once."""
+    for start in range(0, table.select(pl.len()).collect().item(), _SLICE):
+        yield table.slice(start, _SLICE).collect()
 
 
-def _own_item(samples: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """sample_id, leaks and repeats of the samples whose input holds the target's item."""
-    found = [samples.clear().select("sample_id", "user_id", "time", "target_item", behavior=pl.lit(0, pl.UInt8))]
-    for part, row, behavior, item in _item_entries(samples):
+def _input_marks(samples: pl.LazyFrame, events: pl.DataFrame, held_out: np.ndarray) -> pl.DataFrame:
+    """What the inputs of samples hold: sample_id, leaks, repeats, inputs_with_held_out.
+
+    ``held_out`` are (user, item) pairs in ascending order.
+    """
+    holds, entries = [pl.DataFrame(schema={"sample_id": pl.Int64, "inputs_with_held_out": pl.Boolean})], [_NO_ENTRIES]
+    for part in _slices(samples):
+        inputs = Ragged.from_series(part["history_behavior"])
+        is_item = inputs.values != SEARCHED_QUERY
+        row, behavior = inputs.rows[is_item], inputs.values[is_item]
+        item = Ragged.from_series(part["history_object"]).values[is_item]
+        held = _holds(part["user_id"].to_numpy(), row, item, held_out)
+        holds.append(part.select("sample_id", inputs_with_held_out=pl.Series(held)))
         own = item == part["target_item"].to_numpy()[row]
-        entries = part.select("sample_id", "user_id", "time", "target_item")[row[own]]
-        found.append(entries.with_columns(behavior=pl.Series(behavior[own], dtype=pl.UInt8)))
+        targets = part.select("sample_id", "user_id", "time", "target_item")[row[own]]
+        entries.append(targets.with_columns(behavior=pl.Series(behavior[own], dtype=pl.UInt8)))
+    return pl.concat(holds).join(_own_item(pl.concat(entries), events), on="sample_id", how="left")
+
+
+def _own_item(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """sample_id, leaks and repeats of the samples whose input holds the target's item.
+
+    ``entries`` are those entries of inputs that are the target's item: what `_NO_ENTRIES` has.
+    """
     identity = ["sample_id", "behavior"]
-    entries = pl.concat(found).group_by(*identity, "user_id", "time", "target_item").agg(entries=pl.len())
-    clicks = events.select(
+    counted = entries.group_by(*identity, "user_id", "time", "target_item").agg(entries=pl.len())
+    clicks = events.lazy().select(
         "user_id",
         target_item="item_id",
         clicked="time",
         behavior=pl.when(pl.col("task") == "rec").then(RECOMMENDED_ITEM).otherwise(SEARCHED_ITEM).cast(pl.UInt8),
     )
     earlier = (
-        entries.join(clicks, on=["user_id", "target_item", "behavior"])
+        counted.lazy()
+        .join(clicks, on=["user_id", "target_item", "behavior"])
         .filter(pl.col("clicked") < pl.col("time"))
         .group_by(identity)
         .agg(earlier=pl.len())
+        .collect(engine="streaming")
     )
     return (
-        entries.join(earlier, on=identity, how="left")
+        counted.join(earlier, on=identity, how="left")
         .with_columns(pl.col("earlier").fill_null(0))
         .group_by("sample_id")
         .agg(leaks=(pl.col("entries") > pl.col("earlier")).any(), repeats=(pl.col("earlier") > 0).any())
     )
 
 
-def _inputs_with(samples: pl.DataFrame, pairs: np.ndarray) -> pl.Series:
-    """Whether each sample's input holds one of these (user, item) pairs (ascending)."""
-    holds = [pl.Series([], dtype=pl.Boolean)]
-    for part, row, _, item in _item_entries(samples):
-        codes = part["user_id"].to_numpy().astype(np.int64)[row] * _ITEMS + item
-        place = np.searchsorted(pairs, codes).clip(max=max(len(pairs) - 1, 0))
-        hit = row[pairs[place] == codes] if len(pairs) else row[:0]
-        holds.append(pl.Series(np.bincount(hit, minlength=len(part)) > 0))
-    return pl.concat(holds)
+def _holds(users: np.ndarray, row: np.ndarray, item: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Whether each user [rows] has one of the ``pairs`` (ascending) among the items of its row, bool [rows].
+
+    ``row`` and ``item`` are [entries].
+    """
+    codes = users.astype(np.int64)[row] * _ITEMS + item
+    place = np.searchsorted(pairs, codes).clip(max=max(len(pairs) - 1, 0))
+    hit = row[pairs[place] == codes] if len(pairs) else row[:0]
+    holds: np.ndarray = np.bincount(hit, minlength=len(users)) > 0
+    return holds
 
 
-def _candidate_marks(evaluated: pl.DataFrame, candidates: pl.DataFrame, negatives: int) -> pl.DataFrame:
+def _candidate_marks(evaluated: pl.DataFrame, candidates: pl.LazyFrame, negatives: int) -> pl.DataFrame:
     """sample_id and what is wrong with the candidates of each valid and test sample."""
-    return (
-        evaluated.select("sample_id", "target_item")
-        .join(candidates, on="sample_id", how="left", maintain_order="left")
-        .select(
+    targets = evaluated.select("sample_id", "target_item")
+    marks = [
+        part.join(targets, on="sample_id", how="inner").select(
             "sample_id",
             candidates_equal_target=pl.col("negatives").list.contains(pl.col("target_item")),
             candidate_lists_short=pl.col("negatives").list.len() < negatives,
-            candidate_lists_missing=pl.col("negatives").is_null(),
+            candidate_lists_missing=False,
         )
+        for part in _slices(candidates)
+    ]
+    names = ("candidates_equal_target", "candidate_lists_short", "candidate_lists_missing")
+    empty = pl.DataFrame(schema={"sample_id": pl.Int64, **dict.fromkeys(names, pl.Boolean)})
+    found = pl.concat([empty, *marks])
+    return (
+        targets.select("sample_id")
+        .join(found, on="sample_id", how="left")
+        .with_columns(pl.col("candidate_lists_missing").fill_null(True))
     )

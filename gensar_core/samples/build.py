@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,20 +13,23 @@ from gensar_core import schema
 from gensar_core.config.data import SampleSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage, write_json
-from gensar_core.samples.audit import audit
-from gensar_core.samples.candidates import NegativeSampler, candidate_table, query_hits
+from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.audit import audit, audit_time_split
 from gensar_core.samples.events import EventLog, read_events
-from gensar_core.samples.histories import Histories
+from gensar_core.samples.histories import Histories, Inputs
+from gensar_core.samples.negatives import Group, NegativeSampler, write_negatives
 from gensar_core.samples.targets import Selection, select_targets
 
 _INPUTS = ("items.parquet", "queries.parquet", "events.parquet")
+#: Samples made and written at once; bounds memory, not results.
+_SLICE = 1 << 17
 
 
 def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed: int) -> None:
     """Write training_events.parquet, samples.parquet, candidates.parquet and audit.json.
 
     ``canonical`` is a folder with the tables `items`, `queries` and `events`. Raises UserError when a table is missing
-    or inconsistent, or when no user has enough targets of any task.
+    or inconsistent, or when the log has too few targets for the split.
     """
     with Stage(
         "samples",
@@ -39,28 +43,34 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
         queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
         events = read_events(canonical, len(items), len(queries))
         log = EventLog.from_frame(events)
-        selection = select_targets(log, settings.history_protocol, settings.min_targets)
+        selection = select_targets(log, settings)
         _report(stage, selection, settings)
         if not any(len(rows) for rows in selection.targets.values()):
-            raise UserError(
-                f"{canonical / 'events.parquet'}: no user has {settings.min_targets} clicks of one task with both a "
-                "recommendation click and a search before them; such a log gives no samples"
-            )
+            raise UserError(f"{canonical / 'events.parquet'}: {_nothing_found(settings)}; such a log gives no samples")
         schema.EVENTS.write(events.filter(selection.training), stage.path("training_events.parquet"))
-        samples = _samples(log, selection, settings)
-        schema.SAMPLES.write(samples, stage.path("samples.parquet"))
-        del samples
-        candidates = _candidates(stage, log, selection, items["text"], queries["text"], settings, seed)
-        schema.CANDIDATES.write(candidates, stage.path("candidates.parquet"))
-        del candidates, log, selection
-        report = audit(
-            events,
-            schema.EVENTS.read(stage.path("training_events.parquet")),
-            schema.SAMPLES.read(stage.path("samples.parquet")),
-            schema.CANDIDATES.read(stage.path("candidates.parquet")),
-            negatives=settings.negatives,
-        )
-        write_json(stage.path("audit.json"), {"history_protocol": settings.history_protocol, **report})
+        _write_samples(stage.path("samples.parquet"), log, selection, settings)
+        _write_candidates(stage, log, selection, items["text"], queries["text"], settings, seed)
+        del log, selection
+        write_json(stage.path("audit.json"), _audit(stage, events, settings))
+
+
+def _nothing_found(settings: SampleSettings) -> str:
+    """Why no click became a target."""
+    both = "with both a recommendation click and a search before them"
+    if settings.split == "time":
+        return f"the clicks {both} have fewer than three different times"
+    return f"no user has {settings.min_targets} clicks of one task {both}"
+
+
+def _audit(stage: Stage, events: pl.DataFrame, settings: SampleSettings) -> dict[str, Any]:
+    """The leak audit of the tables as they were written."""
+    training_events = schema.EVENTS.read(stage.path("training_events.parquet"))
+    samples = schema.SAMPLES.scan(stage.path("samples.parquet"))
+    candidates = schema.CANDIDATES.scan(stage.path("candidates.parquet"))
+    report: dict[str, Any] = {"history_protocol": settings.history_protocol, "split": settings.split}
+    if settings.split == "time":
+        report["time_split"] = audit_time_split(training_events, samples)
+    return report | audit(events, training_events, samples, candidates, negatives=settings.negatives)
 
 
 def _report(stage: Stage, selection: Selection, settings: SampleSettings) -> None:
@@ -80,37 +90,39 @@ def _groups(selection: Selection) -> Iterator[tuple[str, str, np.ndarray, np.nda
         start += len(rows)
 
 
-def _samples(log: EventLog, selection: Selection, settings: SampleSettings) -> pl.DataFrame:
-    """Table `samples`."""
+def _write_samples(path: Path, log: EventLog, selection: Selection, settings: SampleSettings) -> None:
+    """Table `samples`, part by part."""
     everything = Histories(log, settings.history_protocol)
     training = Histories(log.take(selection.shown), settings.history_protocol)
-    frames = []
-    for task, split, ids, rows in _groups(selection):
-        targets = log.take(rows)
-        source = training if split == "train" else everything
-        inputs = source.inputs(targets, settings.max_recommendations, settings.max_searches)
-        frames.append(
-            schema.SAMPLES.check(
-                pl.DataFrame(
-                    {
-                        "sample_id": ids,
-                        "task": pl.Series([task]).new_from_index(0, len(ids)),
-                        "split": pl.Series([split]).new_from_index(0, len(ids)),
-                        "user_id": targets.user,
-                        "time": targets.time,
-                        "event_id": targets.event,
-                        "target_item": targets.item,
-                        "query_id": pl.Series(targets.query).replace(-1, None),
-                        "history_behavior": inputs.behavior.to_series("history_behavior", pl.UInt8()),
-                        "history_object": inputs.object.to_series("history_object", pl.Int32()),
-                    }
-                )
-            )
-        )
-    return pl.concat(frames)
+    with TableWriter(schema.SAMPLES, path) as table:
+        for task, split, ids, rows in _groups(selection):
+            source = training if split == "train" else everything
+            for start in range(0, len(rows), _SLICE):
+                part = slice(start, start + _SLICE)
+                targets = log.take(rows[part])
+                inputs = source.inputs(targets, settings.max_recommendations, settings.max_searches)
+                table.write(_sample_rows(task, split, ids[part], targets, inputs))
 
 
-def _candidates(
+def _sample_rows(task: str, split: str, ids: np.ndarray, targets: EventLog, inputs: Inputs) -> pl.DataFrame:
+    """Rows of table `samples`."""
+    return pl.DataFrame(
+        {
+            "sample_id": ids,
+            "task": pl.Series([task]).new_from_index(0, len(ids)),
+            "split": pl.Series([split]).new_from_index(0, len(ids)),
+            "user_id": targets.user,
+            "time": targets.time,
+            "event_id": targets.event,
+            "target_item": targets.item,
+            "query_id": pl.Series(targets.query).replace(-1, None),
+            "history_behavior": inputs.behavior.to_series("history_behavior", pl.UInt8()),
+            "history_object": inputs.object.to_series("history_object", pl.Int32()),
+        }
+    )
+
+
+def _write_candidates(
     stage: Stage,
     log: EventLog,
     selection: Selection,
@@ -118,26 +130,10 @@ def _candidates(
     query_texts: pl.Series,
     settings: SampleSettings,
     seed: int,
-) -> pl.DataFrame:
-    """Table `candidates`."""
+) -> None:
+    """Table `candidates`, part by part."""
+    groups = [Group(task, ids, log.take(rows)) for task, split, ids, rows in _groups(selection) if split != "train"]
     sampler = NegativeSampler(log, seed, "candidates")
-    groups = [(task, ids, log.take(rows)) for task, split, ids, rows in _groups(selection) if split != "train"]
-    asked = np.concatenate([targets.query for task, _, targets in groups if task == "search"])
-    hits, hit_rows = query_hits(asked, item_texts.to_list(), query_texts.to_list(), settings)
-    tables, topped_up = [], 0
-    for task, ids, targets in groups:
-        if task == "rec":
-            negatives = sampler.by_popularity(targets, settings.negatives)
-        else:
-            own, hit_rows = hit_rows[: len(targets)], hit_rows[len(targets) :]
-            negatives, more = sampler.by_bm25(targets, hits, own, settings.negatives)
-            topped_up += more
-        tables.append(candidate_table(ids, negatives))
-    table = pl.concat(tables)
-    stage.record(
-        candidate_queries=len(hits),
-        candidate_lists=len(table),
-        candidate_lists_topped_up=topped_up,
-        candidate_lists_short=int((table["negatives"].list.len() < settings.negatives).sum()),
-    )
-    return table
+    with TableWriter(schema.CANDIDATES, stage.path("candidates.parquet")) as table:
+        figures = write_negatives(table, sampler, groups, item_texts.to_list(), query_texts.to_list(), settings)
+    stage.record(**{f"candidate_{name}": count for name, count in figures.items()})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gensar_core.config.data import SampleSettings
 from gensar_core.samples.events import EventLog
-from gensar_core.samples.histories import Histories, Protocol
+from gensar_core.samples.histories import Histories
 from gensar_core.schema import SPLITS, TASKS
 
 TRAIN, VALID, TEST = range(len(SPLITS))
@@ -29,37 +30,70 @@ class Selection:
     figures: Mapping[str, int]
 
 
-def select_targets(log: EventLog, protocol: Protocol, min_targets: int) -> Selection:
-    """Targets of both tasks, split by leaving one out.
+def select_targets(log: EventLog, settings: SampleSettings) -> Selection:
+    """Targets of both tasks, split by leaving one out or at two moments.
 
-    A target is a click whose history shows both a recommendation click and a search session. Of a user's targets of
-    one task the last is test, the one before it valid, the rest train; a user with fewer than ``min_targets`` has
-    none. Under the strict protocol, training then never meets a (user, item) pair of a valid or test target, of
-    either task: neither as a target, nor in an input, nor among the training events; a training target that this
-    leaves without one of its histories is dropped.
+    A target is a click whose history shows both a recommendation click and a search session. With
+    ``split: leave_one_out``, of a user's targets of one task the last is test, the one before it valid, the rest train;
+    a user with fewer than ``min_targets`` has none. With ``split: time``, the targets of all users and both tasks part
+    at the same two moments (`moments_of_split`), and training sees no event from the first of them on.
+
+    Under the strict protocol, training then never meets a (user, item) pair of a valid or test target, of either task:
+    neither as a target, nor in an input, nor among the training events; a training target that this leaves without one
+    of its histories is dropped. A log that gives no targets gives a selection without any.
     """
-    both_sides = Histories(log, protocol).both_sides(log)
+    both_sides = Histories(log, settings.history_protocol).both_sides(log)
+    moments = moments_of_split(log.time[both_sides], settings.time_shares) if settings.split == "time" else None
     figures: dict[str, int] = {}
+    early = np.ones(len(log), dtype=bool)
+    if moments is not None and len(moments):
+        figures = {"valid_from": int(moments[0]), "test_from": int(moments[1])}
+        early = log.time < moments[0]
     targets: dict[tuple[str, str], np.ndarray] = {}
     for task in TASKS:
         rows = np.flatnonzero(both_sides & (log.searched == (task == "search")))
-        parts = leave_one_out(log.user[rows], min_targets)
+        if moments is None:
+            parts = leave_one_out(log.user[rows], settings.min_targets)
+        else:
+            parts = at_moments(log.time[rows], moments)
         figures[f"{task}_with_both_histories"] = len(rows)
-        figures[f"{task}_users"] = int((parts == TEST).sum())
+        figures[f"{task}_users"] = len(np.unique(log.user[rows[parts != _NOT_A_TARGET]]))
         targets |= {(task, split): rows[parts == part] for part, split in enumerate(SPLITS)}
     held_out = np.zeros(len(log), dtype=bool)
     for (_, split), rows in targets.items():
         held_out[rows] |= split != "train"
-    training = shown = np.ones(len(log), dtype=bool)
-    if protocol == "strict":
-        training = shown = ~np.isin(log.pairs, np.unique(log.pairs[held_out]))
+    training, shown = early & ~held_out, early
+    if settings.history_protocol == "strict":
+        training = shown = early & ~np.isin(log.pairs, np.unique(log.pairs[held_out]))
         for task in TASKS:
             targets[task, "train"], dropped = _without_held_out(log, targets[task, "train"], training)
             figures |= {f"{task}_{name}": count for name, count in dropped.items()}
-    else:
-        training = ~held_out
     figures |= {f"{task}_{split}": len(rows) for (task, split), rows in targets.items()}
     return Selection(targets, training, shown, figures)
+
+
+def moments_of_split(times: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """The times at which valid and test begin, int64 [2]; none at all when there are fewer than three times.
+
+    ``times`` [targets] in any order. Of the moments at which targets stand, those are taken whose earlier targets come
+    nearest to the first share, and to the first two, so that no part is empty; of two equally near ones the earlier.
+    """
+    moments, counts = np.unique(times, return_counts=True)
+    if len(moments) < len(SPLITS):
+        return moments[:0]
+    earlier = np.cumsum(counts) - counts
+    valid = 1 + int(np.abs(earlier[1:-1] - shares[0] * len(times)).argmin())
+    test = valid + 1 + int(np.abs(earlier[valid + 1 :] - (shares[0] + shares[1]) * len(times)).argmin())
+    begins: np.ndarray = moments[[valid, test]]
+    return begins
+
+
+def at_moments(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Split of each time, given the moments of `moments_of_split`; -1 for all when there are none."""
+    if not len(moments):
+        return np.full(len(times), _NOT_A_TARGET)
+    parts: np.ndarray = np.searchsorted(moments, times, side="right")
+    return parts
 
 
 def leave_one_out(users: np.ndarray, min_targets: int) -> np.ndarray:

@@ -142,30 +142,50 @@ def both_sides(history):
     return {0, 1} <= {behavior for behavior, _ in history}
 
 
-def expected_samples(log, protocol, min_targets, max_recommendations, max_searches):
-    """(task, split, event id) -> history of every sample, by plain loops; and the ids of the training events."""
+def expected_moments(times, shares):
+    """When valid and test begin in a split by time, by plain loops; None for fewer than three times."""
+    moments = sorted(set(times))
+    if len(moments) < 3:
+        return None
+
+    def distance(moment, share):
+        return abs(sum(time < moment for time in times) - share * len(times))
+
+    valid = min(moments[1:-1], key=lambda moment: distance(moment, shares[0]))
+    later = [moment for moment in moments if moment > valid]
+    return valid, min(later, key=lambda moment: distance(moment, shares[0] + shares[1]))
+
+
+def expected_samples(log, protocol, min_targets, max_recommendations, max_searches, shares=None):
+    """(task, split, event id) -> history of every sample, by plain loops; and the ids of the training events.
+
+    With ``shares`` the split is by time, else by leaving one out.
+    """
     everything = list(enumerate(log))
     caps = (max_recommendations, max_searches)
+    eligible = [t for t in everything if both_sides(expected_history(everything, t, protocol, 10**6, 10**6))]
     parts = {}
-    for task in ("rec", "search"):
+    early = everything
+    if shares:
+        moments = expected_moments([e["time"] for _, e in eligible], shares)
+        if moments:
+            early = [(i, e) for i, e in everything if e["time"] < moments[0]]
+            for i, e in eligible:
+                split = ["train", "valid", "test"][sum(e["time"] >= moment for moment in moments)]
+                parts["rec" if e["query"] is None else "search", split, i] = (i, e)
+    for task in () if shares else ("rec", "search"):
         for user in sorted({e["user"] for e in log}):
-            targets = [
-                (i, e)
-                for i, e in everything
-                if e["user"] == user
-                and (e["query"] is None) == (task == "rec")
-                and both_sides(expected_history(everything, (i, e), protocol, 10**6, 10**6))
-            ]
+            targets = [(i, e) for i, e in eligible if e["user"] == user and (e["query"] is None) == (task == "rec")]
             if len(targets) >= min_targets:
                 for target, split in zip(targets, ["train"] * (len(targets) - 2) + ["valid", "test"], strict=True):
                     parts[task, split, target[0]] = target
     evaluated = [e for (_, split, _), (_, e) in parts.items() if split != "train"]
     held_out = {(e["user"], e["item"]) for e in evaluated}
     if protocol == "strict":
-        training = [(i, e) for i, e in everything if (e["user"], e["item"]) not in held_out]
+        training = [(i, e) for i, e in early if (e["user"], e["item"]) not in held_out]
     else:
         ids = {i for (_, split, i) in parts if split != "train"}
-        training = [(i, e) for i, e in everything if i not in ids]
+        training = [(i, e) for i, e in early if i not in ids]
     samples = {}
     for (task, split, i), target in parts.items():
         source = everything
@@ -173,6 +193,8 @@ def expected_samples(log, protocol, min_targets, max_recommendations, max_search
             if (target[1]["user"], target[1]["item"]) in held_out:
                 continue
             source = training
+        elif split == "train":
+            source = early
         history = expected_history(source, target, protocol, *caps)
         if both_sides(history):
             samples[task, split, i] = history

@@ -19,6 +19,7 @@ from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.text import readable
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import digest
+from gensar_core.runtime.writing import TableWriter
 from tests.unit.corpora_shop import SAMPLES, TEXTS, Q, R, S, Scribe, sample, t5_like, write_shop
 
 
@@ -310,7 +311,7 @@ def test_a_failed_write_is_not_lost(tmp_path: Path) -> None:
     for writes in (1, 2):
         with (
             pytest.raises(OSError, match="No space left"),
-            stream.TableWriter(schema.PROMPTS, tmp_path / "prompts.parquet") as table,
+            TableWriter(schema.PROMPTS, tmp_path / "prompts.parquet") as table,
         ):
             table._writer.write_table = full
             for _ in range(writes):

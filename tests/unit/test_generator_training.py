@@ -321,3 +321,14 @@ def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path,
     with pytest.raises(UserError, match="not a finite number"):
         train_generator(corpus, samples, tmp_path / "out", settings(learning_rate=1e30), 1, None)
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_every_parameter_is_trained_once_and_embeddings_at_their_own_rate(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples, learning_rate=0.002, embedding_rate=10.0)
+    rates = {id(parameter): group["lr"] for group in task.optimizer.param_groups for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in task.optimizer.param_groups) == len(rates)
+    assert set(rates) == {id(parameter) for parameter in task.module.parameters()}
+    # 10 x 0.002 for the embeddings (tied or not), 0.002 for all else.
+    own = {id(task.module.shared.weight), id(task.module.lm_head.weight)}
+    assert {key: rates[key] for key in own} == dict.fromkeys(own, pytest.approx(0.02))
+    assert {rate for key, rate in rates.items() if key not in own} == {0.002}

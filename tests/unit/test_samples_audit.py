@@ -5,7 +5,7 @@ import pytest
 
 from gensar_core import schema
 from gensar_core.samples import audit as module
-from gensar_core.samples.audit import audit
+from gensar_core.samples.audit import audit, audit_time_split
 from tests.unit.samples_logs import event, events_frame
 
 EVENTS = events_frame(
@@ -39,7 +39,7 @@ def sample(number, task, split, user, time, target, *history):
 def audited(samples, candidates=(), training=EVENTS, negatives=2):
     frame = schema.SAMPLES.check(pl.DataFrame(samples, infer_schema_length=None, strict=False))
     lists = pl.DataFrame(list(candidates), schema=dict(schema.CANDIDATES.schema), orient="row")
-    return audit(EVENTS, training, frame, lists, negatives=negatives)
+    return audit(EVENTS, training, frame.lazy(), lists.lazy(), negatives=negatives)
 
 
 def marks(report, task, split):
@@ -128,3 +128,26 @@ def test_slices_do_not_show(monkeypatch):
     assert whole["search"]["train"]["inputs_with_held_out"] == 4
     monkeypatch.setattr(module, "_SLICE", 2)
     assert audited(rows, [(7, [1, 2])]) == whole
+
+
+def test_what_lies_on_the_wrong_side_of_a_split_by_time():
+    def row(number, split, time):
+        return sample(number, "rec", split, 0, time, 5, (0, 6), (1, 0))
+
+    def checked(*rows):
+        return audit_time_split(EVENTS, schema.SAMPLES.check(pl.DataFrame(rows, strict=False)).lazy())
+
+    right = [row(0, "train", 1), row(1, "valid", 4), row(2, "valid", 5), row(3, "test", 6)]
+    assert checked(*right) == {
+        "valid_from": 4, "test_from": 6, "late_training_events": 0, "late_training_targets": 0, "late_valid_targets": 0,
+    }  # fmt: skip
+    # At time 3 stand two events, at time 2 three.
+    late = checked(*right, row(4, "train", 3), row(5, "valid", 3), row(6, "train", 9), row(7, "valid", 6))
+    assert late == {
+        "valid_from": 3, "test_from": 6, "late_training_events": 2, "late_training_targets": 2, "late_valid_targets": 1,
+    }  # fmt: skip
+    assert checked(*right, row(4, "test", 2))["late_training_events"] == 5
+    assert checked(right[0]) == {
+        "valid_from": None, "test_from": None, "late_training_events": 0, "late_training_targets": 0,
+        "late_valid_targets": 0,
+    }  # fmt: skip

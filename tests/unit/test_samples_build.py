@@ -13,6 +13,8 @@ from gensar_core.errors import UserError
 from gensar_core.samples.build import build_samples
 from tests.unit.samples_logs import (
     WORKED,
+    A,
+    B,
     event,
     events_frame,
     expected_samples,
@@ -23,6 +25,7 @@ from tests.unit.samples_logs import (
 
 OUTPUTS = ("training_events.parquet", "samples.parquet", "candidates.parquet", "audit.json")
 PROTOCOLS = ("strict", "paper")
+SPLITS = ("leave_one_out", "time")
 many_logs = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -32,7 +35,7 @@ def build(folder, log, protocol="strict", seed=1, items=9, **own):
     try:
         build_samples(folder / "canonical", folder / "samples", SampleSettings(history_protocol=protocol, **own), seed)
     except UserError as error:
-        if "no user has" not in str(error):
+        if "such a log gives no samples" not in str(error):
             raise
         return None
     return tables(folder / "samples")
@@ -53,12 +56,16 @@ def workplace(tmp_path_factory):
     return tmp_path_factory.mktemp("samples")
 
 
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @many_logs
 @given(logs(users=2, most=24, items=9), st.integers(1, 4))
-def test_samples_equal_the_plain_loops(workplace, protocol, log, caps):
-    built = build(workplace, log, protocol, max_recommendations=caps, max_searches=caps)
-    samples, training = expected_samples(log, protocol, 3, caps, caps)
+def test_samples_equal_the_plain_loops(workplace, protocol, split, log, caps):
+    shares = [0.5, 0.25, 0.25]
+    built = build(
+        workplace, log, protocol, split=split, time_shares=shares, max_recommendations=caps, max_searches=caps
+    )
+    samples, training = expected_samples(log, protocol, 3, caps, caps, shares=shares if split == "time" else None)
     if built is None:
         assert not samples
         return
@@ -74,12 +81,14 @@ def test_samples_equal_the_plain_loops(workplace, protocol, log, caps):
         assert built["figures"][f"{task}_{split}"] == len(rows)
 
 
+@pytest.mark.parametrize("split", SPLITS)
 @many_logs
 @given(logs(users=3, most=24, items=9))
-def test_strict_is_free_of_every_leak(workplace, log):
-    built = build(workplace, log)
+def test_strict_is_free_of_every_leak(workplace, split, log):
+    built = build(workplace, log, split=split)
     if built is None:
         return
+    assert built["audit"]["split"] == split
     for task in schema.TASKS:
         audited = built["audit"][task]
         for split in schema.SPLITS:
@@ -88,6 +97,34 @@ def test_strict_is_free_of_every_leak(workplace, log):
         for split in ("valid", "test"):
             assert audited[split]["training_targets_of_other_task"] == 0
             assert audited[split]["candidates_equal_target"] == audited[split]["candidate_lists_missing"] == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@many_logs
+@given(logs(users=4, most=24, items=9, times=9))
+def test_a_split_by_time_trains_on_nothing_from_the_first_valid_target_on(workplace, protocol, log):
+    built = build(workplace, log, protocol, split="time", time_shares=[0.5, 0.25, 0.25])
+    if built is None:
+        return
+    times = {
+        split: built["samples"].filter(pl.col("split") == split)["time"].to_list()
+        for split in ("train", "valid", "test")
+    }
+    begins = min(times["valid"])
+    assert all(time < begins for time in [*times["train"], *built["training_events"]["time"]])
+    assert max(times["valid"]) < min(times["test"])
+    early = {(e["user"], 0 if e["query"] is None else 2, e["item"]) for e in log if e["time"] < begins}
+    early |= {(e["user"], 1, e["query"]) for e in log if e["query"] is not None and e["time"] < begins}
+    for row in built["samples"].filter(pl.col("split") == "train").iter_rows(named=True):
+        entries = zip(row["history_behavior"], row["history_object"], strict=True)
+        assert {(row["user_id"], *entry) for entry in entries} <= early
+    assert built["audit"]["time_split"] == {
+        "valid_from": begins,
+        "test_from": min(times["test"]),
+        "late_training_events": 0,
+        "late_training_targets": 0,
+        "late_valid_targets": 0,
+    }
 
 
 @many_logs
@@ -203,6 +240,16 @@ def test_a_log_without_samples_is_one_clear_error_and_leaves_nothing(tmp_path):
     write_canonical(tmp_path / "canonical", [event(0, t, t) for t in range(6)])
     with pytest.raises(UserError, match=r"events\.parquet: no user has 3 clicks of one task with both"):
         build_samples(tmp_path / "canonical", tmp_path / "samples", SampleSettings(), 1)
+    assert list((tmp_path / "samples").iterdir()) == []
+
+
+def test_a_log_whose_targets_have_two_times_cannot_be_split_by_time(tmp_path):
+    log = [event(0, 1, A), event(0, 2, B, query=0, session=0), *(event(0, 3 + t // 4, t) for t in range(8))]
+    write_canonical(tmp_path / "canonical", log)
+    with pytest.raises(
+        UserError, match=r"events\.parquet: the clicks with both .* have fewer than three different times"
+    ):
+        build_samples(tmp_path / "canonical", tmp_path / "samples", SampleSettings(split="time"), 1)
     assert list((tmp_path / "samples").iterdir()) == []
 
 

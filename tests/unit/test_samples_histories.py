@@ -5,14 +5,25 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gensar_core.config.data import SampleSettings
 from gensar_core.samples import histories
 from gensar_core.samples.events import EventLog
 from gensar_core.samples.histories import Histories
-from gensar_core.samples.targets import leave_one_out, select_targets
-from tests.unit.samples_logs import WORKED, both_sides, event, events_frame, expected_history, expected_samples, logs
+from gensar_core.samples.targets import at_moments, leave_one_out, moments_of_split, select_targets
+from tests.unit.samples_logs import (
+    WORKED,
+    both_sides,
+    event,
+    events_frame,
+    expected_history,
+    expected_moments,
+    expected_samples,
+    logs,
+)
 
 A, B, C, D, E, F = range(6)
 PROTOCOLS = ("strict", "paper")
+SPLITS = {"leave_one_out": None, "time": [0.8, 0.1, 0.1], "time, even": [0.4, 0.3, 0.3]}
 
 #: What the worked log's user did, as entries.
 A0 = [("R", A), ("Q", 0), ("S", A)]
@@ -67,10 +78,11 @@ def lettered(history):
     return [("RQS"[behavior], value) for behavior, value in history]
 
 
-def selected(events, protocol, most=50):
-    """(task, split) -> event id -> history, as the stage puts them together."""
+def selected(events, protocol, most=50, shares=None):
+    """(task, split) -> event id -> history, as the stage puts them together; by time when there are shares."""
     log = log_of(events)
-    selection = select_targets(log, protocol, 3)
+    own = {"split": "time", "time_shares": shares} if shares else {}
+    selection = select_targets(log, SampleSettings(history_protocol=protocol, **own))
     found = {}
     for (task, split), rows in selection.targets.items():
         source = log.take(selection.shown) if split == "train" else log
@@ -180,12 +192,13 @@ def test_every_history_equals_the_plain_loops(protocol, events, max_recommendati
     ]
 
 
+@pytest.mark.parametrize("shares", SPLITS.values(), ids=SPLITS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@settings(max_examples=150, deadline=None)
-@given(logs(users=2, most=26))
-def test_targets_splits_and_training_rows_equal_the_plain_loops(protocol, events):
-    found, selection = selected(events, protocol, most=3)
-    samples, training = expected_samples(events, protocol, 3, 3, 3)
+@settings(max_examples=60, deadline=None)
+@given(logs(users=2, most=26, times=8))
+def test_targets_splits_and_training_rows_equal_the_plain_loops(protocol, shares, events):
+    found, selection = selected(events, protocol, most=3, shares=shares)
+    samples, training = expected_samples(events, protocol, 3, 3, 3, shares=shares)
     expected = {key: {} for key in found}
     for (task, split, i), history in samples.items():
         expected[task, split][i] = lettered(history)
@@ -211,10 +224,11 @@ def test_a_strict_history_does_not_depend_on_what_the_target_is(events, data):
     assert before == after
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("shares", SPLITS.values(), ids=SPLITS)
+@settings(max_examples=60, deadline=None)
 @given(logs(users=2, most=26))
-def test_strict_training_never_meets_a_held_out_pair(events):
-    found, selection = selected(events, "strict", most=3)
+def test_strict_training_never_meets_a_held_out_pair(shares, events):
+    found, selection = selected(events, "strict", most=3, shares=shares)
     held_out = {
         (events[i]["user"], events[i]["item"]) for (_, split), rows in found.items() if split != "train" for i in rows
     }
@@ -242,3 +256,77 @@ def test_leave_one_out_by_hand():
     assert leave_one_out(users, 3).tolist() == [0, 0, 1, 2, -1, -1, 0, 1, 2]
     assert leave_one_out(users, 4).tolist() == [0, 0, 1, 2, -1, -1, -1, -1, -1]
     assert leave_one_out(users[:0], 3).tolist() == []
+
+
+def test_worked_log_split_by_time():
+    # Targets stand at time 2 (rec 2, 3; search 4, 5, 6), 3 (rec 7, 8; search 9), 4 (10; 11) and 5 (12; 13).
+    found, paper = selected(WORKED, "paper", shares=[0.5, 0.25, 0.25])
+    assert {part: list(rows) for part, rows in found.items()} == {
+        ("rec", "train"): [2, 3], ("rec", "valid"): [7, 8], ("rec", "test"): [10, 12],
+        ("search", "train"): [4, 5, 6], ("search", "valid"): [9], ("search", "test"): [11, 13],
+    }  # fmt: skip
+    # The second user has no target, and what that user does from time 3 on is no more for training.
+    assert np.flatnonzero(paper.training).tolist() == [*range(7), 14, 15, 16]
+    assert found["search", "valid"] == {9: [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E)]}
+    assert found["rec", "test"] == {10: UNTIL_TIME_3, 12: UNTIL_TIME_4}
+    assert (paper.figures["valid_from"], paper.figures["test_from"]) == (3, 4)
+    # Strict: E, D and F are held out, F being searched at time 2.
+    found, strict = selected(WORKED, "strict", shares=[0.5, 0.25, 0.25])
+    assert found["rec", "train"] == {2: A0, 3: [*A0, ("R", B)]}
+    assert found["search", "train"] == {4: [*A0, ("R", C)], 5: [*A0, ("R", B)]}
+    assert np.flatnonzero(strict.training).tolist() == [*range(6), 14, 15, 16]
+    assert strict.figures == {
+        "valid_from": 3, "test_from": 4,
+        "rec_with_both_histories": 6, "rec_users": 1, "rec_train": 2, "rec_valid": 2, "rec_test": 2,
+        "rec_train_dropped_held_out": 0, "rec_train_dropped_without_history": 0,
+        "search_with_both_histories": 6, "search_users": 1, "search_train": 2, "search_valid": 1, "search_test": 2,
+        "search_train_dropped_held_out": 1, "search_train_dropped_without_history": 0,
+    }  # fmt: skip
+
+
+def test_users_with_one_target_count_when_the_split_is_by_time():
+    events = [
+        entry
+        for user in range(3)
+        for entry in (event(user, 1, A), event(user, 2, B, query=0, session=user), event(user, 3 + user, C))
+    ]
+    found, selection = selected(events, "strict", shares=[0.4, 0.3, 0.3])
+    assert [list(found["rec", split]) for split in ("train", "valid", "test")] == [[2], [5], [8]]
+    assert selection.figures["rec_users"] == 3
+    assert selected(events, "strict")[0]["rec", "test"] == {}
+
+
+@pytest.mark.parametrize(
+    ("times", "shares", "expected"),
+    [
+        (range(10), [0.8, 0.1, 0.1], [8, 9]),
+        (range(100), [0.8, 0.1, 0.1], [80, 90]),
+        # Eight of ten stand at time 0; the rest would leave nothing for test if they stood together.
+        ([0] * 8 + [1, 2], [0.5, 0.25, 0.25], [1, 2]),
+        # A cut before time 5 has four targets on its left, one after it eight: four is nearer to five.
+        ([1, 2, 3, 4, 5, 5, 5, 5, 6, 7], [0.5, 0.4, 0.1], [5, 7]),
+        # Time 2 and time 3 are equally near to half of the five targets.
+        ([1, 1, 2, 3, 3], [0.5, 0.1, 0.4], [2, 3]),
+        ([3, 1, 2], [0.8, 0.1, 0.1], [2, 3]),
+        ([4, 4, 9], [0.8, 0.1, 0.1], []),
+        ([], [0.8, 0.1, 0.1], []),
+    ],
+)
+def test_moments_of_split_by_hand(times, shares, expected):
+    assert moments_of_split(np.array(times, dtype=np.int64), shares).tolist() == expected
+
+
+def test_splits_at_moments_by_hand():
+    assert at_moments(np.array([9, 1, 5, 4, 7, 6]), np.array([5, 7])).tolist() == [2, 0, 1, 0, 2, 1]
+    assert at_moments(np.array([9, 1]), np.zeros(0, dtype=np.int64)).tolist() == [-1, -1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), max_size=60), st.sampled_from([[0.8, 0.1, 0.1], [0.2, 0.2, 0.6], [0.05, 0.9, 0.05]])
+)
+def test_moments_are_nearest_to_the_shares_and_leave_no_part_empty(times, shares):
+    moments = moments_of_split(np.array(times, dtype=np.int64), shares).tolist()
+    assert moments == list(expected_moments(times, shares) or [])
+    if moments:
+        assert min(times) < moments[0] < moments[1] <= max(times)

@@ -92,7 +92,7 @@ def test_one_setting_reruns_its_stage_and_what_follows(tiny_demo):
     config = tiny_demo.folder / "config.yaml"
     text = config.read_text()
     try:
-        config.write_text(text.replace("learning_rate: 2.0e-3\n", "learning_rate: 3.0e-3  # higher\n"))
+        config.write_text(text.replace("learning_rate: 5.0e-3\n", "learning_rate: 3.0e-3  # lower\n"))
         assert tiny_demo.planned(*TINY) == {"train_generator", "rank_generator", "overall_table"}
         config.write_text(text.replace("seed: 42", "# a comment\nseed: 42"))
         assert tiny_demo.planned(*TINY) == set()

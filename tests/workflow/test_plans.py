@@ -20,6 +20,15 @@ def test_the_papers_experiment_shows_the_full_plan(workflow):
     }
 
 
+def test_training_negatives_need_no_model(workflow):
+    assert workflow.planned("results/demo/training_negatives/training_negatives.parquet") == {
+        "simulate",
+        "canonical_amazon",
+        "samples",
+        "training_negatives",
+    }
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

@@ -1,30 +1,42 @@
-"""The candidate lists of valid and test targets: sampled by popularity for recommendation, BM25 hits for search."""
+"""Negatives of targets: sampled by popularity for recommendation, BM25 hits for search."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from gensar_core import schema
-from gensar_core.config.data import SampleSettings
+from gensar_core.config.data import NegativesSettings
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.hashing import row_keys
 from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.bm25 import bm25_hits, lexical_negatives
 from gensar_core.samples.events import EventLog
 from gensar_core.samples.popularity import PopularityPool, popularity_negatives
 
 #: Rows worked on at once where each takes a row of hits; bounds memory, not results.
 _SLICE = 1 << 15
+#: Lists made and written at once; likewise.
+_WRITTEN = 1 << 17
+
+
+class Group(NamedTuple):
+    """Targets of one task and split, with their sample ids."""
+
+    task: str
+    ids: np.ndarray
+    targets: EventLog
 
 
 class NegativeSampler:
     """Draws negatives for targets of one data set.
 
-    Every draw is keyed on the seed, ``purpose`` and the target's user, item, query, task and time, so a target's
-    negatives do not depend on the other targets, on row order or on threads.
+    ``log`` is what the draws know of: its recommendation clicks are the pool, and what a user interacted with is what
+    stands with that user there. Every draw is keyed on the seed, ``purpose`` and the target's user, item, query, task
+    and time, so a target's negatives do not depend on the other targets, on row order or on threads.
     """
 
     def __init__(self, log: EventLog, seed: int, purpose: str) -> None:
@@ -67,8 +79,44 @@ class NegativeSampler:
         return row_keys(self._seed, targets.user, targets.item, targets.query, targets.searched, targets.time)
 
 
+def write_negatives(
+    table: TableWriter,
+    sampler: NegativeSampler,
+    groups: Sequence[Group],
+    item_texts: Sequence[str],
+    query_texts: Sequence[str],
+    settings: NegativesSettings,
+) -> dict[str, int]:
+    """Write sample_id and negatives of all targets of the groups, in their order; return what happened on the way.
+
+    Recommendation targets get items drawn by popularity, search targets the best BM25 hits of their query.
+    """
+    asked = [group.targets.query for group in groups if group.task == "search"]
+    hits, hit_rows = query_hits(np.concatenate([*asked, np.zeros(0, np.int32)]), item_texts, query_texts, settings)
+    figures = {"queries": len(hits), "lists": 0, "lists_topped_up": 0, "lists_short": 0}
+    for task, ids, targets in _parts(groups):
+        if task == "rec":
+            negatives = sampler.by_popularity(targets, settings.negatives)
+        else:
+            own, hit_rows = hit_rows[: len(targets)], hit_rows[len(targets) :]
+            negatives, topped_up = sampler.by_bm25(targets, hits, own, settings.negatives)
+            figures["lists_topped_up"] += topped_up
+        figures["lists"] += len(ids)
+        figures["lists_short"] += int((negatives < 0).any(axis=1).sum())
+        table.write(_list_frame(ids, negatives))
+    return figures
+
+
+def _parts(groups: Sequence[Group]) -> Iterator[Group]:
+    """The groups, the long ones in parts."""
+    for task, ids, targets in groups:
+        for start in range(0, len(ids), _WRITTEN):
+            rows = np.arange(start, min(start + _WRITTEN, len(ids)))
+            yield Group(task, ids[rows], targets.take(rows))
+
+
 def query_hits(
-    queries: np.ndarray, item_texts: Sequence[str], query_texts: Sequence[str], settings: SampleSettings
+    queries: np.ndarray, item_texts: Sequence[str], query_texts: Sequence[str], settings: NegativesSettings
 ) -> tuple[np.ndarray, np.ndarray]:
     """BM25 hits of each distinct query among ``queries`` [rows], and the row of hits of each query [rows]."""
     distinct, rows = np.unique(queries, return_inverse=True)
@@ -77,11 +125,11 @@ def query_hits(
     return hits, rows
 
 
-def candidate_table(sample_ids: np.ndarray, negatives: np.ndarray) -> pl.DataFrame:
-    """Table `candidates` of these negatives, int32 [samples, count] with -1 at the end of short lists."""
+def _list_frame(sample_ids: np.ndarray, negatives: np.ndarray) -> pl.DataFrame:
+    """sample_id and negatives, of int32 [samples, count] with -1 at the end of short lists."""
     has = negatives >= 0
     lists = Ragged.from_lengths(has.sum(axis=1), negatives[has]).to_series("negatives", pl.Int32())
-    return schema.CANDIDATES.check(pl.DataFrame({"sample_id": sample_ids, "negatives": lists}))
+    return pl.DataFrame({"sample_id": sample_ids, "negatives": lists})
 
 
 def _joined(first: Ragged, second: Ragged) -> Ragged:

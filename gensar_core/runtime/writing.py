@@ -1,0 +1,58 @@
+"""Tables written chunk by chunk: memory does not grow with the number of rows."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gensar_core import schema
+
+
+class TableWriter:
+    """Writes a table to a Parquet file (zstd) chunk by chunk; a context manager.
+
+    A chunk is compressed in the background while the next one is made; no more than one waits.
+    """
+
+    def __init__(self, table: schema.Table, path: Path) -> None:
+        self._table = table
+        self._schema = _to_arrow(pl.DataFrame(schema=table.schema)).schema
+        # Token ids compress better as they are than as numbers of a dictionary, and are written faster.
+        plain = [name for name, dtype in table.schema.items() if not isinstance(dtype, pl.List)]
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", compression_level=3, use_dictionary=plain
+        )
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
+            self._writer.close()
+
+    def write(self, chunk: pl.DataFrame) -> None:
+        """Check and append rows."""
+        rows = _to_arrow(self._table.check(chunk)).cast(self._schema)
+        self._wait()
+        self._pending = self._thread.submit(self._writer.write_table, rows)
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def _to_arrow(frame: pl.DataFrame) -> pa.Table:
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -1,0 +1,66 @@
+"""Stage `training_negatives`: a few negatives for every train target, drawn once, for methods that train on them.
+
+Recommendation targets get items drawn by popularity that the user has not interacted with, search targets the best
+BM25 hits of their query without the target, topped up likewise where BM25 finds too few. All of it is known from the
+training events alone: they are the pool, and only items that the user meets there count as interacted with. An item
+that the user clicks later, the held-out target itself included, may so become a negative of an earlier target; to
+spare it would tell a method what comes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.data import TrainingNegativesSettings
+from gensar_core.errors import UserError
+from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.events import EventLog
+from gensar_core.samples.negatives import Group, NegativeSampler, write_negatives
+
+
+def draw_training_negatives(
+    canonical: Path, samples: Path, output: Path, settings: TrainingNegativesSettings, seed: int
+) -> None:
+    """Write training_negatives.parquet: the negatives of every train sample.
+
+    ``canonical`` is a folder with the tables `items` and `queries`, ``samples`` the folder of the stage `samples` built
+    from it. Raises UserError when a table is missing, or when the two folders do not belong together.
+    """
+    sources = {
+        name: folder / f"{name}.parquet"
+        for folder, names in ((canonical, ("items", "queries")), (samples, ("samples", "training_events")))
+        for name in names
+    }
+    with Stage(
+        "training_negatives", output, settings=settings, inputs=sources.values(), seed=seed, code=__name__
+    ) as stage:
+        items = schema.ITEMS.read(sources["items"]).sort("item_id")["text"].to_list()
+        queries = schema.QUERIES.read(sources["queries"]).sort("query_id")["text"].to_list()
+        log = EventLog.from_frame(schema.EVENTS.read(sources["training_events"]).sort("event_id"))
+        if int(log.item.max(initial=-1)) >= len(items) or int(log.query.max(initial=-1)) >= len(queries):
+            raise UserError(
+                f"{sources['training_events']}: an item or a query has no row in {canonical}; build the samples again"
+            )
+        train = schema.SAMPLES.read(sources["samples"]).filter(pl.col("split") == "train").sort("sample_id")
+        groups = [_group(task, train.filter(pl.col("task") == task), log, sources) for task in schema.TASKS]
+        sampler = NegativeSampler(log, seed, "training")
+        with TableWriter(schema.TRAINING_NEGATIVES, stage.path("training_negatives.parquet")) as table:
+            stage.record(**write_negatives(table, sampler, groups, items, queries, settings))
+
+
+def _group(task: str, train: pl.DataFrame, log: EventLog, sources: dict[str, Path]) -> Group:
+    """The train targets of one task; each is a training event."""
+    events = train["event_id"].to_numpy()
+    rows = np.searchsorted(log.event, events)
+    known = rows < len(log)
+    known[known] = log.event[rows[known]] == events[known]
+    if not known.all():
+        raise UserError(
+            f"{sources['samples']}: a train target is not among {sources['training_events']}; build the samples again"
+        )
+    return Group(task, train["sample_id"].to_numpy(), log.take(rows))

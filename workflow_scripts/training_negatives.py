@@ -1,0 +1,17 @@
+"""Train targets -> a few negatives each."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.config.data import TrainingNegativesSettings
+    from gensar_core.samples.training_negatives import draw_training_negatives
+
+    draw_training_negatives(
+        canonical=Path(snakemake.input.item_table).parent,
+        samples=Path(snakemake.input.samples).parent,
+        output=Path(snakemake.output.negatives).parent,
+        settings=TrainingNegativesSettings.model_validate_json(snakemake.params.settings),
+        seed=snakemake.params.seed,
+    )
