@@ -52,7 +52,7 @@ class SequentialSettings(Settings):
     """How a sequential method is trained."""
 
     dimensions: Positive = 64
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     #: Clicks that a state can depend on.
     max_history: Positive = 50
     #: softmax: over the catalogue; sampled_softmax: against `negatives` shared by a batch; bce: against one item that
