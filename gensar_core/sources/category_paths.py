@@ -43,6 +43,6 @@ def _json_list(raw: str) -> list[object] | None:
         return None
     try:
         value = json.loads(raw)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return [entry for entry in value if entry is not None] if isinstance(value, list) else None

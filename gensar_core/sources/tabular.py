@@ -179,8 +179,12 @@ def _json_fault(line: bytes) -> str | None:
         )
     except UnicodeDecodeError:
         return "not UTF-8; save the file in the encoding UTF-8"
-    except json.JSONDecodeError as error:
-        return f"not a JSON object ({error.msg}); write one object a line"
+    except RecursionError:
+        return "not a JSON object (nested too deep); write one object a line"
+    except ValueError as error:
+        # Besides broken JSON, whole numbers of thousands of digits.
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number is too long"
+        return f"not a JSON object ({reason}); write one object a line"
 
 
 def _csv_fault(path: Path) -> str | None:

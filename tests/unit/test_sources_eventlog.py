@@ -189,6 +189,7 @@ def test_normalizing_twice_changes_nothing_and_leaves_no_white_space_but_single_
         ('["Root", "Child"]', [["Root", "Child"]]), ('[["A", "B"], ["C"]]', [["A", "B"], ["C"]]),
         ('["A > B", "C"]', [["A", "B"], ["C"]]), ("[]", []), ("[[]]", []), ('["A", null, 3]', [["A", "3"]]),
         ("[Sale] > Shoes", [["[Sale]", "Shoes"]]), ("null", [["null"]]), ("家 > 茶", [["家", "茶"]]),
+        ("[" * 9000, [["[" * 9000]]), (f"[{'9' * 9000}]", [[f"[{'9' * 9000}]"]]),
     ],
 )  # fmt: skip
 def test_category_paths(raw, paths):
@@ -326,6 +327,8 @@ HEADER = b"user_id,time,kind,item_id,query\n"
         ("log.jsonl", b"", "the file is empty"), ("log.jsonl", b"\n \n", "holds no records"),
         ("log.jsonl", b'{"user_id": 1, "time": 5, "kind": "search", "query": "q"}\n', "lacks the column 'item_id'"),
         ("log.jsonl", b'{"user_id": 1}\n{"user_id":\n', "line 2: not a JSON object (Expecting value)"),
+        ("log.jsonl", b'{"user_id": 1}\n' + b"[" * 9000 + b"\n", "line 2: not a JSON object (nested too deep)"),
+        ("log.jsonl", b'{"user_id": 1}\n{"user_id": ' + b"9" * 9000 + b"}\n", "line 2: not a JSON object (a number is too long)"),
         ("log.jsonl", b'{"user_id": 1}\n[1]\n', "line 2: not a JSON object; write one object a line"),
         ("log.jsonl", b'{"user_id": 1}\n{"user_id": "\xff"}\n', "line 2: not UTF-8"),
         ("log.jsonl", b'\xef\xbb\xbf{"user_id": 1}\n', "line 1: begins with a byte order mark; save the file as UTF-8 without one"),

@@ -53,7 +53,7 @@ SOUND = {
 ODD_VALUES = [
     None, True, 0, -1, 1.5, -1_300_000_000, 4_102_444_800, 10**12, 10**30, 10**400, float("nan"), float("inf"), "", " ", "5", "x" * 100_000,
     "a b", 'say "x"', "it's", "a\nb", "a\0b", "\ud800", "\u2028", "_", "_1", "the of and", [], ["Toys"], [["Toys", 5]], [[]], {}, {"asin": {"asin": 5}},
-    [[[[[["deep"]]]]]], b"bytes", (1, 2), {3}, 1e308, 2 + 3j,
+    [[[[[["deep"]]]]]], "[" * 9_000, "[" + "9" * 9_000 + "]", b"bytes", (1, 2), {3}, 1e308, 2 + 3j,
 ]  # fmt: skip
 #: Lines that belong into no file, or only seem to.
 ODD_LINES = [

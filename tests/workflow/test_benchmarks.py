@@ -1,0 +1,40 @@
+"""Every benchmark runs in its smoke size and makes the claims it is there for."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+#: Benchmark -> claims that must be among those of its last line.
+CLAIMS = {
+    "data": {"seconds_electronics", "peak_gb_electronics", "speedup_rowwise"},
+    "identifiers": {"speedup_plain_loop", "assign_1m_seconds", "assign_1m_gb"},
+    "corpora": {"speedup_collator"},
+    "training": {"speedup_trainer"},
+    "ranking": {"speedup_t5_small", "speedup_small"},
+    "retrieval": {"speedup_prefix_fn", "trie_share_12k", "trie_share_1m"},
+    "sequential": {"speedup_public_training", "speedup_public_ranking"},
+}
+#: Files whose names begin with an underscore hold what benchmarks share.
+BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if not path.name.startswith("_"))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmark_ends_in_its_claims(path, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(path), "--quick"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["benchmark"] == path.stem
+    assert last["machine"]["cores"] >= 1
+    claims = {entry["name"]: entry for entry in last["claims"]}
+    assert set(claims) >= CLAIMS[path.stem]
+    for entry in claims.values():
+        assert set(entry) == {"name", "value", "unit", "how"}
+        assert entry["value"] > 0
+        assert entry["unit"]
+        assert entry["how"]
