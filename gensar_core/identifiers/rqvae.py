@@ -158,7 +158,8 @@ def sum_of_squares(matrix: Tensor, center: Tensor | float = 0.0) -> float:
 def save_model(model: RQVAE, path: Path) -> None:
     """Write weights, codebooks and scales as safetensors; settings and input sizes stand in its metadata."""
     sizes = {side: len(model.get_buffer(f"mean_{side}")) for side in model.sides}
-    metadata = {"settings": model.settings.canonical(), "dimensions": json.dumps(sizes)}
+    # One entry alone: safetensors writes several in an order of chance.
+    metadata = {"rqvae": json.dumps({"settings": model.settings.canonical(), "dimensions": sizes})}
     save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path, metadata)
 
 
@@ -167,9 +168,9 @@ def load_model(path: Path) -> RQVAE:
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the identifiers first")
     with safe_open(path, framework="pt") as stored:
-        metadata = stored.metadata()
+        metadata = json.loads(stored.metadata()["rqvae"])
         settings = RQVAESettings.model_validate_json(metadata["settings"])
-        model = RQVAE(json.loads(metadata["dimensions"]), settings)
+        model = RQVAE(metadata["dimensions"], settings)
         model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
     return model.eval()
 
