@@ -28,9 +28,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 
-def any_of(names):
-    """A wildcard constraint: one of the names, or nothing at all when there are none."""
-    return "|".join(sorted(names, key=len, reverse=True)) or "(?!)"
+include: "rules/common.smk"
 
 
 wildcard_constraints:

@@ -2,8 +2,8 @@
 
 It does the same as the stage `samples` under the strict protocol, without the rule that training must not meet held-out
 pairs: histories of all targets, sampled negatives and BM25 negatives of the last two targets of each user and task.
-Run as a program, it prints rows, wall and CPU seconds of each step for some users as JSON, after checking that the histories of
-valid and test targets are those of the finished samples.
+Run as a program, it prints rows, wall and CPU seconds of each step for some users as JSON, after checking that the
+histories of valid and test targets are those of the finished samples.
 """
 
 from __future__ import annotations

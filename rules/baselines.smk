@@ -1,21 +1,4 @@
 # Every other ranking method: fitted and ranked in one job.
-from gensar_core.config.base import canonical_json
-
-
-def method_embedding(wildcards):
-    """The text vectors a method asks for, if it does."""
-    embedding = catalogue.methods[wildcards.method].embedding
-    return (
-        [f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"]
-        if embedding
-        else []
-    )
-
-
-def method_settings(wildcards):
-    """What the method's own file reads."""
-    entry = catalogue.methods[wildcards.method]
-    return canonical_json({"kind": entry.kind, **entry.own()})
 
 
 rule method:
@@ -42,6 +25,8 @@ rule method:
         "results/{dataset}/logs/method_{method}.log",
     wildcard_constraints:
         method=any_of(catalogue.methods),
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         gpu=1,

@@ -23,6 +23,8 @@ rule corpus:
         record="results/{dataset}/corpora/{corpus}/stage.json",
     log:
         "results/{dataset}/logs/corpus_{corpus}.log",
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         mem_mb=8000,

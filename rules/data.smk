@@ -1,50 +1,4 @@
 # Raw logs -> canonical tables -> samples and candidates.
-PRODUCT_SEARCH_FILES = ["query_text.txt.gz", "train.qrels.gz", "test.qrels.gz"]
-# The categories that Ai et al. publish product-search files for.
-PRODUCT_SEARCH_CATEGORIES = [
-    "CDs_and_Vinyl",
-    "Cell_Phones_and_Accessories",
-    "Electronics",
-    "Kindle_Store",
-]
-
-
-def of_source(*sources):
-    """Names of the data sets that come from one of the sources."""
-    return [
-        name
-        for name, dataset in catalogue.datasets.items()
-        if dataset.source in sources
-    ]
-
-
-def user_file(dataset, key, path):
-    """A raw file that the user has to bring; missing, it is named together with the key that told where to look."""
-    if not Path(path).is_file():
-        raise WorkflowError(
-            f"config: datasets.{dataset}.{key}: there is no {path}; put the file there, or name its place"
-        )
-    return path
-
-
-def amazon_files(wildcards):
-    """The raw files of an Amazon category: simulated, downloaded, or found in the user's folder."""
-    dataset = catalogue.datasets[wildcards.dataset]
-    category = dataset.category
-    names = [f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"]
-    if dataset.source == "simulated":
-        return [
-            f"results/{wildcards.dataset}/raw/{name}"
-            for name in names + PRODUCT_SEARCH_FILES
-        ]
-    if dataset.raw == "download":
-        search = PRODUCT_SEARCH_FILES if category in PRODUCT_SEARCH_CATEGORIES else []
-        return [f"resources/amazon/{category}/{name}" for name in names + search]
-    found = [
-        user_file(wildcards.dataset, "raw", f"{dataset.raw}/{name}") for name in names
-    ]
-    search = [f"{dataset.raw}/{name}" for name in PRODUCT_SEARCH_FILES]
-    return found + [path for path in search if Path(path).is_file()]
 
 
 rule download_amazon:
@@ -53,6 +7,8 @@ rule download_amazon:
         metadata=protected("resources/amazon/{category}/meta_{category}.json.gz"),
     log:
         "resources/amazon/{category}/download.log",
+    conda:
+        "../envs/gensar.yaml"
     resources:
         mem_mb=1000,
         runtime=240,
@@ -67,6 +23,8 @@ rule download_product_search:
         "resources/amazon/{category}/download_product_search.log",
     wildcard_constraints:
         category=any_of(PRODUCT_SEARCH_CATEGORIES),
+    conda:
+        "../envs/gensar.yaml"
     resources:
         mem_mb=1000,
         runtime=60,
@@ -87,6 +45,8 @@ rule simulate:
         record="results/{dataset}/raw/stage.json",
     log:
         "results/{dataset}/logs/simulate.log",
+    conda:
+        "../envs/gensar.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
@@ -116,6 +76,8 @@ rule canonical_amazon:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
         dataset=any_of(of_source("amazon", "simulated")),
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         mem_mb=8000,
@@ -151,6 +113,8 @@ rule canonical_eventlog:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
         dataset=any_of(of_source("eventlog")),
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         mem_mb=12000,
@@ -188,6 +152,8 @@ rule canonical_kuaisar:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
         dataset=any_of(of_source("kuaisar")),
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         mem_mb=12000,
@@ -222,6 +188,8 @@ rule samples:
         record="results/{dataset}/samples/stage.json",
     log:
         "results/{dataset}/logs/samples.log",
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         mem_mb=8000,
@@ -247,6 +215,8 @@ rule training_negatives:
         record="results/{dataset}/training_negatives/stage.json",
     log:
         "results/{dataset}/logs/training_negatives.log",
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         mem_mb=4000,

@@ -12,6 +12,8 @@ rule embed_text:
         "results/{dataset}/logs/embed_text_{embedding}.log",
     wildcard_constraints:
         embedding=any_of(catalogue.text_embeddings()),
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -35,6 +37,8 @@ rule embed_sequential:
         "results/{dataset}/logs/embed_sequential_{embedding}.log",
     wildcard_constraints:
         embedding=any_of(catalogue.sequential_embeddings()),
+    conda:
+        "../envs/gensar.yaml"
     resources:
         mem_mb=4000,
         runtime=30,

@@ -1,20 +1,6 @@
 # Ranks -> tables.
 
 
-def table_rows(wildcards):
-    """Methods and generators of a table, in order."""
-    name = wildcards.get("table", catalogue.datasets[wildcards.dataset].table)
-    return catalogue.tables[name].rows
-
-
-def table_ranks(wildcards):
-    """The ranks files of a table's rows."""
-    return [
-        f"results/{wildcards.dataset}/ranks/{row}.parquet"
-        for row in table_rows(wildcards)
-    ]
-
-
 rule overall_table:
     input:
         table_ranks,
@@ -23,6 +9,8 @@ rule overall_table:
         csv="results/tables/{dataset}.csv",
     log:
         "results/{dataset}/logs/overall_table.log",
+    conda:
+        "../envs/gensar.yaml"
     resources:
         mem_mb=2000,
         runtime=10,
@@ -41,6 +29,8 @@ rule named_table:
         csv="results/tables/{dataset}_{table}.csv",
     log:
         "results/{dataset}/logs/named_table_{table}.log",
+    conda:
+        "../envs/gensar.yaml"
     resources:
         mem_mb=2000,
         runtime=10,
@@ -67,6 +57,8 @@ rule statistics:
         svg="results/figures/{dataset}_distributions.svg",
     log:
         "results/{dataset}/logs/statistics.log",
+    conda:
+        "../envs/gensar.yaml"
     resources:
         mem_mb=4000,
         runtime=20,

@@ -1,14 +1,6 @@
 # Corpus -> trained generator -> ranks.
 
 
-def corpus_files(wildcards, name):
-    """The named files of the corpus that a generator is trained on."""
-    return multiext(
-        f"results/{{dataset}}/corpora/{catalogue.generators[wildcards.generator].corpus}/",
-        *name,
-    )
-
-
 rule train_generator:
     input:
         corpus=lambda wildcards: corpus_files(
@@ -30,6 +22,8 @@ rule train_generator:
         "results/{dataset}/logs/train_generator_{generator}.log",
     wildcard_constraints:
         generator=any_of(catalogue.generators),
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -62,6 +56,8 @@ rule rank_generator:
         "results/{dataset}/logs/rank_generator_{generator}.log",
     wildcard_constraints:
         generator=any_of(catalogue.generators),
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         gpu=1,

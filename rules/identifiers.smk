@@ -1,17 +1,6 @@
 # Embeddings -> the two identifiers of every item.
 
 
-def identifier_embeddings(wildcards):
-    """The vectors an identifier is learned from, by side."""
-    entry = catalogue.identifiers[wildcards.identifier]
-    sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
-    return {
-        side: f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"
-        for side, embedding in sides.items()
-        if embedding is not None
-    }
-
-
 rule identifiers:
     input:
         unpack(identifier_embeddings),
@@ -25,6 +14,8 @@ rule identifiers:
         record="results/{dataset}/identifiers/{identifier}/stage.json",
     log:
         "results/{dataset}/logs/identifiers_{identifier}.log",
+    conda:
+        "../envs/gensar.yaml"
     threads: 8
     resources:
         gpu=1,

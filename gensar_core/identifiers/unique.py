@@ -259,8 +259,8 @@ def _eased(cost: np.ndarray) -> np.ndarray:
     """An assignment problem with the same solution whose first rows are those of ``cost`` [m, n], m <= n.
 
     Near-copies that fill a node are the solver's worst case: all want the same codes in the same order. With a row for
-    every column, any constant of a column may be taken off; its mean leaves such items little to contend for (measured at
-    1,024 codes: 2 to 5 times faster). It does not pay where many columns stay free.
+    every column, any constant of a column may be taken off; its mean leaves such items little to contend for
+    (measured at 1,024 codes: 2 to 5 times faster). It does not pay where many columns stay free.
     """
     rows, columns = cost.shape
     if rows < _NEARLY_FULL * columns:

@@ -43,7 +43,7 @@ _EVALUATION_MARKS = (
 
 def audit(
     events: pl.DataFrame,
-    training_events: pl.DataFrame,
+    training_events: pl.LazyFrame,
     samples: pl.LazyFrame,
     candidates: pl.LazyFrame,
     *,
@@ -69,8 +69,8 @@ def audit(
     held_out = rows.filter(evaluated)["pair"].unique().sort()
     trained = {task: rows.filter(~evaluated & (pl.col("task") == task))["pair"].unique() for task in TASKS}
     rows = rows.with_columns(
-        targets_of_unseen_users=~pl.col("user_id").is_in(training_events["user_id"].unique().implode()),
-        targets_of_unseen_items=~pl.col("target_item").is_in(training_events["item_id"].unique().implode()),
+        targets_of_unseen_users=~pl.col("user_id").is_in(_distinct(training_events, "user_id").implode()),
+        targets_of_unseen_items=~pl.col("target_item").is_in(_distinct(training_events, "item_id").implode()),
         targets_held_out=pl.col("pair").is_in(held_out.implode()),
         training_targets_of_other_task=pl.when(pl.col("task") == "rec")
         .then(pl.col("pair").is_in(trained["search"].implode()))
@@ -90,7 +90,7 @@ def audit(
     }
 
 
-def audit_time_split(training_events: pl.DataFrame, samples: pl.LazyFrame) -> dict[str, int | None]:
+def audit_time_split(training_events: pl.LazyFrame, samples: pl.LazyFrame) -> dict[str, int | None]:
     """What lies on the wrong side of a split by time; all counts are zero when the split is right.
 
     - ``valid_from``, ``test_from``: time of the first valid and of the first test target.
@@ -106,10 +106,15 @@ def audit_time_split(training_events: pl.DataFrame, samples: pl.LazyFrame) -> di
     return {
         "valid_from": valid,
         "test_from": test,
-        "late_training_events": _count_from(training_events["time"], held_out),
+        "late_training_events": _count_from(training_events.select("time").collect().to_series(), held_out),
         "late_training_targets": _count_from(train_times, held_out),
         "late_valid_targets": _count_from(valid_times, test),
     }
+
+
+def _distinct(table: pl.LazyFrame, name: str) -> pl.Series:
+    """The values of a column, each once."""
+    return table.select(pl.col(name).unique()).collect(engine="streaming").to_series()
 
 
 def _count_from(times: pl.Series, moment: int | None) -> int:

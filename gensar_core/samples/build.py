@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _nothing_found(settings: SampleSettings) -> str:
 
 def _audit(stage: Stage, events: pl.DataFrame, settings: SampleSettings) -> dict[str, Any]:
     """The leak audit of the tables as they were written."""
-    training_events = schema.EVENTS.read(stage.path("training_events.parquet"))
+    training_events = schema.EVENTS.scan(stage.path("training_events.parquet"))
     samples = schema.SAMPLES.scan(stage.path("samples.parquet"))
     candidates = schema.CANDIDATES.scan(stage.path("candidates.parquet"))
     report: dict[str, Any] = {"history_protocol": settings.history_protocol, "split": settings.split}
@@ -92,16 +93,17 @@ def _groups(selection: Selection) -> Iterator[tuple[str, str, np.ndarray, np.nda
 
 def _write_samples(path: Path, log: EventLog, selection: Selection, settings: SampleSettings) -> None:
     """Table `samples`, part by part."""
-    everything = Histories(log, settings.history_protocol)
-    training = Histories(log.take(selection.shown), settings.history_protocol)
     with TableWriter(schema.SAMPLES, path) as table:
-        for task, split, ids, rows in _groups(selection):
-            source = training if split == "train" else everything
-            for start in range(0, len(rows), _SLICE):
-                part = slice(start, start + _SLICE)
-                targets = log.take(rows[part])
-                inputs = source.inputs(targets, settings.max_recommendations, settings.max_searches)
-                table.write(_sample_rows(task, split, ids[part], targets, inputs))
+        for trained, groups in itertools.groupby(_groups(selection), key=lambda group: group[1] == "train"):
+            histories = Histories(log.take(selection.shown) if trained else log, settings.history_protocol)
+            for task, split, ids, rows in groups:
+                for start in range(0, len(rows), _SLICE):
+                    part = slice(start, start + _SLICE)
+                    targets = log.take(rows[part])
+                    inputs = histories.inputs(targets, settings.max_recommendations, settings.max_searches)
+                    table.write(_sample_rows(task, split, ids[part], targets, inputs))
+            # Those of training and of all events need not be in memory together.
+            del histories
 
 
 def _sample_rows(task: str, split: str, ids: np.ndarray, targets: EventLog, inputs: Inputs) -> pl.DataFrame:

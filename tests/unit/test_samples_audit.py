@@ -39,7 +39,7 @@ def sample(number, task, split, user, time, target, *history):
 def audited(samples, candidates=(), training=EVENTS, negatives=2):
     frame = schema.SAMPLES.check(pl.DataFrame(samples, infer_schema_length=None, strict=False))
     lists = pl.DataFrame(list(candidates), schema=dict(schema.CANDIDATES.schema), orient="row")
-    return audit(EVENTS, training, frame.lazy(), lists.lazy(), negatives=negatives)
+    return audit(EVENTS, training.lazy(), frame.lazy(), lists.lazy(), negatives=negatives)
 
 
 def marks(report, task, split):
@@ -135,7 +135,7 @@ def test_what_lies_on_the_wrong_side_of_a_split_by_time():
         return sample(number, "rec", split, 0, time, 5, (0, 6), (1, 0))
 
     def checked(*rows):
-        return audit_time_split(EVENTS, schema.SAMPLES.check(pl.DataFrame(rows, strict=False)).lazy())
+        return audit_time_split(EVENTS.lazy(), schema.SAMPLES.check(pl.DataFrame(rows, strict=False)).lazy())
 
     right = [row(0, "train", 1), row(1, "valid", 4), row(2, "valid", 5), row(3, "test", 6)]
     assert checked(*right) == {

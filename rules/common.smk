@@ -1,0 +1,103 @@
+# What rules ask about the catalogue: which files an entry reads, which entries a wildcard may name.
+from gensar_core.config.base import canonical_json
+
+PRODUCT_SEARCH_FILES = ["query_text.txt.gz", "train.qrels.gz", "test.qrels.gz"]
+# The categories that Ai et al. publish product-search files for.
+PRODUCT_SEARCH_CATEGORIES = [
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Electronics",
+    "Kindle_Store",
+]
+
+
+def any_of(names):
+    """A wildcard constraint: one of the names, or nothing at all when there are none."""
+    return "|".join(sorted(names, key=len, reverse=True)) or "(?!)"
+
+
+def of_source(*sources):
+    """Names of the data sets that come from one of the sources."""
+    return [
+        name
+        for name, dataset in catalogue.datasets.items()
+        if dataset.source in sources
+    ]
+
+
+def user_file(dataset, key, path):
+    """A raw file that the user has to bring; missing, it is named together with the key that told where to look."""
+    if not Path(path).is_file():
+        raise WorkflowError(
+            f"config: datasets.{dataset}.{key}: there is no {path}; put the file there, or name its place"
+        )
+    return path
+
+
+def amazon_files(wildcards):
+    """The raw files of an Amazon category: simulated, downloaded, or found in the user's folder."""
+    dataset = catalogue.datasets[wildcards.dataset]
+    category = dataset.category
+    names = [f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"]
+    if dataset.source == "simulated":
+        return [
+            f"results/{wildcards.dataset}/raw/{name}"
+            for name in names + PRODUCT_SEARCH_FILES
+        ]
+    if dataset.raw == "download":
+        search = PRODUCT_SEARCH_FILES if category in PRODUCT_SEARCH_CATEGORIES else []
+        return [f"resources/amazon/{category}/{name}" for name in names + search]
+    found = [
+        user_file(wildcards.dataset, "raw", f"{dataset.raw}/{name}") for name in names
+    ]
+    search = [f"{dataset.raw}/{name}" for name in PRODUCT_SEARCH_FILES]
+    return found + [path for path in search if Path(path).is_file()]
+
+
+def identifier_embeddings(wildcards):
+    """The vectors an identifier is learned from, by side."""
+    entry = catalogue.identifiers[wildcards.identifier]
+    sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
+    return {
+        side: f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"
+        for side, embedding in sides.items()
+        if embedding is not None
+    }
+
+
+def corpus_files(wildcards, name):
+    """The named files of the corpus that a generator is trained on."""
+    return multiext(
+        f"results/{{dataset}}/corpora/{catalogue.generators[wildcards.generator].corpus}/",
+        *name,
+    )
+
+
+def method_embedding(wildcards):
+    """The text vectors a method asks for, if it does."""
+    embedding = catalogue.methods[wildcards.method].embedding
+    return (
+        [f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"]
+        if embedding
+        else []
+    )
+
+
+def method_settings(wildcards):
+    """What the method's own file reads."""
+    entry = catalogue.methods[wildcards.method]
+    return canonical_json({"kind": entry.kind, **entry.own()})
+
+
+def table_rows(wildcards):
+    """Methods and generators of a table, in order."""
+    name = wildcards.get("table", catalogue.datasets[wildcards.dataset].table)
+    return catalogue.tables[name].rows
+
+
+def table_ranks(wildcards):
+    """The ranks files of a table's rows."""
+    return [
+        f"results/{wildcards.dataset}/ranks/{row}.parquet"
+        for row in table_rows(wildcards)
+    ]
