@@ -12,10 +12,10 @@ demo: $(READY)
 	@cat results/tables/demo.md
 
 test: lint unit
-	$(BIN)/pytest -q -m "workflow or realdata"
+	$(BIN)/pytest -q -m "(slow or workflow or realdata) and not cluster"
 
 unit: $(READY)
-	$(BIN)/pytest -q -m "not workflow and not realdata and not cluster"
+	$(BIN)/pytest -q -m "not slow and not workflow and not realdata and not cluster"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,9 +5,8 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.corpora.build import build_corpus
-
     from gensar_core.config.corpora import MaterializationSettings
+    from gensar_core.corpora.build import build_corpus
 
     build_corpus(
         canonical=Path(snakemake.input.events).parent,

@@ -5,9 +5,8 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.identifiers.build import build_identifiers
-
     from gensar_core.config.identifiers import RQVAESettings
+    from gensar_core.identifiers.build import build_identifiers
 
     sides = {side: Path(path) for side, path in snakemake.input.items()}
     build_identifiers(

@@ -5,9 +5,8 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.generator.rank import rank_candidates
-
     from gensar_core.config.generators import RankingSettings
+    from gensar_core.generator.rank import rank_candidates
 
     rank_candidates(
         model=Path(snakemake.input.model),

@@ -5,9 +5,8 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.generator.train import train_generator
-
     from gensar_core.config.generators import TrainingSettings
+    from gensar_core.generator.train import train_generator
 
     train_generator(
         corpus=Path(snakemake.input.corpus[0]).parent,

@@ -211,7 +211,7 @@ def test_every_line_is_read_or_counted(tmp_path_factory, name):
     folder = tmp_path_factory.mktemp("fuzz")
     path = folder / name
 
-    @settings(max_examples=200, **quick)
+    @settings(max_examples=400, **quick)
     @given(raw_file(SOUND[name]))
     def check(file):
         lines, whole = file
@@ -236,12 +236,33 @@ def test_every_line_is_read_or_counted(tmp_path_factory, name):
         check()
 
 
+def odd_lines(sound: str, fields: int) -> list[list[bytes]]:
+    """Every odd line, and the sound line with every odd value in each of its fields and in a new one."""
+    return [
+        *([line.encode()] for line in ODD_LINES),
+        *(other_value(sound, key, value).split(b"\n") for key in range(fields + 1) for value in ODD_VALUES),
+    ]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_each_odd_line_between_sound_ones_is_read_or_counted(tmp_path, name):
+    path = tmp_path / name
+    sound = [line.encode() for line in SOUND[name]]
+    with working_in(tmp_path):
+        for odd in odd_lines(SOUND[name][-1], 6):
+            write(path, [*sound, *odd, *sound], WHOLE)
+            kept, tally = READERS[name](path)
+            lines = [*sound, *odd, *sound]
+            assert kept + tally.broken == tally.lines == (len(lines) if name == QUERIES else not_blank(lines)), odd
+            assert kept >= 2 * len(sound), odd
+
+
 def test_a_raw_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     raw, output = folder / "raw", folder / "out"
     raw.mkdir()
 
-    @settings(max_examples=120, **quick)
+    @settings(max_examples=250, **quick)
     @given(
         st.fixed_dictionaries({name: raw_file(lines) for name, lines in SOUND.items()}),
         st.booleans(),
@@ -334,7 +355,7 @@ def test_an_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffi
     folder = tmp_path_factory.mktemp("fuzz")
     paths = [folder / f"{name}{suffix}" for name in ("items", "events")]
 
-    @settings(max_examples=80, **quick)
+    @settings(max_examples=150, **quick)
     @given(raw_file(lines_of(LOG_ITEMS)), raw_file(lines_of(LOG_EVENTS)), st.booleans())
     def check(items, events, header_first):
         for path, (lines, whole), header in zip(
@@ -358,6 +379,23 @@ def test_an_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffi
 
     with working_in(folder):
         check()
+
+
+@pytest.mark.parametrize(("place", "rows"), [(0, LOG_ITEMS), (1, LOG_EVENTS)])
+def test_each_odd_record_of_an_event_log_is_used_or_counted_or_the_file_refused(tmp_path, place, rows):
+    paths = [tmp_path / "items.jsonl", tmp_path / "events.jsonl"]
+    for path, sound in zip(paths, (LOG_ITEMS, LOG_EVENTS), strict=True):
+        path.write_text("\n".join(json_lines(sound)))
+    sound = [line.encode() for line in json_lines(rows)]
+    with working_in(tmp_path):
+        for odd in odd_lines(sound[-1].decode(), len(rows[0])):
+            paths[place].write_bytes(b"\n".join([*sound, *odd, *sound]))
+            try:
+                canonicalize_events(*paths, EventLogSettings(min_interactions=0), tmp_path / "out", 1)
+            except UserError as error:
+                check_refusal(error, [paths[place]])
+            else:
+                check_canonical(tmp_path / "out")
 
 
 def gzip_or_rest(data: bytes) -> bytes:
@@ -384,7 +422,7 @@ def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
     raw = folder / "raw"
     raw.mkdir()
 
-    @settings(max_examples=80, **quick)
+    @settings(max_examples=150, **quick)
     @given(st.fixed_dictionaries({name: raw_file(lines[1:]) for name, lines in KUAISAR.items()}), st.integers(0, 9))
     def check(files, headless):
         for place, (name, (lines, whole)) in enumerate(files.items()):
