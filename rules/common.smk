@@ -101,3 +101,18 @@ def table_ranks(wildcards):
         f"results/{wildcards.dataset}/ranks/{row}.parquet"
         for row in table_rows(wildcards)
     ]
+
+
+def table_records(wildcards):
+    """The records of how these ranks came to be."""
+    return [
+        f"results/{wildcards.dataset}/ranks/{row}.stage.json"
+        for row in table_rows(wildcards)
+    ]
+
+
+def table_models(wildcards):
+    """The folders of the fitted methods and trained generators of a table's rows."""
+    return [
+        f"results/{wildcards.dataset}/models/{row}" for row in table_rows(wildcards)
+    ]

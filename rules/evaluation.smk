@@ -41,6 +41,28 @@ rule named_table:
         "../workflow_scripts/table.py"
 
 
+rule costs:
+    input:
+        ranks=table_ranks,
+        records=table_records,
+        models=table_models,
+    output:
+        multiext("results/tables/{dataset}_costs", ".md", ".stage.json"),
+        csv="results/tables/{dataset}_costs.csv",
+    log:
+        "results/{dataset}/logs/costs.log",
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        rows=table_rows,
+        code=fingerprint("gensar_core.evaluation.costs"),
+    script:
+        "../workflow_scripts/costs.py"
+
+
 rule statistics:
     input:
         canonical=multiext(

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,16 @@ S = TypeVar("S", bound=Settings)
 
 #: Files of this folder that are not methods.
 _NOT_METHODS = ("interface", "losses", "run", "sequences", "sequential")
+
+#: What a method may read of a data set, to learn or to rank.
+INPUTS: Final = {
+    "clicks": "recommendation clicks of users",
+    "searches": "queries of users and the clicks after them",
+    "words": "words of queries, and of items where the method says so",
+    "texts": "texts of items and queries",
+    "vectors": "vectors of these texts, from the encoder that the entry's `embedding` names",
+    "attributes": "brands and categories of items",
+}
 
 
 @dataclass(frozen=True)
@@ -72,11 +82,12 @@ class MethodData:
 class Method(abc.ABC, Generic[S]):
     """A ranking method: fitted once on a data set, then asked for scores of candidate lists.
 
-    A file of this folder defines one subclass and names it ``METHOD``. ``tasks`` says which tasks it ranks, ``paper``
-    where it comes from.
+    A file of this folder defines one subclass and names it ``METHOD``. ``tasks`` says which tasks it ranks, ``inputs``
+    what it reads (keys of ``INPUTS``), ``paper`` where it comes from.
     """
 
     tasks: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[tuple[str, ...]]
     paper: ClassVar[str]
     settings_model: ClassVar[type[Settings]]
 

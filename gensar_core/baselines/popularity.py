@@ -25,6 +25,7 @@ class Popularity(Method[PopularitySettings]):
     """
 
     tasks = ("rec",)
+    inputs = ("clicks",)
     paper = "none"
     settings_model = PopularitySettings
     clicks: np.ndarray

@@ -26,6 +26,7 @@ class QueryFrequency(Method[QueryFrequencySettings]):
     """
 
     tasks = ("search",)
+    inputs = ("searches",)
     paper = "none"
     settings_model = QueryFrequencySettings
     #: query * n_items + item of each pair clicked in training, rising [pairs], and its clicks [pairs].

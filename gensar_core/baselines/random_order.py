@@ -22,6 +22,7 @@ class RandomOrder(Method[RandomOrderSettings]):
     """A score drawn for each (sample, item) pair, whatever its place in the list."""
 
     tasks = ("rec", "search")
+    inputs = ()
     paper = "none"
     settings_model = RandomOrderSettings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def fit_and_rank(
     inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
     inputs += [embedding] if embedding is not None else []
     with Stage("method", model, settings=recorded, inputs=inputs, seed=seed, code=code) as stage:
-        stage.record(paper=method.paper, **method.fit(checkpoints, stage.key))
+        started = time.monotonic()
+        fitted = method.fit(checkpoints, stage.key)
+        seconds = round(time.monotonic() - started, 3)
+        stage.record(paper=method.paper, parameters=weights_learned(method), training_seconds=seconds, **fitted)
         method.save(stage.path("."))
         learned = method.item_vectors()
         if learned is not None:
@@ -71,6 +75,15 @@ def fit_and_rank(
         stage.record(**figures(table))
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def weights_learned(method: Method[Any]) -> int:
+    """Number of weights in the torch modules that a fitted method holds; 0 for one that counts or compares."""
+    import torch
+
+    modules = [value for value in vars(method).values() if isinstance(value, torch.nn.Module)]
+    # A weight that two modules share is one weight.
+    return sum(weight.numel() for weight in {id(w): w for module in modules for w in module.parameters()}.values())
 
 
 def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:

@@ -78,6 +78,7 @@ class SequentialRecommender(Method[S]):
     """A method of the task rec: an encoder of click sequences, compared with the item table by inner products."""
 
     tasks: ClassVar[tuple[str, ...]] = ("rec",)
+    inputs: ClassVar[tuple[str, ...]] = ("clicks",)
 
     @abc.abstractmethod
     def build(self) -> SequenceEncoder:

@@ -25,6 +25,7 @@ class TextCosine(Method[TextCosineSettings]):
     """Dense retrieval without training: cosines of query and item vectors."""
 
     tasks = ("search",)
+    inputs = ("vectors",)
     paper = "of the text encoder that the embedding names"
     settings_model = TextCosineSettings
 

@@ -29,12 +29,18 @@ def check(config: Annotated[Path, typer.Argument(help="the configuration to chec
 
 @app.command()
 def methods() -> None:
-    """List every ranking method there is, with its tasks and where it comes from."""
-    from gensar_core.baselines.interface import find, kinds
+    """List every ranking method there is: its tasks, what it reads, and where it comes from."""
+    from gensar_core.baselines.interface import INPUTS, find, kinds
 
-    for kind in kinds():
-        method = find(kind)
-        typer.echo(f"{kind:16} {'+'.join(method.tasks):11} {method.paper}")
+    found = [(kind, find(kind)) for kind in kinds()]
+    rows = [("kind", "tasks", "reads", "paper")]
+    rows += [(kind, "+".join(method.tasks), ", ".join(method.inputs) or "-", method.paper) for kind, method in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for *cells, paper in rows:
+        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), paper]))
+    typer.echo("")
+    for name, meaning in INPUTS.items():
+        typer.echo(f"{name:{max(map(len, INPUTS))}}  {meaning}")
 
 
 @app.command()

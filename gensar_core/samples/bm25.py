@@ -22,20 +22,41 @@ def bm25_hits(texts: Sequence[str], queries: Sequence[str], count: int, *, k1: f
     Documents with equal scores stand in the order of their number.
     """
     hits = np.full((len(queries), count), -1, dtype=np.int32)
-    documents = bm25s.tokenize(list(texts), stopwords="en", stemmer=_dictionary_forms, show_progress=False)
-    if not documents.vocab or not queries:
+    if not queries:
         return hits
-    # 64 bits: rounding the sums to 32 below makes scores equal that are equal in exact arithmetic.
-    index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
-    index.index(documents, show_progress=False)
-    words = bm25s.tokenize(
+    index = BM25Index(texts, k1=k1, b=b)
+    for row, words in enumerate(progress(query_words(queries), "BM25", unit="query")):
+        best = _best(index.scores(words), count)
+        hits[row, : len(best)] = best
+    return hits
+
+
+class BM25Index:
+    """Texts, ready to be scored for queries."""
+
+    def __init__(self, texts: Sequence[str], *, k1: float, b: float) -> None:
+        self.n_texts = len(texts)
+        documents = bm25s.tokenize(list(texts), stopwords="en", stemmer=_dictionary_forms, show_progress=False)
+        self._index: bm25s.BM25 | None = None
+        if documents.vocab:
+            # 64 bits: rounding the sums to 32 below makes scores equal that are equal in exact arithmetic.
+            self._index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
+            self._index.index(documents, show_progress=False)
+
+    def scores(self, words: list[str]) -> np.ndarray:
+        """Scores of all texts for one query of `query_words`, float32 [texts]; 0 where no word matches."""
+        if self._index is None or not words:
+            return np.zeros(self.n_texts, dtype=np.float32)
+        scores: np.ndarray = self._index.get_scores(words).astype(np.float32)
+        return scores
+
+
+def query_words(queries: Sequence[str]) -> list[list[str]]:
+    """The words of each query as `BM25Index.scores` takes them."""
+    words: list[list[str]] = bm25s.tokenize(
         list(queries), stopwords="en", stemmer=_dictionary_forms, return_ids=False, show_progress=False
     )
-    for row, query in enumerate(progress(words, "BM25", unit="query")):
-        if query:
-            best = _best(index.get_scores(query).astype(np.float32), count)
-            hits[row, : len(best)] = best
-    return hits
+    return words
 
 
 def lexical_negatives(hits: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:

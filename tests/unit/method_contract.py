@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from gensar_core import schema
-from gensar_core.baselines.interface import Method, MethodData, find
+from gensar_core.baselines.interface import INPUTS, Method, MethodData, find
 from gensar_core.config.base import validate
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.metrics import average_ranks
@@ -134,6 +134,7 @@ class MethodContract:
     def test_says_what_it_is(self) -> None:
         assert set(find(self.kind).tasks) <= set(schema.TASKS)
         assert find(self.kind).tasks
+        assert set(find(self.kind).inputs) <= set(INPUTS)
         assert find(self.kind).paper
 
     def test_scores_have_the_lists_shape_and_are_finite(self, fitted: Method[Any], lists: CandidateLists) -> None:

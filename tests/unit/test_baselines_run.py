@@ -35,6 +35,7 @@ def run(shop, folder, kind, own=None, embedding=None, name="m", checkpoints=None
         ("random_order", {"rec", "search"}),
         ("popularity", {"rec"}),
         ("query_frequency", {"search"}),
+        ("bm25", {"search"}),
         ("text_cosine", {"search"}),
     ],
 )
@@ -48,7 +49,9 @@ def test_every_target_of_a_methods_tasks_is_ranked(shop, tmp_path, kind, tasks):
     record = json.loads((tmp_path / "ranks" / "m.stage.json").read_text())
     test = ranks.filter((pl.col("split") == "test") & (pl.col("task") == min(tasks)))
     assert record["figures"][f"{min(tasks)}_test_ndcg@5"] == pytest.approx(ndcg(test["rank"].to_numpy(), 5))
-    assert (tmp_path / "models" / "m" / "stage.json").is_file()
+    fitted = json.loads((tmp_path / "models" / "m" / "stage.json").read_text())["figures"]
+    assert fitted["parameters"] == 0
+    assert fitted["training_seconds"] >= 0.0
 
 
 def test_a_trained_method_leaves_item_vectors_and_no_checkpoint(shop, tmp_path):
@@ -60,6 +63,9 @@ def test_a_trained_method_leaves_item_vectors_and_no_checkpoint(shop, tmp_path):
     assert ItemVectors.load(model).vectors.shape == (N_ITEMS, 8)
     figures = json.loads((model / "stage.json").read_text())["figures"]
     assert figures["unseen_items"] == 0
+    # Items; positions; in each of two blocks the projections, the output, two point-wise layers and two normalizations
+    # of 8 weights and 8 shifts; the last normalization.
+    assert figures["parameters"] == 8 * (N_ITEMS + 50) + 2 * (6 * 8 * 8 + 6 * 8 + 4 * 8) + 2 * 8
     assert [entry["step"] for entry in figures["curve"]] == [1.0, 2.0]
     extract_vectors(model, tmp_path / "embedding")
     assert (tmp_path / "embedding" / "vectors.safetensors").is_file()

@@ -73,6 +73,20 @@ def test_the_trained_generator_opens_with_transformers(tiny_demo):
     assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
 
 
+def test_the_costs_of_every_row_are_known(tiny_demo):
+    tiny_demo.run("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", "results/tables/demo_costs.csv")
+    rows = pl.read_csv(tiny_demo.folder / "results/tables/demo_costs.csv").rows_by_key(
+        "method", named=True, unique=True
+    )
+    table = pl.read_csv(tiny_demo.folder / "results/tables/demo.csv")
+    assert rows.keys() == set(table["method"])
+    for name, row in rows.items():
+        assert row["tasks"] == "+".join(sorted(table.filter(pl.col("method") == name)["task"]))
+        assert (row["parameters"] > 0) == (name in {"sasrec", "gensar_demo"})
+        assert row["training seconds"] >= 0.0
+        assert row["ranking seconds"] > 0.0
+
+
 def test_a_finished_workflow_has_nothing_to_do(tiny_demo):
     assert tiny_demo.planned(*TINY) == set()
 

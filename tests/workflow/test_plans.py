@@ -20,6 +20,11 @@ def test_the_papers_experiment_shows_the_full_plan(workflow):
     }
 
 
+def test_costs_need_what_the_table_needs(workflow):
+    planned = workflow.planned("results/tables/amazon.csv")
+    assert workflow.planned("results/tables/amazon_costs.csv") == planned - {"overall_table"} | {"costs"}
+
+
 def test_training_negatives_need_no_model(workflow):
     assert workflow.planned("results/demo/training_negatives/training_negatives.parquet") == {
         "simulate",

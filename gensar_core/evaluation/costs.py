@@ -1,0 +1,60 @@
+"""What each row of a metric table costs: weights, seconds of training and of ranking, from the stages' records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.evaluation.markdown import markdown_table
+from gensar_core.runtime.stage import Stage, read_record
+
+_DECIMALS = 1
+
+
+def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
+    """Write {output}.csv and {output}.md: what fitting and ranking took, one row a method, in the order of ``names``.
+
+    ``models`` are the folders of the fitted methods, ``ranks`` their ranks files; both have a record beside them.
+    Raises UserError when a record is missing.
+    """
+    records = [path.with_suffix(".stage.json") for path in ranks] + [folder / "stage.json" for folder in models]
+    with Stage(
+        "cost_table", output.parent, inputs=records, code=__name__, record_name=f"{output.name}.stage.json"
+    ) as stage:
+        table = costs(models, ranks, names)
+        table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_DECIMALS)
+        rows = [[_shown(cell) for cell in row] for row in table.iter_rows()]
+        stage.path(f"{output.name}.md").write_text(markdown_table(table.columns, rows), encoding="utf-8")
+        stage.record(rows=len(table))
+
+
+def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
+    """The cost table: `method`, `tasks`, `parameters`, `training seconds`, `ranking seconds`, `device`.
+
+    Training is what a method does before it ranks, validation included; a training that was killed and continued
+    counts from where it continued. Ranking covers the valid and test targets of all tasks that the method ranks.
+    """
+    rows = []
+    for model, path, name in zip(models, ranks, names, strict=True):
+        fitted, ranked = read_record(model / "stage.json"), read_record(path.with_suffix(".stage.json"))
+        found = set(pl.scan_parquet(path).select("task").unique().collect()["task"])
+        rows.append(
+            {
+                "method": name,
+                "tasks": "+".join(task for task in schema.TASKS if task in found),
+                "parameters": fitted["figures"]["parameters"],
+                "training seconds": float(fitted["figures"].get("training_seconds", fitted["seconds"])),
+                "ranking seconds": float(ranked["seconds"]),
+                "device": fitted["device"],
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def _shown(cell: object) -> str:
+    if isinstance(cell, float):
+        return f"{cell:,.{_DECIMALS}f}"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)

@@ -1,0 +1,15 @@
+"""Records of models and ranks -> a table of costs in CSV and Markdown."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0]):
+    from gensar_core.evaluation.costs import cost_table
+
+    cost_table(
+        models=[Path(path) for path in snakemake.input.models],
+        ranks=[Path(path) for path in snakemake.input.ranks],
+        names=list(snakemake.params.rows),
+        output=Path(snakemake.output.csv).with_suffix(""),
+    )
