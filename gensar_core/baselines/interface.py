@@ -36,6 +36,7 @@ INPUTS: Final = {
     "texts": "texts of items and queries",
     "vectors": "vectors of these texts, from the encoder that the entry's `embedding` names",
     "attributes": "brands and categories of items",
+    "training_negatives": "the stored negatives of train targets",
 }
 
 
