@@ -1,4 +1,4 @@
-"""The simulated shop's shelves: categories, products and product pages, with a style that no page tells."""
+"""The simulated shop's shelves: categories and products, with a style that no product page tells."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import yaml
 
 from gensar_core.runtime.seeds import generator
 
-_WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-REVIEW_SENTENCES: list[str] = _WORDS["reviews"]
-ADJECTIVES: list[str] = _WORDS["adjectives"]
+WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+REVIEW_SENTENCES: list[str] = WORDS["reviews"]
+ADJECTIVES: list[str] = WORDS["adjectives"]
 
 #: How many styles there are at least and at most; more where buckets stay filled.
 _STYLES = (4, 16)
 _ITEMS_A_BUCKET = 4
-#: Share of items that have no title.
-_NO_TITLE = 0.01
-#: Share of texts that keep leftovers of HTML, as scraped pages do.
-_HTML = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def all_leaves() -> list[Leaf]:
     """Every leaf category: first one of each group, then another, so that any first few span all families."""
     groups = [
         [Leaf((family, group, leaf), product) for leaf, product in leaves.items()]
-        for family, groups in _WORDS["categories"].items()
+        for family, groups in WORDS["categories"].items()
         for group, leaves in groups.items()
     ]
     return [group[place] for place in range(max(map(len, groups))) for group in groups if place < len(group)]
@@ -90,104 +85,3 @@ def _complements(leaves: list[Leaf]) -> np.ndarray:
         members = [place for place, leaf in enumerate(leaves) if leaf.path[0] == family]
         following[members] = np.roll(members, -1)
     return following
-
-
-def product_pages(shelves: Shelves, missing_descriptions: float, n_unsold: int, seed: int) -> pl.DataFrame:
-    """title, description (each null where missing), brand and categories of every item, raw as in a scraped shop.
-
-    ``n_unsold`` items that nobody ever buys follow after those of the shelves. At least one item has no text at all.
-    """
-    draw = generator(seed, "shop", "pages")
-    unsold = draw.integers(0, len(shelves.leaves), n_unsold)
-    leaf = np.concatenate([shelves.leaf, unsold])
-    second = np.concatenate([shelves.second, np.full(n_unsold, -1)])
-    count = len(leaf)
-    words = pl.DataFrame(
-        {
-            "product": pl.Series([entry.product for entry in shelves.leaves]).gather(leaf),
-            **{
-                name: _pick(draw, _WORDS[source], count)
-                for name, source in (
-                    ("brand", "brands"),
-                    ("adjective", "adjectives"),
-                    ("material", "materials"),
-                    ("color", "colors"),
-                    ("size", "sizes"),
-                )
-            },
-        }
-    )
-    titled = words.select(
-        pl.format("{} {} {}, {}, {}", "brand", "adjective", *(_titled(name) for name in ("product", "color", "size")))
-    ).to_series()
-    described = _descriptions(words, draw)
-    untitled = draw.random(count) < _NO_TITLE
-    undescribed = draw.random(count) < missing_descriptions
-    # Someone always forgets to fill in a page; take one that hardly anyone visits.
-    nameless = int(np.argmin(shelves.popularity))
-    untitled[nameless] = undescribed[nameless] = True
-    return pl.select(
-        title=pl.when(pl.Series(~untitled)).then(_entities(titled)),
-        description=pl.when(pl.Series(~undescribed)).then(_html(described, draw)),
-        brand=_entities(words["brand"]),
-        categories=_paths(shelves.leaves, leaf, second),
-    )
-
-
-def _pick(draw: np.random.Generator, words: list[str], count: int) -> pl.Series:
-    return pl.Series(list(map(str, words))).gather(draw.integers(0, len(words), count))
-
-
-def _titled(name: str) -> pl.Expr:
-    return pl.col(name).str.to_titlecase()
-
-
-def _descriptions(words: pl.DataFrame, draw: np.random.Generator) -> pl.Series:
-    """An opening and two to four other sentences, filled with the item's words."""
-    texts = _filled(words, _pick(draw, _WORDS["openings"], len(words)))
-    sentences = np.argsort(draw.random((len(words), len(_WORDS["sentences"]))), axis=1)
-    length = draw.integers(2, 5, len(words))
-    for place in range(4):
-        chosen = pl.Series(_WORDS["sentences"]).gather(sentences[:, place])
-        more = _filled(words, chosen)
-        texts = pl.select(pl.when(pl.Series(place < length)).then(texts + ". " + more).otherwise(texts)).to_series()
-    return texts + "."
-
-
-def _filled(words: pl.DataFrame, templates: pl.Series) -> pl.Series:
-    text = pl.col("template")
-    for name in words.columns:
-        word = pl.col(name) if name == "brand" else pl.col(name).str.to_lowercase()
-        text = text.str.replace_all("{" + name + "}", word, literal=True)
-    return words.with_columns(template=templates).select(text).to_series()
-
-
-def _entities(texts: pl.Series) -> pl.Series:
-    return texts.str.replace_all("&", "&amp;", literal=True)
-
-
-def _html(texts: pl.Series, draw: np.random.Generator) -> pl.Series:
-    """Leave tags and entities in some of the texts."""
-    kind = pl.Series(np.where(draw.random(len(texts)) < _HTML, draw.integers(0, 4, len(texts)), -1))
-    return pl.select(
-        pl.when(kind == 0)
-        .then("<b>" + texts.str.replace(". ", ".</b> ", literal=True))
-        .when(kind == 1)
-        .then(texts.str.replace_all(". ", ".<br />", literal=True))
-        .when(kind == 2)
-        .then(texts.str.replace_all(" and ", " &amp;&nbsp;", literal=True) + "..")
-        .when(kind == 3)
-        .then("<p>&quot;" + texts + "&quot;</p>")
-        .otherwise(texts)
-    ).to_series()
-
-
-def _paths(leaves: list[Leaf], leaf: np.ndarray, second: np.ndarray) -> pl.Series:
-    """List of one or two category paths an item."""
-    paths = pl.Series([list(entry.path) for entry in leaves])
-    both = pl.DataFrame({"first": paths.gather(leaf), "second": paths.gather(np.maximum(second, 0))})
-    alone = pl.concat_list(pl.col("first").implode().over(pl.int_range(pl.len())))
-    pair = pl.concat_list(
-        pl.col("first").implode().over(pl.int_range(pl.len())), pl.col("second").implode().over(pl.int_range(pl.len()))
-    )
-    return both.select(pl.when(pl.Series(second < 0)).then(alone).otherwise(pair)).to_series()

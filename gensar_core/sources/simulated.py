@@ -18,8 +18,9 @@ from gensar_core.runtime.seeds import generator
 from gensar_core.runtime.stage import Stage
 from gensar_core.sources import dirt, product_search
 from gensar_core.sources.amazon import raw_names
+from gensar_core.sources.pages import Pages, product_pages
 from gensar_core.sources.query_synthesis import path_query
-from gensar_core.sources.shop import ADJECTIVES, REVIEW_SENTENCES, Shelves, product_pages, stock_shelves
+from gensar_core.sources.shop import ADJECTIVES, REVIEW_SENTENCES, Shelves, stock_shelves
 from gensar_core.sources.shoppers import Purchases, simulate_purchases
 
 CATEGORY = "Simulated"
@@ -53,18 +54,18 @@ def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
         reviews = _review_lines(purchases, order, reviewers, asins, settings.review_sentences, seed)
         write(reviews_name, "reviews", reviews, len(order))
         pages = product_pages(shelves, settings.missing_descriptions, settings.unreviewed_items, seed)
-        pages = pages.with_columns(asin=asins)
-        write(metadata_name, "metadata", _page_lines(pages, settings.related_items, seed), len(pages))
+        write(metadata_name, "metadata", _page_lines(pages, asins, settings.related_items, seed), len(pages))
 
-        queries, pairs = _searches(shelves, purchases, order, reviewers, asins, settings.query_variants, seed)
+        queries, bought, query = _searches(shelves, purchases, order, settings.query_variants, seed)
         # A query's id is the number of its line: nothing may stand between them.
         write(product_search.QUERIES, "queries", [queries], len(queries), scattered=False)
-        test = pl.Series(generator(seed, "shop", "qrels").random(len(pairs)) < _TEST_PAIRS)
+        test = generator(seed, "shop", "qrels").random(len(bought)) < _TEST_PAIRS
         for name, figure, part in (
-            (product_search.TRAIN, "qrels_train", pairs.filter(~test)),
-            (product_search.TEST, "qrels_test", pairs.filter(test)),
+            (product_search.TRAIN, "qrels_train", np.flatnonzero(~test)),
+            (product_search.TEST, "qrels_test", np.flatnonzero(test)),
         ):
-            write(name, figure, [part], len(part))
+            pairs = _pair_lines(purchases, bought[part], query[part], reviewers, asins)
+            write(name, figure, pairs, len(part))
 
 
 def _ids(pattern: str, count: int, seed: int) -> pl.Series:
@@ -98,15 +99,16 @@ def _review_lines(
         )
 
 
-def _page_lines(pages: pl.DataFrame, related: int, seed: int) -> Iterator[pl.Series]:
+def _page_lines(pages: Pages, asins: pl.Series, related: int, seed: int) -> Iterator[pl.Series]:
     """The product pages as Python literals, each with ``related`` asins bought together with it."""
     draw = generator(seed, "shop", "related")
     for start in range(0, len(pages), _CHUNK):
-        part = pages.slice(start, _CHUNK)
+        rows = slice(start, min(start + _CHUNK, len(pages)))
+        part = pages.text(rows).with_columns(asin=asins[rows])
         fields = part.select(asin=_field("asin"), title=_field("title"), description=_field("description"))
         fields = fields.with_columns(part.select(brand=_field("brand"), categories=_paths_field()))
         if related:
-            others = pages["asin"].gather(draw.integers(0, len(pages), len(part) * related))
+            others = asins.gather(draw.integers(0, len(pages), len(part) * related))
             row = pl.Series("row", np.repeat(np.arange(len(part)), related))
             listed = pl.DataFrame([row, others.alias("other")]).group_by("row", maintain_order=True)
             also = listed.agg(also=_listed(_quoted(pl.col("other")).str.join(", ")))["also"]
@@ -116,36 +118,38 @@ def _page_lines(pages: pl.DataFrame, related: int, seed: int) -> Iterator[pl.Ser
 
 
 def _searches(
-    shelves: Shelves,
-    purchases: Purchases,
-    order: np.ndarray,
-    reviewers: pl.Series,
-    asins: pl.Series,
-    variants: int,
-    seed: int,
-) -> tuple[pl.Series, pl.Series]:
-    """The lines of the queries and of the qrels: one for each category of each item bought after a search.
+    shelves: Shelves, purchases: Purchases, order: np.ndarray, variants: int, seed: int
+) -> tuple[pl.Series, np.ndarray, np.ndarray]:
+    """The lines of the queries; purchases that began with a search [pairs], and the line of the query of each [pairs].
 
-    Each category is asked for in so many ``variants``: plainly, and with a word more.
+    A purchase stands there once for each category of its item. Each category is asked for in so many ``variants``:
+    plainly, and with a word more.
     """
     words = ["", *(f" {word.lower()}" for word in ADJECTIVES)]
     queries = pl.Series([path_query(leaf.path) + word for leaf in shelves.leaves for word in words[:variants]])
     bought = order[purchases.searched[order]]
     second = shelves.second[purchases.item[bought]]
-    rows = np.concatenate([bought, bought[second >= 0]])
     asked = np.concatenate([shelves.leaf[purchases.item[bought]], second[second >= 0]])
     per_leaf = len(queries) // len(shelves.leaves)
     query = asked * per_leaf + generator(seed, "shop", "variants").integers(0, per_leaf, len(asked))
-    pairs = _joined(
-        len(rows),
-        reviewers.gather(purchases.user[rows]),
-        "_",
-        pl.Series(query).cast(pl.String()),
-        " 0 ",
-        asins.gather(purchases.item[rows]),
-        " 1",
-    )
-    return queries, pairs
+    return queries, np.concatenate([bought, bought[second >= 0]]), query
+
+
+def _pair_lines(
+    purchases: Purchases, bought: np.ndarray, query: np.ndarray, reviewers: pl.Series, asins: pl.Series
+) -> Iterator[pl.Series]:
+    """The lines of the qrels."""
+    for start in range(0, len(bought), _CHUNK):
+        rows = bought[start : start + _CHUNK]
+        yield _joined(
+            len(rows),
+            reviewers.gather(purchases.user[rows]),
+            "_",
+            pl.Series(query[start : start + _CHUNK]).cast(pl.String()),
+            " 0 ",
+            asins.gather(purchases.item[rows]),
+            " 1",
+        )
 
 
 def _joined(count: int, *parts: str | pl.Series) -> pl.Series:

@@ -9,12 +9,29 @@ from gensar_core.sources.amazon import canonicalize
 from gensar_core.sources.query_synthesis import path_query
 
 
-def test_published_queries_are_left_as_they_are(realdata):
+def published_queries(realdata):
     text = gzip.decompress((realdata / "amazon_electronics_queries" / "query_text.txt.gz").read_bytes()).decode()
-    queries = text.splitlines()
+    return text.splitlines()
+
+
+def test_published_queries_are_left_as_they_are(realdata):
+    queries = published_queries(realdata)
     changed = [query for query in queries if path_query(query.split()) != query]
     assert len(queries) == 989
     assert changed == []
+
+
+def test_published_queries_keep_the_last_place_of_a_repeated_word(realdata):
+    words = [query.split() for query in published_queries(realdata)]
+    assert all(len(query) == len(set(query)) for query in words)
+    # Kept at its first place, "accessory" would follow "computer" in each path below "Computers & Accessories", and
+    # "photo" would follow "camera" in each path below "Camera & Photo".
+    computers = [query for query in words if query[:2] == ["electronics", "computer"]]
+    assert (len(computers), sum(query[2:3] != ["accessory"] for query in computers)) == (120, 61)
+    both = [query for query in words if {"camera", "photo"} <= set(query)]
+    assert sum(query.index("photo") < query.index("camera") for query in both) == 44
+    # Where nothing below repeats the words, both stay in the order of the name.
+    assert "electronics camera photo studio lighting control modifier soft box" in map(" ".join, words)
 
 
 def test_beauty_keeps_every_review_of_an_item_with_text(realdata, tmp_path):

@@ -199,6 +199,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_other_candidates(workplace
     assert contents[0][2] != contents[2][2]
 
 
+@pytest.mark.slow
 @many_logs
 @given(logs(users=3, most=16, items=30), st.randoms(use_true_random=False))
 def test_row_order_of_the_files_does_not_matter(workplace, log, random):
@@ -214,6 +215,7 @@ def test_row_order_of_the_files_does_not_matter(workplace, log, random):
     assert [(workplace / "order" / "samples" / name).read_bytes() for name in OUTPUTS] == before
 
 
+@pytest.mark.slow
 @many_logs
 @given(logs(users=3, most=16, items=30, single_clicks=True), st.randoms(use_true_random=False))
 def test_candidates_of_a_target_do_not_depend_on_the_order_inside_one_time(workplace, log, random):

@@ -257,6 +257,7 @@ def test_each_odd_line_between_sound_ones_is_read_or_counted(tmp_path, name):
             assert kept >= 2 * len(sound), odd
 
 
+@pytest.mark.slow
 def test_a_raw_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     raw, output = folder / "raw", folder / "out"
@@ -348,6 +349,7 @@ def json_lines(rows: list[dict]) -> list[str]:
     return [json.dumps(row, ensure_ascii=False) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "lines_of"), [(".csv.gz", csv_lines), (".jsonl.gz", json_lines), (".csv", csv_lines)]
 )
@@ -381,6 +383,7 @@ def test_an_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffi
         check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "rows"), [(0, LOG_ITEMS), (1, LOG_EVENTS)])
 def test_each_odd_record_of_an_event_log_is_used_or_counted_or_the_file_refused(tmp_path, place, rows):
     paths = [tmp_path / "items.jsonl", tmp_path / "events.jsonl"]
@@ -417,6 +420,7 @@ KUAISAR = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     raw = folder / "raw"

@@ -13,8 +13,9 @@ from gensar_core.config.data import CanonicalSettings, SimulationSettings
 from gensar_core.runtime.stage import read_record
 from gensar_core.sources import dirt
 from gensar_core.sources.amazon import canonicalize
+from gensar_core.sources.pages import product_pages
 from gensar_core.sources.query_synthesis import path_query
-from gensar_core.sources.shop import all_leaves, product_pages, stock_shelves
+from gensar_core.sources.shop import all_leaves, stock_shelves
 from gensar_core.sources.shoppers import FEWEST_REVIEWS, simulate_purchases
 from gensar_core.sources.simulated import simulate
 
@@ -111,7 +112,7 @@ def test_chunks_do_not_show_in_the_files(tmp_path, monkeypatch):
 
 def test_pages_hold_what_scraped_pages_hold():
     shelves = stock_shelves(400, 5)
-    pages = product_pages(shelves, 0.3, 50, 5)
+    pages = product_pages(shelves, 0.3, 50, 5).text(slice(None))
     assert len(pages) == 450
     assert 0.2 < pages["description"].null_count() / 450 < 0.4
     assert pages.filter(pl.col("title").is_null() & pl.col("description").is_null()).height >= 1
