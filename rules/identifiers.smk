@@ -23,7 +23,7 @@ rule identifiers:
         runtime=240,
     params:
         settings=lambda wildcards: catalogue.identifiers[wildcards.identifier]
-        .rqvae()
+        .quantization()
         .canonical(),
         seed=catalogue.seed,
         code=fingerprint("gensar_core.identifiers.build"),

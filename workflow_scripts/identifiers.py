@@ -5,7 +5,7 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.config.identifiers import RQVAESettings
+    from gensar_core.config.identifiers import QuantizerSettings
     from gensar_core.identifiers.build import build_identifiers
 
     sides = {side: Path(path) for side, path in snakemake.input.items()}
@@ -13,7 +13,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         semantic=sides.get("semantic"),
         collaborative=sides.get("collaborative"),
         output=Path(snakemake.output.identifiers).parent,
-        settings=RQVAESettings.model_validate_json(snakemake.params.settings),
+        settings=QuantizerSettings.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
         checkpoints=Path(snakemake.params.checkpoints),
     )

@@ -1,21 +1,47 @@
-"""Settings of identifiers: the joint RQ-VAE (paper, section 3.2)."""
+"""Settings of identifiers: the joint RQ-VAE (paper, section 3.2), and what it is compared with."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
 
+CodebookSize = Annotated[int, Field(ge=2)]
 
-class RQVAESettings(Settings):
+
+class SinkhornSettings(Settings):
+    """Balanced choice of codes in training: every code takes an equal share of the batch (LC-Rec)."""
+
+    #: So many of each side's last own levels are balanced.
+    levels: Positive = 1
+    #: Weight of the plan's entropy, relative to half the range of the distances; numbers run out below 0.003.
+    epsilon: Annotated[float, Field(ge=0.003)] = 0.003
+    iterations: Positive = 50
+
+
+class QuantizerSettings(Settings):
     """What the stage `identifiers` reads; the embeddings themselves arrive as files."""
 
-    #: L_m levels shared by both identifiers, then L_n levels of each side's own; K codes a level.
+    #: `rqvae` learns encoders, decoders and codebooks; `rq-kmeans` clusters the vectors themselves, without training.
+    quantizer: Literal["rqvae", "rq-kmeans"] = "rqvae"
+    #: L_m levels shared by both identifiers, then L_n levels of each side's own; K codes a level, or a list with one
+    #: number a level, shared levels first.
     shared_levels: Count = 2
     specific_levels: Count = 2
-    codebook_size: Annotated[int, Field(ge=2)] = 256
+    codebook_size: CodebookSize | list[CodebookSize] = 256
+    #: What becomes of items that share an identifier. `unique` moves the fewest to the nearest free identifiers;
+    #: `extra_digit` numbers them with one more code (TIGER); `sinkhorn_repair` is the authors' way, which may leave
+    #: some colliding; `none` leaves all.
+    collisions: Literal["unique", "extra_digit", "sinkhorn_repair", "none"] = "unique"
+    #: At each validation, at most this share of a side's last codes is moved to tell colliding items apart (0: none).
+    separation_share: Share = 0.125
+    #: Share of the items within which k-means initializes each codebook; 1.0 takes all items.
+    initialization_share: Share = 1.0
+    #: Balanced codes in training, and how `sinkhorn_repair` balances; null trains with nearest codes alone.
+    sinkhorn: SinkhornSettings | None = None
+
     #: d, the latent size of one side; shared codes have twice as many dimensions when there are two sides.
     latent_size: Positive = 32
     hidden_sizes: list[Positive] = [512, 256, 128, 64]
@@ -35,21 +61,44 @@ class RQVAESettings(Settings):
     principal_start: bool = True
     #: Replace codes unused for a whole epoch by residuals of badly quantized items.
     revive_dead_codes: bool = True
-    #: At each validation, at most this share of a side's last codes is moved to tell colliding items apart (0: none).
-    separation_share: Share = 0.125
     #: Validate (collision rate over all items) every so many epochs; the best checkpoint is kept.
     evaluate_every: Positive = 10
-    #: Share of the items within which k-means initializes each codebook; 1.0 takes all items.
-    initialization_share: Share = 1.0
 
     @model_validator(mode="after")
-    def _at_least_one_level(self) -> RQVAESettings:
-        if self.shared_levels + self.specific_levels == 0:
+    def _levels_and_sizes_agree(self) -> QuantizerSettings:
+        if self.levels == 0:
             raise ValueError("shared_levels and specific_levels are both 0; an identifier needs at least one level")
+        if isinstance(self.codebook_size, list) and len(self.codebook_size) != self.levels:
+            raise ValueError(
+                f"codebook_size lists {len(self.codebook_size)} sizes for {self.levels} levels; write one a level, "
+                "shared levels first"
+            )
+        if self.sinkhorn is not None and self.sinkhorn.levels > self.specific_levels:
+            raise ValueError(
+                f"sinkhorn.levels is {self.sinkhorn.levels}, but there are {self.specific_levels} specific levels"
+            )
         return self
 
+    @property
+    def levels(self) -> int:
+        """L_m + L_n, the length of an identifier."""
+        return self.shared_levels + self.specific_levels
 
-class IdentifierSettings(RQVAESettings):
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of codes of each level, shared levels first."""
+        size = self.codebook_size
+        return tuple(size) if isinstance(size, list) else (size,) * self.levels
+
+
+#: Settings that `rq-kmeans` does not read.
+_OF_TRAINING = (
+    "latent_size", "hidden_sizes", "commitment", "epochs", "batch_size", "learning_rate", "warmup_share",
+    "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes", "evaluate_every",
+)  # fmt: skip
+
+
+class IdentifierSettings(QuantizerSettings):
     """An entry of `identifiers`. With one embedding alone, both identifiers are learned from it."""
 
     semantic: Name | None = None
@@ -61,6 +110,10 @@ class IdentifierSettings(RQVAESettings):
             raise ValueError("name an embedding as 'semantic', as 'collaborative', or one of each")
         return self
 
-    def rqvae(self) -> RQVAESettings:
-        """The part of these settings that the stage reads."""
-        return RQVAESettings(**{name: getattr(self, name) for name in RQVAESettings.model_fields})
+    def quantization(self) -> QuantizerSettings:
+        """The part of these settings that the stage reads; the others stand at their defaults."""
+        unread = _OF_TRAINING if self.quantizer == "rq-kmeans" else ()
+        read: dict[str, Any] = {
+            name: getattr(self, name) for name in QuantizerSettings.model_fields if name not in unread
+        }
+        return QuantizerSettings(**read)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.errors import UserError
-from gensar_core.identifiers.fit import fit_rqvae
-from gensar_core.identifiers.quality import code_use, collision_rate, distortion
+from gensar_core.identifiers.collisions import Resolved, resolve
+from gensar_core.identifiers.fit import fit
+from gensar_core.identifiers.quality import code_use, colliding_items, collision_rate, distortion
 from gensar_core.identifiers.rqvae import RQVAE, Codes, save_model
 from gensar_core.identifiers.table import SIDES, Scheme, Vocabulary, save_identifiers
-from gensar_core.identifiers.unique import check_room, unique_codes
+from gensar_core.identifiers.unique import check_room
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.stage import Stage, digest, write_json
@@ -28,7 +29,7 @@ def build_identifiers(
     semantic: Path | None,
     collaborative: Path | None,
     output: Path,
-    settings: RQVAESettings,
+    settings: QuantizerSettings,
     seed: int,
     checkpoints: Path | None,
 ) -> None:
@@ -36,7 +37,8 @@ def build_identifiers(
 
     Writes identifiers.parquet, vocabulary.json, model.safetensors and curve.json. With one file alone, both sides get
     the identifiers learned from it. ``checkpoints`` is a folder from which a killed run continues. Raises UserError
-    when vectors are missing, not finite or of different numbers of items, and when the levels have too few identifiers.
+    when vectors are missing, not finite or of different numbers of items, and when all identifiers are to be unique and
+    the levels have too few.
     """
     paths = {side: path for side, path in zip(SIDES, (semantic, collaborative), strict=True) if path is not None}
     if not paths:
@@ -51,27 +53,26 @@ def build_identifiers(
     ) as stage:
         vectors = read_sides(paths)
         items = len(next(iter(vectors.values())))
-        check_room(items, settings.shared_levels + settings.specific_levels, settings.codebook_size)
+        if settings.collisions == "unique":
+            check_room(items, settings.sizes)
         # The stage's own key does not say which file is which side.
         key = f"{stage.key} {' '.join(f'{side}={digest(path)}' for side, path in paths.items())}"
-        model, record = fit_rqvae(vectors, settings, seed, checkpoints, key)
+        model, record = fit(vectors, settings, seed, checkpoints, key)
 
         scaled = model.scale(vectors)
         del vectors
         latents = model.all_latents(scaled)
         raw = model.encode_latents(latents)
-        unique = make_unique(model, latents, raw)
+        resolved = resolve(model, latents, raw)
         stage.record(items=items, best_step=record.best_step, steps=record.steps)
-        stage.record(**_figures(model, scaled, latents, raw, unique))
+        stage.record(**_figures(model, scaled, latents, raw, resolved))
 
-        moved = {
-            side: (raw.identifier(side) != unique.identifier(side)).any(dim=1).cpu().numpy() for side in model.sides
-        }
-        codes = {side: _rows(unique.identifier(side)) for side in model.sides}
+        moved = {side: _changed(raw, resolved.codes, side).cpu().numpy() for side in model.sides}
+        codes = {side: _rows(resolved.identifier(side)) for side in model.sides}
         save_identifiers(
             _both_sides(codes),
             _both_sides(moved),
-            _vocabulary(model.sides, settings),
+            _vocabulary(model.sides, settings, resolved),
             stage.path("identifiers.parquet"),
             stage.path("vocabulary.json"),
         )
@@ -103,55 +104,51 @@ def read_sides(paths: Mapping[str, Path]) -> dict[str, Tensor]:
     return {side: torch.from_numpy(matrix).float().to(device) for side, matrix in matrices.items()}
 
 
-def make_unique(model: RQVAE, latents: Tensor, codes: Codes) -> Codes:
-    """Codes that no two items share on any side, as close to ``codes`` as `unique.unique_codes` says."""
-    shared, specific = unique_codes(
-        latents.cpu().numpy(),
-        model.shared.detach().cpu().numpy(),
-        [model.specific[side].detach().cpu().numpy() for side in model.sides],
-        codes.shared.cpu().numpy(),
-        [codes.specific[side].cpu().numpy() for side in model.sides],
-    )
-    own = {side: torch.from_numpy(code).to(latents.device) for side, code in zip(model.sides, specific, strict=True)}
-    return Codes(torch.from_numpy(shared).to(latents.device), own)
+def _changed(raw: Codes, now: Codes, side: str) -> Tensor:
+    """Which items have other codes than they were encoded to [n]."""
+    return (raw.identifier(side) != now.identifier(side)).any(dim=1)
 
 
 def _figures(
-    model: RQVAE, scaled: Mapping[str, Tensor], latents: Tensor, raw: Codes, unique: Codes
+    model: RQVAE, scaled: Mapping[str, Tensor], latents: Tensor, raw: Codes, resolved: Resolved
 ) -> dict[str, dict[str, Any]]:
-    """Side -> figures of its identifiers, before (raw) and after the unique assignment."""
-    unexplained = model.unexplained_variance(scaled, raw), model.unexplained_variance(scaled, unique)
+    """Side -> figures of its identifiers, before (raw) and after collisions were dealt with."""
+    unexplained = model.unexplained_variance(scaled, raw), model.unexplained_variance(scaled, resolved.codes)
     whole = model.split(latents)
-    before, after = model.split(model.quantized(raw)), model.split(model.quantized(unique))
+    before, after = model.split(model.quantized(raw)), model.split(model.quantized(resolved.codes))
     figures: dict[str, dict[str, Any]] = {}
     for side in model.sides:
-        moved = int((raw.identifier(side) != unique.identifier(side)).any(dim=1).sum())
-        raw_distortion, unique_distortion = distortion(whole[side], before[side]), distortion(whole[side], after[side])
+        raw_distortion, new_distortion = distortion(whole[side], before[side]), distortion(whole[side], after[side])
         figures[side] = {
             "raw_collision_rate": collision_rate(raw.identifier(side)),
-            "collision_rate": collision_rate(unique.identifier(side)),
-            "moved_items": moved,
+            "collision_rate": collision_rate(resolved.identifier(side)),
+            "colliding_items": colliding_items(resolved.identifier(side)),
+            "moved_items": int(_changed(raw, resolved.codes, side).sum()),
             "raw_distortion": raw_distortion,
-            "added_distortion": unique_distortion - raw_distortion,
+            "added_distortion": new_distortion - raw_distortion,
             "raw_unexplained_variance": unexplained[0][side],
             "unexplained_variance": unexplained[1][side],
-            **code_use(raw.identifier(side), model.settings.codebook_size),
+            **code_use(raw.identifier(side), model.settings.sizes),
         }
     return figures
 
 
-def _vocabulary(sides: tuple[str, ...], settings: RQVAESettings) -> Vocabulary:
-    """M levels, then S or R levels; with one side alone all levels are of its own letter, and both sides have them."""
+def _vocabulary(sides: tuple[str, ...], settings: QuantizerSettings, resolved: Resolved) -> Vocabulary:
+    """M levels, then S or R levels; with one side alone all levels are of its own letter, and both sides have them.
+
+    An extra digit is one more of a side's own levels.
+    """
     letters = dict(zip(SIDES, "SR", strict=True))
-    shared, own = settings.shared_levels, settings.specific_levels
+    shared = 0 if len(sides) == 1 else settings.shared_levels
+    own = settings.levels - shared
     schemes = {}
     for side in sides:
-        if len(sides) == 1:
-            levels = [f"{letters[side]}{level + 1}" for level in range(shared + own)]
-        else:
-            levels = [f"M{level + 1}" for level in range(shared)]
-            levels += [f"{letters[side]}{level + 1}" for level in range(own)]
-        schemes[side] = Scheme(levels=levels, sizes=[settings.codebook_size] * len(levels))
+        levels = [f"M{level + 1}" for level in range(shared)] + [f"{letters[side]}{level + 1}" for level in range(own)]
+        sizes = list(settings.sizes)
+        if resolved.digits:
+            levels.append(f"{letters[side]}{own + 1}")
+            sizes.append(int(resolved.digits[side].max()) + 1)
+        schemes[side] = Scheme(levels=levels, sizes=sizes)
     return Vocabulary(**_both_sides(schemes))
 
 

@@ -1,4 +1,4 @@
-"""Fitting of the joint RQ-VAE with the shared training loop (paper, section 3.2.3)."""
+"""Fitting: of the joint RQ-VAE with the shared training loop (paper, section 3.2.3), or by k-means alone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,50 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.identifiers.initialize import initialize_codebooks, start_as_principal_components
 from gensar_core.identifiers.quality import collision_rate
 from gensar_core.identifiers.revival import CodeUse, revive
 from gensar_core.identifiers.rqvae import RQVAE, Codes
 from gensar_core.identifiers.separation import separate_last_level
+from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.training import Schedule, TrainingRecord, train, warmup_cosine
 
 
+def fit(
+    vectors: Mapping[str, Tensor],
+    settings: QuantizerSettings,
+    seed: int,
+    checkpoints: Path | None = None,
+    key: str = "",
+) -> tuple[RQVAE, TrainingRecord]:
+    """Learn a quantizer of the kind that ``settings`` name from item vectors, side -> [n, d_in] on one device."""
+    if settings.quantizer == "rq-kmeans":
+        return fit_rq_kmeans(vectors, settings, seed)
+    return fit_rqvae(vectors, settings, seed, checkpoints, key)
+
+
+def fit_rq_kmeans(
+    vectors: Mapping[str, Tensor], settings: QuantizerSettings, seed: int
+) -> tuple[RQVAE, TrainingRecord]:
+    """Residual k-means on the scaled vectors, level by level, without training."""
+    model = RQVAE({side: matrix.shape[1] for side, matrix in vectors.items()}, settings)
+    model.to(next(iter(vectors.values())).device)
+    model.fit_scale(vectors)
+    scaled = model.scale(vectors)
+    initialize_codebooks(model, scaled, derive_seed(seed, "codebooks"))
+    figures = validate(model, scaled)
+    say(f"residual k-means: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}")
+    return model.eval(), TrainingRecord(history=[{"step": 0.0, **figures}])
+
+
 def fit_rqvae(
-    vectors: Mapping[str, Tensor], settings: RQVAESettings, seed: int, checkpoints: Path | None = None, key: str = ""
+    vectors: Mapping[str, Tensor],
+    settings: QuantizerSettings,
+    seed: int,
+    checkpoints: Path | None = None,
+    key: str = "",
 ) -> tuple[RQVAE, TrainingRecord]:
     """Learn encoders, codebooks and decoders from item vectors, side -> [n, d_in] on one device.
 
@@ -43,7 +75,7 @@ def fit_rqvae(
 class _Fitting:
     """The RQ-VAE as the training loop sees it. A batch is its step's number and the items in it."""
 
-    def __init__(self, vectors: Mapping[str, Tensor], settings: RQVAESettings, seed: int) -> None:
+    def __init__(self, vectors: Mapping[str, Tensor], settings: QuantizerSettings, seed: int) -> None:
         first = next(iter(vectors.values()))
         self.items, self.device = len(first), first.device
         self.settings, self.seed = settings, seed
@@ -86,24 +118,29 @@ class _Fitting:
         return {name: value.detach() for name, value in losses.items()}
 
     def validate(self) -> dict[str, float]:
-        """Collision rate and unexplained variance of each side, over all items.
+        """Figures over all items; training goes on from the codebooks that separation gives."""
+        return validate(self.model, self.scaled)
 
-        Colliding items are separated first, and training goes on from the codebooks that this gives: so the weights
-        that are kept are separated ones, and the rate is theirs.
-        """
-        model = self.model
-        latents = model.all_latents(self.scaled)
-        figures = self._collision_rates(model.encode_latents(latents), "unseparated_collision_rate")
-        separate_last_level(model, latents)
-        codes = model.encode_latents(latents)
-        figures |= self._collision_rates(codes, "collision_rate")
-        unexplained = model.unexplained_variance(self.scaled, codes)
-        figures |= {f"unexplained_variance_{side}": share for side, share in unexplained.items()}
-        # Reconstruction only breaks ties: it moves the score by less than one collision of one side does.
-        error = sum(unexplained.values())
-        tie_break = 0.5 * error / (1.0 + error) / (self.items * len(model.sides))
-        mean_rate = sum(figures[f"collision_rate_{side}"] for side in model.sides) / len(model.sides)
-        return {"score": -mean_rate - tie_break, **figures}
 
-    def _collision_rates(self, codes: Codes, name: str) -> dict[str, float]:
-        return {f"{name}_{side}": collision_rate(codes.identifier(side)) for side in self.scaled}
+@torch.no_grad()
+def validate(model: RQVAE, scaled: Mapping[str, Tensor]) -> dict[str, float]:
+    """Collision rate and unexplained variance of each side, over all items, and the score that they make.
+
+    Colliding items are separated first: so the weights that are kept are separated ones, and the rate is theirs.
+    """
+    latents = model.all_latents(scaled)
+    figures = _collision_rates(model.encode_latents(latents), "unseparated_collision_rate")
+    separate_last_level(model, latents)
+    codes = model.encode_latents(latents)
+    figures |= _collision_rates(codes, "collision_rate")
+    unexplained = model.unexplained_variance(scaled, codes)
+    figures |= {f"unexplained_variance_{side}": share for side, share in unexplained.items()}
+    # Reconstruction only breaks ties: it moves the score by less than one collision of one side does.
+    error = sum(unexplained.values())
+    tie_break = 0.5 * error / (1.0 + error) / (len(latents) * len(model.sides))
+    mean_rate = sum(figures[f"collision_rate_{side}"] for side in model.sides) / len(model.sides)
+    return {"score": -mean_rate - tie_break, **figures}
+
+
+def _collision_rates(codes: Codes, name: str) -> dict[str, float]:
+    return {f"{name}_{side}": collision_rate(codes.identifier(side)) for side in codes.specific}

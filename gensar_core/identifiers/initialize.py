@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import faiss
 import numpy as np
@@ -39,14 +39,14 @@ def start_as_principal_components(model: RQVAE, scaled: Mapping[str, Tensor]) ->
 def initialize_codebooks(model: RQVAE, scaled: Mapping[str, Tensor], seed: int) -> None:
     """Set all codebooks by k-means over the residuals of the items, or of ``initialization_share`` of them."""
     items = len(next(iter(scaled.values())))
-    wanted = max(round(items * model.settings.initialization_share), min(items, model.settings.codebook_size))
+    wanted = max(round(items * model.settings.initialization_share), min(items, max(model.settings.sizes)))
     if wanted < items:
         drawn = np.sort(generator(seed, "items").choice(items, size=wanted, replace=False))
         rows = torch.from_numpy(drawn).to(next(iter(scaled.values())).device)
         scaled = {side: matrix[rows] for side, matrix in scaled.items()}
-    left = _fill_chain(model.shared, model.all_latents(scaled), derive_seed(seed, "shared"))
+    left = _fill_chain(list(model.shared), model.all_latents(scaled), derive_seed(seed, "shared"))
     for side, part in model.split(left).items():
-        _fill_chain(model.specific[side], part.contiguous(), derive_seed(seed, side))
+        _fill_chain(model.own(side), part.contiguous(), derive_seed(seed, side))
 
 
 def kmeans(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -97,12 +97,12 @@ def _carry(network: nn.Module, inward: Tensor, outward: Tensor) -> None:
     inner[-1].weight[:, :pairs] = torch.cat([outward, -outward], dim=1)
 
 
-def _fill_chain(codebooks: nn.Parameter, residual: Tensor, seed: int) -> Tensor:
-    """Set the codebooks [L, K, D] level by level; return the residuals that the last level leaves."""
-    for level in range(len(codebooks)):
-        centers = kmeans(residual.cpu().numpy(), codebooks.shape[1], derive_seed(seed, level))
-        codebooks[level] = torch.from_numpy(centers)
-        _, residual = encode(residual, codebooks[level : level + 1])
+def _fill_chain(codebooks: Sequence[nn.Parameter], residual: Tensor, seed: int) -> Tensor:
+    """Set the codebooks, [K, D] each, level by level; return the residuals that the last level leaves."""
+    for level, codebook in enumerate(codebooks):
+        centers = kmeans(residual.cpu().numpy(), len(codebook), derive_seed(seed, level))
+        codebook.copy_(torch.from_numpy(centers))
+        _, residual = encode(residual, [codebook])
     return residual
 
 

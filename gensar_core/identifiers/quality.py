@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,20 @@ def collision_rate(identifiers: Tensor) -> float:
     return 1.0 - len(torch.unique(identifiers, dim=0)) / len(identifiers)
 
 
-def code_use(identifiers: Tensor, codebook_size: int) -> dict[str, list[float]]:
-    """For each level of [n, L]: the share of codes that some item has, and the perplexity of the codes' distribution.
+def colliding_items(identifiers: Tensor) -> int:
+    """Items that share their identifier with another, for identifiers [n, L]."""
+    _, counts = torch.unique(identifiers, dim=0, return_counts=True)
+    return int(counts[counts > 1].sum())
+
+
+def code_use(identifiers: Tensor, sizes: Sequence[int]) -> dict[str, list[float]]:
+    """For each level of [n, L]: the share of its codes that some item has, and the perplexity of their distribution.
 
     The perplexity of a level is the number of codes that, evenly used, would carry as much information.
     """
     usage, perplexity = [], []
-    for codes in identifiers.unbind(dim=1):
-        counts = torch.bincount(codes, minlength=codebook_size).double()
+    for codes, size in zip(identifiers.unbind(dim=1), sizes, strict=True):
+        counts = torch.bincount(codes, minlength=size).double()
         shares = counts[counts > 0] / len(codes)
         usage.append(float((counts > 0).double().mean()))
         perplexity.append(float(torch.exp(-(shares * shares.log()).sum())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,11 +36,11 @@ def nearest(residual: Tensor, codebook: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode(residual: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
+def encode(residual: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Codes [n, L] and the residuals that are left [n, D], for any number of rows, without gradient."""
     codes = residual.new_empty((len(residual), len(codebooks)), dtype=torch.int64)
     left = residual.clone()
-    for rows in row_blocks(len(residual), codebooks.shape[1]):
+    for rows in row_blocks(len(residual), max((len(codebook) for codebook in codebooks), default=1)):
         for level, codebook in enumerate(codebooks):
             codes[rows, level] = nearest(left[rows], codebook)
             left[rows] -= codebook[codes[rows, level]]
@@ -53,16 +53,27 @@ def row_blocks(rows: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def quantize(residual: Tensor, codebooks: Tensor, commitment: float, residual_gradient: bool) -> Quantization:
-    """Quantize a batch [batch, D] level by level through ``codebooks`` [L, K, D] (Eq. 3, 4), with the loss of Eq. 9.
+#: Chooses a code for each row of [batch, D] from [K, D].
+Choice = Callable[[Tensor, Tensor], Tensor]
+
+
+def quantize(
+    residual: Tensor,
+    codebooks: Sequence[Tensor],
+    commitment: float,
+    residual_gradient: bool,
+    choices: Sequence[Choice] | None = None,
+) -> Quantization:
+    """Quantize a batch [batch, D] level by level through ``codebooks``, [K, D] each (Eq. 3, 4), with the loss of Eq. 9.
 
     ``residual_gradient`` false is the released behavior: a residual past a level is a constant, so the commitment
-    terms of all later levels train nothing. True lets them reach the encoder, as Eq. 9 is written.
+    terms of all later levels train nothing. True lets them reach the encoder, as Eq. 9 is written. ``choices`` says how
+    each level chooses; without it, every level takes the nearest code.
     """
     codes, loss = [], residual.new_zeros(())
-    for codebook in codebooks:
+    for codebook, choose in zip(codebooks, choices or [nearest] * len(codebooks), strict=True):
         with torch.no_grad():
-            chosen = nearest(residual, codebook)
+            chosen = choose(residual, codebook)
         # An embedding look-up, because its backward pass adds up in a fixed order on every device.
         entries = functional.embedding(chosen, codebook)
         loss = (

@@ -17,7 +17,9 @@ class CodeUse(nn.Module):
     def __init__(self, model: RQVAE) -> None:
         super().__init__()
         for name, codebooks in model.chains().items():
-            self.register_buffer(name, torch.zeros(codebooks.shape[:2], dtype=torch.int64, device=codebooks.device))
+            for level, codebook in enumerate(codebooks):
+                counts = torch.zeros(len(codebook), dtype=torch.int64, device=codebook.device)
+                self.register_buffer(f"{name}_{level}", counts)
 
     def clear(self) -> None:
         """Start counting anew."""
@@ -27,8 +29,12 @@ class CodeUse(nn.Module):
     def count(self, codes: Codes) -> None:
         """Add the codes of a batch."""
         for name, chosen in codes.chains().items():
-            by_level = chosen.T
-            self.get_buffer(name).scatter_add_(1, by_level, torch.ones_like(by_level))
+            for level, code in enumerate(chosen.unbind(dim=1)):
+                self.of(name, level).scatter_add_(0, code, torch.ones_like(code))
+
+    def of(self, chain: str, level: int) -> Tensor:
+        """The counts [K] of one level of a chain."""
+        return self.get_buffer(f"{chain}_{level}")
 
 
 @torch.no_grad()
@@ -38,27 +44,25 @@ def revive(model: RQVAE, use: CodeUse, scaled: Mapping[str, Tensor], optimizer: 
     The optimizer's averages of a moved code are cleared: they belong to the place it has left. Draws come from the
     global generator of the device, which the training loop seeds at each step.
     """
-    latents = model.latents(scaled)
-    left = _revive_chain(model.shared, use.get_buffer("shared"), latents, optimizer)
-    for side, part in model.split(left).items():
-        _revive_chain(model.specific[side], use.get_buffer(side), part.contiguous(), optimizer)
+    parts = {"shared": model.latents(scaled)}
+    for name, codebooks in model.chains().items():
+        residual = parts[name].contiguous()
+        for level, codebook in enumerate(codebooks):
+            residual = _revive_level(codebook, use.of(name, level), residual, optimizer)
+        if name == "shared":
+            parts |= model.split(residual)
 
 
-def _revive_chain(
-    codebooks: nn.Parameter, counts: Tensor, residual: Tensor, optimizer: torch.optim.Optimizer
-) -> Tensor:
-    """Revive one chain of codebooks [L, K, D] on residuals [batch, D]; return what they leave."""
-    for level, counts_of_level in enumerate(counts):
-        dead = torch.nonzero(counts_of_level == 0).squeeze(1)
-        codebook = codebooks[level : level + 1]
-        _, left = encode(residual, codebook)
-        error = left.square().sum(dim=1)
-        if len(dead) and error.sum() > 0:
-            drawn = torch.multinomial(error, len(dead), replacement=True)
-            codebooks[level, dead] = residual[drawn]
-            for average in optimizer.state.get(codebooks, {}).values():
-                if isinstance(average, Tensor) and average.shape == codebooks.shape:
-                    average[level, dead] = 0.0
-            _, left = encode(residual, codebook)
-        residual = left
-    return residual
+def _revive_level(codebook: nn.Parameter, counts: Tensor, residual: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Revive the codes [K, D] of one level on residuals [batch, D]; return what they leave."""
+    dead = torch.nonzero(counts == 0).squeeze(1)
+    _, left = encode(residual, [codebook])
+    error = left.square().sum(dim=1)
+    if len(dead) and error.sum() > 0:
+        drawn = torch.multinomial(error, len(dead), replacement=True)
+        codebook[dead] = residual[drawn]
+        for average in optimizer.state.get(codebook, {}).values():
+            if isinstance(average, Tensor) and average.shape == codebook.shape:
+                average[dead] = 0.0
+        _, left = encode(residual, [codebook])
+    return left

@@ -1,7 +1,11 @@
-"""The joint RQ-VAE: two autoencoders whose latents share their first codebooks (paper, section 3.2, Eq. 2-10)."""
+"""The joint RQ-VAE: two autoencoders whose latents share their first codebooks (paper, section 3.2, Eq. 2-10).
+
+With `quantizer: rq-kmeans` the networks are the identity, and the latents are the scaled vectors themselves.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -13,9 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.errors import UserError
-from gensar_core.identifiers.quantize import encode, quantize
+from gensar_core.identifiers.quantize import Choice, encode, nearest, quantize
+from gensar_core.identifiers.sinkhorn import balanced
 
 #: Rows that go through an encoder at once when no gradient is wanted.
 _ROWS = 8192
@@ -42,23 +47,26 @@ class Codes:
 class RQVAE(nn.Module):
     """Encoders, codebooks and decoders of one or two sides, `semantic` and `collaborative`.
 
-    With two sides, shared codes have twice the latent's dimensions (Eq. 3). With one side alone, shared and specific
+    Shared codes have the dimensions of all sides' latents together (Eq. 3). With one side alone, shared and specific
     levels are one chain of codebooks of d dimensions. Vectors come in as the embedding stage wrote them: the mean and
     one factor a side, which brings the mean squared norm to 1, are part of the module.
     """
 
-    def __init__(self, dimensions: Mapping[str, int], settings: RQVAESettings) -> None:
+    def __init__(self, dimensions: Mapping[str, int], settings: QuantizerSettings) -> None:
         super().__init__()
         self.sides = tuple(dimensions)
         self.settings = settings
-        latent, hidden = settings.latent_size, list(settings.hidden_sizes)
-        self.encoders = nn.ModuleDict({side: _mlp([size, *hidden, latent]) for side, size in dimensions.items()})
-        self.decoders = nn.ModuleDict({side: _mlp([latent, *hidden[::-1], size]) for side, size in dimensions.items()})
-        codes = settings.codebook_size
-        self.shared = nn.Parameter(torch.zeros(settings.shared_levels, codes, latent * len(self.sides)))
-        self.specific = nn.ParameterDict(
-            {side: nn.Parameter(torch.zeros(settings.specific_levels, codes, latent)) for side in self.sides}
-        )
+        trained = settings.quantizer == "rqvae"
+        hidden = list(settings.hidden_sizes)
+        #: Side -> dimensions of its latents.
+        self.widths = {side: settings.latent_size if trained else size for side, size in dimensions.items()}
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        for side, size in dimensions.items():
+            self.encoders[side] = _mlp([size, *hidden, self.widths[side]]) if trained else nn.Identity()
+            self.decoders[side] = _mlp([self.widths[side], *hidden[::-1], size]) if trained else nn.Identity()
+        shared, own = settings.sizes[: settings.shared_levels], settings.sizes[settings.shared_levels :]
+        self.shared = _codebooks(shared, sum(self.widths.values()))
+        self.specific = nn.ModuleDict({side: _codebooks(own, width) for side, width in self.widths.items()})
         for side, size in dimensions.items():
             self.register_buffer(f"mean_{side}", torch.zeros(size))
             self.register_buffer(f"factor_{side}", torch.ones(()))
@@ -90,7 +98,7 @@ class RQVAE(nn.Module):
 
     def split(self, latents: Tensor) -> dict[str, Tensor]:
         """The part of each side [n, d] of [n, d * sides]."""
-        return dict(zip(self.sides, latents.chunk(len(self.sides), dim=1), strict=True))
+        return dict(zip(self.sides, torch.split_with_sizes(latents, list(self.widths.values()), dim=1), strict=True))
 
     def losses(self, scaled: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Codes]:
         """Eq. 8-10 on a batch of scaled vectors, and the codes chosen.
@@ -99,9 +107,9 @@ class RQVAE(nn.Module):
         """
         settings = self.settings
         latents = self.latents(scaled)
-        shared = quantize(latents, self.shared, settings.commitment, settings.residual_gradient)
+        shared = quantize(latents, list(self.shared), settings.commitment, settings.residual_gradient)
         own = {
-            side: quantize(part, self.specific[side], settings.commitment, settings.residual_gradient)
+            side: quantize(part, self.own(side), settings.commitment, settings.residual_gradient, self._own_choices())
             for side, part in self.split(shared.residual).items()
         }
         left = torch.cat([own[side].residual for side in self.sides], dim=1).detach()
@@ -115,9 +123,22 @@ class RQVAE(nn.Module):
         losses["loss"] = torch.stack(list(losses.values())).sum()
         return losses, Codes(shared.codes, {side: part.codes for side, part in own.items()})
 
-    def chains(self) -> dict[str, nn.Parameter]:
-        """The chains of codebooks [levels, K, dimensions]: `shared`, then each side's own."""
-        return {"shared": self.shared, **{side: self.specific[side] for side in self.sides}}
+    def own(self, side: str) -> list[nn.Parameter]:
+        """The codebooks of a side's own levels, [K, d] each."""
+        return list(self.specific[side].parameters())
+
+    def chains(self) -> dict[str, list[nn.Parameter]]:
+        """The chains of codebooks, [K, dimensions] a level: `shared`, then each side's own."""
+        return {"shared": list(self.shared), **{side: self.own(side) for side in self.sides}}
+
+    def _own_choices(self) -> list[Choice]:
+        """How each of a side's own levels chooses its code in training."""
+        levels, sinkhorn = self.settings.specific_levels, self.settings.sinkhorn
+        if sinkhorn is None:
+            return [nearest] * levels
+        choices: list[Choice] = [nearest] * levels
+        choices[levels - sinkhorn.levels :] = [functools.partial(balanced, settings=sinkhorn)] * sinkhorn.levels
+        return choices
 
     @torch.no_grad()
     def all_latents(self, scaled: Mapping[str, Tensor]) -> Tensor:
@@ -128,15 +149,17 @@ class RQVAE(nn.Module):
     @torch.no_grad()
     def encode_latents(self, latents: Tensor) -> Codes:
         """Eq. 3-5 for the latents of any number of items."""
-        shared, left = encode(latents, self.shared)
+        shared, left = encode(latents, list(self.shared))
         parts = self.split(left)
-        return Codes(shared, {side: encode(parts[side].contiguous(), self.specific[side])[0] for side in self.sides})
+        return Codes(shared, {side: encode(parts[side].contiguous(), self.own(side))[0] for side in self.sides})
 
     @torch.no_grad()
     def quantized(self, codes: Codes) -> Tensor:
         """Eq. 6: [z^_s; z^_c] of codes, [n, d * sides]."""
-        own = [_sum_of_codes(self.specific[side], codes.specific[side]) for side in self.sides]
-        return _sum_of_codes(self.shared, codes.shared) + torch.cat(own, dim=1)
+        quantized = torch.cat(
+            [_sum_of_codes(self.own(side), codes.specific[side], width) for side, width in self.widths.items()], dim=1
+        )
+        return quantized + _sum_of_codes(list(self.shared), codes.shared, quantized.shape[1])
 
     @torch.no_grad()
     def unexplained_variance(self, scaled: Mapping[str, Tensor], codes: Codes) -> dict[str, float]:
@@ -169,15 +192,19 @@ def load_model(path: Path) -> RQVAE:
         raise UserError(f"{path}: no such file; build the identifiers first")
     with safe_open(path, framework="pt") as stored:
         metadata = json.loads(stored.metadata()["rqvae"])
-        settings = RQVAESettings.model_validate_json(metadata["settings"])
+        settings = QuantizerSettings.model_validate_json(metadata["settings"])
         model = RQVAE(metadata["dimensions"], settings)
         model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
     return model.eval()
 
 
-def _sum_of_codes(codebooks: Tensor, codes: Tensor) -> Tensor:
-    """Sum over levels of the chosen code embeddings: [L, K, D] and [n, L] give [n, D]."""
-    total = codebooks.new_zeros((len(codes), codebooks.shape[2]))
+def _codebooks(sizes: Sequence[int], width: int) -> nn.ParameterList:
+    return nn.ParameterList(nn.Parameter(torch.zeros(size, width)) for size in sizes)
+
+
+def _sum_of_codes(codebooks: Sequence[Tensor], codes: Tensor, width: int) -> Tensor:
+    """Sum over levels of the chosen code embeddings: [K, D] a level and [n, L] give [n, D]."""
+    total = torch.zeros((len(codes), width), device=codes.device)
     for codebook, chosen in zip(codebooks, codes.unbind(dim=1), strict=True):
         total = total + codebook[chosen]
     return total

@@ -7,6 +7,7 @@ to leave b on e. The codes for that are those whose items lose least by going to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,18 +26,27 @@ def separate_last_level(model: RQVAE, latents: Tensor) -> None:
     """Separate the items that collide under ``model``, by its last codebook of each side; all items' ``latents``."""
     chosen = torch.zeros((len(latents), 0), dtype=torch.int64, device=latents.device)
     if not model.settings.specific_levels:
-        _separate_chain(model.shared, chosen, latents, model.settings.separation_share)
+        _separate_chain(list(model.shared), chosen, latents, model.settings.separation_share)
         return
-    chosen, left = encode(latents, model.shared)
+    chosen, left = encode(latents, list(model.shared))
     for side, part in model.split(left).items():
-        _separate_chain(model.specific[side], chosen, part.contiguous(), model.settings.separation_share)
+        _separate_chain(model.own(side), chosen, part.contiguous(), model.settings.separation_share)
 
 
-def _separate_chain(codebooks: Tensor, above: Tensor, residual: Tensor, share: float) -> None:
-    """Separate by the last of ``codebooks`` [L, K, D]; ``above`` [n, any] are the codes chosen before this chain."""
+def _separate_chain(codebooks: Sequence[Tensor], above: Tensor, residual: Tensor, share: float) -> None:
+    """Separate by the last of ``codebooks``; ``above`` [n, any] are the codes chosen before this chain."""
+    node, left = last_nodes(codebooks, above, residual)
+    codebooks[-1].copy_(separate(node, left, codebooks[-1], share))
+
+
+def last_nodes(codebooks: Sequence[Tensor], above: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Where items stand before the last of ``codebooks``: a number for each path of codes [n], and what is left [n, D].
+
+    ``above`` [n, any] are the codes that were chosen before the first of them.
+    """
     codes, left = encode(residual, codebooks[:-1])
     _, node = torch.unique(torch.cat([above, codes], dim=1), dim=0, return_inverse=True)
-    codebooks[-1] = separate(node, left, codebooks[-1], share)
+    return node, left
 
 
 @torch.no_grad()

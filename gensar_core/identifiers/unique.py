@@ -1,10 +1,11 @@
 """Unique identifiers by proof: the fewest possible items move, each to a free identifier at little added distortion.
 
-Identifiers are paths in a tree with K branches a level, so a node that has B levels below it has room for K^B items.
+Identifiers are paths in a tree with K branches a level, so a node that has B levels below it has room for K^B items
+(for the product of their sizes, where levels differ in size).
 Two steps make every path the path of one item:
 
 1. *Rebalance*, from the root down: a node with more items than room sends the excess to siblings with places left,
-   nearest first. Siblings always have enough, because their parent holds no more than K times the room of one.
+   nearest first. Siblings always have enough, because their parent holds no more items than their rooms add up to.
 2. *Place*, at the last level: every node now has at most K items, and an assignment of least cost gives the colliding
    ones different codes; one of each colliding group keeps its identifier.
 
@@ -14,6 +15,7 @@ levels overflows: an item that leaves it moves on both sides, because both ident
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,8 +38,8 @@ class Paths:
     node: np.ndarray
     #: What is left to quantize there [n, D].
     residual: np.ndarray
-    #: [L, K, D]
-    codebooks: np.ndarray
+    #: One [K, D] a level.
+    codebooks: Sequence[np.ndarray]
     #: Codes to make unique [n, L].
     codes: np.ndarray
     #: Whether the item still follows the codes it was encoded to [n]; an unsettled one has no claim on its place.
@@ -46,33 +48,34 @@ class Paths:
 
 def unique_codes(
     latents: np.ndarray,
-    shared: np.ndarray,
-    specific: Sequence[np.ndarray],
+    shared: Sequence[np.ndarray],
+    specific: Sequence[Sequence[np.ndarray]],
     shared_codes: np.ndarray,
     specific_codes: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Codes that are unique on every side, from codes that are not.
 
-    ``latents`` [n, d * sides] are the items' latents, ``shared`` [L_m, K, d * sides] and ``specific`` (one
-    [L_n, K, d] a side) the codebooks, ``shared_codes`` [n, L_m] and ``specific_codes`` (one [n, L_n] a side) the
-    nearest codes by Eq. 3 and 4. Returns new shared and specific codes; the shared ones are the same for all sides.
-    Raises UserError when there are more items than identifiers.
+    ``latents`` [n, D] are the items' latents, the sides' parts next to each other. ``shared`` holds one codebook [K, D]
+    a level and ``specific``, for each side, one [K, its part of D] a level. ``shared_codes`` [n, L_m] and
+    ``specific_codes`` (one [n, L_n] a side) are the nearest codes by Eq. 3 and 4. Returns new shared and specific
+    codes; the shared ones are the same for all sides. Raises UserError when there are more items than identifiers.
     """
-    items, own_levels, codes = len(latents), specific[0].shape[0], shared.shape[1]
-    check_room(items, shared.shape[0] + own_levels, codes)
+    items, own_sizes = len(latents), [len(codebook) for codebook in specific[0]]
+    check_room(items, [*map(len, shared), *own_sizes])
     root, settled = np.zeros(items, dtype=np.int64), np.ones(items, dtype=bool)
-    if own_levels == 0:
+    if not own_sizes:
         return _make_unique(Paths(root, latents, shared, shared_codes, settled)), list(specific_codes)
     if len(specific) == 1:
-        whole = np.concatenate([shared, specific[0]])
+        whole = [*shared, *specific[0]]
         path = np.concatenate([shared_codes, specific_codes[0]], axis=1)
         path = _make_unique(Paths(root, latents, whole, path, settled))
         return path[:, : len(shared)], [path[:, len(shared) :]]
 
     above = Paths(root, latents, shared, shared_codes, settled)
     claims = np.sum([_keepers(above, own) for own in specific_codes], axis=0)
-    above = _rebalance(above, own_levels, claims)
-    parts = np.split(above.residual, len(specific), axis=1)
+    above = _rebalance(above, math.prod(own_sizes), claims)
+    ends = np.cumsum([own[0].shape[1] for own in specific])[:-1]
+    parts = np.split(above.residual, ends, axis=1)
     unique = []
     for residual, codebooks, own in zip(parts, specific, specific_codes, strict=True):
         below = Paths(
@@ -82,23 +85,28 @@ def unique_codes(
     return above.codes, unique
 
 
-def check_room(items: int, levels: int, codes: int) -> None:
-    """Raise UserError when ``codes`` to the power of ``levels`` identifiers are fewer than ``items``."""
-    if codes**levels < items:
+def check_room(items: int, sizes: Sequence[int]) -> None:
+    """Raise UserError when levels of these ``sizes`` give fewer identifiers than there are items."""
+    room = math.prod(sizes)
+    if room < items:
+        equal = len(set(sizes)) == 1
+        levels = (
+            f"{len(sizes)} levels of {sizes[0]} codes" if equal else f"levels of {', '.join(map(str, sizes))} codes"
+        )
         raise UserError(
-            f"identifiers: {levels} levels of {codes} codes give {codes**levels:,} identifiers for {items:,} items; "
-            "raise codebook_size, shared_levels or specific_levels"
+            f"identifiers: {levels} give {room:,} identifiers for {items:,} items; raise codebook_size, shared_levels "
+            "or specific_levels"
         )
 
 
 def _make_unique(paths: Paths) -> np.ndarray:
     """Unique codes [n, L] of paths whose nodes have room for their items."""
     claims = _keepers(paths, paths.codes[:, :0])
-    last = paths.codebooks[-1:]
+    last = paths.codebooks[-1]
     above = Paths(paths.node, paths.residual, paths.codebooks[:-1], paths.codes[:, :-1], paths.settled)
-    above = _rebalance(above, 1, claims)
-    code = _encode_unsettled(above.settled, above.residual, last, paths.codes[:, -1:])[:, 0]
-    return np.column_stack([above.codes, _place(above, last[0], code)])
+    above = _rebalance(above, len(last), claims)
+    code = _encode_unsettled(above.settled, above.residual, [last], paths.codes[:, -1:])[:, 0]
+    return np.column_stack([above.codes, _place(above, last, code)])
 
 
 def _keepers(paths: Paths, further: np.ndarray) -> np.ndarray:
@@ -122,17 +130,16 @@ def _keepers(paths: Paths, further: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- rebalance
 
 
-def _rebalance(paths: Paths, levels_below: int, claims: np.ndarray) -> Paths:
-    """Move items so that no node at the end of these paths holds more than K^levels_below of them.
+def _rebalance(paths: Paths, room_below: int, claims: np.ndarray) -> Paths:
+    """Move items so that no node at the end of these paths holds more than ``room_below`` of them.
 
     Items with lower ``claims`` [n] go first. Returns the nodes at the end of the paths, what is left to quantize there,
     the codes, and who is still settled.
     """
     node, residual = paths.node, paths.residual
     codes, settled = paths.codes.copy(), paths.settled.copy()
-    levels, size = paths.codebooks.shape[:2]
     for level, codebook in enumerate(paths.codebooks):
-        room = size ** (levels - 1 - level + levels_below)
+        room = room_below * math.prod(map(len, paths.codebooks[level + 1 :]))
         leaving, target = _overflow(node, residual, codebook, codes[:, level], room, claims)
         if len(leaving):
             settled[leaving] = False
@@ -289,10 +296,10 @@ def _distances(residual: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     return distance
 
 
-def _encode(residual: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+def _encode(residual: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
     """Nearest codes [n, L], level by level (Eq. 3, 4)."""
     codes = np.empty((len(residual), len(codebooks)), dtype=np.int64)
-    for rows in _row_blocks(len(residual), codebooks.shape[1]):
+    for rows in _row_blocks(len(residual), max(map(len, codebooks), default=1)):
         left = residual[rows]
         for level, codebook in enumerate(codebooks):
             codes[rows, level] = _distances(left, codebook).argmin(axis=1)
@@ -301,7 +308,7 @@ def _encode(residual: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
 
 
 def _encode_unsettled(
-    settled: np.ndarray, residual: np.ndarray, codebooks: np.ndarray, codes: np.ndarray
+    settled: np.ndarray, residual: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray
 ) -> np.ndarray:
     """``codes`` [n, L], encoded anew where an item has left the path they were found on."""
     codes = codes.copy()

@@ -96,8 +96,8 @@ def test_base_takes_over_and_overrides_key_by_key(values):
 def test_reordered_keys_give_the_same_canonical_settings(values):
     turned = put(values, "identifiers.joint", dict(reversed(values["identifiers"]["joint"].items())))
     assert (
-        load_catalogue(values).identifiers["deep"].rqvae().canonical()
-        == load_catalogue(turned).identifiers["deep"].rqvae().canonical()
+        load_catalogue(values).identifiers["deep"].quantization().canonical()
+        == load_catalogue(turned).identifiers["deep"].quantization().canonical()
     )
 
 

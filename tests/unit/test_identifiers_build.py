@@ -10,15 +10,15 @@ import polars as pl
 import pytest
 
 from gensar_core import schema
-from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.rqvae import load_model
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import write_json
-from gensar_core.runtime.tensors import save_vectors
+from gensar_core.runtime.tensors import load_vectors, save_vectors
 
-SETTINGS = RQVAESettings(
+SETTINGS = QuantizerSettings(
     latent_size=4,
     hidden_sizes=[16, 8],
     codebook_size=16,
@@ -43,7 +43,7 @@ def vectors(tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
-def build(paths: dict[str, Path], output: Path, settings: RQVAESettings = SETTINGS, **more: Path) -> pl.DataFrame:
+def build(paths: dict[str, Path], output: Path, settings: QuantizerSettings = SETTINGS, **more: Path) -> pl.DataFrame:
     checkpoints = more.get("checkpoints")
     build_identifiers(paths.get("semantic"), paths.get("collaborative"), output, settings, 7, checkpoints)
     return schema.IDENTIFIERS.read(output / "identifiers.parquet")
@@ -105,7 +105,7 @@ def test_one_embedding_alone_gives_both_sides_the_same_identifiers(
         "semantic": scheme,
         "collaborative": scheme,
     }
-    assert load_model(tmp_path / "out" / "model.safetensors").shared.shape == (1, 16, 4)
+    assert load_model(tmp_path / "out" / "model.safetensors").shared[0].shape == (16, 4)
 
 
 def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path:
 def test_levels_may_be_all_shared_or_all_specific(
     vectors: dict[str, Path], tmp_path: Path, levels: tuple[int, int]
 ) -> None:
-    settings = RQVAESettings.model_validate(
+    settings = QuantizerSettings.model_validate(
         {**SETTINGS.model_dump(), "shared_levels": levels[0], "specific_levels": levels[1]}
     )
     frame = build(vectors, tmp_path / "out", settings)
@@ -127,6 +127,113 @@ def test_levels_may_be_all_shared_or_all_specific(
         assert frame.get_column(side).n_unique() == 150
     same = frame.get_column("semantic").equals(frame.get_column("collaborative").alias("semantic"))
     assert same == (levels[1] == 0)
+
+
+def changed(**changes: object) -> QuantizerSettings:
+    return QuantizerSettings.model_validate({**SETTINGS.model_dump(), **changes})
+
+
+def test_every_level_may_have_a_size_of_its_own(vectors: dict[str, Path], tmp_path: Path) -> None:
+    frame = build(vectors, tmp_path / "out", changed(codebook_size=[4, 8, 12]))
+    for side in ("semantic", "collaborative"):
+        assert frame.get_column(side).n_unique() == 150
+        largest = np.array(frame.get_column(side).to_list()).max(axis=0)
+        assert (largest < [4, 8, 12]).all()
+        assert (largest >= [3, 6, 9]).all()
+    vocabulary = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
+    assert vocabulary["collaborative"] == {"levels": ["M1", "R1", "R2"], "sizes": [4, 8, 12]}
+    assert len(IdentifierTable.load(tmp_path / "out").tokens) == 4 + 2 * (8 + 12)
+    assert [len(codebook) for codebook in load_model(tmp_path / "out" / "model.safetensors").own("semantic")] == [8, 12]
+
+
+def test_residual_kmeans_needs_no_training_and_quantizes_the_vectors_themselves(
+    vectors: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        frame = build(vectors, tmp_path / name, changed(quantizer="rq-kmeans", separation_share=0.0))
+    files = ("identifiers.parquet", "vocabulary.json", "model.safetensors", "curve.json")
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    for side in ("semantic", "collaborative"):
+        assert frame.get_column(side).n_unique() == 150
+    record = json.loads((tmp_path / "one" / "stage.json").read_text())
+    assert record["figures"]["steps"] == 0
+    # One level of k-means on both sides' vectors, scaled and side by side: each code is the mean of its items.
+    model = load_model(tmp_path / "one" / "model.safetensors")
+    matrices = {side: load_vectors(path) for side, path in vectors.items()}
+    scaled = []
+    for matrix in matrices.values():
+        centered = matrix - matrix.mean(axis=0)
+        scaled.append(centered / np.sqrt((centered**2).sum(axis=1).mean()))
+    together = np.concatenate(scaled, axis=1)
+    codebook = model.shared[0].detach().numpy()
+    nearest = ((together[:, None] - codebook[None]) ** 2).sum(axis=2).argmin(axis=1)
+    for code in np.unique(nearest):
+        np.testing.assert_allclose(codebook[code], together[nearest == code].mean(axis=0), atol=1e-4)
+    moved = frame.get_column("semantic_moved").to_numpy() | frame.get_column("collaborative_moved").to_numpy()
+    shared = np.array(frame.get_column("semantic").to_list())[:, 0]
+    np.testing.assert_array_equal(shared[~moved], nearest[~moved])
+
+
+# ---------------------------------------------------------------------------------------------------------- collisions
+
+
+def raw_codes(vectors: dict[str, Path], folder: Path) -> dict[str, np.ndarray]:
+    frame = build(vectors, folder, changed(collisions="none"))
+    assert not frame.get_column("semantic_moved").any()
+    return {side: np.array(frame.get_column(side).to_list()) for side in ("semantic", "collaborative")}
+
+
+def test_an_extra_digit_numbers_the_items_of_one_identifier(vectors: dict[str, Path], tmp_path: Path) -> None:
+    raw = raw_codes(vectors, tmp_path / "none")
+    frame = build(vectors, tmp_path / "out", changed(collisions="extra_digit"))
+    vocabulary = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
+    for side, letter in (("semantic", "S"), ("collaborative", "R")):
+        seen: dict[tuple[int, ...], int] = {}
+        expected = []
+        for codes in raw[side].tolist():
+            expected.append([*codes, seen.get(tuple(codes), 0)])
+            seen[tuple(codes)] = expected[-1][-1] + 1
+        assert frame.get_column(side).to_list() == expected
+        assert frame.get_column(side).n_unique() == 150
+        assert vocabulary[side] == {
+            "levels": ["M1", f"{letter}1", f"{letter}2", f"{letter}3"],
+            "sizes": [16, 16, 16, max(seen.values())],
+        }
+    assert len(IdentifierTable.load(tmp_path / "out")) == 150
+    figures = json.loads((tmp_path / "out" / "stage.json").read_text())["figures"]["semantic"]
+    assert figures["collision_rate"] == figures["moved_items"] == figures["added_distortion"] == 0
+
+
+def test_colliding_items_may_be_left_as_they_are_and_are_counted(vectors: dict[str, Path], tmp_path: Path) -> None:
+    raw = raw_codes(vectors, tmp_path / "out")
+    figures = json.loads((tmp_path / "out" / "stage.json").read_text())["figures"]
+    for side, codes in raw.items():
+        _, counts = np.unique(codes, axis=0, return_counts=True)
+        assert figures[side]["collision_rate"] == figures[side]["raw_collision_rate"] == 1 - len(counts) / 150
+        assert figures[side]["colliding_items"] == counts[counts > 1].sum() >= 51
+
+
+def test_the_authors_repair_changes_last_codes_alone_and_leaves_copies_colliding(
+    vectors: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = {"separation_share": 0.0, "codebook_size": [4, 4, 8]}
+    none = build(vectors, tmp_path / "none", changed(collisions="none", **settings))
+    frame = build(vectors, tmp_path / "out", changed(collisions="sinkhorn_repair", **settings))
+    figures = json.loads((tmp_path / "out" / "stage.json").read_text())["figures"]
+    for side in ("semantic", "collaborative"):
+        before, after = (np.array(table.get_column(side).to_list()) for table in (none, frame))
+        np.testing.assert_array_equal(before[:, :2], after[:, :2])
+        np.testing.assert_array_equal((before != after).any(axis=1), frame.get_column(f"{side}_moved").to_numpy())
+        assert 0 < figures[side]["collision_rate"] < figures[side]["raw_collision_rate"]
+        # Items with the same vector have the same distances, so no plan tells them apart.
+        assert len(np.unique(after[[0, *range(100, 150)]], axis=0)) == 1
+
+
+def test_fewer_identifiers_than_items_are_refused_only_where_they_are_to_be_unique(
+    vectors: dict[str, Path], tmp_path: Path
+) -> None:
+    frame = build(vectors, tmp_path / "out", changed(codebook_size=5, collisions="extra_digit"))
+    assert frame.get_column("semantic").n_unique() == 150
 
 
 def test_vectors_that_are_not_finite_are_refused(vectors: dict[str, Path], tmp_path: Path) -> None:
@@ -153,7 +260,7 @@ def test_an_empty_catalogue_and_no_embedding_are_refused(vectors: dict[str, Path
 
 
 def test_too_few_identifiers_are_refused_before_training(vectors: dict[str, Path], tmp_path: Path) -> None:
-    settings = RQVAESettings.model_validate({**SETTINGS.model_dump(), "codebook_size": 5})
+    settings = QuantizerSettings.model_validate({**SETTINGS.model_dump(), "codebook_size": 5})
     with pytest.raises(UserError, match="125 identifiers for 150 items"):
         build(vectors, tmp_path / "out", settings)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gensar_core.config.identifiers import RQVAESettings
-from gensar_core.identifiers import fit
+from gensar_core.config.identifiers import QuantizerSettings
+from gensar_core.identifiers import fit as fitting
 from gensar_core.identifiers.fit import fit_rqvae
 from gensar_core.identifiers.initialize import initialize_codebooks, kmeans, start_as_principal_components
 from gensar_core.identifiers.quality import code_use, collision_rate
@@ -18,7 +18,7 @@ from gensar_core.identifiers.revival import CodeUse, revive
 from gensar_core.identifiers.rqvae import RQVAE, Codes
 from gensar_core.identifiers.separation import separate
 
-SMALL = RQVAESettings(
+SMALL = QuantizerSettings(
     latent_size=4,
     hidden_sizes=[16, 8],
     codebook_size=8,
@@ -30,8 +30,8 @@ SMALL = RQVAESettings(
 )
 
 
-def changed(**changes: object) -> RQVAESettings:
-    return RQVAESettings.model_validate({**SMALL.model_dump(), **changes})
+def changed(**changes: object) -> QuantizerSettings:
+    return QuantizerSettings.model_validate({**SMALL.model_dump(), **changes})
 
 
 def clustered(items: int = 200, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -124,7 +124,7 @@ def test_every_code_of_every_level_is_used_after_initialization() -> None:
     initialize_codebooks(model, scaled, seed=0)
     codes = model.encode_latents(model.all_latents(scaled))
     for side in model.sides:
-        assert code_use(codes.identifier(side), 8)["usage"] == [1.0, 1.0, 1.0]
+        assert code_use(codes.identifier(side), [8, 8, 8])["usage"] == [1.0, 1.0, 1.0]
 
 
 # ---------------------------------------------------------------------------------------------------------- dead codes
@@ -142,17 +142,17 @@ def test_dead_codes_move_to_residuals_of_the_batch_and_others_stay() -> None:
     losses["loss"].backward()
     optimizer.step()
     use.count(codes)
-    use.get_buffer("shared")[0, [2, 5]] = 0
-    before = model.shared.detach().clone()
+    use.of("shared", 0)[[2, 5]] = 0
+    before = model.shared[0].detach().clone()
     torch.manual_seed(0)
     revive(model, use, scaled, optimizer)
-    after, latents = model.shared.detach(), model.all_latents(scaled)
+    after, latents = model.shared[0].detach(), model.all_latents(scaled)
     untouched = [code for code in range(8) if code not in (2, 5)]
-    assert torch.equal(after[0, untouched], before[0, untouched])
+    assert torch.equal(after[untouched], before[untouched])
     for code in (2, 5):
-        assert (latents - after[0, code]).abs().amax(dim=1).min() < 1e-5
-        assert float(optimizer.state[model.shared]["exp_avg"][0, code].abs().max()) == 0.0
-    assert float(optimizer.state[model.shared]["exp_avg"][0, untouched].abs().max()) > 0.0
+        assert (latents - after[code]).abs().amax(dim=1).min() < 1e-5
+        assert float(optimizer.state[model.shared[0]]["exp_avg"][code].abs().max()) == 0.0
+    assert float(optimizer.state[model.shared[0]]["exp_avg"][untouched].abs().max()) > 0.0
 
 
 def test_training_revives_codes_that_nothing_is_near() -> None:
@@ -160,9 +160,9 @@ def test_training_revives_codes_that_nothing_is_near() -> None:
     vectors = {"semantic": clustered(256)["semantic"]}
     used = {}
     for wanted in (True, False):
-        task = fit._Fitting(vectors, changed(revive_dead_codes=wanted), seed=0)
+        task = fitting._Fitting(vectors, changed(revive_dead_codes=wanted), seed=0)
         with torch.no_grad():
-            task.model.shared[0, 1:] += 1000.0
+            task.model.shared[0][1:] += 1000.0
         batches = task.batches(0)
         for step in range(5 * task.steps_per_epoch):
             torch.manual_seed(step)
@@ -170,7 +170,7 @@ def test_training_revives_codes_that_nothing_is_near() -> None:
             task.backward(next(batches))
             task.optimizer.step()
         codes = task.model.encode_latents(task.model.all_latents(task.scaled))
-        used[wanted] = code_use(codes.identifier("semantic"), 8)["usage"][0]
+        used[wanted] = code_use(codes.identifier("semantic"), [8, 8, 8])["usage"][0]
     assert used[False] == 1 / 8
     assert used[True] >= 6 / 8
 
@@ -182,11 +182,12 @@ def test_code_use_counts_by_chain_and_level() -> None:
     batch = Codes(torch.tensor([[7], [7]]), {"semantic": own, "collaborative": own.flip(1)})
     use.count(batch)
     use.count(batch)
-    assert use.get_buffer("shared").tolist() == [[0, 0, 0, 0, 0, 0, 0, 4]]
-    assert use.get_buffer("semantic").tolist() == [[0, 4, 0, 0, 0, 0, 0, 0], [0, 0, 2, 2, 0, 0, 0, 0]]
-    assert use.get_buffer("collaborative").tolist() == [[0, 0, 2, 2, 0, 0, 0, 0], [0, 4, 0, 0, 0, 0, 0, 0]]
+    assert use.of("shared", 0).tolist() == [0, 0, 0, 0, 0, 0, 0, 4]
+    assert use.of("semantic", 0).tolist() == [0, 4, 0, 0, 0, 0, 0, 0]
+    assert use.of("semantic", 1).tolist() == [0, 0, 2, 2, 0, 0, 0, 0]
+    assert use.of("collaborative", 0).tolist() == [0, 0, 2, 2, 0, 0, 0, 0]
     use.clear()
-    assert int(use.get_buffer("shared").sum()) == 0
+    assert all(int(counts.sum()) == 0 for counts in use.buffers())
 
 
 # ---------------------------------------------------------------------------------------------------------- separation
@@ -275,24 +276,24 @@ def test_a_killed_fitting_continues_to_the_same_weights(
 ) -> None:
     vectors = clustered()
     whole, record = fit_rqvae(vectors, SMALL, seed=1)
-    original = fit._Fitting.backward
+    original = fitting._Fitting.backward
 
-    def dying(self: fit._Fitting, batch: tuple[int, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def dying(self: fitting._Fitting, batch: tuple[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         if batch[0] == dies_at:
             raise Killed
         return original(self, batch)
 
-    monkeypatch.setattr(fit._Fitting, "backward", dying)
+    monkeypatch.setattr(fitting._Fitting, "backward", dying)
     with pytest.raises(Killed):
         fit_rqvae(vectors, SMALL, 1, tmp_path, "key")
     monkeypatch.undo()
     steps: list[int] = []
 
-    def counting(self: fit._Fitting, batch: tuple[int, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def counting(self: fitting._Fitting, batch: tuple[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         steps.append(batch[0])
         return original(self, batch)
 
-    monkeypatch.setattr(fit._Fitting, "backward", counting)
+    monkeypatch.setattr(fitting._Fitting, "backward", counting)
     continued, again = fit_rqvae(vectors, SMALL, 1, tmp_path, "key")
     assert weights(continued) == weights(whole)
     assert again.history == record.history
@@ -313,7 +314,7 @@ def test_items_that_are_all_alike_are_fitted() -> None:
     model, _ = fit_rqvae(vectors, SMALL, seed=0)
     latents = model.all_latents(model.scale(vectors))
     assert torch.isfinite(latents).all()
-    assert encode(latents, model.shared)[0].shape == (50, 1)
+    assert encode(latents, list(model.shared))[0].shape == (50, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -322,7 +323,7 @@ def test_items_that_are_all_alike_are_fitted() -> None:
 def test_quality_figures_by_hand() -> None:
     identifiers = torch.tensor([[0, 1], [0, 1], [0, 2], [3, 2]])
     assert collision_rate(identifiers) == pytest.approx(1 / 4)
-    use = code_use(identifiers, 4)
+    use = code_use(identifiers, [4, 4])
     assert use["usage"] == [0.5, 0.5]
     # Shares 3/4 and 1/4: 2 ** H with H = 0.8113 bits; an even split of two codes has perplexity 2.
     assert use["perplexity"] == pytest.approx([2**0.8112781, 2.0], rel=1e-5)

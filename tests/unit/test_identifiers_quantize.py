@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
 
-from gensar_core.config.identifiers import RQVAESettings
+from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.identifiers.quantize import encode, nearest, quantize
 from gensar_core.identifiers.rqvae import RQVAE, load_model, save_model
 
@@ -24,14 +26,19 @@ def loop_codes(vector: np.ndarray, codebooks: np.ndarray) -> tuple[list[int], np
 
 def small_model(seed: int = 0, **changes: object) -> RQVAE:
     torch.manual_seed(seed)
-    settings = RQVAESettings(
+    settings = QuantizerSettings(
         **{"latent_size": 4, "hidden_sizes": [16, 8], "codebook_size": 6, "shared_levels": 2, "specific_levels": 2}
         | changes  # type: ignore[arg-type]
     )
     model = RQVAE({"semantic": 10, "collaborative": 7}, settings)
     for codebooks in model.chains().values():
-        torch.nn.init.normal_(codebooks, std=0.3)
+        for codebook in codebooks:
+            torch.nn.init.normal_(codebook, std=0.3)
     return model
+
+
+def arrays(codebooks: Iterable[torch.Tensor]) -> list[np.ndarray]:
+    return [codebook.detach().numpy() for codebook in codebooks]
 
 
 def some_vectors(items: int = 50, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -71,11 +78,11 @@ def test_identifiers_share_their_first_codes_and_follow_eq_3_to_5() -> None:
     scaled = some_vectors()
     latents = model.all_latents(scaled)
     codes = model.encode_latents(latents)
-    shared_books = model.shared.detach().numpy()
+    shared_books = arrays(model.shared)
     for row, latent in enumerate(latents.numpy()):
         shared, left = loop_codes(latent, shared_books)
-        semantic, _ = loop_codes(left[:4], model.specific["semantic"].detach().numpy())
-        collaborative, _ = loop_codes(left[4:], model.specific["collaborative"].detach().numpy())
+        semantic, _ = loop_codes(left[:4], arrays(model.own("semantic")))
+        collaborative, _ = loop_codes(left[4:], arrays(model.own("collaborative")))
         assert codes.identifier("semantic")[row].tolist() == shared + semantic
         assert codes.identifier("collaborative")[row].tolist() == shared + collaborative
 
@@ -85,10 +92,10 @@ def test_quantized_latents_are_the_sums_of_eq_6() -> None:
     codes = model.encode_latents(model.all_latents(some_vectors(5)))
     quantized = model.quantized(codes)
     for row in range(5):
-        shared = sum(model.shared[level, codes.shared[row, level]] for level in range(2))
+        shared = sum(model.shared[level][codes.shared[row, level]] for level in range(2))
         own = torch.cat(
             [
-                sum(model.specific[side][level, codes.specific[side][row, level]] for level in range(2))  # type: ignore[misc]
+                sum(model.own(side)[level][codes.specific[side][row, level]] for level in range(2))  # type: ignore[misc]
                 for side in ("semantic", "collaborative")
             ]
         )
@@ -141,12 +148,12 @@ def test_reconstruction_and_total_loss_are_eq_8_and_10() -> None:
     for row in range(20):
         left = latents[row].numpy()
         for codebooks, part in [(model.shared, slice(0, 8))]:
-            for codebook in codebooks.detach().numpy():
+            for codebook in arrays(codebooks):
                 left = left - codebook[loop_codes(left[part], codebook[None])[0][0]]
                 expected += 1.25 * float((left**2).sum()) / 20
         for side, part in (("semantic", slice(0, 4)), ("collaborative", slice(4, 8))):
             own = left[part]
-            for codebook in model.specific[side].detach().numpy():
+            for codebook in arrays(model.own(side)):
                 own = own - codebook[loop_codes(own, codebook[None])[0][0]]
                 expected += 1.25 * float((own**2).sum()) / 20
     assert float(losses["quantization"]) == pytest.approx(expected, rel=1e-4)

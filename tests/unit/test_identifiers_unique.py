@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from gensar_core.errors import UserError
 from gensar_core.identifiers.unique import unique_codes
 
 
-def greedy(residual: np.ndarray, codebooks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def greedy(residual: np.ndarray, codebooks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Nearest codes, level by level, and what is left."""
     codes = np.zeros((len(residual), len(codebooks)), dtype=np.int64)
     left = residual.astype(np.float64)
@@ -26,13 +28,25 @@ def greedy(residual: np.ndarray, codebooks: np.ndarray) -> tuple[np.ndarray, np.
 class Catalogue:
     """Latents, random codebooks and nearest codes of a catalogue; `assign` makes them unique."""
 
-    def __init__(self, latents: np.ndarray, levels: tuple[int, int], codes: int, sides: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        latents: np.ndarray,
+        levels: tuple[int, int],
+        codes: int | list[int],
+        sides: int = 2,
+        seed: int = 0,
+    ) -> None:
         source = np.random.default_rng(seed)
         self.latents = latents.astype(np.float32)
-        self.size, self.width = codes, latents.shape[1] // sides
-        self.shared = source.standard_normal((levels[0], codes, latents.shape[1])).astype(np.float32)
-        own_shape = (levels[1], codes, self.width)
-        self.specific = [source.standard_normal(own_shape).astype(np.float32) * 0.5 for _ in range(sides)]
+        self.sizes = [codes] * sum(levels) if isinstance(codes, int) else codes
+        width = latents.shape[1] // sides
+
+        def codebooks(sizes: list[int], width: int) -> list[np.ndarray]:
+            return [source.standard_normal((size, width)).astype(np.float32) for size in sizes]
+
+        self.shared = codebooks(self.sizes[: levels[0]], latents.shape[1])
+        own = self.sizes[levels[0] :]
+        self.specific = [[book * np.float32(0.5) for book in codebooks(own, width)] for _ in range(sides)]
         self.shared_codes, left = greedy(self.latents, self.shared)
         parts = np.split(left, sides, axis=1)
         self.own_codes = [greedy(part, books)[0] for part, books in zip(parts, self.specific, strict=True)]
@@ -60,7 +74,7 @@ def check_proof(catalogue: Catalogue, minimal: bool = True) -> list[np.ndarray]:
     for old, new in zip(catalogue.raw(), after, strict=True):
         assert distinct(new) == len(new)
         assert new.min() >= 0
-        assert new.max() < catalogue.size
+        assert (new < catalogue.sizes).all()
         np.testing.assert_array_equal(new[:, :levels], after[0][:, :levels])
         moved = (old != new).any(axis=1)
         assert moved.sum() >= len(old) - distinct(old)
@@ -97,6 +111,27 @@ def test_any_catalogue_that_fits_gets_unique_identifiers(
         and np.unique(catalogue.shared_codes, axis=0, return_counts=True)[1].max(initial=0) > room
     )
     check_proof(catalogue, minimal=not overflow)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(2, 6), min_size=2, max_size=4),
+    shared=st.integers(0, 4),
+    share=st.floats(0.05, 1.0),
+    distinct_vectors=st.integers(1, 6),
+    sides=st.sampled_from([1, 2]),
+    seed=st.integers(0, 10_000),
+)
+def test_levels_of_different_sizes_get_unique_identifiers_too(
+    sizes: list[int], shared: int, share: float, distinct_vectors: int, sides: int, seed: int
+) -> None:
+    shared = min(shared, len(sizes))
+    source = np.random.default_rng(seed)
+    items = max(1, int(share * math.prod(sizes)))
+    few = source.standard_normal((distinct_vectors, 2 * sides))
+    latents = few[source.integers(distinct_vectors, size=items)]
+    levels = (shared, len(sizes) - shared)
+    check_proof(Catalogue(latents, levels, codes=sizes, sides=sides, seed=seed), minimal=False)
 
 
 def test_a_full_space_is_filled_completely() -> None:
@@ -164,12 +199,11 @@ def test_last_level_assignment_is_the_best_of_all(seed: int, items: int) -> None
 
 def test_an_overfull_prefix_sends_out_the_items_nearest_to_another() -> None:
     # First level: codes at 0, 10, 30, 100; five items at 0.0 .. 0.4 stand at code 0, which has room for four.
-    shared = np.zeros((0, 4, 1), dtype=np.float32)
     specific = np.array([[[0.0], [10.0], [30.0], [100.0]], [[0.0], [0.1], [0.2], [0.3]]], dtype=np.float32)
     latents = np.array([[0.0], [0.1], [0.2], [0.3], [0.35]], dtype=np.float32)
     codes, _ = greedy(latents, specific)
     assert codes.tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [0, 3]]
-    _, (found,) = unique_codes(latents, shared, [specific], np.zeros((5, 0), dtype=np.int64), [codes])
+    _, (found,) = unique_codes(latents, [], [specific], np.zeros((5, 0), dtype=np.int64), [codes])
     # Items 3 and 4 collide; 3 lies on its code exactly and stays, 4 goes to the node at 10 and there to code 0.
     assert found.tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [1, 0]]
 
@@ -177,6 +211,12 @@ def test_an_overfull_prefix_sends_out_the_items_nearest_to_another() -> None:
 def test_too_many_items_are_refused_with_the_numbers() -> None:
     catalogue = Catalogue(np.zeros((9, 2)), levels=(0, 3), codes=2, sides=1)
     with pytest.raises(UserError, match=r"3 levels of 2 codes give 8 identifiers for 9 items"):
+        catalogue.assign()
+
+
+def test_too_many_items_for_levels_of_different_sizes_are_refused_with_the_numbers() -> None:
+    catalogue = Catalogue(np.zeros((13, 2)), levels=(0, 2), codes=[3, 4], sides=1)
+    with pytest.raises(UserError, match=r"levels of 3, 4 codes give 12 identifiers for 13 items"):
         catalogue.assign()
 
 
