@@ -23,7 +23,7 @@ configfile: "config.yaml"
 
 try:
     catalogue = load_catalogue(config)
-    check_methods(catalogue, checked=Path(".snakemake/gensar"))
+    method_inputs = check_methods(catalogue, checked=Path(".snakemake/gensar"))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -17,6 +17,7 @@ rule method:
             "training_events.parquet",
         ),
         embedding=method_embedding,
+        negatives=method_negatives,
     output:
         model=directory("results/{dataset}/models/{method}"),
         ranks="results/{dataset}/ranks/{method}.parquet",

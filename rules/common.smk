@@ -83,6 +83,15 @@ def method_embedding(wildcards):
     )
 
 
+def method_negatives(wildcards):
+    """The stored training negatives, for a method that trains on them."""
+    return (
+        [f"results/{wildcards.dataset}/training_negatives/training_negatives.parquet"]
+        if "training_negatives" in method_inputs[wildcards.method]
+        else []
+    )
+
+
 def method_settings(wildcards):
     """What the method's own file reads."""
     entry = catalogue.methods[wildcards.method]

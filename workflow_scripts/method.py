@@ -20,4 +20,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         ranks=Path(snakemake.output.ranks).parent,
         seed=snakemake.params.seed,
         checkpoints=Path(snakemake.params.checkpoints),
+        training_negatives=Path(snakemake.input.negatives[0]) if snakemake.input.negatives else None,
     )

@@ -6,7 +6,8 @@ import abc
 import functools
 import hashlib
 import importlib
-import pkgutil
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -25,8 +26,8 @@ from gensar_core.runtime.tensors import load_vectors
 
 S = TypeVar("S", bound=Settings)
 
-#: Files of this folder that are not methods.
-_NOT_METHODS = ("interface", "losses", "run", "sequences", "sequential")
+#: What a method's file says near its end, at the beginning of a line; other files of this folder do not.
+_NAMES_A_METHOD = "\nMETHOD = "
 
 #: What a method may read of a data set, to learn or to rank.
 INPUTS: Final = {
@@ -42,11 +43,15 @@ INPUTS: Final = {
 
 @dataclass(frozen=True)
 class MethodData:
-    """All that a method may see of a data set: canonical tables, samples, and one text embedding if it names one."""
+    """All that a method may see of a data set: canonical tables, samples, and one text embedding if it names one.
+
+    ``training_negatives`` is the table's file, for methods that name it among their inputs.
+    """
 
     canonical: Path
     samples_folder: Path
     embedding: Path | None = None
+    training_negatives: Path | None = None
 
     @functools.cached_property
     def n_items(self) -> int:
@@ -72,6 +77,13 @@ class MethodData:
     def samples(self) -> pl.DataFrame:
         """All samples (table `samples`)."""
         return schema.SAMPLES.read(self.samples_folder / "samples.parquet")
+
+    @functools.cached_property
+    def negatives(self) -> pl.DataFrame:
+        """The stored negatives of train samples (table `training_negatives`)."""
+        if self.training_negatives is None:
+            raise UserError("this method trains on stored negatives: give it the table training_negatives")
+        return schema.TRAINING_NEGATIVES.read(self.training_negatives)
 
     def vectors(self, name: str) -> np.ndarray:
         """A matrix of the text embedding: `items` or `queries`, float32 [rows, dimensions]."""
@@ -121,8 +133,8 @@ class Method(abc.ABC, Generic[S]):
 
 def kinds() -> list[str]:
     """Every method there is, by the name of its file."""
-    folder = str(Path(__file__).parent)
-    return sorted(module.name for module in pkgutil.iter_modules([folder]) if module.name not in _NOT_METHODS)
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(file.stem for file in files if _NAMES_A_METHOD in file.read_text(encoding="utf-8"))
 
 
 def find(kind: str, where: str = "methods") -> type[Method[Any]]:
@@ -133,20 +145,28 @@ def find(kind: str, where: str = "methods") -> type[Method[Any]]:
     return method
 
 
-def check_methods(catalogue: Catalogue, where: str = "config", checked: Path | None = None) -> None:
-    """Check the own keys of every entry of `methods`. Raises UserError naming the first wrong one.
+def check_methods(
+    catalogue: Catalogue, where: str = "config", checked: Path | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Check the own keys of every entry of `methods`; return each entry's `inputs`.
 
     Importing the methods takes seconds (they import torch), so what was found right is remembered in the folder
-    ``checked`` under a hash of the entries and of the methods' code.
+    ``checked`` under a hash of the entries and of the methods' code. Raises UserError naming the first wrong entry.
     """
     entries = {name: {"kind": entry.kind, **entry.own()} for name, entry in catalogue.methods.items()}
     code = fingerprint(*(f"gensar_core.baselines.{kind}" for kind in kinds()))
-    mark = hashlib.sha256((canonical_json(entries) + code).encode()).hexdigest()[:16]
-    if checked is not None and (checked / mark).is_file():
-        return
+    key = hashlib.sha256((canonical_json(entries) + code).encode()).hexdigest()[:16]
+    remembered = checked / f"{key}.json" if checked is not None else None
+    if remembered is not None and remembered.is_file():
+        return {name: tuple(inputs) for name, inputs in json.loads(remembered.read_text(encoding="utf-8")).items()}
+    inputs = {}
     for name, entry in catalogue.methods.items():
         method = find(entry.kind, f"{where}: methods.{name}.kind")
         validate(method.settings_model, entry.own(), where, f"methods.{name}")
-    if checked is not None:
-        checked.mkdir(parents=True, exist_ok=True)
-        (checked / mark).touch()
+        inputs[name] = method.inputs
+    if remembered is not None:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        partial = remembered.with_suffix(f".{os.getpid()}")
+        partial.write_text(canonical_json(inputs), encoding="utf-8")
+        partial.replace(remembered)
+    return inputs

@@ -32,16 +32,18 @@ def fit_and_rank(
     ranks: Path,
     seed: int,
     checkpoints: Path | None,
+    training_negatives: Path | None = None,
 ) -> None:
     """Write the folder ``model`` of a fitted method, and {name}.parquet (table `ranks`) into the folder ``ranks``.
 
     ``kind`` names the method's file and ``own`` its settings; ``embedding`` is a vectors.safetensors file for methods
     that read text vectors; ``checkpoints`` a folder of this method alone, from which a killed training continues, and
-    which is gone when all is written. Raises UserError on wrong settings, or when there is no target to rank.
+    which is gone when all is written; ``training_negatives`` the table's file for methods that name it among their
+    inputs. Raises UserError on wrong settings, or when there is no target to rank.
     """
     method_class = find(kind, f"methods.{name}.kind")
     settings = validate(method_class.settings_model, dict(own), f"methods.{name}")
-    data = MethodData(canonical, samples, embedding)
+    data = MethodData(canonical, samples, embedding, training_negatives)
     tasks = ranked_tasks(method_class, data.samples, samples)
     method = method_class(settings, data, seed)
     code = method_class.__module__
@@ -49,7 +51,7 @@ def fit_and_rank(
 
     inputs = [samples / file for file in ("training_events.parquet", "samples.parquet", "candidates.parquet")]
     inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
-    inputs += [embedding] if embedding is not None else []
+    inputs += [path for path in (embedding, training_negatives) if path is not None]
     with Stage("method", model, settings=recorded, inputs=inputs, seed=seed, code=code) as stage:
         started = time.monotonic()
         fitted = method.fit(checkpoints, stage.key)

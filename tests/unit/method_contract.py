@@ -21,6 +21,8 @@ from gensar_core.ranking.metrics import average_ranks
 from gensar_core.runtime.tensors import save_vectors
 
 N_USERS, N_ITEMS, N_QUERIES, N_NEGATIVES = 64, 40, 5, 20
+#: Negatives that are stored for each train target.
+N_STORED = 4
 
 
 def write_shop(
@@ -31,11 +33,13 @@ def write_shop(
     histories: list[list[int]] | None = None,
     targets: list[int] | None = None,
     negatives: int = N_NEGATIVES,
+    searching: bool = False,
 ) -> MethodData:
     """A data set in which each user has the given recommendation clicks, each followed by a search for the same item.
 
-    All of these are training events. Every user has a valid and a test target of both tasks: the last click, after the
-    clicks before it, unless ``histories`` and ``targets`` say otherwise.
+    All of these are training events. Every user has a train, a valid and a test target of both tasks: the last click,
+    after the clicks before it, unless ``histories`` and ``targets`` say otherwise. ``searching`` puts the search for
+    each item into the histories too.
     """
     canonical, samples = folder / "canonical", folder / "samples"
     for made in (canonical, samples):
@@ -67,14 +71,14 @@ def write_shop(
     }  # fmt: skip
     schema.EVENTS.write(pl.DataFrame(events), samples / "training_events.parquet")
 
-    keys = [(task, split, user) for task in schema.TASKS for split in ("valid", "test") for user in range(len(clicks))]
+    keys = [(task, split, user) for task in schema.TASKS for split in schema.SPLITS for user in range(len(clicks))]
+    shown = [searched_history(own, n_queries) if searching else clicked_history(own) for own in histories]
     rows = {
         "sample_id": range(len(keys)), "task": [key[0] for key in keys], "split": [key[1] for key in keys],
         "user_id": [key[2] for key in keys], "time": [99] * len(keys), "event_id": [0] * len(keys),
         "target_item": [targets[key[2]] for key in keys],
         "query_id": [targets[key[2]] % n_queries if key[0] == "search" else None for key in keys],
-        "history_behavior": [[schema.RECOMMENDED_ITEM] * len(histories[key[2]]) for key in keys],
-        "history_object": [histories[key[2]] for key in keys],
+        "history_behavior": [shown[key[2]][0] for key in keys], "history_object": [shown[key[2]][1] for key in keys],
     }  # fmt: skip
     schema.SAMPLES.write(pl.DataFrame(rows), samples / "samples.parquet")
     rng = np.random.default_rng(1)
@@ -82,11 +86,25 @@ def write_shop(
         [item for item in rng.permutation(n_items).tolist() if item != target][:negatives]
         for target in rows["target_item"]
     ]
-    candidates = pl.DataFrame({"sample_id": rows["sample_id"], "negatives": drawn}, strict=False)
-    schema.CANDIDATES.write(candidates, samples / "candidates.parquet")
+    lists = pl.DataFrame({"sample_id": rows["sample_id"], "negatives": drawn}, strict=False)
+    trained = pl.Series([key[1] == "train" for key in keys])
+    schema.CANDIDATES.write(lists.filter(~trained), samples / "candidates.parquet")
+    stored = lists.filter(trained).with_columns(pl.col("negatives").list.head(N_STORED))
+    schema.TRAINING_NEGATIVES.write(stored, samples / "training_negatives.parquet")
     vectors = {"items": rng.normal(size=(n_items, 7)), "queries": rng.normal(size=(n_queries, 7))}
     save_vectors(vectors, folder / "vectors.safetensors")
-    return MethodData(canonical, samples, folder / "vectors.safetensors")
+    return MethodData(canonical, samples, folder / "vectors.safetensors", samples / "training_negatives.parquet")
+
+
+def clicked_history(items: list[int]) -> tuple[list[int], list[int]]:
+    """Behaviors and objects of recommendation clicks."""
+    return [schema.RECOMMENDED_ITEM] * len(items), items
+
+
+def searched_history(items: list[int], n_queries: int) -> tuple[list[int], list[int]]:
+    """Behaviors and objects of recommendation clicks, each followed by the search for its item."""
+    behaviors = [schema.RECOMMENDED_ITEM, schema.SEARCHED_QUERY, schema.SEARCHED_ITEM] * len(items)
+    return behaviors, [value for item in items for value in (item, item % n_queries, item)]
 
 
 def random_clicks() -> list[list[int]]:
@@ -118,7 +136,7 @@ class MethodContract:
     @pytest.fixture(scope="class")
     @classmethod
     def data(cls, tmp_path_factory: pytest.TempPathFactory) -> MethodData:
-        return write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS)
+        return write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS, searching=True)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -145,12 +163,12 @@ class MethodContract:
         assert np.isfinite(scores).all()
 
     def test_empty_and_very_long_histories_are_scored(self, fitted: Method[Any], lists: CandidateLists) -> None:
-        lengths = np.resize([0, 200, 1], len(lists))
+        items = [[length % N_ITEMS] * length for length in np.resize([0, 200, 1], len(lists)).tolist()]
+        # Clicks alone, and clicks and searches.
+        shown = [searched_history(own, N_QUERIES) if row % 2 else clicked_history(own) for row, own in enumerate(items)]
         histories = lists.samples.with_columns(
-            history_behavior=pl.Series(
-                [[schema.RECOMMENDED_ITEM] * length for length in lengths], dtype=pl.List(pl.UInt8)
-            ),
-            history_object=pl.Series([[length % N_ITEMS] * length for length in lengths], dtype=pl.List(pl.Int32)),
+            history_behavior=pl.Series([own[0] for own in shown], dtype=pl.List(pl.UInt8)),
+            history_object=pl.Series([own[1] for own in shown], dtype=pl.List(pl.Int32)),
         )
         assert np.isfinite(fitted.score(replace(lists, samples=histories))).all()
 
@@ -174,12 +192,12 @@ class MethodContract:
         assert (loaded.score(lists) == fitted.score(lists)).all()
         assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors"}
 
-    def test_equal_seeds_give_equal_scores(
-        self, fitted: Method[Any], data: MethodData, lists: CandidateLists, tmp_path: Path
-    ) -> None:
+    def test_equal_seeds_give_equal_scores(self, fitted: Method[Any], data: MethodData, tmp_path: Path) -> None:
         again = self.make(data)
         again.fit(None, "")
-        assert (again.score(lists) == fitted.score(lists)).all()
+        for task in again.tasks:
+            lists = load_candidates(data.samples_folder, task, "test")
+            assert (again.score(lists) == fitted.score(lists)).all()
         for method, name in ((fitted, "first"), (again, "second")):
             (tmp_path / name).mkdir()
             method.save(tmp_path / name)
@@ -199,9 +217,12 @@ class TrainedMethodContract(MethodContract):
 
     #: Share of the targets that must come first; chance is 1 / 21.
     by_heart: ClassVar[float] = 0.95
+    #: The same for search, of a method that cannot tell apart users who ask the same query.
+    by_heart_in_search: ClassVar[float | None] = None
 
-    def test_learns_training_targets_by_heart(self, fitted: Method[Any], lists: CandidateLists) -> None:
-        assert np.mean(ranks(fitted, lists) == 1.0) > self.by_heart
+    def test_learns_training_targets_by_heart(self, fitted: Method[Any], lists: CandidateLists, task: str) -> None:
+        least = self.by_heart_in_search if task == "search" else None
+        assert np.mean(ranks(fitted, lists) == 1.0) > (self.by_heart if least is None else least)
 
     def test_item_vectors_are_one_row_an_item(self, fitted: Method[Any]) -> None:
         learned = fitted.item_vectors()

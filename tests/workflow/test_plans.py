@@ -9,6 +9,7 @@ def test_the_papers_experiment_shows_the_full_plan(workflow):
         "download_product_search",
         "canonical_amazon",
         "samples",
+        "training_negatives",
         "embed_text",
         "embed_sequential",
         "identifiers",

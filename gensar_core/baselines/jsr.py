@@ -1,0 +1,70 @@
+"""JSR: one table of item vectors for two scorers, of a user's items and of a query's."""
+
+from __future__ import annotations
+
+import torch
+
+from gensar_core.baselines.blocks import Dropout, on_distinct, xavier
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.ranked import RankedMethod, RankedSettings, RowModel
+from gensar_core.baselines.rows import RowBatch
+from gensar_core.baselines.words import QueryWords, query_words
+from gensar_core.config.base import Positive, Rate
+
+
+class JSRSettings(RankedSettings):
+    """Sizes and weights, beside what all methods trained on rows have."""
+
+    max_query_words: Positive = 50
+    #: Weight of the search loss.
+    search_weight: Rate = 1.0
+
+
+class JSRModel(RowModel):
+    """Scorers of products of vectors."""
+
+    def __init__(self, data: MethodData, settings: JSRSettings) -> None:
+        size = settings.dimensions
+        super().__init__(data, size, size)
+        self.words = QueryWords(*query_words(data, settings.max_query_words), size)
+        self.scorers = torch.nn.ModuleDict({task: _scorer(size, settings.dropout) for task in ("rec", "search")})
+        xavier(self)
+
+    def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits of the candidates."""
+        assert self.users is not None
+        asking = self.users(batch.users) if batch.task == "rec" else on_distinct(self.words, batch.queries)
+        logits: torch.Tensor = self.scorers[batch.task](asking[:, None] * self.items(batch.candidates))
+        return logits.squeeze(-1), {}
+
+
+def _scorer(size: int, dropout: float) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Linear(size, size),
+        torch.nn.ReLU(),
+        Dropout(dropout),
+        torch.nn.Linear(size, size // 2),
+        torch.nn.ReLU(),
+        Dropout(dropout),
+        torch.nn.Linear(size // 2, 1),
+    )
+
+
+class JSR(RankedMethod[JSRSettings]):
+    """Zamani and Croft, 2018."""
+
+    tasks = ("rec", "search")
+    inputs = ("clicks", "searches", "words", "training_negatives")
+    paper = "Zamani and Croft: Joint Modeling and Optimization of Search and Recommendation. DESIRES 2018"
+    settings_model = JSRSettings
+
+    def build(self) -> JSRModel:
+        """An untrained model."""
+        return JSRModel(self.data, self.settings)
+
+    def task_weight(self, task: str) -> float:
+        """The weight of a task's losses."""
+        return self.settings.search_weight if task == "search" else 1.0
+
+
+METHOD = JSR

@@ -1,0 +1,224 @@
+"""Prediction targets as flat arrays: what methods train on that take one target, its history and its query at a time.
+
+A history's *slots* are its recommendation clicks and its search sessions. The *place* of a slot is its number among all
+slots of its row, from 0, oldest first. In batches, rows are padded after their end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from gensar_core import schema
+from gensar_core.runtime.arrays import Ragged, ranges
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Histories of rows [rows].
+
+    ``clicks`` are the items of recommendation clicks and ``searches`` the queries of search sessions, both oldest
+    first, with their places ``click_places`` [total clicks] and ``search_places`` [total searches]; ``found`` has one
+    row for each search, of all rows one after the other: the items clicked after it.
+    """
+
+    clicks: Ragged
+    click_places: np.ndarray
+    searches: Ragged
+    search_places: np.ndarray
+    found: Ragged
+
+    @classmethod
+    def from_samples(cls, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> Histories:
+        """Histories of a samples table: the last so many recommendation clicks and search sessions of each."""
+        behaviors = Ragged.from_series(samples.get_column("history_behavior"))
+        objects = Ragged.from_series(samples.get_column("history_object")).values
+        behavior, row = behaviors.values, behaviors.rows
+        entries = Ragged(behaviors.offsets, np.arange(len(behavior)))
+        clicks = entries.filter(behavior == schema.RECOMMENDED_ITEM).tail(max_recommendations)
+        searches = entries.filter(behavior == schema.SEARCHED_QUERY).tail(max_searches)
+
+        is_slot = np.zeros(len(behavior), dtype=bool)
+        is_slot[clicks.values] = is_slot[searches.values] = True
+        slots_before = np.concatenate([[0], np.cumsum(is_slot)])
+        place = slots_before[:-1] - slots_before[behaviors.offsets[:-1]][row]
+
+        # The clicks of a session follow its query. Those of a session that is cut off go with it.
+        query_before = np.maximum.accumulate(np.where(behavior == schema.SEARCHED_QUERY, entries.values, -1))
+        found = np.flatnonzero(behavior == schema.SEARCHED_ITEM)
+        found = found[query_before[found] >= behaviors.offsets[:-1][row[found]]]
+        found = found[is_slot[query_before[found]]]
+        number = np.zeros(len(behavior), dtype=np.int64)
+        number[searches.values] = np.arange(len(searches.values))
+        counts = np.bincount(number[query_before[found]], minlength=len(searches.values))
+        return cls(
+            Ragged(clicks.offsets, objects[clicks.values]),
+            place[clicks.values],
+            Ragged(searches.offsets, objects[searches.values]),
+            place[searches.values],
+            Ragged.from_lengths(counts, objects[found]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.clicks)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of slots of each row [rows]."""
+        lengths: np.ndarray = self.clicks.lengths + self.searches.lengths
+        return lengths
+
+    def take(self, rows: np.ndarray) -> Histories:
+        """The given rows, in the given order."""
+        clicks, searches = self.clicks.take(rows), self.searches.take(rows)
+        click_numbers = ranges(self.clicks.offsets[:-1][rows], clicks.lengths)
+        search_numbers = ranges(self.searches.offsets[:-1][rows], searches.lengths)
+        return Histories(
+            clicks,
+            self.click_places[click_numbers],
+            searches,
+            self.search_places[search_numbers],
+            self.found.take(search_numbers),
+        )
+
+    def padded(self, device: torch.device) -> HistoryBatch:
+        """As tensors."""
+        searches = self.searches
+        width, most = max(1, int(searches.lengths.max(initial=0))), max(1, int(self.found.lengths.max(initial=0)))
+        cells = searches.rows, np.arange(len(searches.values)) - searches.offsets[searches.rows]
+        found, has_found = np.zeros((2, len(self), width, most), dtype=np.int64)
+        found[cells] = self.found.padded(most, 0)
+        has_found[cells] = np.arange(most) < self.found.lengths[:, None]
+        clicks = max(1, int(self.clicks.lengths.max(initial=0)))
+
+        def moved(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(device)
+
+        def slots(rows: Ragged, values: np.ndarray, width: int) -> torch.Tensor:
+            return moved(Ragged(rows.offsets, values).padded(width, 0).astype(np.int64, copy=False))
+
+        return HistoryBatch(
+            slots(self.clicks, self.clicks.values, clicks),
+            slots(self.clicks, self.click_places, clicks),
+            moved(np.arange(clicks) < self.clicks.lengths[:, None]),
+            slots(searches, searches.values, width),
+            slots(searches, self.search_places, width),
+            moved(np.arange(width) < searches.lengths[:, None]),
+            moved(found),
+            moved(has_found.astype(bool)),
+        )
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """Padded histories: int64 tensors, 0 where nothing stands, and bool tensors that say where something does.
+
+    ``clicks``, ``click_places`` and ``is_click`` [rows, clicks]; ``searches``, ``search_places`` and ``is_search``
+    [rows, searches]; ``found`` and ``is_found`` [rows, searches, items a search]. No width is below 1.
+    """
+
+    clicks: torch.Tensor
+    click_places: torch.Tensor
+    is_click: torch.Tensor
+    searches: torch.Tensor
+    search_places: torch.Tensor
+    is_search: torch.Tensor
+    found: torch.Tensor
+    is_found: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Targets of one task, padded.
+
+    ``users`` and ``queries`` int64 [rows] (a query of 0 for rec, to be ignored); ``candidates`` int64 [rows, width]
+    with the positive in column 0, and ``present`` bool [rows, width]; ``rows`` says which rows of their `Rows` these
+    are.
+    """
+
+    task: str
+    rows: np.ndarray
+    users: torch.Tensor
+    queries: torch.Tensor
+    history: HistoryBatch
+    candidates: torch.Tensor
+    present: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Targets of one task: ``users`` and ``queries`` int64 [rows], and their histories."""
+
+    task: str
+    users: np.ndarray
+    queries: np.ndarray
+    histories: Histories
+
+    @classmethod
+    def from_samples(cls, task: str, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> Rows:
+        """Rows of a samples table that holds this one task, in its order."""
+        return cls(
+            task,
+            samples.get_column("user_id").to_numpy().astype(np.int64),
+            samples.get_column("query_id").fill_null(0).to_numpy().astype(np.int64),
+            Histories.from_samples(samples, max_recommendations, max_searches),
+        )
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def batch(self, rows: np.ndarray, candidates: np.ndarray, device: torch.device) -> RowBatch:
+        """The given rows with ``candidates`` int [rows, width], -1 where none stands."""
+        return RowBatch(
+            self.task,
+            rows,
+            torch.from_numpy(self.users[rows]).to(device),
+            torch.from_numpy(self.queries[rows]).to(device),
+            self.histories.take(rows).padded(device),
+            torch.from_numpy(np.maximum(candidates, 0).astype(np.int64)).to(device),
+            torch.from_numpy(candidates >= 0).to(device),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Train targets of one task with their stored negatives, int32 [rows, negatives], -1 at the end of short lists."""
+
+    rows: Rows
+    targets: np.ndarray
+    negatives: np.ndarray
+
+    @classmethod
+    def from_samples(
+        cls,
+        task: str,
+        samples: pl.DataFrame,
+        negatives: pl.DataFrame | None,
+        max_recommendations: int,
+        max_searches: int,
+    ) -> TrainingRows:
+        """The train rows of a task in a samples table; ``negatives`` (table `training_negatives`) may be left out."""
+        train = samples.filter((pl.col("task") == task) & (pl.col("split") == "train")).sort("sample_id")
+        stored = np.zeros((len(train), 0), dtype=np.int32)
+        if negatives is not None:
+            lists = Ragged.from_series(
+                train.join(negatives, on="sample_id", how="left", maintain_order="left")["negatives"]
+            )
+            stored = lists.padded(int(lists.lengths.max(initial=0)), -1)
+        return cls(
+            Rows.from_samples(task, train, max_recommendations, max_searches),
+            train.get_column("target_item").to_numpy().astype(np.int64),
+            stored.astype(np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: np.ndarray, sampled: np.ndarray, device: torch.device) -> RowBatch:
+        """The given rows: each target, its stored negatives, and ``sampled`` ones [rows, any] that are not it."""
+        targets = self.targets[rows, None]
+        sampled = np.where(sampled == targets, -1, sampled)
+        return self.rows.batch(rows, np.concatenate([targets, self.negatives[rows], sampled], axis=1), device)

@@ -1,0 +1,22 @@
+"""The joint methods: the contract of all methods."""
+
+from tests.unit.method_contract import TrainedMethodContract
+
+SMALL = {
+    "dimensions": 16,
+    "dropout": 0.0,
+    "sampled_negatives": 24,
+    "popularity_power": 0.0,
+    "learning_rate": 1.0e-2,
+    "weight_decay": 0.0,
+    "batch_size": 64,
+    "epochs": 80,
+    "validate_every": 40,
+}
+
+
+class TestJSR(TrainedMethodContract):
+    kind = "jsr"
+    own = SMALL
+    # Queries stand for eight items each, of which four are among 20 candidates.
+    by_heart_in_search = 0.2
