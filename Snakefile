@@ -44,6 +44,7 @@ include: "rules/identifiers.smk"
 include: "rules/corpora.smk"
 include: "rules/generator.smk"
 include: "rules/baselines.smk"
+include: "rules/fusions.smk"
 include: "rules/evaluation.smk"
 
 

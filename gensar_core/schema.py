@@ -79,6 +79,10 @@ class Table:
             raise UserError(f"{place}table {self.name!r}: rows are not unique in {', '.join(self.unique)}")
         return frame
 
+    def empty(self) -> pl.DataFrame:
+        """This table without rows."""
+        return pl.DataFrame(schema=self.schema)
+
     def read(self, path: Path) -> pl.DataFrame:
         """Read and check a Parquet file of this table. Raises UserError when it is missing or not this table."""
         if not path.is_file():
@@ -260,6 +264,16 @@ RANKS: Final = Table(
     unique=("sample_id",),
 )
 
+SCORES: Final = Table(
+    "scores",
+    "what a method thinks of each candidate of each valid and test target; what fusions are made of",
+    {
+        "sample_id": Column(pl.Int64(), "the sample"),
+        "scores": Column(pl.List(pl.Float32()), "of the target, then of its negatives, in their order"),
+    },
+    unique=("sample_id",),
+)
+
 TABLES: Final = {
     table.name: table
     for table in (
@@ -275,5 +289,6 @@ TABLES: Final = {
         PROMPTS,
         ITEM_TOKENS,
         RANKS,
+        SCORES,
     )
 }

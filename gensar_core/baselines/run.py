@@ -14,7 +14,7 @@ from gensar_core import schema
 from gensar_core.baselines.interface import Method, MethodData, find
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import concat_ranks, load_candidates, rank_lists
+from gensar_core.ranking.candidates import concat_ranks, load_candidates, rank_lists, score_lists
 from gensar_core.ranking.metrics import hit_rate, ndcg
 from gensar_core.runtime.stage import Stage
 
@@ -86,6 +86,49 @@ def weights_learned(method: Method[Any]) -> int:
     modules = [value for value in vars(method).values() if isinstance(value, torch.nn.Module)]
     # A weight that two modules share is one weight.
     return sum(weight.numel() for weight in {id(w): w for module in modules for w in module.parameters()}.values())
+
+
+def score_targets(
+    name: str,
+    kind: str,
+    own: Mapping[str, Any],
+    canonical: Path,
+    samples: Path,
+    embedding: Path | None,
+    model: Path,
+    output: Path,
+    seed: int,
+) -> None:
+    """Write {name}.parquet (table `scores`) of the fitted method in the folder ``model`` into the folder ``output``.
+
+    The other arguments are those of ``fit_and_rank``.
+    """
+    method_class = find(kind, f"methods.{name}.kind")
+    settings = validate(method_class.settings_model, dict(own), f"methods.{name}")
+    data = MethodData(canonical, samples, embedding)
+    tasks = ranked_tasks(method_class, data.samples, samples)
+    method = method_class(settings, data, seed)
+    method.load(model)
+    inputs = [samples / "samples.parquet", samples / "candidates.parquet", *sorted(model.glob("*.safetensors"))]
+    with Stage(
+        "score_method",
+        output,
+        settings={"name": name, "kind": kind, **settings.model_dump(mode="json")},
+        inputs=inputs,
+        seed=seed,
+        code=method_class.__module__,
+        record_name=f"{name}.stage.json",
+    ) as stage:
+        tables = [
+            score_lists(
+                load_candidates(samples, task, split, samples=data.samples),
+                method.score,
+                description=f"scores {task} {split}",
+            )
+            for task in tasks
+            for split in _RANKED_SPLITS
+        ]
+        schema.SCORES.write(pl.concat(tables).sort("sample_id"), stage.path(f"{name}.parquet"))
 
 
 def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:

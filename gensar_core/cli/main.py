@@ -23,7 +23,7 @@ def check(config: Annotated[Path, typer.Argument(help="the configuration to chec
 
     catalogue = read_catalogue(config)
     check_methods(catalogue, str(config))
-    for section in ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "tables"):
+    for section in ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "fusions", "tables"):
         typer.echo(f"{section:12} {', '.join(getattr(catalogue, section)) or '-'}")
 
 

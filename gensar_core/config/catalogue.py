@@ -12,12 +12,13 @@ from gensar_core.config.base import Count, Name, Settings, validate
 from gensar_core.config.corpora import CorpusSettings
 from gensar_core.config.data import DatasetSettings
 from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
+from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings
 from gensar_core.config.identifiers import IdentifierSettings
 from gensar_core.config.tables import MethodSettings, TableSettings
 from gensar_core.errors import UserError
 
-_SECTIONS = ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "tables")
+_SECTIONS = ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "fusions", "tables")
 
 
 class Catalogue(Settings):
@@ -30,6 +31,7 @@ class Catalogue(Settings):
     corpora: dict[Name, CorpusSettings] = {}
     generators: dict[Name, GeneratorSettings] = {}
     methods: dict[Name, MethodSettings] = {}
+    fusions: dict[Name, FusionSettings] = {}
     tables: dict[Name, TableSettings] = {}
 
     def text_embeddings(self) -> list[str]:
@@ -52,16 +54,22 @@ def load_catalogue(values: Mapping[str, Any], where: str = "config") -> Catalogu
     resolved = {key: _inherit(value, f"{where}: {key}") if key in _SECTIONS else value for key, value in values.items()}
     catalogue = validate(Catalogue, resolved, where)
     for path, name, section in _references(catalogue):
-        known = getattr(catalogue, section.split(" or ")[0]).keys() | (
-            catalogue.generators.keys() if " or " in section else set()
-        )
+        known = {entry for one in section.split(" or ") for entry in getattr(catalogue, one)}
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"
             raise UserError(f"{where}: {path}: {name!r} is not an entry of {section} (there: {listed})")
-    shared = catalogue.methods.keys() & catalogue.generators.keys()
-    if shared:
-        raise UserError(f"{where}: methods.{min(shared)}: a generator has the same name; rename one of them")
+    _check_row_names(catalogue, where)
     return catalogue
+
+
+def _check_row_names(catalogue: Catalogue, where: str) -> None:
+    """Raise UserError when two of the sections whose entries become rows of tables share a name."""
+    owner: dict[str, str] = {}
+    for section, one in (("generators", "a generator"), ("methods", "a method"), ("fusions", "a fusion")):
+        for name in getattr(catalogue, section):
+            if name in owner:
+                raise UserError(f"{where}: {section}.{name}: {owner[name]} has the same name; rename one of them")
+            owner[name] = one
 
 
 def read_catalogue(path: Path) -> Catalogue:
@@ -129,6 +137,9 @@ def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
     for name, method in catalogue.methods.items():
         if method.embedding is not None:
             yield f"methods.{name}.embedding", method.embedding, "embeddings"
+    for name, fusion in catalogue.fusions.items():
+        for position, part in enumerate(fusion.parts):
+            yield f"fusions.{name}.parts.{position}", part, "methods or generators"
     for name, table in catalogue.tables.items():
         for position, row in enumerate(table.rows):
-            yield f"tables.{name}.rows.{position}", row, "methods or generators"
+            yield f"tables.{name}.rows.{position}", row, "methods or generators or fusions"

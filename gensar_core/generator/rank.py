@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from gensar_core import schema
 from gensar_core.config.generators import RankingSettings
 from gensar_core.generator.corpus import Prompts, load_prompts
 from gensar_core.generator.trained import TrainedGenerator
-from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, rank_lists
+from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, rank_lists, score_lists
 from gensar_core.ranking.metrics import hit_rate, ndcg
 from gensar_core.runtime.stage import Stage
 
@@ -27,14 +28,7 @@ def rank_candidates(
     ``model`` is the folder of a trained generator, ``corpus`` the one it was trained on, ``samples`` the folder of
     candidate lists. Raises UserError when they do not belong together.
     """
-    inputs = [
-        model / "config.json",
-        model / "model.safetensors",
-        corpus / "prompts.parquet",
-        corpus / "item_tokens.parquet",
-        samples / "samples.parquet",
-        samples / "candidates.parquet",
-    ]
+    inputs = _inputs(model, corpus, samples)
     with Stage(
         "rank_generator", output, settings=settings, inputs=inputs, code=__name__, record_name=f"{name}.stage.json"
     ) as stage:
@@ -50,6 +44,32 @@ def rank_candidates(
         schema.RANKS.write(concat_ranks(ranks), stage.path(f"{name}.parquet"))
 
 
+def write_scores(model: Path, corpus: Path, samples: Path, output: Path, name: str, settings: RankingSettings) -> None:
+    """Write ``output``/{name}.parquet (table `scores`): what `rank_candidates` ranks by."""
+    with Stage(
+        "score_generator",
+        output,
+        settings=settings,
+        inputs=_inputs(model, corpus, samples),
+        code=__name__,
+        record_name=f"{name}.stage.json",
+    ) as stage:
+        generator = TrainedGenerator.load(model, corpus)
+        prompts = load_prompts(corpus, generator.vocabulary)
+        table = schema.SAMPLES.read(samples / "samples.parquet")
+        tables = [
+            score_lists(
+                load_candidates(samples, task, split, samples=table),
+                _scorer(generator, prompts, task, settings),
+                batch_rows=_LISTS,
+                description=f"score {task} {split}",
+            )
+            for task in schema.TASKS
+            for split in ("valid", "test")
+        ]
+        schema.SCORES.write(pl.concat(tables).sort("sample_id"), stage.path(f"{name}.parquet"))
+
+
 def rank_split(
     generator: TrainedGenerator,
     prompts: Prompts,
@@ -59,14 +79,31 @@ def rank_split(
     settings: RankingSettings,
 ) -> pl.DataFrame:
     """The ranks table of the lists of one task and split."""
+    score = _scorer(generator, prompts, task, settings)
+    return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
 
+
+def _scorer(
+    generator: TrainedGenerator, prompts: Prompts, task: str, settings: RankingSettings
+) -> Callable[[CandidateLists], np.ndarray]:
     def score(batch: CandidateLists) -> np.ndarray:
         inputs = prompts.of(batch.samples.get_column("sample_id").to_numpy())
         return generator.score(
             inputs, batch.items, task, users_per_batch=settings.users_per_batch, beams=settings.beams
         )
 
-    return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
+    return score
+
+
+def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:
+    return [
+        model / "config.json",
+        model / "model.safetensors",
+        corpus / "prompts.parquet",
+        corpus / "item_tokens.parquet",
+        samples / "samples.parquet",
+        samples / "candidates.parquet",
+    ]
 
 
 def figures(ranks: pl.DataFrame) -> dict[str, float]:

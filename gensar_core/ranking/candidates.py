@@ -77,6 +77,20 @@ def rank_lists(
     return ranks_table(lists, np.concatenate(ranks) if ranks else np.zeros(0))
 
 
+def score_lists(
+    lists: CandidateLists, score: Callable[[CandidateLists], np.ndarray], *, batch_rows: int = 4096, description: str
+) -> pl.DataFrame:
+    """Score candidate lists in batches and return their scores table; ``score`` as in `rank_lists`."""
+    starts = range(0, len(lists), batch_rows)
+    tables = [schema.SCORES.empty()]
+    for start in progress(starts, description, unit="batch"):
+        batch = lists.take(start, start + batch_rows)
+        values = score(batch)[batch.present].astype(np.float32)
+        rows = Ragged.from_lengths(batch.present.sum(axis=1), values)
+        tables.append(batch.samples.select("sample_id").with_columns(rows.to_series("scores", pl.Float32())))
+    return pl.concat(tables)
+
+
 def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
     """The ranks table of these lists, given the rank of each target [rows]."""
     return schema.RANKS.check(

@@ -21,6 +21,17 @@ def average_ranks(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def ranks_in_list(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Rank of every present column of each row, 1 the best, ties averaged, float64 [rows, width]; 0 elsewhere.
+
+    ``scores`` are finite where a candidate stands.
+    """
+    from scipy.stats import rankdata
+
+    ranks: np.ndarray = np.where(present, rankdata(np.where(present, -scores, np.inf), axis=1), 0.0)
+    return ranks
+
+
 def hit_rate(ranks: np.ndarray, k: int) -> float:
     """HR@k: share of targets ranked at k or better."""
     return float(np.mean(ranks <= k)) if len(ranks) else float("nan")

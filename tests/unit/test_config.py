@@ -34,7 +34,7 @@ def put(values, path, value):
     place = changed
     *parents, last = path.split(".")
     for key in parents:
-        place = place[key]
+        place = place.setdefault(key, {})
     place[last] = value
     return changed
 
@@ -91,6 +91,17 @@ def test_base_takes_over_and_overrides_key_by_key(values):
     assert catalogue.identifiers["joint"].shared_levels == 2
     assert "nrip" not in catalogue.corpora["wo_nrip"].active_tasks
     assert catalogue.corpora["full"].active_tasks[0] == "nrip"
+
+
+def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(values):
+    fused = put(values, "fusions.both", {"parts": ["sasrec", "gensar"]})
+    assert load_catalogue(put(fused, "tables.overall.rows", ["both"])).fusions["both"].parts == ["sasrec", "gensar"]
+    with pytest.raises(UserError, match=r"fusions.sasrec: a method has the same name"):
+        load_catalogue(put(values, "fusions.sasrec", {"parts": ["gensar"]}))
+    with pytest.raises(UserError, match=r"fusions.both.parts.0: 'nobody' is not an entry of methods or generators"):
+        load_catalogue(put(values, "fusions.both", {"parts": ["nobody"]}))
+    with pytest.raises(UserError, match=r"fusions.both.parts"):
+        load_catalogue(put(values, "fusions.both", {"parts": []}))
 
 
 def test_reordered_keys_give_the_same_canonical_settings(values):

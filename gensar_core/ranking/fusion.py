@@ -1,0 +1,155 @@
+"""Fusion of rankers: a conditional logit over the scores of its parts, fitted on the valid candidate lists.
+
+Each part gives two features of a candidate: its score, and minus the logarithm of its rank in the list. The score keeps
+how much better a candidate is than another, the rank is not misled by scores of odd shape (counts, say). The
+probability that candidate c of a list is the target is proportional to exp(w . x_c) (McFadden, 1974), and w maximizes
+the likelihood of the valid targets: a convex problem, the same answer whenever it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy.optimize import minimize
+
+from gensar_core import schema
+from gensar_core.config.fusions import WeightSettings
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, ranks_table
+from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.stage import Stage
+
+#: What each part contributes, in this order.
+FEATURES = ("score", "rank")
+
+_SPLITS = ("valid", "test")
+
+
+def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, settings: WeightSettings) -> None:
+    """Write {name}.parquet (table `ranks`) and its record into the folder ``output``.
+
+    ``parts`` maps the name of each part to its file of scores (table `scores`); ``samples`` is the folder of candidate
+    lists. A task is ranked when some part scored it. Raises UserError when a part scored other lists than these.
+    """
+    inputs = [samples / "samples.parquet", samples / "candidates.parquet", *parts.values()]
+    record_name = f"{name}.stage.json"
+    recorded = {**settings.model_dump(mode="json"), "parts": list(parts)}
+    with Stage("fuse", output, settings=recorded, inputs=inputs, code=__name__, record_name=record_name) as stage:
+        table = schema.SAMPLES.read(samples / "samples.parquet")
+        scored = {part: schema.SCORES.read(path).sort("sample_id") for part, path in parts.items()}
+        ranks = []
+        for task in schema.TASKS:
+            lists = {split: load_candidates(samples, task, split, samples=table) for split in _SPLITS}
+            used = {part: found for part in scored if (found := _scores_of(part, scored[part], lists)) is not None}
+            if not used or not all(map(len, lists.values())):
+                continue
+            ranked, weights = fuse_task(list(used.values()), [lists[split].present for split in _SPLITS], settings)
+            for split, fused in zip(_SPLITS, ranked, strict=True):
+                ranks.append(ranks_table(lists[split], fused))
+                stage.record(**{f"{task}_{split}_ndcg@5": ndcg(fused, 5)})
+            stage.record(**{f"{task}_weights": _told(list(used), weights)})
+        if not ranks:
+            raise UserError(f"fusions.{name}: none of {', '.join(parts)} scored the valid and test targets of a task")
+        schema.RANKS.write(concat_ranks(ranks), stage.path(f"{name}.parquet"))
+
+
+def fuse_task(
+    parts: Sequence[Sequence[np.ndarray]], present: Sequence[np.ndarray], settings: WeightSettings
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Ranks of the targets of the valid and of the test lists, and the weights that valid alone has decided.
+
+    ``parts`` holds the scores [rows, width] of each part for valid and test, ``present`` [rows, width] says where a
+    candidate stands. The weights [2 * parts] belong to features of unit standard deviation.
+    """
+    inside = [features([part[split] for part in parts], present[split]) for split in range(len(_SPLITS))]
+    scale = spread(inside[0], present[0])
+    weights = fit_weights(inside[0] / scale, present[0], settings.ridge)
+    ranked = [average_ranks((own / scale) @ weights, stands) for own, stands in zip(inside, present, strict=True)]
+    return ranked, weights
+
+
+def list_scores(scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | None:
+    """A part's scores of these lists, float64 [rows, width], 0 where no candidate stands; None when it has none.
+
+    Raises UserError when it has some of the lists only, or lists of other lengths.
+    """
+    wanted = lists.samples.select("sample_id")
+    rows = wanted.join(scores, on="sample_id", how="left", maintain_order="left").get_column("scores")
+    if rows.null_count() == len(rows):
+        return None
+    found = Ragged.from_series(rows)
+    if rows.null_count() or (found.lengths != lists.present.sum(axis=1)).any():
+        raise UserError("its scores are of other candidate lists than these; delete them and run again")
+    matrix: np.ndarray = found.padded(lists.items.shape[1], 0).astype(np.float64)
+    return matrix
+
+
+def features(parts: list[np.ndarray], present: np.ndarray) -> np.ndarray:
+    """Features [rows, width, 2 * parts] of candidates from the parts' scores [rows, width] each.
+
+    Scores count from the mean of their list; minus infinity (a candidate that a beam search missed) becomes one less
+    than the lowest finite score of the list.
+    """
+    columns = []
+    for scores in parts:
+        finite = np.where(present & np.isfinite(scores), scores, np.nan)
+        lowest = np.nan_to_num(np.nanmin(finite, axis=1, initial=np.inf), posinf=0.0)
+        filled = np.where(np.isfinite(scores), scores, lowest[:, None] - 1.0)
+        mean = np.where(present, filled, 0.0).sum(axis=1) / present.sum(axis=1)
+        columns.append(np.where(present, filled - mean[:, None], 0.0))
+        columns.append(-np.log(np.maximum(ranks_in_list(filled, present), 1.0)))
+    return np.stack(columns, axis=2)
+
+
+def spread(inside: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Standard deviation of each feature over the candidates that stand, [features]; 1 for a constant one."""
+    deviation = inside[present].std(axis=0)
+    spread: np.ndarray = np.where(deviation > 0, deviation, 1.0)
+    return spread
+
+
+def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float) -> np.ndarray:
+    """Weights [features] of greatest likelihood for the targets, which stand in column 0 of ``inside``.
+
+    ``inside`` [rows, width, features], ``present`` [rows, width]. Minimizes the mean of -log p(target) plus
+    ``ridge`` / 2 times the squared weights.
+    """
+
+    def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = np.where(present, inside @ weights, -np.inf)
+        top = logits.max(axis=1, keepdims=True)
+        shares = np.exp(logits - top)
+        mass = shares.sum(axis=1, keepdims=True)
+        shares /= mass
+        loss = float(np.mean(top[:, 0] + np.log(mass[:, 0]) - logits[:, 0]))
+        expected = np.einsum("rw,rwf->f", shares, inside) / len(inside)
+        gradient = expected - inside[:, 0].mean(axis=0)
+        return loss + 0.5 * ridge * float(weights @ weights), gradient + ridge * weights
+
+    found = minimize(objective, np.zeros(inside.shape[2]), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    weights: np.ndarray = found.x
+    return weights
+
+
+def _scores_of(part: str, scores: pl.DataFrame, lists: Mapping[str, CandidateLists]) -> list[np.ndarray] | None:
+    """A part's scores of the valid and test lists of a task; None when it does not rank the task."""
+    try:
+        found = [list_scores(scores, lists[split]) for split in _SPLITS]
+    except UserError as error:
+        raise UserError(f"{part}: {error}") from None
+    scored = [matrix for matrix in found if matrix is not None]
+    if scored and len(scored) < len(found):
+        raise UserError(f"{part}: scored one split of a task and not the other; delete its scores and run again")
+    return scored or None
+
+
+def _told(parts: list[str], weights: np.ndarray) -> dict[str, dict[str, float]]:
+    by_part = weights.reshape(len(parts), len(FEATURES))
+    return {
+        part: {name: round(float(value), 6) for name, value in zip(FEATURES, row, strict=True)}
+        for part, row in zip(parts, by_part, strict=True)
+    }

@@ -1,0 +1,139 @@
+"""Fusion: convex weights from the valid lists, checked against loops, and ranks that no part alone reaches."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.optimize import minimize
+
+from gensar_core import schema
+from gensar_core.config.fusions import WeightSettings
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import load_candidates, score_lists
+from gensar_core.ranking.fusion import features, fit_weights, fuse, fuse_task
+from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
+
+ROWS, WIDTH = 300, 8
+
+
+def random_lists(seed, rows=ROWS):
+    rng = np.random.default_rng(seed)
+    present = np.arange(WIDTH) < rng.integers(2, WIDTH + 1, size=(rows, 1))
+    return rng, present
+
+
+def test_ranks_in_list_are_those_of_a_loop():
+    rng, present = random_lists(0)
+    scores = rng.integers(0, 4, size=present.shape).astype(float)
+    found = ranks_in_list(scores, present)
+    for row in range(20):
+        for column in np.flatnonzero(present[row]):
+            inside = scores[row][present[row]]
+            better, equal = (inside > scores[row, column]).sum(), (inside == scores[row, column]).sum()
+            assert found[row, column] == better + (equal + 1) / 2
+    assert (found[~present] == 0).all()
+    assert (found[:, 0] == average_ranks(scores, present)).all()
+
+
+def test_features_are_centred_scores_and_log_ranks():
+    present = np.array([[True, True, True, False]])
+    inside = features([np.array([[3.0, 1.0, -np.inf, 99.0]])], present)
+    # Minus infinity stands one below the lowest score: 3, 1, 0 with mean 4/3.
+    assert inside[0, :, 0] == pytest.approx([3 - 4 / 3, 1 - 4 / 3, -4 / 3, 0])
+    assert inside[0, :, 1] == pytest.approx([0, -np.log(2), -np.log(3), 0])
+
+
+def test_weights_minimize_the_negative_log_likelihood():
+    rng, present = random_lists(1, 40)
+    inside = np.where(present[:, :, None], rng.normal(size=(*present.shape, 3)), 0.0)
+    inside[:, 0, 0] += 1.0
+
+    def loss(weights):
+        total = 0.0
+        for row in range(len(inside)):
+            logits = [inside[row, column] @ weights for column in np.flatnonzero(present[row])]
+            total += np.log(np.sum(np.exp(logits))) - logits[0]
+        return total / len(inside) + 0.05 * weights @ weights / 2
+
+    found = fit_weights(inside, present, 0.05)
+    by_loop = minimize(loss, np.zeros(3), method="BFGS").x
+    assert found == pytest.approx(by_loop, abs=1e-4)
+
+
+def test_two_noisy_views_together_rank_better_than_either():
+    settings = WeightSettings()
+    parts, presents = [[], [], []], []
+    for split in range(2):
+        rng, present = random_lists(10 + split, 2000)
+        truth = (np.arange(WIDTH) == 0) * 1.0
+        for part, noise in zip(parts[:2], (1.0, 1.0), strict=True):
+            part.append(truth + noise * rng.normal(size=present.shape))
+        parts[2].append(rng.normal(size=present.shape))
+        presents.append(present)
+    (_, fused), weights = fuse_task(parts, presents, settings)
+    alone = [ndcg(average_ranks(part[1], presents[1]), 5) for part in parts]
+    assert ndcg(fused, 5) > max(alone) + 0.03
+    # The part that knows nothing is given next to no weight.
+    strength = np.abs(weights.reshape(3, 2)).sum(axis=1)
+    assert strength[2] < 0.2 * strength[:2].min()
+
+
+def test_one_part_alone_keeps_its_order():
+    rng, present = random_lists(3)
+    scores = rng.normal(size=present.shape) + (np.arange(WIDTH) == 0)
+    ranked, _ = fuse_task([[scores, scores]], [present, present], WeightSettings())
+    assert (ranked[1] == average_ranks(scores, present)).all()
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Valid and test lists of both tasks, ten users each, three negatives."""
+    keys = [(task, split, user) for task in schema.TASKS for split in ("valid", "test") for user in range(10)]
+    rows = [
+        {
+            "sample_id": i, "task": task, "split": split, "user_id": user, "time": 1, "event_id": i, "target_item": 0,
+            "query_id": 0 if task == "search" else None, "history_behavior": [0], "history_object": [1],
+        }
+        for i, (task, split, user) in enumerate(keys)
+    ]  # fmt: skip
+    schema.SAMPLES.write(pl.DataFrame(rows, infer_schema_length=None), tmp_path / "samples.parquet")
+    lists = {"sample_id": range(len(keys)), "negatives": [[1, 2, 3]] * len(keys)}
+    schema.CANDIDATES.write(pl.DataFrame(lists), tmp_path / "candidates.parquet")
+    return tmp_path
+
+
+def write_scores(shop, name, score, tasks=schema.TASKS):
+    tables = [
+        score_lists(load_candidates(shop, task, split), score, description="scores")
+        for task in tasks
+        for split in ("valid", "test")
+    ]
+    schema.SCORES.write(pl.concat(tables).sort("sample_id"), shop / f"{name}.parquet")
+    return shop / f"{name}.parquet"
+
+
+def test_parts_count_in_the_tasks_they_rank(shop):
+    falling = write_scores(shop, "falling", lambda lists: -lists.items.astype(float), tasks=("rec",))
+    rising = write_scores(shop, "rising", lambda lists: 0.1 * lists.items.astype(float))
+    fuse({"falling": falling, "rising": rising}, shop, shop / "ranks", "both", WeightSettings())
+    ranks = schema.RANKS.read(shop / "ranks" / "both.parquet")
+    by_task = dict(ranks.group_by("task").agg(pl.col("rank").mean()).iter_rows())
+    # In rec the fusion sees that `falling` puts the target first; in search `rising` alone puts it last, and the weights
+    # that valid decides turn it around.
+    assert by_task == {"rec": 1.0, "search": 1.0}
+    figures = json.loads((shop / "ranks" / "both.stage.json").read_text())["figures"]
+    assert set(figures["rec_weights"]) == {"falling", "rising"}
+    assert set(figures["search_weights"]) == {"rising"}
+    assert figures["search_weights"]["rising"]["score"] < 0
+
+
+def test_scores_of_other_lists_are_refused_by_name(shop):
+    path = write_scores(shop, "part", lambda lists: lists.items.astype(float))
+    scores = schema.SCORES.read(path)
+    schema.SCORES.write(scores[:-1], path)
+    with pytest.raises(UserError, match=r"^part: its scores are of other candidate lists"):
+        fuse({"part": path}, shop, shop / "ranks", "one", WeightSettings())
+    schema.SCORES.write(scores.filter(pl.col("sample_id") < 30), path)
+    with pytest.raises(UserError, match=r"^part: scored one split of a task and not the other"):
+        fuse({"part": path}, shop, shop / "ranks", "one", WeightSettings())
