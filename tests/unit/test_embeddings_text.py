@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from gensar_core import schema
 from gensar_core.config.embeddings import TextEmbedding
-from gensar_core.embeddings import text
-from gensar_core.embeddings.text import TextEncoder, embed_catalogue, prefixes, resolve_model
+from gensar_core.embeddings import families, text
+from gensar_core.embeddings.families import prefixes, resolve_model
+from gensar_core.embeddings.shards import Shards
+from gensar_core.embeddings.text import TextEncoder, embed_catalogue
 from gensar_core.errors import UserError
+from gensar_core.runtime import device
 
 WORDS = ["[PAD]", "[UNK]", "query:", "item:", *(f"w{number}" for number in range(30))]
 POSITIONS = 16
@@ -165,6 +169,104 @@ def test_settings_then_the_model_then_its_family_decide_prefixes(name, prompts, 
     assert prefixes(settings(name, **own), prompts) == expected
 
 
+def bare(model, name):
+    """The transformer alone, without a word on pooling, in a folder called ``name``."""
+    folder = model.parent / name
+    if not folder.exists():
+        shutil.copytree(model.parent / "bert", folder)
+    return folder
+
+
+def by_hand(model, words, pool):
+    """The vector of one text as transformers alone gives it."""
+    transformer = BertModel.from_pretrained(model.parent / "bert").eval()
+    tokens = PreTrainedTokenizerFast.from_pretrained(model.parent / "bert")(words, return_tensors="pt")
+    with torch.no_grad():
+        states = transformer(tokens["input_ids"], tokens["attention_mask"]).last_hidden_state[0]
+    return torch.nn.functional.normalize(pool(states), dim=0).numpy()
+
+
+def test_e5_averages_tokens_with_its_prefixes_among_them(tmp_path, model):
+    vectors, record = embed(tmp_path, bare(model, "e5-small-v2"), ["w1 w2 w3"], ["w1 w2"])
+    mean = lambda states: states.mean(dim=0)  # noqa: E731
+    assert vectors["queries"][0] == pytest.approx(by_hand(model, "query: w1 w2", mean), abs=1e-5)
+    assert vectors["items"][0] == pytest.approx(by_hand(model, "passage: w1 w2 w3", mean), abs=1e-5)
+    assert (record["figures"]["query_prefix"], record["figures"]["item_prefix"]) == ("query: ", "passage: ")
+
+
+def test_bge_takes_the_first_token_and_instructs_queries_alone(tmp_path, model):
+    folder = bare(model, "bge-small-en-v1.5")
+    vectors, _ = embed(tmp_path, folder, ["w1 w2 w3"], ["w1 w2"])
+    first = lambda states: states[0]  # noqa: E731
+    assert vectors["items"][0] == pytest.approx(by_hand(model, "w1 w2 w3", first), abs=1e-5)
+    assert vectors["queries"][0] == pytest.approx(by_hand(model, f"{BGE}w1 w2", first), abs=1e-5)
+    assert np.abs(vectors["items"][0] - by_hand(model, "w1 w2 w3", lambda states: states.mean(dim=0))).max() > 1e-3
+
+
+def test_a_model_that_tells_its_pooling_and_prompts_is_taken_at_its_word(tmp_path, model):
+    layers = Transformer(str(model.parent / "bert"))
+    own = SentenceTransformer(modules=[layers, Pooling(8, "max")], device="cpu", prompts={"query": "item: "})
+    own.save(str(tmp_path / "bge-base-en"))
+    vectors, _ = embed(tmp_path, tmp_path / "bge-base-en", ["w1 w2 w3"], ["w1 w2"])
+    largest = lambda states: states.max(dim=0).values  # noqa: E731
+    assert vectors["items"][0] == pytest.approx(by_hand(model, "w1 w2 w3", largest), abs=1e-5)
+    assert vectors["queries"][0] == pytest.approx(by_hand(model, "item: w1 w2", largest), abs=1e-5)
+
+
+def test_bfloat16_gives_nearly_the_same_vectors_of_length_one(tmp_path, model, monkeypatch):
+    exact, record = embed(tmp_path, model, TEXTS)
+    assert record["figures"]["numbers"] == "cpu-float32"
+    for module in (text, device):
+        monkeypatch.setattr(module, "compute_type", lambda _: torch.bfloat16)
+    fast, record = embed(tmp_path, model, TEXTS, name="fast")
+    assert record["figures"]["numbers"] == "cpu-bfloat16"
+    assert fast["items"].dtype == np.float32
+    assert np.linalg.norm(fast["items"], axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-6)
+    cosines = (exact["items"] * fast["items"]).sum(axis=1)
+    assert 0.99 < cosines.min() < 1.0
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("dies_at", "kept"), [(3, 0), (9, 6), (14, 11)])
+def test_a_killed_run_continues_behind_its_shards_to_the_same_bytes(tmp_path, model, monkeypatch, dies_at, kept):
+    monkeypatch.setattr(text, "_SHARD_BATCHES", 2)
+    items = [f"w{number % 30} w{number // 30}" for number in range(43)] + [""]
+    source = canonical(tmp_path / "in", items, ["w1", "w2 w3"] * 5 + ["w4 w5 w6", "w7", "w8"])
+    chosen, checkpoints = settings(model, batch_size=4), tmp_path / "checkpoints"
+    embed_catalogue(source, tmp_path / "whole", chosen, 42)
+    original, calls = TextEncoder._encode_batch, []
+
+    def dying(self, texts, prefix):
+        calls.append(texts)
+        if len(calls) == dies_at:
+            raise Killed
+        return original(self, texts, prefix)
+
+    monkeypatch.setattr(TextEncoder, "_encode_batch", dying)
+    with pytest.raises(Killed):
+        embed_catalogue(source, tmp_path / "out", chosen, 42, checkpoints)
+    assert not (tmp_path / "out/vectors.safetensors").exists()
+    dies_at, first = None, len(calls)
+    embed_catalogue(source, tmp_path / "out", chosen, 42, checkpoints)
+    whole, continued = tmp_path / "whole/vectors.safetensors", tmp_path / "out/vectors.safetensors"
+    assert whole.read_bytes() == continued.read_bytes()
+    # One text to learn the size in each run, then 11 batches of items and 2 of queries, less those in whole shards.
+    assert len(calls) - first == 1 + 13 - kept
+    assert not checkpoints.exists()
+
+
+def test_shards_of_other_settings_are_not_continued(tmp_path):
+    old = Shards(tmp_path / "checkpoints", "old" * 20)
+    old.save("item-texts", 0, np.ones((3, 8), dtype=np.float32))
+    rows = np.zeros((3, 8), dtype=np.float32)
+    assert Shards(tmp_path / "checkpoints", "new" * 20).restore("item-texts", rows) == 0
+    assert old.restore("item-texts", rows) == 0
+    assert not rows.any()
+
+
 def test_equal_inputs_give_equal_bytes(tmp_path, model):
     for name in ("one", "two"):
         embed(tmp_path, model, TEXTS, name=name)
@@ -172,9 +274,9 @@ def test_equal_inputs_give_equal_bytes(tmp_path, model):
 
 
 def test_a_packaged_model_is_found_and_else_asked_of_the_hub(monkeypatch):
-    monkeypatch.setattr(text, "_PACKAGED", {"known": ("os", "curdir", "org/known")})
+    monkeypatch.setattr(families, "_PACKAGED", {"known": ("os", "curdir", "org/known")})
     assert resolve_model("known") == os.curdir
-    monkeypatch.setattr(text, "_PACKAGED", {"known": ("no_such_package", "MODEL_DIR", "org/known")})
+    monkeypatch.setattr(families, "_PACKAGED", {"known": ("no_such_package", "MODEL_DIR", "org/known")})
     assert resolve_model("known") == "org/known"
     assert resolve_model("org/other") == "org/other"
 

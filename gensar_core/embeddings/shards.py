@@ -1,0 +1,52 @@
+"""Finished parts of a long encoding, on disk until the whole is: a killed run continues behind them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from gensar_core.runtime.tensors import load_vectors, save_vectors
+
+
+class Shards:
+    """Shards of one encoding, in a folder of its own below ``folder``; None keeps nothing.
+
+    ``key`` stands for everything the vectors depend on: shards of another key are removed, not continued.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._root = folder
+        self._folder = folder / key[:32] if folder is not None else None
+        for other in folder.glob("*") if folder is not None else ():
+            if other != self._folder:
+                shutil.rmtree(other)
+
+    def restore(self, name: str, rows: np.ndarray) -> int:
+        """Fill ``rows`` [n, D] from the front with the shards of ``name``; return how many rows are filled."""
+        filled = number = 0
+        while self._folder is not None and (path := self._path(name, number)).is_file():
+            shard = load_vectors(path)
+            rows[filled : filled + len(shard)] = shard
+            filled, number = filled + len(shard), number + 1
+        return filled
+
+    def save(self, name: str, number: int, rows: np.ndarray) -> None:
+        """Write shard ``number`` of ``name``, whole or not at all."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(name, number)
+        save_vectors({"items": rows}, path.with_suffix(".partial"))
+        os.replace(path.with_suffix(".partial"), path)
+
+    def remove(self) -> None:
+        """Delete all shards: what they were kept for is written."""
+        if self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    def _path(self, name: str, number: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name}-{number:06}.safetensors"
