@@ -16,6 +16,9 @@ from gensar_core.runtime.seeds import generator
 #: Logit of a negative that is the target itself; finite, so that a row of nothing else has a gradient.
 _NEVER = -1.0e30
 
+#: Keeps the logarithm of a probability finite.
+_SMALL = 1.0e-24
+
 _REDRAWS = 10
 
 
@@ -32,9 +35,7 @@ def sampled_softmax(
     Logits are not corrected for how negatives are drawn: drawn from a distribution q, the optimal score of item i is
     log p(i | history) - log q(i), which orders candidates that were themselves drawn from q (Oord et al., 2018).
     """
-    positive = (states * functional.embedding(targets, table)).sum(dim=1)
-    negative = states @ functional.embedding(negatives, table).T
-    negative = negative.masked_fill(negatives == targets[:, None], _NEVER)
+    positive, negative = _logits(states, targets, table, negatives)
     # -log(exp p / (exp p + sum of exp n)) = log(1 + exp(logsumexp n - p))
     return functional.softplus(torch.logsumexp(negative, dim=1) - positive).mean()
 
@@ -44,6 +45,44 @@ def binary(states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, neg
     positive = (states * functional.embedding(targets, table)).sum(dim=1)
     negative = (states * functional.embedding(negatives, table)).sum(dim=1)
     return (functional.softplus(-positive) + functional.softplus(negative)).mean()
+
+
+def generalized_binary(
+    states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor, calibration: float
+) -> torch.Tensor:
+    """gBCE: binary cross-entropy of each target against ``negatives`` [drawn], drawn uniformly and shared by all.
+
+    The probability of the target is raised to beta = alpha (t (1 - 1 / alpha) + 1 / alpha), where alpha is the share of
+    the other items that is drawn and t the ``calibration``: at 0 this is the plain binary loss, at 1 its scores are
+    those of a full softmax (Petrov and Macdonald, 2023, Eq. 11 to 13).
+    """
+    positive, negative = _logits(states, targets, table, negatives)
+    sampled = min(1.0, len(negatives) / max(1, len(table) - 1))
+    beta = sampled * (calibration * (1.0 - 1.0 / sampled) + 1.0 / sampled)
+    terms = beta * functional.softplus(-positive) + functional.softplus(negative).sum(dim=1)
+    return terms.mean() / (len(negatives) + 1)
+
+
+def bpr_max(
+    states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor, regularization: float
+) -> torch.Tensor:
+    """-log of the chance that the target beats a negative, under a softmax over the ``negatives`` [drawn] alone, plus
+    ``regularization`` times their squared scores under the same softmax (Hidasi and Karatzoglou, 2018, Eq. 10)."""
+    positive, negative = _logits(states, targets, table, negatives)
+    weights = torch.softmax(negative, dim=1)
+    beaten = (weights * torch.sigmoid(positive[:, None] - negative)).sum(dim=1)
+    # A row whose negatives are all its own target has weights on them; their logits are no scores.
+    scores = negative.masked_fill(negatives == targets[:, None], 0.0)
+    return ((weights * scores.square()).sum(dim=1) * regularization - torch.log(beaten + _SMALL)).mean()
+
+
+def _logits(
+    states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the targets [targets], and of the negatives [targets, drawn] with those that are the target put out."""
+    positive = (states * functional.embedding(targets, table)).sum(dim=1)
+    negative = states @ functional.embedding(negatives, table).T
+    return positive, negative.masked_fill(negatives == targets[:, None], _NEVER)
 
 
 class PopularityNegatives:

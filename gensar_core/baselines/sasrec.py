@@ -1,15 +1,30 @@
-"""SASRec: self-attention over a user's recommendation clicks."""
+"""SASRec: causal self-attention over a user's recommendation clicks.
+
+Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018. As published it is trained with one binary
+negative a place (`loss: bce`, negatives uniform over what the user has not clicked in training); with a softmax over
+many (`softmax`, `sampled_softmax`) or with gBCE it is a much stronger method, so tables show both forms. One sequence
+a user makes epochs short: without a softmax it takes hundreds of them.
+
+Deviations, all deliberate:
+- Ordinary pre-norm blocks. The paper normalizes the query alone and adds the normalized input; the two train alike.
+- Rows are padded after their end and positions count from a row's first item, where the paper pads before it and
+  counts slots from the left. The causal mask alone then keeps paddings out of every state, and no row of attention
+  is fully masked, which is where left padding makes NaN.
+- Items start from N(0, 0.02), so that the factor sqrt(dimensions) on inputs does not make logits explode.
+- Sequences longer than `max_history` are cut into windows, so their beginnings are trained on as well.
+- Candidates are drawn by popularity but the negatives of `bce` uniformly; this lowers its HR@1, and is left as it is.
+"""
 
 from __future__ import annotations
 
 import torch
 from pydantic import model_validator
-from torch.nn import functional
 
+from gensar_core.baselines.blocks import Dropout
+from gensar_core.baselines.layers import Pointwise, SelfAttention
 from gensar_core.baselines.sequences import SequenceEncoder
 from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive
-from gensar_core.generator.dropout import dropout
 
 
 class SASRecSettings(SequentialSettings):
@@ -25,53 +40,15 @@ class SASRecSettings(SequentialSettings):
         return self
 
 
-class Attention(torch.nn.Module):
-    """Causal self-attention [rows, width, dimensions] -> the same."""
-
-    def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.projections = torch.nn.Linear(dimensions, 3 * dimensions)
-        self.output = torch.nn.Linear(dimensions, dimensions)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        rows, width, dimensions = states.shape
-        # [rows, width, 3 * dimensions] -> three of [rows, heads, width, dimensions / heads]
-        queries, keys, values = (
-            self.projections(states).view(rows, width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        )
-        dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=True)
-        output: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(rows, width, dimensions))
-        return output
-
-
-class Dropout(torch.nn.Module):
-    """Dropout that is cheap on a CPU."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return dropout(values, self.rate, self.training)
-
-
 class Block(torch.nn.Module):
     """Self-attention, then a point-wise network; each normalized before and added to its input."""
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.before_attention = torch.nn.LayerNorm(dimensions)
-        self.attention = Attention(dimensions, heads, dropout)
+        self.attention = SelfAttention(dimensions, heads, dropout)
         self.before_pointwise = torch.nn.LayerNorm(dimensions)
-        self.pointwise = torch.nn.Sequential(
-            torch.nn.Linear(dimensions, dimensions),
-            torch.nn.ReLU(),
-            Dropout(dropout),
-            torch.nn.Linear(dimensions, dimensions),
-        )
+        self.pointwise = Pointwise(dimensions, dimensions, torch.nn.ReLU(), dropout)
         self.dropout = Dropout(dropout)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:

@@ -1,26 +1,16 @@
-"""Sequences of recommendation clicks as arrays: what sequential methods train on and are asked with.
-
-Rows are padded after their end. Under a causal encoder a padding then follows all real positions and can reach none
-of them, so padding needs no mask, no row of its own in the item table, and an empty history no special case in
-attention.
-"""
+"""Sequences of recommendation clicks as arrays, and what encodes them."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import torch
 
 from gensar_core import schema
-from gensar_core.runtime.arrays import Ragged, ranges
-from gensar_core.runtime.seeds import generator
-
-#: Batches whose rows are sorted by length together, so that rows of a batch are about equally long.
-_POOLED_BATCHES = 32
+from gensar_core.baselines.forms import Form
+from gensar_core.runtime.arrays import Ragged
 
 
 def recommended_clicks(events: pl.DataFrame) -> tuple[np.ndarray, Ragged]:
@@ -37,113 +27,59 @@ def recommended_histories(samples: pl.DataFrame) -> Ragged:
     return objects.filter(behaviors.values == schema.RECOMMENDED_ITEM)
 
 
-def windows(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
-    """Cut sequences into windows of at most ``width`` + 1 items, so that each item but the first is a target once.
-
-    Neighboring windows share one item: the last target of one is the first input of the next. Cuts are made from the
-    end, so a sequence's last window is its longest. Returns the row of each window and the windows.
-    """
-    targets = np.maximum(sequences.lengths - 1, 0)
-    counts = -(-targets // width)
-    rows = np.repeat(np.arange(len(sequences)), counts)
-    after = np.repeat(np.cumsum(counts), counts) - np.arange(len(rows)) - 1
-    stops = sequences.offsets[1:][rows] - after * width
-    starts = np.maximum(stops - width - 1, sequences.offsets[:-1][rows])
-    lengths = stops - starts
-    return rows, Ragged.from_lengths(lengths, sequences.values[ranges(starts, lengths)])
-
-
-@dataclass(frozen=True)
-class SequenceBatch:
-    """Rows of one optimizer step.
-
-    ``inputs`` int64 [rows, width]; ``places`` int64 [targets] are the real positions of the flattened inputs;
-    ``targets`` int64 [targets] is the item clicked after each; ``rows`` int64 [targets] the sequence each belongs to.
-    """
-
-    step: int
-    inputs: np.ndarray
-    places: np.ndarray
-    targets: np.ndarray
-    rows: np.ndarray
-
-
-class SequenceBatches:
-    """All sequences once an epoch, in an order that depends on the seed and the epoch alone.
-
-    ``sequences`` have two items or more each.
-    """
-
-    def __init__(self, sequences: Ragged, batch_size: int, seed: int) -> None:
-        self.sequences = sequences
-        self.batch_size = batch_size
-        self.seed = seed
-        self.steps_per_epoch = max(1, -(-len(sequences) // batch_size))
-
-    def __call__(self, first_step: int) -> Iterator[SequenceBatch]:
-        """Batches of the steps ``first_step``, ``first_step`` + 1, ... without end."""
-        epoch, skipped = divmod(first_step, self.steps_per_epoch)
-        while True:
-            for position, rows in enumerate(self._epoch(epoch)):
-                if position >= skipped:
-                    yield self._batch(epoch * self.steps_per_epoch + position, rows)
-            epoch, skipped = epoch + 1, 0
-
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of one epoch."""
-        rng = generator(self.seed, "epoch", epoch)
-        order = rng.permutation(len(self.sequences))
-        pool = np.arange(len(order)) // (_POOLED_BATCHES * self.batch_size)
-        order = order[np.lexsort((self.sequences.lengths[order], pool))]
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        return [batches[position] for position in rng.permutation(len(batches))]
-
-    def _batch(self, step: int, rows: np.ndarray) -> SequenceBatch:
-        taken = self.sequences.take(rows)
-        lengths = taken.lengths - 1
-        width = int(lengths.max())
-        inputs = taken.padded(width + 1, 0)[:, :-1].astype(np.int64)
-        # The first item of a row is never a target.
-        targets = np.delete(taken.values, taken.offsets[:-1]).astype(np.int64)
-        places = ranges(np.arange(len(rows)) * width, lengths)
-        return SequenceBatch(step, inputs, places, targets, np.repeat(rows, lengths))
-
-
 class SequenceEncoder(torch.nn.Module, abc.ABC):
-    """Items -> states, causally: no state depends on a later item.
+    """Items -> states, which are compared with items by inner products, plus a bias of the item if there is one.
 
     ``items`` is the table that states are compared with; ``seen`` bool [n_items] says which items training has shown.
     """
 
     seen: torch.Tensor
+    bias: torch.nn.Parameter | None
 
-    def __init__(self, n_items: int, dimensions: int) -> None:
+    def __init__(self, n_items: int, dimensions: int, *, bias: bool = False) -> None:
         super().__init__()
         self.items = torch.nn.Embedding(n_items, dimensions)
+        self.bias = torch.nn.Parameter(torch.zeros(n_items)) if bias else None
         self.register_buffer("seen", torch.zeros(n_items, dtype=torch.bool))
 
     @abc.abstractmethod
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+        """States [rows, width, dimensions] of inputs int64 [rows, width], laid out by the method's form.
+
+        A method whose form asks one place alone gives that state alone, [rows, 1, dimensions].
+        """
+
+    def states(self, inputs: np.ndarray, places: np.ndarray) -> torch.Tensor:
+        """States [places, columns] at some places of all states flattened, to be multiplied with `table`."""
+        device = self.items.weight.device
+        states = self(torch.from_numpy(inputs).to(device)).flatten(0, 1)
+        states = states.index_select(0, torch.from_numpy(places).to(device))
+        return states if self.bias is None else torch.cat([states, states.new_ones(len(states), 1)], dim=1)
+
+    def table(self) -> torch.Tensor:
+        """What states are multiplied with, [n_items, columns]: a bias is one more column, against ones."""
+        return self.items.weight if self.bias is None else torch.cat([self.items.weight, self.bias[:, None]], dim=1)
+
+    @torch.no_grad()
+    def settle_unseen(self) -> None:
+        """Give items that training never showed the mean of the others: their own vectors are still random."""
+        for learned in (self.items.weight, self.bias):
+            if learned is not None:
+                learned[~self.seen] = learned[self.seen].mean(dim=0)
 
 
-def last_states(
-    encoder: SequenceEncoder, histories: Ragged, width: int, device: torch.device, *, batch_size: int = 1024
-) -> torch.Tensor:
-    """The encoder's state after the last item of each history, float32 [rows, dimensions], on ``device``.
+def last_states(encoder: SequenceEncoder, form: Form, histories: Ragged, *, batch_size: int = 1024) -> torch.Tensor:
+    """The state that tells what follows each history, float32 [rows, columns], on the encoder's device.
 
     The state of an empty history is zero: it prefers nothing.
     """
-    histories = histories.tail(width)
-    lengths = histories.lengths
+    lengths = np.minimum(histories.lengths, form.width)
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
-    states = torch.zeros(len(histories), encoder.items.embedding_dim, device=device)
+    table = encoder.table()
+    states = torch.zeros(len(histories), table.shape[1], device=table.device)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        longest = int(lengths[rows[-1]])
-        items = torch.from_numpy(histories.take(rows).padded(longest, 0).astype(np.int64)).to(device)
-        last = torch.from_numpy(lengths[rows] - 1).to(device)
-        places = torch.arange(len(rows), device=device)
-        states[torch.from_numpy(rows).to(device)] = encoder(items)[places, last].to(states.dtype)
+        found = encoder.states(*form.question(histories.take(rows)))
+        states[torch.from_numpy(rows).to(table.device)] = found.to(states.dtype)
     return states

@@ -1,7 +1,7 @@
-"""What methods share that read a user's recommendation clicks in order and predict the next one at every position.
+"""What methods share that read a user's recommendation clicks in order and predict the next one.
 
-Such a method adds an encoder (items -> states) and its settings; data, losses, training, early stopping and scoring
-are here.
+Such a method adds an encoder (items -> states) and its settings, and, unless the encoder is causal, the form of its
+examples; data, losses, training, early stopping and scoring are here.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
+from gensar_core.baselines.forms import EveryPlace, Form, SequenceBatch, SequenceBatches
 from gensar_core.baselines.interface import Method
 from gensar_core.baselines.losses import (
     PopularityNegatives,
     UnseenNegatives,
     binary,
+    bpr_max,
     full_softmax,
+    generalized_binary,
     sampled_softmax,
 )
-from gensar_core.baselines.sequences import (
-    SequenceBatch,
-    SequenceBatches,
-    SequenceEncoder,
-    last_states,
-    recommended_clicks,
-    recommended_histories,
-    windows,
-)
+from gensar_core.baselines.sequences import SequenceEncoder, last_states, recommended_clicks, recommended_histories
 from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
@@ -55,15 +51,21 @@ class SequentialSettings(Settings):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     #: Clicks that a state can depend on.
     max_history: Positive = 50
-    #: softmax: over the catalogue; sampled_softmax: against `negatives` shared by a batch; bce: against one item that
-    #: the user has not clicked.
-    loss: Literal["softmax", "sampled_softmax", "bce"] = "sampled_softmax"
+    #: softmax: over the catalogue; sampled_softmax, gbce, bpr_max: against `negatives` shared by a batch; bce: against
+    #: one item that the user has not clicked.
+    loss: Literal["softmax", "sampled_softmax", "bce", "gbce", "bpr_max"] = "sampled_softmax"
     negatives: Positive = 512
-    #: How negatives of sampled_softmax are drawn: in proportion to clicks ** power.
+    #: How shared negatives are drawn: in proportion to clicks ** power (gbce asks for 0).
     popularity_power: Share = 1.0
+    #: Of gbce: 0 is plain binary cross-entropy, 1 aims at the scores of a softmax.
+    calibration: Share = 0.75
+    #: Of bpr_max: weight of the negatives' squared scores.
+    score_regularization: Annotated[float, Field(ge=0.0)] = 1.0
     batch_size: Positive = 256
     learning_rate: Rate = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    #: Gradients longer than this are shortened to it.
+    gradient_clip: Rate | None = None
     epochs: Positive = 100
     #: Validate every so many epochs, on at most so many users (0: all); stop after `patience` times without a gain.
     validate_every: Positive = 1
@@ -75,7 +77,10 @@ S = TypeVar("S", bound=SequentialSettings)
 
 
 class SequentialRecommender(Method[S]):
-    """A method of the task rec: an encoder of click sequences, compared with the item table by inner products."""
+    """A method of the task rec: an encoder of click sequences, compared with the item table by inner products.
+
+    An item that training has not shown gets the mean of the others' vectors, and is counted.
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("rec",)
     inputs: ClassVar[tuple[str, ...]] = ("clicks",)
@@ -91,9 +96,20 @@ class SequentialRecommender(Method[S]):
             torch.manual_seed(derive_seed(self.seed, "initialization"))
             return self.build().to(pick_device())
 
+    @functools.cached_property
+    def form(self) -> Form:
+        """How sequences become examples."""
+        return EveryPlace(self.settings.max_history, self.data.n_items)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What the encoder is trained with."""
+        return torch.optim.Adam(
+            self.encoder.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
         """Train with early stopping by NDCG@5 on the valid candidates."""
-        task = _Training(self)
+        task = SequenceTraining(self, self._validation())
         epoch = task.batches.steps_per_epoch
         validate_every = epoch * self.settings.validate_every
         schedule = Schedule(
@@ -101,10 +117,11 @@ class SequentialRecommender(Method[S]):
             validate_every=validate_every,
             checkpoint_every=validate_every,
             patience=self.settings.patience,
+            gradient_clip=self.settings.gradient_clip,
         )
         name = type(self).__name__
         record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
-        self._settle_unseen()
+        self.encoder.settle_unseen()
         return {
             "training_sequences": len(task.batches.sequences),
             "unseen_items": int((~self.encoder.seen).sum()),
@@ -115,14 +132,18 @@ class SequentialRecommender(Method[S]):
         }
 
     @torch.no_grad()
+    def states(self, histories: Ragged) -> torch.Tensor:
+        """The state that tells what follows each history, float32 [rows, columns], to be multiplied with `table`."""
+        self.encoder.eval()
+        return last_states(self.encoder, self.form, histories)
+
+    @torch.no_grad()
     def score(self, lists: CandidateLists) -> np.ndarray:
         """Inner products of the last state and the candidates' vectors."""
-        self.encoder.eval()
-        device = self.encoder.items.weight.device
-        states = last_states(self.encoder, recommended_histories(lists.samples), self.settings.max_history, device)
+        states, table = self.states(recommended_histories(lists.samples)), self.encoder.table()
         items = torch.from_numpy(np.maximum(lists.items, 0).astype(np.int64))
         scores = [
-            torch.bmm(self.encoder.items(rows.to(device)), state[:, :, None]).squeeze(2)
+            torch.bmm(functional.embedding(rows.to(table.device), table), state[:, :, None]).squeeze(2)
             for rows, state in zip(torch.split(items, _LISTS_AT_ONCE), torch.split(states, _LISTS_AT_ONCE), strict=True)
         ]
         found: np.ndarray = torch.cat(scores).cpu().numpy()
@@ -141,59 +162,53 @@ class SequentialRecommender(Method[S]):
         """Read model.safetensors."""
         self.encoder.load_state_dict(load_file(folder / "model.safetensors"))
 
-    @torch.no_grad()
-    def _settle_unseen(self) -> None:
-        """Give items that training never showed the mean of the others: their own vectors are still random."""
-        table, seen = self.encoder.items.weight, self.encoder.seen
-        table[~seen] = table[seen].mean(dim=0)
+    def _validation(self) -> Callable[[], Mapping[str, float]]:
+        """NDCG@5 and HR@10 on the valid candidates."""
+        lists = load_candidates(
+            self.data.samples_folder, "rec", "valid", users=self.settings.validation_users, samples=self.data.samples
+        )
+
+        def validate() -> Mapping[str, float]:
+            ranks = average_ranks(self.score(lists), lists.present)
+            figure = ndcg(ranks, 5)
+            return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
+
+        if not len(lists):
+            raise UserError(f"{self.data.samples_folder}: no user has a valid target of recommendation to choose by")
+        return validate
 
 
-class _Training:
-    """A sequential method as the shared training loop sees it."""
+class SequenceTraining:
+    """A sequential method as the shared training loop sees it; ``validate`` gives the figures to choose by."""
 
-    def __init__(self, method: SequentialRecommender[Any]) -> None:
+    def __init__(self, method: SequentialRecommender[Any], validate: Callable[[], Mapping[str, float]]) -> None:
         settings, data = method.settings, method.data
         _, clicks = recommended_clicks(data.training_events)
-        users, sequences = windows(clicks, settings.max_history)
-        self.lists = load_candidates(
-            data.samples_folder, "rec", "valid", users=settings.validation_users, samples=data.samples
-        )
-        if not len(sequences) or not len(self.lists):
+        users, sequences = method.form.examples(clicks)
+        if not len(sequences):
             raise UserError(
-                f"{data.samples_folder}: too few recommendation clicks to train on: no user has two in training, or "
-                "none has a valid target"
+                f"{data.samples_folder}: too few recommendation clicks to train on: no user has two in training"
             )
-        self.method = method
         self.encoder = method.encoder
         self.module: torch.nn.Module = method.encoder
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.batches = SequenceBatches(sequences, settings.batch_size, method.seed)
+        self.optimizer: torch.optim.Optimizer = method.optimizer()
+        self.batches = SequenceBatches(sequences, settings.batch_size, method.seed, method.form)
         self.encoder.seen[torch.from_numpy(np.unique(sequences.values))] = True
         self.loss = _loss(settings, clicks, users, data.n_items, method.seed)
+        self.validate = validate
 
     def backward(self, batch: SequenceBatch) -> Mapping[str, torch.Tensor]:
         """One step."""
-        table = self.encoder.items.weight
-        states = self.encoder(torch.from_numpy(batch.inputs).to(table.device)).flatten(0, 1)
-        states = states.index_select(0, torch.from_numpy(batch.places).to(table.device))
-        loss = self.loss(states, table, batch)
+        loss = self.loss(self.encoder.states(batch.inputs, batch.places), self.encoder.table(), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
-
-    def validate(self) -> Mapping[str, float]:
-        """NDCG@5 and HR@10 on the valid candidates."""
-        ranks = average_ranks(self.method.score(self.lists), self.lists.present)
-        figure = ndcg(ranks, 5)
-        return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
 
 
 _Loss = Callable[[torch.Tensor, torch.Tensor, SequenceBatch], torch.Tensor]
 
 
 def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, n_items: int, seed: int) -> _Loss:
-    """The loss that the settings name, of states [targets, dimensions], the item table and the batch they are from.
+    """The loss that the settings name, of states [targets, columns], the item table and the batch they are from.
 
     ``clicks`` are each user's training clicks; ``users`` [sequences] the row there of each training sequence.
     """
@@ -207,8 +222,13 @@ def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, n_ite
         targets = moved(batch.targets)
         if settings.loss == "softmax":
             return full_softmax(states, targets, table)
-        if settings.loss == "sampled_softmax":
-            return sampled_softmax(states, targets, table, moved(popular.draw(batch.step, settings.negatives)))
-        return binary(states, targets, table, moved(unseen.draw(batch.step, users[batch.rows])))
+        if settings.loss == "bce":
+            return binary(states, targets, table, moved(unseen.draw(batch.step, users[batch.rows])))
+        negatives = moved(popular.draw(batch.step, settings.negatives))
+        if settings.loss == "gbce":
+            return generalized_binary(states, targets, table, negatives, settings.calibration)
+        if settings.loss == "bpr_max":
+            return bpr_max(states, targets, table, negatives, settings.score_regularization)
+        return sampled_softmax(states, targets, table, negatives)
 
     return loss

@@ -42,7 +42,17 @@ class TestQueryFrequency(MethodContract):
 
 
 def test_there_are_these_methods():
-    assert {"popularity", "query_frequency", "random_order", "sasrec", "text_cosine"} <= set(kinds())
+    assert {
+        "bert4rec",
+        "fmlp",
+        "gru4rec",
+        "lrurec",
+        "popularity",
+        "query_frequency",
+        "random_order",
+        "sasrec",
+        "text_cosine",
+    } <= set(kinds())
     for kind in kinds():
         assert find(kind).settings_model().model_dump() is not None
 

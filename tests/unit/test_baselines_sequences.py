@@ -1,4 +1,4 @@
-"""Sequences, batches and losses of sequential methods, against plain loops and hand-computed values."""
+"""Sequences, forms, batches and losses of sequential methods, against plain loops and hand-computed values."""
 
 import itertools
 
@@ -10,15 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.baselines.losses import PopularityNegatives, UnseenNegatives, binary, full_softmax, sampled_softmax
-from gensar_core.baselines.sequences import (
-    SequenceBatches,
-    SequenceEncoder,
-    last_states,
-    recommended_clicks,
-    recommended_histories,
-    windows,
+from gensar_core.baselines.forms import EveryPlace, LastPlace, MaskedPlaces, SequenceBatches, prefixes, windows
+from gensar_core.baselines.losses import (
+    PopularityNegatives,
+    UnseenNegatives,
+    binary,
+    bpr_max,
+    full_softmax,
+    generalized_binary,
+    sampled_softmax,
 )
+from gensar_core.baselines.sequences import SequenceEncoder, last_states, recommended_clicks, recommended_histories
 from gensar_core.runtime.arrays import Ragged
 
 
@@ -72,10 +74,74 @@ def test_windows_give_each_target_once_with_its_last_inputs(sequences, width):
         assert all(len(window) == width + 1 for window in own[1:])
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=8), st.integers(1, 5))
+def test_prefixes_end_at_every_click_but_the_first(sequences, width):
+    rows, cut = prefixes(ragged(sequences), width)
+    expected = [
+        (row, sequence[max(0, stop - width - 1) : stop])
+        for row, sequence in enumerate(sequences)
+        for stop in range(2, len(sequence) + 1)
+    ]
+    assert list(zip(rows.tolist(), as_lists(cut), strict=True)) == expected
+
+
+def test_the_last_place_is_asked_in_rows_of_full_width():
+    form = LastPlace(3, 10)
+    batch = form.batch(0, np.array([7, 8]), ragged([[1, 2], [3, 4, 5, 6]]))
+    assert batch.inputs.tolist() == [[10, 10, 1], [3, 4, 5]]
+    assert batch.targets.tolist() == [2, 6]
+    assert batch.rows.tolist() == [7, 8]
+    # One state a row comes out of the encoder.
+    assert batch.places.tolist() == [0, 1]
+    inputs, places = form.question(ragged([[1, 2, 3, 4, 5], [6]]))
+    assert inputs.tolist() == [[3, 4, 5], [10, 10, 6]]
+    assert places.tolist() == [0, 1]
+
+
+def test_masks_hide_their_targets_and_nothing_else():
+    form = MaskedPlaces(9, 100, 0.5, 0.25, seed=5)
+    rng = np.random.default_rng(0)
+    sequences = ragged([rng.integers(100, size=rng.integers(2, 10)).tolist() for _ in range(400)])
+    batch = form.batch(3, np.arange(400) + 1000, sequences)
+    width = batch.inputs.shape[1]
+    restored = batch.inputs.ravel().copy()
+    assert (restored[batch.places] == form.mask).all()
+    assert (restored == form.mask).sum() == len(batch.places)
+    restored[batch.places] = batch.targets
+    assert (batch.rows == 1000 + batch.places // width).all()
+    masked = np.zeros((400, width), dtype=bool)
+    masked.ravel()[batch.places] = True
+    assert masked.any(axis=1).all()
+    for row, (items, own) in enumerate(zip(as_lists(sequences), restored.reshape(400, width), strict=True)):
+        assert own.tolist() == items + [form.padding] * (width - len(items))
+        assert not masked[row, len(items) :].any()
+    lengths = sequences.lengths
+    long = lengths >= 6
+    only_last = masked[np.arange(400), lengths - 1] & (masked.sum(axis=1) == 1)
+    # A quarter of the rows, give or take what chance masks so as well.
+    assert only_last[long].mean() == pytest.approx(0.26, abs=0.08)
+    others = masked[long & ~only_last]
+    assert others.sum() / lengths[long & ~only_last].sum() == pytest.approx(0.5, abs=0.05)
+    again, other = form.batch(3, np.arange(400), sequences), form.batch(4, np.arange(400), sequences)
+    assert (again.inputs == batch.inputs).all()
+    assert (other.inputs != batch.inputs).any()
+
+
+def test_a_mask_after_the_history_asks_what_follows():
+    form = MaskedPlaces(4, 10, 0.5, 0.0, seed=5)
+    inputs, places = form.question(ragged([[1, 2, 3, 4, 5], [6]]))
+    assert inputs.tolist() == [[3, 4, 5, 11], [6, 11, 10, 10]]
+    assert inputs.ravel()[places].tolist() == [11, 11]
+    rows, cut = form.examples(ragged([[1, 2, 3, 4, 5, 6], [7], [8, 9]]))
+    assert rows.tolist() == [0, 0, 2]
+    assert as_lists(cut) == [[1, 2, 3], [3, 4, 5, 6], [8, 9]]
+
+
 def test_an_epoch_serves_every_sequence_once_and_resumes_anywhere():
     rng = np.random.default_rng(0)
     sequences = ragged([rng.integers(100, size=rng.integers(2, 9)).tolist() for _ in range(53)])
-    batches = SequenceBatches(sequences, batch_size=8, seed=5)
+    batches = SequenceBatches(sequences, batch_size=8, seed=5, form=EveryPlace(9, 100))
     assert batches.steps_per_epoch == 7
     served = list(itertools.islice(batches(0), 14))
     for epoch in (served[:7], served[7:]):
@@ -102,7 +168,7 @@ def test_an_epoch_serves_every_sequence_once_and_resumes_anywhere():
 def test_batches_hold_little_padding():
     rng = np.random.default_rng(0)
     sequences = ragged([[1] * length for length in rng.integers(2, 60, size=2000)])
-    batches = SequenceBatches(sequences, batch_size=50, seed=5)
+    batches = SequenceBatches(sequences, batch_size=50, seed=5, form=EveryPlace(60, 100))
     epoch = list(itertools.islice(batches(0), batches.steps_per_epoch))
     filled = sum(len(batch.targets) for batch in epoch) / sum(batch.inputs.size for batch in epoch)
     assert filled > 0.9
@@ -116,9 +182,16 @@ def test_last_states_are_of_the_last_items_and_zero_without_any():
             return torch.stack([items, torch.arange(items.shape[1]).expand_as(items)], dim=2).float()
 
     histories = ragged([[3, 4, 5], [], [9], [1, 2, 3, 4]])
-    states = last_states(Echo(10, 2), histories, 3, torch.device("cpu"), batch_size=2)
-    assert states.tolist() == [[5, 2], [0, 0], [9, 0], [4, 2]]
-    assert last_states(Echo(10, 2), ragged([[], []]), 3, torch.device("cpu")).tolist() == [[0, 0], [0, 0]]
+    form = EveryPlace(3, 10)
+    assert last_states(Echo(10, 2), form, histories, batch_size=2).tolist() == [[5, 2], [0, 0], [9, 0], [4, 2]]
+    assert last_states(Echo(10, 2), form, ragged([[], []])).tolist() == [[0, 0], [0, 0]]
+    biased = Echo(10, 2, bias=True)
+    torch.nn.init.constant_(biased.bias, 7.0)
+    states = last_states(biased, form, histories)
+    assert states.tolist() == [[5, 2, 1], [0, 0, 0], [9, 0, 1], [4, 2, 1]]
+    assert (states @ biased.table().T)[0].tolist() == pytest.approx(
+        (7 + biased.items.weight @ torch.tensor([5.0, 2.0])).tolist()
+    )
 
 
 def test_losses_by_hand():
@@ -136,12 +209,55 @@ def test_losses_by_hand():
     assert binary(states, targets, table, torch.tensor([2, 0])).item() == pytest.approx(np.mean(expected))
 
 
-def test_a_catalogue_of_targets_alone_has_a_finite_gradient():
+def test_losses_of_shared_negatives_by_hand():
+    table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, 0.0], [0.0, -1.0]])
+    states = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    targets = torch.tensor([0, 1])
+    negatives = torch.tensor([0, 2])
+
+    def sigmoid(value):
+        return 1 / (1 + np.exp(-value))
+
+    # Logits of the targets: 1 and 2; of the negatives: (itself, 2) and (0, 0). Two of the four others are drawn: alpha
+    # is 1/2, and beta = 1/2 (3/4 (1 - 2) + 2) = 5/8.
+    first = [-0.625 * np.log(sigmoid(1)) - np.log(1 - sigmoid(2))]
+    second = [-0.625 * np.log(sigmoid(2)) - 2 * np.log(1 - sigmoid(0))]
+    found = generalized_binary(states, targets, table, negatives, 0.75)
+    assert found.item() == pytest.approx(np.mean([first, second]) / 3)
+    # Uncalibrated it is the plain binary loss over one positive and two negatives.
+    plain = [-np.log(sigmoid(1)) - np.log(1 - sigmoid(2)), -np.log(sigmoid(2)) - 2 * np.log(0.5)]
+    assert generalized_binary(states, targets, table, negatives, 0.0).item() == pytest.approx(np.mean(plain) / 3)
+    # All weight of the first row is on its one other negative; the second has two equal ones.
+    first = -np.log(sigmoid(1 - 2)) + 0.1 * 2**2
+    second = -np.log(sigmoid(2 - 0))
+    assert bpr_max(states, targets, table, negatives, 0.1).item() == pytest.approx(np.mean([first, second]))
+    # Weights are over negatives alone: logits 2 and 0 weigh e^2 to 1, whatever the target's.
+    weight = np.exp(2) / (np.exp(2) + 1)
+    expected = -np.log(weight * sigmoid(1 - 2) + (1 - weight) * sigmoid(1 - 0))
+    found = bpr_max(states[:1], targets[:1], table, torch.tensor([2, 3]), 0.0)
+    assert found.item() == pytest.approx(expected)
+
+
+def test_binary_loss_begins_at_two_coins():
+    states, table = torch.zeros(4, 2), torch.zeros(5, 2)
+    loss = binary(states, torch.zeros(4, dtype=torch.long), table, torch.ones(4, dtype=torch.long))
+    assert loss.item() == pytest.approx(2 * 0.6931, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        sampled_softmax,
+        lambda *arguments: generalized_binary(*arguments, 0.75),
+        lambda *arguments: bpr_max(*arguments, 1.0),
+    ],
+)
+def test_a_catalogue_of_targets_alone_has_a_finite_gradient(loss):
     table = torch.zeros(1, 2, requires_grad=True)
     states = torch.ones(3, 2, requires_grad=True)
-    loss = sampled_softmax(states, torch.zeros(3, dtype=torch.long), table, torch.zeros(4, dtype=torch.long))
-    loss.backward()
-    assert loss.item() == pytest.approx(0.0)
+    value = loss(states, torch.zeros(3, dtype=torch.long), table, torch.zeros(4, dtype=torch.long))
+    value.backward()
+    assert np.isfinite(value.item())
     assert torch.isfinite(table.grad).all()
     assert torch.isfinite(states.grad).all()
 

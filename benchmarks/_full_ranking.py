@@ -1,0 +1,123 @@
+"""The field's usual protocol for sequential recommendation: leave one out, and rank the whole catalogue.
+
+Of each user's clicks in order, the last is the test target, the one before it the valid target, the others train. A
+target is ranked among all items, those that the user has clicked included; ties count half.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.sequential import SequenceTraining, SequentialRecommender
+from gensar_core.ranking.metrics import hit_rate, ndcg
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.training import Schedule, TrainingRecord, train
+
+#: Users whose scores of all items are in memory at once.
+_USERS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class ClickLog:
+    """``clicks`` of each user in order, three or more, of items 0 to ``n_items`` - 1."""
+
+    clicks: Ragged
+    n_items: int
+
+    @classmethod
+    def from_reviews(cls, path: Path) -> ClickLog:
+        """Reviews of the Amazon releases (JSON lines, gzip): users in order of time, then of the file."""
+        with gzip.open(path) as file:
+            reviews = pl.read_ndjson(file.read())
+        ordered = reviews.select(
+            user=pl.col("reviewerID").rank("dense"), item=pl.col("asin").rank("dense"), time="unixReviewTime"
+        ).sort("user", "time", maintain_order=True)
+        counts = ordered.group_by("user", maintain_order=True).len()["len"].to_numpy()
+        items = ordered["item"].to_numpy().astype(np.int64) - 1
+        clicks = Ragged.from_lengths(counts, items)
+        return cls(clicks.take(np.flatnonzero(counts >= 3)), int(items.max()) + 1)
+
+    def without_last(self, count: int) -> Ragged:
+        """The clicks before each user's last ``count``."""
+        from_end = np.repeat(self.clicks.offsets[1:], self.clicks.lengths) - np.arange(len(self.clicks.values))
+        return self.clicks.filter(from_end > count)
+
+    def target(self, count: int) -> np.ndarray:
+        """The item that follows `without_last`(count), int64 [users]."""
+        return self.clicks.values[self.clicks.offsets[1:] - count].astype(np.int64)
+
+    def data(self, folder: Path) -> MethodData:
+        """Training clicks as a method reads them, written into ``folder``."""
+        training = self.without_last(2)
+        folder.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame({"item_id": np.arange(self.n_items)}).write_parquet(folder / "items.parquet")
+        pl.DataFrame(
+            {
+                "event_id": np.arange(len(training.values)),
+                "user_id": training.rows,
+                "time": np.arange(len(training.values)),
+                "task": ["rec"] * len(training.values),
+                "item_id": training.values,
+                "query_id": pl.Series([None] * len(training.values), dtype=pl.Int32),
+                "session_id": pl.Series([None] * len(training.values), dtype=pl.Int64),
+            }
+        ).write_parquet(folder / "training_events.parquet")
+        return MethodData(folder, folder)
+
+
+@torch.no_grad()
+def full_ranks(
+    method: SequentialRecommender[Any], histories: Ragged, targets: np.ndarray, *, filter_seen: bool = False
+) -> np.ndarray:
+    """Rank of each target [users] among all items; with ``filter_seen``, among those not in the user's history."""
+    states, table = method.states(histories), method.encoder.table()
+    wanted = torch.from_numpy(targets).to(table.device)
+    ranks = []
+    for start in range(0, len(targets), _USERS_AT_ONCE):
+        users = np.arange(start, min(start + _USERS_AT_ONCE, len(targets)))
+        scores = states[start : start + _USERS_AT_ONCE] @ table.T
+        own = scores.gather(1, wanted[start : start + _USERS_AT_ONCE, None])
+        if filter_seen:
+            seen = histories.take(users)
+            scores[torch.from_numpy(seen.rows), torch.from_numpy(seen.values.astype(np.int64))] = -torch.inf
+        better = (scores > own).sum(dim=1)
+        ties = (scores == own).sum(dim=1) - 1
+        ranks.append((1.0 + better + 0.5 * ties.clamp(min=0)).cpu().numpy())
+    return np.concatenate(ranks)
+
+
+def figures(ranks: np.ndarray) -> dict[str, float]:
+    """Recall@10 and NDCG@10 (one target a user: recall is the hit rate)."""
+    return {"recall@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
+
+
+def fit(method: SequentialRecommender[Any], log: ClickLog) -> TrainingRecord:
+    """Train on all but the last two clicks; keep the weights of the best NDCG@10 on the valid targets."""
+    histories, targets = log.without_last(2), log.target(2)
+
+    def validate() -> Mapping[str, float]:
+        found = figures(full_ranks(method, histories, targets))
+        return {"score": found["ndcg@10"], **found}
+
+    task = SequenceTraining(method, validate)
+    settings = method.settings
+    every = task.batches.steps_per_epoch * settings.validate_every
+    schedule = Schedule(
+        task.batches.steps_per_epoch * settings.epochs,
+        every,
+        every,
+        patience=settings.patience,
+        gradient_clip=settings.gradient_clip,
+    )
+    record = train(task, schedule, seed=method.seed, description=type(method).__name__, checkpoints=None)
+    method.encoder.settle_unseen()
+    return record

@@ -1,0 +1,95 @@
+"""Search of a method's settings by validation: every combination of a grid is fitted, and none sees a test target.
+
+`python benchmarks/tune.py results/beauty sasrec --grid '{"dropout": [0.3, 0.5], "negatives": [512, 2048]}'` reads the
+data set's folder of results (canonical/ and samples/), fits the method with each combination, and prints for each, and
+at the end for the best, one JSON object: the settings, valid NDCG@5, which validation was the best, and seconds.
+
+    --set KEY=VALUE   a setting that all combinations share (JSON); once a setting
+    --embedding FILE  vectors.safetensors, for methods that read text vectors
+    --one-by-one      vary one key at a time, from the first value of each (a search along coordinates)
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gensar_core.baselines.interface import MethodData, find
+from gensar_core.baselines.run import weights_learned
+from gensar_core.config.base import validate
+
+Grid = Mapping[str, Sequence[Any]]
+
+
+def main() -> None:
+    """Search, and print what was found."""
+    parser = argparse.ArgumentParser(description="a method's settings, searched by valid NDCG@5")
+    parser.add_argument("dataset", type=Path, help="folder of the data set's results")
+    parser.add_argument("method", help="a file of gensar_core/baselines, by name")
+    parser.add_argument("--grid", type=json.loads, required=True, help="JSON: values of each setting")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting that all share")
+    parser.add_argument("--embedding", type=Path)
+    parser.add_argument("--one-by-one", action="store_true", help="vary one key at a time, keeping the best of each")
+    parser.add_argument("--seed", type=int, default=42)
+    arguments = parser.parse_args()
+    shared = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
+    data = MethodData(arguments.dataset / "canonical", arguments.dataset / "samples", arguments.embedding)
+
+    def trial(own: Mapping[str, Any]) -> dict[str, Any]:
+        found = {"settings": dict(own), **fit(arguments.method, {**shared, **own}, data, arguments.seed)}
+        print(json.dumps(found), flush=True)
+        return found
+
+    search = along_coordinates if arguments.one_by_one else over_all
+    best = search(arguments.grid, trial)
+    print(json.dumps({"dataset": arguments.dataset.name, "method": arguments.method, "shared": shared, "best": best}))
+
+
+def fit(kind: str, own: Mapping[str, Any], data: MethodData, seed: int) -> dict[str, Any]:
+    """Fit once; what validation says of it."""
+    method_class = find(kind)
+    method = method_class(validate(method_class.settings_model, dict(own), kind), data, seed)
+    started, worked = time.perf_counter(), time.process_time()
+    figures = method.fit(None, "")
+    return {
+        "valid_ndcg@5": round(figures["best_valid_ndcg@5"], 5),
+        "best_validation": 1 + [entry["step"] for entry in figures["curve"]].index(figures["best_step"]),
+        "validations": len(figures["curve"]),
+        "parameters": weights_learned(method),
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - worked, 1),
+    }
+
+
+def combinations(grid: Grid) -> Iterator[dict[str, Any]]:
+    """Every combination of the grid's values."""
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def over_all(grid: Grid, trial: Any) -> dict[str, Any]:
+    """The best of all combinations."""
+    found: dict[str, Any] = max((trial(own) for own in combinations(grid)), key=score)
+    return found
+
+
+def along_coordinates(grid: Grid, trial: Any) -> dict[str, Any]:
+    """The best found by trying the values of one key after the other, keeping the best of each."""
+    best: dict[str, Any] = trial({key: values[0] for key, values in grid.items()})
+    for key, values in grid.items():
+        best = max([best, *(trial({**best["settings"], key: value}) for value in values[1:])], key=score)
+    return best
+
+
+def score(found: Mapping[str, Any]) -> float:
+    """What a trial is chosen by."""
+    return float(found["valid_ndcg@5"])
+
+
+if __name__ == "__main__":
+    main()
