@@ -24,8 +24,8 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
-from gensar_core.baselines.forms import MaskedPlaces
 from gensar_core.baselines.blocks import Dropout
+from gensar_core.baselines.forms import MaskedPlaces
 from gensar_core.baselines.layers import Pointwise, SelfAttention, initialize
 from gensar_core.baselines.sequences import SequenceEncoder
 from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings

@@ -20,8 +20,8 @@ import functools
 
 import torch
 
-from gensar_core.baselines.forms import LastPlace
 from gensar_core.baselines.blocks import Dropout
+from gensar_core.baselines.forms import LastPlace
 from gensar_core.baselines.layers import Pointwise, initialize
 from gensar_core.baselines.sequences import SequenceEncoder
 from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings

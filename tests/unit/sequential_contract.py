@@ -84,7 +84,8 @@ class SequentialContract(TrainedMethodContract):
     def test_only_the_last_clicks_count(self, data: MethodData) -> None:
         method = self.untrained(data, max_history=3)
         lists = load_candidates(data.samples_folder, "rec", "test")
-        visible = 2 if self.looks_ahead else 3
+        # Each click stands with the search for its item: three entries. A mask takes one place.
+        visible = 3 * (2 if self.looks_ahead else 3)
         shorter = lists.samples.with_columns(
             history_behavior=lists.samples["history_behavior"].list.tail(visible),
             history_object=lists.samples["history_object"].list.tail(visible),
