@@ -20,3 +20,8 @@ class TestJSR(TrainedMethodContract):
     own = SMALL
     # Queries stand for eight items each, of which four are among 20 candidates.
     by_heart_in_search = 0.2
+
+
+class TestUniSAR(TrainedMethodContract):
+    kind = "unisar"
+    own = {**SMALL, "embedding_size": 16, "experts": 2, "search_weight": 1.0, "query_item_negatives": 16}  # noqa: RUF012
