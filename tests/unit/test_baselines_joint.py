@@ -1,23 +1,28 @@
 """The joint methods: the contract of all methods."""
 
+import pytest
+
 from tests.unit.method_contract import TrainedMethodContract
 
 SMALL = {
     "dimensions": 16,
     "dropout": 0.0,
+    "loss": "softmax",
     "sampled_negatives": 24,
     "popularity_power": 0.0,
     "learning_rate": 1.0e-2,
     "weight_decay": 0.0,
     "batch_size": 64,
-    "epochs": 80,
-    "validate_every": 40,
+    "epochs": 50,
+    "validate_every": 25,
 }
+
+pytestmark = pytest.mark.slow
 
 
 class TestJSR(TrainedMethodContract):
     kind = "jsr"
-    own = SMALL
+    own = {**SMALL, "loss": "bce", "epochs": 80}  # noqa: RUF012
     # Queries stand for eight items each, of which four are among 20 candidates.
     by_heart_in_search = 0.2
 
@@ -25,3 +30,8 @@ class TestJSR(TrainedMethodContract):
 class TestUniSAR(TrainedMethodContract):
     kind = "unisar"
     own = {**SMALL, "embedding_size": 16, "experts": 2, "search_weight": 1.0, "query_item_negatives": 16}  # noqa: RUF012
+
+
+class TestSESRec(TrainedMethodContract):
+    kind = "sesrec"
+    own = {**SMALL, "query_item_negatives": 16}  # noqa: RUF012
