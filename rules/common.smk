@@ -65,6 +65,16 @@ def identifier_embeddings(wildcards):
     }
 
 
+def compared_identifiers(wildcards):
+    """The identifiers whose collision rates a data set's figure shows."""
+    names = catalogue.datasets[wildcards.dataset].compared_identifiers
+    if not names:
+        raise WorkflowError(
+            f"config: datasets.{wildcards.dataset}.compared_identifiers: name the entries of identifiers to draw"
+        )
+    return names
+
+
 def corpus_files(wildcards, name):
     """The named files of the corpus that a generator is trained on."""
     return multiext(

@@ -88,3 +88,26 @@ rule statistics:
         code=fingerprint("gensar_core.evaluation.statistics"),
     script:
         "../workflow_scripts/statistics.py"
+
+
+rule collisions:
+    input:
+        lambda wildcards: expand(
+            "results/{{dataset}}/identifiers/{identifier}/quality.json",
+            identifier=compared_identifiers(wildcards),
+        ),
+    output:
+        multiext("results/figures/{dataset}_collisions", ".png", ".stage.json"),
+        svg="results/figures/{dataset}_collisions.svg",
+    log:
+        "results/{dataset}/logs/collisions.log",
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        names=lambda wildcards: compared_identifiers(wildcards),
+        code=fingerprint("gensar_core.evaluation.collisions"),
+    script:
+        "../workflow_scripts/collisions.py"

@@ -30,3 +30,27 @@ rule identifiers:
         checkpoints="results/{dataset}/checkpoints/identifiers/{identifier}",
     script:
         "../workflow_scripts/identifiers.py"
+
+
+rule identifier_quality:
+    input:
+        canonical=multiext(
+            "results/{dataset}/canonical/", "items.parquet", "events.parquet"
+        ),
+        vocabulary="results/{dataset}/identifiers/{identifier}/vocabulary.json",
+        training="results/{dataset}/identifiers/{identifier}/stage.json",
+        identifiers="results/{dataset}/identifiers/{identifier}/identifiers.parquet",
+    output:
+        report="results/{dataset}/identifiers/{identifier}/quality.json",
+        record="results/{dataset}/identifiers/{identifier}/quality.stage.json",
+    log:
+        "results/{dataset}/logs/identifier_quality_{identifier}.log",
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        code=fingerprint("gensar_core.identifiers.report"),
+    script:
+        "../workflow_scripts/identifier_quality.py"

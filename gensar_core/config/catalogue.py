@@ -122,12 +122,14 @@ def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
     """Every name that one entry uses of another: (path of the key, name, section it must be in)."""
     for name, dataset in catalogue.datasets.items():
         yield f"datasets.{name}.table", dataset.table, "tables"
+        for position, identifier in enumerate(dataset.compared_identifiers):
+            yield f"datasets.{name}.compared_identifiers.{position}", identifier, "identifiers"
     for name, embedding in catalogue.embeddings.items():
         if isinstance(embedding, SequentialEmbedding):
             yield f"embeddings.{name}.method", embedding.method, "methods"
-    for name, identifier in catalogue.identifiers.items():
+    for name, entry in catalogue.identifiers.items():
         for side in ("semantic", "collaborative"):
-            used = getattr(identifier, side)
+            used = getattr(entry, side)
             if used is not None:
                 yield f"identifiers.{name}.{side}", used, "embeddings"
     for name, corpus in catalogue.corpora.items():

@@ -67,6 +67,8 @@ class _DatasetBase(Settings):
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     #: Entry of `tables` that results/tables/{dataset}.csv shows.
     table: Name = "overall"
+    #: Entries of `identifiers` whose collision rates results/figures/{dataset}_collisions.svg shows (Figure 5).
+    compared_identifiers: list[Name] = []
 
 
 class AmazonDataset(_DatasetBase):

@@ -35,6 +35,21 @@ def test_training_negatives_need_no_model(workflow):
     }
 
 
+def test_the_figure_of_collision_rates_needs_both_embeddings_and_no_generator(workflow):
+    assert workflow.planned("results/figures/amazon_collisions.svg") == {
+        "download_amazon",
+        "download_product_search",
+        "canonical_amazon",
+        "samples",
+        "embed_text",
+        "embed_sequential",
+        "method",
+        "identifiers",
+        "identifier_quality",
+        "collisions",
+    }
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

@@ -1,0 +1,112 @@
+"""The stage `identifier_quality`: what identifiers are like, and what their prefixes tell of categories and clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.identifiers.table import SIDES, IdentifierTable
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.stage import Stage, read_record, write_json
+
+
+def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
+    """Write quality.json for the identifiers in a folder, to the folder ``output``.
+
+    It holds, for each side, the figures of the identifiers' own record (collisions, usage, perplexity, unexplained
+    variance) and, for each prefix length, how much likelier than by chance two items with the same prefix are of the
+    same category, or clicked one after the other by the same user. ``canonical`` holds items.parquet and
+    events.parquet. Raises UserError when these are of another data set than the identifiers.
+    """
+    files = [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
+    tables = [canonical / "items.parquet", canonical / "events.parquet"]
+    with Stage(
+        "identifier_quality", output, inputs=[*files, *tables], code=__name__, record_name="quality.stage.json"
+    ) as stage:
+        table = IdentifierTable.load(identifiers)
+        items, events = schema.ITEMS.read(tables[0]).sort("item_id"), schema.EVENTS.read(tables[1])
+        if len(items) != len(table):
+            raise UserError(
+                f"{files[0]}: has {len(table)} items, but {tables[0]} has {len(items)}; build the identifiers again"
+            )
+        figures = read_record(identifiers / "stage.json")["figures"]
+        category, pairs = categories(items), click_pairs(events)
+        sides = [side for side in SIDES if side in figures]
+        report: dict[str, Any] = {"items": len(table), "sides": sides}
+        for side in sides:
+            report[side] = {**figures[side], "prefixes": prefix_figures(table.sides[side], category, pairs)}
+        write_json(stage.path("quality.json"), report)
+
+
+def categories(items: pl.DataFrame) -> np.ndarray:
+    """A number for each item's first category path [n]; -1 for an item without one."""
+    paths = items.get_column("categories").list.first().list.join("\0")
+    numbers = paths.rank("dense").cast(pl.Int64) - 1
+    return numbers.fill_null(-1).to_numpy()
+
+
+def click_pairs(events: pl.DataFrame) -> np.ndarray:
+    """The distinct pairs of different items that some user clicked one right after the other [pairs, 2], lower first.
+
+    Clicks of both tasks count; a repeated click on one item is one.
+    """
+    users, items = (events.get_column(name).to_numpy() for name in ("user_id", "item_id"))
+    changed = np.ones(len(items), dtype=bool)
+    changed[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    users, items = users[changed], items[changed]
+    neighbours = np.stack([items[:-1], items[1:]], axis=1)[users[1:] == users[:-1]]
+    return np.unique(np.sort(neighbours, axis=1), axis=0)
+
+
+def prefix_figures(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list[dict[str, Any]]:
+    """For each length of prefix that some two items share: how many pairs do, and what it tells of them.
+
+    ``rows`` are identifiers, ``category`` [n] numbers (-1 for none), ``pairs`` [m, 2] of items clicked one after the
+    other. Shares are of the pairs of items with the same prefix; the chance level is the share of all pairs.
+    """
+    codes = Ragged.from_lengths(rows.lengths, rows.values).padded(int(rows.lengths.max(initial=0)), -1)
+    found = []
+    for length in range(1, codes.shape[1] + 1):
+        _, node = np.unique(codes[:, :length], axis=0, return_inverse=True)
+        # An identifier that ends before this length stands for itself.
+        node = np.where(rows.lengths >= length, node.ravel(), len(codes) + np.arange(len(codes)))
+        sharing = _pairs_within(node)
+        if sharing:
+            clicked = int((node[pairs[:, 0]] == node[pairs[:, 1]]).sum())
+            found.append(
+                {
+                    "length": length,
+                    "pairs": sharing,
+                    "same_category": _same_category(node, category),
+                    "clicked_in_turn": _shares(clicked, sharing, len(pairs), _all_pairs(len(codes))),
+                }
+            )
+    return found
+
+
+def _same_category(node: np.ndarray, category: np.ndarray) -> Mapping[str, float]:
+    known = category >= 0
+    node, category = node[known], category[known]
+    both = _pairs_within(node * (int(category.max(initial=0)) + 1) + category)
+    return _shares(both, _pairs_within(node), _pairs_within(category), _all_pairs(len(category)))
+
+
+def _shares(hits: int, pairs: int, all_hits: int, all_pairs: int) -> Mapping[str, float]:
+    share, chance = hits / max(1, pairs), all_hits / max(1, all_pairs)
+    return {"share": share, "chance": chance, "lift": share / chance if chance else 0.0}
+
+
+def _pairs_within(group: np.ndarray) -> int:
+    """Pairs of items with equal numbers."""
+    _, counts = np.unique(group, return_counts=True)
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _all_pairs(items: int) -> int:
+    return items * (items - 1) // 2
