@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+#: What the demo is run for.
+DEMO = ("results/tables/demo.csv", "results/figures/demo_collisions.svg")
 
 
 def pytest_collection_modifyitems(items):
@@ -52,5 +54,5 @@ def workflow(tmp_path):
 def tiny_demo(tmp_path_factory):
     """The demo, run whole in its smallest size, once for all tests that only look at it."""
     workflow = Workflow(tmp_path_factory.mktemp("demo"))
-    workflow.run("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", "results/tables/demo.csv")
+    workflow.run("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", *DEMO)
     return workflow

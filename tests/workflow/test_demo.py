@@ -8,9 +8,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gensar_core import schema
 
-from .conftest import ROOT, Workflow
+from .conftest import DEMO, ROOT, Workflow
 
-TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", "results/tables/demo.csv")
+TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", *DEMO)
 COLUMNS = ["task", "method", "hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "samples"]
 
 
@@ -63,6 +63,22 @@ def test_strict_samples_hold_no_leak(tiny_demo):
     ).is_empty()
     assert set(samples.get_column("split").unique()) == {"train", "valid", "test"}
     assert len(samples.join(events, on="event_id", how="semi")) == len(samples)
+
+
+def test_the_quality_of_each_identifier_set_is_told_and_drawn(tiny_demo):
+    results = tiny_demo.folder / "results"
+    drawn = json.loads((results / "figures/demo_collisions.stage.json").read_text())["figures"]["raw_collision_rate"]
+    assert {name: list(sides) for name, sides in drawn.items()} == {
+        "joint_demo": ["semantic", "collaborative"],
+        "only_semantic_demo": ["semantic"],
+        "only_collaborative_demo": ["collaborative"],
+    }
+    report = json.loads((results / "demo/identifiers/joint_demo/quality.json").read_text())
+    prefix = report["semantic"]["prefixes"][0]
+    # The simulated shop's texts name the category, so items with one first code are far more often alike than any two.
+    assert prefix["same_category"]["lift"] > 1.5
+    svg = (results / "figures/demo_collisions.svg").read_text()
+    assert "only_collaborative_demo" in svg
 
 
 def test_the_trained_generator_opens_with_transformers(tiny_demo):
