@@ -1,0 +1,208 @@
+"""Identifiers: the RQ-VAE's training against a plain port of the paper's, and a million items made unique.
+
+`python benchmarks/identifiers.py [--quick] [--semantic FILE --collaborative FILE]`
+
+The files are vectors.safetensors of a data set, such as results/beauty/embeddings/minilm/vectors.safetensors; without
+them, clustered random vectors of Amazon Beauty's size stand in. Both trainings run in this process one after the other,
+with all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _measure import Usage, claim, report, run_child
+
+#: Of the plain port; ours takes as many as it needs to be better in every figure.
+PLAIN_EPOCHS = 100
+OUR_EPOCHS = 20
+#: (levels shared, of each side's own, codes a level).
+SHAPES = ((2, 2, 256), (1, 2, 1024))
+ASSIGN = """
+import json, sys, time
+import numpy as np, torch
+from gensar_core.config.identifiers import QuantizerSettings
+from gensar_core.identifiers.collisions import resolve
+from gensar_core.identifiers.initialize import initialize_codebooks, start_as_principal_components
+from gensar_core.identifiers.quality import collision_rate
+from gensar_core.identifiers.rqvae import RQVAE
+
+items, shared, own, codes = map(int, sys.argv[1:])
+source = np.random.default_rng(0)
+sizes = {"semantic": 768, "collaborative": 64}
+drawn = {side: source.standard_normal((items, size), dtype=np.float32) for side, size in sizes.items()}
+vectors = {side: torch.from_numpy(matrix) for side, matrix in drawn.items()}
+settings = QuantizerSettings(
+    shared_levels=shared, specific_levels=own, codebook_size=codes, initialization_share=min(1.0, 20_000 / items)
+)
+model = RQVAE(sizes, settings).eval()
+model.fit_scale(vectors)
+scaled = model.scale(vectors)
+del vectors, drawn
+start_as_principal_components(model, scaled)
+initialize_codebooks(model, scaled, 0)
+
+started = time.perf_counter()
+latents = model.all_latents(scaled)
+raw = model.encode_latents(latents)
+encoded = time.perf_counter()
+unique = resolve(model, latents, raw)
+done = time.perf_counter()
+for side in model.sides:
+    assert collision_rate(unique.identifier(side)) == 0.0
+rates = [collision_rate(raw.identifier(side)) for side in model.sides]
+print(json.dumps({"encode": encoded - started, "assign": done - encoded, "raw_collision_rates": rates}))
+"""
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke size: seconds, and no figures to rely on")
+    parser.add_argument("--semantic", type=Path, help="item vectors of a text encoder")
+    parser.add_argument("--collaborative", type=Path, help="item vectors of a sequential recommender")
+    parser.add_argument("--plain-epochs", type=int, default=PLAIN_EPOCHS)
+    parser.add_argument("--epochs", type=int, default=OUR_EPOCHS)
+    options = parser.parse_args()
+    # Children first: a child's peak memory begins at this process's own.
+    claims = assign_claims(20_000 if options.quick else 1_000_000)
+    claims += training_claims(options)
+    report("identifiers", claims)
+
+
+# ---------------------------------------------------------------------------------------------------------- assignment
+
+
+def assign_claims(items: int) -> list[dict[str, Any]]:
+    """A million random vectors: encoded, and made unique."""
+    seconds, memory, told = [], [], []
+    for shape in SHAPES:
+        usage: Usage = run_child(ASSIGN, str(items), *map(str, shape))
+        found = json.loads(usage.output.splitlines()[-1])
+        rates = " and ".join(f"{100 * rate:.3f} %" for rate in found["raw_collision_rates"])
+        text = (
+            f"{shape[0]} shared + {shape[1]} own levels of {shape[2]}: encoding {found['encode']:.1f} s, unique "
+            f"assignment {found['assign']:.1f} s, {rates} raw collisions, {usage.peak_gb:.2f} GB"
+        )
+        print(text, flush=True)
+        seconds.append(found["encode"] + found["assign"])
+        memory.append(usage.peak_gb)
+        told.append(text)
+    how = f"{items:,} random vectors of 768 and 64 dimensions; " + "; ".join(told)
+    return [
+        claim("assign_1m_seconds", max(seconds), "s", f"the slower of two shapes. {how}"),
+        claim("assign_1m_gb", max(memory), "GB", f"peak of the larger process, vectors included. {how}"),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Both trainings, and how much shorter ours is."""
+    vectors, data = training_vectors(options)
+    codes, plain_epochs, epochs = (32, 2, 2) if options.quick else (256, options.plain_epochs, options.epochs)
+    plain = run_plain(vectors, codes, plain_epochs)
+    ours = run_ours(vectors, codes, epochs)
+    for name, found in (("plain port", plain), ("ours", ours)):
+        print(f"{name}: {json.dumps(found)}", flush=True)
+    better = all(
+        ours[figure][side] <= plain[figure][side]
+        for figure in ("raw_collision_rate", "unexplained_variance")
+        for side in vectors
+    )
+    if not better and not options.quick:
+        raise SystemExit("our training is worse than the plain port in a figure above; the speeds do not compare")
+    speedup = plain["seconds"] / ours["seconds"]
+    figures = "; ".join(
+        f"{name} {epochs} epochs, {found['seconds']:.1f} s ({found['cpu_seconds']:.0f} CPU s), unexplained variance "
+        + " / ".join(f"{found['unexplained_variance'][side]:.4f}" for side in vectors)
+        + ", raw collisions "
+        + " / ".join(f"{100 * found['raw_collision_rate'][side]:.3f} %" for side in vectors)
+        for name, epochs, found in (("plain port", plain_epochs, plain), ("ours", epochs, ours))
+    )
+    how = f"{data}; semantic / collaborative: {figures}"
+    cpu = plain["cpu_seconds"] / ours["cpu_seconds"]
+    return [
+        claim("speedup_plain_loop", speedup, "x", f"whole training, wall clock. {how}"),
+        claim("speedup_plain_loop_cpu", cpu, "x", "the same in CPU seconds, which other load disturbs less"),
+    ]
+
+
+def run_plain(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[str, Any]:
+    """The port's seconds and figures."""
+    import _plain_rqvae
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    before = time.process_time()
+    trained = _plain_rqvae.train(vectors["semantic"], vectors["collaborative"], codes, epochs)
+    return {
+        "seconds": trained.seconds,
+        "cpu_seconds": time.process_time() - before,
+        "raw_collision_rate": trained.collision_rate,
+        "unexplained_variance": trained.unexplained_variance,
+    }
+
+
+def run_ours(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[str, Any]:
+    """Our seconds and figures, start and validations included."""
+    import torch
+
+    from gensar_core.config.identifiers import QuantizerSettings
+    from gensar_core.identifiers.fit import fit
+    from gensar_core.identifiers.quality import collision_rate
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    settings = QuantizerSettings(codebook_size=codes, epochs=epochs)
+    matrices = {side: torch.from_numpy(matrix) for side, matrix in vectors.items()}
+    started, before = time.perf_counter(), time.process_time()
+    model, _ = fit(matrices, settings, seed=0)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - before
+    scaled = model.scale(matrices)
+    raw = model.encode_latents(model.all_latents(scaled))
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "raw_collision_rate": {side: collision_rate(raw.identifier(side)) for side in vectors},
+        "unexplained_variance": model.unexplained_variance(scaled, raw),
+    }
+
+
+def training_vectors(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], str]:
+    """Vectors of both sides and what they are."""
+    if options.semantic and options.collaborative:
+        from gensar_core.runtime.tensors import load_vectors
+
+        paths = {"semantic": options.semantic, "collaborative": options.collaborative}
+        return {
+            side: load_vectors(path) for side, path in paths.items()
+        }, f"vectors of {', '.join(map(str, paths.values()))}"
+    items = 1_200 if options.quick else 12_101
+    return clustered(items), f"{items:,} clustered random vectors of 384 and 64 dimensions"
+
+
+def clustered(items: int) -> dict[str, np.ndarray]:
+    """Items in a tree of topics, seen through two mixtures of factors whose variance falls off, and with noise."""
+    source = np.random.default_rng(0)
+    factors = 96
+    scale = (1.0 + np.arange(factors)) ** -0.5
+    topics = source.standard_normal((24, factors)) * scale
+    subtopics = topics[source.integers(24, size=300)] + 0.8 * source.standard_normal((300, factors)) * scale
+    item = subtopics[source.integers(300, size=items)]
+    views = {}
+    for side, size in (("semantic", 384), ("collaborative", 64)):
+        own = item + 0.8 * source.standard_normal((items, factors)) * scale
+        matrix = own @ source.standard_normal((factors, size))
+        views[side] = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
+    return views
+
+
+if __name__ == "__main__":
+    main()
