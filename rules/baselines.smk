@@ -31,13 +31,13 @@ rule method:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=480,
+        mem_mb=scaled(3000, 40),
+        runtime=scaled(240, 2.0),
     params:
         settings=method_settings,
         seed=catalogue.seed,
-        code=lambda wildcards: fingerprint(
-            "gensar_core.baselines.run",
+        code=lambda wildcards: code_of(
+            "method",
             f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",
         ),
         checkpoints="results/{dataset}/checkpoints/{method}",

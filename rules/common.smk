@@ -11,9 +11,24 @@ PRODUCT_SEARCH_CATEGORIES = [
 ]
 
 
+SCRIPTS = Path(workflow.current_basedir).parent / "workflow_scripts"
+
+
+def code_of(script, *modules):
+    """Fingerprint of a rule's script and the library code it reaches; ``modules`` are those it looks up by name."""
+    return script_fingerprint(SCRIPTS / f"{script}.py", *modules)
+
+
 def any_of(names):
     """A wildcard constraint: one of the names, or nothing at all when there are none."""
     return "|".join(sorted(names, key=len, reverse=True)) or "(?!)"
+
+
+def scaled(base, per_mb=0):
+    """A resource that grows with the size of a job's inputs (MB of files) and with each attempt at it."""
+    return lambda wildcards, input, attempt: round(
+        attempt * (base + per_mb * input.size_mb)
+    )
 
 
 def of_source(*sources):

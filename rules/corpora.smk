@@ -27,13 +27,13 @@ rule corpus:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=scaled(2000, 60),
+        runtime=scaled(15, 1.0),
     params:
         settings=lambda wildcards: catalogue.corpora[wildcards.corpus]
         .materialization()
         .canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.corpora.build"),
+        code=code_of("corpus"),
     script:
         "../workflow_scripts/corpus.py"

@@ -10,8 +10,8 @@ rule download_amazon:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=1000,
-        runtime=240,
+        mem_mb=scaled(1000),
+        runtime=scaled(240),
     script:
         "../workflow_scripts/download_amazon.py"
 
@@ -26,8 +26,8 @@ rule download_product_search:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=1000,
-        runtime=60,
+        mem_mb=scaled(1000),
+        runtime=scaled(60),
     script:
         "../workflow_scripts/download_product_search.py"
 
@@ -48,14 +48,14 @@ rule simulate:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
     params:
         settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
         .simulation_settings()
         .canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.sources.simulated"),
+        code=code_of("simulate"),
     script:
         "../workflow_scripts/simulate.py"
 
@@ -80,14 +80,14 @@ rule canonical_amazon:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=scaled(2000, 12),
+        runtime=scaled(15, 0.2),
     params:
         settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
         .canonical_settings()
         .canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.sources.amazon"),
+        code=code_of("canonical_amazon"),
     script:
         "../workflow_scripts/canonical_amazon.py"
 
@@ -117,14 +117,14 @@ rule canonical_eventlog:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        mem_mb=12000,
-        runtime=60,
+        mem_mb=scaled(2000, 30),
+        runtime=scaled(15, 0.2),
     params:
         settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
         .canonical_settings()
         .canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.sources.eventlog"),
+        code=code_of("canonical_eventlog"),
     script:
         "../workflow_scripts/canonical_eventlog.py"
 
@@ -156,14 +156,14 @@ rule canonical_kuaisar:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        mem_mb=12000,
-        runtime=60,
+        mem_mb=scaled(2000, 30),
+        runtime=scaled(15, 0.2),
     params:
         settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
         .canonical_settings()
         .canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.sources.kuaisar"),
+        code=code_of("canonical_kuaisar"),
     script:
         "../workflow_scripts/canonical_kuaisar.py"
 
@@ -192,14 +192,14 @@ rule samples:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=scaled(2000, 100),
+        runtime=scaled(15, 1.0),
     params:
         settings=lambda wildcards: catalogue.datasets[
             wildcards.dataset
         ].samples.canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.samples.build"),
+        code=code_of("samples"),
     script:
         "../workflow_scripts/samples.py"
 
@@ -219,13 +219,13 @@ rule training_negatives:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=scaled(2000, 60),
+        runtime=scaled(15, 1.0),
     params:
         settings=lambda wildcards: catalogue.datasets[
             wildcards.dataset
         ].training_negatives.canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.samples.training_negatives"),
+        code=code_of("training_negatives"),
     script:
         "../workflow_scripts/training_negatives.py"

@@ -17,12 +17,12 @@ rule embed_text:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(3000, 40),
+        runtime=scaled(60, 10.0),
     params:
         settings=lambda wildcards: catalogue.embeddings[wildcards.embedding].canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.embeddings.text"),
+        code=code_of("embed_text"),
         checkpoints="results/{dataset}/checkpoints/embeddings/{embedding}",
     script:
         "../workflow_scripts/embed_text.py"
@@ -41,9 +41,9 @@ rule embed_sequential:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=scaled(2000),
+        runtime=scaled(15),
     params:
-        code=fingerprint("gensar_core.embeddings.sequential"),
+        code=code_of("embed_sequential"),
     script:
         "../workflow_scripts/embed_sequential.py"

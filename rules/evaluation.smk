@@ -12,11 +12,11 @@ rule overall_table:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=scaled(1000, 20),
+        runtime=scaled(10, 0.1),
     params:
         rows=table_rows,
-        code=fingerprint("gensar_core.evaluation.tables"),
+        code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
 
@@ -32,11 +32,11 @@ rule named_table:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=scaled(1000, 20),
+        runtime=scaled(10, 0.1),
     params:
         rows=table_rows,
-        code=fingerprint("gensar_core.evaluation.tables"),
+        code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
 
@@ -82,10 +82,10 @@ rule statistics:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=scaled(1000, 40),
+        runtime=scaled(10, 0.1),
     params:
-        code=fingerprint("gensar_core.evaluation.statistics"),
+        code=code_of("statistics"),
     script:
         "../workflow_scripts/statistics.py"
 

@@ -27,14 +27,14 @@ rule train_generator:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=2880,
+        mem_mb=scaled(6000, 20),
+        runtime=scaled(720, 20.0),
     params:
         settings=lambda wildcards: catalogue.generators[wildcards.generator]
         .training()
         .canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.generator.train"),
+        code=code_of("train_generator"),
         checkpoints="results/{dataset}/checkpoints/{generator}",
     script:
         "../workflow_scripts/train_generator.py"
@@ -61,12 +61,12 @@ rule rank_generator:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(60, 2.0),
     params:
         settings=lambda wildcards: catalogue.generators[
             wildcards.generator
         ].ranking.canonical(),
-        code=fingerprint("gensar_core.generator.rank"),
+        code=code_of("rank_generator"),
     script:
         "../workflow_scripts/rank_generator.py"

@@ -19,14 +19,14 @@ rule identifiers:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(3000, 20),
+        runtime=scaled(120, 2.0),
     params:
         settings=lambda wildcards: catalogue.identifiers[wildcards.identifier]
         .quantization()
         .canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.identifiers.build"),
+        code=code_of("identifiers"),
         checkpoints="results/{dataset}/checkpoints/identifiers/{identifier}",
     script:
         "../workflow_scripts/identifiers.py"

@@ -1,7 +1,8 @@
 """Fingerprints of code: what a stage's functions reach, without comments, docstrings and formatting.
 
-A rule passes its stage's fingerprint as a parameter, so an edit reruns the stages whose functions reach the edited
-module, and no others. Settings models are left out: their values are parameters themselves.
+A rule passes its script's fingerprint as a parameter, so an edit reruns the stages whose functions reach the edited
+module, and no others. Left out are settings models, whose values are parameters themselves, and what only tells how a
+run goes: logs and progress bars.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 PACKAGE = "gensar_core"
 _ROOT = Path(__file__).resolve().parents[1]
-_LEFT_OUT = (f"{PACKAGE}.config",)
+_LEFT_OUT = (f"{PACKAGE}.config", f"{PACKAGE}.runtime.logs", f"{PACKAGE}.runtime.progress")
 
 
 @functools.cache
@@ -22,6 +23,18 @@ def fingerprint(*modules: str) -> str:
     whole = hashlib.sha256()
     for module in sorted(reached(*modules)):
         whole.update(f"{module}\0{_content(module)}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+@functools.cache
+def script_fingerprint(script: Path, *modules: str) -> str:
+    """A sha256 over a script and all modules of this package that it reaches by imports.
+
+    ``modules`` are those that the script's functions look up by name, where no import tells.
+    """
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    whole = hashlib.sha256(_without_docstrings(tree).encode())
+    whole.update(fingerprint(*sorted({*_imported(tree), *modules})).encode())
     return whole.hexdigest()[:16]
 
 
@@ -43,8 +56,12 @@ def reached(*modules: str) -> set[str]:
 @functools.cache
 def imports(module: str) -> frozenset[str]:
     """Modules of this package that ``module`` imports, anywhere in its text."""
+    return _imported(_tree(module))
+
+
+def _imported(tree: ast.Module) -> frozenset[str]:
     found: set[str] = set()
-    for node in ast.walk(_tree(module)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -71,14 +88,21 @@ def _tree(module: str) -> ast.Module:
 
 @functools.cache
 def _content(module: str) -> str:
-    tree = ast.parse(ast.unparse(_tree(module)))
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
     file = module_file(module)
     assert file is not None
     # Data that a module reads lies beside it under the same name (templates.yaml beside templates.py).
     data = file.with_suffix(".yaml")
-    return ast.dump(tree) + (hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else "")
+    return _without_docstrings(_tree(module)) + (
+        hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else ""
+    )
+
+
+def _without_docstrings(tree: ast.Module) -> str:
+    """The code as text: neither comments nor layout are in a tree, and docstrings are taken out of it."""
+    copy = ast.parse(ast.unparse(tree))
+    for node in ast.walk(copy):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -33,11 +34,10 @@ class ScriptLog:
 
     def __enter__(self) -> ScriptLog:
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             sys.stdout.flush()
             sys.stderr.flush()
             self._terminal = os.dup(2)
-            log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            log = self._open(self.path)
             progress.terminal = os.fdopen(os.dup(self._terminal), "w")
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -52,15 +52,26 @@ class ScriptLog:
     ) -> None:
         if isinstance(error, UserError):
             self._tell(f"error: {error}\n")
-            sys.stderr.flush()
             os._exit(1)
         if error is not None:
             self._tell("".join(traceback.format_exception(kind, error, trace)))
         sys.stdout.flush()
         sys.stderr.flush()
 
+    @staticmethod
+    def _open(path: Path) -> int:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        except OSError as error:
+            sys.stderr.write(f"error: {path}: the log cannot be written ({os.strerror(error.errno or 0)})\n")
+            sys.stderr.flush()
+            os._exit(1)
+
     def _tell(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        # A full disk takes no log either; the terminal still gets the line.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
         if self.path is not None:
             os.write(self._terminal, text.encode(errors="replace"))

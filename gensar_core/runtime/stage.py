@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -33,6 +34,9 @@ _PACKAGES = (
     "sentence-transformers",
     "faiss-cpu",
 )
+
+#: A disk with less left than this is full.
+_FULL_BYTES = 65536
 
 
 class Stage:
@@ -99,13 +103,19 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
+        failure = error
+        if error is None:
+            try:
                 self._commit()
-        finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno == 28:
-            raise UserError(f"{self.folder}: the disk is full; free some space and run again") from error
+            except OSError as uncommitted:
+                failure = uncommitted
+        # Asked before the unfinished outputs are removed, which makes room.
+        full = failure is not None and disk_is_full(failure, self.folder)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        if full:
+            raise UserError(f"{self.folder}: the disk is full; free some space and run again") from failure
+        if failure is not error and failure is not None:
+            raise failure
 
     def _commit(self) -> None:
         outputs = sorted(self._scratch.iterdir())
@@ -135,6 +145,24 @@ class Stage:
             "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 3),
             "versions": {"gensar": __version__, "python": platform.python_version(), **_versions()},
         }
+
+
+def disk_is_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error comes of a full disk under ``folder``.
+
+    Compiled libraries wrap the system's error in types of their own, some without its number or its text, so what is
+    left on the disk counts as well.
+    """
+    if isinstance(error, UserError):
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free < _FULL_BYTES
 
 
 def digest(path: Path) -> str:

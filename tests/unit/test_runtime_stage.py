@@ -1,12 +1,20 @@
 """Outputs appear whole or not at all, with a record beside them."""
 
+import contextlib
 import json
 
+import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
+import torch
+from pyarrow import parquet as pq
+from safetensors.numpy import save_file
 
 from gensar_core.config.base import Settings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage, digest
+from tests.disks import small_disk
 
 
 class Example(Settings):
@@ -78,3 +86,47 @@ def test_the_key_changes_with_settings_inputs_seed_and_nothing_else(tmp_path):
 def test_a_missing_input_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.txt: no such file"):
         digest(tmp_path / "nothing.txt")
+
+
+def _with_polars(path, data):
+    pl.DataFrame({"x": data}).write_parquet(path, compression="uncompressed")
+
+
+def _with_pyarrow(path, data):
+    pq.write_table(pa.table({"x": data}), path, compression="none")
+
+
+def _with_safetensors(path, data):
+    save_file({"x": data}, path)
+
+
+def _with_torch(path, data):
+    torch.save({"x": torch.from_numpy(data)}, path)
+
+
+def _with_numpy(path, data):
+    np.save(path, data)
+
+
+@pytest.mark.parametrize("write", [_with_polars, _with_pyarrow, _with_safetensors, _with_torch, _with_numpy])
+def test_a_full_disk_is_told_whichever_library_met_it(tmp_path, write):
+    with (
+        small_disk(tmp_path / "disk", room_kb=512) as disk,
+        pytest.raises(UserError, match="the disk is full; free some space and run again"),
+        Stage("full", disk / "out") as stage,
+    ):
+        write(stage.path("file"), np.random.default_rng(0).random(200_000))
+    assert list(tmp_path.rglob("file")) == []
+
+
+def test_a_disk_too_full_for_the_record_keeps_no_output(tmp_path):
+    with small_disk(tmp_path / "disk", room_kb=64) as disk:
+        with (
+            pytest.raises(UserError, match="disk is full"),
+            Stage("full", disk / "out") as stage,
+            open(stage.path("file"), "wb", buffering=0) as file,
+            contextlib.suppress(OSError),
+        ):
+            while True:
+                file.write(b"\0" * 4096)
+        assert list((disk / "out").iterdir()) == []

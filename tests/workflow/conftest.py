@@ -28,11 +28,27 @@ class Workflow:
         shutil.copy(ROOT / "config.yaml", folder / "config.yaml")
         shutil.copytree(ROOT / "profiles" / "default", folder / "profiles" / "default")
 
-    def run(self, *arguments: str, cores: int = 2, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(cores)]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+        """The command line of a run."""
+        workflow = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(cores)]
+        return [*workflow, *arguments]
+
+    @staticmethod
+    def environment(**variables: str) -> dict[str, str]:
+        """The environment of a run: nothing is looked for on the network."""
+        return {**os.environ, "HF_HUB_OFFLINE": "1", **variables}
+
+    def run(
+        self, *arguments: str, cores: int = 2, check: bool = True, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake; ``variables`` are added to its environment. Fails the test on an error, unless told not to."""
         done = subprocess.run(
-            [*command, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+            self.command(*arguments, cores=cores),
+            cwd=self.folder,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(f"snakemake {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")

@@ -1,0 +1,370 @@
+"""Reruns are exact: a changed setting or an edited module reruns the stages it concerns, and nothing else.
+
+The table of settings is reruns.yaml. A plan looks at names, notes and configuration alone, so results here are finished
+by name (planning.py), for every source and every kind of entry at once.
+"""
+
+import copy
+import functools
+import os
+import re
+import shutil
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gensar_core.baselines.interface import find, kinds
+from gensar_core.config.base import Settings
+from gensar_core.config.catalogue import Catalogue, load_catalogue
+from gensar_core.config.data import _DatasetBase
+from gensar_core.runtime import fingerprint as fingerprints
+from gensar_core.runtime.fingerprint import script_fingerprint
+
+from .conftest import ROOT
+from .planning import Plans
+
+TABLE = yaml.safe_load((ROOT / "tests" / "workflow" / "reruns.yaml").read_text())
+#: Entries that the settings are changed in, by section and kind.
+ENTRIES = {
+    "datasets": "demo",
+    "datasets.amazon": "amazon",
+    "datasets.simulated": "demo",
+    "datasets.eventlog": "shop",
+    "datasets.kuaisar": "kuaisar",
+    "embeddings.text": "minilm",
+    "embeddings.sequential": "sasrec",
+    "identifiers": "joint_demo",
+    "corpora": "demo",
+    "generators": "gensar_demo",
+    "methods": "sasrec",
+    "tables": "demo",
+}
+#: The value to which reruns.yaml need not say that a setting is changed.
+AUTOMATIC = object()
+#: Sources beside config.yaml's own, so that every kind of data set is there.
+SOURCES = {
+    "shop": {"source": "eventlog", "items": "shop/items.csv", "events": "shop/events.csv", "table": "demo"},
+    "kuaisar": {"source": "kuaisar", "raw": "kuaisar", "table": "demo"},
+}
+RAW = ["shop/items.csv", "shop/events.csv", "shop/other.csv"]
+RAW += [f"{folder}/{name}" for folder in ("kuaisar", "other") for name in ("rec_inter.csv", "src_inter.csv")]
+RAW += [f"{folder}/item_features.csv" for folder in ("kuaisar", "other")]
+RAW += ["other/reviews_Electronics_5.json.gz", "other/meta_Electronics.json.gz"]
+RAW += [f"other/{name}" for name in ("query_text.txt.gz", "train.qrels.gz", "test.qrels.gz")]
+
+
+def configuration():
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    values["datasets"] |= SOURCES
+    return values
+
+
+def targets(catalogue):
+    """Every last file of the configured data sets."""
+    paths = [f"results/tables/{dataset}.csv" for dataset in catalogue.datasets]
+    paths += [f"results/tables/{dataset}_statistics.csv" for dataset in catalogue.datasets]
+    paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in catalogue.datasets]
+    paths += [f"results/tables/demo_{table}.csv" for table in ("demo",)]
+    return paths
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plans")
+    for path in RAW:
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).touch()
+    values = configuration()
+    return Plans(folder, values, targets(load_catalogue(values)))
+
+
+def models_in(annotation):
+    """The settings models that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]
+
+
+def leaves(model, prefix=""):
+    """Names of a model's settings, those of models within it by dotted path."""
+    for name, field in model.model_fields.items():
+        inner = models_in(field.annotation)
+        if len(inner) == 1 and isinstance(field.annotation, type):
+            yield from leaves(inner[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def sections():
+    """(section and kind, settings model) of everything that config.yaml may hold; `datasets` is what all sources share."""
+    yield "datasets", _DatasetBase
+    for section, field in Catalogue.model_fields.items():
+        models = models_in(field.annotation)
+        for model in models:
+            tag = model.model_fields.get("source" if section == "datasets" else "kind")
+            kind = typing.get_args(tag.annotation)[0] if tag and typing.get_args(tag.annotation) else None
+            yield f"{section}.{kind}" if kind and len(models) > 1 else section, model
+
+
+def all_settings():
+    found = [name for name, field in Catalogue.model_fields.items() if not models_in(field.annotation)]
+    shared = set(leaves(_DatasetBase))
+    for section, model in sections():
+        own = [
+            leaf
+            for leaf in leaves(model)
+            if model is _DatasetBase or not section.startswith("datasets") or leaf not in shared
+        ]
+        found += [f"{section}.{leaf}" for leaf in own]
+    return found
+
+
+def test_the_table_lists_every_setting():
+    missing = sorted(set(all_settings()) - set(TABLE))
+    assert not missing, "add to tests/workflow/reruns.yaml, each with the rule that reads it: " + ", ".join(missing)
+    stale = sorted(set(TABLE) - set(all_settings()))
+    assert not stale, "no longer settings; take them out of tests/workflow/reruns.yaml: " + ", ".join(stale)
+
+
+def other(value):
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value * 0.9 if value else 0.5
+    raise AssertionError(f"say in reruns.yaml to which value {value!r} is to be changed")
+
+
+def changed(values, setting, to):
+    """The configuration with one setting of one entry changed, and the wildcard value of that entry."""
+    values = copy.deepcopy(values)
+    if setting in values:
+        values[setting] = other(values[setting]) if to is AUTOMATIC else to
+        return values, None
+    section = max((key for key in ENTRIES if setting.startswith(key + ".")), key=len)
+    entry, path = ENTRIES[section], setting.removeprefix(section + ".").split(".")
+    holder = values[section.split(".")[0]][entry]
+    now = getattr(load_catalogue(values), section.split(".")[0])[entry]
+    for part in path[:-1]:
+        holder, now = holder.setdefault(part, {}), getattr(now, part)
+    holder[path[-1]] = other(getattr(now, path[-1])) if to is AUTOMATIC else to
+    return values, entry
+
+
+def jobs_of(plans, rules, entry):
+    return {job for job in plans.jobs if job[0] in rules and (entry is None or entry in dict(job[1]).values())}
+
+
+@pytest.mark.parametrize("setting", [name for name, row in TABLE.items() if row != "kind"])
+def test_a_setting_reruns_the_stages_that_read_it_and_what_follows(plans, setting):
+    row = TABLE[setting] if isinstance(TABLE[setting], dict) else {"rule": TABLE[setting]}
+    rules = row["rule"] if isinstance(row["rule"], list) else [row["rule"]] if row["rule"] else []
+    values, entry = changed(plans.values, setting, row.get("to", AUTOMATIC))
+    known = {job for job in plans.needed(values) if job in plans.jobs}
+    stages = {job for name in row.get("entries", [entry]) for job in jobs_of(plans, rules, name)}
+    assert stages or not rules, f"no job of {rules} for {entry}"
+    assert known == plans.following(stages)
+
+
+def test_nothing_is_to_do_to_begin_with(plans):
+    assert plans.needed() == set()
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_methods_own_settings_rerun_that_method(plans, kind):
+    name = next(name for name, entry in plans.values["methods"].items() if entry["kind"] == kind)
+    fields = find(kind).settings_model.model_fields
+    defaults = {key: field.default for key, field in fields.items() if isinstance(field.default, bool | int | float)}
+    if not defaults:
+        pytest.skip("has no settings")
+    key = next(iter(defaults))
+    values = copy.deepcopy(plans.values)
+    values["methods"][name][key] = other(values["methods"][name].get(key, defaults[key]))
+    assert plans.needed(values) == plans.following(jobs_of(plans, ["method"], name))
+
+
+def test_order_and_comments_rerun_nothing(plans):
+    def reordered(values):
+        if not isinstance(values, dict):
+            return values
+        return {key: reordered(values[key]) for key in reversed(values)}
+
+    assert plans.needed(reordered(plans.values)) == set()
+
+
+def test_cores_rerun_nothing(plans):
+    assert plans.needed(cores=7) == set()
+
+
+def test_touching_every_file_reruns_nothing(plans):
+    for path in [plans.folder / raw for raw in RAW] + sorted((plans.folder / "results").rglob("*")):
+        os.utime(path)
+    assert plans.needed() == set()
+
+
+def test_a_moved_checkout_and_moved_results_rerun_nothing(plans, tmp_path):
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("rules", "workflow_scripts"):
+        shutil.copytree(ROOT / name, checkout / name, copy_function=shutil.copyfile)
+    shutil.copyfile(ROOT / "Snakefile", checkout / "Snakefile")
+    shutil.copytree(plans.folder, tmp_path / "work", symlinks=True)
+    assert plans.moved(tmp_path / "work", checkout / "Snakefile").needed() == set()
+
+
+def test_a_new_ablation_builds_only_what_is_new(plans):
+    values = copy.deepcopy(plans.values)
+    values["corpora"]["demo_wo_nrip"] = {"base": "demo", "drop": ["nrip"]}
+    values["generators"]["demo_wo_nrip"] = {"base": "gensar_demo", "corpus": "demo_wo_nrip"}
+    values["tables"]["demo"]["rows"].append("demo_wo_nrip")
+    needed = {job for job in plans.needed(values) if dict(job[1])["dataset"] == "demo"}
+    new = {
+        (rule, tuple(sorted({"dataset": "demo", **names}.items())))
+        for rule, names in (
+            ("corpus", {"corpus": "demo_wo_nrip"}),
+            ("train_generator", {"generator": "demo_wo_nrip"}),
+            ("rank_generator", {"generator": "demo_wo_nrip"}),
+        )
+    }
+    assert {job for job in needed if job not in plans.jobs} == new
+    assert needed - new == {job for job in plans.jobs if job in needed and "table" in job[0]}
+
+
+# Code.
+
+
+def scripts_of_jobs(plans):
+    """Job -> what of the library its script imports, read off the text, and the method it looks up by name."""
+    for name, job in plans.jobs.items():
+        # What is downloaded does not depend on the code that does it.
+        if name[0] == "all" or name[0].startswith("download_"):
+            continue
+        script = ROOT / "workflow_scripts" / Path(job.rule.script).name
+        seeds = set(re.findall(r"from (gensar_core[\w.]*) import", script.read_text()))
+        if name[0] == "method":
+            seeds.add(f"gensar_core.baselines.{plans.values['methods'][dict(name[1])['method']]['kind']}")
+        yield name, job, script, seeds
+
+
+@functools.cache
+def text_imports(module):
+    """Modules of the library that a module's text imports: an oracle for `runtime.fingerprint.imports`."""
+    file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    if not file.is_file():
+        file = ROOT.joinpath(*module.split("."), "__init__.py")
+    text = re.sub(r"\(\s*([^)]*)\)", lambda found: " ".join(found[1].split()), file.read_text())
+    found = set()
+    for package, names in re.findall(r"^\s*from (gensar_core[\w.]*) import (.*)$", text, re.MULTILINE):
+        names = [name.split(" as ")[0].strip() for name in names.split(",") if name.strip()]
+        found |= {package, *(f"{package}.{name}" for name in names)}
+    found |= set(re.findall(r"^\s*import (gensar_core[\w.]*)", text, re.MULTILINE))
+    return {name for name in found if exists(name)} - {"gensar_core"}
+
+
+def exists(module):
+    base = ROOT.joinpath(*module.split("."))
+    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+
+
+def reach(seeds):
+    found, waiting = set(), list(seeds)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting.extend(text_imports(module))
+    return found
+
+
+#: Settings are parameters themselves, and logs and bars only tell how a run goes.
+LEFT_OUT = ("gensar_core.config", "gensar_core.runtime.logs", "gensar_core.runtime.progress")
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "gensar_core").rglob("*.py"))
+    if path.name != "__init__.py"
+]
+
+
+def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
+    jobs = list(scripts_of_jobs(plans))
+    reached = {name: reach(seeds) for name, _, _, seeds in jobs}
+    content = fingerprints._content
+    wrong = []
+    for module in MODULES:
+        monkeypatch.setattr(
+            fingerprints, "_content", lambda asked, edited=module: content(asked) + "!" * (asked == edited)
+        )
+        fingerprints.fingerprint.cache_clear()
+        fingerprints.script_fingerprint.cache_clear()
+        for name, job, script, seeds in jobs:
+            by_name = (
+                [seed for seed in seeds if seed.startswith("gensar_core.baselines.")] if name[0] == "method" else []
+            )
+            now = script_fingerprint(script, *sorted(set(by_name) - {"gensar_core.baselines.run"}))
+            expected = module in reached[name] and not module.startswith(LEFT_OUT)
+            if (now != job.params.code) != expected:
+                wrong.append(f"{module}: {name}")
+    monkeypatch.undo()
+    fingerprints.fingerprint.cache_clear()
+    fingerprints.script_fingerprint.cache_clear()
+    assert not wrong
+
+
+EDITS = [
+    ("gensar_core/samples/bm25.py", "\nBEYOND = 1\n", {"samples", "training_negatives"}),
+    ("gensar_core/corpora/templates.yaml", "\n# a new line is data here\n", {"corpus"}),
+    ("gensar_core/baselines/sasrec.py", "\nBEYOND = 1\n", {"method"}),
+    ("gensar_core/generator/rank.py", "\nBEYOND = 1\n", {"rank_generator"}),
+    ("workflow_scripts/corpus.py", "\nBEYOND = 1\n", {"corpus"}),
+    ("gensar_core/cli/main.py", "\nBEYOND = 1\n", set()),
+    ("gensar_core/samples/bm25.py", "\n\n\n# a comment\n", set()),
+    ("workflow_scripts/corpus.py", "\n# a comment\n", set()),
+]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout of its own, whose files may be edited."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("rules", "workflow_scripts", "gensar_core"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "Snakefile", folder / "Snakefile")
+    return folder
+
+
+def clear():
+    for cached in (fingerprints.fingerprint, fingerprints.script_fingerprint, fingerprints.imports):
+        cached.cache_clear()
+    fingerprints._tree.cache_clear()
+    fingerprints._content.cache_clear()
+
+
+@pytest.mark.parametrize(("path", "text", "rules"), EDITS, ids=[f"{Path(e[0]).stem}-{len(e[2])}" for e in EDITS])
+def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path, text, rules):
+    before = (checkout / path).read_text()
+    monkeypatch.setattr(fingerprints, "_ROOT", checkout / "gensar_core")
+    try:
+        (checkout / path).write_text(before + text)
+        clear()
+        needed = plans.moved(plans.folder, checkout / "Snakefile").needed()
+    finally:
+        (checkout / path).write_text(before)
+        monkeypatch.undo()
+        clear()
+    first = {job for job in plans.jobs if job[0] in rules}
+    if path.startswith("gensar_core/baselines/"):
+        first = {job for job in first if plans.values["methods"][dict(job[1])["method"]]["kind"] == Path(path).stem}
+    assert needed == plans.following(first)
+
+
+def test_docstrings_comments_and_layout_are_not_code(tmp_path):
+    one, two, three = (tmp_path / name for name in ("one.py", "two.py", "three.py"))
+    one.write_text('"""A."""\n\ndef f(a, b):\n    """Adds."""\n    return a + b  # sum\n')
+    two.write_text("def f(a,\n      b):\n    # another comment\n    return (a + b)\n")
+    three.write_text("def f(a, b):\n    return a - b\n")
+    assert script_fingerprint(one) == script_fingerprint(two)
+    assert script_fingerprint(one) != script_fingerprint(three)
