@@ -54,11 +54,11 @@ rule costs:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=scaled(2000),
+        runtime=scaled(10),
     params:
         rows=table_rows,
-        code=fingerprint("gensar_core.evaluation.costs"),
+        code=code_of("costs"),
     script:
         "../workflow_scripts/costs.py"
 

@@ -30,13 +30,13 @@ rule score_method:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(60, 2.0),
     params:
         settings=method_settings,
         seed=catalogue.seed,
-        code=lambda wildcards: fingerprint(
-            "gensar_core.baselines.run",
+        code=lambda wildcards: code_of(
+            "score_method",
             f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",
         ),
     script:
@@ -64,13 +64,13 @@ rule score_generator:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(60, 2.0),
     params:
         settings=lambda wildcards: catalogue.generators[
             wildcards.generator
         ].ranking.canonical(),
-        code=fingerprint("gensar_core.generator.rank"),
+        code=code_of("score_generator"),
     script:
         "../workflow_scripts/score_generator.py"
 
@@ -94,13 +94,13 @@ rule fuse:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(30, 0.2),
     params:
         parts=lambda wildcards: catalogue.fusions[wildcards.fusion].parts,
         settings=lambda wildcards: catalogue.fusions[wildcards.fusion]
         .weights()
         .canonical(),
-        code=fingerprint("gensar_core.ranking.fusion"),
+        code=code_of("fuse"),
     script:
         "../workflow_scripts/fuse.py"

@@ -4,6 +4,7 @@ The table of settings is reruns.yaml. A plan looks at names, notes and configura
 by name (planning.py), for every source and every kind of entry at once.
 """
 
+import contextlib
 import copy
 import functools
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from gensar_core.baselines.interface import find, kinds
 from gensar_core.config.base import Settings
@@ -39,6 +41,7 @@ ENTRIES = {
     "corpora": "demo",
     "generators": "gensar_demo",
     "methods": "sasrec",
+    "fusions": "gensar_demo_ensemble",
     "tables": "demo",
 }
 #: The value to which reruns.yaml need not say that a setting is changed.
@@ -177,14 +180,18 @@ def test_nothing_is_to_do_to_begin_with(plans):
 @pytest.mark.parametrize("kind", kinds())
 def test_a_methods_own_settings_rerun_that_method(plans, kind):
     name = next(name for name, entry in plans.values["methods"].items() if entry["kind"] == kind)
-    fields = find(kind).settings_model.model_fields
-    defaults = {key: field.default for key, field in fields.items() if isinstance(field.default, bool | int | float)}
-    if not defaults:
+    model, values = find(kind).settings_model, copy.deepcopy(plans.values)
+    for key, field in model.model_fields.items():
+        if not isinstance(field.default, bool | int | float):
+            continue
+        entry = {**values["methods"][name], key: other(values["methods"][name].get(key, field.default))}
+        with contextlib.suppress(ValidationError):
+            model.model_validate({own: value for own, value in entry.items() if own not in ("kind", "embedding")})
+            values["methods"][name] = entry
+            break
+    else:
         pytest.skip("has no settings")
-    key = next(iter(defaults))
-    values = copy.deepcopy(plans.values)
-    values["methods"][name][key] = other(values["methods"][name].get(key, defaults[key]))
-    assert plans.needed(values) == plans.following(jobs_of(plans, ["method"], name))
+    assert plans.needed(values) == plans.following(jobs_of(plans, ["method", "score_method"], name))
 
 
 def test_order_and_comments_rerun_nothing(plans):
@@ -238,16 +245,19 @@ def test_a_new_ablation_builds_only_what_is_new(plans):
 
 
 def scripts_of_jobs(plans):
-    """Job -> what of the library its script imports, read off the text, and the method it looks up by name."""
+    """(name, job, script, modules that it looks up by name) of every job whose code counts."""
     for name, job in plans.jobs.items():
         # What is downloaded does not depend on the code that does it.
         if name[0] == "all" or name[0].startswith("download_"):
             continue
-        script = ROOT / "workflow_scripts" / Path(job.rule.script).name
-        seeds = set(re.findall(r"from (gensar_core[\w.]*) import", script.read_text()))
-        if name[0] == "method":
-            seeds.add(f"gensar_core.baselines.{plans.values['methods'][dict(name[1])['method']]['kind']}")
-        yield name, job, script, seeds
+        method = dict(name[1]).get("method")
+        kind = [f"gensar_core.baselines.{plans.values['methods'][method]['kind']}"] if method else []
+        yield name, job, ROOT / "workflow_scripts" / Path(job.rule.script).name, kind
+
+
+def read_off(script):
+    """Modules of the library that a script's text imports."""
+    return set(re.findall(r"from (gensar_core[\w.]*) import", script.read_text()))
 
 
 @functools.cache
@@ -291,7 +301,7 @@ MODULES = [
 
 def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
     jobs = list(scripts_of_jobs(plans))
-    reached = {name: reach(seeds) for name, _, _, seeds in jobs}
+    reached = {name: reach(read_off(script) | set(by_name)) for name, _, script, by_name in jobs}
     content = fingerprints._content
     wrong = []
     for module in MODULES:
@@ -300,11 +310,8 @@ def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
         )
         fingerprints.fingerprint.cache_clear()
         fingerprints.script_fingerprint.cache_clear()
-        for name, job, script, seeds in jobs:
-            by_name = (
-                [seed for seed in seeds if seed.startswith("gensar_core.baselines.")] if name[0] == "method" else []
-            )
-            now = script_fingerprint(script, *sorted(set(by_name) - {"gensar_core.baselines.run"}))
+        for name, job, script, by_name in jobs:
+            now = script_fingerprint(script, *by_name)
             expected = module in reached[name] and not module.startswith(LEFT_OUT)
             if (now != job.params.code) != expected:
                 wrong.append(f"{module}: {name}")
@@ -317,8 +324,8 @@ def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
 EDITS = [
     ("gensar_core/samples/bm25.py", "\nBEYOND = 1\n", {"samples", "training_negatives"}),
     ("gensar_core/corpora/templates.yaml", "\n# a new line is data here\n", {"corpus"}),
-    ("gensar_core/baselines/sasrec.py", "\nBEYOND = 1\n", {"method"}),
-    ("gensar_core/generator/rank.py", "\nBEYOND = 1\n", {"rank_generator"}),
+    ("gensar_core/baselines/sasrec.py", "\nBEYOND = 1\n", {"method", "score_method"}),
+    ("gensar_core/generator/rank.py", "\nBEYOND = 1\n", {"rank_generator", "score_generator"}),
     ("workflow_scripts/corpus.py", "\nBEYOND = 1\n", {"corpus"}),
     ("gensar_core/cli/main.py", "\nBEYOND = 1\n", set()),
     ("gensar_core/samples/bm25.py", "\n\n\n# a comment\n", set()),
