@@ -1,7 +1,7 @@
 """Search of a method's settings by validation: every combination of a grid is fitted, and none sees a test target.
 
 `python benchmarks/tune.py results/beauty sasrec --grid '{"dropout": [0.3, 0.5], "negatives": [512, 2048]}'` reads the
-data set's folder of results (canonical/ and samples/), fits the method with each combination, and prints for each, and
+data set's folder of results (canonical/, samples/, and training_negatives/ if it is there), fits the method with each combination, and prints for each, and
 at the end for the best, one JSON object: the settings, valid NDCG@5, which validation was the best, and seconds.
 
     --set KEY=VALUE   a setting that all combinations share (JSON); once a setting
@@ -38,7 +38,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
     shared = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
-    data = MethodData(arguments.dataset / "canonical", arguments.dataset / "samples", arguments.embedding)
+    stored = arguments.dataset / "training_negatives" / "training_negatives.parquet"
+    negatives = stored if stored.is_file() else None
+    data = MethodData(arguments.dataset / "canonical", arguments.dataset / "samples", arguments.embedding, negatives)
 
     def trial(own: Mapping[str, Any]) -> dict[str, Any]:
         found = {"settings": dict(own), **fit(arguments.method, {**shared, **own}, data, arguments.seed)}

@@ -35,3 +35,19 @@ class TestUniSAR(TrainedMethodContract):
 class TestSESRec(TrainedMethodContract):
     kind = "sesrec"
     own = {**SMALL, "query_item_negatives": 16}  # noqa: RUF012
+
+
+class TestUnifiedSSR(TrainedMethodContract):
+    kind = "unifiedssr"
+    own = {  # noqa: RUF012
+        **SMALL,
+        "dimensions": 32,
+        "heads": 2,
+        "layers": 1,
+        "stored_negatives": False,
+        "sampled_negatives": 64,
+        "learning_rate": 6.0e-3,
+        "batch_size": 16,
+        "epochs": 60,
+        "validate_every": 30,
+    }
