@@ -2,6 +2,9 @@
 
 A step is ``batch_size`` examples of a random order over the whole corpus, so that its gradient is unbiased. Sorting by
 length happens inside the step: it is cut into micro-batches of like lengths, each within a budget of padded tokens.
+
+Examples that share a prompt stay together, so that the encoder reads the prompt once for all of them. An epoch is a
+random order of prompts, then, and a step may be a little less varied; its gradient stays unbiased.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 
 from gensar_core.errors import UserError
 from gensar_core.generator.corpus import Examples
+from gensar_core.runtime.arrays import ranges
 from gensar_core.runtime.seeds import generator
 
 #: Targets up to this length are one group when a step is sorted; longer ones are grouped by powers of two.
@@ -24,11 +28,13 @@ _SHORT_TARGET = 8
 class MicroBatch:
     """What one forward pass takes. Filled with -1 where a row has ended.
 
-    ``inputs`` int32 [rows, longest input], ``targets`` int32 [rows, longest target], ``task`` uint8 [rows].
+    ``inputs`` int32 [prompts, longest input], ``targets`` int32 [rows, longest target]; ``prompt`` int64 [rows]
+    (ascending) is the input of each target, ``task`` uint8 [rows] its task.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
+    prompt: np.ndarray
     task: np.ndarray
 
 
@@ -49,7 +55,8 @@ class Batches:
         self.seed = seed
         self._input_lengths = examples.inputs.lengths
         self._target_lengths = examples.targets.lengths
-        longest = int((self._input_lengths + self._target_lengths).max())
+        self._first, self._rows = prompt_rows(examples)
+        longest = int(prompt_tokens(examples).max())
         if longest > tokens:
             raise UserError(
                 f"batch_tokens: an example has {longest} tokens, more than the {tokens} of one forward pass; "
@@ -60,10 +67,12 @@ class Batches:
             raise UserError(
                 f"task_weights.{min(unknown)}: the corpus has no such task (there: {', '.join(examples.task_names)})"
             )
-        self._rows_of = [np.flatnonzero(examples.task == code) for code in range(len(examples.task_names))]
+        task = examples.task[self._first]
+        self._prompts_of = [np.flatnonzero(task == code) for code in range(len(examples.task_names))]
         self._weights = [weights.get(name, 1.0) for name in examples.task_names]
         self.epoch_size = sum(
-            _count(len(rows), weight) for rows, weight in zip(self._rows_of, self._weights, strict=True)
+            _count(int(self._rows[prompts].sum()), weight)
+            for prompts, weight in zip(self._prompts_of, self._weights, strict=True)
         )
         self._kept: tuple[int, np.ndarray] | None = None
         if not self.epoch_size:
@@ -90,16 +99,24 @@ class Batches:
 
     def micro_batches(self, rows: np.ndarray) -> list[MicroBatch]:
         """Cut examples into micro-batches of like lengths within the budget."""
-        group = np.ceil(np.log2(np.maximum(self._target_lengths[rows], _SHORT_TARGET)))
-        rows = rows[np.lexsort((rows, self._input_lengths[rows], group))]
-        ends = cuts(self._input_lengths[rows], self._target_lengths[rows], self.tokens)
-        return [self._micro_batch(part) for part in np.split(rows, ends[:-1])]
+        rows = np.sort(rows)
+        prompts, first, counts = np.unique(self.examples.prompt[rows], return_index=True, return_counts=True)
+        inputs = self._input_lengths[prompts]
+        targets = np.maximum.reduceat(self._target_lengths[rows], first)
+        group = np.ceil(np.log2(np.maximum(targets, _SHORT_TARGET)))
+        order = np.lexsort((prompts, inputs, group))
+        ends = cuts(inputs[order], targets[order], counts[order], self.tokens)
+        return [
+            self._micro_batch(prompts[part], rows[ranges(first[part], counts[part])], counts[part])
+            for part in np.split(order, ends[:-1])
+        ]
 
-    def _micro_batch(self, rows: np.ndarray) -> MicroBatch:
-        inputs, targets = self.examples.inputs.take(rows), self.examples.targets.take(rows)
+    def _micro_batch(self, prompts: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> MicroBatch:
+        inputs, targets = self.examples.inputs.take(prompts), self.examples.targets.take(rows)
         return MicroBatch(
             inputs.padded(int(inputs.lengths.max()), -1),
             targets.padded(int(targets.lengths.max()), -1),
+            np.repeat(np.arange(len(prompts)), counts),
             self.examples.task[rows],
         )
 
@@ -108,25 +125,53 @@ class Batches:
         if self._kept is None or self._kept[0] != epoch:
             draw = generator(self.seed, "epoch", epoch)
             parts = []
-            for rows, weight in zip(self._rows_of, self._weights, strict=True):
-                parts.append(np.tile(rows, math.floor(weight)))
-                parts.append(draw.permutation(rows)[: _count(len(rows), weight) - len(parts[-1])])
-            self._kept = epoch, draw.permutation(np.concatenate(parts))
+            for prompts, weight in zip(self._prompts_of, self._weights, strict=True):
+                whole = np.tile(prompts, math.floor(weight))
+                parts.append((whole, self._rows[whole]))
+                rest = _count(int(self._rows[prompts].sum()), weight) - int(self._rows[whole].sum())
+                parts.append(self._some(draw.permutation(prompts), rest))
+            taken, counts = (np.concatenate(both) for both in zip(*parts, strict=True))
+            order = draw.permutation(len(taken))
+            self._kept = epoch, ranges(self._first[taken[order]], counts[order])
         return self._kept[1]
 
+    def _some(self, prompts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first of ``prompts`` that have so many rows together, and how many of each: the last may be cut."""
+        total = np.cumsum(self._rows[prompts])
+        taken = prompts[: np.searchsorted(total, rows) + 1] if rows else prompts[:0]
+        counts = self._rows[taken]
+        if len(counts):
+            counts[-1] -= total[len(taken) - 1] - rows
+        return taken, counts
 
-def cuts(inputs: np.ndarray, targets: np.ndarray, tokens: int) -> list[int]:
-    """Where micro-batches end, over examples in the given order.
 
-    Each takes as many examples as keep (examples) * (longest input + longest target) within ``tokens``.
+def prompt_rows(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each prompt and how many it has, int64 [prompts] each."""
+    first = np.flatnonzero(np.diff(examples.prompt, prepend=-1))
+    return first, np.diff(first, append=len(examples))
+
+
+def prompt_tokens(examples: Examples) -> np.ndarray:
+    """Tokens of each prompt with all its targets, which go through one forward pass together, int64 [prompts]."""
+    first, rows = prompt_rows(examples)
+    tokens: np.ndarray = examples.inputs.lengths + rows * np.maximum.reduceat(examples.targets.lengths, first)
+    return tokens
+
+
+def cuts(inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, tokens: int) -> list[int]:
+    """Where micro-batches end, over prompts in the given order.
+
+    ``inputs`` are their lengths, ``targets`` the length of the longest target of each, ``counts`` how many it has.
+    Each micro-batch takes as many prompts as keep (prompts) * (longest input) + (targets) * (longest target) within
+    ``tokens``, and at least one.
     """
     ends = []
     start = 0
     while start < len(inputs):
-        # More examples than these cannot fit, whatever follows.
+        # More prompts than these cannot fit, whatever follows.
         window = slice(start, start + tokens // int(inputs[start] + targets[start]))
-        longest = np.maximum.accumulate(inputs[window]) + np.maximum.accumulate(targets[window])
-        padded = longest * np.arange(1, len(longest) + 1)
+        longest_input, longest_target = np.maximum.accumulate(inputs[window]), np.maximum.accumulate(targets[window])
+        padded = longest_input * np.arange(1, len(longest_input) + 1) + longest_target * np.cumsum(counts[window])
         start += max(1, int(np.searchsorted(padded, tokens, side="right")))
         ends.append(start)
     return ends

@@ -22,10 +22,15 @@ _ROWS = 1 << 17
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples: ``inputs`` and ``targets`` are token rows, ``task`` [rows] indexes ``task_names``."""
+    """Training examples: what is asked and what is to be answered.
+
+    ``inputs`` [prompts] and ``targets`` [rows] are token rows; ``prompt`` int64 [rows] is the input of each row,
+    ascending, so that rows of one prompt stand together; ``task`` [rows] indexes ``task_names``.
+    """
 
     inputs: Ragged
     targets: Ragged
+    prompt: np.ndarray
     task: np.ndarray
     task_names: list[str]
 
@@ -98,11 +103,19 @@ def base_vocabulary_size(corpus: Path) -> int:
 
 
 def load_examples(corpus: Path, vocabulary: int) -> Examples:
-    """Read train.parquet part by part. Raises UserError on an empty corpus and on tokens outside the vocabulary."""
+    """Read train.parquet part by part; rows of equal inputs that follow each other become one prompt.
+
+    Raises UserError on an empty corpus and on tokens outside the vocabulary.
+    """
     path = corpus / "train.parquet"
-    inputs, targets, names = [], [], []
+    inputs, targets, prompts, names = [], [], [], []
+    count = 0
     for frame in _parts(path):
-        inputs.append(Ragged.from_series(frame.get_column("input_ids")))
+        shown = Ragged.from_series(frame.get_column("input_ids"))
+        first = begins_prompt(shown)
+        inputs.append(shown.take(np.flatnonzero(first)))
+        prompts.append(count - 1 + np.cumsum(first))
+        count += len(inputs[-1])
         targets.append(Ragged.from_series(frame.get_column("target_ids")))
         names.append(frame.get_column("task"))
     if not names or not sum(map(len, names)):
@@ -110,10 +123,21 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
     task = pl.concat(names)
     task_names = task.unique().sort().to_list()
     codes = task.replace_strict(task_names, list(range(len(task_names))), return_dtype=pl.UInt8).to_numpy()
-    examples = Examples(_concat(inputs), _concat(targets), codes, task_names)
+    examples = Examples(_concat(inputs), _concat(targets), np.concatenate(prompts), codes, task_names)
     check_tokens(examples.inputs, vocabulary, path)
     check_tokens(examples.targets, vocabulary, path)
     return examples
+
+
+def begins_prompt(inputs: Ragged) -> np.ndarray:
+    """Whether each row differs from the row before, bool [rows]."""
+    lengths = inputs.lengths
+    begins = np.ones(len(inputs), dtype=bool)
+    begins[1:] = lengths[1:] != lengths[:-1]
+    alike = np.flatnonzero(~begins)
+    one, other = inputs.take(alike), inputs.take(alike - 1)
+    begins[alike[one.rows[one.values != other.values]]] = True
+    return begins
 
 
 def load_prompts(corpus: Path, vocabulary: int) -> Prompts:

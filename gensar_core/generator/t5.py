@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -60,10 +61,13 @@ def decode(
     return outputs * model.config.d_model**-0.5 if scales_outputs(model) else outputs
 
 
-def decode_rows(model: T5, targets: torch.Tensor, states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Decoder outputs [B, T, d_model] of plain sequences: at each place, what predicts the token that stands there.
+def decode_rows(
+    model: T5, targets: torch.Tensor, states: torch.Tensor, present: torch.Tensor, prompt: np.ndarray | None = None
+) -> torch.Tensor:
+    """Decoder outputs [R, T, d_model] of plain sequences: at each place, what predicts the token that stands there.
 
-    ``targets`` [B, T] are negative after a row's end; ``present`` [B, L] says where the encoder has tokens.
+    ``targets`` [R, T] are negative after a row's end; ``present`` [B, L] says where the encoder has tokens.
+    ``prompt`` int [R] is the encoder row that each target belongs to, ascending; None: R = B, each its own.
     """
     stack = model.decoder
     tokens = targets.roll(1, dims=1).clamp_min(0)
@@ -72,7 +76,23 @@ def decode_rows(model: T5, targets: torch.Tensor, states: torch.Tensor, present:
     relative = place[None, :] - place[:, None]
     bias = _as_scores(position_bias(stack, relative, bidirectional=False)).masked_fill(relative > 0, _NEVER)
     across = attend_padded(stack, padding_bias(present))
+    if prompt is not None:
+        across = _attend_shared(across, prompt, states)
     return decode(model, tokens, states, attend_padded(stack, bias), across)
+
+
+def _attend_shared(attend: Attend, prompt: np.ndarray, states: torch.Tensor) -> Attend:
+    """Attention of rows [R, T, H * D] to the states of their prompts: rows of one prompt lie side by side."""
+    place = np.arange(len(prompt)) - np.searchsorted(prompt, prompt)
+    widest = int(place.max()) + 1
+    at = torch.from_numpy(prompt).to(states.device), torch.from_numpy(place).to(states.device)
+
+    def shared(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        rows = query.new_zeros(len(states), widest, *query.shape[1:]).index_put(at, query)
+        mixed = attend(rows.flatten(1, 2), key, value)
+        return mixed.view(len(states), widest, query.shape[1], -1)[at]
+
+    return shared
 
 
 def position_bias(stack: T5, relative: torch.Tensor, *, bidirectional: bool) -> torch.Tensor:

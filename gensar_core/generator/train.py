@@ -15,7 +15,7 @@ from gensar_core import schema
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.errors import UserError
 from gensar_core.generator import backbone
-from gensar_core.generator.batches import Batches, MicroBatch
+from gensar_core.generator.batches import Batches, MicroBatch, prompt_tokens
 from gensar_core.generator.corpus import (
     Examples,
     ItemTokens,
@@ -158,10 +158,9 @@ class GeneratorTask:
         self.validation = validation
         self.names = examples.task_names
         self.device = model.lm_head.weight.device
-        longest = int((examples.inputs.lengths + examples.targets.lengths).max())
         tokens = settings.batch_tokens
         if self.device.type == "cpu":
-            tokens = min(tokens, max(_CPU_TOKENS, longest))
+            tokens = min(tokens, max(_CPU_TOKENS, int(prompt_tokens(examples).max())))
         self.order = Batches(
             examples, batch_size=settings.batch_size, tokens=tokens, weights=settings.task_weights, seed=seed
         )
@@ -216,8 +215,9 @@ class GeneratorTask:
         real = part.targets >= 0
         inputs, targets = self._send(part.inputs), self._send(part.targets)
         places, wanted = self._send(np.flatnonzero(real)), self._send(part.targets[real])
+        shared = part.prompt if len(part.targets) > len(part.inputs) else None
         with autocast(self.device):
-            outputs = decode_rows(self.module, targets, encode(self.module, inputs), inputs >= 0)
+            outputs = decode_rows(self.module, targets, encode(self.module, inputs), inputs >= 0, shared)
             losses = cross_entropy(
                 outputs.flatten(0, 1)[places], self.module.lm_head.weight, wanted, self.settings.label_smoothing
             )

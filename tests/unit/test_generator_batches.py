@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core.errors import UserError
-from gensar_core.generator.batches import Batches, MicroBatch, cuts
+from gensar_core.generator.batches import Batches, MicroBatch, cuts, prompt_tokens
 from gensar_core.generator.corpus import Examples
 from gensar_core.runtime.arrays import Ragged
 
@@ -23,7 +23,7 @@ def examples(count: int, seed: int = 0) -> Examples:
     input_rows = Ragged.from_lengths(inputs, np.full(inputs.sum(), 7, dtype=np.int32))
     input_rows.values[input_rows.offsets[:-1]] = np.arange(count)
     target_rows = Ragged.from_lengths(targets, draw.integers(1, 50, targets.sum()).astype(np.int32))
-    return Examples(input_rows, target_rows, (np.arange(count) % 3).astype(np.uint8), ["a", "b", "c"])
+    return Examples(input_rows, target_rows, np.arange(count), (np.arange(count) % 3).astype(np.uint8), ["a", "b", "c"])
 
 
 def make(data: Examples, batch_size: int = 8, seed: int = 1, tokens: int = 100, **weights: float) -> Batches:
@@ -31,7 +31,7 @@ def make(data: Examples, batch_size: int = 8, seed: int = 1, tokens: int = 100, 
 
 
 def members(step: list[MicroBatch]) -> list[int]:
-    return [int(row[0]) for part in step for row in part.inputs]
+    return [int(row[0]) for part in step for row in part.inputs[part.prompt]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 25, 100])
@@ -68,7 +68,7 @@ def test_micro_batches_hold_their_rows_whole_and_within_the_budget() -> None:
     assert len(step) > 1
     for part in step:
         assert part.inputs.size + part.targets.size <= 150
-        for row, target, task in zip(part.inputs, part.targets, part.task, strict=True):
+        for row, target, task in zip(part.inputs[part.prompt], part.targets, part.task, strict=True):
             example = int(row[0])
             stored = data.inputs.take(np.array([example])).values
             wanted = data.targets.take(np.array([example])).values
@@ -83,25 +83,75 @@ def test_sorting_inside_a_step_leaves_little_padding() -> None:
     lengths = np.clip(draw.normal(93, 18, 4096), 20, 139).astype(int)
     rows = Ragged.from_lengths(lengths, np.zeros(lengths.sum(), dtype=np.int32))
     targets = Ragged.from_lengths(np.full(4096, 6), np.zeros(4096 * 6, dtype=np.int32))
-    data = Examples(rows, targets, np.zeros(4096, dtype=np.uint8), ["a"])
+    data = Examples(rows, targets, np.arange(4096), np.zeros(4096, dtype=np.uint8), ["a"])
     parts = next(make(data, batch_size=2048, tokens=4096).from_step(0))
     padded = sum(part.inputs.size for part in parts)
     real = sum((part.inputs >= 0).sum() for part in parts)
     assert padded / real < 1.06
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=40), st.integers(18, 60))
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=40),
+    st.integers(36, 80),
+)
 @settings(deadline=None)
-def test_cuts_are_those_of_the_plain_loop(lengths: list[tuple[int, int]], tokens: int) -> None:
+def test_cuts_are_those_of_the_plain_loop(prompts: list[tuple[int, int, int]], tokens: int) -> None:
     expected, start = [], 0
-    for stop in range(1, len(lengths) + 1):
-        part = lengths[start : stop + 1]
-        longest = max(pair[0] for pair in part) + max(pair[1] for pair in part)
-        if stop == len(lengths) or len(part) * longest > tokens:
+    for stop in range(1, len(prompts) + 1):
+        part = prompts[start : stop + 1]
+        inputs, targets, counts = zip(*part, strict=True)
+        if stop == len(prompts) or len(part) * max(inputs) + sum(counts) * max(targets) > tokens:
             expected.append(stop)
             start = stop
-    inputs, targets = np.array(lengths).T
-    assert cuts(inputs, targets, tokens) == expected
+    assert cuts(*np.array(prompts).T, tokens) == expected
+
+
+def shared_prompts(seed: int = 0) -> Examples:
+    """Sixty targets of prompts with one to five targets each; target ``i`` begins with the number ``i``."""
+    draw = np.random.default_rng(seed)
+    rows = draw.integers(1, 6, 20)
+    rows[-1] += 60 - rows.sum() if rows.sum() < 60 else 0
+    prompt = np.repeat(np.arange(20), rows)[:60]
+    inputs = Ragged.from_lengths(draw.integers(2, 12, prompt[-1] + 1), np.zeros(0, dtype=np.int32))
+    inputs = Ragged(inputs.offsets, np.arange(inputs.offsets[-1], dtype=np.int32))
+    targets = Ragged.from_lengths(np.full(60, 3), np.repeat(np.arange(60, dtype=np.int32), 3))
+    return Examples(inputs, targets, prompt, (prompt % 2).astype(np.uint8), ["a", "b"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_targets_of_one_prompt_share_its_row(seed: int) -> None:
+    data = shared_prompts(seed)
+    batches = make(data, batch_size=60, tokens=90, seed=seed)
+    seen = []
+    for part in next(batches.from_step(0)):
+        assert len(np.unique(part.prompt)) == len(part.inputs)
+        assert (np.diff(part.prompt) >= 0).all()
+        for target, place, task in zip(part.targets, part.prompt, part.task, strict=True):
+            row = int(target[0])
+            seen.append(row)
+            wanted = data.inputs.take(data.prompt[row : row + 1]).values
+            assert part.inputs[place][part.inputs[place] >= 0].tolist() == wanted.tolist()
+            assert task == data.task[row]
+    assert sorted(seen) == list(range(60))
+    # Whole prompts stand in one step, but for those at its two ends.
+    small = make(data, batch_size=10, tokens=90, seed=seed)
+    steps = [set(small.rows(step).tolist()) for step in range(6)]
+    split = [
+        p for p in set(data.prompt) if sum(bool(step & set(np.flatnonzero(data.prompt == p))) for step in steps) > 1
+    ]
+    assert len(split) <= 5
+
+
+def test_shares_of_shared_prompts_count_targets() -> None:
+    data = shared_prompts()
+    of_a = np.flatnonzero(data.task == 0)
+    batches = make(data, batch_size=1, a=1.5, b=0.0)
+    assert batches.epoch_size == len(of_a) + round(0.5 * len(of_a))
+    for epoch in range(3):
+        rows = [int(batches.rows(epoch * batches.epoch_size + step)[0]) for step in range(batches.epoch_size)]
+        times = Counter(rows)
+        assert set(times) == set(of_a.tolist())
+        assert set(times.values()) <= {1, 2}
 
 
 def test_task_weights_repeat_whole_times_and_draw_the_rest_anew() -> None:
@@ -130,7 +180,8 @@ def test_wrong_settings_are_named() -> None:
         make(data, d=1.0)
     with pytest.raises(UserError, match="no example is left"):
         make(data, a=0.0, b=0.0, c=0.0)
-    longest = int((data.inputs.lengths + data.targets.lengths).max())
+    longest = int(prompt_tokens(data).max())
+    assert longest == int((data.inputs.lengths + data.targets.lengths).max())
     with pytest.raises(UserError, match=f"set batch_tokens to at least {longest}"):
         make(data, tokens=longest - 1)
     make(data, tokens=longest)

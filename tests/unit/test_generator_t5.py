@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -124,6 +125,23 @@ def test_loss_and_gradients_equal_the_library(kind: str, full: bool) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+def test_targets_that_share_a_prompt_are_as_if_each_had_its_own(kind: str) -> None:
+    model = make(kind).eval()
+    inputs, targets = rows()
+    prompt = np.array([0, 0, 0, 1, 2, 2, 3])
+    asked = targets[[0, 1, 3, 2, 1, 0, 3]]
+    shared = decode_rows(model, asked, encode(model, inputs), inputs >= 0, prompt)
+    alone = decode_rows(model, asked, encode(model, inputs[prompt]), inputs[prompt] >= 0)
+    torch.testing.assert_close(shared[asked >= 0], alone[asked >= 0], atol=1e-5, rtol=1e-5)
+    weights = list(model.parameters())
+    wanted = torch.autograd.grad(alone[asked >= 0].square().sum(), weights, allow_unused=True)
+    given = torch.autograd.grad(shared[asked >= 0].square().sum(), weights, allow_unused=True)
+    for found, expected in zip(given, wanted, strict=True):
+        if expected is not None:
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
