@@ -1,8 +1,9 @@
 """Search of a method's settings by validation: every combination of a grid is fitted, and none sees a test target.
 
 `python benchmarks/tune.py results/beauty sasrec --grid '{"dropout": [0.3, 0.5], "negatives": [512, 2048]}'` reads the
-data set's folder of results (canonical/, samples/, and training_negatives/ if it is there), fits the method with each combination, and prints for each, and
-at the end for the best, one JSON object: the settings, valid NDCG@5, which validation was the best, and seconds.
+data set's folder of results (canonical/, samples/, and training_negatives/ if it is there), fits the method with each
+combination, and prints for each, and at the end for the best, one JSON object: the settings, valid NDCG@5, which
+validation was the best, and seconds.
 
     --set KEY=VALUE   a setting that all combinations share (JSON); once a setting
     --embedding FILE  vectors.safetensors, for methods that read text vectors
