@@ -60,6 +60,19 @@ def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, su
             typer.echo(f"{'':32} warning: {warning}")
 
 
+@app.command()
+def explain(
+    item: Annotated[str, typer.Argument(help="an item: its id in the source, or its number")],
+    identifiers: Annotated[Path, typer.Argument(help="an identifier set, such as results/demo/identifiers/joint_demo")],
+    neighbors: Annotated[int, typer.Option(min=0, help="so many nearest items of each side")] = 5,
+) -> None:
+    """Show an item's identifiers, and the items that share their first codes."""
+    from gensar_core.cli.explain import explain as lines
+
+    for line in lines(item, identifiers, identifiers.resolve().parents[1] / "canonical", neighbors):
+        typer.echo(line)
+
+
 def _describe(table: Path, folder: Path) -> str:
     from pyarrow import parquet
 

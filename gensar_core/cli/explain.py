@@ -1,0 +1,76 @@
+"""What an item's identifiers are, and which items they place beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.identifiers.table import SIDES, IdentifierTable
+from gensar_core.runtime.arrays import Ragged
+
+_TITLE_WIDTH = 72
+
+
+def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> Iterator[str]:
+    """Lines that show an item's identifiers and, for each side, its ``neighbors`` nearest items by shared prefix.
+
+    ``item`` is the id in the source or, where no item has that, the item's number. ``identifiers`` is the folder of an
+    identifier set and ``canonical`` holds items.parquet. Items that share equally many first codes come in the order of
+    their numbers. Raises UserError when there is no such item, or when the files do not belong to each other.
+    """
+    table = IdentifierTable.load(identifiers)
+    items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
+    if len(items) != len(table):
+        raise UserError(
+            f"{identifiers}: has identifiers of {len(table)} items, but {canonical / 'items.parquet'} has {len(items)};"
+            " build the identifiers again"
+        )
+    number = find_item(items, item, canonical / "items.parquet")
+    moved = schema.IDENTIFIERS.read(identifiers / "identifiers.parquet").sort("item_id")
+    yield f"item {number}  {_shown(items, number)}"
+    for side in SIDES:
+        how = "  (moved: another item had the nearest codes)" if moved.get_column(f"{side}_moved")[number] else ""
+        yield ""
+        yield f"{side:14} {table.text(side, number)}{how}"
+        shared = shared_codes(table.sides[side], number)
+        length = int(table.sides[side].lengths[number])
+        nearest = np.argsort(-shared, kind="stable")[: neighbors + 1]
+        for other in nearest[nearest != number][:neighbors].tolist():
+            if not shared[other]:
+                yield f"{'':4}no other item shares a code"
+                break
+            yield f"{'':4}{shared[other]} of {length} codes  {table.text(side, other)}  {_shown(items, other)}"
+        counts = ", ".join(f"{depth}: {int((shared >= depth).sum()) - 1:,}" for depth in range(1, length + 1))
+        yield f"{'':4}other items by shared codes: {counts}"
+
+
+def find_item(items: pl.DataFrame, item: str, where: Path) -> int:
+    """The number of the item with this id in the source or, where no item has it, with this number."""
+    found = items.filter(pl.col("raw_id") == item).get_column("item_id")
+    if len(found):
+        return int(found[0])
+    if item.isdecimal() and int(item) < len(items):
+        return int(item)
+    raise UserError(
+        f"{where}: no item {item!r}; give an id of the source, such as {items.get_column('raw_id')[0]!r}, or a number "
+        f"below {len(items)}"
+    )
+
+
+def shared_codes(rows: Ragged, item: int) -> np.ndarray:
+    """How many first codes each item's identifier has in common with that of one item [n]."""
+    width = int(rows.lengths.max(initial=0))
+    codes = rows.padded(width, -1)
+    same = (codes == codes[item]) & (codes[item] >= 0)
+    shared: np.ndarray = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+    return shared
+
+
+def _shown(items: pl.DataFrame, number: int) -> str:
+    raw_id, title = items.select("raw_id", "title").row(number)
+    return f"{raw_id}  {title if len(title) <= _TITLE_WIDTH else title[: _TITLE_WIDTH - 1] + '…'}".rstrip()
