@@ -93,6 +93,19 @@ class Table:
             raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
         return self.check(frame, path)
 
+    def open(self, path: Path) -> tuple[pl.LazyFrame, int]:
+        """A Parquet file of this table to be read in parts, and its number of rows; check each part.
+
+        Raises UserError when it is missing or not readable.
+        """
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; build table {self.name!r} first")
+        rows = pl.scan_parquet(path)
+        try:
+            return rows, int(rows.select(pl.len()).collect().item())
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
+
     def scan(self, path: Path) -> pl.LazyFrame:
         """A Parquet file that this table was written to, to be read in parts; only dtypes are checked."""
         return pl.scan_parquet(path).select(pl.col(name).cast(column.dtype) for name, column in self.columns.items())

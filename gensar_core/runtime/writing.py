@@ -14,18 +14,21 @@ from gensar_core import schema
 
 
 class TableWriter:
-    """Writes a table to a Parquet file (zstd) chunk by chunk; a context manager.
+    """Writes a table to a Parquet file chunk by chunk; a context manager.
+
+    ``compression`` is zstd but for files that are read once and deleted, which lz4 writes faster.
 
     A chunk is compressed in the background while the next one is made; no more than one waits.
     """
 
-    def __init__(self, table: schema.Table, path: Path) -> None:
+    def __init__(self, table: schema.Table, path: Path, *, compression: str = "zstd") -> None:
         self._table = table
         self._schema = _to_arrow(pl.DataFrame(schema=table.schema)).schema
         # Token ids compress better as they are than as numbers of a dictionary, and are written faster.
         plain = [name for name, dtype in table.schema.items() if not isinstance(dtype, pl.List)]
+        level = 3 if compression == "zstd" else None
         self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", compression_level=3, use_dictionary=plain
+            path, self._schema, compression=compression, compression_level=level, use_dictionary=plain
         )
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None

@@ -21,14 +21,9 @@ def bm25_hits(texts: Sequence[str], queries: Sequence[str], count: int, *, k1: f
 
     Documents with equal scores stand in the order of their number.
     """
-    hits = np.full((len(queries), count), -1, dtype=np.int32)
     if not queries:
-        return hits
-    index = BM25Index(texts, k1=k1, b=b)
-    for row, words in enumerate(progress(query_words(queries), "BM25", unit="query")):
-        best = _best(index.scores(words), count)
-        hits[row, : len(best)] = best
-    return hits
+        return np.full((0, count), -1, dtype=np.int32)
+    return BM25Index(texts, k1=k1, b=b).hits(queries, count)
 
 
 class BM25Index:
@@ -49,6 +44,14 @@ class BM25Index:
             return np.zeros(self.n_texts, dtype=np.float32)
         scores: np.ndarray = self._index.get_scores(words).astype(np.float32)
         return scores
+
+    def hits(self, queries: Sequence[str], count: int) -> np.ndarray:
+        """The best texts for each query, as `bm25_hits` gives them."""
+        hits = np.full((len(queries), count), -1, dtype=np.int32)
+        for row, words in enumerate(progress(query_words(queries), "BM25", unit="query")):
+            best = _best(self.scores(words), count)
+            hits[row, : len(best)] = best
+        return hits
 
 
 def query_words(queries: Sequence[str]) -> list[list[str]]:

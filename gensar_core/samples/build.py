@@ -1,9 +1,17 @@
-"""Stage `samples`: canonical events -> targets with their histories, candidate lists, and what training may see."""
+"""Stage `samples`: canonical events -> targets with their histories, candidate lists, and what training may see.
+
+Users are worked on block by block, so memory grows with the catalogue and hardly with the log. `build_samples` does all
+of it in one process. `survey_samples` (samples/survey.py), `build_part` for each part of the users, and
+`gather_samples` do the same in several, on one machine or on many, with the same bytes for any number of parts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +21,23 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.data import SampleSettings
 from gensar_core.errors import UserError
-from gensar_core.runtime.stage import Stage, write_json
+from gensar_core.runtime.stage import Stage, read_record, write_json
 from gensar_core.runtime.writing import TableWriter
-from gensar_core.samples.audit import audit, audit_time_split
-from gensar_core.samples.events import EventLog, read_events
+from gensar_core.samples.audit import Audit, audit_time_split
+from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.histories import Histories, Inputs
-from gensar_core.samples.negatives import Group, NegativeSampler, write_negatives
+from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
+from gensar_core.samples.popularity import PopularityPool
+from gensar_core.samples.survey import FILES as SURVEY_FILES
+from gensar_core.samples.survey import TABLES, Survey, survey
 from gensar_core.samples.targets import Selection, select_targets
 
-_INPUTS = ("items.parquet", "queries.parquet", "events.parquet")
-#: Samples made and written at once; bounds memory, not results.
+#: Samples made and written at once; bounds memory. The rows of a written file stand in groups of so many.
 _SLICE = 1 << 17
+#: Task and split of the samples, in the order of their ids; and those that have candidates.
+_GROUPS = tuple(itertools.product(schema.TASKS, schema.SPLITS))
+_EVALUATED = tuple((task, split) for task, split in _GROUPS if split != "train")
+_EVENTS_FILE = "training_events.parquet"
 
 
 def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed: int) -> None:
@@ -32,78 +46,147 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
     ``canonical`` is a folder with the tables `items`, `queries` and `events`. Raises UserError when a table is missing
     or inconsistent, or when the log has too few targets for the split.
     """
-    with Stage(
-        "samples",
-        output,
-        settings=settings,
-        inputs=[canonical / name for name in _INPUTS],
-        seed=seed,
-        code=__name__,
-    ) as stage:
-        items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
+    inputs = [canonical / f"{name}.parquet" for name in TABLES]
+    with Stage("samples", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        found = survey(canonical, settings)
+        whole = stage.path("whole")
+        whole.mkdir()
+        figures = _Part(canonical, found, settings, seed).write(whole, found.users(0, 1))
+        _gather(stage, canonical, found, [whole], figures, settings)
+        shutil.rmtree(whole)
+
+
+def build_part(
+    canonical: Path, surveyed: Path, output: Path, settings: SampleSettings, seed: int, part: int, parts: int
+) -> None:
+    """Stage `samples_part`: the samples of one of so many parts of the users, in the files of `part_files`.
+
+    ``surveyed`` is the folder of the stage `samples_survey`.
+    """
+    inputs = [
+        *(canonical / f"{name}.parquet" for name in TABLES),
+        *(surveyed / name for name in SURVEY_FILES),
+    ]
+    with Stage("samples_part", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        found = Survey.read(surveyed)
+        files = stage.path(_EVENTS_FILE).parent
+        stage.record(**_Part(canonical, found, settings, seed).write(files, found.users(part, parts)))
+
+
+def gather_samples(
+    canonical: Path, surveyed: Path, parts: Sequence[Path], output: Path, settings: SampleSettings, seed: int
+) -> None:
+    """Stage `samples` from all parts, in order: what `build_samples` writes. Raises UserError as that does."""
+    inputs = [
+        *(canonical / f"{name}.parquet" for name in TABLES),
+        *(surveyed / name for name in SURVEY_FILES),
+        *(part / name for part in parts for name in part_files()),
+    ]
+    with Stage("samples", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        figures: Counter[str] = Counter()
+        for part in parts:
+            figures.update(read_record(part / "stage.json")["figures"])
+        _gather(stage, canonical, Survey.read(surveyed), parts, figures, settings)
+
+
+def part_files() -> list[str]:
+    """The files of a part: training events, samples of each task and split, and candidates of the evaluated ones."""
+    return [
+        _EVENTS_FILE,
+        *(_file("samples", *group) for group in _GROUPS),
+        *(_file("candidates", *group) for group in _EVALUATED),
+    ]
+
+
+def _file(table: str, task: str, split: str) -> str:
+    return f"{table}_{task}_{split}.parquet"
+
+
+class _Part:
+    """Makes the samples of some users, block by block."""
+
+    def __init__(self, canonical: Path, found: Survey, settings: SampleSettings, seed: int) -> None:
+        items = schema.ITEMS.read(canonical / "items.parquet").select("item_id", "text").sort("item_id")
         queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
-        events = read_events(canonical, len(items), len(queries))
-        log = EventLog.from_frame(events)
-        selection = select_targets(log, settings)
-        _report(stage, selection, settings)
-        if not any(len(rows) for rows in selection.targets.values()):
-            raise UserError(f"{canonical / 'events.parquet'}: {_nothing_found(settings)}; such a log gives no samples")
-        schema.EVENTS.write(events.filter(selection.training), stage.path("training_events.parquet"))
-        _write_samples(stage.path("samples.parquet"), log, selection, settings)
-        _write_candidates(stage, log, selection, items["text"], queries["text"], settings, seed)
-        del log, selection
-        write_json(stage.path("audit.json"), _audit(stage, events, settings))
+        self._events = EventTable(canonical / "events.parquet", found.offsets)
+        self._moments = found.moments
+        self._pool = PopularityPool.from_counts(found.clicks)
+        self._hits = QueryHits(items["text"].to_list(), queries["text"].to_list(), settings)
+        self._settings = settings
+        self._seed = seed
 
+    def write(self, folder: Path, users: range) -> Counter[str]:
+        """Write the files of `part_files`, ids counted from 0 in each, and return the row counts."""
+        figures: Counter[str] = Counter(dict.fromkeys(_FIGURES, 0))
+        counts: Counter[tuple[str, str]] = Counter()
+        with contextlib.ExitStack() as stack:
 
-def _nothing_found(settings: SampleSettings) -> str:
-    """Why no click became a target."""
-    both = "with both a recommendation click and a search before them"
-    if settings.split == "time":
-        return f"the clicks {both} have fewer than three different times"
-    return f"no user has {settings.min_targets} clicks of one task {both}"
+            def open_table(table: schema.Table, name: str) -> TableWriter:
+                return stack.enter_context(TableWriter(table, folder / name, compression="lz4"))
 
+            events = open_table(schema.EVENTS, _EVENTS_FILE)
+            samples = {group: open_table(schema.SAMPLES, _file("samples", *group)) for group in _GROUPS}
+            candidates = {group: open_table(schema.CANDIDATES, _file("candidates", *group)) for group in _EVALUATED}
+            for block in self._events.blocks(users):
+                frame = self._events.read(block)
+                log = EventLog.from_frame(frame)
+                selection = select_targets(log, self._settings, self._moments)
+                figures.update({name: count for name, count in selection.figures.items() if name in _FIGURES})
+                figures["training_events"] += int(selection.training.sum())
+                events.write(frame.filter(selection.training))
+                ids = {group: counts[group] + np.arange(len(rows)) for group, rows in selection.targets.items()}
+                counts.update({group: len(rows) for group, rows in selection.targets.items()})
+                self._write_samples(samples, log, selection, ids)
+                figures.update(self._write_candidates(candidates, log, selection, ids))
+        return figures
 
-def _audit(stage: Stage, events: pl.DataFrame, settings: SampleSettings) -> dict[str, Any]:
-    """The leak audit of the tables as they were written."""
-    training_events = schema.EVENTS.scan(stage.path("training_events.parquet"))
-    samples = schema.SAMPLES.scan(stage.path("samples.parquet"))
-    candidates = schema.CANDIDATES.scan(stage.path("candidates.parquet"))
-    report: dict[str, Any] = {"history_protocol": settings.history_protocol, "split": settings.split}
-    if settings.split == "time":
-        report["time_split"] = audit_time_split(training_events, samples)
-    return report | audit(events, training_events, samples, candidates, negatives=settings.negatives)
-
-
-def _report(stage: Stage, selection: Selection, settings: SampleSettings) -> None:
-    """Put the row counts into the record, and warn where one is not what the settings expect."""
-    stage.record(**selection.figures, training_events=int(selection.training.sum()))
-    for step, rows in settings.expected_rows.items():
-        found = stage.figures.get(step)
-        if found != rows:
-            stage.warn(f"step {step}: {found if found is not None else 'no such step'}, expected {rows} rows")
-
-
-def _groups(selection: Selection) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """(task, split, sample ids, rows of the log) in the order of sample_id: task, split, event."""
-    start = 0
-    for (task, split), rows in selection.targets.items():
-        yield task, split, np.arange(start, start + len(rows)), rows
-        start += len(rows)
-
-
-def _write_samples(path: Path, log: EventLog, selection: Selection, settings: SampleSettings) -> None:
-    """Table `samples`, part by part."""
-    with TableWriter(schema.SAMPLES, path) as table:
-        for trained, groups in itertools.groupby(_groups(selection), key=lambda group: group[1] == "train"):
+    def _write_samples(
+        self,
+        tables: Mapping[tuple[str, str], TableWriter],
+        log: EventLog,
+        selection: Selection,
+        ids: Mapping[tuple[str, str], np.ndarray],
+    ) -> None:
+        settings = self._settings
+        for trained in (True, False):
             histories = Histories(log.take(selection.shown) if trained else log, settings.history_protocol)
-            for task, split, ids, rows in groups:
+            for group, rows in selection.targets.items():
+                if trained == (group in _EVALUATED):
+                    continue
                 for start in range(0, len(rows), _SLICE):
                     part = slice(start, start + _SLICE)
                     targets = log.take(rows[part])
                     inputs = histories.inputs(targets, settings.max_recommendations, settings.max_searches)
-                    table.write(_sample_rows(task, split, ids[part], targets, inputs))
+                    tables[group].write(_sample_rows(*group, ids[group][part], targets, inputs))
             # Those of training and of all events need not be in memory together.
             del histories
+
+    def _write_candidates(
+        self,
+        tables: Mapping[tuple[str, str], TableWriter],
+        log: EventLog,
+        selection: Selection,
+        ids: Mapping[tuple[str, str], np.ndarray],
+    ) -> Counter[str]:
+        figures: Counter[str] = Counter()
+        sampler = NegativeSampler(self._pool, log, self._seed, "candidates")
+        for group, table in tables.items():
+            targets = Group(group[0], ids[group], log.take(selection.targets[group]))
+            found = write_negatives(table, sampler, [targets], self._hits, self._settings.negatives)
+            figures.update({f"candidate_{name}": count for name, count in found.items()})
+        return figures
+
+
+#: Row counts that the parts of the users add up.
+_FIGURES = (
+    *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users")),
+    *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in ("held_out", "without_history")),
+    *(f"{task}_{split}" for task, split in _GROUPS),
+    "training_events",
+    "candidate_lists",
+    "candidate_lists_topped_up",
+    "candidate_lists_short",
+)
 
 
 def _sample_rows(task: str, split: str, ids: np.ndarray, targets: EventLog, inputs: Inputs) -> pl.DataFrame:
@@ -124,18 +207,95 @@ def _sample_rows(task: str, split: str, ids: np.ndarray, targets: EventLog, inpu
     )
 
 
-def _write_candidates(
+def _gather(
     stage: Stage,
-    log: EventLog,
-    selection: Selection,
-    item_texts: pl.Series,
-    query_texts: pl.Series,
+    canonical: Path,
+    found: Survey,
+    parts: Sequence[Path],
+    figures: Mapping[str, int],
     settings: SampleSettings,
-    seed: int,
 ) -> None:
-    """Table `candidates`, part by part."""
-    groups = [Group(task, ids, log.take(rows)) for task, split, ids, rows in _groups(selection) if split != "train"]
-    sampler = NegativeSampler(log, seed, "candidates")
-    with TableWriter(schema.CANDIDATES, stage.path("candidates.parquet")) as table:
-        figures = write_negatives(table, sampler, groups, item_texts.to_list(), query_texts.to_list(), settings)
-    stage.record(**{f"candidate_{name}": count for name, count in figures.items()})
+    """The tables of all parts as one, their figures, and the audit."""
+    _report(stage, figures, found.moments, settings)
+    if not any(figures[f"{task}_{split}"] for task, split in _GROUPS):
+        raise UserError(f"{canonical / 'events.parquet'}: {_nothing_found(settings)}; such a log gives no samples")
+    with TableWriter(schema.EVENTS, stage.path(_EVENTS_FILE)) as training_events:
+        for rows in _rows([part / _EVENTS_FILE for part in parts]):
+            training_events.write(rows)
+    with (
+        TableWriter(schema.SAMPLES, stage.path("samples.parquet")) as samples,
+        TableWriter(schema.CANDIDATES, stage.path("candidates.parquet")) as candidates,
+    ):
+        first = 0
+        for group in _GROUPS:
+            for name, table in (("samples", samples), ("candidates", candidates)):
+                if name == "samples" or group in _EVALUATED:
+                    _append(table, [part / _file(name, *group) for part in parts], first)
+            first += figures["_".join(group)]
+    stage.record(candidate_queries=_queries_asked(stage.path("samples.parquet")))
+    events = EventTable(canonical / "events.parquet", found.offsets)
+    write_json(stage.path("audit.json"), _audit(stage, events, settings))
+
+
+def _rows(paths: list[Path]) -> Iterator[pl.DataFrame]:
+    """The rows of all files, one after the other, so many at a time whatever the files' own sizes."""
+    rows = pl.scan_parquet(paths)
+    for start in range(0, rows.select(pl.len()).collect().item(), _SLICE):
+        yield rows.slice(start, _SLICE).collect()
+
+
+def _append(table: TableWriter, paths: list[Path], first: int) -> None:
+    """Write the rows of all files with sample ids counted from ``first``."""
+    for rows in _rows(paths):
+        numbers = pl.int_range(first, first + len(rows), dtype=pl.Int64())
+        table.write(rows.with_columns(sample_id=numbers))
+        first += len(rows)
+
+
+def _queries_asked(samples: Path) -> int:
+    """Number of distinct queries of valid and test targets."""
+    asked = schema.SAMPLES.scan(samples).filter(pl.col("split") != "train").select(pl.col("query_id").drop_nulls())
+    return int(asked.select(pl.col("query_id").n_unique()).collect(engine="streaming").item())
+
+
+def _nothing_found(settings: SampleSettings) -> str:
+    """Why no click became a target."""
+    both = "with both a recommendation click and a search before them"
+    if settings.split == "time":
+        return f"the clicks {both} have fewer than three different times"
+    return f"no user has {settings.min_targets} clicks of one task {both}"
+
+
+def _report(stage: Stage, figures: Mapping[str, int], moments: np.ndarray, settings: SampleSettings) -> None:
+    """Put the row counts into the record, and warn where one is not what the settings expect."""
+    begins: Iterable[tuple[str, int]] = zip(("valid_from", "test_from"), moments.tolist(), strict=False)
+    stage.record(**dict(begins), **{name: figures[name] for name in _FIGURES if name in figures})
+    for step, rows in settings.expected_rows.items():
+        counted = stage.figures.get(step)
+        if counted != rows:
+            stage.warn(f"step {step}: {counted if counted is not None else 'no such step'}, expected {rows} rows")
+
+
+def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[str, Any]:
+    """The leak audit of the tables as they were written."""
+    training_events = schema.EVENTS.scan(stage.path(_EVENTS_FILE))
+    samples = schema.SAMPLES.scan(stage.path("samples.parquet"))
+    candidates = schema.CANDIDATES.scan(stage.path("candidates.parquet"))
+    report: dict[str, Any] = {"history_protocol": settings.history_protocol, "split": settings.split}
+    if settings.split == "time":
+        report["time_split"] = audit_time_split(training_events, samples)
+    audit = Audit(training_events, settings.negatives)
+    for users in events.blocks():
+        own = samples.filter(pl.col("user_id").is_between(users.start, users.stop - 1)).collect()
+        audit.add(events.read(users), own, _lists_of(own, candidates))
+    return report | audit.report()
+
+
+def _lists_of(samples: pl.DataFrame, candidates: pl.LazyFrame) -> pl.DataFrame:
+    """The candidate lists of the evaluated samples among some users': ids of a task and split stand together."""
+    groups = samples.filter(pl.col("split") != "train").group_by("task", "split", maintain_order=True)
+    ends = groups.agg(first=pl.col("sample_id").min(), last=pl.col("sample_id").max())
+    parts = [
+        candidates.filter(pl.col("sample_id").is_between(*bounds)) for bounds in ends.select("first", "last").rows()
+    ]
+    return pl.concat([candidates.clear(), *parts]).collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from gensar_core.errors import UserError
 
 #: Stands for "no query" and "no session" of a recommendation click.
 NONE = -1
+#: Events read at once; bounds memory, not results.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,35 +64,112 @@ class EventLog:
         return codes
 
 
-def read_events(canonical: Path, n_items: int, n_queries: int) -> pl.DataFrame:
-    """The events table in event order, checked for all that targets and histories rely on.
+class EventTable:
+    """The events table of a data set (checked by `check_events`), to be read for some users at a time.
 
-    Raises UserError when event_id is no row number, the order is not that of user and time, an id has no row in its
-    table, a search click lacks its query or session, or a session has more than one user or query.
+    ``offsets`` int64 [users + 1]: the rows where each user's events begin, and where those of the last one end.
     """
-    path = canonical / "events.parquet"
-    events = schema.EVENTS.read(path).sort("event_id")
-    searches = events.filter(pl.col("task") == "search")
+
+    def __init__(self, path: Path, offsets: np.ndarray) -> None:
+        self._rows = schema.EVENTS.scan(path)
+        self._offsets = offsets
+
+    def read(self, users: range) -> pl.DataFrame:
+        """The events of these users, in event order."""
+        first, end = self._offsets[[users.start, users.stop]].tolist()
+        return self._rows.slice(first, end - first).collect()
+
+    def blocks(self, users: range | None = None) -> Iterator[range]:
+        """Users (all there are, unless given) in runs that have few enough events to be in memory together."""
+        users = users if users is not None else range(len(self._offsets) - 1)
+        first = users.start
+        while first < users.stop:
+            end = int(np.searchsorted(self._offsets, self._offsets[first] + _BLOCK, side="right")) - 1
+            block = range(first, min(max(end, first + 1), users.stop))
+            if self._offsets[block.start] < self._offsets[block.stop]:
+                yield block
+            first = block.stop
+
+
+def check_events(path: Path, n_items: int, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Check the events table for all that targets and histories rely on, block by block.
+
+    Returns the number of events of each user, int64 [users], and of recommendation clicks on each item, int64 [items].
+    Raises UserError when the table is missing or not readable, when event_id is no row number, the order is not that of
+    user and time, an id has no row in its table, a search click lacks its query or session, or a session has more than
+    one user or query.
+    """
+    users, clicks = np.zeros(0, dtype=np.int64), np.zeros(n_items, dtype=np.int64)
+    last: pl.DataFrame | None = None
+    sessions_ascend = True
+    for first, block in _row_blocks(path):
+        joined = block if last is None else pl.concat([last, block])
+        _check_block(path, first, block, joined, n_items, n_queries)
+        sessions_ascend = sessions_ascend and _sessions_ascend(joined)
+        # The last search may stand before a run of other clicks, and the next session is compared with it.
+        last = pl.concat([joined.filter(pl.col("task") == "search").tail(1), block.tail(1)]).unique().sort("event_id")
+        counts = np.bincount(block["user_id"].to_numpy(), minlength=len(users))
+        counts[: len(users)] += users
+        users = counts
+        recommended = block.filter(pl.col("task") == "rec")["item_id"].to_numpy()
+        clicks += np.bincount(recommended, minlength=n_items)
+    if not sessions_ascend and not _sessions_agree(path):
+        raise _inconsistent(path, "a session has more than one user or query")
+    return users, clicks
+
+
+def _row_blocks(path: Path) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The rows of the events table so many at a time, each with the number of its first one."""
+    rows, found = schema.EVENTS.open(path)
+    for first in range(0, found, _BLOCK):
+        try:
+            block = rows.slice(first, _BLOCK).collect()
+        except pl.exceptions.PolarsError as error:
+            raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
+        yield first, schema.EVENTS.check(block, path)
+
+
+def _check_block(
+    path: Path, first: int, block: pl.DataFrame, joined: pl.DataFrame, n_items: int, n_queries: int
+) -> None:
+    """Check what can be seen in some rows; ``joined`` has the row before them as well."""
+    searches = block.filter(pl.col("task") == "search")
     step = pl.col("user_id").diff().fill_null(0)
     wrong = {
-        "event_id is not the row number": (events["event_id"] != pl.Series(np.arange(len(events)))).any(),
-        "events are not in the order of user and time": events.select(
+        "event_id is not the row number": (block["event_id"] != pl.Series(np.arange(first, first + len(block)))).any(),
+        "events are not in the order of user and time": joined.select(
             ((step < 0) | ((step == 0) & (pl.col("time").diff() < 0))).any()
         ).item(),
-        "an item_id has no row in items.parquet": not _all_below(events["item_id"], n_items),
-        "a query_id has no row in queries.parquet": not _all_below(events["query_id"], n_queries),
-        "a user_id is negative": (events["user_id"] < 0).any(),
+        "an item_id has no row in items.parquet": not _all_below(block["item_id"], n_items),
+        "a query_id has no row in queries.parquet": not _all_below(block["query_id"], n_queries),
+        "a user_id is negative": (block["user_id"] < 0).any(),
         "a search click lacks its query_id or session_id": searches["query_id"].has_nulls()
         or searches["session_id"].has_nulls(),
-        "a session has more than one user or query": searches.select("session_id", "user_id", "query_id")
-        .unique()["session_id"]
-        .is_duplicated()
-        .any(),
     }
     for what, found in wrong.items():
         if found:
-            raise UserError(f"{path}: {what}; build the canonical tables again")
-    return events
+            raise _inconsistent(path, what)
+
+
+def _sessions_ascend(rows: pl.DataFrame) -> bool:
+    """Whether sessions are numbered in the order of events, and each has one user and one query."""
+    searches = rows.filter(pl.col("task") == "search")
+    step = pl.col("session_id").diff().fill_null(1)
+    other = (pl.col("user_id").diff() != 0) | (pl.col("query_id").diff() != 0)
+    return not searches.select(((step < 0) | ((step == 0) & other)).any()).item()
+
+
+def _sessions_agree(path: Path) -> bool:
+    """Whether each session has one user and one query, however sessions are numbered."""
+    searches = schema.EVENTS.scan(path).filter(pl.col("task") == "search")
+    names = ("user_id", "query_id")
+    differ = [pl.col(name).min() != pl.col(name).max() for name in names]
+    sessions = searches.group_by("session_id").agg(differ=pl.any_horizontal(*differ))
+    return not sessions.select(pl.col("differ").any()).collect(engine="streaming").item()
+
+
+def _inconsistent(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}; build the canonical tables again")
 
 
 def _all_below(ids: pl.Series, count: int) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.hashing import row_keys
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.writing import TableWriter
-from gensar_core.samples.bm25 import bm25_hits, lexical_negatives
+from gensar_core.samples.bm25 import BM25Index, lexical_negatives
 from gensar_core.samples.events import EventLog
 from gensar_core.samples.popularity import PopularityPool, popularity_negatives
 
@@ -32,23 +33,25 @@ class Group(NamedTuple):
 
 
 class NegativeSampler:
-    """Draws negatives for targets of one data set.
+    """Draws negatives for targets of some users.
 
-    ``log`` is what the draws know of: its recommendation clicks are the pool, and what a user interacted with is what
-    stands with that user there. Every draw is keyed on the seed, ``purpose`` and the target's user, item, query, task
-    and time, so a target's negatives do not depend on the other targets, on row order or on threads.
+    ``pool`` is what is drawn from, and what a user interacted with is what stands with that user in ``log``. Every draw
+    is keyed on the seed, ``purpose`` and the target's user, item, query, task and time, so a target's negatives do not
+    depend on the other targets, on row order or on threads.
     """
 
-    def __init__(self, log: EventLog, seed: int, purpose: str) -> None:
-        self._pool = PopularityPool.from_clicks(log.item[~log.searched])
+    def __init__(self, pool: PopularityPool, log: EventLog, seed: int, purpose: str) -> None:
+        self._pool = pool
         pairs = np.unique(log.pairs)
-        # Row u holds the items that user u interacted with.
-        self._interacted = Ragged.from_lengths(np.bincount(pairs >> 32), (pairs & 0xFFFFFFFF).astype(np.int32))
+        users = pairs >> 32
+        self._first = int(users[0]) if len(users) else 0
+        # Row u holds the items that the log's u-th user interacted with.
+        self._items = Ragged.from_lengths(np.bincount(users - self._first), (pairs & 0xFFFFFFFF).astype(np.int32))
         self._seed = derive_seed(seed, purpose)
 
     def by_popularity(self, targets: EventLog, count: int) -> np.ndarray:
         """Items the user never interacted with, drawn by popularity, int32 [targets, count], -1 where too few exist."""
-        return popularity_negatives(self._pool, self._keys(targets), self._interacted.take(targets.user), count)
+        return popularity_negatives(self._pool, self._keys(targets), self._interacted(targets), count)
 
     def by_bm25(self, targets: EventLog, hits: np.ndarray, hit_rows: np.ndarray, count: int) -> tuple[np.ndarray, int]:
         """The best hits of each target's query, without the target.
@@ -69,37 +72,65 @@ class NegativeSampler:
         """Put sampled items into the open places at the end of each row."""
         has = negatives >= 0
         hits = Ragged.from_lengths(has.sum(axis=1), negatives[has])
-        taken = _joined(self._interacted.take(targets.user), hits)
+        taken = _joined(self._interacted(targets), hits)
         sampled = popularity_negatives(self._pool, self._keys(targets), taken, negatives.shape[1])
         column = np.arange(negatives.shape[1]) - hits.lengths[:, None]
         filled: np.ndarray = np.where(has, negatives, np.take_along_axis(sampled, column.clip(0), axis=1))
         return filled
 
+    def _interacted(self, targets: EventLog) -> Ragged:
+        """The items that each target's user interacted with."""
+        return self._items.take(targets.user - self._first)
+
     def _keys(self, targets: EventLog) -> np.ndarray:
         return row_keys(self._seed, targets.user, targets.item, targets.query, targets.searched, targets.time)
 
 
-def write_negatives(
-    table: TableWriter,
-    sampler: NegativeSampler,
-    groups: Sequence[Group],
-    item_texts: Sequence[str],
-    query_texts: Sequence[str],
-    settings: NegativesSettings,
-) -> dict[str, int]:
-    """Write sample_id and negatives of all targets of the groups, in their order; return what happened on the way.
+class QueryHits:
+    """BM25 hits of queries, each searched once, when it is first asked for.
 
-    Recommendation targets get items drawn by popularity, search targets the best BM25 hits of their query.
+    ``item_texts`` and ``query_texts`` are those of all items and queries, by id.
     """
-    asked = [group.targets.query for group in groups if group.task == "search"]
-    hits, hit_rows = query_hits(np.concatenate([*asked, np.zeros(0, np.int32)]), item_texts, query_texts, settings)
-    figures = {"queries": len(hits), "lists": 0, "lists_topped_up": 0, "lists_short": 0}
+
+    def __init__(self, item_texts: Sequence[str], query_texts: Sequence[str], settings: NegativesSettings) -> None:
+        self._item_texts = item_texts
+        self._query_texts = query_texts
+        self._settings = settings
+        self._index: BM25Index | None = None
+        self._place = np.full(len(query_texts), -1, dtype=np.int64)
+        # A hit more than needed for each item that may be left out, and some to spare.
+        self._hits = np.zeros((0, settings.negatives + 10), dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    def find(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hits of the queries searched so far, as `bm25_hits` gives them, and the row of each query [rows]."""
+        asked = np.unique(queries)
+        new = asked[self._place[asked] < 0]
+        if len(new):
+            if self._index is None:
+                self._index = BM25Index(self._item_texts, k1=self._settings.bm25_k1, b=self._settings.bm25_b)
+            hits = self._index.hits([self._query_texts[query] for query in new], self._hits.shape[1])
+            self._place[new] = len(self._hits) + np.arange(len(new))
+            self._hits = np.concatenate([self._hits, hits])
+        return self._hits, self._place[queries]
+
+
+def write_negatives(
+    table: TableWriter, sampler: NegativeSampler, groups: Iterable[Group], hits: QueryHits, count: int
+) -> Counter[str]:
+    """Write sample_id and ``count`` negatives of all targets of the groups, in their order.
+
+    Recommendation targets get items drawn by popularity, search targets the best BM25 hits of their query. Returns the
+    numbers of lists, of lists topped up because BM25 found too few, and of those that stayed short.
+    """
+    figures = Counter(lists=0, lists_topped_up=0, lists_short=0)
     for task, ids, targets in _parts(groups):
         if task == "rec":
-            negatives = sampler.by_popularity(targets, settings.negatives)
+            negatives = sampler.by_popularity(targets, count)
         else:
-            own, hit_rows = hit_rows[: len(targets)], hit_rows[len(targets) :]
-            negatives, topped_up = sampler.by_bm25(targets, hits, own, settings.negatives)
+            negatives, topped_up = sampler.by_bm25(targets, *hits.find(targets.query), count)
             figures["lists_topped_up"] += topped_up
         figures["lists"] += len(ids)
         figures["lists_short"] += int((negatives < 0).any(axis=1).sum())
@@ -107,22 +138,12 @@ def write_negatives(
     return figures
 
 
-def _parts(groups: Sequence[Group]) -> Iterator[Group]:
+def _parts(groups: Iterable[Group]) -> Iterator[Group]:
     """The groups, the long ones in parts."""
     for task, ids, targets in groups:
         for start in range(0, len(ids), _WRITTEN):
             rows = np.arange(start, min(start + _WRITTEN, len(ids)))
             yield Group(task, ids[rows], targets.take(rows))
-
-
-def query_hits(
-    queries: np.ndarray, item_texts: Sequence[str], query_texts: Sequence[str], settings: NegativesSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """BM25 hits of each distinct query among ``queries`` [rows], and the row of hits of each query [rows]."""
-    distinct, rows = np.unique(queries, return_inverse=True)
-    texts = [query_texts[query] for query in distinct]
-    hits = bm25_hits(item_texts, texts, settings.negatives + 10, k1=settings.bm25_k1, b=settings.bm25_b)
-    return hits, rows
 
 
 def _list_frame(sample_ids: np.ndarray, negatives: np.ndarray) -> pl.DataFrame:

@@ -26,8 +26,14 @@ class PopularityPool:
     @classmethod
     def from_clicks(cls, items: np.ndarray) -> PopularityPool:
         """The pool of these clicked items, one entry a click."""
-        distinct, counts = np.unique(items.astype(np.int32), return_counts=True)
-        return cls(distinct, counts, np.repeat(distinct, counts))
+        return cls.from_counts(np.bincount(items))
+
+    @classmethod
+    def from_counts(cls, counts: np.ndarray) -> PopularityPool:
+        """The pool in which item ``i`` was clicked ``counts[i]`` times."""
+        items = np.flatnonzero(counts).astype(np.int32)
+        clicks = counts[items]
+        return cls(items, clicks, np.repeat(items, clicks))
 
 
 def popularity_negatives(pool: PopularityPool, keys: np.ndarray, taken: Ragged, count: int) -> np.ndarray:

@@ -30,8 +30,11 @@ class Selection:
     figures: Mapping[str, int]
 
 
-def select_targets(log: EventLog, settings: SampleSettings) -> Selection:
+def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray | None = None) -> Selection:
     """Targets of both tasks, split by leaving one out or at two moments.
+
+    ``log`` holds all events of some users. ``moments`` are those of all users' targets, for a split by time; without
+    them the users are all there are.
 
     A target is a click whose history shows both a recommendation click and a search session. With
     ``split: leave_one_out``, of a user's targets of one task the last is test, the one before it valid, the rest train;
@@ -43,7 +46,10 @@ def select_targets(log: EventLog, settings: SampleSettings) -> Selection:
     of its histories is dropped. A log that gives no targets gives a selection without any.
     """
     both_sides = Histories(log, settings.history_protocol).both_sides(log)
-    moments = moments_of_split(log.time[both_sides], settings.time_shares) if settings.split == "time" else None
+    if settings.split != "time":
+        moments = None
+    elif moments is None:
+        moments = moments_of_split(log.time[both_sides], settings.time_shares)
     figures: dict[str, int] = {}
     early = np.ones(len(log), dtype=bool)
     if moments is not None and len(moments):
@@ -78,12 +84,17 @@ def moments_of_split(times: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     ``times`` [targets] in any order. Of the moments at which targets stand, those are taken whose earlier targets come
     nearest to the first share, and to the first two, so that no part is empty; of two equally near ones the earlier.
     """
-    moments, counts = np.unique(times, return_counts=True)
+    return moments_of_counts(*np.unique(times, return_counts=True), shares)
+
+
+def moments_of_counts(moments: np.ndarray, counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """As `moments_of_split`, from the distinct times in ascending order and the number of targets at each."""
     if len(moments) < len(SPLITS):
         return moments[:0]
+    total = int(counts.sum())
     earlier = np.cumsum(counts) - counts
-    valid = 1 + int(np.abs(earlier[1:-1] - shares[0] * len(times)).argmin())
-    test = valid + 1 + int(np.abs(earlier[valid + 1 :] - (shares[0] + shares[1]) * len(times)).argmin())
+    valid = 1 + int(np.abs(earlier[1:-1] - shares[0] * total).argmin())
+    test = valid + 1 + int(np.abs(earlier[valid + 1 :] - (shares[0] + shares[1]) * total).argmin())
     begins: np.ndarray = moments[[valid, test]]
     return begins
 

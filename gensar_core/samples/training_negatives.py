@@ -20,7 +20,8 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.events import EventLog
-from gensar_core.samples.negatives import Group, NegativeSampler, write_negatives
+from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
+from gensar_core.samples.popularity import PopularityPool
 
 
 def draw_training_negatives(
@@ -46,11 +47,15 @@ def draw_training_negatives(
             raise UserError(
                 f"{sources['training_events']}: an item or a query has no row in {canonical}; build the samples again"
             )
-        train = schema.SAMPLES.read(sources["samples"]).filter(pl.col("split") == "train").sort("sample_id")
-        groups = [_group(task, train.filter(pl.col("task") == task), log, sources) for task in schema.TASKS]
-        sampler = NegativeSampler(log, seed, "training")
+        # Histories, by far the largest part of the table, are not read.
+        train = schema.SAMPLES.scan(sources["samples"]).filter(pl.col("split") == "train")
+        train_rows = train.select("sample_id", "task", "event_id").collect().sort("sample_id")
+        groups = [_group(task, train_rows.filter(pl.col("task") == task), log, sources) for task in schema.TASKS]
+        sampler = NegativeSampler(PopularityPool.from_clicks(log.item[~log.searched]), log, seed, "training")
+        hits = QueryHits(items, queries, settings)
         with TableWriter(schema.TRAINING_NEGATIVES, stage.path("training_negatives.parquet")) as table:
-            stage.record(**write_negatives(table, sampler, groups, items, queries, settings))
+            figures = write_negatives(table, sampler, groups, hits, settings.negatives)
+        stage.record(queries=len(hits), **figures)
 
 
 def _group(task: str, train: pl.DataFrame, log: EventLog, sources: dict[str, Path]) -> Group:

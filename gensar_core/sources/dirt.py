@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-_COMPRESSION = 6
+# Files that are read once or twice: a higher level costs more time than it saves.
+_COMPRESSION = 1
 
 #: File -> one line of each kind of damage. "\udcff" is written as the byte FF, which no UTF-8 text holds.
 KINDS: Final = {

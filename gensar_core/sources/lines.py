@@ -34,12 +34,14 @@ class Block:
         """Number of lines."""
         return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
 
-    def halves(self) -> tuple[Block, Block]:
-        """The block of two lines or more in two parts, of equal size as far as lines allow."""
-        middle = len(self.data) // 2
-        cut = self.data.rfind(b"\n", 0, middle) + 1 or self.data.find(b"\n", middle) + 1
-        left = Block(self.first, self.data[:cut])
-        return left, Block(self.first + left.count, self.data[cut:])
+    def pieces(self, size: int) -> Iterator[Block]:
+        """The block's lines in blocks of at least ``size`` bytes, but for the last one."""
+        first, start = self.first, 0
+        while start < len(self.data):
+            end = self.data.find(b"\n", start + size - 1) + 1 or len(self.data)
+            piece = Block(first, self.data[start:end])
+            yield piece
+            first, start = first + piece.count, end
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and content of every line, without line breaks."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ _FIELDS = {"reviewerID": pl.String(), "asin": pl.String(), "unixReviewTime": pl.
 _LARGEST_RATING = 1e300
 _COLUMNS = ("user", "item", "time", "rating")
 _SCHEMA = dict(zip(_COLUMNS, _FIELDS.values(), strict=True))
-# Blocks with a broken line are halved down to this size, so that few sound lines take the slow path.
-_SMALLEST_BLOCK = 1 << 16
+# A block with a broken line is read in pieces of this size, so that few sound lines take the slow path.
+_PIECE_BYTES = 1 << 18
 
 _IDS = (b'"reviewerID"', b'"asin"')
+# What nearly all sound lines hold, and few broken ones.
+_PLAIN_TIME = re.compile(rb'"unixReviewTime": ?[0-9]{1,10}[,}]')
 
 
 def read_reviews(path: Path) -> tuple[pl.DataFrame, Tally]:
@@ -42,16 +45,39 @@ def read_reviews(path: Path) -> tuple[pl.DataFrame, Tally]:
 
 
 def _parse(block: Block, tally: Tally) -> Iterator[pl.DataFrame]:
-    """The reviews of a block: all at once where it is sound, else half by half, at last line by line."""
+    """The reviews of a block: all at once where it is sound, else piece by piece."""
     frame = _parse_whole(block)
+    for piece in block.pieces(_PIECE_BYTES) if frame is None else ():
+        part = _parse_whole(piece)
+        tally.lines += 0 if part is None else len(part)
+        yield _parse_mixed(piece, tally) if part is None else part
     if frame is not None:
         tally.lines += len(frame)
         yield frame
-    elif len(block.data) > _SMALLEST_BLOCK and block.count > 1:
-        for half in block.halves():
-            yield from _parse(half, tally)
-    else:
-        yield _parse_lines(block, tally)
+
+
+def _parse_mixed(block: Block, tally: Tally) -> pl.DataFrame:
+    """The reviews of a block with broken lines: those that look sound at once, the others line by line."""
+    plain = [(number, line) for number, line in block.lines() if _looks_sound(line)]
+    frame = _parse_whole(Block(block.first, b"".join(line + b"\n" for _, line in plain))) if plain else None
+    if frame is None:
+        return _parse_lines(block.lines(), tally).drop("line")
+    tally.lines += len(frame)
+    numbers = [number for number, _ in plain]
+    known = frozenset(numbers)
+    others = _parse_lines((entry for entry in block.lines() if entry[0] not in known), tally)
+    lines = frame.with_columns(line=pl.Series(numbers, dtype=pl.Int64()))
+    return pl.concat([lines, others]).sort("line").drop("line")
+
+
+def _looks_sound(line: bytes) -> bool:
+    return (
+        line.startswith(b"{")
+        and line.endswith(b"}")
+        and line.isascii()
+        and all(line.count(key) == 1 for key in _IDS)
+        and _PLAIN_TIME.search(line) is not None
+    )
 
 
 def _parse_whole(block: Block) -> pl.DataFrame | None:
@@ -79,9 +105,10 @@ def _texts(data: bytes, key: bytes) -> int:
     return data.count(key + b': "') + data.count(key + b':"')
 
 
-def _parse_lines(block: Block, tally: Tally) -> pl.DataFrame:
+def _parse_lines(lines: Iterable[tuple[int, bytes]], tally: Tally) -> pl.DataFrame:
+    """The reviews of some lines, given with their numbers, and the numbers as `line`."""
     rows = []
-    for number, line in block.lines():
+    for number, line in lines:
         if not line.strip():
             continue
         tally.lines += 1
@@ -89,8 +116,8 @@ def _parse_lines(block: Block, tally: Tally) -> pl.DataFrame:
         if isinstance(row, str):
             tally.reject(number, row)
         else:
-            rows.append(row)
-    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+            rows.append((*row, number))
+    return pl.DataFrame(rows, schema={**_SCHEMA, "line": pl.Int64()}, orient="row")
 
 
 def _parse_line(line: bytes) -> tuple[str, str, int, float | None] | str:

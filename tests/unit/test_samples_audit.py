@@ -5,7 +5,7 @@ import pytest
 
 from gensar_core import schema
 from gensar_core.samples import audit as module
-from gensar_core.samples.audit import audit, audit_time_split
+from gensar_core.samples.audit import Audit, audit_time_split
 from tests.unit.samples_logs import event, events_frame
 
 EVENTS = events_frame(
@@ -39,7 +39,9 @@ def sample(number, task, split, user, time, target, *history):
 def audited(samples, candidates=(), training=EVENTS, negatives=2):
     frame = schema.SAMPLES.check(pl.DataFrame(samples, infer_schema_length=None, strict=False))
     lists = pl.DataFrame(list(candidates), schema=dict(schema.CANDIDATES.schema), orient="row")
-    return audit(EVENTS, training.lazy(), frame.lazy(), lists.lazy(), negatives=negatives)
+    audit = Audit(training.lazy(), negatives)
+    audit.add(EVENTS, frame, lists)
+    return audit.report()
 
 
 def marks(report, task, split):
@@ -50,14 +52,14 @@ def marks(report, task, split):
     ("sample_under_test", "expected"),
     [
         # The one earlier click accounts for one entry, not for two.
-        (sample(0, "search", "train", 0, 2, 5, (0, 5), (1, 0)), {"repeats"}),
-        (sample(0, "search", "train", 0, 2, 5, (0, 5), (0, 5)), {"leaks", "repeats"}),
+        (sample(0, "search", "train", 0, 2, 5, (0, 5), (1, 0)), {"repeats", "targets_in_own_input"}),
+        (sample(0, "search", "train", 0, 2, 5, (0, 5), (0, 5)), {"leaks", "repeats", "targets_in_own_input"}),
         # Nobody searched item 5 before time 2; a query whose number is the target's is no item.
-        (sample(0, "search", "train", 0, 2, 5, (2, 5), (1, 0)), {"leaks"}),
+        (sample(0, "search", "train", 0, 2, 5, (2, 5), (1, 0)), {"leaks", "targets_in_own_input"}),
         (sample(0, "search", "train", 0, 2, 5, (0, 6), (1, 5)), set()),
         # At time 3 the search at time 2 is an earlier one; another user's clicks account for nothing.
-        (sample(0, "rec", "train", 0, 3, 5, (2, 5), (1, 0)), {"repeats"}),
-        (sample(0, "rec", "train", 1, 3, 5, (0, 5), (1, 0)), {"leaks"}),
+        (sample(0, "rec", "train", 0, 3, 5, (2, 5), (1, 0)), {"repeats", "targets_in_own_input"}),
+        (sample(0, "rec", "train", 1, 3, 5, (0, 5), (1, 0)), {"leaks", "targets_in_own_input"}),
     ],
 )
 def test_leaks_and_repeats(sample_under_test, expected):
@@ -103,6 +105,7 @@ def test_candidate_lists():
         "samples": 4,
         "leaks": 0,
         "repeats": 0,
+        "targets_in_own_input": 0,
         "leak_share": 0.0,
         "targets_of_unseen_users": 0,
         "targets_of_unseen_items": 0,

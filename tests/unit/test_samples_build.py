@@ -157,9 +157,12 @@ def test_worked_log(workplace):
     built = build(workplace / "worked", WORKED, "paper")
     audit = built["audit"]
     assert audit["history_protocol"] == "paper"
-    nothing = {"leaks": 0, "repeats": 0, "leak_share": 0.0, "targets_of_unseen_users": 0, "targets_of_unseen_items": 0}
+    nothing = {
+        "leaks": 0, "repeats": 0, "targets_in_own_input": 0, "leak_share": 0.0, "targets_of_unseen_users": 0,
+        "targets_of_unseen_items": 0,
+    }  # fmt: skip
     evaluation = {
-        **nothing, "samples": 1, "repeats": 1, "training_targets_of_other_task": 0, "candidates_equal_target": 0,
+        **nothing, "samples": 1, "repeats": 1, "targets_in_own_input": 1, "training_targets_of_other_task": 0, "candidates_equal_target": 0,
         "candidate_lists_short": 1, "candidate_lists_missing": 0,
     }  # fmt: skip
     # Of the training rows, rec 7 (E) and 8 show F or E, and search 9 does; 7 and 6 (F) are held-out pairs themselves.
@@ -173,6 +176,7 @@ def test_worked_log(workplace):
             **nothing,
             "samples": 4,
             "leaks": 1,
+            "targets_in_own_input": 1,
             "leak_share": 0.25,
             "inputs_with_held_out": 1,
             "targets_held_out": 1,
@@ -207,7 +211,7 @@ def test_row_order_of_the_files_does_not_matter(workplace, log, random):
         return
     before = [(workplace / "order" / "samples" / name).read_bytes() for name in OUTPUTS]
     canonical = workplace / "order" / "canonical"
-    for table, file in ((schema.EVENTS, "events"), (schema.ITEMS, "items"), (schema.QUERIES, "queries")):
+    for table, file in ((schema.ITEMS, "items"), (schema.QUERIES, "queries")):
         path = canonical / f"{file}.parquet"
         frame = table.read(path)
         table.write(frame[random.sample(range(len(frame)), len(frame))], path)
@@ -259,6 +263,7 @@ def test_a_log_whose_targets_have_two_times_cannot_be_split_by_time(tmp_path):
     ("change", "message"),
     [
         (lambda e: e.with_columns(event_id=pl.col("event_id") + 1), "event_id is not the row number"),
+        (lambda e: e.reverse(), "event_id is not the row number"),
         (lambda e: e.with_columns(time=-pl.col("time")), "not in the order of user and time"),
         (lambda e: e.with_columns(user_id=-pl.col("user_id")), "not in the order of user and time"),
         (lambda e: e.with_columns(user_id=pl.col("user_id") - 5), "a user_id is negative"),

@@ -81,14 +81,15 @@ def test_a_file_without_line_breaks_is_refused_before_it_fills_the_memory(tmp_pa
         list(blocks(path, 100))
 
 
-@given(st.lists(st.binary(max_size=9).filter(lambda line: b"\n" not in line), min_size=2, max_size=20))
-def test_halves_of_a_block_are_its_lines(lines):
+@given(
+    st.lists(st.binary(max_size=9).filter(lambda line: b"\n" not in line), min_size=1, max_size=20), st.integers(1, 40)
+)
+def test_pieces_of_a_block_are_its_lines(lines, size):
     block = Block(7, b"".join(line + b"\n" for line in lines))
-    left, right = block.halves()
-    assert left.data
-    assert right.data
-    assert left.data + right.data == block.data
-    assert right.first == left.first + left.count
+    pieces = list(block.pieces(size))
+    assert b"".join(piece.data for piece in pieces) == block.data
+    assert [entry for piece in pieces for entry in piece.lines()] == list(block.lines())
+    assert all(len(piece.data) >= size for piece in pieces[:-1])
 
 
 # Reviews
@@ -166,12 +167,12 @@ def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
     by_line = [(number, reviews._parse_line(line)) for number, line in Block(1, data).lines() if line]
     expected = [row for _, row in by_line if not isinstance(row, str)]
     tally = Tally(tmp_path_factory.getbasetemp(), "reviews")
-    smallest = reviews._SMALLEST_BLOCK
+    size = reviews._PIECE_BYTES
     try:
-        reviews._SMALLEST_BLOCK = 1
+        reviews._PIECE_BYTES = 20
         found = pl.concat(list(reviews._parse(Block(1, data), tally)))
     finally:
-        reviews._SMALLEST_BLOCK = smallest
+        reviews._PIECE_BYTES = size
     assert found.rows() == expected
     assert tally.lines == len(by_line)
     assert tally.examples == [f"line {number}: {row}" for number, row in by_line if isinstance(row, str)][:5]

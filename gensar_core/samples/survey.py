@@ -1,0 +1,108 @@
+"""What must be known of all users before the samples of any: where each one's events stand, and what they share.
+
+Everything else about a user's samples follows from the user's own events, so users can be worked on block by block, in
+one process or in many, and the results are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.data import SampleSettings
+from gensar_core.runtime.stage import Stage, write_json
+from gensar_core.samples.events import EventLog, EventTable, check_events
+from gensar_core.samples.histories import Histories
+from gensar_core.samples.targets import moments_of_counts
+
+TABLES: Final = ("items", "queries", "events")
+FILES: Final = ("users.parquet", "clicks.parquet", "survey.json")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """``events`` int64 [users]: how many each user has; ``clicks`` int64 [items]: recommendation clicks on each item;
+    ``moments`` int64 [2]: when valid and test begin in a split by time, else empty, as where no such moments exist.
+    """
+
+    events: np.ndarray
+    clicks: np.ndarray
+    moments: np.ndarray
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Row of the events table where each user's events begin, and where the last one's end, int64 [users + 1]."""
+        return np.concatenate([[0], np.cumsum(self.events)])
+
+    def users(self, part: int, parts: int) -> range:
+        """The users of one of so many parts of about equally many events."""
+        offsets = self.offsets
+        bounds = [int(np.searchsorted(offsets, offsets[-1] * place // parts)) for place in (part, part + 1)]
+        # Users without events belong to no block.
+        return range(bounds[0], len(self.events) if part + 1 == parts else bounds[1])
+
+    def write(self, stage: Stage) -> None:
+        """Write the three files into a stage's folder."""
+        for name, counts in (("users", self.events), ("clicks", self.clicks)):
+            pl.DataFrame({"count": counts}).write_parquet(stage.path(f"{name}.parquet"), compression="zstd")
+        write_json(stage.path("survey.json"), {"moments": self.moments.tolist()})
+
+    @classmethod
+    def read(cls, folder: Path) -> Survey:
+        """What ``write`` wrote."""
+        users, clicks = (
+            pl.read_parquet(folder / f"{name}.parquet")["count"].to_numpy() for name in ("users", "clicks")
+        )
+        moments = json.loads((folder / "survey.json").read_text(encoding="utf-8"))["moments"]
+        return cls(users, clicks, np.array(moments, dtype=np.int64))
+
+
+def survey_samples(canonical: Path, output: Path, settings: SampleSettings, seed: int) -> None:
+    """Stage `samples_survey`: write the survey of a data set whose samples are made in parts.
+
+    Raises UserError when a table is missing or inconsistent.
+    """
+    inputs = [canonical / f"{name}.parquet" for name in TABLES]
+    with Stage("samples_survey", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        found = survey(canonical, settings)
+        found.write(stage)
+        stage.record(users=int((found.events > 0).sum()), events=int(found.events.sum()))
+
+
+def survey(canonical: Path, settings: SampleSettings) -> Survey:
+    """Check the events of a data set, block by block, and count them.
+
+    Raises UserError when a table is missing or not readable, or when the events are not what `check_events` wants.
+    """
+    n_items, n_queries = (schema.TABLES[name].open(canonical / f"{name}.parquet")[1] for name in ("items", "queries"))
+    events, clicks = check_events(canonical / "events.parquet", n_items, n_queries)
+    none = np.zeros(0, dtype=np.int64)
+    found = Survey(events, clicks, none)
+    if settings.split != "time" or not len(events):
+        return found
+    table = EventTable(canonical / "events.parquet", found.offsets)
+    times, targets = _target_times(table, settings)
+    return Survey(events, clicks, moments_of_counts(times, targets, settings.time_shares))
+
+
+def _target_times(table: EventTable, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct times at which targets stand, ascending, and how many stand there."""
+    times, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for users in table.blocks():
+        log = EventLog.from_frame(table.read(users))
+        own = log.time[Histories(log, settings.history_protocol).both_sides(log)]
+        times, counts = _added(times, counts, *np.unique(own, return_counts=True))
+    return times, counts
+
+
+def _added(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two lists of distinct values and their counts as one."""
+    values, counts = np.concatenate(columns[::2]), np.concatenate(columns[1::2])
+    distinct, place = np.unique(values, return_inverse=True)
+    return distinct, np.bincount(place, weights=counts, minlength=len(distinct)).astype(np.int64)
