@@ -1,5 +1,6 @@
 # What rules ask about the catalogue: which files an entry reads, which entries a wildcard may name.
 from gensar_core.config.base import canonical_json
+from gensar_core.samples.parts import part_files
 
 PRODUCT_SEARCH_FILES = ["query_text.txt.gz", "train.qrels.gz", "test.qrels.gz"]
 # The categories that Ai et al. publish product-search files for.
@@ -37,6 +38,26 @@ def of_source(*sources):
         name
         for name, dataset in catalogue.datasets.items()
         if dataset.source in sources
+    ]
+
+
+def sampled_in_parts(several):
+    """Names of the data sets whose samples are made in several jobs, or of those where one makes them."""
+    return [
+        name
+        for name, dataset in catalogue.datasets.items()
+        if (dataset.scatter > 1) == several
+    ]
+
+
+def sample_parts(wildcards):
+    """The files of all parts of a data set's samples, part by part."""
+    parts = catalogue.datasets[wildcards.dataset].scatter
+    folder = f"results/{wildcards.dataset}/samples_parts"
+    return [
+        f"{folder}/{part}-of-{parts}/{name}"
+        for part in range(parts)
+        for name in [*part_files(), "stage.json"]
     ]
 
 

@@ -188,6 +188,8 @@ rule samples:
         record="results/{dataset}/samples/stage.json",
     log:
         "results/{dataset}/logs/samples.log",
+    wildcard_constraints:
+        dataset=any_of(sampled_in_parts(False)),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -202,6 +204,133 @@ rule samples:
         code=code_of("samples"),
     script:
         "../workflow_scripts/samples.py"
+
+
+# With `scatter: N`, N jobs share the users of a data set; the gathered tables are those that one job writes.
+
+
+rule samples_survey:
+    input:
+        multiext(
+            "results/{dataset}/canonical/",
+            "items.parquet",
+            "queries.parquet",
+        ),
+        events="results/{dataset}/canonical/events.parquet",
+    output:
+        multiext(
+            "results/{dataset}/samples_parts/survey/",
+            "users.parquet",
+            "clicks.parquet",
+            "stage.json",
+        ),
+        moments="results/{dataset}/samples_parts/survey/survey.json",
+    log:
+        "results/{dataset}/logs/samples_survey.log",
+    wildcard_constraints:
+        dataset=any_of(sampled_in_parts(True)),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: catalogue.datasets[
+            wildcards.dataset
+        ].samples.canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.samples.survey"),
+    script:
+        "../workflow_scripts/samples_survey.py"
+
+
+rule samples_part:
+    input:
+        multiext(
+            "results/{dataset}/canonical/",
+            "items.parquet",
+            "queries.parquet",
+        ),
+        multiext(
+            "results/{dataset}/samples_parts/survey/",
+            "users.parquet",
+            "clicks.parquet",
+        ),
+        events="results/{dataset}/canonical/events.parquet",
+        moments="results/{dataset}/samples_parts/survey/survey.json",
+    output:
+        temp(
+            multiext(
+                "results/{dataset}/samples_parts/{part}-of-{parts}/", *part_files()
+            )
+        ),
+        record=temp("results/{dataset}/samples_parts/{part}-of-{parts}/stage.json"),
+    log:
+        "results/{dataset}/logs/samples_{part}-of-{parts}.log",
+    wildcard_constraints:
+        dataset=any_of(sampled_in_parts(True)),
+        part="[0-9]+",
+        parts="[0-9]+",
+    conda:
+        "../envs/gensar.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        settings=lambda wildcards: catalogue.datasets[
+            wildcards.dataset
+        ].samples.canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.samples.build"),
+    script:
+        "../workflow_scripts/samples_part.py"
+
+
+rule samples_gather:
+    input:
+        multiext(
+            "results/{dataset}/canonical/",
+            "users.parquet",
+            "items.parquet",
+            "queries.parquet",
+        ),
+        multiext(
+            "results/{dataset}/samples_parts/survey/",
+            "users.parquet",
+            "clicks.parquet",
+        ),
+        events="results/{dataset}/canonical/events.parquet",
+        moments="results/{dataset}/samples_parts/survey/survey.json",
+        parts=sample_parts,
+    output:
+        multiext(
+            "results/{dataset}/samples/",
+            "training_events.parquet",
+            "candidates.parquet",
+            "audit.json",
+        ),
+        samples="results/{dataset}/samples/samples.parquet",
+        record="results/{dataset}/samples/stage.json",
+    log:
+        "results/{dataset}/logs/samples.log",
+    wildcard_constraints:
+        dataset=any_of(sampled_in_parts(True)),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        settings=lambda wildcards: catalogue.datasets[
+            wildcards.dataset
+        ].samples.canonical(),
+        seed=catalogue.seed,
+        code=fingerprint("gensar_core.samples.build"),
+    script:
+        "../workflow_scripts/samples_gather.py"
 
 
 rule training_negatives:

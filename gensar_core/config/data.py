@@ -63,6 +63,8 @@ class CanonicalSettings(Settings):
 
 
 class _DatasetBase(Settings):
+    #: In how many parts of the users, each a job of its own, the samples are made; results do not depend on it.
+    scatter: Positive = 1
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     #: Entry of `tables` that results/tables/{dataset}.csv shows.

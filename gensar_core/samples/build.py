@@ -8,7 +8,6 @@ of it in one process. `survey_samples` (samples/survey.py), `build_part` for eac
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from gensar_core.samples.audit import Audit, audit_time_split
 from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.histories import Histories, Inputs
 from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
+from gensar_core.samples.parts import EVALUATED, EVENTS_FILE, GROUPS, group_file, part_files
 from gensar_core.samples.popularity import PopularityPool
 from gensar_core.samples.survey import FILES as SURVEY_FILES
 from gensar_core.samples.survey import TABLES, Survey, survey
@@ -34,10 +34,6 @@ from gensar_core.samples.targets import Selection, select_targets
 
 #: Samples made and written at once; bounds memory. The rows of a written file stand in groups of so many.
 _SLICE = 1 << 17
-#: Task and split of the samples, in the order of their ids; and those that have candidates.
-_GROUPS = tuple(itertools.product(schema.TASKS, schema.SPLITS))
-_EVALUATED = tuple((task, split) for task, split in _GROUPS if split != "train")
-_EVENTS_FILE = "training_events.parquet"
 
 
 def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed: int) -> None:
@@ -59,7 +55,7 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
 def build_part(
     canonical: Path, surveyed: Path, output: Path, settings: SampleSettings, seed: int, part: int, parts: int
 ) -> None:
-    """Stage `samples_part`: the samples of one of so many parts of the users, in the files of `part_files`.
+    """Stage `samples_part`: the samples of one of so many parts of the users, in the files of `parts.part_files`.
 
     ``surveyed`` is the folder of the stage `samples_survey`.
     """
@@ -69,7 +65,7 @@ def build_part(
     ]
     with Stage("samples_part", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         found = Survey.read(surveyed)
-        files = stage.path(_EVENTS_FILE).parent
+        files = stage.path(EVENTS_FILE).parent
         stage.record(**_Part(canonical, found, settings, seed).write(files, found.users(part, parts)))
 
 
@@ -89,19 +85,6 @@ def gather_samples(
         _gather(stage, canonical, Survey.read(surveyed), parts, figures, settings)
 
 
-def part_files() -> list[str]:
-    """The files of a part: training events, samples of each task and split, and candidates of the evaluated ones."""
-    return [
-        _EVENTS_FILE,
-        *(_file("samples", *group) for group in _GROUPS),
-        *(_file("candidates", *group) for group in _EVALUATED),
-    ]
-
-
-def _file(table: str, task: str, split: str) -> str:
-    return f"{table}_{task}_{split}.parquet"
-
-
 class _Part:
     """Makes the samples of some users, block by block."""
 
@@ -116,7 +99,7 @@ class _Part:
         self._seed = seed
 
     def write(self, folder: Path, users: range) -> Counter[str]:
-        """Write the files of `part_files`, ids counted from 0 in each, and return the row counts."""
+        """Write the files of `parts.part_files`, ids counted from 0 in each, and return the row counts."""
         figures: Counter[str] = Counter(dict.fromkeys(_FIGURES, 0))
         counts: Counter[tuple[str, str]] = Counter()
         with contextlib.ExitStack() as stack:
@@ -124,9 +107,9 @@ class _Part:
             def open_table(table: schema.Table, name: str) -> TableWriter:
                 return stack.enter_context(TableWriter(table, folder / name, compression="lz4"))
 
-            events = open_table(schema.EVENTS, _EVENTS_FILE)
-            samples = {group: open_table(schema.SAMPLES, _file("samples", *group)) for group in _GROUPS}
-            candidates = {group: open_table(schema.CANDIDATES, _file("candidates", *group)) for group in _EVALUATED}
+            events = open_table(schema.EVENTS, EVENTS_FILE)
+            samples = {group: open_table(schema.SAMPLES, group_file("samples", *group)) for group in GROUPS}
+            candidates = {group: open_table(schema.CANDIDATES, group_file("candidates", *group)) for group in EVALUATED}
             for block in self._events.blocks(users):
                 frame = self._events.read(block)
                 log = EventLog.from_frame(frame)
@@ -151,7 +134,7 @@ class _Part:
         for trained in (True, False):
             histories = Histories(log.take(selection.shown) if trained else log, settings.history_protocol)
             for group, rows in selection.targets.items():
-                if trained == (group in _EVALUATED):
+                if trained == (group in EVALUATED):
                     continue
                 for start in range(0, len(rows), _SLICE):
                     part = slice(start, start + _SLICE)
@@ -181,7 +164,7 @@ class _Part:
 _FIGURES = (
     *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users")),
     *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in ("held_out", "without_history")),
-    *(f"{task}_{split}" for task, split in _GROUPS),
+    *(f"{task}_{split}" for task, split in GROUPS),
     "training_events",
     "candidate_lists",
     "candidate_lists_topped_up",
@@ -217,20 +200,20 @@ def _gather(
 ) -> None:
     """The tables of all parts as one, their figures, and the audit."""
     _report(stage, figures, found.moments, settings)
-    if not any(figures[f"{task}_{split}"] for task, split in _GROUPS):
+    if not any(figures[f"{task}_{split}"] for task, split in GROUPS):
         raise UserError(f"{canonical / 'events.parquet'}: {_nothing_found(settings)}; such a log gives no samples")
-    with TableWriter(schema.EVENTS, stage.path(_EVENTS_FILE)) as training_events:
-        for rows in _rows([part / _EVENTS_FILE for part in parts]):
+    with TableWriter(schema.EVENTS, stage.path(EVENTS_FILE)) as training_events:
+        for rows in _rows([part / EVENTS_FILE for part in parts]):
             training_events.write(rows)
     with (
         TableWriter(schema.SAMPLES, stage.path("samples.parquet")) as samples,
         TableWriter(schema.CANDIDATES, stage.path("candidates.parquet")) as candidates,
     ):
         first = 0
-        for group in _GROUPS:
+        for group in GROUPS:
             for name, table in (("samples", samples), ("candidates", candidates)):
-                if name == "samples" or group in _EVALUATED:
-                    _append(table, [part / _file(name, *group) for part in parts], first)
+                if name == "samples" or group in EVALUATED:
+                    _append(table, [part / group_file(name, *group) for part in parts], first)
             first += figures["_".join(group)]
     stage.record(candidate_queries=_queries_asked(stage.path("samples.parquet")))
     events = EventTable(canonical / "events.parquet", found.offsets)
@@ -278,7 +261,7 @@ def _report(stage: Stage, figures: Mapping[str, int], moments: np.ndarray, setti
 
 def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[str, Any]:
     """The leak audit of the tables as they were written."""
-    training_events = schema.EVENTS.scan(stage.path(_EVENTS_FILE))
+    training_events = schema.EVENTS.scan(stage.path(EVENTS_FILE))
     samples = schema.SAMPLES.scan(stage.path("samples.parquet"))
     candidates = schema.CANDIDATES.scan(stage.path("candidates.parquet"))
     report: dict[str, Any] = {"history_protocol": settings.history_protocol, "split": settings.split}

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from gensar_core import schema
 from gensar_core.config.data import SampleSettings
 from gensar_core.errors import UserError
-from gensar_core.samples.build import build_samples
+from gensar_core.samples import build as module
+from gensar_core.samples import events as event_blocks
+from gensar_core.samples.build import build_part, build_samples, gather_samples
+from gensar_core.samples.parts import part_files
+from gensar_core.samples.survey import survey_samples
 from tests.unit.samples_logs import (
     WORKED,
     A,
@@ -29,11 +33,13 @@ SPLITS = ("leave_one_out", "time")
 many_logs = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def build(folder, log, protocol="strict", seed=1, items=9, **own):
+def build(folder, log, history_protocol="strict", seed=1, items=9, **own):
     """Build samples of a log; None when it gives none."""
     write_canonical(folder / "canonical", log, items=items)
     try:
-        build_samples(folder / "canonical", folder / "samples", SampleSettings(history_protocol=protocol, **own), seed)
+        build_samples(
+            folder / "canonical", folder / "samples", SampleSettings(history_protocol=history_protocol, **own), seed
+        )
     except UserError as error:
         if "such a log gives no samples" not in str(error):
             raise
@@ -234,6 +240,40 @@ def test_candidates_of_a_target_do_not_depend_on_the_order_inside_one_time(workp
         lists.append({tuple(row[name] for name in identity): row["negatives"] for row in rows.iter_rows(named=True)})
     for key in lists[0].keys() & lists[1].keys():
         assert lists[0][key] == lists[1][key]
+
+
+def build_in_parts(folder, parts, seed=1, **own):
+    """The stage's outputs, made in so many parts from the same canonical folder."""
+    canonical, settings = folder / "canonical", SampleSettings(**own)
+    survey_samples(canonical, folder / "survey", settings, seed)
+    folders = [folder / "parts" / f"{part}-of-{parts}" for part in range(parts)]
+    for part, own_folder in enumerate(folders):
+        build_part(canonical, folder / "survey", own_folder, settings, seed, part, parts)
+        assert {path.name for path in own_folder.iterdir()} == {*part_files(), "stage.json"}
+    gather_samples(canonical, folder / "survey", folders, folder / "gathered", settings, seed)
+    return [(folder / "gathered" / name).read_bytes() for name in OUTPUTS]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(logs(users=5, most=18, items=30), st.integers(1, 6), st.integers(1, 40), st.sampled_from(PROTOCOLS))
+def test_parts_and_blocks_of_users_do_not_show(workplace, split, log, parts, block, protocol):
+    own = {"history_protocol": protocol, "split": split, "time_shares": [0.5, 0.25, 0.25], "negatives": 8}
+    folder = workplace / "parts"
+    with pytest.MonkeyPatch.context() as patch:
+        # Rows of a file stand in groups of so many, however they were made.
+        patch.setattr(module, "_SLICE", 5)
+        whole = build(folder, log, items=30, **own)
+        patch.setattr(event_blocks, "_BLOCK", block)
+        if whole is None:
+            with pytest.raises(UserError, match="such a log gives no samples"):
+                build_in_parts(folder, parts, **own)
+            return
+        expected = [(folder / "samples" / name).read_bytes() for name in OUTPUTS]
+        assert build_in_parts(folder, parts, **own) == expected
+        assert json.loads((folder / "gathered" / "stage.json").read_text())["figures"] == whole["figures"]
+        build(folder, log, items=30, **own)
+        assert [(folder / "samples" / name).read_bytes() for name in OUTPUTS] == expected
 
 
 def test_expected_rows_that_differ_are_reported(workplace):
