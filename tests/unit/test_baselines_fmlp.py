@@ -72,3 +72,13 @@ def test_paddings_are_zero_vectors_at_their_positions():
     # Another width is another filter: it cannot be asked for.
     with pytest.raises(RuntimeError):
         encoder(inputs[:, 1:])
+
+
+@torch.no_grad()
+def test_the_filter_keeps_its_precision_under_autocast():
+    torch.manual_seed(0)
+    layer, states = Filter(7, 3), torch.randn(2, 7, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (layer(states) == layer(states.float())).all()
+        assert layer(states.bfloat16()).dtype == torch.bfloat16
+    assert torch.allclose(layer(states.bfloat16()).float(), layer(states), atol=0.02)
