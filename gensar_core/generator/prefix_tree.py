@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from gensar_core.generator.corpus import ItemTokens
@@ -44,54 +45,61 @@ class PrefixTrees:
 def build_trees(candidates: np.ndarray, items: ItemTokens) -> PrefixTrees:
     """The prefix tree of each row of ``candidates`` int [B, W]; -1 where none stands.
 
-    Candidates are put in the order of their tokens, so that equal prefixes stand together: a prefix is new exactly
+    Candidates are taken in the order of their tokens, so that equal prefixes stand together: a prefix is new exactly
     where it differs from that of the candidate before.
     """
-    users, width = candidates.shape
-    depth = items.tokens.shape[1]
     order = np.argsort(np.where(candidates >= 0, items.order[candidates], len(items)), axis=1, kind="stable")
-    ordered = np.take_along_axis(candidates, order, axis=1)
-    tokens = np.where(ordered[:, :, None] >= 0, items.tokens[ordered], -1)
-    lengths = np.where(ordered >= 0, items.lengths[ordered], 0)[:, :, None]
+    return PrefixTrees(*_grow(np.ascontiguousarray(candidates, dtype=np.int64), order, items.tokens, items.lengths))
 
-    differs = np.ones(tokens.shape, dtype=bool)
-    differs[:, 1:] = tokens[:, 1:] != tokens[:, :-1]
-    position = np.arange(depth)
-    new_edge = np.logical_or.accumulate(differs, axis=2) & (position < lengths)
-    new_node = new_edge & (position < lengths - 1)
 
-    # Numbered user by user; a user's root comes before its other nodes.
-    with_root = np.concatenate([np.ones((users, 1), dtype=bool), new_node.reshape(users, -1)], axis=1)
-    number = np.cumsum(with_root).reshape(with_root.shape) - 1
-    root = number[:, 0]
-    node_of = _nearest(np.where(new_node, number[:, 1:].reshape(new_node.shape), -1))
-    edge_of = _nearest(np.where(new_edge, np.cumsum(new_edge).reshape(new_edge.shape) - 1, -1))
-
-    user, candidate, level = np.nonzero(new_node)
-    chain = np.where(position[None, :] <= level[:, None], node_of[user, candidate], root[user, None])
-    ancestors = np.empty((len(user) + users, depth), dtype=np.int64)
-    ancestors[root] = root[:, None]
-    inner = number[:, 1:].reshape(new_node.shape)[new_node]
-    ancestors[inner, 0] = root[user]
-    ancestors[inner, 1:] = chain[:, : depth - 1]
-
-    node_token = np.full(len(ancestors), -1, dtype=np.int64)
-    node_token[inner] = tokens[new_node]
-    node_depth = np.zeros(len(ancestors), dtype=np.int64)
-    node_depth[inner] = level + 1
-    node_user = np.empty(len(ancestors), dtype=np.int64)
-    node_user[root] = np.arange(users)
-    node_user[inner] = user
-
-    before = np.concatenate([np.broadcast_to(root[:, None, None], (users, width, 1)), node_of[:, :, :-1]], axis=2)
-    paths = np.empty(tokens.shape, dtype=np.int64)
-    np.put_along_axis(paths, order[:, :, None], np.where(position < lengths, edge_of, -1), axis=1)
-    return PrefixTrees(
-        node_token, node_depth, node_user, ancestors, before[new_edge], tokens[new_edge].astype(np.int64), paths
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _grow(
+    candidates: np.ndarray, order: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The fields of PrefixTrees, in their order. ``order`` [B, W] sorts each row, places without a candidate last."""
+    users, width = candidates.shape
+    depth = tokens.shape[1]
+    room = users * (1 + width * depth)
+    node_token, node_depth, node_user = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
+    ancestors = np.empty((room, depth), np.int64)
+    edge_parent, edge_token = np.empty(room, np.int64), np.empty(room, np.int64)
+    paths = np.full((users, width, depth), -1, np.int64)
+    # Of the candidate at hand: its node at each depth, and the edge that leads on from there.
+    chain, path = np.empty(depth + 1, np.int64), np.empty(depth, np.int64)
+    nodes = edges = 0
+    for user in range(users):
+        root = nodes
+        node_token[root], node_depth[root], node_user[root] = -1, 0, user
+        ancestors[root] = root
+        chain[0] = root
+        nodes += 1
+        before = -1
+        for column in order[user]:
+            item = candidates[user, column]
+            if item < 0:
+                break
+            shared = 0
+            if before >= 0:
+                while shared < lengths[item] and tokens[item, shared] == tokens[before, shared]:
+                    shared += 1
+            for level in range(shared, lengths[item]):
+                edge_parent[edges], edge_token[edges] = chain[level], tokens[item, level]
+                path[level] = edges
+                edges += 1
+                if level < lengths[item] - 1:
+                    node_token[nodes], node_depth[nodes], node_user[nodes] = tokens[item, level], level + 1, user
+                    chain[level + 1] = nodes
+                    ancestors[nodes] = root
+                    ancestors[nodes, : level + 2] = chain[: level + 2]
+                    nodes += 1
+            paths[user, column, : lengths[item]] = path[: lengths[item]]
+            before = item
+    return (
+        node_token[:nodes],
+        node_depth[:nodes],
+        node_user[:nodes],
+        ancestors[:nodes],
+        edge_parent[:edges],
+        edge_token[:edges],
+        paths,
     )
-
-
-def _nearest(numbers: np.ndarray) -> np.ndarray:
-    """At each place [B, W, D] the number of the last candidate up to it that began a prefix of this length."""
-    nearest: np.ndarray = np.maximum.accumulate(numbers, axis=1)
-    return nearest

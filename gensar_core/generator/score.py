@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-from gensar_core.generator.beam import found_by_beams
+from gensar_core.corpora.trie import TokenTrie
+from gensar_core.generator.ancestors import ancestor_bias, attend_ancestors
 from gensar_core.generator.corpus import ItemTokens
-from gensar_core.generator.loss import chunk_rows
+from gensar_core.generator.likelihood import log_normalizers
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees
-from gensar_core.generator.t5 import T5, Attend, attend_padded, decode, encode, padding_bias, position_bias, split_heads
+from gensar_core.generator.search import find_leaves
+from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
 from gensar_core.runtime.arrays import Ragged
 
-#: Nodes whose ancestors' keys and values are gathered at a time; on a CPU they stay in its cache.
-_CPU_NODES = 512
-_GPU_NODES = 1 << 16
+#: Users in one pass on a CPU; with more, what a layer makes of their nodes no longer stays in its cache.
+_CPU_USERS = 8
 
 
 def score_candidates(
@@ -39,17 +41,49 @@ def score_candidates(
     width would miss has -inf as well.
     """
     scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
+    if model.lm_head.weight.device.type == "cpu":
+        users_per_batch = min(users_per_batch, _CPU_USERS)
     by_length = np.argsort(prompts.lengths, kind="stable")
     for start in range(0, len(by_length), users_per_batch):
         rows = by_length[start : start + users_per_batch]
-        trees = build_trees(candidates[rows], items)
-        steps = path_log_probabilities(model, prompts.take(rows), trees)
-        lengths = np.where(candidates[rows] >= 0, items.lengths[candidates[rows]], 0)
-        kept = lengths > 0 if beams is None else found_by_beams(steps, trees.paths, lengths, beams)
-        total = steps.sum(axis=2)
-        if not items.fixed_length:
-            total /= np.maximum(lengths, 1)
-        scores[rows] = np.where(kept, total, -np.inf)
+        if beams is None:
+            scores[rows] = _exact(model, prompts.take(rows), candidates[rows], items)
+        else:
+            scores[rows] = _by_beams(model, prompts.take(rows), candidates[rows], items, beams)
+    return scores
+
+
+def _exact(model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTokens) -> np.ndarray:
+    steps = path_log_probabilities(model, prompts, build_trees(candidates, items))
+    total: np.ndarray = steps.sum(axis=2)
+    if not items.fixed_length:
+        total /= np.maximum(items.lengths[candidates], 1)
+    return np.where(candidates >= 0, total, np.float32(-np.inf))
+
+
+def _by_beams(model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTokens, beams: int) -> np.ndarray:
+    """Scores of what a beam search finds that goes through the user's own candidates only."""
+    scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
+    some = np.flatnonzero((candidates >= 0).any(axis=1))
+    if not len(some):
+        return scores
+    device = model.lm_head.weight.device
+    user, column = np.nonzero(candidates[some] >= 0)
+    chosen = candidates[some][user, column]
+    # One trie for all: a user's candidates stand beneath a token of the user's own.
+    rows = np.concatenate([user[:, None], items.tokens[chosen]], axis=1)
+    lengths = items.lengths[chosen] + 1
+    trie = TokenTrie.from_rows(Ragged.from_lengths(lengths, rows[np.arange(rows.shape[1]) < lengths[:, None]]))
+    trie = trie.to(device)
+    taken = prompts.take(some)
+    tokens = torch.from_numpy(taken.padded(int(taken.lengths.max()), -1)).to(device)
+    roots = torch.arange(len(some), device=device)
+    leaves = find_leaves(model, tokens, trie, trie.branches, beams, roots=roots, root_level=1)
+    places, found = leaves.places(trie, root_level=1, by_length=not items.fixed_length)
+    chosen = trie.items[places].cpu().numpy()
+    values = found.cpu().numpy()
+    real = values > -np.inf
+    scores[some[user[chosen[real]]], column[chosen[real]]] = values[real]
     return scores
 
 
@@ -72,56 +106,27 @@ def _node_outputs(model: T5, trees: PrefixTrees, states: torch.Tensor, present: 
     start = model.config.decoder_start_token_id
     tokens = torch.from_numpy(np.where(trees.node_token < 0, start, trees.node_token)).to(device)
     user, place = torch.from_numpy(trees.node_user).to(device), torch.from_numpy(trees.node_place).to(device)
+    ancestors = torch.from_numpy(trees.ancestors).to(device)
+    bias = ancestor_bias(model, ancestors.shape[1], device)[torch.from_numpy(trees.node_depth).to(device)]
     widest = int(trees.node_place.max()) + 1
     attend_rows = attend_padded(model.decoder, padding_bias(present))
 
-    def attend_prompt(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def attend_self(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return attend_ancestors(query, keys, values, ancestors, bias)
+
+    def attend_prompt(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         rows = query.new_zeros(len(states), widest, query.shape[-1])
         rows[user, place] = query
-        return attend_rows(rows, key, value)[user, place]
+        return attend_rows(rows, keys, values)[user, place]
 
-    return decode(model, tokens, states, _attend_ancestors(model, trees, device), attend_prompt)
-
-
-def _attend_ancestors(model: T5, trees: PrefixTrees, device: torch.device) -> Attend:
-    """Self-attention of nodes to their ancestors and themselves, over flat queries, keys and values [N, H * D]."""
-    count = model.config.num_heads
-    ancestors = torch.from_numpy(trees.ancestors).to(device)
-    depth = torch.from_numpy(trees.node_depth).to(device)
-    column = torch.arange(ancestors.shape[1], device=device)
-    relative = column[None, :] - column[:, None]
-    # Row: depth of the node; column: depth of the ancestor. A column past the node's own depth is no ancestor.
-    bias_at = position_bias(model.decoder, relative, bidirectional=False).masked_fill(
-        relative[..., None] > 0, -torch.inf
-    )
-    size = _CPU_NODES if device.type == "cpu" else _GPU_NODES
-
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        mixed = torch.empty_like(query)
-        for first in range(0, len(query), size):
-            part = slice(first, first + size)
-            # [n, A, H, D]
-            keys = split_heads(key[ancestors[part]], count)
-            values = split_heads(value[ancestors[part]], count)
-            scores = (split_heads(query[part], count)[:, None] * keys).sum(-1) + bias_at[depth[part]]
-            weights = scores.softmax(1)
-            mixed[part] = (weights[..., None] * values).sum(1).flatten(-2)
-        return mixed
-
-    return attend
+    return decode(model, tokens, project(model, states), attend_self, attend_prompt)
 
 
 def _edge_log_probabilities(model: T5, trees: PrefixTrees, outputs: torch.Tensor) -> torch.Tensor:
     """Log-probability of each edge's token after its prefix [E], normalized over the whole vocabulary."""
     weight = model.lm_head.weight
-    mass = outputs.new_empty(len(outputs))
-    rows = chunk_rows(len(weight), outputs.device)
-    for first in range(0, len(outputs), rows):
-        part = slice(first, first + rows)
-        logits = outputs[part] @ weight.T
-        largest = logits.amax(1, keepdim=True)
-        mass[part] = logits.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
     parent = torch.from_numpy(trees.edge_parent).to(outputs.device)
     token = torch.from_numpy(trees.edge_token).to(outputs.device)
-    wanted: torch.Tensor = (outputs[parent] * weight[token]).sum(1)
-    return wanted - mass[parent]
+    logits = (functional.embedding(parent, outputs) * functional.embedding(token, weight)).sum(1)
+    found: torch.Tensor = logits - log_normalizers(outputs, weight)[parent]
+    return found

@@ -10,7 +10,7 @@ position bias a stack, shared by its layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,6 +28,9 @@ T5: TypeAlias = Any
 #: Takes queries, keys and values of one layer, gives the mixed values.
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
+#: What a layer's attention reads.
+KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+
 
 def encode(model: T5, tokens: torch.Tensor) -> torch.Tensor:
     """Encoder states [B, L, d_model] of ``tokens`` [B, L], which are negative after a row's end."""
@@ -43,19 +46,25 @@ def encode(model: T5, tokens: torch.Tensor) -> torch.Tensor:
     return _drop(stack, _norm(stack.final_layer_norm, states))
 
 
+def project(model: T5, states: torch.Tensor) -> list[KeysValues]:
+    """For each decoder layer, the keys and values [B, L, H * D] of the encoder ``states`` [B, L, d_model]."""
+    across = [block.layer[1].EncDecAttention for block in model.decoder.block]
+    return [(weights.k(states), weights.v(states)) for weights in across]
+
+
 def decode(
-    model: T5, tokens: torch.Tensor, states: torch.Tensor, attend_self: Attend, attend_states: Attend
+    model: T5, tokens: torch.Tensor, prompt: Sequence[KeysValues], attend_self: Attend, attend_prompt: Attend
 ) -> torch.Tensor:
     """Decoder outputs [..., d_model] at ``tokens`` [...], ready for the output matrix ``model.lm_head.weight``.
 
-    ``attend_self`` mixes among the decoder's tokens, ``attend_states`` takes queries [..., H * D] and keys and values
-    [B, L, H * D] made of the encoder ``states`` [B, L, d_model].
+    ``attend_self`` mixes among the decoder's tokens and is called once a layer, first to last; ``attend_prompt`` takes
+    queries [..., H * D] and the layer's keys and values of ``prompt`` (see `project`).
     """
     stack = model.decoder
     outputs = _drop(stack, functional.embedding(tokens, stack.embed_tokens.weight))
-    for block in stack.block:
+    for block, (keys, values) in zip(stack.block, prompt, strict=True):
         outputs = _self_attention(block, outputs, attend_self)
-        outputs = _cross_attention(block, outputs, states, attend_states)
+        outputs = _cross_attention(block, outputs, keys, values, attend_prompt)
         outputs = _feed_forward(block, outputs)
     outputs = _drop(stack, _norm(stack.final_layer_norm, outputs))
     return outputs * model.config.d_model**-0.5 if scales_outputs(model) else outputs
@@ -78,7 +87,7 @@ def decode_rows(
     across = attend_padded(stack, padding_bias(present))
     if prompt is not None:
         across = _attend_shared(across, prompt, states)
-    return decode(model, tokens, states, attend_padded(stack, bias), across)
+    return decode(model, tokens, project(model, states), attend_padded(stack, bias), across)
 
 
 def _attend_shared(attend: Attend, prompt: np.ndarray, states: torch.Tensor) -> Attend:
@@ -176,10 +185,12 @@ def _self_attention(block: T5, states: torch.Tensor, attend: Attend) -> torch.Te
     return states + _drop(block, weights.o(mixed), layer.dropout.p)
 
 
-def _cross_attention(block: T5, outputs: torch.Tensor, states: torch.Tensor, attend: Attend) -> torch.Tensor:
+def _cross_attention(
+    block: T5, outputs: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, attend: Attend
+) -> torch.Tensor:
     layer = block.layer[1]
     weights = layer.EncDecAttention
-    mixed = attend(weights.q(_norm(layer.layer_norm, outputs)), weights.k(states), weights.v(states))
+    mixed = attend(weights.q(_norm(layer.layer_norm, outputs)), keys, values)
     return outputs + _drop(block, weights.o(mixed), layer.dropout.p)
 
 

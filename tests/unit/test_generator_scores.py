@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from gensar_core.generator import score
+from gensar_core.generator import ancestors, likelihood, score
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.prefix_tree import build_trees
 from gensar_core.generator.score import score_candidates
@@ -141,7 +141,9 @@ def test_scores_follow_shuffled_candidates_and_any_batch(monkeypatch: pytest.Mon
     candidates = candidates[:, :40]
     scores = score_candidates(model("t5"), prompts, candidates, items, users_per_batch=4)
     order = np.random.default_rng(1).permuted(np.tile(np.arange(40), (9, 1)), axis=1)
-    monkeypatch.setattr(score, "_CPU_NODES", 7)
+    monkeypatch.setattr(ancestors, "_CPU_TOKENS", 7)
+    monkeypatch.setattr(likelihood, "_CPU_ROWS", 11)
+    monkeypatch.setattr(likelihood, "_CPU_TOKENS", 5)
     shuffled = score_candidates(
         model("t5"), prompts, np.take_along_axis(candidates, order, axis=1), items, users_per_batch=9
     )
@@ -222,4 +224,4 @@ def test_beams_are_those_of_the_plain_search(case: tuple[Lists, Lists, np.ndarra
             live = set([one for one in grown if one[-1] != END][:beams])
         expected = [tuple(items[item]) in ended if item >= 0 else False for item in row]
         assert (found[user] > -np.inf).tolist() == expected
-        np.testing.assert_array_equal(found[user][expected], exact[user][expected])
+        np.testing.assert_allclose(found[user][expected], exact[user][expected], atol=1e-4)

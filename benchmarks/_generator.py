@@ -1,0 +1,102 @@
+"""A generator of a given size with random weights, a catalogue of random identifiers, and Hugging Face's search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+from gensar_core.generator.corpus import ItemTokens
+from gensar_core.runtime.arrays import Ragged
+
+#: The paper's backbone, and the small T5 that is trained from scratch on a laptop.
+SIZES: dict[str, dict[str, int]] = {
+    "t5_small": {"d_model": 512, "d_ff": 2048, "d_kv": 64, "num_heads": 8, "num_layers": 6, "words": 32_100},
+    "small": {"d_model": 128, "d_ff": 512, "d_kv": 32, "num_heads": 4, "num_layers": 3, "words": 4_000},
+}
+LEVELS, CODES, END = 4, 256, 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, the tokens of its catalogue's items, and prompts of as many tokens as real ones have (60 to 140)."""
+
+    model: Any
+    items: ItemTokens
+    prompts: Ragged
+
+
+def setting(size: str, n_items: int, users: int) -> Setting:
+    """Random weights, codes and prompts from a fixed seed.
+
+    Random codes share the fewest prefixes: the least favorable case for whoever computes each prefix once.
+    """
+    shape = dict(SIZES[size])
+    words = shape.pop("words")
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=words + 3 + 2 * CODES * 3, decoder_start_token_id=0, **shape)
+    draw = np.random.default_rng(0)
+    rows = catalogue(n_items, words, draw)
+    lengths = draw.integers(60, 141, users)
+    prompts = Ragged.from_lengths(lengths, draw.integers(2, words, lengths.sum()).astype(np.int32))
+    return Setting(T5ForConditionalGeneration(config).eval(), rows, prompts)
+
+
+def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens:
+    """Behavior token, four codes, end of sequence; all items differ."""
+    numbers = np.zeros(0, dtype=np.int64)
+    while len(numbers) < n_items:
+        numbers = np.unique(np.concatenate([numbers, draw.integers(0, CODES**LEVELS, n_items)]))
+    numbers = draw.permutation(numbers)[:n_items]
+    codes = numbers[:, None] // CODES ** np.arange(LEVELS) % CODES + CODES * np.arange(LEVELS)
+    first, last = np.full((n_items, 1), words), np.full((n_items, 1), END)
+    tokens = np.concatenate([first, words + 3 + codes, last], axis=1).astype(np.int32)
+    return ItemTokens.from_rows(Ragged.from_lengths(np.full(n_items, LEVELS + 2), tokens.ravel()))
+
+
+def dictionary_trie(rows: np.ndarray) -> dict[int, Any]:
+    """Nested dictionaries of token rows, as generative retrieval code builds them."""
+    trie: dict[int, Any] = {}
+    for row in rows.tolist():
+        node = trie
+        for token in row:
+            node = node.setdefault(token, {})
+    return trie
+
+
+def search(model: Any, prompts: Ragged, tries: list[dict[int, Any]], beams: int) -> torch.Tensor:
+    """Hugging Face's constrained beam search; scores of what it finds [users, beams], -inf where it finds less."""
+
+    def continuations(user: int, sequence: torch.Tensor) -> list[int]:
+        node = tries[user]
+        for token in sequence.tolist()[1:]:
+            node = node.get(token, {})
+        return list(node) or [END]
+
+    tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).long()
+    with torch.inference_mode():
+        found = model.generate(
+            input_ids=tokens.clamp_min(0),
+            attention_mask=(tokens >= 0).long(),
+            prefix_allowed_tokens_fn=continuations,
+            num_beams=beams,
+            num_return_sequences=beams,
+            max_new_tokens=LEVELS + 2,
+            do_sample=False,
+            length_penalty=0.0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    return found.sequences_scores.view(len(prompts), beams)
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of one run, and what it gives."""
+    started = time.perf_counter()
+    result = run()
+    return time.perf_counter() - started, result

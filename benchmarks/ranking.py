@@ -1,0 +1,90 @@
+"""How fast 100 candidates a user are ranked, against Hugging Face's constrained beam search.
+
+`python benchmarks/ranking.py` ranks the same candidates of the same users with the same weights three times, on the
+CPU: by exact scores of all candidates over a prefix tree; by our beam search among the candidates; and by `generate`
+with `prefix_allowed_tokens_fn`, a dictionary trie a user and 30 beams, which is the paper's way. The latter two are the
+same search, and there is no claim unless their best scores agree. Models are of the size of t5-small and of a small one
+trained from scratch.
+
+    --quick    two users, one run: a test of the benchmark itself
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from _generator import SIZES, Setting, dictionary_trie, search, setting, timed
+from _measure import claim, report
+
+from gensar_core.generator.prefix_tree import build_trees
+from gensar_core.generator.score import score_candidates
+
+CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
+#: Users a run: the peer takes seconds for each. Batches of 8 are the peer's best on a CPU.
+USERS = {"t5_small": 8, "small": 48}
+PEER_BATCH = 8
+REPEATS = 3
+
+
+def main() -> None:
+    """Run the benchmark and print its claims."""
+    parser = argparse.ArgumentParser(description="exact ranking of candidates against constrained beam search")
+    parser.add_argument("--quick", action="store_true", help="a smoke size")
+    quick = parser.parse_args().quick
+    claims = []
+    for size in SIZES:
+        claims += measure(size, 2 if quick else USERS[size], 1 if quick else REPEATS)
+    report("ranking", claims)
+
+
+def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
+    """Claims of one size; ours and the peer take turns, the fastest run of each counts."""
+    case = setting(size, CATALOGUE, users)
+    draw = np.random.default_rng(1)
+    candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
+    ours(case, candidates[:2], None)
+    seconds = {"exact": np.inf, "beams": np.inf, "generate": np.inf}
+    for _ in range(repeats):
+        seconds["exact"] = min(seconds["exact"], timed(lambda: ours(case, candidates, None))[0])
+        taken, scores = timed(lambda: ours(case, candidates, BEAMS))
+        seconds["beams"] = min(seconds["beams"], taken)
+        taken, found = timed(lambda: beam_search(case, candidates))
+        seconds["generate"] = min(seconds["generate"], taken)
+    gap = np.abs(-np.sort(-scores, axis=1)[:, : BEAMS // 2] - found[:, : BEAMS // 2]).max()
+    if not gap < 1e-2:
+        raise SystemExit(f"{size}: the same search gives scores that differ by {gap:.2g}")
+    many = np.resize(candidates, (64, CANDIDATES))
+    trees = min(timed(lambda: build_trees(many, case.items))[0] for _ in range(20))
+    rates = {name: users / value for name, value in seconds.items()}
+    print(f"{size}: users/s " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items()), flush=True)
+    peer = f"users/s of generate with {BEAMS} beams and prefix_allowed_tokens_fn, {users} users, 100 candidates, CPU"
+    return [
+        claim(
+            f"speedup_{size}", rates["exact"] / rates["generate"], "times", f"exact scores of all candidates / {peer}"
+        ),
+        claim(f"speedup_beams_{size}", rates["beams"] / rates["generate"], "times", f"the same beam search / {peer}"),
+        claim(f"users_per_second_{size}", rates["exact"], "users/s", "exact scores of 100 candidates, CPU"),
+        claim(f"tree_ms_{size}", trees * 1e3, "ms", "prefix trees of 64 users' candidates"),
+    ]
+
+
+def ours(case: Setting, candidates: np.ndarray, beams: int | None) -> np.ndarray:
+    """Our scores [users, candidates]."""
+    prompts = case.prompts.take(np.arange(len(candidates)))
+    return score_candidates(case.model, prompts, candidates, case.items, users_per_batch=64, beams=beams)
+
+
+def beam_search(case: Setting, candidates: np.ndarray) -> np.ndarray:
+    """The peer's scores of what it finds, best first [users, beams]; its tries are part of its work."""
+    found = []
+    for start in range(0, len(candidates), PEER_BATCH):
+        rows = np.arange(start, min(start + PEER_BATCH, len(candidates)))
+        tries = [dictionary_trie(case.items.tokens[candidates[row]]) for row in rows]
+        found.append(search(case.model, case.prompts.take(rows), tries, BEAMS).numpy())
+    return np.concatenate(found)
+
+
+if __name__ == "__main__":
+    main()

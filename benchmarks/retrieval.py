@@ -1,0 +1,131 @@
+"""How fast the whole catalogue is searched, against Hugging Face's constrained beam search; what the trie costs.
+
+`python benchmarks/retrieval.py` searches the 12,101 items of Beauty with 30 beams, on the CPU and with the same
+weights, by tensor trie and by `generate` with `prefix_allowed_tokens_fn` over a dictionary trie. Both are the same
+search, and there is no claim unless their best scores agree. Then it searches catalogues of 12,101, 100,000 and
+1,000,000 items and tells what share of the time goes to everything but the model: finding children in the trie,
+choosing the best continuations, naming the items.
+
+    --quick    two users, the small model, catalogues up to 100,000 items: a test of the benchmark itself
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from _generator import SIZES, Setting, catalogue, dictionary_trie, search, setting, timed
+from _measure import claim, report
+
+from gensar_core.corpora.trie import TokenTrie
+from gensar_core.generator import search as module
+from gensar_core.generator.corpus import ItemTokens
+from gensar_core.generator.search import search_catalogue
+from gensar_core.runtime.arrays import Ragged
+
+CATALOGUE, BEAMS = 12_101, 30
+CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}
+USERS = {"t5_small": 8, "small": 32}
+PEER_BATCH = 8
+REPEATS = 3
+#: Parts of the search that are no work of the model's.
+TRIE_PARTS = ("_by_slot", "_best", "_items")
+
+
+def main() -> None:
+    """Run the benchmark and print its claims."""
+    parser = argparse.ArgumentParser(description="search in the whole catalogue against constrained beam search")
+    parser.add_argument("--quick", action="store_true", help="a smoke size")
+    quick = parser.parse_args().quick
+    claims = []
+    for size in ["small"] if quick else SIZES:
+        users, repeats = (2, 1) if quick else (USERS[size], REPEATS)
+        case = setting(size, CATALOGUE, users)
+        claims += speedup(case, size, repeats)
+        for name, n_items in CATALOGUES.items():
+            claims.append(trie_share(case, size, name, min(n_items, 100_000) if quick else n_items, repeats))
+    report("retrieval", claims)
+
+
+def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
+    """Claims of one size of model; ours and the peer take turns, the fastest run of each counts."""
+    users = len(case.prompts)
+    trie = token_trie(case.items)
+    nested = dictionary_trie(case.items.tokens)
+    search_catalogue(case.model, case.prompts, trie, beams=BEAMS)
+    ours = theirs = np.inf
+    for _ in range(repeats):
+        seconds, mine = timed(lambda: search_catalogue(case.model, case.prompts, trie, beams=BEAMS))
+        ours = min(ours, seconds)
+        seconds, found = timed(lambda: generate(case, nested))
+        theirs = min(theirs, seconds)
+    gap = np.abs(mine.scores[:, : BEAMS // 2] - found[:, : BEAMS // 2]).max()
+    if not gap < 1e-2:
+        raise SystemExit(f"{size}: the same search gives scores that differ by {gap:.2g}")
+    print(f"{size}: {users / ours:.3g} users/s, generate {users / theirs:.3g} users/s", flush=True)
+    how = f"users/s / users/s of generate with prefix_allowed_tokens_fn, {BEAMS} beams, {CATALOGUE} items, {size}, CPU"
+    name = "speedup_prefix_fn" if size == "small" else f"speedup_prefix_fn_{size}"
+    return [
+        claim(name, theirs / ours, "times", how),
+        claim(f"users_per_second_{size}", users / ours, "users/s", f"{BEAMS} beams, {CATALOGUE} items, CPU"),
+    ]
+
+
+def trie_share(case: Setting, size: str, name: str, n_items: int, repeats: int) -> dict[str, Any]:
+    """The claim of one catalogue: time of all but the model / time of the model."""
+    trie = token_trie(catalogue(n_items, SIZES[size]["words"], np.random.default_rng(0)))
+    search_catalogue(case.model, case.prompts, trie, beams=BEAMS)
+    shares = []
+    for _ in range(2 * repeats):
+        clock = Clock()
+        kept = {part: getattr(module, part) for part in TRIE_PARTS}
+        try:
+            for part, function in kept.items():
+                setattr(module, part, clock.watch(function))
+            seconds, _ = timed(lambda: search_catalogue(case.model, case.prompts, trie, beams=BEAMS))
+        finally:
+            for part, function in kept.items():
+                setattr(module, part, function)
+        shares.append(clock.seconds / (seconds - clock.seconds))
+    label = f"trie_share_{name}" if size == "small" else f"trie_share_{name}_{size}"
+    how = f"seconds outside the model / seconds in the model, {n_items} items, {BEAMS} beams, {size}, CPU"
+    return claim(label, 100.0 * float(np.median(shares)), "%", how)
+
+
+class Clock:
+    """Adds up the seconds that watched functions take."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, watched."""
+
+        def watched(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - started
+            return result
+
+        return watched
+
+
+def token_trie(items: ItemTokens) -> TokenTrie:
+    """The trie of items that all have equally many tokens."""
+    return TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
+
+
+def generate(case: Setting, nested: dict[int, Any]) -> np.ndarray:
+    """The peer's scores of what it finds, best first [users, beams]."""
+    found = []
+    for start in range(0, len(case.prompts), PEER_BATCH):
+        rows = np.arange(start, min(start + PEER_BATCH, len(case.prompts)))
+        found.append(search(case.model, case.prompts.take(rows), [nested] * len(rows), BEAMS).numpy())
+    return np.concatenate(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The catalogue as a tree of tokens in flat arrays: what generation may say next, and which items it then means."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+
+#: Entries that the dense table of one level may have.
+_DENSE: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Level:
+    """The n nodes (prefixes) of one depth, numbered in the order of their tokens; int32.
+
+    ``token`` [n] is the node's last token. Its children are the nodes ``first_child[i]`` to ``first_child[i + 1]``
+    (excluded) of the next level; a node without any is a whole token row. The items beneath it stand at the places
+    ``start[i]`` to ``stop[i]`` of the trie's order.
+    """
+
+    token: torch.Tensor
+    first_child: torch.Tensor
+    start: torch.Tensor
+    stop: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    @functools.cached_property
+    def ends(self) -> torch.Tensor:
+        """Which nodes are whole token rows, bool [n]."""
+        return self.first_child[1:] == self.first_child[:-1]
+
+    @functools.cached_property
+    def some_end(self) -> bool:
+        """Whether any node is a whole token row."""
+        return bool(self.ends.any())
+
+    @functools.cached_property
+    def all_end(self) -> bool:
+        """Whether all nodes are."""
+        return bool(self.ends.all())
+
+
+@dataclass(frozen=True)
+class Branches:
+    """How the children of a level's nodes are found.
+
+    Slots: ``width`` places a node has for children. Dense levels have one for each token from ``first_token`` on, and
+    ``table`` int32 [n, width] holds the child's number or -1; in sparse ones (``table`` is None) slot j is the node's
+    child j. ``last_token`` is the largest token of a child. ``alive`` bool [children] says which children a restriction
+    left over, None: all; the table has it worked in.
+    """
+
+    width: int
+    first_token: int
+    last_token: int
+    table: torch.Tensor | None
+    alive: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class TokenTrie:
+    """All items' token rows as a tree. No row may begin another, so every row ends in a node without children.
+
+    ``items`` int32 [n_items] are the items in the order of their rows; ``levels[d]`` the prefixes of d tokens, the
+    first of them the root alone. Items with equal rows share a node.
+    """
+
+    items: torch.Tensor
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def from_rows(cls, rows: Ragged) -> TokenTrie:
+        """The trie of items 0, 1, ... with these token rows."""
+        longest = int(rows.lengths.max(initial=1))
+        tokens = rows.padded(longest, -1)
+        # The last key counts most.
+        order = np.lexsort(tokens.T[::-1])
+        tokens, lengths = tokens[order], rows.lengths[order]
+        found = [(np.array([-1]), np.array([0]), np.array([len(order)]))]
+        begins = np.zeros(len(order), dtype=bool)
+        begins[:1] = True
+        for depth in range(longest):
+            begins[1:] |= tokens[1:, depth] != tokens[:-1, depth]
+            start = np.flatnonzero(begins)
+            stop = np.append(start[1:], len(order))
+            goes_on = lengths[start] > depth
+            found.append((tokens[start[goes_on], depth], start[goes_on], stop[goes_on]))
+        deeper = [start for _, start, _ in found[1:]] + [np.zeros(0, dtype=np.int64)]
+        levels = [
+            (token, np.append(np.searchsorted(below, start), len(below)), start, stop)
+            for (token, start, stop), below in zip(found, deeper, strict=True)
+        ]
+        return cls(_int32(order), tuple(Level(*map(_int32, level)) for level in levels))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest row."""
+        return len(self.levels) - 1
+
+    @functools.cached_property
+    def fixed_length(self) -> bool:
+        """Whether all rows have equally many tokens."""
+        return not any(level.some_end for level in self.levels[:-1])
+
+    @functools.cached_property
+    def most_alike(self) -> int:
+        """How many items share one token row, at most."""
+        return max(int((level.stop - level.start)[level.ends].max()) for level in self.levels if level.some_end)
+
+    @functools.cached_property
+    def place(self) -> torch.Tensor:
+        """Each item's place in the order, int64 [n_items]."""
+        place = torch.empty(len(self.items), dtype=torch.int64, device=self.items.device)
+        place[self.items.long()] = torch.arange(len(self.items), device=self.items.device)
+        return place
+
+    @functools.cached_property
+    def branches(self) -> tuple[Branches, ...]:
+        """Of every level but the last."""
+        return tuple(_branches(level, below) for level, below in zip(self.levels, self.levels[1:], strict=False))
+
+    def to(self, device: torch.device) -> TokenTrie:
+        """The same trie on another device."""
+        if self.items.device == device:
+            return self
+        moved = [Level(*(getattr(level, field.name).to(device) for field in fields(Level))) for level in self.levels]
+        return TokenTrie(self.items.to(device), tuple(moved))
+
+
+def counts(trie: TokenTrie, allowed: torch.Tensor | None) -> list[torch.Tensor]:
+    """How many allowed items stand beneath each node, int64 [n] a level. ``allowed`` bool [n_items]; None: all."""
+    if allowed is None:
+        return [(level.stop - level.start).long() for level in trie.levels]
+    before = torch.zeros(len(trie) + 1, dtype=torch.int64, device=allowed.device)
+    torch.cumsum(allowed[trie.items.long()], 0, out=before[1:])
+    return [before[level.stop.long()] - before[level.start.long()] for level in trie.levels]
+
+
+def restricted(trie: TokenTrie, allowed: torch.Tensor) -> tuple[Branches, ...]:
+    """The trie's branches, less those that lead to no allowed item. ``allowed`` bool [n_items]."""
+    found = []
+    for branches, beneath in zip(trie.branches, counts(trie, allowed)[1:], strict=True):
+        alive, table = beneath > 0, branches.table
+        if table is not None:
+            table = torch.where(alive[table.clamp_min(0).long()], table, -1)
+        found.append(Branches(branches.width, branches.first_token, branches.last_token, table, alive))
+    return tuple(found)
+
+
+def save_tries(tries: Mapping[str, TokenTrie], path: Path) -> None:
+    """Write the tries of several tasks as one safetensors file."""
+    tensors = {}
+    for task, trie in tries.items():
+        tensors[f"{task}.items"] = trie.items.cpu()
+        for depth, level in enumerate(trie.levels):
+            for field in fields(Level):
+                tensors[f"{task}.{depth}.{field.name}"] = getattr(level, field.name).cpu()
+    save_file(tensors, path)
+
+
+def load_tries(path: Path) -> dict[str, TokenTrie]:
+    """Read what `save_tries` wrote, by task. Raises UserError when the file is missing or holds something else."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; build the corpus again")
+    try:
+        tensors = load_file(path)
+        names = [field.name for field in fields(Level)]
+        tries = {}
+        for task in sorted({name.split(".")[0] for name in tensors}):
+            depth = sum(name.startswith(f"{task}.") for name in tensors) // len(names)
+            levels = [Level(*(tensors[f"{task}.{level}.{name}"] for name in names)) for level in range(depth)]
+            tries[task] = TokenTrie(tensors[f"{task}.items"], tuple(levels))
+    except (SafetensorError, KeyError, OSError) as error:
+        raise UserError(f"{path}: holds no tries; delete it and build the corpus again") from error
+    return tries
+
+
+def _branches(level: Level, below: Level) -> Branches:
+    first, last = int(below.token.min()), int(below.token.max())
+    span = last - first + 1
+    counted = level.first_child.diff().long()
+    widest = int(counted.max())
+    # A table pays where most of its row would have to be looked at anyway.
+    if len(level) * span > _DENSE or 4 * widest < span:
+        return Branches(widest, first, last, None, None)
+    table = torch.full((len(level), span), -1, dtype=torch.int32, device=below.token.device)
+    parent = torch.repeat_interleave(torch.arange(len(level), device=table.device), counted)
+    table[parent, below.token.long() - first] = torch.arange(len(below), dtype=torch.int32, device=table.device)
+    return Branches(span, first, last, table, None)
+
+
+def _int32(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.int32))
