@@ -1,4 +1,13 @@
-"""JSR: one table of item vectors for two scorers, of a user's items and of a query's."""
+"""JSR: one table of item vectors for two scorers, of a user's items and of a query's, trained together.
+
+As described by Zamani and Croft (2018), with these differences:
+
+- Items have learned vectors of their own, where the paper makes them of the words of descriptions (`jsr2020` reads
+  titles).
+- The networks over products have three layers: d, d / 2, 1.
+- Losses and negatives are those of all methods trained on rows, not a hinge loss of pairs.
+- A user without a training row gets the mean of the others' vectors.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +18,14 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.ranked import RankedMethod, RankedSettings, RowModel
 from gensar_core.baselines.rows import RowBatch
 from gensar_core.baselines.words import QueryWords, query_words
-from gensar_core.config.base import Positive, Rate
+from gensar_core.config.base import Count, Positive, Rate
 
 
 class JSRSettings(RankedSettings):
     """Sizes and weights, beside what all methods trained on rows have."""
 
+    max_recommendations: Count = 0
+    max_searches: Count = 0
     max_query_words: Positive = 50
     #: Weight of the search loss.
     search_weight: Rate = 1.0
@@ -26,9 +37,11 @@ class JSRModel(RowModel):
     def __init__(self, data: MethodData, settings: JSRSettings) -> None:
         size = settings.dimensions
         super().__init__(data, size, size)
-        self.words = QueryWords(*query_words(data, settings.max_query_words), size)
+        self.words = QueryWords(*query_words(data, settings.max_query_words), size, weighted=True)
         self.scorers = torch.nn.ModuleDict({task: _scorer(size, settings.dropout) for task in ("rec", "search")})
         xavier(self)
+        if self.words.weights is not None:
+            torch.nn.init.zeros_(self.words.weights.weight)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits of the candidates."""

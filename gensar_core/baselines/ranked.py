@@ -284,10 +284,10 @@ class RankedTraining:
             task: load_candidates(
                 data.samples_folder, task, "valid", users=settings.validation_users, samples=data.samples
             )
-            for task in self.sets
+            for task in sets
         }
         self.lists = {task: lists for task, lists in self.lists.items() if len(lists)}
-        if not self.lists:
+        if not self.sets or not self.lists:
             raise UserError(f"{data.samples_folder}: no train or no valid target of {' or '.join(method.tasks)}")
         self.method = method
         self.module: torch.nn.Module = method.model

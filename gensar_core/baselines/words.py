@@ -43,15 +43,17 @@ def numbered(texts: Sequence[str], vocabulary: dict[str, int], max_words: int) -
 class QueryWords(torch.nn.Module):
     """Mean of the vectors of each query's words; zero for a query without words.
 
-    Words are learned; which query has which words is data, and is not saved with the weights.
+    ``weighted`` learns a weight of each word, and takes a softmax of them over the words of a query. Words are learned;
+    which query has which words is data, and is not saved with the weights.
     """
 
     offsets: torch.Tensor
     words: torch.Tensor
 
-    def __init__(self, queries: Ragged, n_words: int, dimensions: int) -> None:
+    def __init__(self, queries: Ragged, n_words: int, dimensions: int, *, weighted: bool = False) -> None:
         super().__init__()
         self.table = torch.nn.Embedding(max(1, n_words), dimensions)
+        self.weights = torch.nn.Embedding(max(1, n_words), 1) if weighted else None
         self.register_buffer("offsets", torch.from_numpy(queries.offsets), persistent=False)
         self.register_buffer("words", torch.from_numpy(queries.values), persistent=False)
 
@@ -64,4 +66,12 @@ class QueryWords(torch.nn.Module):
         places = torch.arange(int(lengths.sum()), device=starts.device) + torch.repeat_interleave(
             starts - first, lengths
         )
-        return functional.embedding_bag(self.words[places], self.table.weight, first, mode="mean")
+        words = self.words[places]
+        if self.weights is None:
+            return functional.embedding_bag(words, self.table.weight, first, mode="mean")
+        query = torch.repeat_interleave(torch.arange(len(queries), device=starts.device), lengths)
+        weights = self.weights(words).squeeze(1).exp()
+        totals = torch.zeros(len(queries), device=weights.device).index_add(0, query, weights)
+        return functional.embedding_bag(
+            words, self.table.weight, first, mode="sum", per_sample_weights=weights / totals[query]
+        )

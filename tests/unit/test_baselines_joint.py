@@ -27,6 +27,13 @@ class TestJSR(TrainedMethodContract):
     by_heart_in_search = 0.2
 
 
+class TestJSR2020(TrainedMethodContract):
+    kind = "jsr2020"
+    own = {**SMALL, "layers": 0, "min_titles": 1}  # noqa: RUF012
+    # The shop's queries say nothing about its items.
+    by_heart_in_search = -1.0
+
+
 class TestUniSAR(TrainedMethodContract):
     kind = "unisar"
     own = {**SMALL, "embedding_size": 16, "experts": 2, "search_weight": 1.0, "query_item_negatives": 16}  # noqa: RUF012

@@ -106,6 +106,12 @@ def test_words_of_queries():
     expected = torch.stack([(car + audio) / 2, torch.zeros(4), car, (audio + 2 * car) / 3])
     assert torch.allclose(words(torch.tensor([3, 1, 0, 2])), expected[[3, 1, 0, 2]])
     assert torch.equal(words(torch.tensor([1, 1])), torch.zeros(2, 4))
+    weighted = QueryWords(lists, 2, 4, weighted=True)
+    (audio, car), (a, c) = weighted.table.weight, weighted.weights.weight.exp().flatten()
+    expected = torch.stack(
+        [(c * car + a * audio) / (a + c), torch.zeros(4), car, (a * audio + 2 * c * car) / (a + 2 * c)]
+    )
+    assert torch.allclose(weighted(torch.tensor([3, 1, 0, 2])), expected[[3, 1, 0, 2]], atol=1e-6)
 
 
 def test_ranking_losses_by_hand():
