@@ -230,12 +230,25 @@ IDENTIFIERS: Final = Table(
     unique=("item_id",),
 )
 
+PSEUDO_QUERIES: Final = Table(
+    "pseudo_queries",
+    "queries that a model trained on item texts and their queries would ask for each item (doc2query)",
+    {
+        "item_id": Column(pl.Int32(), "the item"),
+        "number": Column(pl.Int32(), "0, 1, ... among those of the item"),
+        "text": Column(pl.String(), "the query's words"),
+    },
+    unique=("item_id", "number"),
+)
+
 CORPUS: Final = Table(
     "corpus",
     "one training example of the generator a row",
     {
         "task": Column(pl.String(), "nrip, nsqp, nsip, desc2id_semantic, ..."),
-        "sample_id": Column(pl.Int64(), "the sample, or the item id for tasks without a history"),
+        "sample_id": Column(
+            pl.Int64(), "the sample whose history the input shows, or the item id for tasks without a history"
+        ),
         "input_ids": Column(_LIST_I32, "encoder tokens, end-of-sequence included"),
         "target_ids": Column(_LIST_I32, "decoder targets, end-of-sequence included"),
     },
@@ -298,6 +311,7 @@ TABLES: Final = {
         CANDIDATES,
         TRAINING_NEGATIVES,
         IDENTIFIERS,
+        PSEUDO_QUERIES,
         CORPUS,
         PROMPTS,
         ITEM_TOKENS,

@@ -111,6 +111,14 @@ def compared_identifiers(wildcards):
     return names
 
 
+def corpus_pseudo_queries(wildcards):
+    """The pseudo-queries that a corpus reads, if it does."""
+    corpus = catalogue.corpora[wildcards.corpus]
+    if "doc2query" not in corpus.active_tasks:
+        return []
+    return f"results/{wildcards.dataset}/pseudo_queries/{corpus.pseudo_queries}/pseudo_queries.parquet"
+
+
 def corpus_files(wildcards, name):
     """The named files of the corpus that a generator is trained on."""
     return multiext(

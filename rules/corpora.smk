@@ -1,6 +1,41 @@
 # Samples and identifiers -> token ids to train on and to rank with.
 
 
+rule pseudo_queries:
+    input:
+        canonical=multiext(
+            "results/{dataset}/canonical/", "items.parquet", "queries.parquet"
+        ),
+        samples="results/{dataset}/samples/training_events.parquet",
+    output:
+        multiext(
+            "results/{dataset}/pseudo_queries/{pseudo_queries}/",
+            "curve.json",
+            "stage.json",
+        ),
+        table="results/{dataset}/pseudo_queries/{pseudo_queries}/pseudo_queries.parquet",
+    log:
+        "results/{dataset}/logs/pseudo_queries_{pseudo_queries}.log",
+    wildcard_constraints:
+        pseudo_queries=any_of(catalogue.pseudo_queries),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=scaled(6000, 20),
+        runtime=scaled(120, 4.0),
+    params:
+        settings=lambda wildcards: catalogue.pseudo_queries[
+            wildcards.pseudo_queries
+        ].canonical(),
+        seed=catalogue.seed,
+        code=code_of("pseudo_queries"),
+        checkpoints="results/{dataset}/checkpoints/pseudo_queries_{pseudo_queries}",
+    script:
+        "../workflow_scripts/pseudo_queries.py"
+
+
 rule corpus:
     input:
         multiext("results/{dataset}/canonical/", "items.parquet", "queries.parquet"),
@@ -11,6 +46,7 @@ rule corpus:
             "identifiers.parquet",
             "vocabulary.json",
         ),
+        pseudo_queries=corpus_pseudo_queries,
     output:
         multiext(
             "results/{dataset}/corpora/{corpus}/",

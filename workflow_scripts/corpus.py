@@ -15,4 +15,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         output=Path(snakemake.output.train).parent,
         settings=MaterializationSettings.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
+        pseudo_queries=Path(snakemake.input.pseudo_queries) if snakemake.input.pseudo_queries else None,
     )

@@ -44,6 +44,17 @@ def methods() -> None:
 
 
 @app.command()
+def corpus(
+    folder: Annotated[Path, typer.Argument(help="a corpus, such as results/demo/corpora/demo")],
+    head: Annotated[int, typer.Option(min=1, help="examples of each task")] = 2,
+) -> None:
+    """Print the first training examples of each task as text: what the encoder reads, and what is to be answered."""
+    from gensar_core.corpora.text import readable
+
+    typer.echo(readable(folder, head), nl=False)
+
+
+@app.command()
 def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo")]) -> None:
     """Print what a data set's folder holds: its tables, and every finished stage with its time and memory."""
     if not folder.is_dir():

@@ -15,10 +15,21 @@ from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding
 from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings
 from gensar_core.config.identifiers import IdentifierSettings
+from gensar_core.config.pseudo_queries import PseudoQuerySettings
 from gensar_core.config.tables import MethodSettings, TableSettings
 from gensar_core.errors import UserError
 
-_SECTIONS = ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "fusions", "tables")
+_SECTIONS = (
+    "datasets",
+    "embeddings",
+    "identifiers",
+    "pseudo_queries",
+    "corpora",
+    "generators",
+    "methods",
+    "fusions",
+    "tables",
+)
 
 
 class Catalogue(Settings):
@@ -28,6 +39,7 @@ class Catalogue(Settings):
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
     identifiers: dict[Name, IdentifierSettings] = {}
+    pseudo_queries: dict[Name, PseudoQuerySettings] = {}
     corpora: dict[Name, CorpusSettings] = {}
     generators: dict[Name, GeneratorSettings] = {}
     methods: dict[Name, MethodSettings] = {}
@@ -134,6 +146,8 @@ def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
                 yield f"identifiers.{name}.{side}", used, "embeddings"
     for name, corpus in catalogue.corpora.items():
         yield f"corpora.{name}.identifier", corpus.identifier, "identifiers"
+        if corpus.pseudo_queries is not None:
+            yield f"corpora.{name}.pseudo_queries", corpus.pseudo_queries, "pseudo_queries"
     for name, generator in catalogue.generators.items():
         yield f"generators.{name}.corpus", generator.corpus, "corpora"
     for name, method in catalogue.methods.items():

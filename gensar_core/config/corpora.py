@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gensar_core.config.base import Name, Positive, Settings
+from gensar_core.config.base import Count, Name, Positive, Settings
 
-Task = Literal["nrip", "nsqp", "nsip", "desc2id", "id2desc"]
+Task = Literal["nrip", "nsqp", "nsip", "desc2id", "id2desc", "doc2query"]
 
 
 class MaterializationSettings(Settings):
@@ -22,6 +22,12 @@ class MaterializationSettings(Settings):
     #: How much of the history a prompt shows: its last clicks, and its last sessions (a query and its clicks).
     max_recommendations: Positive = 5
     max_searches: Positive = 5
+    #: Prefix augmentation: a training history is also asked for so many later targets of its user, which then have an
+    #: earlier cut of theirs. Only of next items and next queries, whose prompts hold nothing but the history: all
+    #: targets of a history share its prompt, and the encoder reads it once.
+    later_targets: Count = 0
+    #: Prefix augmentation: so many more examples of each training sample, with a history cut to a random last part.
+    shorter_histories: Count = 0
     #: Texts are cut at the end of the last word that fits.
     max_item_tokens: Positive = 256
     max_query_tokens: Positive = 64
@@ -46,6 +52,14 @@ class CorpusSettings(MaterializationSettings):
     """An entry of `corpora`."""
 
     identifier: Name
+    #: Where the task `doc2query` takes its queries from.
+    pseudo_queries: Name | None = None
+
+    @model_validator(mode="after")
+    def _pseudo_queries_are_there(self) -> CorpusSettings:
+        if "doc2query" in self.active_tasks and self.pseudo_queries is None:
+            raise ValueError("task 'doc2query' needs 'pseudo_queries', the name of an entry of that section")
+        return self
 
     def materialization(self) -> MaterializationSettings:
         """The part of these settings that the stage reads."""

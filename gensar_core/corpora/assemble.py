@@ -13,7 +13,7 @@ from gensar_core.corpora.pieces import Pieces, beside, repeated, stack
 from gensar_core.corpora.tasks import BEHAVIOR_KINDS, Kind, Task, Value
 from gensar_core.corpora.templates import Slot, Template
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.hashing import row_keys
+from gensar_core.runtime.hashing import draws, row_keys
 from gensar_core.runtime.seeds import derive_seed
 
 #: What joins the entries of a history; a blank follows it.
@@ -25,28 +25,61 @@ class Rows:
     """What a chunk of examples is made of.
 
     ``ids`` [rows] are sample ids, or item ids for tasks without a sample; ``objects`` [rows] the item or query that
-    each kind of value is to show.
+    each kind of value is to show. ``copies`` [rows] number the rows of one id, where it has several.
     """
 
     ids: np.ndarray
     objects: Mapping[Kind, np.ndarray]
     histories: Histories | None = None
+    copies: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def recent(self, max_recommendations: int, max_searches: int) -> Rows:
+    @property
+    def key_columns(self) -> list[np.ndarray]:
+        """What tells a row from all others, for random choices."""
+        return [self.ids] if self.copies is None else [self.ids, self.copies]
+
+    def take(self, places: np.ndarray) -> Rows:
+        """The given rows, in the given order."""
+        return Rows(
+            self.ids[places],
+            {kind: objects[places] for kind, objects in self.objects.items()},
+            None if self.histories is None else self.histories.take(places),
+            None if self.copies is None else self.copies[places],
+        )
+
+    def copied(self, count: int) -> Rows:
+        """Each row ``count`` times, one after the other."""
+        rows = self.take(np.repeat(np.arange(len(self)), count))
+        return replace(rows, copies=np.tile(np.arange(count), len(self)))
+
+    def recent(self, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> Rows:
         """The same rows with histories cut to their last part."""
         if self.histories is None:
             return self
         return replace(self, histories=self.histories.recent(max_recommendations, max_searches))
 
 
-def draw_templates(seed: int, task: str, ids: np.ndarray, count: int) -> np.ndarray:
-    """Which of ``count`` templates each row takes, by seed, task and id alone: the row's place does not matter."""
-    keys = row_keys(derive_seed(seed, "template", task), ids)
+def draw_templates(seed: int, task: str, rows: Rows, count: int) -> np.ndarray:
+    """Which of ``count`` templates each row takes, by seed, task, id and copy: the row's place does not matter."""
+    keys = row_keys(derive_seed(seed, "template", task), *rows.key_columns)
     drawn: np.ndarray = (keys % np.uint64(count)).astype(np.int64)
     return drawn
+
+
+def shortened(rows: Rows, seed: int, task: str, max_recommendations: int, max_searches: int) -> Rows:
+    """Histories of copies 1, 2, ... cut to a random number of last clicks and sessions; copy 0 shows all it may."""
+    assert rows.copies is not None
+    numbers = draws(row_keys(derive_seed(seed, "shorter", task), *rows.key_columns), 2)
+    clicks = (numbers[:, 0] % np.uint64(max_recommendations + 1)).astype(np.int64)
+    sessions = (numbers[:, 1] % np.uint64(max_searches + 1)).astype(np.int64)
+    # Of a history that would be empty, the last click and session stay.
+    none = (clicks == 0) & (sessions == 0)
+    clicks[none] = sessions[none] = 1
+    whole = rows.copies == 0
+    return rows.recent(np.where(whole, max_recommendations, clicks), np.where(whole, max_searches, sessions))
 
 
 def inputs(pieces: Pieces, task: Task, templates: Sequence[Template], drawn: np.ndarray, rows: Rows) -> Ragged:

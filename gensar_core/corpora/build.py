@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,16 +14,24 @@ from transformers import PreTrainedTokenizerBase
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.assemble import SEPARATOR, Rows, draw_templates, inputs, targets, value_tokens
+from gensar_core.corpora.assemble import SEPARATOR, Rows, draw_templates, inputs, shortened, targets, value_tokens
 from gensar_core.corpora.pieces import Pieces
-from gensar_core.corpora.stream import CHUNK_ROWS, item_rows, sample_chunks, sample_rows
+from gensar_core.corpora.stream import (
+    CHUNK_ROWS,
+    item_rows,
+    later_targets,
+    pseudo_rows,
+    sample_chunks,
+    sample_rows,
+    with_following,
+)
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
 from gensar_core.corpora.templates import Template, load_templates
 from gensar_core.corpora.texts import Encoder, Texts, clean
 from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
@@ -35,19 +43,29 @@ Templates = Mapping[str, tuple[Template, ...]]
 
 
 def build_corpus(
-    canonical: Path, samples: Path, identifiers: Path, output: Path, settings: MaterializationSettings, seed: int
+    canonical: Path,
+    samples: Path,
+    identifiers: Path,
+    output: Path,
+    settings: MaterializationSettings,
+    seed: int,
+    pseudo_queries: Path | None = None,
 ) -> None:
     """Materialize a corpus in the folder ``output``.
 
     Writes train.parquet (table `corpus`: by task, then sample or item id), prompts.parquet (table `prompts`: the
     valid and test samples of both tasks, with the first template), item_tokens.parquet (table `item_tokens`),
-    tokenizer/ and new_tokens.json. Raises UserError when an input is missing or does not belong to the others, or
-    when the tokenizer cannot be loaded or does not fit.
+    tokenizer/ and new_tokens.json. ``pseudo_queries`` is the table that task `doc2query` reads. Raises UserError when
+    an input is missing or does not belong to the others, or when the tokenizer cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
     if Path(settings.tokenizer).is_dir():
         files.append(Path(settings.tokenizer))
+    if "doc2query" in settings.active_tasks:
+        if pseudo_queries is None:
+            raise UserError("tasks: 'doc2query' needs a table of pseudo-queries; name one, or drop the task")
+        files.append(pseudo_queries)
     with Stage("corpus", output, settings=settings, inputs=files, seed=seed, code=__name__) as stage:
         items, queries = _texts(canonical)
         table = IdentifierTable.load(identifiers)
@@ -66,6 +84,8 @@ def build_corpus(
         reserved = sorted(tokenizer.get_added_vocab())
         descriptions = Texts.prepare(items, encoder, settings.max_item_tokens, reserved)
         asked = Texts.prepare(queries, encoder, settings.max_query_tokens, reserved)
+        pseudo = _pseudo_queries(pseudo_queries, len(items), settings)
+        suggested = Texts.prepare(pseudo.get_column("text"), encoder, settings.max_query_tokens, reserved)
         ids = np.asarray([new.tokens[token] for token in table.tokens], dtype=np.int32)
         pieces = Pieces(
             encoder,
@@ -73,15 +93,19 @@ def build_corpus(
             {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in SIDES},
             asked,
             descriptions,
+            suggested,
             behavior_tokens=settings.behavior_tokens,
             eos_id=tokenizer.eos_token_id,
         )
-        corpus = _Corpus(settings, seed, samples / "samples.parquet", templates, descriptions, asked, pieces)
+        corpus = _Corpus(
+            settings, seed, samples / "samples.parquet", templates, descriptions, asked, pieces, pseudo, suggested
+        )
         stage.record(
             vocabulary_size=new.vocabulary_size,
             base_vocabulary_size=new.base_vocabulary_size,
             items=descriptions.figures(),
             queries=asked.figures(),
+            **({"pseudo_queries": suggested.figures()} if len(pseudo) else {}),
         )
         stage.record(tasks=_write_training(corpus, stage.path("train.parquet")))
         stage.record(prompts=_write_prompts(corpus, stage.path("prompts.parquet")))
@@ -99,6 +123,8 @@ class _Corpus:
     descriptions: Texts
     queries: Texts
     pieces: Pieces
+    pseudo: pl.DataFrame
+    suggested: Texts
 
     def sample_chunks(self) -> Iterator[pl.DataFrame]:
         """The samples table, part by part."""
@@ -108,17 +134,48 @@ class _Corpus:
         """Samples as rows, with histories as long as prompts show them."""
         return sample_rows(chunk, task, splits).recent(self.settings.max_recommendations, self.settings.max_searches)
 
-    def training_rows(self, task: Task) -> Iterator[Rows]:
-        """The training examples of a task, part by part, in the order of their ids."""
+    def training_rows(self, task: Task) -> Iterator[tuple[Rows, np.ndarray | None, Rows]]:
+        """The training examples of a task, part by part, in the order of their ids.
+
+        A part is its prompts; for each target the number of its prompt (None: prompt i has target i); the targets.
+        """
         if task.source == "item":
-            described = np.flatnonzero(~self.descriptions.empty)
-            for start in range(0, len(described), CHUNK_ROWS):
-                yield item_rows(described[start : start + CHUNK_ROWS])
+            for rows in _slices(np.flatnonzero(~self.descriptions.empty), item_rows):
+                yield rows, None, rows
+        elif task.source == "pseudo":
+            for rows in _slices(np.flatnonzero(~self.suggested.empty), lambda usable: pseudo_rows(self.pseudo, usable)):
+                yield rows, None, rows
         else:
-            for chunk in self.sample_chunks():
-                rows = self.sample_rows(chunk, task.source, ("train",))
-                if len(rows):
-                    yield rows
+            for chunk, following in with_following(self.sample_chunks()):
+                shown = sample_rows(chunk, task.source, ("train",))
+                if len(shown):
+                    yield self._asked(task, shown, chunk, following)
+
+    def _asked(
+        self, task: Task, shown: Rows, chunk: pl.DataFrame, following: pl.DataFrame
+    ) -> tuple[Rows, np.ndarray | None, Rows]:
+        """Training samples of a chunk with their prefix augmentation."""
+        settings, copies = self.settings, 1 + self.settings.shorter_histories
+        limits = settings.max_recommendations, settings.max_searches
+        later = settings.later_targets if task.asks_by_history_alone else 0
+        if copies == 1 and not later:
+            return shown.recent(*limits), None, shown
+        prompt, wanted = later_targets(chunk, following, task.source, later)
+        if copies > 1:
+            shown = shortened(shown.copied(copies), self.seed, task.name, *limits)
+            # Every copy of a prompt has all of its targets.
+            counts = np.repeat(np.bincount(prompt), copies)
+            starts = np.repeat(np.searchsorted(prompt, np.arange(len(shown) // copies)), copies)
+            wanted = wanted.take(ranges(starts, counts))
+            prompt = np.repeat(np.arange(len(shown)), counts)
+        else:
+            shown = shown.recent(*limits)
+        return shown, prompt, wanted
+
+
+def _slices(numbers: np.ndarray, rows: Callable[[np.ndarray], Rows]) -> Iterator[Rows]:
+    for start in range(0, len(numbers), CHUNK_ROWS):
+        yield rows(numbers[start : start + CHUNK_ROWS])
 
 
 class _Lengths:
@@ -150,9 +207,14 @@ def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
         for task in active_tasks(corpus.settings):
             templates = corpus.templates[task.name]
             input_lengths, target_lengths = _Lengths(), _Lengths()
-            for rows in progress(corpus.training_rows(task), f"corpus: {task.name}", unit="chunk"):
-                drawn = draw_templates(corpus.seed, task.name, rows.ids, len(templates))
-                shown, wanted = inputs(corpus.pieces, task, templates, drawn, rows), targets(corpus.pieces, task, rows)
+            for prompts, prompt, rows in progress(corpus.training_rows(task), f"corpus: {task.name}", unit="chunk"):
+                drawn = draw_templates(corpus.seed, task.name, prompts, len(templates))
+                shown, wanted = (
+                    inputs(corpus.pieces, task, templates, drawn, prompts),
+                    targets(corpus.pieces, task, rows),
+                )
+                if prompt is not None:
+                    shown = shown.take(prompt)
                 table.write(_columns(rows, input_ids=shown, target_ids=wanted).with_columns(task=pl.lit(task.name)))
                 input_lengths.add(shown)
                 target_lengths.add(wanted)
@@ -200,6 +262,16 @@ def _texts(canonical: Path) -> tuple[pl.Series, pl.Series]:
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
     return items.get_column("text"), queries.get_column("text")
+
+
+def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSettings) -> pl.DataFrame:
+    """The pseudo-queries in the order of item and number; none when no task asks for them."""
+    if path is None or "doc2query" not in settings.active_tasks:
+        return pl.DataFrame(schema=schema.PSEUDO_QUERIES.schema)
+    table = schema.PSEUDO_QUERIES.read(path).sort("item_id", "number")
+    if len(table) and not 0 <= table["item_id"].min() <= table["item_id"].max() < n_items:  # type: ignore[operator]
+        raise UserError(f"{path}: names items that items.parquet does not have; make the pseudo-queries again")
+    return table
 
 
 def _base_tokenizer(

@@ -26,6 +26,7 @@ class Pieces:
         identifiers: Mapping[Side, Ragged],
         queries: Texts,
         descriptions: Texts,
+        pseudo: Texts | None = None,
         *,
         behavior_tokens: bool,
         eos_id: int,
@@ -35,6 +36,8 @@ class Pieces:
         self._tokens = tokens
         self._identifiers = identifiers
         self._texts = {"query": queries, "description": descriptions}
+        if pseudo is not None:
+            self._texts["pseudo"] = pseudo
         self._behavior_tokens = behavior_tokens
         self._numbers: dict[object, int] = {}
         self._blocks: list[Ragged] = []

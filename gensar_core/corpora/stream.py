@@ -45,6 +45,48 @@ def sample_chunks(path: Path, n_items: int, n_queries: int, chunk_rows: int = CH
         raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
 
 
+def with_following(chunks: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Each chunk with the one that follows it, which is empty after the last."""
+    held = None
+    for chunk in chunks:
+        if held is not None:
+            yield held, chunk
+        held = chunk
+    if held is not None:
+        yield held, held.clear()
+
+
+def later_targets(chunk: pl.DataFrame, following: pl.DataFrame, task: str, count: int) -> tuple[np.ndarray, Rows]:
+    """What the training samples of a chunk, and up to ``count`` samples after each, ask for.
+
+    Returns for each target the number of the sample whose history it is asked of, ascending, and the targets as rows
+    under this sample's id. Later samples are those of the same user and task, in the order of sample_id;
+    ``following`` is the next chunk.
+    """
+    asked = sample_rows(chunk, task, ("train",))
+    after = sample_rows(following, task, ("train",))
+    users = np.concatenate([_users(chunk, task), _users(following, task)])
+    place = np.arange(len(asked))[:, None] + np.arange(count + 1)
+    inside = place < len(users)
+    same = inside & (users[np.minimum(place, len(users) - 1)] == users[: len(asked), None])
+    prompt = np.nonzero(same)[0]
+    objects = {
+        kind: np.concatenate([values, after.objects[kind]])[place[same]] for kind, values in asked.objects.items()
+    }
+    return prompt, Rows(asked.ids[prompt], objects)
+
+
+def pseudo_rows(table: pl.DataFrame, usable: np.ndarray) -> Rows:
+    """The ``usable`` rows of table `pseudo_queries`, which is in the order of item and number."""
+    items = table.get_column("item_id").to_numpy()[usable]
+    numbers = table.get_column("number").to_numpy()[usable]
+    return Rows(items.astype(np.int64), {"collaborative": items, "semantic": items, "pseudo": usable}, None, numbers)
+
+
+def _users(chunk: pl.DataFrame, task: str) -> np.ndarray:
+    return chunk.filter((pl.col("task") == task) & (pl.col("split") == "train")).get_column("user_id").to_numpy()
+
+
 def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
     """The samples of one task and of the given splits as rows to assemble."""
     chunk = chunk.filter((pl.col("task") == task) & pl.col("split").is_in(list(splits)))

@@ -10,7 +10,7 @@ from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 
 #: What can stand at a place of a prompt or as its target.
-Kind = Literal["collaborative", "semantic", "query", "description"]
+Kind = Literal["collaborative", "semantic", "query", "description", "pseudo"]
 Side = Literal["semantic", "collaborative"]
 
 SIDES: Final[tuple[Side, Side]] = ("semantic", "collaborative")
@@ -35,13 +35,13 @@ class Task:
     """One training task.
 
     ``option`` is its name in the settings; ``source`` says whether its examples are the training samples of `rec` or
-    `search`, or the items; ``values`` fills the placeholders other than {history}; ``asks`` is the behavior whose
-    token ends the prompt.
+    `search`, the items, or the pseudo-queries; ``values`` fills the placeholders other than {history}; ``asks`` is the
+    behavior whose token ends the prompt.
     """
 
     name: str
     option: str
-    source: Literal["rec", "search", "item"]
+    source: Literal["rec", "search", "item", "pseudo"]
     target: Value
     values: Mapping[str, Value] = field(default_factory=dict)
     history: bool = False
@@ -52,10 +52,17 @@ class Task:
         """The placeholders that each of its templates must hold, once each."""
         return frozenset(self.values) | ({"history"} if self.history else set())
 
+    @property
+    def asks_by_history_alone(self) -> bool:
+        """Whether equal histories make equal prompts, which may then be shared by several targets."""
+        return self.history and not self.values
+
 
 RECOMMENDED: Final = Value("collaborative", schema.RECOMMENDED_ITEM)
 ASKED: Final = Value("query", schema.SEARCHED_QUERY)
 FOUND: Final = Value("semantic", schema.SEARCHED_ITEM)
+
+PSEUDO_ASKED: Final = Value("pseudo", schema.SEARCHED_QUERY)
 
 NRIP: Final = Task("nrip", "nrip", "rec", RECOMMENDED, history=True, asks=schema.RECOMMENDED_ITEM)
 NSQP: Final = Task("nsqp", "nsqp", "search", ASKED, history=True)
@@ -75,6 +82,8 @@ TASKS: Final[Mapping[str, Task]] = {
             Task(f"id2desc_{side}", "id2desc", "item", Value("description"), {"identifier": Value(side)})
             for side in SIDES
         ),
+        # An ad-hoc search: a query that the item's text suggests, and nobody's history.
+        Task("doc2query", "doc2query", "pseudo", FOUND, {"query": PSEUDO_ASKED}, asks=schema.SEARCHED_ITEM),
     )
 }
 

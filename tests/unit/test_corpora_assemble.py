@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gensar_core.corpora.assemble import Rows, draw_templates, inputs, targets, value_tokens
 from gensar_core.corpora.histories import Histories
 from gensar_core.corpora.pieces import Pieces, beside
+from gensar_core.corpora.stream import item_rows
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, SIDES, TASKS
 from gensar_core.corpora.templates import Template, _parse
 from gensar_core.corpora.texts import Encoder, Texts
@@ -152,13 +153,13 @@ def test_assembled_ids_equal_the_tokenized_text(
             assert shown[i] == base(prompt).input_ids, prompt
             assert wanted[i] == base(scribe.target(task.name, row)).input_ids
     items = np.arange(ITEMS)
-    item_rows = Rows(items, {"collaborative": items, "semantic": items, "description": items})
+    all_items = Rows(items, {"collaborative": items, "semantic": items, "description": items})
     for task in (task for task in TASKS.values() if task.source == "item"):
         templates = [data.draw(template(tuple(task.placeholders))) for _ in range(2)]
         drawn = items % 2
         shown, wanted = (
-            lists(inputs(pieces, task, templates, drawn, item_rows)),
-            lists(targets(pieces, task, item_rows)),
+            lists(inputs(pieces, task, templates, drawn, all_items)),
+            lists(targets(pieces, task, all_items)),
         )
         for item in range(ITEMS):
             prompt, target = scribe.alignment(task.name, templates[drawn[item]].text, item)
@@ -214,20 +215,20 @@ def test_recent_histories_equal_a_plain_loop(
 
 def test_template_draw_depends_on_the_id_alone() -> None:
     ids = np.arange(20_000, dtype=np.int64)
-    drawn = draw_templates(7, "nrip", ids, 10)
+    drawn = draw_templates(7, "nrip", item_rows(ids), 10)
     shuffled = np.random.Generator(np.random.PCG64(1)).permutation(ids)
-    assert np.array_equal(draw_templates(7, "nrip", shuffled, 10), drawn[shuffled])
-    assert np.array_equal(draw_templates(7, "nrip", ids[100:105], 10), drawn[100:105])
-    assert np.array_equal(draw_templates(7, "nrip", ids.astype(np.int32), 10), drawn)
+    assert np.array_equal(draw_templates(7, "nrip", item_rows(shuffled), 10), drawn[shuffled])
+    assert np.array_equal(draw_templates(7, "nrip", item_rows(ids[100:105]), 10), drawn[100:105])
+    assert np.array_equal(draw_templates(7, "nrip", item_rows(ids.astype(np.int32)), 10), drawn)
 
 
 def test_template_draw_is_about_uniform_and_differs_by_task_and_seed() -> None:
     ids = np.arange(20_000)
-    drawn = draw_templates(7, "nrip", ids, 10)
+    drawn = draw_templates(7, "nrip", item_rows(ids), 10)
     counts = Counter(drawn.tolist())
     assert sorted(counts) == list(range(10))
     # 2,000 expected each; six standard deviations are 255.
     assert all(abs(count - 2000) < 255 for count in counts.values())
-    for other in (draw_templates(8, "nrip", ids, 10), draw_templates(7, "nsip", ids, 10)):
+    for other in (draw_templates(8, "nrip", item_rows(ids), 10), draw_templates(7, "nsip", item_rows(ids), 10)):
         # Independent draws agree in a tenth of the rows.
         assert abs((other == drawn).mean() - 0.1) < 0.02

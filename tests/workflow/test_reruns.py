@@ -38,7 +38,8 @@ ENTRIES = {
     "embeddings.text": "minilm",
     "embeddings.sequential": "sasrec",
     "identifiers": "joint_demo",
-    "corpora": "demo",
+    "pseudo_queries": "doc2query_demo",
+    "corpora": "demo_doc2query",
     "generators": "gensar_demo",
     "methods": "sasrec",
     "fusions": "gensar_demo_ensemble",
@@ -70,6 +71,7 @@ def targets(catalogue):
     paths += [f"results/tables/{dataset}_statistics.csv" for dataset in catalogue.datasets]
     paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in catalogue.datasets]
     paths += [f"results/tables/demo_{table}.csv" for table in ("demo",)]
+    paths.append("results/demo/corpora/demo_doc2query/train.parquet")
     return paths
 
 

@@ -1,0 +1,43 @@
+"""Settings of pseudo-queries: a T5 that has learned which queries are asked for which item texts (doc2query)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gensar_core.config.base import Count, Positive, Rate, Settings, Share
+from gensar_core.config.generators import ScratchSize, TrainingSettings
+
+
+class PseudoQuerySettings(Settings):
+    """An entry of `pseudo_queries`, and what its stage reads."""
+
+    #: A hub name or local folder of a T5, or `scratch`; and the tokenizer that goes with it (`trained`: on this data).
+    backbone: str = "google-t5/t5-small"
+    size: ScratchSize = ScratchSize()
+    tokenizer: str = "google-t5/t5-small"
+    vocabulary_size: Annotated[int, Field(ge=300)] = 8000
+    #: Texts are cut at the end of the last word that fits.
+    max_item_tokens: Positive = 256
+    max_query_tokens: Positive = 64
+    epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    batch_size: Positive = 256
+    batch_tokens: Positive = 16384
+    learning_rate: Rate = 1.0e-3
+    embedding_rate: Rate = 1.0
+    warmup_share: Share = 0.05
+    #: Share of the items whose pairs only choose the weights to keep.
+    held_out: Share = 0.05
+    patience: Positive | None = 3
+    checkpoint_steps: Positive = 200
+    #: Queries sampled for each item (the paper: 1 on Amazon, 10 on Commercial), and from which tokens: at each place
+    #: the `top_k` most likely (0: all), of these the fewest that have the probability `top_p` together.
+    queries_per_item: Positive = 1
+    top_k: Count = 10
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+
+    def training(self) -> TrainingSettings:
+        """What the training loop reads."""
+        shared = PseudoQuerySettings.model_fields.keys() & TrainingSettings.model_fields.keys()
+        return TrainingSettings(**{name: getattr(self, name) for name in sorted(shared)})

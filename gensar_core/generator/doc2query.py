@@ -1,0 +1,203 @@
+"""The stage `pseudo_queries`: a T5 learns which queries lead to an item text, and asks some for every item.
+
+Nogueira et al. (2019), "Document expansion by query prediction". It sees training pairs alone: queries of search
+clicks that methods may train on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import torch
+
+from gensar_core import schema
+from gensar_core.config.pseudo_queries import PseudoQuerySettings
+from gensar_core.corpora.pieces import beside, repeated
+from gensar_core.corpora.texts import Encoder, Texts, clean
+from gensar_core.corpora.tokenizer import TRAINED, load_tokenizer, train_tokenizer
+from gensar_core.errors import UserError
+from gensar_core.generator import backbone
+from gensar_core.generator.batches import Batches
+from gensar_core.generator.corpus import Examples
+from gensar_core.generator.t5 import T5
+from gensar_core.generator.train import GeneratorTask
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.hashing import row_keys, uniform
+from gensar_core.runtime.progress import progress
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.stage import Stage, write_json
+from gensar_core.runtime.training import train
+
+#: Items whose queries are sampled in one go.
+_ITEMS: Final = 64
+
+
+def make_pseudo_queries(
+    canonical: Path, samples: Path, output: Path, settings: PseudoQuerySettings, seed: int, checkpoints: Path | None
+) -> None:
+    """Write ``output``/pseudo_queries.parquet (table `pseudo_queries`) and curve.json.
+
+    Training pairs are those of samples/training_events.parquet. An item without text gets no query, and of equal
+    queries of an item one stays. ``checkpoints`` is a folder of this training alone, from which a killed run continues.
+    Raises UserError when there are no pairs, or backbone and tokenizer do not belong together.
+    """
+    inputs = [canonical / "items.parquet", canonical / "queries.parquet", samples / "training_events.parquet"]
+    with Stage("pseudo_queries", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        texts = _Texts.read(canonical, settings)
+        items, queries = training_pairs(samples / "training_events.parquet", texts.items.empty)
+        model = _model(settings, texts.tokenizer, seed).to(pick_device())
+        learned, held_out = _split(items, settings.held_out, derive_seed(seed, "held out"))
+        task = QueryTask(
+            model,
+            settings,
+            texts.examples(items[learned], queries[learned]),
+            texts.examples(items[held_out], queries[held_out]),
+            derive_seed(seed, "order"),
+        )
+        record = train(
+            task,
+            task.schedule(),
+            seed=derive_seed(seed, "training"),
+            description="train doc2query",
+            checkpoints=checkpoints,
+            key=stage.key,
+        )
+        table = sample_queries(model, texts.tokenizer, texts.items, settings, derive_seed(seed, "sampling"))
+        schema.PSEUDO_QUERIES.write(table, stage.path("pseudo_queries.parquet"))
+        write_json(stage.path("curve.json"), record.history)
+        stage.record(
+            pairs=len(items),
+            held_out_pairs=len(held_out),
+            best_step=record.best_step,
+            held_out_loss=-record.best_score,
+            pseudo_queries=len(table),
+            items_without=len(texts.items.texts) - table.get_column("item_id").n_unique(),
+        )
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def training_pairs(path: Path, without_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each (item, query) of the training's search clicks once, for items with text. Raises UserError on none."""
+    events = schema.EVENTS.read(path).filter(pl.col("task") == "search")
+    pairs = events.select("item_id", "query_id").unique().sort("item_id", "query_id")
+    pairs = pairs.filter(~pl.Series(without_text[pairs.get_column("item_id").to_numpy()]))
+    if not len(pairs):
+        raise UserError(f"{path}: holds no search click on an item with text; pseudo-queries need some to learn from")
+    return pairs.get_column("item_id").to_numpy(), pairs.get_column("query_id").to_numpy()
+
+
+class QueryTask(GeneratorTask):
+    """Training that is validated by the mean loss of the held-out pairs."""
+
+    def __init__(
+        self, model: T5, settings: PseudoQuerySettings, examples: Examples, held_out: Examples, seed: int
+    ) -> None:
+        super().__init__(model, settings.training(), examples, [], seed)
+        batches = Batches(held_out, batch_size=len(held_out), tokens=self.order.tokens, weights={}, seed=seed)
+        self._held_out = batches.micro_batches(np.arange(len(held_out)))
+
+    def validate(self) -> Mapping[str, float]:
+        """The held-out loss per token; the score is its negative."""
+        losses = torch.cat([self._token_losses(part)[0].double() for part in self._held_out])
+        return {"held_out_loss": float(losses.mean()), "score": -float(losses.mean())}
+
+
+def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuerySettings, seed: int) -> pl.DataFrame:
+    """Table `pseudo_queries`: for each item with text, up to ``settings.queries_per_item`` different queries."""
+    device = model.lm_head.weight.device
+    model.eval()
+    order = np.argsort(items.tokens.lengths, kind="stable")
+    order = order[items.tokens.lengths[order] > 0]
+    found: dict[int, list[str]] = {}
+    for start in progress(range(0, len(order), _ITEMS), "sample queries", unit="batch"):
+        batch = order[start : start + _ITEMS]
+        rows = _ended(items.tokens.take(batch), tokenizer.eos_token_id)
+        tokens = torch.from_numpy(rows.padded(int(rows.lengths.max()), -1)).to(device).long()
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(derive_seed(seed, start))
+            sampled = model.generate(
+                input_ids=tokens.clamp_min(0),
+                attention_mask=(tokens >= 0).long(),
+                do_sample=True,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                num_return_sequences=settings.queries_per_item,
+                max_new_tokens=settings.max_query_tokens,
+            )
+        words = tokenizer.batch_decode(sampled, skip_special_tokens=True)
+        for place, item in enumerate(batch.tolist()):
+            mine = words[place * settings.queries_per_item : (place + 1) * settings.queries_per_item]
+            found[item] = [text for text in dict.fromkeys(" ".join(one.split()) for one in mine) if text]
+    rows_out = [(item, number, text) for item in sorted(found) for number, text in enumerate(found[item])]
+    return pl.DataFrame(rows_out, schema=schema.PSEUDO_QUERIES.schema, orient="row")
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Item texts and queries as tokens."""
+
+    tokenizer: Any
+    items: Texts
+    queries: Texts
+
+    @classmethod
+    def read(cls, canonical: Path, settings: PseudoQuerySettings) -> _Texts:
+        items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text")
+        queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text")
+        if settings.tokenizer == TRAINED:
+            tokenizer = train_tokenizer(chain(clean(items, [])[0], clean(queries, [])[0]), settings.vocabulary_size)
+        else:
+            tokenizer = load_tokenizer(settings.tokenizer)
+        encoder, reserved = Encoder(tokenizer), sorted(tokenizer.get_added_vocab())
+        return cls(
+            tokenizer,
+            Texts.prepare(items, encoder, settings.max_item_tokens, reserved),
+            Texts.prepare(queries, encoder, settings.max_query_tokens, reserved),
+        )
+
+    def examples(self, items: np.ndarray, queries: np.ndarray) -> Examples:
+        """Pairs as training examples; those of one item share its text."""
+        distinct, prompt = np.unique(items, return_inverse=True)
+        end = self.tokenizer.eos_token_id
+        return Examples(
+            _ended(self.items.tokens.take(distinct), end),
+            _ended(self.queries.tokens.take(queries), end),
+            prompt,
+            np.zeros(len(items), dtype=np.uint8),
+            ["doc2query"],
+        )
+
+
+def _ended(rows: Ragged, end: int) -> Ragged:
+    return beside(rows, repeated(np.asarray([end], dtype=np.int32), len(rows)))
+
+
+def _split(items: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs to learn and pairs held out, an item's all on one side; all pairs on both where one would be empty."""
+    held = uniform(row_keys(seed, items)) < share
+    if held.all() or not held.any():
+        return np.arange(len(items)), np.arange(len(items))
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> T5:
+    if settings.backbone == "scratch":
+        return backbone.from_scratch(settings.size, len(tokenizer), tokenizer, seed)
+    model = backbone.load_model(settings.backbone)
+    have = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > have or model.config.eos_token_id != tokenizer.eos_token_id:
+        raise UserError(
+            f"backbone: {settings.backbone!r} has {have} embeddings and ends by token {model.config.eos_token_id}, the "
+            f"tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends by {tokenizer.eos_token_id}; "
+            "name the tokenizer of this model"
+        )
+    return model
