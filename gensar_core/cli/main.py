@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gensar_core import schema
 from gensar_core.errors import UserError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -56,19 +54,11 @@ def corpus(
 
 @app.command()
 def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo")]) -> None:
-    """Print what a data set's folder holds: its tables, and every finished stage with its time and memory."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; data sets lie under results/")
-    for table in sorted(folder.glob("*/*.parquet")):
-        if table.stem in schema.TABLES or table.stem == "training_events":
-            typer.echo(_describe(table, folder))
-    typer.echo("")
-    for record in sorted(folder.rglob("*stage.json")):
-        stage = json.loads(record.read_text(encoding="utf-8"))
-        where = str(record.relative_to(folder)).removesuffix("stage.json").rstrip("/.")
-        typer.echo(f"{where:32} {stage['seconds']:9.1f} s {stage['peak_memory_gb']:6.2f} GB")
-        for warning in stage["warnings"]:
-            typer.echo(f"{'':32} warning: {warning}")
+    """Print what a data set holds: its log, samples, audit and tables, and each finished stage with time and memory."""
+    from gensar_core.cli.inspection import inspection
+
+    for line in inspection(folder):
+        typer.echo(line)
 
 
 @app.command()
@@ -82,12 +72,6 @@ def explain(
 
     for line in lines(item, identifiers, identifiers.resolve().parents[1] / "canonical", neighbors):
         typer.echo(line)
-
-
-def _describe(table: Path, folder: Path) -> str:
-    from pyarrow import parquet
-
-    return f"{table.relative_to(folder)!s:32} {parquet.read_metadata(table).num_rows:>12,} rows"
 
 
 def main() -> None:
