@@ -162,7 +162,7 @@ class _Part:
 
 #: Row counts that the parts of the users add up.
 _FIGURES = (
-    *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users")),
+    *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users", "targets", "train_split")),
     *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in ("held_out", "without_history")),
     *(f"{task}_{split}" for task, split in GROUPS),
     "training_events",

@@ -64,6 +64,9 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
             parts = at_moments(log.time[rows], moments)
         figures[f"{task}_with_both_histories"] = len(rows)
         figures[f"{task}_users"] = len(np.unique(log.user[rows[parts != _NOT_A_TARGET]]))
+        # What the split gives, before the strict protocol drops training targets.
+        figures[f"{task}_targets"] = int((parts != _NOT_A_TARGET).sum())
+        figures[f"{task}_train_split"] = int((parts == TRAIN).sum())
         targets |= {(task, split): rows[parts == part] for part, split in enumerate(SPLITS)}
     held_out = np.zeros(len(log), dtype=bool)
     for (_, split), rows in targets.items():

@@ -1,6 +1,7 @@
 """The stage as a whole: tables, candidates, reproducibility, and one clear line for every bad input."""
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
+from gensar_core.config.catalogue import read_catalogue
 from gensar_core.config.data import SampleSettings
 from gensar_core.errors import UserError
 from gensar_core.samples import build as module
@@ -15,6 +17,7 @@ from gensar_core.samples import events as event_blocks
 from gensar_core.samples.build import build_part, build_samples, gather_samples
 from gensar_core.samples.parts import part_files
 from gensar_core.samples.survey import survey_samples
+from gensar_core.sources.amazon import STEPS
 from tests.unit.samples_logs import (
     WORKED,
     A,
@@ -27,6 +30,7 @@ from tests.unit.samples_logs import (
     write_canonical,
 )
 
+ROOT = Path(__file__).parents[2]
 OUTPUTS = ("training_events.parquet", "samples.parquet", "candidates.parquet", "audit.json")
 PROTOCOLS = ("strict", "paper")
 SPLITS = ("leave_one_out", "time")
@@ -280,6 +284,18 @@ def test_expected_rows_that_differ_are_reported(workplace):
     build(workplace / "rows", WORKED, expected_rows={"rec_test": 1, "search_train": 8, "rec_tests": 3})
     warnings = json.loads((workplace / "rows" / "samples" / "stage.json").read_text())["warnings"]
     assert warnings == ["step search_train: 3, expected 8 rows", "step rec_tests: no such step, expected 3 rows"]
+
+
+def test_every_step_of_the_papers_preparation_is_counted_and_expected(workplace):
+    amazon = read_catalogue(ROOT / "config.yaml").datasets["amazon"]
+    assert set(amazon.expected_rows) == set(STEPS)
+    figures = build(workplace / "steps", WORKED)["figures"]
+    assert set(amazon.samples.expected_rows) <= set(figures)
+    # The authors' counts on the full files.
+    assert set(amazon.expected_rows.values()) | set(amazon.samples.expected_rows.values()) == {
+        1_689_188, 192_403, 63_001, 498_196, 62_882, 1_684_135, 989, 1_344_310, 5_541, 1_280_465, 1_275_989, 62_874, 982,
+        1_288_753, 168_258, 1_266_903, 930_387, 1_083_586, 191_566, 1_081_934, 698_802,
+    }  # fmt: skip
 
 
 def test_a_log_without_samples_is_one_clear_error_and_leaves_nothing(tmp_path):

@@ -103,8 +103,12 @@ def test_worked_log_training_events_and_figures():
     assert strict.figures == {
         "rec_with_both_histories": 6,
         "rec_users": 1,
+        "rec_targets": 6,
+        "rec_train_split": 4,
         "search_with_both_histories": 6,
         "search_users": 1,
+        "search_targets": 6,
+        "search_train_split": 4,
         "rec_train_dropped_held_out": 1,
         "rec_train_dropped_without_history": 0,
         "search_train_dropped_held_out": 1,
@@ -277,9 +281,10 @@ def test_worked_log_split_by_time():
     assert np.flatnonzero(strict.training).tolist() == [*range(6), 14, 15, 16]
     assert strict.figures == {
         "valid_from": 3, "test_from": 4,
-        "rec_with_both_histories": 6, "rec_users": 1, "rec_train": 2, "rec_valid": 2, "rec_test": 2,
+        "rec_with_both_histories": 6, "rec_users": 1, "rec_targets": 6, "rec_train_split": 2, "rec_train": 2, "rec_valid": 2, "rec_test": 2,
         "rec_train_dropped_held_out": 0, "rec_train_dropped_without_history": 0,
-        "search_with_both_histories": 6, "search_users": 1, "search_train": 2, "search_valid": 1, "search_test": 2,
+        "search_with_both_histories": 6, "search_users": 1, "search_targets": 6, "search_train_split": 3,
+        "search_train": 2, "search_valid": 1, "search_test": 2,
         "search_train_dropped_held_out": 1, "search_train_dropped_without_history": 0,
     }  # fmt: skip
 
