@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from _measure import Usage, claim, report, run_child
 
-#: Of the plain port; ours takes as many as it needs to be better in every figure.
+#: Of the plain port, as its authors' batches of 1,024; ours is better in every figure after fewer.
 PLAIN_EPOCHS = 100
-OUR_EPOCHS = 20
+OUR_EPOCHS, OUR_BATCH = 20, 256
 #: (levels shared, of each side's own, codes a level).
 SHAPES = ((2, 2, 256), (1, 2, 1024))
 ASSIGN = """
@@ -38,15 +38,15 @@ source = np.random.default_rng(0)
 sizes = {"semantic": 768, "collaborative": 64}
 drawn = {side: source.standard_normal((items, size), dtype=np.float32) for side, size in sizes.items()}
 vectors = {side: torch.from_numpy(matrix) for side, matrix in drawn.items()}
-settings = QuantizerSettings(
-    shared_levels=shared, specific_levels=own, codebook_size=codes, initialization_share=min(1.0, 20_000 / items)
-)
+settings = QuantizerSettings(shared_levels=shared, specific_levels=own, codebook_size=codes)
 model = RQVAE(sizes, settings).eval()
 model.fit_scale(vectors)
 scaled = model.scale(vectors)
 del vectors, drawn
-start_as_principal_components(model, scaled)
-initialize_codebooks(model, scaled, 0)
+# Training is not what is measured here: a share of the items gives encoders and codebooks.
+some = {side: matrix[:20_000] for side, matrix in scaled.items()}
+start_as_principal_components(model, some)
+initialize_codebooks(model, some, 0)
 
 started = time.perf_counter()
 latents = model.all_latents(scaled)
@@ -81,7 +81,7 @@ def main() -> None:
 
 def assign_claims(items: int) -> list[dict[str, Any]]:
     """A million random vectors: encoded, and made unique."""
-    seconds, memory, told = [], [], []
+    seconds, memory, words = [], [], []
     for shape in SHAPES:
         usage: Usage = run_child(ASSIGN, str(items), *map(str, shape))
         found = json.loads(usage.output.splitlines()[-1])
@@ -93,8 +93,8 @@ def assign_claims(items: int) -> list[dict[str, Any]]:
         print(text, flush=True)
         seconds.append(found["encode"] + found["assign"])
         memory.append(usage.peak_gb)
-        told.append(text)
-    how = f"{items:,} random vectors of 768 and 64 dimensions; " + "; ".join(told)
+        words.append(text)
+    how = f"{items:,} random vectors of 768 and 64 dimensions; " + "; ".join(words)
     return [
         claim("assign_1m_seconds", max(seconds), "s", f"the slower of two shapes. {how}"),
         claim("assign_1m_gb", max(memory), "GB", f"peak of the larger process, vectors included. {how}"),
@@ -121,11 +121,11 @@ def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
         raise SystemExit("our training is worse than the plain port in a figure above; the speeds do not compare")
     speedup = plain["seconds"] / ours["seconds"]
     figures = "; ".join(
-        f"{name} {epochs} epochs, {found['seconds']:.1f} s ({found['cpu_seconds']:.0f} CPU s), unexplained variance "
-        + " / ".join(f"{found['unexplained_variance'][side]:.4f}" for side in vectors)
-        + ", raw collisions "
-        + " / ".join(f"{100 * found['raw_collision_rate'][side]:.3f} %" for side in vectors)
-        for name, epochs, found in (("plain port", plain_epochs, plain), ("ours", epochs, ours))
+        f"{name} {told(found, epochs, batch)}"
+        for name, epochs, batch, found in (
+            ("plain port", plain_epochs, 1024, plain),
+            ("ours", epochs, OUR_BATCH, ours),
+        )
     )
     how = f"{data}; semantic / collaborative: {figures}"
     cpu = plain["cpu_seconds"] / ours["cpu_seconds"]
@@ -133,6 +133,16 @@ def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
         claim("speedup_plain_loop", speedup, "x", f"whole training, wall clock. {how}"),
         claim("speedup_plain_loop_cpu", cpu, "x", "the same in CPU seconds, which other load disturbs less"),
     ]
+
+
+def told(found: dict[str, Any], epochs: int, batch: int) -> str:
+    """One training in words."""
+    unexplained = " / ".join(f"{share:.4f}" for share in found["unexplained_variance"].values())
+    collisions = " / ".join(f"{100 * rate:.3f} %" for rate in found["raw_collision_rate"].values())
+    return (
+        f"{epochs} epochs in batches of {batch:,}, {found['seconds']:.1f} s ({found['cpu_seconds']:.0f} CPU s), "
+        f"unexplained variance {unexplained}, raw collisions {collisions}"
+    )
 
 
 def run_plain(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[str, Any]:
@@ -160,7 +170,7 @@ def run_ours(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[st
     from gensar_core.identifiers.quality import collision_rate
 
     torch.set_num_threads(os.cpu_count() or 1)
-    settings = QuantizerSettings(codebook_size=codes, epochs=epochs)
+    settings = QuantizerSettings(codebook_size=codes, epochs=epochs, batch_size=OUR_BATCH)
     matrices = {side: torch.from_numpy(matrix) for side, matrix in vectors.items()}
     started, before = time.perf_counter(), time.process_time()
     model, _ = fit(matrices, settings, seed=0)

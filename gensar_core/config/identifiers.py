@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
 
-CodebookSize = Annotated[int, Field(ge=2)]
+
+def _check_sizes(sizes: object) -> object:
+    """One message for both ways to write sizes, in place of one for each."""
+    for size in sizes if isinstance(sizes, list) else [sizes]:
+        if type(size) is not int or size < 2:
+            raise ValueError("a level needs a whole number of codes, 2 or more (or a list with one a level)")
+    return sizes
+
+
+_Size = Annotated[int, Field(ge=2)]
+CodebookSizes = Annotated[_Size | list[_Size], BeforeValidator(_check_sizes)]
 
 
 class SinkhornSettings(Settings):
@@ -30,7 +40,7 @@ class QuantizerSettings(Settings):
     #: number a level, shared levels first.
     shared_levels: Count = 2
     specific_levels: Count = 2
-    codebook_size: CodebookSize | list[CodebookSize] = 256
+    codebook_size: CodebookSizes = 256
     #: What becomes of items that share an identifier. `unique` moves the fewest to the nearest free identifiers;
     #: `extra_digit` numbers them with one more code (TIGER); `sinkhorn_repair` is the authors' way, which may leave
     #: some colliding; `none` leaves all.
