@@ -45,7 +45,8 @@ class CoPPSModel(TEMModel):
         """Vectors [rows, width, dimensions] of the user's items, each with that of its query if it has one."""
         vectors = functional.embedding(clicked.items, torch.cat([self.item_vectors(), self.hidden]))
         searched = clicked.queries >= 0
-        return vectors + self.found_by(self.queries(clicked.queries.clamp(min=0))) * searched[:, :, None]
+        asked: torch.Tensor = self.found_by(self.queries(clicked.queries.clamp(min=0)))
+        return vectors + asked * searched[:, :, None]
 
     def histories(self, clicked: ItemSequences) -> torch.Tensor:
         """Vectors [rows, dimensions] of length 1 of what users clicked, whatever they ask for now."""

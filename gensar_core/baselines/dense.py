@@ -1,26 +1,24 @@
-"""Dense retrieval fine-tuned on the training log: a text encoder, or a projection of its vectors."""
+"""Dense retrieval fine-tuned on the training log: a text encoder whole, or linear maps of its frozen vectors."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import polars as pl
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from gensar_core import schema
-from gensar_core.baselines.interface import Method, MethodData
+from gensar_core.baselines.interface import Method
 from gensar_core.baselines.rows import TrainingRows
+from gensar_core.baselines.towers import EncoderTowers, HeadTowers, Towers, texts_of
 from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings.sequential import ItemVectors
-from gensar_core.embeddings.text import TextEncoder
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
@@ -30,123 +28,84 @@ from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
 from gensar_core.runtime.training import Schedule, train, warmup_cosine
 
+#: What ranking reads of a trained model.
+_FILE = "dense_vectors.safetensors"
 #: Lists whose candidate vectors are gathered at once.
 _LISTS_AT_ONCE = 256
 
 
 class DenseSettings(Settings):
-    """How the encoder is fine-tuned."""
+    """What is tuned, and how."""
 
-    #: encoder: all its weights; head: a linear map of query vectors and one of item vectors, on top of frozen ones.
+    #: encoder: all weights of the text encoder; head: a linear map of its query vectors and one of its item vectors.
     train: Literal["encoder", "head"] = "encoder"
-    #: Of an encoder's item texts; null takes what the embedding says.
+    #: Tokens of an item text that an encoder reads; null takes what the embedding says.
     max_tokens: Positive | None = None
-    #: Cosines are divided by it before the softmax.
+    #: A learned score of each item's own beside the cosine of texts. It makes a head more than a text encoder.
+    item_bias: bool = False
+    #: Cosines are divided by it.
     temperature: Rate = 0.02
-    #: Stored BM25 negatives of each pair, beside the items of the other pairs of its batch.
+    #: Stored BM25 negatives of each pair that join its batch.
     bm25_negatives: Count = 4
-    mask: bool = True
-    logq: float = 0.0
-    distinct: bool = True
-    #: Pairs of a query and an item clicked after it.
+    #: Each pair of a query and an item once an epoch, or as often as it was clicked.
+    distinct_pairs: bool = False
+    #: Leave out of a query's negatives the items that were clicked after it in other rows.
+    spare_clicked: bool = False
+    #: Take the logarithm of an item's pairs from its logits in training. Popular items are negatives more often, for
+    #: which the softmax makes up by learning log p(item | query) - log p(item); with this it learns the former.
+    correct_popularity: bool = True
+    #: Pairs a step; the items of all are each one's negatives.
     batch_size: Positive = 64
     learning_rate: Rate = 2.0e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_share: Share = 0.1
+    gradient_clip: Rate = 1.0
     epochs: Positive = 3
+    #: After each epoch validate on at most so many targets (0: all); stop after `patience` times without a gain.
     validation_users: Count = 0
     patience: Positive = 3
 
-
-class Sides(Protocol):
-    """Both sides of dense retrieval, differentiable: numbers of queries or items -> vectors of length 1."""
-
-    module: torch.nn.Module
-
-    def queries(self, numbers: np.ndarray) -> torch.Tensor: ...
-    def items(self, numbers: np.ndarray) -> torch.Tensor: ...
-    def vectors(self) -> dict[str, np.ndarray]: ...
-
-
-class _Encoder:
-    """The text encoder itself."""
-
-    def __init__(self, data: MethodData, max_tokens: int | None) -> None:
-        assert data.embedding is not None
-        entry = dict(read_record(data.embedding.parent / "stage.json")["settings"])
-        if max_tokens is not None:
-            entry["max_tokens"] = max_tokens
-        self.encoder = TextEncoder.load(TextEmbedding.model_validate(entry))
-        self.module: torch.nn.Module = self.encoder.model
-        self.item_texts = schema.ITEMS.read(data.canonical / "items.parquet").sort("item_id")["text"]
-        self.query_texts = schema.QUERIES.read(data.canonical / "queries.parquet").sort("query_id")["text"]
-
-    def queries(self, numbers: np.ndarray) -> torch.Tensor:
-        return self._encoded(self.query_texts, numbers, self.encoder.query_prefix)
-
-    def items(self, numbers: np.ndarray) -> torch.Tensor:
-        return self._encoded(self.item_texts, numbers, self.encoder.item_prefix)
-
-    def vectors(self) -> dict[str, np.ndarray]:
-        return {
-            "items": self.encoder.encode(self.item_texts, self.encoder.item_prefix, "item texts"),
-            "queries": self.encoder.encode(self.query_texts, self.encoder.query_prefix, "queries"),
-        }
-
-    def _encoded(self, texts: pl.Series, numbers: np.ndarray, prefix: str) -> torch.Tensor:
-        device = next(self.module.parameters()).device
-        features = self.encoder.model.preprocess([prefix + text for text in texts.gather(numbers)])
-        moved = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
-        }
-        return functional.normalize(self.module(moved)["sentence_embedding"], dim=1)
-
-
-class _Head:
-    """Linear maps of frozen vectors, the identity at first."""
-
-    def __init__(self, data: MethodData) -> None:
-        device = pick_device()
-        self.frozen = {side: torch.from_numpy(data.vectors(side)).to(device) for side in ("queries", "items")}
-        size = self.frozen["items"].shape[1]
-        self.maps = torch.nn.ModuleDict({f"of_{side}": torch.nn.Linear(size, size, bias=False) for side in self.frozen})
-        for layer in self.maps.values():
-            torch.nn.init.eye_(layer.weight)
-        self.module: torch.nn.Module = self.maps.to(device)
-
-    def queries(self, numbers: np.ndarray) -> torch.Tensor:
-        return self._mapped("queries", torch.from_numpy(numbers))
-
-    def items(self, numbers: np.ndarray) -> torch.Tensor:
-        return self._mapped("items", torch.from_numpy(numbers))
-
-    def vectors(self) -> dict[str, np.ndarray]:
-        return {side: self._mapped(side, torch.arange(len(rows))).cpu().numpy() for side, rows in self.frozen.items()}
-
-    def _mapped(self, side: str, numbers: torch.Tensor) -> torch.Tensor:
-        rows = self.frozen[side]
-        return functional.normalize(self.maps[f"of_{side}"](rows[numbers.to(rows.device)]), dim=1)
+    @model_validator(mode="after")
+    def _only_a_head_has_a_bias(self) -> DenseSettings:
+        if self.train == "encoder" and self.item_bias:
+            raise ValueError("item_bias needs train: head; an encoder knows nothing of an item but its text")
+        return self
 
 
 class Dense(Method[DenseSettings]):
-    """DPR-style."""
+    """Dense passage retrieval (Karpukhin et al., 2020): InfoNCE of query and item vectors, in-batch and BM25 negatives.
+
+    The encoder is the one of the entry's embedding: with BAAI/bge-base-en-v1.5 this is BGE fine-tuned (Xiao et al.,
+    2024), with intfloat/multilingual-e5-base E5 fine-tuned (Wang et al., 2024), their prefixes and pooling included.
+    Deviations: one encoder serves both sides, as in BGE and E5; ``train: head`` tunes no encoder but linear maps of its
+    vectors, which takes minutes on a CPU, and a row of it must be named so; ``item_bias`` adds what no text tells.
+    By default a pair counts as often as it was clicked, against all other items, with the sampling bias corrected (Yi
+    et al., 2019): what is ranked here is which of a query's items is clicked, not which items are relevant at all.
+    ``distinct_pairs`` and ``spare_clicked`` without ``correct_popularity`` give the usual recipe of relevance.
+    """
 
     tasks = ("search",)
     inputs = ("searches", "texts", "vectors", "training_negatives")
     paper = "Karpukhin et al.: Dense Passage Retrieval for Open-Domain Question Answering. EMNLP 2020"
     settings_model = DenseSettings
-    _found: dict[str, np.ndarray]
+    ranked_with: dict[str, np.ndarray]
 
     @functools.cached_property
-    def sides(self) -> Sides:
-        """The model to be trained."""
-        if self.data.embedding is None:
+    def towers(self) -> Towers:
+        """The encoder as it was pretrained, or a head that changes nothing, until it is trained."""
+        embedding = self.data.embedding
+        if embedding is None:
             raise UserError("this method tunes a text encoder: name an embedding under its key 'embedding'")
         if self.settings.train == "head":
-            return _Head(self.data)
-        return _Encoder(self.data, self.settings.max_tokens)
+            frozen = {side: self.data.vectors(side) for side in ("queries", "items")}
+            return HeadTowers(frozen, self.settings.item_bias).to(pick_device())
+        entry = TextEmbedding.model_validate(read_record(embedding.parent / "stage.json")["settings"])
+        tokens = self.settings.max_tokens
+        entry = entry if tokens is None else entry.model_copy(update={"max_tokens": tokens})
+        return EncoderTowers(entry, texts_of(self.data.canonical))
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
+        """Tune, stopping early by NDCG@5 on the valid candidates."""
         task = _Training(self)
         steps = task.steps_per_epoch * self.settings.epochs
         schedule = Schedule(
@@ -154,11 +113,11 @@ class Dense(Method[DenseSettings]):
             validate_every=task.steps_per_epoch,
             checkpoint_every=task.steps_per_epoch,
             patience=self.settings.patience,
-            gradient_clip=1.0,
+            gradient_clip=self.settings.gradient_clip,
             rate=warmup_cosine(steps, self.settings.warmup_share),
         )
         record = train(task, schedule, seed=self.seed, description="Dense", checkpoints=checkpoints, key=key)
-        self._take()
+        self.settle()
         return {
             "pairs": len(task.queries),
             "steps": record.steps,
@@ -167,71 +126,105 @@ class Dense(Method[DenseSettings]):
             "curve": record.history,
         }
 
-    @torch.no_grad()
-    def _take(self) -> None:
-        self.sides.module.eval()
-        self._found = self.sides.vectors()
+    def settle(self) -> None:
+        """Take the vectors that the towers give now for those to rank with."""
+        self.towers.eval()
+        bias = self.towers.bias
+        vectors = self.towers.vectors()
+        none = np.zeros(len(vectors["items"]), dtype=np.float32)
+        self.ranked_with = {**vectors, "bias": none if bias is None else bias.detach().cpu().numpy()}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        queries = self._found["queries"][lists.samples.get_column("query_id").to_numpy()]
+        """Cosines divided by the temperature, and biases."""
+        queries = self.ranked_with["queries"][lists.samples.get_column("query_id").to_numpy()]
         scores = np.empty(lists.items.shape, dtype=np.float32)
         for start in range(0, len(lists), _LISTS_AT_ONCE):
             part = slice(start, start + _LISTS_AT_ONCE)
-            scores[part] = np.einsum("nd,nwd->nw", queries[part], self._found["items"][lists.items[part]])
+            items = lists.items[part]
+            cosines = np.einsum("nd,nwd->nw", queries[part], self.ranked_with["items"][items])
+            scores[part] = cosines / self.settings.temperature + self.ranked_with["bias"][items]
         return scores
+
+    def item_vectors(self) -> ItemVectors:
+        """The tuned vectors of item texts; all count as seen, because texts can be read."""
+        vectors = self.ranked_with["items"]
+        return ItemVectors(vectors, np.ones(len(vectors), dtype=bool))
+
+    def save(self, folder: Path) -> None:
+        """Write dense_vectors.safetensors, and the weights as model.safetensors."""
+        save_vectors({**self.ranked_with, "bias": self.ranked_with["bias"][:, None]}, folder / _FILE)
+        weights = {name: value.contiguous().cpu() for name, value in self.towers.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read dense_vectors.safetensors, which is all that ranking needs."""
+        found = {name: load_vectors(folder / _FILE, name) for name in ("queries", "items", "bias")}
+        self.ranked_with = {**found, "bias": found["bias"][:, 0]}
 
 
 class _Training:
+    """Tuning as the shared training loop sees it."""
+
     def __init__(self, method: Dense) -> None:
         settings, data = method.settings, method.data
-        samples = data.samples
-        rows = TrainingRows.from_samples("search", samples, data.negatives, 0, 0)
-        codes = rows.rows.queries * data.n_items + rows.targets
-        self.clicked = np.unique(codes)
-        first = np.unique(codes, return_index=True)[1] if settings.distinct else np.arange(len(codes))
-        self.queries, self.targets = rows.rows.queries[first], rows.targets[first]
-        self.negatives = rows.negatives[first, : settings.bm25_negatives]
-        self.pop = np.log(np.bincount(self.targets, minlength=data.n_items) + 1.0)
+        rows = TrainingRows.from_samples("search", data.samples, data.negatives, 0, 0)
         self.lists = load_candidates(
-            data.samples_folder, "search", "valid", users=settings.validation_users, samples=samples
+            data.samples_folder, "search", "valid", users=settings.validation_users, samples=data.samples
         )
+        if not len(rows) or not len(self.lists):
+            raise UserError(f"{data.samples_folder}: no train or no valid target of search to tune on")
+        pairs = rows.rows.queries * data.n_items + rows.targets
+        self.clicked, first = np.unique(pairs, return_index=True)
+        chosen = first if settings.distinct_pairs else np.arange(len(pairs))
+        self.queries, self.targets = rows.rows.queries[chosen], rows.targets[chosen]
+        self.negatives = rows.negatives[chosen, : settings.bm25_negatives]
+        clicks = np.bincount(self.targets, minlength=data.n_items)
+        self.frequencies = torch.from_numpy(np.log1p(clicks)).float() if settings.correct_popularity else None
         self.method = method
-        self.module = method.sides.module
+        self.module: torch.nn.Module = method.towers
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.steps_per_epoch = -(-len(self.queries) // settings.batch_size)
 
     def batches(self, first_step: int) -> Iterator[np.ndarray]:
+        """The pairs of each step, in an order that depends on the seed and the epoch alone."""
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
-            order = generator(self.method.seed, "epoch", epoch).permutation(len(self.queries))
+            order = generator(derive_seed(self.method.seed, "pairs"), "epoch", epoch).permutation(len(self.queries))
             yield from np.array_split(order, self.steps_per_epoch)[skipped:]
             epoch, skipped = epoch + 1, 0
 
-    def backward(self, rows: np.ndarray) -> Mapping[str, torch.Tensor]:
-        settings, sides = self.method.settings, self.method.sides
-        queries, asked = np.unique(self.queries[rows], return_inverse=True)
-        negatives = self.negatives[rows]
-        items = np.unique(np.concatenate([self.targets[rows], negatives[negatives >= 0]]))
-        place = np.searchsorted(items, self.targets[rows])
-        vectors = sides.queries(queries)
-        logits = (vectors @ sides.items(items).T)[torch.from_numpy(asked).to(vectors.device)] / settings.temperature
-        if settings.logq:
-            logits = logits - settings.logq * torch.from_numpy(self.pop[items]).float()
-        if settings.mask:
-            right = np.isin(self.queries[rows][:, None] * self.method.data.n_items + items, self.clicked)
-            right[np.arange(len(rows)), place] = False
-            logits = logits.masked_fill(torch.from_numpy(right).to(logits.device), -torch.inf)
-        loss = functional.cross_entropy(logits, torch.from_numpy(place).to(logits.device))
-        loss.backward()
+    def backward(self, pairs: np.ndarray) -> Mapping[str, torch.Tensor]:
+        """One step: each distinct text of the batch goes through the towers once."""
+        queries, asked = np.unique(self.queries[pairs], return_inverse=True)
+        targets, negatives = self.targets[pairs], self.negatives[pairs]
+        items = np.unique(np.concatenate([targets, negatives[negatives >= 0]]))
+        logits = self._logits(queries, items)[torch.from_numpy(asked)]
+        places = np.searchsorted(items, targets)
+        if self.method.settings.spare_clicked:
+            spared = np.isin(self.queries[pairs, None] * self.method.data.n_items + items, self.clicked)
+            spared[np.arange(len(pairs)), places] = False
+            logits = logits.masked_fill(torch.from_numpy(spared).to(logits.device), -torch.inf)
+        loss = functional.cross_entropy(logits, torch.from_numpy(places).to(logits.device))
+        loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 
     def validate(self) -> Mapping[str, float]:
-        self.method._take()
+        """NDCG@5 and HR@10 on the valid candidates."""
+        self.method.settle()
         ranks = average_ranks(self.method.score(self.lists), self.lists.present)
         figure = ndcg(ranks, 5)
         return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
+
+    def _logits(self, queries: np.ndarray, items: np.ndarray) -> torch.Tensor:
+        """Logits [queries, items]."""
+        towers = self.method.towers
+        logits: torch.Tensor = towers("queries", queries) @ towers("items", items).T / self.method.settings.temperature
+        numbers = torch.from_numpy(items).to(logits.device)
+        if towers.bias is not None:
+            logits = logits + towers.bias[numbers]
+        return logits if self.frequencies is None else logits - self.frequencies.to(logits.device)[numbers]
 
 
 METHOD = Dense

@@ -35,8 +35,6 @@ class SearchSettings(RankedSettings):
     max_query_words: Positive = 50
     #: Cross-entropy over the whole catalogue, in place of the negatives and the `loss` above.
     catalogue_softmax: bool = True
-    #: A score of each item's own, whatever the request.
-    item_bias: bool = True
     #: A vector of each query's own, added to that of its words.
     query_vectors: bool = True
     #: Item vectors get a projection of the item's text vector added; the entry then names an `embedding`.
@@ -58,7 +56,8 @@ class SearchModel(RowModel):
         self.own = torch.nn.Embedding(data.n_queries, size) if settings.query_vectors else None
         self.projection = torch.nn.Linear(size, size)
         self.dropout = Dropout(settings.dropout)
-        self.bias = torch.nn.Parameter(torch.zeros(data.n_items), requires_grad=settings.item_bias)
+        #: What an item scores whatever the request.
+        self.bias = torch.nn.Parameter(torch.zeros(data.n_items))
         if settings.item_text:
             texts = torch.from_numpy(data.vectors("items"))
             self.register_buffer("texts", texts, persistent=False)
@@ -91,11 +90,13 @@ class SearchModel(RowModel):
         """The vector of every item [n_items, dimensions]."""
         if not self.has_text:
             return self.items.weight
-        return self.items.weight + self.text_projection(self.texts)
+        vectors: torch.Tensor = self.items.weight + self.text_projection(self.texts)
+        return vectors
 
     def queries(self, numbers: torch.Tensor) -> torch.Tensor:
         """Vectors of queries int64 [any shape]: tanh(W mean of word vectors + b), and the query's own."""
-        return on_distinct(self._query_vectors, numbers)
+        vectors: torch.Tensor = on_distinct(self._query_vectors, numbers)
+        return vectors
 
     def _query_vectors(self, numbers: torch.Tensor) -> torch.Tensor:
         vectors = torch.tanh(self.projection(self.dropout(self.words(numbers))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import model_validator
@@ -113,7 +114,7 @@ class TEM(SearchMethod[TEMSettings]):
     """Bi et al., 2020."""
 
     paper = "Bi et al.: A Transformer-based Embedding Model for Personalized Product Search. SIGIR 2020"
-    inputs = ("clicks", "searches", "words", "training_negatives")
+    inputs: ClassVar[tuple[str, ...]] = ("clicks", "searches", "words", "training_negatives")
     settings_model = TEMSettings
 
     def build(self) -> TEMModel:
