@@ -166,16 +166,27 @@ def table_ranks(wildcards):
     ]
 
 
-def table_records(wildcards):
+def cost_rows(wildcards):
+    """The rows of a table that are trained or fitted: a fusion costs what its parts do."""
+    return [row for row in table_rows(wildcards) if row not in catalogue.fusions]
+
+
+def cost_ranks(wildcards):
+    """The ranks files of these rows."""
+    return [
+        f"results/{wildcards.dataset}/ranks/{row}.parquet"
+        for row in cost_rows(wildcards)
+    ]
+
+
+def cost_records(wildcards):
     """The records of how these ranks came to be."""
     return [
         f"results/{wildcards.dataset}/ranks/{row}.stage.json"
-        for row in table_rows(wildcards)
+        for row in cost_rows(wildcards)
     ]
 
 
-def table_models(wildcards):
-    """The folders of the fitted methods and trained generators of a table's rows."""
-    return [
-        f"results/{wildcards.dataset}/models/{row}" for row in table_rows(wildcards)
-    ]
+def cost_models(wildcards):
+    """The folders of the fitted methods and trained generators of these rows."""
+    return [f"results/{wildcards.dataset}/models/{row}" for row in cost_rows(wildcards)]

@@ -43,9 +43,9 @@ rule named_table:
 
 rule costs:
     input:
-        ranks=table_ranks,
-        records=table_records,
-        models=table_models,
+        ranks=cost_ranks,
+        records=cost_records,
+        models=cost_models,
     output:
         multiext("results/tables/{dataset}_costs", ".md", ".stage.json"),
         csv="results/tables/{dataset}_costs.csv",
@@ -57,7 +57,7 @@ rule costs:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        rows=table_rows,
+        rows=cost_rows,
         code=code_of("costs"),
     script:
         "../workflow_scripts/costs.py"

@@ -1,0 +1,94 @@
+"""docs/add-a-method.md, followed to the letter in a copy of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from gensar_core import schema
+from gensar_core.config.catalogue import load_catalogue
+from tests.unit.method_contract import N_ITEMS, N_NEGATIVES, random_clicks, write_shop
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+METHOD, CONTRACT = (text for language, text in BLOCKS if language == "python")
+ENTRY = yaml.safe_load(next(text for language, text in BLOCKS if language == "yaml"))
+
+FIT = """
+import sys
+from pathlib import Path
+from gensar_core.baselines.run import fit_and_rank
+shop, out, weight = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+fit_and_rank("brands", "brand_affinity", {"brand_weight": weight}, shop / "canonical", shop / "samples", None,
+             out / "models" / "brands", out / "ranks", 1, None)
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the package and the tests' helpers with the page's file in its place."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("gensar_core", "tests/unit"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "test_*.py"))
+    (folder / "tests" / "__init__.py").touch()
+    (folder / re.search(r"`(gensar_core/baselines/\w+\.py)`:", PAGE).group(1)).write_text(METHOD, encoding="utf-8")
+    (folder / "tests" / "unit" / "test_brand_affinity.py").write_text(CONTRACT, encoding="utf-8")
+    return folder
+
+
+def run(checkout, *command):
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_method_is_short_and_so_is_the_page():
+    assert len(METHOD.splitlines()) < 100
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    for section, entries in ENTRY.items():
+        config[section] |= entries
+    assert load_catalogue(config).methods["brands"].own() == {"brand_weight": 2.0}
+
+
+@pytest.mark.slow
+def test_it_is_listed_and_keeps_the_contract(checkout):
+    listed = run(checkout, "-c", "from gensar_core.cli.main import main; main()", "methods")
+    assert re.search(r"^brand_affinity +search +clicks, searches, attributes +none$", listed, re.MULTILINE)
+    told = run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_brand_affinity.py")
+    assert re.search(r"\d+ passed", told)
+
+
+@pytest.mark.slow
+def test_its_ranks_come_out_as_the_page_says(checkout, tmp_path):
+    # Everybody's brand is one; the item of that brand is never clicked after the query, and yet comes first.
+    data = write_shop(tmp_path / "shop", random_clicks()[:12], N_ITEMS)
+    items = schema.ITEMS.read(data.canonical / "items.parquet")
+    last = {own[-1] for own in random_clicks()[:12]}
+    brands = ["Target" if item in last else "Other" for item in range(N_ITEMS)]
+    schema.ITEMS.write(items.with_columns(brand=pl.Series(brands)), data.canonical / "items.parquet")
+    liked = sorted(last)
+    samples = data.samples.with_columns(
+        history_behavior=pl.Series([[0] * len(liked)] * len(data.samples), dtype=pl.List(pl.UInt8)),
+        history_object=pl.Series([liked] * len(data.samples), dtype=pl.List(pl.Int32)),
+    )
+    schema.SAMPLES.write(samples, data.samples_folder / "samples.parquet")
+    run(checkout, "-c", FIT, str(tmp_path / "shop"), str(tmp_path), "1000")
+    ranks = schema.RANKS.read(tmp_path / "ranks" / "brands.parquet")
+    assert set(ranks["task"]) == {"search"}
+    assert set(ranks["n_candidates"]) == {N_NEGATIVES + 1}
+    # Only other items of the brand can stand above a target.
+    assert ranks["rank"].max() <= len(last)
+    run(checkout, "-c", FIT, str(tmp_path / "shop"), str(tmp_path / "again"), "0.001")
+    assert (
+        schema.RANKS.read(tmp_path / "again" / "ranks" / "brands.parquet")["rank"].to_list() != ranks["rank"].to_list()
+    )
