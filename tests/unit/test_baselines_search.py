@@ -40,6 +40,7 @@ class TestQEM(TrainedMethodContract):
     by_heart_in_search = NOBODYS
 
 
+@pytest.mark.slow
 class TestQEMAsPublished(TrainedMethodContract):
     kind = "qem"
     own = {  # noqa: RUF012
@@ -49,14 +50,16 @@ class TestQEMAsPublished(TrainedMethodContract):
     by_heart_in_search = NOBODYS
 
 
+@pytest.mark.slow
 class TestTEM(TrainedMethodContract):
     kind = "tem"
-    own = {**SMALL, "inner_dimensions": 32, "blocks": 2}  # noqa: RUF012
+    own = {**SMALL, "inner_dimensions": 32, "blocks": 2, "epochs": 100, "validate_every": 50}  # noqa: RUF012
 
 
+@pytest.mark.slow
 class TestCoPPS(TrainedMethodContract):
     kind = "copps"
-    own = {**SMALL, "inner_dimensions": 32}  # noqa: RUF012
+    own = {**SMALL, "inner_dimensions": 32, "epochs": 100, "validate_every": 50}  # noqa: RUF012
 
 
 def made(kind, data, **own):
