@@ -145,7 +145,8 @@ class LRURec(SequentialRecommender[LRURecSettings]):
             {"params": [value for name, value in named.items() if name not in free]},
             {"params": [named[name] for name in free], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
+        settings = self.settings
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 METHOD = LRURec

@@ -103,8 +103,12 @@ class SequentialRecommender(Method[S]):
 
     def optimizer(self) -> torch.optim.Optimizer:
         """What the encoder is trained with."""
+        # Fused: one pass over the weights in place of a dozen, which counts where the item table is most of the model.
         return torch.optim.Adam(
-            self.encoder.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            self.encoder.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
