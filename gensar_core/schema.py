@@ -290,6 +290,23 @@ RANKS: Final = Table(
     unique=("sample_id",),
 )
 
+FULL_RANKS: Final = Table(
+    "full_ranks",
+    "where each test target stands among all items",
+    {
+        "task": Column(Task, "rec or search"),
+        "split": Column(Split, "test"),
+        "sample_id": Column(pl.Int64(), "the sample"),
+        "user_id": Column(pl.Int32(), "whose target"),
+        "target_item": Column(pl.Int32(), "the target"),
+        "rank": Column(
+            pl.Float64(), "1 is best; ties take the average rank; null: a search did not find the target", nullable=True
+        ),
+        "n_candidates": Column(pl.Int32(), "items ranked, target included"),
+    },
+    unique=("sample_id",),
+)
+
 SCORES: Final = Table(
     "scores",
     "what a method thinks of each candidate of each valid and test target; what fusions are made of",
@@ -316,6 +333,7 @@ TABLES: Final = {
         PROMPTS,
         ITEM_TOKENS,
         RANKS,
+        FULL_RANKS,
         SCORES,
     )
 }

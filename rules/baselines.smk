@@ -43,3 +43,45 @@ rule method:
         checkpoints="results/{dataset}/checkpoints/{method}",
     script:
         "../workflow_scripts/method.py"
+
+
+rule full_rank_method:
+    input:
+        canonical=multiext(
+            "results/{dataset}/canonical/",
+            "events.parquet",
+            "users.parquet",
+            "items.parquet",
+            "queries.parquet",
+        ),
+        samples=multiext(
+            "results/{dataset}/samples/",
+            "samples.parquet",
+            "training_events.parquet",
+        ),
+        embedding=method_embedding,
+        model="results/{dataset}/models/{method}",
+    output:
+        ranks="results/{dataset}/full_ranks/{method}.parquet",
+        record="results/{dataset}/full_ranks/{method}.stage.json",
+    log:
+        "results/{dataset}/logs/full_rank_method_{method}.log",
+    wildcard_constraints:
+        method=any_of(catalogue.methods),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=scaled(4000, 40),
+        runtime=scaled(120, 4.0),
+    params:
+        settings=method_settings,
+        protocol=full_ranking,
+        seed=catalogue.seed,
+        code=lambda wildcards: code_of(
+            "full_rank_method",
+            f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",
+        ),
+    script:
+        "../workflow_scripts/full_rank_method.py"

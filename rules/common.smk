@@ -166,6 +166,24 @@ def table_ranks(wildcards):
     ]
 
 
+def full_ranking(wildcards):
+    """The protocol of a data set's full ranking."""
+    return catalogue.datasets[wildcards.dataset].full_ranking.canonical()
+
+
+def full_table_rows(wildcards):
+    """Those rows of a data set's own table that can rank the catalogue: all but fusions, which weigh lists."""
+    return [row for row in table_rows(wildcards) if row not in catalogue.fusions]
+
+
+def full_table_ranks(wildcards):
+    """The files of these rows' ranks among all items."""
+    return [
+        f"results/{wildcards.dataset}/full_ranks/{row}.parquet"
+        for row in full_table_rows(wildcards)
+    ]
+
+
 def cost_rows(wildcards):
     """The rows of a table that are trained or fitted: a fusion costs what its parts do."""
     return [row for row in table_rows(wildcards) if row not in catalogue.fusions]

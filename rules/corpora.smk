@@ -53,6 +53,7 @@ rule corpus:
             "prompts.parquet",
             "item_tokens.parquet",
             "new_tokens.json",
+            "trie.safetensors",
         ),
         tokenizer=directory("results/{dataset}/corpora/{corpus}/tokenizer"),
         train="results/{dataset}/corpora/{corpus}/train.parquet",

@@ -41,6 +41,26 @@ rule named_table:
         "../workflow_scripts/table.py"
 
 
+rule full_table:
+    input:
+        full_table_ranks,
+    output:
+        multiext("results/tables/{dataset}_full", ".md", ".stage.json"),
+        csv="results/tables/{dataset}_full.csv",
+    log:
+        "results/{dataset}/logs/full_table.log",
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=scaled(1000, 20),
+        runtime=scaled(10, 0.1),
+    params:
+        rows=full_table_rows,
+        code=code_of("full_table"),
+    script:
+        "../workflow_scripts/full_table.py"
+
+
 rule costs:
     input:
         ranks=cost_ranks,

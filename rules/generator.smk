@@ -40,6 +40,39 @@ rule train_generator:
         "../workflow_scripts/train_generator.py"
 
 
+rule full_rank_generator:
+    input:
+        corpus=lambda wildcards: corpus_files(
+            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
+        ),
+        samples=multiext(
+            "results/{dataset}/samples/", "samples.parquet", "training_events.parquet"
+        ),
+        model="results/{dataset}/models/{generator}",
+    output:
+        ranks="results/{dataset}/full_ranks/{generator}.parquet",
+        record="results/{dataset}/full_ranks/{generator}.stage.json",
+    log:
+        "results/{dataset}/logs/full_rank_generator_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(catalogue.generators),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(120, 4.0),
+    params:
+        settings=lambda wildcards: catalogue.generators[
+            wildcards.generator
+        ].retrieval.canonical(),
+        protocol=full_ranking,
+        code=code_of("full_rank_generator"),
+    script:
+        "../workflow_scripts/full_rank_generator.py"
+
+
 rule rank_generator:
     input:
         corpus=lambda wildcards: corpus_files(

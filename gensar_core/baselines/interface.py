@@ -120,6 +120,14 @@ class Method(abc.ABC, Generic[S]):
     def score(self, lists: CandidateLists) -> np.ndarray:
         """Scores of candidates, float [rows, width], higher is better; anything finite where no candidate stands."""
 
+    def score_catalogue(self, samples: pl.DataFrame) -> np.ndarray:
+        """Scores of all items for some samples (table `samples`), float [rows, n_items], higher is better.
+
+        By default all items are scored as candidates; a method that can compare with all of them at once overrides it.
+        """
+        items = np.tile(np.arange(self.data.n_items, dtype=np.int32), (len(samples), 1))
+        return self.score(CandidateLists(samples, items))
+
     def save(self, folder: Path) -> None:
         """Write what ``load`` needs into an existing folder. Nothing, for a method that learns nothing."""
 

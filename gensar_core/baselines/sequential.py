@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import polars as pl
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -152,6 +153,12 @@ class SequentialRecommender(Method[S]):
         ]
         found: np.ndarray = torch.cat(scores).cpu().numpy()
         return found
+
+    @torch.no_grad()
+    def score_catalogue(self, samples: pl.DataFrame) -> np.ndarray:
+        """Inner products of the last state and all items' vectors."""
+        scores: np.ndarray = (self.states(recommended_histories(samples)) @ self.encoder.table().T).cpu().numpy()
+        return scores
 
     def item_vectors(self) -> ItemVectors:
         """The item table."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +74,90 @@ def explain(
 
     for line in lines(item, identifiers, identifiers.resolve().parents[1] / "canonical", neighbors):
         typer.echo(line)
+
+
+_Dataset = Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo")]
+_Generator = Annotated[str, typer.Argument(help="a generator trained on it, such as gensar_demo")]
+_User = Annotated[str | None, typer.Option(help="whose history to go by: a raw id, or #17 for number 17")]
+_History = Annotated[
+    list[str] | None,
+    typer.Option(help="one thing done, oldest first: clicked=ITEM, query=WORDS, or found=ITEM after its query"),
+]
+_Top = Annotated[int, typer.Option(help="how many items to return")]
+_Beams = Annotated[int | None, typer.Option(help="width of the search; default: 50, or --top if that is more")]
+_Only = Annotated[Path | None, typer.Option(help="file of raw item ids, one a line: return no others")]
+_Category = Annotated[str | None, typer.Option(help="return items of this category only")]
+_Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+@app.command()
+def recommend(
+    dataset: _Dataset,
+    generator: _Generator,
+    user: _User = None,
+    history: _History = None,
+    top: _Top = 10,
+    beams: _Beams = None,
+    only: _Only = None,
+    category: _Category = None,
+    again: Annotated[bool, typer.Option(help="return items of the history as well")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Recommend items to a user, or to whoever has the history given, by a trained generator."""
+    _ask(dataset, generator, None, user, history, top, beams, only, category, again, as_json)
+
+
+@app.command()
+def search(
+    dataset: _Dataset,
+    generator: _Generator,
+    query: Annotated[str, typer.Argument(help="the words searched for")],
+    user: _User = None,
+    history: _History = None,
+    top: _Top = 10,
+    beams: _Beams = None,
+    only: _Only = None,
+    category: _Category = None,
+    as_json: _Json = False,
+) -> None:
+    """Search for items, in the light of a user's history if one is given, by a trained generator."""
+    _ask(dataset, generator, query, user, history, top, beams, only, category, True, as_json)
+
+
+def _ask(
+    dataset: Path,
+    name: str,
+    query: str | None,
+    user: str | None,
+    written: list[str] | None,
+    top: int,
+    beams: int | None,
+    only: Path | None,
+    category: str | None,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Answer a question to a generator; what it took goes to standard error."""
+    if user is not None and written:
+        raise UserError("--user and --history: give one of the two")
+    started = time.perf_counter()
+    from gensar_core.cli.ask import Shop, clicked_items, open_generator
+
+    shop = Shop(dataset / "canonical")
+    entries = shop.read_history(written or []) if user is None else shop.history(shop.user(user))
+    allowed = shop.allowed(only, category)
+    model = open_generator(dataset, name)
+    loaded = time.perf_counter()
+    excluded = set() if again else clicked_items(entries)
+    if query is None:
+        hits = model.recommend(entries, top=top, beams=beams, excluded=excluded, allowed=allowed)
+    else:
+        hits = model.search(query, entries, top=top, beams=beams, excluded=excluded, allowed=allowed)
+    answered = time.perf_counter()
+    for row in shop.rows(hits):
+        plain = "{rank:>3}  {score:>9.4f}  {item}  {title}".format(**row)
+        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else plain)
+    typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
 
 
 def main() -> None:

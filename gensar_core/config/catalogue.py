@@ -31,6 +31,9 @@ _SECTIONS = (
     "tables",
 )
 
+#: What results/tables/{dataset}_NAME.csv is beside entries of `tables`.
+_OTHER_TABLES = {"full", "costs", "statistics"}
+
 
 class Catalogue(Settings):
     """config.yaml, validated. An entry names the entries it builds on; what is shared is built once."""
@@ -71,6 +74,9 @@ def load_catalogue(values: Mapping[str, Any], where: str = "config") -> Catalogu
             listed = ", ".join(sorted(known)) or "none"
             raise UserError(f"{where}: {path}: {name!r} is not an entry of {section} (there: {listed})")
     _check_row_names(catalogue, where)
+    taken = catalogue.tables.keys() & _OTHER_TABLES
+    if taken:
+        raise UserError(f"{where}: tables.{min(taken)}: every data set has another table of this name; rename it")
     return catalogue
 
 

@@ -52,6 +52,15 @@ class TrainingNegativesSettings(NegativesSettings):
     negatives: Positive = 4
 
 
+class FullRankingSettings(Settings):
+    """Which test targets are ranked among all items, and among which of them (table {dataset}_full.csv)."""
+
+    #: Targets of each task at most, evenly spread (0: all).
+    users: Count = 0
+    #: Whether items that the user clicked in training or as a valid target are no candidates; the target always is one.
+    exclude_clicked: bool = False
+
+
 class CanonicalSettings(Settings):
     """How raw Amazon files become canonical tables (stage `canonical`)."""
 
@@ -67,6 +76,7 @@ class _DatasetBase(Settings):
     scatter: Positive = 1
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
+    full_ranking: FullRankingSettings = FullRankingSettings()
     #: Entry of `tables` that results/tables/{dataset}.csv shows.
     table: Name = "overall"
     #: Entries of `identifiers` whose collision rates results/figures/{dataset}_collisions.svg shows (Figure 5).

@@ -60,11 +60,22 @@ class RankingSettings(Settings):
     beams: Positive | None = None
 
 
+class RetrievalSettings(Settings):
+    """What the stage `full_rank_generator` reads beside the data set's protocol."""
+
+    #: Width of the search in the whole catalogue; what it does not find has no rank. Null scores every item exactly,
+    #: which takes as long as ranking candidate lists of all items.
+    beams: Annotated[int, Field(ge=20)] | None = 50
+    #: Users in one forward pass.
+    users_per_batch: Positive = 64
+
+
 class GeneratorSettings(TrainingSettings):
     """An entry of `generators`."""
 
     corpus: Name
     ranking: RankingSettings = RankingSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
 
     def training(self) -> TrainingSettings:
         """The part of these settings that the stage `train_generator` reads."""

@@ -29,6 +29,7 @@ from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Tas
 from gensar_core.corpora.templates import Template, load_templates
 from gensar_core.corpora.texts import Encoder, Texts, clean
 from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
+from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges
@@ -55,8 +56,9 @@ def build_corpus(
 
     Writes train.parquet (table `corpus`: by task, then sample or item id), prompts.parquet (table `prompts`: the
     valid and test samples of both tasks, with the first template), item_tokens.parquet (table `item_tokens`),
-    tokenizer/ and new_tokens.json. ``pseudo_queries`` is the table that task `doc2query` reads. Raises UserError when
-    an input is missing or does not belong to the others, or when the tokenizer cannot be loaded or does not fit.
+    trie.safetensors (the same as a trie a task), tokenizer/ and new_tokens.json. ``pseudo_queries`` is the table that
+    task `doc2query` reads. Raises UserError when an input is missing or does not belong to the others, or when the
+    tokenizer cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
@@ -109,7 +111,7 @@ def build_corpus(
         )
         stage.record(tasks=_write_training(corpus, stage.path("train.parquet")))
         stage.record(prompts=_write_prompts(corpus, stage.path("prompts.parquet")))
-        _write_item_tokens(corpus, stage.path("item_tokens.parquet"))
+        _write_item_tokens(corpus, stage.path("item_tokens.parquet"), stage.path("trie.safetensors"))
 
 
 @dataclass(frozen=True)
@@ -242,14 +244,18 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
     return {source: {"rows": found.rows, **found.figures("input")} for source, found in lengths.items()}
 
 
-def _write_item_tokens(corpus: _Corpus, path: Path) -> None:
-    """Write what the decoder is to say for each item and task."""
+def _write_item_tokens(corpus: _Corpus, path: Path, trie_path: Path) -> None:
+    """Write what the decoder is to say for each item and task, as a table and as tries."""
     items = np.arange(len(corpus.descriptions.texts), dtype=np.int32)
-    parts = []
-    for source, task in RANKING_TASKS.items():
-        tokens = value_tokens(corpus.pieces, task.target, items).to_series("target_ids", pl.Int32())
-        parts.append(pl.DataFrame({"item_id": items, "target_ids": tokens}).with_columns(task=pl.lit(source)))
+    rows = {source: value_tokens(corpus.pieces, task.target, items) for source, task in RANKING_TASKS.items()}
+    parts = [
+        pl.DataFrame({"item_id": items, "target_ids": tokens.to_series("target_ids", pl.Int32())}).with_columns(
+            task=pl.lit(source)
+        )
+        for source, tokens in rows.items()
+    ]
     schema.ITEM_TOKENS.write(pl.concat(parts), path)
+    save_tries({source: TokenTrie.from_rows(tokens) for source, tokens in rows.items()}, trie_path)
 
 
 def _columns(rows: Rows, **tokens: Ragged) -> pl.DataFrame:

@@ -16,6 +16,8 @@ from gensar_core.evaluation.markdown import markdown_table
 from gensar_core.runtime.stage import Stage
 
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+#: Of full rankings; with one target a sample, Recall@k is HR@k under the name that this protocol goes by.
+FULL_METRICS: Final = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
 
 _CSV_DECIMALS: Final = 6
 #: In Markdown. The best and the second best are told by these decimals too: what looks equal is marked equal.
@@ -29,27 +31,45 @@ def metric_table(ranks: Sequence[Path], names: Sequence[str], output: Path) -> N
     search. In Markdown the best value of a task and metric is bold and the second best underlined. Raises what
     ``metrics`` raises.
     """
+    _write("metric_table", ranks, output, metrics(ranks, names), METRICS)
+
+
+def full_table(ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
+    """Write {output}.csv and {output}.md: Recall@k and NDCG@k among all items, else as `metric_table`.
+
+    ``ranks`` are files of the table `full_ranks`; a target without a rank counts as a miss at every k.
+    """
+    table = metrics(ranks, names, schema.FULL_RANKS, FULL_METRICS)
+    _write("full_table", ranks, output, table, FULL_METRICS)
+
+
+def _write(stage_name: str, ranks: Sequence[Path], output: Path, table: pl.DataFrame, columns: Sequence[str]) -> None:
     record_name = f"{output.name}.stage.json"
-    with Stage("metric_table", output.parent, inputs=ranks, code=__name__, record_name=record_name) as stage:
-        table = metrics(ranks, names)
+    with Stage(stage_name, output.parent, inputs=ranks, code=__name__, record_name=record_name) as stage:
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
-        stage.path(f"{output.name}.md").write_text(markdown_table(table.columns, _marked(table)), encoding="utf-8")
+        marked = markdown_table(table.columns, _marked(table, columns))
+        stage.path(f"{output.name}.md").write_text(marked, encoding="utf-8")
         stage.record(rows=len(table))
 
 
-def metrics(ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
-    """The metric table: `task`, `method`, HR@k, NDCG@k, `samples`, one row a task and method.
+def metrics(
+    ranks: Sequence[Path],
+    names: Sequence[str],
+    kind: schema.Table = schema.RANKS,
+    shown: Sequence[str] = METRICS,
+) -> pl.DataFrame:
+    """The metric table: `task`, `method`, the metrics ``shown``, `samples`, one row a task and method.
 
-    Raises UserError when a file is missing, is no ranks table or holds no test ranks, and when two methods of one task
-    ranked different targets or different numbers of candidates.
+    ``ranks`` are files of the table ``kind``. Raises UserError when a file is missing, is not of this table or holds no
+    test ranks, and when two methods of one task ranked different targets or different numbers of candidates.
     """
-    table = _test_ranks(ranks, names)
+    table = _test_ranks(ranks, names, kind)
     _check_same_samples(table, names)
     with duckdb.connect() as connection:
         # One thread adds in one order, so equal files give equal sums.
         connection.execute("SET threads = 1")
         connection.register("ranks", table.to_arrow())
-        columns = ", ".join(f'{_metric(name)} AS "{name}"' for name in METRICS)
+        columns = ", ".join(f'{_metric(name)} AS "{name}"' for name in shown)
         found = connection.sql(
             f"""
             SELECT task, method, {columns}, count(*) AS samples
@@ -59,11 +79,11 @@ def metrics(ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(found)
 
 
-def _test_ranks(ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
+def _test_ranks(ranks: Sequence[Path], names: Sequence[str], kind: schema.Table) -> pl.DataFrame:
     """The test rows of all files, each with its `method` and the method's `position` in ``names``."""
     tables = []
     for position, (path, name) in enumerate(zip(ranks, names, strict=True)):
-        table = schema.RANKS.read(path).filter(pl.col("split") == "test")
+        table = kind.read(path).filter(pl.col("split") == "test")
         if table.is_empty():
             raise UserError(f"{path}: holds no ranks of test targets; delete it and run again")
         columns = [pl.col("task").cast(pl.String), "sample_id", "target_item", "rank", "n_candidates"]
@@ -90,17 +110,17 @@ def _check_same_samples(table: pl.DataFrame, names: Sequence[str]) -> None:
 def _metric(name: str) -> str:
     """A metric (see ranking.metrics) over the column `rank`, in SQL."""
     kind, k = name.split("@")
-    gain = "1.0" if kind == "hr" else "1.0 / log2(rank + 1.0)"
+    gain = "1.0" if kind in ("hr", "recall") else "1.0 / log2(rank + 1.0)"
     return f"avg(CASE WHEN rank <= {k} THEN {gain} ELSE 0.0 END)"
 
 
-def _marked(table: pl.DataFrame) -> list[list[str]]:
+def _marked(table: pl.DataFrame, columns: Sequence[str]) -> list[list[str]]:
     """The rows as Markdown shows them: the best value of each task and metric bold, the second best underlined."""
     rows = [
         [f"{cell:.{_SHOWN_DECIMALS}f}" if isinstance(cell, float) else str(cell) for cell in row]
         for row in table.iter_rows()
     ]
-    for column, task in itertools.product(map(table.columns.index, METRICS), schema.TASKS):
+    for column, task in itertools.product(map(table.columns.index, columns), schema.TASKS):
         compared = [row for row in rows if row[0] == task]
         values = sorted({float(row[column]) for row in compared}, reverse=True)
         for row in compared if len(compared) > 1 else []:

@@ -9,11 +9,16 @@ import numpy as np
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.config.generators import RankingSettings
+from gensar_core.config.data import FullRankingSettings
+from gensar_core.config.generators import RankingSettings, RetrievalSettings
 from gensar_core.generator.corpus import Prompts, load_prompts
+from gensar_core.generator.search import search_catalogue
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, rank_lists, score_lists
+from gensar_core.ranking.catalogue import CatalogueTargets, found_ranks, full_ranks, load_targets, ranks_by_score
+from gensar_core.ranking.catalogue import figures as full_figures
 from gensar_core.ranking.metrics import hit_rate, ndcg
+from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 
 #: Lists sorted by prompt length together before they are cut into batches.
@@ -68,6 +73,71 @@ def write_scores(model: Path, corpus: Path, samples: Path, output: Path, name: s
             for split in ("valid", "test")
         ]
         schema.SCORES.write(pl.concat(tables).sort("sample_id"), stage.path(f"{name}.parquet"))
+
+
+def rank_catalogue(
+    model: Path,
+    corpus: Path,
+    samples: Path,
+    output: Path,
+    name: str,
+    settings: RetrievalSettings,
+    protocol: FullRankingSettings,
+) -> None:
+    """Write ``output``/{name}.parquet (table `full_ranks`) and its record: test targets among all items.
+
+    With beams, a target that the search does not find has no rank. Raises UserError when the folders do not belong
+    together.
+    """
+    with Stage(
+        "full_rank_generator",
+        output,
+        settings={"retrieval": settings.model_dump(), "protocol": protocol.model_dump()},
+        inputs=[
+            *_inputs(model, corpus, samples)[:-1],
+            corpus / "trie.safetensors",
+            samples / "training_events.parquet",
+        ],
+        code=__name__,
+        record_name=f"{name}.stage.json",
+    ) as stage:
+        generator = TrainedGenerator.load(model, corpus)
+        prompts = load_prompts(corpus, generator.vocabulary)
+        tables = [
+            catalogue_table(generator, prompts, task, load_targets(samples, task, protocol), settings)
+            for task in schema.TASKS
+        ]
+        table = pl.concat(tables).sort("sample_id")
+        schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
+        stage.record(**full_figures(table))
+
+
+def catalogue_table(
+    generator: TrainedGenerator, prompts: Prompts, task: str, targets: CatalogueTargets, settings: RetrievalSettings
+) -> pl.DataFrame:
+    """The table `full_ranks` of the targets of one task."""
+    n_items = len(generator.items[task])
+
+    def score(batch: pl.DataFrame) -> np.ndarray:
+        everything = np.tile(np.arange(n_items, dtype=np.int32), (len(batch), 1))
+        rows = prompts.of(batch.get_column("sample_id").to_numpy())
+        return generator.score(rows, everything, task, users_per_batch=settings.users_per_batch)
+
+    if settings.beams is None:
+        return ranks_by_score(targets, n_items, score, description=f"full ranks {task}")
+    ranks = []
+    for start in progress(range(0, len(targets), _LISTS), f"full ranks {task}", unit="batch"):
+        batch = targets.take(start, start + _LISTS)
+        found = search_catalogue(
+            generator.model,
+            prompts.of(batch.samples.get_column("sample_id").to_numpy()),
+            generator.tries[task],
+            beams=settings.beams,
+            users_per_batch=settings.users_per_batch,
+            excluded=batch.excluded if batch.excluded.shape[1] else None,
+        )
+        ranks.append(found_ranks(found.items, found.scores, batch))
+    return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)
 
 
 def rank_split(

@@ -1,7 +1,9 @@
-"""A trained generator, opened to score items for prompts."""
+"""A trained generator, opened to score items for prompts and to be asked for items."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from gensar_core.corpora.live import Entry, LivePrompts
+from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
 from gensar_core.generator.backbone import load_model, load_tokenizer
 from gensar_core.generator.corpus import ItemTokens, check_tokens, load_item_tokens, vocabulary_size
 from gensar_core.generator.score import score_candidates
+from gensar_core.generator.search import search_catalogue
 from gensar_core.generator.t5 import T5
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.stage import digest, read_record
+
+#: Beams of a single question, where more are asked for: a wide search is cheap for one user.
+_BEAMS = 50
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item found, and its score: the log-probability of its tokens."""
+
+    item: int
+    score: float
 
 
 @dataclass
@@ -26,6 +43,7 @@ class TrainedGenerator:
     tokenizer: Any
     items: dict[str, ItemTokens]
     folder: Path
+    corpus: Path
 
     @classmethod
     def load(cls, model: Path, corpus: Path, device: torch.device | None = None) -> TrainedGenerator:
@@ -41,14 +59,92 @@ class TrainedGenerator:
             raise UserError(
                 f"{corpus}: has {given} tokens, the model in {model} knows {known}; name the corpus it was trained on"
             )
+        _check_same_items(model, corpus)
         network.to(device or pick_device()).eval()
         end = int(network.config.eos_token_id)
-        return cls(network, load_tokenizer(model), load_item_tokens(corpus, known, end), model)
+        return cls(network, load_tokenizer(model), load_item_tokens(corpus, known, end), model, corpus)
 
     @property
     def vocabulary(self) -> int:
         """How many token ids the model has embeddings for."""
         return int(self.model.lm_head.weight.shape[0])
+
+    @functools.cached_property
+    def tries(self) -> dict[str, TokenTrie]:
+        """The catalogue's tries by task, on the model's device."""
+        tries = load_tries(self.corpus / "trie.safetensors")
+        for task, items in self.items.items():
+            if task not in tries or len(tries[task]) != len(items):
+                raise UserError(f"{self.corpus}: trie.safetensors is not that of its items; build the corpus again")
+        return {task: trie.to(self.model.lm_head.weight.device) for task, trie in tries.items()}
+
+    @functools.cached_property
+    def prompts(self) -> LivePrompts:
+        """Writes prompts for histories that no table holds."""
+        return LivePrompts(self.corpus)
+
+    def recommend(
+        self,
+        history: Sequence[Entry],
+        *,
+        top: int = 10,
+        beams: int | None = None,
+        excluded: Collection[int] = (),
+        allowed: np.ndarray | None = None,
+    ) -> list[Hit]:
+        """The ``top`` items to recommend after ``history`` (oldest first), best first.
+
+        ``excluded`` are numbers of items not to return, ``allowed`` bool [n_items] says which may be returned at all.
+        ``beams`` None takes 50, or ``top`` if that is more. Raises UserError on an empty history and on items that the
+        corpus does not have.
+        """
+        if not history:
+            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
+        return self._ask("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
+
+    def search(
+        self,
+        query: str,
+        history: Sequence[Entry] = (),
+        *,
+        top: int = 10,
+        beams: int | None = None,
+        excluded: Collection[int] = (),
+        allowed: np.ndarray | None = None,
+    ) -> list[Hit]:
+        """The ``top`` items for ``query`` asked by a user with this ``history``; else as `recommend`."""
+        return self._ask("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
+
+    def _ask(
+        self,
+        task: str,
+        prompt: Ragged,
+        top: int,
+        beams: int | None,
+        excluded: Collection[int],
+        allowed: np.ndarray | None,
+    ) -> list[Hit]:
+        trie = self.tries[task]
+        if top < 1 or (beams is not None and beams < top):
+            raise UserError(
+                f"top: {top} items cannot be found with {beams} beams; ask for 1 or more, and as many beams"
+            )
+        unknown = [item for item in excluded if not 0 <= item < len(trie)]
+        if unknown:
+            raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {len(trie) - 1}")
+        if allowed is not None and allowed.shape != (len(trie),):
+            raise UserError(f"allowed: has {len(allowed)} entries, but there are {len(trie)} items")
+        found = search_catalogue(
+            self.model,
+            prompt,
+            trie,
+            beams=max(top, _BEAMS) if beams is None else beams,
+            top=top,
+            allowed=allowed,
+            excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
+        )
+        pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
+        return [Hit(item, score) for item, score in pairs if item >= 0]
 
     def score(
         self,
@@ -72,3 +168,13 @@ class TrainedGenerator:
             )
         check_tokens(prompts, self.vocabulary, self.folder)
         return score_candidates(self.model, prompts, candidates, items, users_per_batch=users_per_batch, beams=beams)
+
+
+def _check_same_items(model: Path, corpus: Path) -> None:
+    """Raise UserError when the model's record says that it was trained on other item tokens."""
+    if not (model / "stage.json").is_file():
+        return
+    inputs = read_record(model / "stage.json")["inputs"]
+    trained_on = [found for path, found in inputs.items() if Path(path).name == "item_tokens.parquet"]
+    if trained_on and trained_on[0] != digest(corpus / "item_tokens.parquet"):
+        raise UserError(f"{corpus}: is not the corpus that the model in {model} was trained on; train it again")

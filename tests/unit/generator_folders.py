@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gensar_core import schema
+from gensar_core.corpora.trie import TokenTrie, save_tries
+from gensar_core.runtime.arrays import Ragged
 
 WORDS = ["<pad>", "</s>", "<unk>", *(f"word{number}" for number in range(37))]
 BASE = len(WORDS)
@@ -72,6 +75,12 @@ def write_corpus(folder: Path, users: int = 20) -> Path:
     items = [(task, item, item_row(task, item)) for task in schema.TASKS for item in range(N_ITEMS)]
     table = pl.DataFrame(items, schema=list(schema.ITEM_TOKENS.columns), orient="row")
     schema.ITEM_TOKENS.write(table, folder / "item_tokens.parquet")
+    rows = {task: [item_row(task, item) for item in range(N_ITEMS)] for task in schema.TASKS}
+    ragged = {
+        task: Ragged.from_lengths(np.array([len(row) for row in found]), np.array([*itertools.chain(*found)]))
+        for task, found in rows.items()
+    }
+    save_tries({task: TokenTrie.from_rows(found) for task, found in ragged.items()}, folder / "trie.safetensors")
     return folder
 
 

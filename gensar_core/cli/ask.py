@@ -1,0 +1,151 @@
+"""Questions to a trained model in a data set's folder: raw ids in, titles out."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from transformers.utils.logging import disable_progress_bar
+
+from gensar_core import schema
+from gensar_core.corpora.live import Entry
+from gensar_core.errors import UserError
+from gensar_core.generator.trained import Hit, TrainedGenerator
+from gensar_core.runtime.stage import read_record
+from gensar_core.samples.events import NONE, EventLog
+from gensar_core.samples.histories import Histories
+
+_KINDS = {"clicked": Entry.clicked, "found": Entry.found}
+
+
+@dataclass(frozen=True)
+class Shop:
+    """The canonical tables of a data set, by raw ids. A number of the project's own is written #17."""
+
+    canonical: Path
+
+    @functools.cached_property
+    def items(self) -> pl.DataFrame:
+        """Columns item_id, raw_id, title and categories of every item, in the order of item_id."""
+        path = self.canonical / "items.parquet"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; name a data set's folder, such as results/demo")
+        return pl.read_parquet(path, columns=["item_id", "raw_id", "title", "categories"]).sort("item_id")
+
+    def item(self, name: str) -> int:
+        """An item's number. Raises UserError when there is none of that name."""
+        return _number(name, self.items.get_column("raw_id"), "item")
+
+    def user(self, name: str) -> int:
+        """A user's number. Raises UserError when there is none of that name."""
+        users = pl.read_parquet(self.canonical / "users.parquet").sort("user_id")
+        return _number(name, users.get_column("raw_id"), "user")
+
+    def history(self, user: int) -> list[Entry]:
+        """All that a user has ever done, as Eq. 1 has it."""
+        path = self.canonical / "events.parquet"
+        events = pl.scan_parquet(path).filter(pl.col("user_id") == user).sort("event_id").collect()
+        log = EventLog.from_frame(events)
+        # What precedes a click that is still to come.
+        coming = EventLog(
+            event=log.event[-1:] + 1,
+            user=log.user[-1:],
+            time=log.time[-1:] + 1,
+            item=np.array([NONE]),
+            query=np.array([NONE]),
+            session=np.array([NONE]),
+            searched=np.array([False]),
+            twins=np.array([0]),
+        )
+        found = Histories(log, "strict").inputs(coming, len(log), len(log))
+        words = pl.read_parquet(self.canonical / "queries.parquet").sort("query_id").get_column("text")
+        return [
+            Entry.searched(words[thing]) if behavior == schema.SEARCHED_QUERY else Entry(behavior, thing)
+            for behavior, thing in zip(found.behavior.values.tolist(), found.object.values.tolist(), strict=True)
+        ]
+
+    def read_history(self, written: Sequence[str]) -> list[Entry]:
+        """A history from the command line: clicked=ITEM, query=WORDS, found=ITEM, oldest first.
+
+        Raises UserError on anything else, and on an item found before any query.
+        """
+        entries: list[Entry] = []
+        for text in written:
+            kind, equals, value = text.partition("=")
+            if not equals or kind not in ("query", *_KINDS):
+                raise UserError(f"history: {text!r} is not clicked=ITEM, query=WORDS or found=ITEM")
+            if kind == "found" and not any(entry.behavior == schema.SEARCHED_QUERY for entry in entries):
+                raise UserError(
+                    f"history: {text!r} comes before any query=WORDS; write clicked= for a recommended item"
+                )
+            entries.append(Entry.searched(value) if kind == "query" else _KINDS[kind](self.item(value)))
+        return entries
+
+    def allowed(self, only: Path | None, category: str | None) -> np.ndarray | None:
+        """Which items may be returned, bool [n_items]: those listed in a file and those of a category; None: all."""
+        mask = np.ones(len(self.items), dtype=bool)
+        if only is not None:
+            try:
+                names = only.read_text(encoding="utf-8").split()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{only}: cannot be read; give a text file with one raw item id a line") from error
+            mask &= self.items.get_column("raw_id").is_in(names).to_numpy()
+        if category is not None:
+            paths = self.items.get_column("categories").to_list()
+            mask &= np.array([any(category in path for path in found) for found in paths], dtype=bool)
+        if not mask.any():
+            raise UserError(
+                "no item is left to return: the file of --only or the --category names none of the catalogue"
+            )
+        return None if only is None and category is None else mask
+
+    def rows(self, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+        """Rank, raw id, title and score of what was found."""
+        return [
+            {
+                "rank": place + 1,
+                "item": self.items.item(hit.item, "raw_id"),
+                "title": self.items.item(hit.item, "title"),
+                "score": round(hit.score, 4),
+            }
+            for place, hit in enumerate(hits)
+        ]
+
+
+def open_generator(dataset: Path, name: str) -> TrainedGenerator:
+    """The generator `name` trained on a data set, with the corpus that its record names."""
+    model = dataset / "models" / name
+    if not (model / "config.json").is_file():
+        trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
+        raise UserError(f"{model}: no such generator (trained here: {', '.join(trained) or 'none'})")
+    inputs = read_record(model / "stage.json")["inputs"]
+    corpora = {Path(path).parent.name for path in inputs if Path(path).name == "item_tokens.parquet"}
+    if len(corpora) != 1:
+        raise UserError(
+            f"{model / 'stage.json'}: does not name the corpus that the model was trained on; train it again"
+        )
+    # Half a second of loading needs no bar among the answers.
+    disable_progress_bar()
+    return TrainedGenerator.load(model, dataset / "corpora" / corpora.pop())
+
+
+def clicked_items(history: Sequence[Entry]) -> set[int]:
+    """The items that a history names."""
+    return {entry.object for entry in history if isinstance(entry.object, int)}
+
+
+def _number(name: str, raw_ids: pl.Series, what: str) -> int:
+    place = raw_ids.index_of(name)
+    if place is not None:
+        return place
+    if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < len(raw_ids):
+        return int(name[1:])
+    close = difflib.get_close_matches(name, raw_ids.to_list(), n=1) if len(raw_ids) <= 100_000 else []
+    hint = f"did you mean {close[0]}?" if close else f"write a raw id, or #0 to #{len(raw_ids) - 1} for its number"
+    raise UserError(f"{what} {name!r}: there is none among the {len(raw_ids):,}; {hint}")

@@ -1,0 +1,24 @@
+"""A fitted ranking method -> ranks of the test targets among all items."""
+
+import json
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.baselines.run import rank_catalogue
+    from gensar_core.config.data import FullRankingSettings
+
+    own = json.loads(snakemake.params.settings)
+    rank_catalogue(
+        name=snakemake.wildcards.method,
+        kind=own.pop("kind"),
+        own=own,
+        canonical=Path(snakemake.input.canonical[0]).parent,
+        samples=Path(snakemake.input.samples[0]).parent,
+        embedding=Path(snakemake.input.embedding[0]) if snakemake.input.embedding else None,
+        model=Path(snakemake.input.model),
+        output=Path(snakemake.output.ranks).parent,
+        seed=snakemake.params.seed,
+        protocol=FullRankingSettings.model_validate_json(snakemake.params.protocol),
+    )
