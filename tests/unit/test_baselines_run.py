@@ -11,6 +11,7 @@ from gensar_core.baselines.run import fit_and_rank
 from gensar_core.embeddings.sequential import ItemVectors, extract_vectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.metrics import ndcg
+from gensar_core.runtime.tensors import load_vectors
 from tests.unit.method_contract import N_ITEMS, N_NEGATIVES, N_USERS, random_clicks, write_shop
 
 SMALL = {"dimensions": 8, "epochs": 2, "negatives": 16}
@@ -69,6 +70,26 @@ def test_a_trained_method_leaves_item_vectors_and_no_checkpoint(shop, tmp_path):
     assert [entry["step"] for entry in figures["curve"]] == [1.0, 2.0]
     extract_vectors(model, tmp_path / "embedding")
     assert (tmp_path / "embedding" / "vectors.safetensors").is_file()
+
+
+def test_unisars_item_vectors_become_an_embedding(tmp_path):
+    shop = write_shop(tmp_path / "shop", random_clicks(), N_ITEMS + 2, searching=True)
+    small = {"dimensions": 8, "embedding_size": 4, "epochs": 1, "query_item_negatives": 8}
+    with pytest.raises(UserError, match="give it the table training_negatives"):
+        run(shop, tmp_path / "without", "unisar", small)
+    fit_and_rank(
+        "m", "unisar", small, shop.canonical, shop.samples_folder, None, tmp_path / "model", tmp_path / "ranks", 42, None,
+        shop.training_negatives,
+    )  # fmt: skip
+    record = json.loads((tmp_path / "model" / "stage.json").read_text())
+    assert str(shop.training_negatives) in record["inputs"]
+    assert record["figures"]["training_rows"] == {"rec": N_USERS, "search": N_USERS}
+    extract_vectors(tmp_path / "model", tmp_path / "embedding")
+    vectors = load_vectors(tmp_path / "embedding" / "vectors.safetensors")
+    # Projected by tanh. Items that nobody clicks are known as negatives.
+    assert vectors.shape == (N_ITEMS + 2, 8)
+    assert np.abs(vectors).max() < 1.0
+    assert (vectors == ItemVectors.load(tmp_path / "model").vectors).all()
 
 
 def test_equal_seeds_give_equal_bytes(shop, tmp_path):

@@ -54,6 +54,11 @@ def test_the_figure_of_collision_rates_needs_both_embeddings_and_no_generator(wo
     }
 
 
+def test_vectors_of_a_joint_method_feed_identifiers(workflow):
+    planned = workflow.planned("results/demo/embeddings/unisar/vectors.safetensors")
+    assert {"training_negatives", "method", "embed_sequential"} <= planned
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
