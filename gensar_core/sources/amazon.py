@@ -67,6 +67,8 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
             reviews_on_dropped_items=len(reviews) - len(kept),
             recommendation_interactions=len(kept),
         )
+        # Nearly as large as those kept.
+        del reviews
         if kept.is_empty():
             raise UserError(
                 f"{raw}: no review is left, because no reviewed item has a title or description in {metadata_path.name}"

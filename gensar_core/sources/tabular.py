@@ -40,7 +40,7 @@ def table_format(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a table that ends in one of {', '.join(FORMATS)}")
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty; write it again, or name another file")
     return FORMATS[matching[0]]
 
 

@@ -103,10 +103,42 @@ def test_strict_is_free_of_every_leak(workplace, split, log):
         audited = built["audit"][task]
         for split in schema.SPLITS:
             assert audited[split]["leaks"] == 0
+            # What stands in an input all the same, an earlier click of the user put there.
+            assert audited[split]["targets_in_own_input"] == audited[split]["repeats"]
         assert audited["train"]["inputs_with_held_out"] == audited["train"]["targets_held_out"] == 0
         for split in ("valid", "test"):
             assert audited[split]["training_targets_of_other_task"] == 0
             assert audited[split]["candidates_equal_target"] == audited[split]["candidate_lists_missing"] == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@many_logs
+@given(logs(users=3, most=24, items=9))
+def test_the_audit_counts_what_plain_loops_count(workplace, protocol, log):
+    built = build(workplace, log, protocol)
+    if built is None:
+        return
+    samples, training = expected_samples(log, protocol, 3, 50, 50)
+    pairs = {key: (log[key[2]]["user"], log[key[2]]["item"]) for key in samples}
+    held_out = {pair for (_, split, _), pair in pairs.items() if split != "train"}
+    met = {(log[i]["user"], log[i]["item"]) for i in training}
+    for task, other in (("rec", "search"), ("search", "rec")):
+        trained = {pair for (of, split, _), pair in pairs.items() if (of, split) == (other, "train")}
+        for split in schema.SPLITS:
+            own = {key: pairs[key] for key in samples if key[:2] == (task, split)}
+            inputs = {key: [value for behavior, value in samples[key] if behavior != 1] for key in own}
+            found = built["audit"][task][split]
+            assert found["samples"] == len(own)
+            assert found["targets_in_own_input"] == sum(pair[1] in inputs[key] for key, pair in own.items())
+            unseen = sum(pair[1] not in {item for _, item in met} for pair in own.values())
+            assert found["targets_of_unseen_items"] == unseen
+            assert found["targets_of_unseen_users"] == sum(pair[0] not in {u for u, _ in met} for pair in own.values())
+            if split == "train":
+                assert found["targets_held_out"] == sum(pair in held_out for pair in own.values())
+                shown = [any((pair[0], item) in held_out for item in inputs[key]) for key, pair in own.items()]
+                assert found["inputs_with_held_out"] == sum(shown)
+            else:
+                assert found["training_targets_of_other_task"] == sum(pair in trained for pair in own.values())
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
