@@ -16,9 +16,9 @@ def path_query(path: Sequence[str]) -> str:
     Published descriptions of the procedure keep a repeated word's first place; the published queries keep its last, and
     so does this. "Electronics > Computers & Accessories > Cables & Accessories > Cables & Interconnects > Ethernet
     Cables" is asked as "electronics computer accessory interconnect ethernet cable". Of the 989 queries of Electronics,
-    61 of the 120 about computers and accessories move "accessory" behind a later word, 44 put "photo" before "camera"
-    though all come from "Camera & Photo", and 88 hold "electronics", the root, at a later place than the first; none
-    needs the other rule. Empty for a path of one level, which says too little, and where only stop words are left.
+    61 of the 120 about computers do not have "accessory" next to "computer", as the level "Computers & Accessories"
+    would give it at its first place, and 44 have "photo" before "camera", in spite of the level "Camera & Photo".
+    Empty for a path of one level, which says too little, and where only stop words are left.
     """
     if len(path) < 2:
         return ""
