@@ -55,7 +55,17 @@ class CoPPSModel(TEMModel):
 
 
 class CoPPS(TEM):
-    """Dai et al., 2023, reconstructed."""
+    """Dai et al., 2023, reconstructed from its abstract: no code of it is public. Name its rows so.
+
+    Certain are a ranker whose reading of histories is regularized by three contrasts: by a knowledge graph, within a
+    user's sequence, and between users' sequences. Our choices: the ranker is TEM, whose items carry the queries they
+    were found by; the graph is of brands and leaf categories, and two views have items replaced by others of their
+    brand; within, two views are cropped, hidden or shuffled; between, histories of two users that end in the same query
+    and item (failing that, leaf category) belong together.
+
+    Histories are contrasted without the current query, which would make all rows of one query alike; views of one user
+    or one target are no negatives of each other; vectors have length 1; the ranking reads histories as they are.
+    """
 
     paper = "Dai et al.: Contrastive Learning for User Sequence Representation in Personalized Product Search. KDD 2023"
     inputs = ("clicks", "searches", "words", "attributes", "training_negatives")

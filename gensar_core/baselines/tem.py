@@ -111,7 +111,17 @@ def sinusoids(places: int, dimensions: int) -> torch.Tensor:
 
 
 class TEM(SearchMethod[TEMSettings]):
-    """Bi et al., 2020."""
+    """Bi et al., 2020, in its form of inner products: a request is encoded once for all its candidates.
+
+    The query stands first, then the user's items, oldest first, so that places depend on the length; the sinusoids of
+    places are added without scaling; the first block's attention reads its input as it is; no slot of zeros is added,
+    for the query's own slot is what attention falls back to. Normalizations start with gains of one: the released
+    code draws them at random.
+
+    Deviations: the loss and the query's own vector as in `qem.py`; a history holds what stands before its target, never
+    later purchases, and not the target (the samples' strict protocol); runs of one item count as one purchase, since
+    a purchase may stand among both the clicks and the searches; after the last block only the query's slot is computed.
+    """
 
     paper = "Bi et al.: A Transformer-based Embedding Model for Personalized Product Search. SIGIR 2020"
     inputs: ClassVar[tuple[str, ...]] = ("clicks", "searches", "words", "training_negatives")
