@@ -82,8 +82,9 @@ class RQVAE(nn.Module):
 
     def scale(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Vectors with mean 0 and mean squared norm 1: then Eq. 8 is each side's share of unexplained variance."""
+        # In place from the difference on: a large catalogue's vectors should stand in memory twice at most.
         return {
-            side: (matrix - self.get_buffer(f"mean_{side}")) * self.get_buffer(f"factor_{side}")
+            side: (matrix - self.get_buffer(f"mean_{side}")).mul_(self.get_buffer(f"factor_{side}"))
             for side, matrix in vectors.items()
         }
 
