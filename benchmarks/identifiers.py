@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=OUR_EPOCHS)
     options = parser.parse_args()
     # Children first: a child's peak memory begins at this process's own.
-    claims = assign_claims(20_000 if options.quick else 1_000_000)
+    claims = assign_claims(3_000 if options.quick else 1_000_000)
     claims += training_claims(options)
     report("identifiers", claims)
 
