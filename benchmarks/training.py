@@ -1,0 +1,262 @@
+"""How many examples a second the generator is trained on, against the Hugging Face Trainer fed with text.
+
+`python benchmarks/training.py` trains one model (from scratch, 128 wide, 3 + 3 layers)
+on one corpus with one batch size, by turns with the project's loop and with the Trainer as the authors use it: texts
+tokenized in the collator, padded to the longest, float32. On a GPU it also tells tokens a second and the share of the
+device's peak arithmetic.
+
+    --quick         a smoke size
+    --t5-small      the sizes of t5-small (60 million parameters with its vocabulary)
+    --threads 2     CPU threads for both
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _calm  # noqa: F401
+import _shop
+import polars as pl
+import torch
+from _measure import claim, report
+from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+
+from gensar_core.config.generators import ScratchSize, TrainingSettings
+from gensar_core.generator import backbone
+from gensar_core.generator.batches import MicroBatch
+from gensar_core.generator.corpus import load_examples
+from gensar_core.generator.train import GeneratorTask
+from gensar_core.runtime.device import has_bfloat16, pick_device
+from gensar_core.runtime.training import Schedule, train
+
+LAPTOP = ScratchSize(d_model=128, d_ff=512, d_kv=32, num_heads=4, num_layers=3, num_decoder_layers=3)
+T5_SMALL = ScratchSize(d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6, num_decoder_layers=6)
+TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1)
+#: Dense bfloat16 operations a second, by a part of the device's name (the makers' data sheets).
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12}
+#: As many examples go through the Trainer's model at once; the authors' figure.
+PEER_ROWS = 64
+
+
+@dataclass
+class Clock:
+    """Steps of one loop, their wall and CPU seconds, and real tokens."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    cpu: float = 0.0
+    tokens: int = 0
+    _mark: tuple[float, float] | None = None
+
+    def start(self) -> None:
+        """Begin to count."""
+        _finish()
+        self._mark = time.perf_counter(), time.process_time()
+
+    def stop(self, steps: int) -> None:
+        """Add what passed since the start."""
+        _finish()
+        assert self._mark is not None
+        self.seconds += time.perf_counter() - self._mark[0]
+        self.cpu += time.process_time() - self._mark[1]
+        self.steps += steps
+
+
+class Ours(GeneratorTask):
+    """The project's training without validation; the clock runs from the end of the first step."""
+
+    clock: Clock
+    timed: int
+
+    def batches(self, first_step: int) -> Iterator[list[MicroBatch]]:
+        """Batches, with the clock started after the first."""
+        for number, batch in enumerate(super().batches(first_step)):
+            if number == 1:
+                self.clock.start()
+            if number:
+                self.clock.tokens += sum(int((part.inputs >= 0).sum() + (part.targets >= 0).sum()) for part in batch)
+            yield batch
+
+    def validate(self) -> Mapping[str, float]:
+        """Nothing: the last step is over."""
+        self.clock.stop(self.timed)
+        return {"score": 0.0}
+
+    def round(self, steps: int, clock: Clock) -> None:
+        """Time so many steps after one of warming up."""
+        self.clock, self.timed = clock, steps
+        schedule = Schedule(
+            total_steps=steps + 1, validate_every=steps + 1, checkpoint_every=1 << 30, gradient_clip=1.0
+        )
+        train(self, schedule, seed=1, description="ours", checkpoints=None)
+
+
+class Timer(TrainerCallback):  # type: ignore[misc]
+    """Starts the clock after the Trainer's first step."""
+
+    def __init__(self, clock: Clock, steps: int) -> None:
+        self.clock, self.timed = clock, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """After the first step the clock starts, after the last it stops."""
+        if state.global_step == 1:
+            self.clock.start()
+        elif state.global_step == self.timed + 1:
+            self.clock.stop(self.timed)
+
+
+def trainer_round(corpus: Path, settings: TrainingSettings, steps: int) -> Callable[[Clock], None]:
+    """The authors' way: texts in, tokenized by the collator, padded to the batch's longest."""
+    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    model = backbone.build(settings, corpus, 1)
+    table = (
+        pl.read_parquet(corpus / "train.parquet")
+        .sample(fraction=1.0, shuffle=True, seed=1)
+        .head((steps + 2) * settings.batch_size)
+    )
+    # Without the end of sequence, which the tokenizer puts there again.
+    rows = [
+        {"input": tokenizer.decode(shown[:-1]), "target": tokenizer.decode(wanted[:-1])}
+        for shown, wanted in table.select("input_ids", "target_ids").iter_rows()
+    ]
+
+    def collate(batch: list[dict[str, str]]) -> dict[str, torch.Tensor]:
+        inputs = tokenizer([row["input"] for row in batch], padding="longest", return_tensors="pt")
+        labels = tokenizer([row["target"] for row in batch], padding="longest", return_tensors="pt").input_ids
+        labels[labels == tokenizer.pad_token_id] = -100
+        return {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask, "labels": labels}
+
+    def run(clock: Clock) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=min(PEER_ROWS, settings.batch_size),
+                gradient_accumulation_steps=max(1, settings.batch_size // PEER_ROWS),
+                max_steps=steps + 1,
+                learning_rate=settings.learning_rate,
+                remove_unused_columns=False,
+                report_to="none",
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+                use_cpu=pick_device().type == "cpu",
+            )
+            Trainer(
+                model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Timer(clock, steps)]
+            ).train()
+
+    return run
+
+
+def our_round(
+    corpus: Path, settings: TrainingSettings, steps: int, precision: str | None = None
+) -> Callable[[Clock], None]:
+    """The project's loop, in its own precision or in the one named."""
+    model = backbone.build(settings, corpus, 1).to(pick_device())
+    task = Ours(model, settings, load_examples(corpus, model.lm_head.weight.shape[0]), [], 1)
+
+    def run(clock: Clock) -> None:
+        if precision:
+            os.environ["GENSAR_PRECISION"] = precision
+        try:
+            task.round(steps, clock)
+        finally:
+            os.environ.pop("GENSAR_PRECISION", None)
+
+    return run
+
+
+def main() -> None:
+    """Run the benchmark and print its claims."""
+    parser = argparse.ArgumentParser(description="examples a second of training, against the Hugging Face Trainer")
+    parser.add_argument("--quick", action="store_true", help="a smoke size")
+    parser.add_argument("--t5-small", action="store_true", help="the sizes of t5-small")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1 if arguments.quick else arguments.threads)
+    size, batch, steps, rounds = LAPTOP, 256, 3, 3
+    if arguments.t5_small:
+        size, batch, steps, rounds = T5_SMALL, 64, 1, 2
+    if arguments.quick:
+        size, batch, steps, rounds = TINY, 32, 2, 1
+    settings = TrainingSettings(backbone="scratch", size=size, batch_size=batch)
+    with tempfile.TemporaryDirectory(prefix="gensar-training-") as scratch:
+        shop = _shop.build_shop(Path(scratch), *((150, 160) if arguments.quick else (3000, 2000)))
+        plain = _shop.build(shop, shop / "corpus")
+        shared = _shop.build(shop, shop / "shared", _shop.CORPUS.model_copy(update={"later_targets": 3}))
+        ways = {
+            "trainer": trainer_round(plain, settings, steps),
+            "ours": our_round(plain, settings, steps),
+            "float32": our_round(plain, settings, steps, "float32"),
+            "shared": our_round(shared, settings, steps),
+        }
+        clocks = {name: Clock() for name in ways}
+        # By turns, so that what else the machine does meets all alike.
+        for _ in range(rounds):
+            for name, run in ways.items():
+                run(clocks[name])
+                say(f"{name}: {clocks[name].steps * batch / clocks[name].seconds:.1f} examples/s")
+    report("training", claims(clocks, settings))
+
+
+def claims(clocks: Mapping[str, Clock], settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Ratios and rates of the measured loops."""
+    rate = {name: clock.steps * settings.batch_size / clock.seconds for name, clock in clocks.items()}
+    cpu = {name: clock.steps * settings.batch_size / clock.cpu for name, clock in clocks.items()}
+    device = pick_device()
+    sizes = settings.size
+    what = (
+        f"T5 from scratch, {sizes.d_model} wide, {sizes.num_layers} + {sizes.num_decoder_layers} layers, "
+        f"{settings.batch_size} examples a step, {torch.get_num_threads()} threads on {device.type}, "
+        f"{'bfloat16' if has_bfloat16(device) and sizes.d_model >= 128 else 'float32'} products"
+    )
+    found = [
+        claim("speedup_trainer", rate["ours"] / rate["trainer"], "x",
+              f"{rate['ours']:.1f} examples/s against {rate['trainer']:.1f} of the Hugging Face Trainer; {what}"),
+        claim("speedup_trainer_cpu", cpu["ours"] / cpu["trainer"], "x", "the same in CPU seconds of the process"),
+        claim("speedup_trainer_float32", rate["float32"] / rate["trainer"], "x",
+              f"{rate['float32']:.1f} examples/s with float32 products"),
+        claim("speedup_shared_prompts", rate["shared"] / rate["trainer"], "x",
+              f"{rate['shared']:.1f} examples/s where a history is asked for three later targets too, read once"),
+        claim("examples_per_second", rate["ours"], "1/s", what),
+        claim("tokens_per_second", clocks["ours"].tokens / clocks["ours"].seconds, "1/s", "real tokens, in and out"),
+    ]  # fmt: skip
+    peak = next((value for name, value in PEAKS.items() if name in _device_name(device)), None)
+    if peak is not None:
+        operations = 6 * _products(sizes) * found[-1]["value"]
+        found.append(
+            claim("share_of_peak", operations / peak, "1", f"6 operations a weight and token, of {peak:.3g}/s")
+        )
+    return found
+
+
+def _products(size: ScratchSize) -> int:
+    """Weights that a token is multiplied by, on average of encoder and decoder tokens (most are the encoder's)."""
+    inner = size.num_heads * size.d_kv
+    return size.num_layers * (4 * size.d_model * inner + 2 * size.d_model * size.d_ff)
+
+
+def _device_name(device: torch.device) -> str:
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else ""
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def say(line: str) -> None:
+    """Progress, apart from the last line."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
