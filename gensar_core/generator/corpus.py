@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -100,6 +101,30 @@ def vocabulary_size(corpus: Path) -> int:
 def base_vocabulary_size(corpus: Path) -> int:
     """How many token ids the tokenizer had before identifier and behavior tokens came to it."""
     return int(json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["base_vocabulary_size"])
+
+
+def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
+    """Raise UserError unless the model's tokenizer gives identifier and behavior tokens the numbers of the corpus."""
+    path = corpus / "new_tokens.json"
+    wanted = json.loads(path.read_text(encoding="utf-8"))["tokens"]
+    given = tokenizer.get_vocab()
+    for token, number in wanted.items():
+        if given.get(token) != number:
+            has = f"has it as {given[token]}" if token in given else "does not have it"
+            raise UserError(
+                f"{path}: token {token} is {number}, the tokenizer in {model} {has}; name the corpus that the model "
+                "was trained on, or train on this one"
+            )
+
+
+def check_lengths(inputs: Ragged, positions: int | None, where: Path) -> None:
+    """Raise UserError on a row longer than the positions that a pretrained model has seen (None: no such limit)."""
+    longest = int(inputs.lengths.max(initial=0))
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"{where}: an input has {longest} tokens, the backbone was pretrained on {positions} at most; lower the "
+            "corpus' max_item_tokens, max_query_tokens, max_recommendations or max_searches"
+        )
 
 
 def load_examples(corpus: Path, vocabulary: int) -> Examples:

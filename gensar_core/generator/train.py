@@ -21,6 +21,7 @@ from gensar_core.generator.corpus import (
     Examples,
     ItemTokens,
     Prompts,
+    check_lengths,
     load_examples,
     load_item_tokens,
     load_prompts,
@@ -65,6 +66,9 @@ def train_generator(
     ) as stage:
         model = backbone.build(settings, corpus, seed).to(pick_device())
         examples = load_examples(corpus, model.lm_head.weight.shape[0])
+        if settings.backbone != "scratch":
+            # T5's positions are relative and have no end, but it has never seen longer inputs.
+            check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
         lists = load_validation(corpus, samples, model, settings.validation_users)
         task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"))
         record = train(

@@ -15,7 +15,7 @@ from gensar_core.corpora.live import Entry, LivePrompts
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
 from gensar_core.generator.backbone import load_model, load_tokenizer
-from gensar_core.generator.corpus import ItemTokens, check_tokens, load_item_tokens, vocabulary_size
+from gensar_core.generator.corpus import ItemTokens, check_tokenizer, check_tokens, load_item_tokens, vocabulary_size
 from gensar_core.generator.score import score_candidates
 from gensar_core.generator.search import search_catalogue
 from gensar_core.generator.t5 import T5
@@ -62,7 +62,9 @@ class TrainedGenerator:
         _check_same_items(model, corpus)
         network.to(device or pick_device()).eval()
         end = int(network.config.eos_token_id)
-        return cls(network, load_tokenizer(model), load_item_tokens(corpus, known, end), model, corpus)
+        tokenizer = load_tokenizer(model)
+        check_tokenizer(corpus, tokenizer, model)
+        return cls(network, tokenizer, load_item_tokens(corpus, known, end), model, corpus)
 
     @property
     def vocabulary(self) -> int:

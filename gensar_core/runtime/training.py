@@ -130,6 +130,8 @@ class _State:
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     summed: int = 0
+    #: The first step whose losses held one that is no finite number, -1 so far; on the device, like the sums.
+    bad_step: torch.Tensor | None = None
     without_gain: int = 0
     stopped: bool = False
 
@@ -139,15 +141,22 @@ class _State:
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
+        finite = torch.stack([value.detach().isfinite() for value in losses.values()]).all()
+        if self.bad_step is None:
+            self.bad_step = torch.full_like(finite, -1, dtype=torch.int64)
+        found = self.bad_step.masked_fill(~finite, self.record.steps + 1)
+        self.bad_step = torch.where(self.bad_step < 0, found, self.bad_step)
         self.summed += 1
 
     def check_finite(self, description: str) -> None:
-        for name, value in self.sums.items():
-            if not torch.isfinite(value):
-                raise UserError(
-                    f"{description}: {name} is not a finite number within the {self.summed} steps before step "
-                    f"{self.record.steps}; lower the learning rate or the gradient clip"
-                )
+        bad = [name for name, value in self.sums.items() if not torch.isfinite(value)]
+        if not bad:
+            return
+        step = int(self.bad_step) if self.bad_step is not None else -1
+        where = f"at step {step:,}" if step >= 0 else f"in a step before {self.record.steps:,}"
+        raise UserError(
+            f"{description}: {', '.join(bad)} not a finite number {where}; lower the learning rate or the gradient clip"
+        )
 
 
 def _validate(task: TrainingTask, schedule: Schedule, state: _State, description: str) -> None:

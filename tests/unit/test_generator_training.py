@@ -19,7 +19,7 @@ from gensar_core.config.generators import RankingSettings, ScratchSize, Training
 from gensar_core.errors import UserError
 from gensar_core.generator import backbone
 from gensar_core.generator.batches import MicroBatch
-from gensar_core.generator.corpus import load_examples
+from gensar_core.generator.corpus import check_lengths, load_examples
 from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import GeneratorTask, load_validation, train_generator
 from gensar_core.generator.trained import TrainedGenerator
@@ -318,7 +318,7 @@ def test_candidates_that_the_corpus_does_not_have_are_named(trained: Path, corpu
 
 
 def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a finite number"):
+    with pytest.raises(UserError, match=r"loss.*loss_nrip.* not a finite number at step \d"):
         train_generator(corpus, samples, tmp_path / "out", settings(learning_rate=1e30), 1, None)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
@@ -332,3 +332,31 @@ def test_every_parameter_is_trained_once_and_embeddings_at_their_own_rate(corpus
     own = {id(task.module.shared.weight), id(task.module.lm_head.weight)}
     assert {key: rates[key] for key in own} == dict.fromkeys(own, pytest.approx(0.02))
     assert {rate for key, rate in rates.items() if key not in own} == {0.002}
+
+
+def test_a_corpus_of_other_identifiers_or_a_tokenizer_without_tokens_is_named(
+    trained: Path, corpus: Path, tmp_path: Path
+) -> None:
+    # Equally many tokens, two of them in each other's place: another identifier table's vocabulary.
+    other = tmp_path / "other"
+    shutil.copytree(corpus, other)
+    path = other / "new_tokens.json"
+    tokens = json.loads(path.read_text())
+    names = tokens["tokens"]
+    names["<M1_0>"], names["<M1_1>"] = names["<M1_1>"], names["<M1_0>"]
+    path.write_text(json.dumps(tokens))
+    with pytest.raises(UserError, match=r"token <M1_0> is 44, the tokenizer in .* has it as 43"):
+        TrainedGenerator.load(trained, other)
+    names["<X9_1>"] = 60
+    names["<M1_0>"], names["<M1_1>"] = names["<M1_1>"], names["<M1_0>"]
+    path.write_text(json.dumps(tokens))
+    with pytest.raises(UserError, match=r"token <X9_1> is 60, the tokenizer in .* does not have it"):
+        TrainedGenerator.load(trained, other)
+
+
+def test_inputs_longer_than_a_backbone_has_seen_are_named(tmp_path: Path) -> None:
+    rows = Ragged.from_lengths(np.array([3, 9]), np.zeros(12, dtype=np.int32))
+    check_lengths(rows, None, tmp_path)
+    check_lengths(rows, 9, tmp_path)
+    with pytest.raises(UserError, match="an input has 9 tokens, the backbone was pretrained on 8 at most; lower"):
+        check_lengths(rows, 8, tmp_path)
