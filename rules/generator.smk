@@ -103,3 +103,24 @@ rule rank_generator:
         code=code_of("rank_generator"),
     script:
         "../workflow_scripts/rank_generator.py"
+
+
+rule training_curve:
+    input:
+        model="results/{dataset}/models/{generator}",
+    output:
+        multiext("results/figures/{dataset}_{generator}_curve", ".png", ".stage.json"),
+        svg="results/figures/{dataset}_{generator}_curve.svg",
+    log:
+        "results/{dataset}/logs/training_curve_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(catalogue.generators),
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code_of("training_curve"),
+    script:
+        "../workflow_scripts/training_curve.py"
