@@ -5,6 +5,7 @@ data loader do the same work for some of the samples as the authors do: text put
 sample, padded by the collator. Peak memory is measured on the samples once and four times over.
 
     --quick         a smoke size
+    --users 12000   users of the simulated shop
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ def main() -> None:
     """Run the benchmark and print its claims."""
     parser = argparse.ArgumentParser(description="rows a second of the corpus, against a data loader's collator")
     parser.add_argument("--quick", action="store_true", help="a smoke size")
+    parser.add_argument("--users", type=int, default=12_000, help="users of the simulated shop")
     arguments = parser.parse_args()
-    users, items, peer_rows = (150, 160, 200) if arguments.quick else (12_000, 3_000, 6_000)
+    users, items, peer_rows = (150, 160, 200) if arguments.quick else (arguments.users, arguments.users // 4, 6_000)
     with tempfile.TemporaryDirectory(prefix="gensar-corpora-") as scratch:
         shop = _shop.build_shop(Path(scratch) / "shop", users, items)
         texts = pl.read_parquet(shop / "canonical" / "items.parquet")["text"].to_list()

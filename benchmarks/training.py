@@ -7,7 +7,8 @@ device's peak arithmetic.
 
     --quick         a smoke size
     --t5-small      the sizes of t5-small (60 million parameters with its vocabulary)
-    --threads 2     CPU threads for both
+    --rounds 3      turns of each loop
+    --threads 2     CPU threads of all
 """
 
 from __future__ import annotations
@@ -179,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="examples a second of training, against the Hugging Face Trainer")
     parser.add_argument("--quick", action="store_true", help="a smoke size")
     parser.add_argument("--t5-small", action="store_true", help="the sizes of t5-small")
+    parser.add_argument("--rounds", type=int, help="turns of each loop")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(1 if arguments.quick else arguments.threads)
@@ -187,6 +189,7 @@ def main() -> None:
         size, batch, steps, rounds = T5_SMALL, 64, 1, 2
     if arguments.quick:
         size, batch, steps, rounds = TINY, 32, 2, 1
+    rounds = arguments.rounds or rounds
     settings = TrainingSettings(backbone="scratch", size=size, batch_size=batch)
     with tempfile.TemporaryDirectory(prefix="gensar-training-") as scratch:
         shop = _shop.build_shop(Path(scratch), *((150, 160) if arguments.quick else (3000, 2000)))
