@@ -20,8 +20,9 @@ from gensar_core.generator.search import find_leaves
 from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
 from gensar_core.runtime.arrays import Ragged
 
-#: Users in one pass on a CPU; with more, what a layer makes of their nodes no longer stays in its cache.
-_CPU_USERS = 8
+#: Candidates of all users in one pass. On a CPU what a layer makes of their nodes then stays in its cache.
+_CPU_CANDIDATES = 800
+_GPU_CANDIDATES = 1 << 15
 
 
 def score_candidates(
@@ -41,8 +42,8 @@ def score_candidates(
     width would miss has -inf as well.
     """
     scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
-    if model.lm_head.weight.device.type == "cpu":
-        users_per_batch = min(users_per_batch, _CPU_USERS)
+    most = _CPU_CANDIDATES if model.lm_head.weight.device.type == "cpu" else _GPU_CANDIDATES
+    users_per_batch = max(1, min(users_per_batch, most // max(1, candidates.shape[1])))
     by_length = np.argsort(prompts.lengths, kind="stable")
     for start in range(0, len(by_length), users_per_batch):
         rows = by_length[start : start + users_per_batch]
