@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test unit lint cluster report clean
 
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
@@ -16,6 +16,14 @@ test: lint unit
 
 unit: $(READY)
 	$(BIN)/pytest -q -m "not slow and not workflow and not realdata and not cluster"
+
+# The flow on a real Slurm, started for the test: needs root and `apt-get install slurmctld slurmd slurm-client munge`.
+cluster: $(READY)
+	$(BIN)/pytest -q -m cluster
+
+# One page of all that has been built: `make report` after `snakemake all`, or TARGETS="results/overview/demo.html".
+report: $(READY)
+	$(BIN)/snakemake --cores $(CORES) --report report.html $(TARGETS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

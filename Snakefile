@@ -21,6 +21,9 @@ min_version("9.14")
 configfile: "config.yaml"
 
 
+report: "report/workflow.rst"
+
+
 try:
     catalogue = load_catalogue(config)
     method_inputs = check_methods(catalogue, checked=Path(".snakemake/gensar"))
@@ -36,6 +39,7 @@ wildcard_constraints:
     identifier=any_of(catalogue.identifiers),
     corpus=any_of(catalogue.corpora),
     table=any_of(catalogue.tables),
+    figure=any_of(catalogue.figures),
 
 
 include: "rules/data.smk"
@@ -46,9 +50,10 @@ include: "rules/generator.smk"
 include: "rules/baselines.smk"
 include: "rules/fusions.smk"
 include: "rules/evaluation.smk"
+include: "rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
-        expand("results/tables/{dataset}.csv", dataset=catalogue.datasets),
+        [path for dataset in catalogue.datasets for path in final_files(dataset)],

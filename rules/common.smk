@@ -12,7 +12,13 @@ PRODUCT_SEARCH_CATEGORIES = [
 ]
 
 
-SCRIPTS = Path(workflow.current_basedir).parent / "workflow_scripts"
+CHECKOUT = Path(workflow.current_basedir).parent
+SCRIPTS = CHECKOUT / "workflow_scripts"
+# A paragraph a kind of result, shown by the report and on the data sets' pages.
+CAPTIONS = {
+    path.stem: " ".join(path.read_text(encoding="utf-8").split())
+    for path in sorted((CHECKOUT / "report").glob("*.rst"))
+}
 
 
 def code_of(script, *modules):
@@ -208,3 +214,76 @@ def cost_records(wildcards):
 def cost_models(wildcards):
     """The folders of the fitted methods and trained generators of these rows."""
     return [f"results/{wildcards.dataset}/models/{row}" for row in cost_rows(wildcards)]
+
+
+def shown_tables(dataset):
+    """Names of the tables shown for a data set -> the stems of their files."""
+    entry = catalogue.datasets[dataset]
+    named = [name for name in entry.experiments if name in catalogue.tables]
+    return {entry.table: dataset} | {name: f"{dataset}_{name}" for name in named}
+
+
+def shown_figures(dataset):
+    """Names of the figures shown for a data set."""
+    entry = catalogue.datasets[dataset]
+    figures = ["distributions", "training"]
+    figures += ["collisions"] if entry.compared_identifiers else []
+    return figures + [name for name in entry.experiments if name in catalogue.figures]
+
+
+def shown_rows(dataset):
+    """Every method, generator and fusion of a data set's tables and figures."""
+    entry = catalogue.datasets[dataset]
+    found = list(catalogue.tables[entry.table].rows)
+    for name in entry.experiments:
+        found += (catalogue.tables.get(name) or catalogue.figures[name]).rows
+    return list(dict.fromkeys(found))
+
+
+def shown_corpora(dataset):
+    """Every corpus that those are trained on."""
+    rows = [row for row in shown_rows(dataset) if row in catalogue.generators]
+    return list(dict.fromkeys(catalogue.generators[row].corpus for row in rows))
+
+
+def shown_identifiers(dataset):
+    """Every set of identifiers that those rest on."""
+    found = [catalogue.corpora[corpus].identifier for corpus in shown_corpora(dataset)]
+    return list(dict.fromkeys(found + catalogue.datasets[dataset].compared_identifiers))
+
+
+def shown_models(dataset):
+    """Every model that is trained by steps, as far as names tell."""
+    return [row for row in shown_rows(dataset) if row not in catalogue.fusions]
+
+
+def shown_records(wildcards):
+    """The records of all stages that a data set's page rests on."""
+    dataset = wildcards.dataset
+    entries = [
+        catalogue.identifiers[identifier] for identifier in shown_identifiers(dataset)
+    ]
+    embeddings = dict.fromkeys(
+        side
+        for entry in entries
+        for side in (entry.semantic, entry.collaborative)
+        if side is not None
+    )
+    stages = ["canonical", "samples"]
+    stages += [f"embeddings/{name}" for name in embeddings]
+    stages += [f"identifiers/{name}" for name in shown_identifiers(dataset)]
+    stages += [f"corpora/{name}" for name in shown_corpora(dataset)]
+    ranks = [f"ranks/{row}.stage.json" for row in shown_rows(dataset)]
+    records = [f"{stage}/stage.json" for stage in stages] + ranks
+    return [f"results/{dataset}/{record}" for record in records]
+
+
+def final_files(dataset):
+    """What a data set's experiments end in: the page of all, with its tables and figures."""
+    tables = [*shown_tables(dataset).values(), f"{dataset}_statistics"]
+    figures = shown_figures(dataset)
+    return (
+        [f"results/overview/{dataset}.html"]
+        + expand("results/tables/{table}.csv", table=tables)
+        + expand(f"results/figures/{dataset}_{{figure}}.svg", figure=figures)
+    )

@@ -233,14 +233,14 @@ rule samples_survey:
         "../envs/gensar.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
     params:
         settings=lambda wildcards: catalogue.datasets[
             wildcards.dataset
         ].samples.canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.samples.survey"),
+        code=code_of("samples_survey"),
     script:
         "../workflow_scripts/samples_survey.py"
 
@@ -276,14 +276,14 @@ rule samples_part:
         "../envs/gensar.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=scaled(8000),
+        runtime=scaled(120),
     params:
         settings=lambda wildcards: catalogue.datasets[
             wildcards.dataset
         ].samples.canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.samples.build"),
+        code=code_of("samples_part"),
     script:
         "../workflow_scripts/samples_part.py"
 
@@ -321,14 +321,14 @@ rule samples_gather:
         "../envs/gensar.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(8000),
+        runtime=scaled(240),
     params:
         settings=lambda wildcards: catalogue.datasets[
             wildcards.dataset
         ].samples.canonical(),
         seed=catalogue.seed,
-        code=fingerprint("gensar_core.samples.build"),
+        code=code_of("samples_gather"),
     script:
         "../workflow_scripts/samples_gather.py"
 

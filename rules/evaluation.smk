@@ -5,8 +5,20 @@ rule overall_table:
     input:
         table_ranks,
     output:
-        multiext("results/tables/{dataset}", ".md", ".stage.json"),
+        multiext(
+            "results/tables/{dataset}",
+            ".md",
+            ".tex",
+            ".significance.csv",
+            ".stage.json",
+        ),
         csv="results/tables/{dataset}.csv",
+        page=report(
+            "results/tables/{dataset}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"data set": "{dataset}", "table": "overall"},
+        ),
     log:
         "results/{dataset}/logs/overall_table.log",
     conda:
@@ -25,8 +37,20 @@ rule named_table:
     input:
         table_ranks,
     output:
-        multiext("results/tables/{dataset}_{table}", ".md", ".stage.json"),
+        multiext(
+            "results/tables/{dataset}_{table}",
+            ".md",
+            ".tex",
+            ".significance.csv",
+            ".stage.json",
+        ),
         csv="results/tables/{dataset}_{table}.csv",
+        page=report(
+            "results/tables/{dataset}_{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"data set": "{dataset}", "table": "{table}"},
+        ),
     log:
         "results/{dataset}/logs/named_table_{table}.log",
     conda:
@@ -45,7 +69,14 @@ rule full_table:
     input:
         full_table_ranks,
     output:
-        multiext("results/tables/{dataset}_full", ".md", ".stage.json"),
+        multiext(
+            "results/tables/{dataset}_full",
+            ".md",
+            ".tex",
+            ".html",
+            ".significance.csv",
+            ".stage.json",
+        ),
         csv="results/tables/{dataset}_full.csv",
     log:
         "results/{dataset}/logs/full_table.log",
@@ -59,6 +90,34 @@ rule full_table:
         code=code_of("full_table"),
     script:
         "../workflow_scripts/full_table.py"
+
+
+rule comparison_figure:
+    input:
+        lambda wildcards: expand(
+            "results/{{dataset}}/ranks/{row}.parquet",
+            row=catalogue.figures[wildcards.figure].rows,
+        ),
+    output:
+        multiext("results/figures/{dataset}_{figure}", ".png", ".csv", ".stage.json"),
+        svg=report(
+            "results/figures/{dataset}_{figure}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"data set": "{dataset}", "figure": "{figure}"},
+        ),
+    log:
+        "results/{dataset}/logs/figure_{figure}.log",
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=scaled(1000, 20),
+        runtime=scaled(10, 0.1),
+    params:
+        settings=lambda wildcards: catalogue.figures[wildcards.figure].drawn(),
+        code=code_of("comparison_figure"),
+    script:
+        "../workflow_scripts/comparison_figure.py"
 
 
 rule costs:
@@ -96,7 +155,12 @@ rule statistics:
         multiext("results/tables/{dataset}_statistics", ".md", ".stage.json"),
         multiext("results/figures/{dataset}_distributions", ".png", ".stage.json"),
         csv="results/tables/{dataset}_statistics.csv",
-        svg="results/figures/{dataset}_distributions.svg",
+        svg=report(
+            "results/figures/{dataset}_distributions.svg",
+            caption="../report/distributions.rst",
+            category="Figures",
+            labels={"data set": "{dataset}", "figure": "distributions"},
+        ),
     log:
         "results/{dataset}/logs/statistics.log",
     conda:
@@ -118,16 +182,21 @@ rule collisions:
         ),
     output:
         multiext("results/figures/{dataset}_collisions", ".png", ".stage.json"),
-        svg="results/figures/{dataset}_collisions.svg",
+        svg=report(
+            "results/figures/{dataset}_collisions.svg",
+            caption="../report/collisions.rst",
+            category="Figures",
+            labels={"data set": "{dataset}", "figure": "collisions"},
+        ),
     log:
         "results/{dataset}/logs/collisions.log",
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=scaled(2000),
+        runtime=scaled(10),
     params:
         names=lambda wildcards: compared_identifiers(wildcards),
-        code=fingerprint("gensar_core.evaluation.collisions"),
+        code=code_of("collisions"),
     script:
         "../workflow_scripts/collisions.py"

@@ -48,9 +48,9 @@ rule identifier_quality:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=scaled(4000),
+        runtime=scaled(20),
     params:
-        code=fingerprint("gensar_core.identifiers.report"),
+        code=code_of("identifier_quality"),
     script:
         "../workflow_scripts/identifier_quality.py"

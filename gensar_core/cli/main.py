@@ -160,6 +160,33 @@ def _ask(
     typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def status(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Option(help="the folder that the workflow runs in")] = Path(),
+) -> None:
+    """Show which stages are done, running and to do, with time and memory; takes Snakemake's targets and options."""
+    from gensar_core.cli.status import stages
+
+    found = stages(directory, context.args)
+    for stage in found:
+        typer.echo(stage.line())
+    counts = {state: sum(stage.state == state for stage in found) for state in dict.fromkeys(s.state for s in found)}
+    spent = sum(stage.seconds or 0.0 for stage in found)
+    typer.echo(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {spent:,.0f} s spent")
+
+
+@app.command("schema")
+def schema_of_config(
+    output: Annotated[Path, typer.Argument(help="where to write it")] = Path("config.schema.json"),
+) -> None:
+    """Write the JSON schema of config.yaml, for editors."""
+    from gensar_core.cli.config_schema import config_schema
+    from gensar_core.runtime.stage import write_json
+
+    write_json(output, config_schema())
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 1."""
     try:

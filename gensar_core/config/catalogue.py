@@ -16,7 +16,7 @@ from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings
 from gensar_core.config.identifiers import IdentifierSettings
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
-from gensar_core.config.tables import MethodSettings, TableSettings
+from gensar_core.config.tables import FigureSettings, MethodSettings, TableSettings
 from gensar_core.errors import UserError
 
 _SECTIONS = (
@@ -29,6 +29,7 @@ _SECTIONS = (
     "methods",
     "fusions",
     "tables",
+    "figures",
 )
 
 #: What results/tables/{dataset}_NAME.csv is beside entries of `tables`.
@@ -48,6 +49,7 @@ class Catalogue(Settings):
     methods: dict[Name, MethodSettings] = {}
     fusions: dict[Name, FusionSettings] = {}
     tables: dict[Name, TableSettings] = {}
+    figures: dict[Name, FigureSettings] = {}
 
     def text_embeddings(self) -> list[str]:
         """Names of the embeddings made by text encoders."""
@@ -140,6 +142,8 @@ def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
     """Every name that one entry uses of another: (path of the key, name, section it must be in)."""
     for name, dataset in catalogue.datasets.items():
         yield f"datasets.{name}.table", dataset.table, "tables"
+        for position, experiment in enumerate(dataset.experiments):
+            yield f"datasets.{name}.experiments.{position}", experiment, "tables or figures"
         for position, identifier in enumerate(dataset.compared_identifiers):
             yield f"datasets.{name}.compared_identifiers.{position}", identifier, "identifiers"
     for name, embedding in catalogue.embeddings.items():
@@ -165,3 +169,7 @@ def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
     for name, table in catalogue.tables.items():
         for position, row in enumerate(table.rows):
             yield f"tables.{name}.rows.{position}", row, "methods or generators or fusions"
+    for name, figure in catalogue.figures.items():
+        for label, drawn in figure.series.items():
+            for position, row in enumerate(drawn):
+                yield f"figures.{name}.series.{label}.{position}", row, "methods or generators or fusions"

@@ -79,6 +79,8 @@ class _DatasetBase(Settings):
     full_ranking: FullRankingSettings = FullRankingSettings()
     #: Entry of `tables` that results/tables/{dataset}.csv shows.
     table: Name = "overall"
+    #: Entries of `tables` and `figures` that `snakemake all` builds for this data set beside that table.
+    experiments: list[Name] = []
     #: Entries of `identifiers` whose collision rates results/figures/{dataset}_collisions.svg shows (Figure 5).
     compared_identifiers: list[Name] = []
 

@@ -1,10 +1,10 @@
-"""Settings of methods to compare with, and of tables."""
+"""Settings of methods to compare with, and of tables and figures."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from gensar_core.config.base import Name, Settings
 
@@ -27,3 +27,25 @@ class TableSettings(Settings):
     """An entry of `tables`: rows are names of methods and generators, in the order shown."""
 
     rows: list[Name]
+
+
+Metric = Literal["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"]
+
+
+class FigureSettings(Settings):
+    """An entry of `figures`: metrics of rows, drawn side by side."""
+
+    #: bars: a panel a task, a bar a series; tradeoff: recommendation against search, a point a row.
+    kind: Literal["bars", "tradeoff"] = "bars"
+    #: Label -> rows (methods, generators or fusions). Bars take one row a task in each series.
+    series: Annotated[dict[str, Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]
+    metrics: Annotated[list[Metric], Field(min_length=1)] = ["hr@5", "ndcg@5"]
+
+    @property
+    def rows(self) -> list[str]:
+        """All rows, each once, in the order drawn."""
+        return list(dict.fromkeys(row for rows in self.series.values() for row in rows))
+
+    def drawn(self) -> str:
+        """These settings as JSON; unlike elsewhere the order counts, as it is that of the drawing."""
+        return self.model_dump_json()

@@ -1,9 +1,10 @@
-"""Ranks tables -> the metric tables of the paper (Tables 3 and 4), in CSV and Markdown."""
+"""Ranks tables -> the metric tables of the paper (Tables 3 and 4), in CSV, Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,8 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.evaluation.markdown import markdown_table
+from gensar_core.evaluation.pages import html_table, latex_table, latex_text, page
+from gensar_core.evaluation.significance import significance
 from gensar_core.runtime.stage import Stage
 
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
@@ -20,35 +23,51 @@ METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 FULL_METRICS: Final = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
 
 _CSV_DECIMALS: Final = 6
+#: Below this a difference is called significant, as in the paper.
+_P_VALUE: Final = 0.05
+_MARKDOWN: Final = {"best": "**{}**", "star": "**{}**\\*", "second": "<u>{}</u>"}
+_TEX: Final = {"best": r"\textbf{{{}}}", "star": r"\textbf{{{}}}$^*$", "second": r"\underline{{{}}}"}
+_HTML: Final = {"best": "<b>{}</b>", "star": "<b>{}</b><sup>*</sup>", "second": "<u>{}</u>"}
+_NOTE: Final = (
+    "<p>Bold: the best of a task. Underlined: the second best. *: better than the second best by more than chance "
+    "(paired t-test over targets, p &lt; 0.05).</p>\n"
+)
 #: In Markdown. The best and the second best are told by these decimals too: what looks equal is marked equal.
 _SHOWN_DECIMALS: Final = 4
 
 
 def metric_table(ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
-    """Write {output}.csv and {output}.md: HR@k and NDCG@k of each method on the test targets of each task it ranks.
+    """Write {output}.csv, .md, .tex and .html: HR@k and NDCG@k of each method on the test targets of each task.
 
     ``ranks`` are ranks files and ``names`` their rows' names, in the order shown; recommendation comes first, then
-    search. In Markdown the best value of a task and metric is bold and the second best underlined. Raises what
-    ``metrics`` raises.
+    search. {output}.significance.csv compares the best method of each task and metric with the second best
+    (`significance.significance`). In all but the CSV the best value is bold, with a star where a paired t-test tells it
+    from the second best (p < 0.05), and the second best underlined. Raises what ``metrics`` raises.
     """
-    _write("metric_table", ranks, output, metrics(ranks, names), METRICS)
+    _write("metric_table", ranks, output, _tested(ranks, names, schema.RANKS), METRICS)
 
 
 def full_table(ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
-    """Write {output}.csv and {output}.md: Recall@k and NDCG@k among all items, else as `metric_table`.
+    """Write the same files as `metric_table`, of Recall@k and NDCG@k among all items.
 
     ``ranks`` are files of the table `full_ranks`; a target without a rank counts as a miss at every k.
     """
-    table = metrics(ranks, names, schema.FULL_RANKS, FULL_METRICS)
-    _write("full_table", ranks, output, table, FULL_METRICS)
+    _write("full_table", ranks, output, _tested(ranks, names, schema.FULL_RANKS), FULL_METRICS)
 
 
-def _write(stage_name: str, ranks: Sequence[Path], output: Path, table: pl.DataFrame, columns: Sequence[str]) -> None:
+def _write(stage_name: str, ranks: Sequence[Path], output: Path, tested: pl.DataFrame, columns: Sequence[str]) -> None:
     record_name = f"{output.name}.stage.json"
     with Stage(stage_name, output.parent, inputs=ranks, code=__name__, record_name=record_name) as stage:
+        table, tests = _means(tested, columns), significance(tested, columns)
+        shown = _shown(table, tests, columns)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
-        marked = markdown_table(table.columns, _marked(table, columns))
-        stage.path(f"{output.name}.md").write_text(marked, encoding="utf-8")
+        tests.write_csv(stage.path(f"{output.name}.significance.csv"))
+        for ending, text in (
+            ("md", markdown_table(table.columns, _dressed(shown, _MARKDOWN))),
+            ("tex", latex_table(table.columns, _dressed(shown, _TEX, latex_text), _breaks(table))),
+            ("html", page(output.name, html_table(table.columns, _dressed(shown, _HTML)) + _NOTE)),
+        ):
+            stage.path(f"{output.name}.{ending}").write_text(text, encoding="utf-8")
         stage.record(rows=len(table))
 
 
@@ -63,8 +82,16 @@ def metrics(
     ``ranks`` are files of the table ``kind``. Raises UserError when a file is missing, is not of this table or holds no
     test ranks, and when two methods of one task ranked different targets or different numbers of candidates.
     """
+    return _means(_tested(ranks, names, kind), shown)
+
+
+def _tested(ranks: Sequence[Path], names: Sequence[str], kind: schema.Table) -> pl.DataFrame:
     table = _test_ranks(ranks, names, kind)
     _check_same_samples(table, names)
+    return table
+
+
+def _means(table: pl.DataFrame, shown: Sequence[str]) -> pl.DataFrame:
     with duckdb.connect() as connection:
         # One thread adds in one order, so equal files give equal sums.
         connection.execute("SET threads = 1")
@@ -114,18 +141,37 @@ def _metric(name: str) -> str:
     return f"avg(CASE WHEN rank <= {k} THEN {gain} ELSE 0.0 END)"
 
 
-def _marked(table: pl.DataFrame, columns: Sequence[str]) -> list[list[str]]:
-    """The rows as Markdown shows them: the best value of each task and metric bold, the second best underlined."""
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    mark: str = ""
+
+
+def _shown(table: pl.DataFrame, tests: pl.DataFrame, columns: Sequence[str]) -> list[list[_Cell]]:
+    """The rows as they are shown, with marks: best, best by more than chance (star), second."""
     rows = [
-        [f"{cell:.{_SHOWN_DECIMALS}f}" if isinstance(cell, float) else str(cell) for cell in row]
+        [_Cell(f"{cell:.{_SHOWN_DECIMALS}f}" if isinstance(cell, float) else str(cell)) for cell in row]
         for row in table.iter_rows()
     ]
-    for column, task in itertools.product(map(table.columns.index, columns), schema.TASKS):
-        compared = [row for row in rows if row[0] == task]
-        values = sorted({float(row[column]) for row in compared}, reverse=True)
+    sure = set(tests.filter(pl.col("p_value") < _P_VALUE).select("task", "metric").iter_rows())
+    for metric, task in itertools.product(columns, schema.TASKS):
+        column = table.columns.index(metric)
+        compared = [row for row in rows if row[0].text == task]
+        values = sorted({float(row[column].text) for row in compared}, reverse=True)
         for row in compared if len(compared) > 1 else []:
-            if float(row[column]) == values[0]:
-                row[column] = f"**{row[column]}**"
-            elif float(row[column]) == values[1]:
-                row[column] = f"<u>{row[column]}</u>"
+            text = row[column].text
+            if float(text) == values[0]:
+                row[column] = _Cell(text, "star" if (task, metric) in sure else "best")
+            elif float(text) == values[1]:
+                row[column] = _Cell(text, "second")
     return rows
+
+
+def _dressed(rows: list[list[_Cell]], marks: Mapping[str, str], escaped: Callable[[str], str] = str) -> list[list[str]]:
+    return [[marks.get(cell.mark, "{}").format(escaped(cell.text)) for cell in row] for row in rows]
+
+
+def _breaks(table: pl.DataFrame) -> list[int]:
+    """The row at which search begins."""
+    tasks = table.get_column("task").to_list()
+    return [row for row in range(1, len(tasks)) if tasks[row] != tasks[row - 1]]

@@ -112,3 +112,29 @@ def test_equal_ranks_give_equal_bytes(tmp_path):
         metric_table([path], ["a"], tmp_path / folder / "t")
     assert (tmp_path / "one" / "t.csv").read_bytes() == (tmp_path / "two" / "t.csv").read_bytes()
     assert all(len(value.split(".")[1]) == 6 for value in (tmp_path / "one/t.csv").read_text().split(",")[9:14])
+
+
+def test_the_same_marks_in_every_format(tmp_path):
+    # A difference that every pair of targets shows, and one that is chance.
+    sure, weak = ranks_file(tmp_path, "sure_one", [1] * 40), ranks_file(tmp_path, "weak", [1, *[9] * 39])
+    metric_table([sure, weak], ["sure_one", "weak"], tmp_path / "out" / "t")
+    markdown, latex, page = ((tmp_path / "out" / f"t.{ending}").read_text() for ending in ("md", "tex", "html"))
+    assert r"**1.0000**\*" in markdown
+    assert r"rec & sure\_one & \textbf{1.0000}$^*$" in latex
+    assert r"\underline{0.0250}" in latex
+    assert latex.startswith("\\begin{tabular}{llrrrrrr}")
+    assert "<b>1.0000</b><sup>*</sup>" in page
+    assert "<u>0.0250</u>" in page
+    tests = pl.read_csv(tmp_path / "out" / "t.significance.csv")
+    assert tests.row(0, named=True)["best"] == "sure_one"
+    sure = tests.filter(pl.col("metric") != "hr@10")
+    assert sure["p_value"].max() < 0.05
+    # HR@10 is 1 for both.
+    assert tests.filter(pl.col("metric") == "hr@10").row(0, named=True)["p_value"] == 1.0
+
+
+def test_a_difference_by_chance_has_no_star(tmp_path):
+    one, two = ranks_file(tmp_path, "one", [1, 1, 9]), ranks_file(tmp_path, "two", [9, 1, 9])
+    metric_table([one, two], ["one", "two"], tmp_path / "t")
+    assert "**0.6667**" in (tmp_path / "t.md").read_text()
+    assert "\\*" not in (tmp_path / "t.md").read_text()

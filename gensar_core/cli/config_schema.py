@@ -1,0 +1,58 @@
+"""The JSON schema of config.yaml: what editors complete and check while one writes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from gensar_core.baselines.interface import find, kinds
+from gensar_core.config.catalogue import Catalogue
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def config_schema() -> dict[str, Any]:
+    """The schema, from the models that read the configuration.
+
+    It knows what the models do not say of themselves: an entry with `base` may leave out what its base has, and the
+    own keys of a method are those of its kind. What only the whole configuration can tell (names that must exist) is
+    left to `gensar check`.
+    """
+    whole = Catalogue.model_json_schema()
+    definitions: dict[str, Any] = whole.pop("$defs")
+    for section, found in whole["properties"].items():
+        for pattern, entry in found.get("patternProperties", {}).items():
+            methods = {"anyOf": [_method(kind, definitions) for kind in kinds()] + [_BASED]}
+            entries = methods if section == "methods" else _with_base(entry, definitions)
+            found["patternProperties"][pattern] = entries
+    return {"$schema": _DIALECT, "$id": "config.schema.json", **whole, "$defs": definitions}
+
+
+#: An entry on a base, whose kind is its base's: its keys are checked when the whole is read.
+_BASED: dict[str, Any] = {"type": "object", "required": ["base"], "properties": {"base": {"type": "string"}}}
+
+
+def _with_base(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """An entry as its model says, or one with `base` and any of the model's keys."""
+    references = [part["$ref"] for part in entry.get("oneOf", [entry])]
+    choices: list[dict[str, Any]] = [{"$ref": reference} for reference in references]
+    for reference in references:
+        based = copy.deepcopy(definitions[reference.rsplit("/", 1)[1]])
+        based["properties"]["base"] = {"type": "string", "description": "the entry whose keys this one takes over"}
+        based["required"] = ["base"]
+        choices.append(based)
+    return {"anyOf": choices}
+
+
+def _method(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """An entry of one kind: the keys that all methods have, and its own."""
+    own = find(kind).settings_model.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
+    for name, inner in own.pop("$defs", {}).items():
+        definitions[f"{kind}.{name}"] = inner
+    shared = definitions["MethodSettings"]["properties"]
+    properties = {**shared, **own.get("properties", {}), "kind": {"const": kind}, "base": {"type": "string"}}
+    required = ["kind", *own.get("required", [])]
+    return {"type": "object", "title": kind, "properties": properties, "required": required} | {
+        "additionalProperties": False,
+        "description": find(kind).paper,
+    }

@@ -1,0 +1,81 @@
+"""`gensar status`: which stages of a run are done, running and still to do, with what they took."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gensar_core.errors import UserError
+
+#: Where Snakemake keeps its notes: a mark for every output that a job has begun, and a lock while a run goes on.
+_NOTES = Path(".snakemake")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage: `done`, `running`, `interrupted` or `to do`; seconds and peak memory where it is done."""
+
+    name: str
+    state: str
+    seconds: float | None = None
+    peak_memory_gb: float | None = None
+
+    def line(self) -> str:
+        """For the terminal."""
+        took = f"{self.seconds:10,.1f} s {self.peak_memory_gb:6.2f} GB" if self.seconds is not None else " " * 22
+        return f"{self.state:12} {took}  {self.name}"
+
+
+def stages(folder: Path, arguments: Sequence[str]) -> list[StageStatus]:
+    """The stages of the workflow in ``folder`` that lead to the targets in ``arguments`` (none: all), in plan order.
+
+    ``arguments`` are Snakemake's own, which is asked for its summary. Raises UserError with its words when it refuses.
+    """
+    command = [sys.executable, "-m", "snakemake", "--summary", *arguments]
+    asked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        told = [line for line in asked.stderr.splitlines() if line.strip()]
+        raise UserError(f"snakemake cannot plan this run: {' '.join(told[-2:])}")
+    begun = begun_outputs(folder)
+    running = any((folder / _NOTES / "locks").glob("*"))
+    return [_status(folder, path, pending, begun, running) for path, pending in _records(asked.stdout)]
+
+
+def begun_outputs(folder: Path) -> set[str]:
+    """Outputs that jobs have begun and not finished."""
+    found = set()
+    for mark in (folder / _NOTES / "incomplete").rglob("*"):
+        name = "".join(mark.relative_to(folder / _NOTES / "incomplete").parts).replace("@", "")
+        if mark.is_file():
+            try:
+                found.add(base64.b64decode(name, altchars=b"-_").decode())
+            except (binascii.Error, UnicodeDecodeError):
+                continue
+    return found
+
+
+def _records(summary: str) -> Iterable[tuple[str, bool]]:
+    """(output, whether it is still to be made) of every stage: outputs that are records, or folders that hold one."""
+    for line in summary.splitlines():
+        columns = line.split("\t")
+        if len(columns) == 6 and columns[0] != "output_file":
+            path, pending = columns[0], columns[5] != "no update"
+            if path.endswith("stage.json") or not Path(path).suffix:
+                yield path, pending
+
+
+def _status(folder: Path, path: str, pending: bool, begun: set[str], running: bool) -> StageStatus:
+    record = folder / path if path.endswith(".json") else folder / path / "stage.json"
+    name = path.removesuffix("stage.json").rstrip("/.").removeprefix("results/")
+    if path in begun:
+        return StageStatus(name, "running" if running else "interrupted")
+    if pending or not record.is_file():
+        return StageStatus(name, "to do" if pending else "done")
+    found = json.loads(record.read_text(encoding="utf-8"))
+    return StageStatus(name, "done", found["seconds"], found["peak_memory_gb"])

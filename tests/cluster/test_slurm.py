@@ -1,0 +1,101 @@
+"""The whole flow on a real Slurm, through the profile that clusters use."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import ROOT, Workflow
+
+from .slurm import slurm
+
+TABLE = "results/tables/demo.csv"
+GPU_RULES = set(yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())["set-resources"])
+#: Longest time that a run may take; a hung one is ended.
+LIMIT_SECONDS = 900
+
+
+class Cluster:
+    """A working folder whose jobs go to Slurm."""
+
+    def __init__(self, folder, variables):
+        self.workflow = Workflow(folder)
+        self.variables = variables
+
+    def run(self, *arguments, **variables):
+        """Run the demo through profiles/slurm, with what a cluster of one small node without accounting needs."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += [
+            "--workflow-profile",
+            str(ROOT / "profiles" / "slurm"),
+            "--max-threads",
+            "4",
+            "--latency-wait",
+            "10",
+        ]
+        command += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"]
+        command += ["--configfile", str(ROOT / "tests" / "config_tiny.yaml"), *arguments, "--", TABLE]
+        # A hung run does not heed the first signal.
+        return subprocess.run(
+            ["timeout", "-k", "10", str(LIMIT_SECONDS), *command],
+            cwd=self.workflow.folder,
+            env=self.workflow.environment(**{**self.variables, **variables}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def jobs(self):
+        """Rule -> what Slurm knows of a job of it, key by key; finished jobs as well."""
+        shown = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner"],
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in shown.stdout.splitlines()]
+        return {
+            re.match(r"rule_(.*?)_wildcards|rule_(.*)", job["Comment"])[1]: job for job in found if "Comment" in job
+        }
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "run").mkdir()
+    with slurm(folder / "slurm") as variables:
+        yield Cluster(folder / "run", variables)
+
+
+def test_the_demo_on_slurm(cluster, tiny_demo, tmp_path):
+    # A job that dies is reported; jobs that do not need its outputs run on.
+    (tmp_path / "only").write_text("results/demo/identifiers/.* commit")
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "interruptions"), os.environ.get("PYTHONPATH")]))
+    failed = cluster.run("--retries", "0", GENSAR_TEST_KILLS=str(tmp_path), PYTHONPATH=path)
+    told = failed.stdout + failed.stderr
+    assert failed.returncode == 1, told
+    assert "Error in rule identifiers" in told
+    assert "SLURM status is: 'FAILED'" in told
+    results = cluster.workflow.folder / "results"
+    assert not (results / "demo/identifiers/joint_demo/identifiers.parquet").exists()
+    assert not (results / "tables/demo.csv").exists()
+    assert (results / "demo/ranks/minilm_cosine.parquet").is_file()
+
+    # The rerun finishes, in the bytes of a run on this machine alone.
+    finished = cluster.run()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert (results.parent / TABLE).read_bytes() == (tiny_demo.folder / TABLE).read_bytes()
+
+    # Trainings went to the partition with GPUs and had one each; no other job did.
+    jobs = cluster.jobs()
+    assert {"samples", "embed_text", "identifiers", "train_generator", "overall_table"} <= set(jobs)
+    for rule, job in jobs.items():
+        trains = rule in GPU_RULES
+        assert job["Partition"] == ("gpu" if trains else "cpu"), rule
+        assert ("gpu" in job.get("TresPerJob", "") + job.get("TresPerNode", "")) == trains, rule
+        assert int(re.match(r"\d+", job["MinMemoryNode"])[0]) > 0
+        assert job["TimeLimit"] != "UNLIMITED"

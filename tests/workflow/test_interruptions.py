@@ -1,0 +1,94 @@
+"""Killed at any moment, a run is taken up again and ends in the same bytes; a full disk is one clear error."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.disks import small_disk
+
+from .conftest import ROOT, Workflow
+
+TABLE = "results/tables/demo.csv"
+TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", TABLE)
+#: Its sitecustomize.py kills processes; see there for the moments.
+KILLER = ROOT / "tests" / "interruptions"
+TRAININGS = {"gensar_demo", "sasrec", "joint_demo"}
+
+
+def killing(marks: Path) -> dict[str, str]:
+    """Variables that make Python processes kill themselves once at each moment of each stage."""
+    marks.mkdir()
+    path = os.pathsep.join(filter(None, [str(KILLER), os.environ.get("PYTHONPATH")]))
+    return {"GENSAR_TEST_KILLS": str(marks), "PYTHONPATH": path}
+
+
+def test_every_stage_survives_a_kill_at_every_moment(tiny_demo, tmp_path):
+    marks = tmp_path / "marks"
+    (tmp_path / "run").mkdir()
+    workflow = Workflow(tmp_path / "run")
+    workflow.run("--retries", "99", *TINY, **killing(marks))
+    kills = {tuple(mark.read_text().split()) for mark in marks.iterdir()}
+
+    results = workflow.folder / "results"
+    records = {str(path.relative_to(workflow.folder)) for path in results.rglob("*stage.json")}
+    assert {(path, moment) for path in records for moment in ("commit", "record", "cleanup")} <= kills
+    assert {Path(path).name for path, moment in kills if moment == "checkpoint"} == TRAININGS
+    assert (workflow.folder / TABLE).read_bytes() == (tiny_demo.folder / TABLE).read_bytes()
+    assert not [path for path in results.rglob("*") if ".partial" in path.name or path.name == "last.pt"]
+    continued = re.search(
+        r"continues at step (\d+) of", (results / "demo/logs/train_generator_gensar_demo.log").read_text()
+    )
+    assert continued
+    assert int(continued[1]) > 0
+
+
+def test_a_run_killed_whole_is_taken_up_again(tiny_demo, tmp_path):
+    workflow = Workflow(tmp_path)
+    checkpoint = tmp_path / "results/demo/checkpoints/gensar_demo/last.pt"
+    run = subprocess.Popen(
+        workflow.command(*TINY),
+        cwd=tmp_path,
+        env=workflow.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 600
+        while not checkpoint.is_file() and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        assert checkpoint.is_file()
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert not (tmp_path / TABLE).exists()
+
+    # As after a power cut, the lock of the killed run is still there, and Snakemake says how to take it away.
+    refused = workflow.run(*TINY, check=False)
+    assert refused.returncode == 1
+    assert "--unlock" in refused.stdout + refused.stderr
+    workflow.run("--unlock", *TINY)
+    workflow.run(*TINY)
+    log = (tmp_path / "results/demo/logs/train_generator_gensar_demo.log").read_text()
+    assert "continues at step" in log
+    assert (tmp_path / TABLE).read_bytes() == (tiny_demo.folder / TABLE).read_bytes()
+
+
+@pytest.mark.parametrize("room_kb", [20, 200])
+def test_a_full_disk_is_one_clear_error_and_no_output(tmp_path, room_kb):
+    workflow = Workflow(tmp_path)
+    with small_disk(tmp_path / "results", room_kb):
+        done = workflow.run("--configfile", TINY[1], "--", "results/demo/samples/samples.parquet", check=False)
+        assert done.returncode == 1
+        errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
+        assert len(set(errors)) == 1, done.stderr
+        assert re.fullmatch(r"error: results/demo/\w+: the disk is full; free some space and run again", errors[0])
+        assert "Traceback" not in done.stdout + done.stderr
+        stopped = errors[0].split(": ")[1]
+        assert list((tmp_path / stopped).glob("*")) == []
+        assert not (tmp_path / "results/demo/samples/samples.parquet").exists()
