@@ -118,8 +118,8 @@ rule training_curve:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=scaled(2000),
+        runtime=scaled(10),
     params:
         code=code_of("training_curve"),
     script:
