@@ -318,7 +318,7 @@ def test_candidates_that_the_corpus_does_not_have_are_named(trained: Path, corpu
 
 
 def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"loss.*loss_nrip.* not a finite number at step \d"):
+    with pytest.raises(UserError, match="not a finite number at step 2"):
         train_generator(corpus, samples, tmp_path / "out", settings(learning_rate=1e30), 1, None)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
