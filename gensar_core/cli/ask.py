@@ -131,7 +131,7 @@ def open_generator(dataset: Path, name: str) -> TrainedGenerator:
             f"{model / 'stage.json'}: does not name the corpus that the model was trained on; train it again"
         )
     # Half a second of loading needs no bar among the answers.
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     return TrainedGenerator.load(model, dataset / "corpora" / corpora.pop())
 
 
