@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.cross_entropy import cross_entropy
 from gensar_core.runtime.seeds import generator
 
 #: Logit of a negative that is the target itself; finite, so that a row of nothing else has a gradient.
@@ -24,7 +25,7 @@ _REDRAWS = 10
 
 def full_softmax(states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Cross-entropy over the whole catalogue."""
-    return functional.cross_entropy(states @ table.T, targets)
+    return cross_entropy(states, table, targets).mean()
 
 
 def sampled_softmax(

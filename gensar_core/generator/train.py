@@ -26,12 +26,12 @@ from gensar_core.generator.corpus import (
     load_item_tokens,
     load_prompts,
 )
-from gensar_core.generator.loss import cross_entropy
 from gensar_core.generator.score import score_candidates
 from gensar_core.generator.t5 import T5, decode_rows, encode
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.cross_entropy import cross_entropy
 from gensar_core.runtime.device import autocast, pick_device
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json

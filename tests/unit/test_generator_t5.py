@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from gensar_core.generator import loss
 from gensar_core.generator.backbone import load_model
 from gensar_core.generator.dropout import dropout
-from gensar_core.generator.loss import cross_entropy
 from gensar_core.generator.t5 import decode_rows, encode, position_buckets
+from gensar_core.runtime import cross_entropy as chunks
+from gensar_core.runtime.cross_entropy import cross_entropy
 
 SIZES = {
     "vocab_size": 50,
@@ -187,7 +187,7 @@ def test_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
 def test_cross_entropy_equals_the_library_whatever_the_chunks(
     smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "_CPU_LOGITS", chunk * 11)
+    monkeypatch.setattr(chunks, "_CPU_LOGITS", chunk * 11)
     torch.manual_seed(0)
     outputs = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
