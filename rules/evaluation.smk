@@ -114,7 +114,7 @@ rule comparison_figure:
         mem_mb=scaled(1000, 20),
         runtime=scaled(10, 0.1),
     params:
-        settings=lambda wildcards: catalogue.figures[wildcards.figure].drawn(),
+        settings=lambda wildcards: catalogue.figures[wildcards.figure].canonical(),
         code=code_of("comparison_figure"),
     script:
         "../workflow_scripts/comparison_figure.py"

@@ -170,6 +170,6 @@ def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
         for position, row in enumerate(table.rows):
             yield f"tables.{name}.rows.{position}", row, "methods or generators or fusions"
     for name, figure in catalogue.figures.items():
-        for label, drawn in figure.series.items():
-            for position, row in enumerate(drawn):
-                yield f"figures.{name}.series.{label}.{position}", row, "methods or generators or fusions"
+        for number, series in enumerate(figure.series):
+            for position, row in enumerate(series.rows):
+                yield f"figures.{name}.series.{number}.rows.{position}", row, "methods or generators or fusions"

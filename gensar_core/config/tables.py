@@ -32,20 +32,24 @@ class TableSettings(Settings):
 Metric = Literal["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"]
 
 
+class SeriesSettings(Settings):
+    """What a figure draws in one color, under one label."""
+
+    label: str
+    #: Methods, generators or fusions.
+    rows: Annotated[list[Name], Field(min_length=1)]
+
+
 class FigureSettings(Settings):
     """An entry of `figures`: metrics of rows, drawn side by side."""
 
     #: bars: a panel a task, a bar a series; tradeoff: recommendation against search, a point a row.
     kind: Literal["bars", "tradeoff"] = "bars"
-    #: Label -> rows (methods, generators or fusions). Bars take one row a task in each series.
-    series: Annotated[dict[str, Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]
+    #: In the order drawn. Bars take one row a task in each series.
+    series: Annotated[list[SeriesSettings], Field(min_length=1)]
     metrics: Annotated[list[Metric], Field(min_length=1)] = ["hr@5", "ndcg@5"]
 
     @property
     def rows(self) -> list[str]:
         """All rows, each once, in the order drawn."""
-        return list(dict.fromkeys(row for rows in self.series.values() for row in rows))
-
-    def drawn(self) -> str:
-        """These settings as JSON; unlike elsewhere the order counts, as it is that of the drawing."""
-        return self.model_dump_json()
+        return list(dict.fromkeys(row for series in self.series for row in series.rows))

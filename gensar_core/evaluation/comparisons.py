@@ -46,8 +46,8 @@ def comparison_figure(ranks: Mapping[str, Path], settings: FigureSettings, figur
 def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
     """One row a series, row of it, task and metric: `series`, `row`, `task`, `metric`, `mean`, `error` (95 %)."""
     found: list[dict[str, Any]] = []
-    for series, rows in settings.series.items():
-        for row in rows:
+    for series in settings.series:
+        for row in series.rows:
             table = schema.RANKS.read(ranks[row]).filter(pl.col("split") == "test")
             for task in schema.TASKS:
                 of_task = table.filter(pl.col("task") == task).get_column("rank").to_numpy()
@@ -55,7 +55,7 @@ def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
                     values = gains(of_task, metric)
                     error = _INTERVAL * values.std() / np.sqrt(len(values))
                     found.append(
-                        {"series": series, "row": row, "task": task, "metric": metric}
+                        {"series": series.label, "row": row, "task": task, "metric": metric}
                         | {"mean": float(values.mean()), "error": float(error)}
                     )
     if not found:
@@ -67,14 +67,15 @@ def _bars(table: pl.DataFrame, settings: FigureSettings, path: Path) -> None:
     tasks = [task for task in schema.TASKS if task in table.get_column("task")]
     figure, axes = new_figure(1, len(tasks), width=1.8 + 0.5 * len(settings.series), height=3.0)
     for axis, task in zip(axes[0], tasks, strict=True):
-        drawn = [name for name in settings.series if len(_of(table, task, name))]
+        labels = [series.label for series in settings.series]
+        drawn = [label for label in labels if len(_of(table, task, label))]
         width = 0.8 / len(drawn)
         for place, name in enumerate(drawn):
             bars = _of(table, task, name)
             if len(bars) > len(settings.metrics):
                 raise UserError(f"figure {path.name}: series {name!r} has several rows that rank {task}; keep one")
             at = np.arange(len(bars)) + (place - (len(drawn) - 1) / 2) * width
-            color = f"C{list(settings.series).index(name)}"
+            color = f"C{labels.index(name)}"
             axis.bar(at, bars["mean"].to_numpy(), width, yerr=bars["error"].to_numpy(), label=name, color=color)
         axis.set_xticks(range(len(settings.metrics)), [metric.upper() for metric in settings.metrics])
         axis.set_title(_TITLES[task])
@@ -85,7 +86,7 @@ def _bars(table: pl.DataFrame, settings: FigureSettings, path: Path) -> None:
 def _tradeoff(table: pl.DataFrame, settings: FigureSettings, path: Path) -> None:
     figure, axes = new_figure(1, len(settings.metrics), width=4.2, height=3.4)
     for axis, metric in zip(axes[0], settings.metrics, strict=True):
-        for name, rows in settings.series.items():
+        for name, rows in ((series.label, series.rows) for series in settings.series):
             sides = [
                 table.filter((pl.col("task") == task) & (pl.col("series") == name) & (pl.col("metric") == metric))
                 for task in schema.TASKS

@@ -41,7 +41,7 @@ def overview(dataset: str, sources: Sources, captions: Mapping[str, str], output
         "overview", output.parent, inputs=inputs, code=__name__, record_name=f"{output.stem}.stage.json"
     ) as stage:
         sections = list(_sections(sources, captions))
-        links = "".join(f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title, _ in sections)
+        links = " ".join(f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title, _ in sections)
         body = "".join(f'<h2 id="{_anchor(title)}">{html.escape(title)}</h2>\n{text}' for title, text in sections)
         heading = f"<h1>{html.escape(dataset)}</h1>\n<p>{html.escape(captions['overview'])}</p>\n<nav>{links}</nav>\n"
         stage.path(output.name).write_text(page(f"GenSAR: {dataset}", heading + body), encoding="utf-8")

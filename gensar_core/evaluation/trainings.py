@@ -44,10 +44,10 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def _draw(histories: Mapping[str, list[dict[str, float]]], path: Path) -> None:
-    figure, axes = new_figure(len(histories), 2, height=2.2)
+    figure, axes = new_figure(len(histories), 2, height=2.4)
     for (label, history), panels in zip(histories.items(), axes, strict=True):
-        _panel(panels[0], history, "train_loss", f"{label}: training loss", "C0")
-        _panel(panels[1], history, "score", f"{label}: validation score", "C1")
+        _panel(panels[0], history, "train_loss", f"{label}\ntraining loss", "C0")
+        _panel(panels[1], history, "score", f"{label}\nvalidation score", "C1")
     save_figure(figure, path)
 
 

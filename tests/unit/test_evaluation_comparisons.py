@@ -22,14 +22,14 @@ def both_tasks(folder, name, rec, search):
 
 def test_the_numbers_drawn_are_means_with_their_intervals(tmp_path):
     ranks = {"a": ranks_file(tmp_path, "a", [1, 1, 9, 9])}
-    row = points(ranks, FigureSettings(series={"A": ["a"]}, metrics=["hr@5"])).row(0, named=True)
+    row = points(ranks, FigureSettings(series=[{"label": "A", "rows": ["a"]}], metrics=["hr@5"])).row(0, named=True)
     assert (row["series"], row["row"], row["task"], row["metric"], row["mean"]) == ("A", "a", "rec", "hr@5", 0.5)
     assert row["error"] == pytest.approx(1.96 * 0.5 / math.sqrt(4))
 
 
 def test_bars_of_two_tasks(tmp_path):
     ranks = {name: both_tasks(tmp_path, name, [1, 7], [2, 30]) for name in ("a", "b")}
-    settings = FigureSettings(series={"first": ["a"], "second one": ["b"]})
+    settings = FigureSettings(series=[{"label": "first", "rows": ["a"]}, {"label": "second one", "rows": ["b"]}])
     for folder in ("one", "two"):
         comparison_figure(ranks, settings, tmp_path / folder / "kinds")
     svg = (tmp_path / "one/kinds.svg").read_text()
@@ -41,12 +41,18 @@ def test_bars_of_two_tasks(tmp_path):
 
 def test_a_tradeoff_takes_rows_of_both_tasks_and_bars_one_row_a_task(tmp_path):
     ranks = {"joint": both_tasks(tmp_path, "joint", [1, 2], [3, 4]), "rec": ranks_file(tmp_path, "rec", [1, 2])}
-    comparison_figure(ranks, FigureSettings(kind="tradeoff", series={"J": ["joint"]}), tmp_path / "out/t")
+    comparison_figure(
+        ranks, FigureSettings(kind="tradeoff", series=[{"label": "J", "rows": ["joint"]}]), tmp_path / "out/t"
+    )
     assert "recommendation, HR@5" in (tmp_path / "out/t.svg").read_text()
     with pytest.raises(UserError, match="series 'J': a trade-off takes rows that rank both tasks"):
-        comparison_figure(ranks, FigureSettings(kind="tradeoff", series={"J": ["joint", "rec"]}), tmp_path / "out/u")
+        comparison_figure(
+            ranks,
+            FigureSettings(kind="tradeoff", series=[{"label": "J", "rows": ["joint", "rec"]}]),
+            tmp_path / "out/u",
+        )
     with pytest.raises(UserError, match="series 'J' has several rows that rank rec; keep one"):
-        comparison_figure(ranks, FigureSettings(series={"J": ["joint", "rec"]}), tmp_path / "out/v")
+        comparison_figure(ranks, FigureSettings(series=[{"label": "J", "rows": ["joint", "rec"]}]), tmp_path / "out/v")
     assert not (tmp_path / "out/u.svg").exists()
 
 
@@ -55,5 +61,5 @@ def test_rows_of_other_tasks_may_share_a_series(tmp_path):
         "rec": ranks_file(tmp_path, "rec", [1]),
         "search": ranks_file(tmp_path, "search", np.array([2.0]), "search"),
     }
-    comparison_figure(ranks, FigureSettings(series={"ID": ["rec", "search"]}), tmp_path / "out/ids")
+    comparison_figure(ranks, FigureSettings(series=[{"label": "ID", "rows": ["rec", "search"]}]), tmp_path / "out/ids")
     assert pl.read_csv(tmp_path / "out/ids.csv")["task"].unique().sort().to_list() == ["rec", "search"]

@@ -50,7 +50,7 @@ def test_a_figure_draws_all_its_rows(experiments, name):
     drawn = pl.read_csv(experiments.folder / f"results/figures/demo_{name}.csv")
     assert set(drawn["row"]) == set(figure.rows)
     svg = (experiments.folder / f"results/figures/demo_{name}.svg").read_text()
-    assert all(f">{label}<" in svg for label in figure.series)
+    assert all(f">{series.label}<" in svg for series in figure.series)
 
 
 def test_text_is_embedded_once_for_all(experiments):

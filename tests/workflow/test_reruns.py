@@ -160,8 +160,23 @@ def changed(values, setting, to):
     return values, entry
 
 
+def based_on(values, entry):
+    """The entry and those that take its settings over, directly or not."""
+    found = {entry}
+    for _ in range(9):
+        found |= {
+            name
+            for section in values.values()
+            if isinstance(section, dict)
+            for name, settings in section.items()
+            if settings.get("base") in found
+        }
+    return found
+
+
 def jobs_of(plans, rules, entry):
-    return {job for job in plans.jobs if job[0] in rules and (entry is None or entry in dict(job[1]).values())}
+    names = based_on(plans.values, entry)
+    return {job for job in plans.jobs if job[0] in rules and (entry is None or names & set(dict(job[1]).values()))}
 
 
 @pytest.mark.parametrize("setting", [name for name, row in TABLE.items() if row != "kind"])
@@ -181,7 +196,7 @@ def test_nothing_is_to_do_to_begin_with(plans):
 
 @pytest.mark.parametrize("kind", kinds())
 def test_a_methods_own_settings_rerun_that_method(plans, kind):
-    name = next(name for name, entry in plans.values["methods"].items() if entry["kind"] == kind)
+    name = next(name for name, entry in plans.values["methods"].items() if entry.get("kind") == kind)
     model, values = find(kind).settings_model, copy.deepcopy(plans.values)
     for key, field in model.model_fields.items():
         if not isinstance(field.default, bool | int | float):
@@ -253,8 +268,13 @@ def scripts_of_jobs(plans):
         if name[0] == "all" or name[0].startswith("download_"):
             continue
         method = dict(name[1]).get("method")
-        kind = [f"gensar_core.baselines.{plans.values['methods'][method]['kind']}"] if method else []
+        kind = [f"gensar_core.baselines.{kinds_of(plans)[method]}"] if method else []
         yield name, job, ROOT / "workflow_scripts" / Path(job.rule.script).name, kind
+
+
+def kinds_of(plans):
+    """Method -> its kind."""
+    return {name: entry.kind for name, entry in load_catalogue(plans.values).methods.items()}
 
 
 def read_off(script):
@@ -366,7 +386,7 @@ def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path,
         clear()
     first = {job for job in plans.jobs if job[0] in rules}
     if path.startswith("gensar_core/baselines/"):
-        first = {job for job in first if plans.values["methods"][dict(job[1])["method"]]["kind"] == Path(path).stem}
+        first = {job for job in first if kinds_of(plans)[dict(job[1])["method"]] == Path(path).stem}
     assert needed == plans.following(first)
 
 
