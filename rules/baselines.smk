@@ -21,6 +21,7 @@ rule method:
     output:
         model=directory("results/{dataset}/models/{method}"),
         ranks="results/{dataset}/ranks/{method}.parquet",
+        scores="results/{dataset}/ranks/{method}.scores.parquet",
         record="results/{dataset}/ranks/{method}.stage.json",
     log:
         "results/{dataset}/logs/method_{method}.log",

@@ -84,6 +84,7 @@ rule rank_generator:
         model="results/{dataset}/models/{generator}",
     output:
         ranks="results/{dataset}/ranks/{generator}.parquet",
+        scores="results/{dataset}/ranks/{generator}.scores.parquet",
         record="results/{dataset}/ranks/{generator}.stage.json",
     log:
         "results/{dataset}/logs/rank_generator_{generator}.log",

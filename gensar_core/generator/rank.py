@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from gensar_core.config.generators import RankingSettings, RetrievalSettings
 from gensar_core.generator.corpus import Prompts, load_prompts
 from gensar_core.generator.search import search_catalogue
 from gensar_core.generator.trained import TrainedGenerator
-from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, rank_lists, score_lists
+from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.catalogue import CatalogueTargets, found_ranks, full_ranks, load_targets, ranks_by_score
 from gensar_core.ranking.catalogue import figures as full_figures
 from gensar_core.ranking.metrics import hit_rate, ndcg
@@ -28,7 +27,7 @@ _LISTS = 4096
 def rank_candidates(
     model: Path, corpus: Path, samples: Path, output: Path, name: str, settings: RankingSettings
 ) -> None:
-    """Write ``output``/{name}.parquet (table `ranks`) and its record {name}.stage.json.
+    """Write ``output``/{name}.parquet (table `ranks`), {name}.scores.parquet (table `scores`) and {name}.stage.json.
 
     ``model`` is the folder of a trained generator, ``corpus`` the one it was trained on, ``samples`` the folder of
     candidate lists. Raises UserError when they do not belong together.
@@ -40,39 +39,13 @@ def rank_candidates(
         generator = TrainedGenerator.load(model, corpus)
         prompts = load_prompts(corpus, generator.vocabulary)
         table = schema.SAMPLES.read(samples / "samples.parquet")
-        ranks = [
+        rankings = [
             rank_split(generator, prompts, load_candidates(samples, task, split, samples=table), task, split, settings)
             for task in schema.TASKS
             for split in ("valid", "test")
         ]
-        stage.record(**{key: value for frame in ranks for key, value in figures(frame).items()})
-        schema.RANKS.write(concat_ranks(ranks), stage.path(f"{name}.parquet"))
-
-
-def write_scores(model: Path, corpus: Path, samples: Path, output: Path, name: str, settings: RankingSettings) -> None:
-    """Write ``output``/{name}.parquet (table `scores`): what `rank_candidates` ranks by."""
-    with Stage(
-        "score_generator",
-        output,
-        settings=settings,
-        inputs=_inputs(model, corpus, samples),
-        code=__name__,
-        record_name=f"{name}.stage.json",
-    ) as stage:
-        generator = TrainedGenerator.load(model, corpus)
-        prompts = load_prompts(corpus, generator.vocabulary)
-        table = schema.SAMPLES.read(samples / "samples.parquet")
-        tables = [
-            score_lists(
-                load_candidates(samples, task, split, samples=table),
-                _scorer(generator, prompts, task, settings),
-                batch_rows=_LISTS,
-                description=f"score {task} {split}",
-            )
-            for task in schema.TASKS
-            for split in ("valid", "test")
-        ]
-        schema.SCORES.write(pl.concat(tables).sort("sample_id"), stage.path(f"{name}.parquet"))
+        stage.record(**{key: value for part in rankings for key, value in figures(part.ranks).items()})
+        concat_rankings(rankings).write(stage, name)
 
 
 def rank_catalogue(
@@ -147,22 +120,16 @@ def rank_split(
     task: str,
     split: str,
     settings: RankingSettings,
-) -> pl.DataFrame:
-    """The ranks table of the lists of one task and split."""
-    score = _scorer(generator, prompts, task, settings)
-    return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
+) -> Ranking:
+    """The ranking of the lists of one task and split."""
 
-
-def _scorer(
-    generator: TrainedGenerator, prompts: Prompts, task: str, settings: RankingSettings
-) -> Callable[[CandidateLists], np.ndarray]:
     def score(batch: CandidateLists) -> np.ndarray:
         inputs = prompts.of(batch.samples.get_column("sample_id").to_numpy())
         return generator.score(
             inputs, batch.items, task, users_per_batch=settings.users_per_batch, beams=settings.beams
         )
 
-    return score
+    return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
 
 
 def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.metrics import average_ranks
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
+from gensar_core.runtime.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,19 @@ class CandidateLists:
         return CandidateLists(self.samples[start:stop], self.items[start:stop])
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """What a method makes of candidate lists: the tables `ranks` and `scores`."""
+
+    ranks: pl.DataFrame
+    scores: pl.DataFrame
+
+    def write(self, stage: Stage, name: str) -> None:
+        """Write {name}.parquet and {name}.scores.parquet among the stage's outputs."""
+        schema.RANKS.write(self.ranks, stage.path(f"{name}.parquet"))
+        schema.SCORES.write(self.scores, stage.path(f"{name}.scores.parquet"))
+
+
 def load_candidates(
     samples_folder: Path, task: str, split: str, *, users: int = 0, samples: pl.DataFrame | None = None
 ) -> CandidateLists:
@@ -64,31 +78,19 @@ def load_candidates(
 
 def rank_lists(
     lists: CandidateLists, score: Callable[[CandidateLists], np.ndarray], *, batch_rows: int = 4096, description: str
-) -> pl.DataFrame:
-    """Score candidate lists in batches and return their ranks table.
+) -> Ranking:
+    """Score candidate lists in batches and rank their targets.
 
     ``score`` maps lists to floats [rows, width]; values where no candidate stands do not matter.
     """
-    starts = range(0, len(lists), batch_rows)
-    ranks = [
-        average_ranks(score(batch), batch.present)
-        for batch in (lists.take(start, start + batch_rows) for start in progress(starts, description, unit="batch"))
-    ]
-    return ranks_table(lists, np.concatenate(ranks) if ranks else np.zeros(0))
-
-
-def score_lists(
-    lists: CandidateLists, score: Callable[[CandidateLists], np.ndarray], *, batch_rows: int = 4096, description: str
-) -> pl.DataFrame:
-    """Score candidate lists in batches and return their scores table; ``score`` as in `rank_lists`."""
-    starts = range(0, len(lists), batch_rows)
-    tables = [schema.SCORES.empty()]
-    for start in progress(starts, description, unit="batch"):
+    ranks, scores = [], [schema.SCORES.empty()]
+    for start in progress(range(0, len(lists), batch_rows), description, unit="batch"):
         batch = lists.take(start, start + batch_rows)
-        values = score(batch)[batch.present].astype(np.float32)
-        rows = Ragged.from_lengths(batch.present.sum(axis=1), values)
-        tables.append(batch.samples.select("sample_id").with_columns(rows.to_series("scores", pl.Float32())))
-    return pl.concat(tables)
+        values = score(batch)
+        ranks.append(average_ranks(values, batch.present))
+        rows = Ragged.from_lengths(batch.present.sum(axis=1), values[batch.present].astype(np.float32))
+        scores.append(batch.samples.select("sample_id").with_columns(rows.to_series("scores", pl.Float32())))
+    return Ranking(ranks_table(lists, np.concatenate(ranks) if ranks else np.zeros(0)), pl.concat(scores))
 
 
 def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
@@ -98,6 +100,15 @@ def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
             rank=pl.Series(ranks, dtype=pl.Float64),
             n_candidates=pl.Series(lists.present.sum(axis=1), dtype=pl.Int32),
         )
+    )
+
+
+def concat_rankings(rankings: Iterable[Ranking]) -> Ranking:
+    """Rankings of several tasks and splits as one, in the order of sample_id."""
+    every = list(rankings)
+    return Ranking(
+        concat_ranks(ranking.ranks for ranking in every),
+        pl.concat([ranking.scores for ranking in every]).sort("sample_id"),
     )
 
 

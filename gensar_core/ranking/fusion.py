@@ -83,7 +83,7 @@ def list_scores(scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | Non
         return None
     found = Ragged.from_series(rows)
     if rows.null_count() or (found.lengths != lists.present.sum(axis=1)).any():
-        raise UserError("its scores are of other candidate lists than these; delete them and run again")
+        raise UserError("its scores are of other candidate lists than these; delete its ranks and run again")
     matrix: np.ndarray = found.padded(lists.items.shape[1], 0).astype(np.float64)
     return matrix
 
@@ -143,7 +143,7 @@ def _scores_of(part: str, scores: pl.DataFrame, lists: Mapping[str, CandidateLis
         raise UserError(f"{part}: {error}") from None
     scored = [matrix for matrix in found if matrix is not None]
     if scored and len(scored) < len(found):
-        raise UserError(f"{part}: scored one split of a task and not the other; delete its scores and run again")
+        raise UserError(f"{part}: scored one split of a task and not the other; delete its ranks and run again")
     return scored or None
 
 

@@ -67,10 +67,10 @@ def test_ranks_table_by_hand_whatever_the_batch_size(tmp_path):
     lists = load_candidates(write(tmp_path), "rec", "test")
     for rows in (1, 2, 4096):
         # The -1 at absent places scores best here and must not count.
-        table = rank_lists(lists, lambda batch: -batch.items.astype(float), batch_rows=rows, description="test")
+        table = rank_lists(lists, lambda batch: -batch.items.astype(float), batch_rows=rows, description="test").ranks
         assert table.columns == list(schema.RANKS.columns)
         assert table["rank"].to_list() == [1.0, 1.0, 1.0]
-        table = rank_lists(lists, lambda batch: batch.items.astype(float), batch_rows=rows, description="test")
+        table = rank_lists(lists, lambda batch: batch.items.astype(float), batch_rows=rows, description="test").ranks
         assert table["rank"].to_list() == [4.0, 2.0, 1.0]
         assert table["n_candidates"].to_list() == [4, 2, 1]
         assert table["target_item"].to_list() == [1, 2, 3]
@@ -84,7 +84,7 @@ def test_shuffled_candidates_give_the_same_ranks(tmp_path):
     shuffled = {i: rng.permutation(items).tolist() for i, items in NEGATIVES.items()}
     assert shuffled != NEGATIVES
     tables = [
-        rank_lists(load_candidates(folder, task, "test"), scores_of_items, description="test")
+        rank_lists(load_candidates(folder, task, "test"), scores_of_items, description="test").ranks
         for task in schema.TASKS
         for folder in (write(tmp_path / "a"), write(tmp_path / "b", shuffled))
     ]
@@ -94,13 +94,23 @@ def test_shuffled_candidates_give_the_same_ranks(tmp_path):
 
 def test_no_lists_give_an_empty_table(tmp_path):
     lists = load_candidates(write(tmp_path), "search", "valid")
-    assert rank_lists(lists, scores_of_items, description="test").is_empty()
+    ranking = rank_lists(lists, scores_of_items, description="test")
+    assert ranking.ranks.is_empty()
+    assert ranking.scores.is_empty()
+
+
+def test_scores_are_kept_as_given_whatever_the_batch_size(tmp_path):
+    lists = load_candidates(write(tmp_path), "rec", "test")
+    for rows in (1, 2, 4096):
+        ranking = rank_lists(lists, lambda batch: batch.items / 2.0, batch_rows=rows, description="test")
+        assert ranking.scores["sample_id"].to_list() == [0, 1, 2]
+        assert ranking.scores["scores"].to_list() == [[0.5, 2.0, 2.5, 3.0], [1.0, 3.5], [1.5]]
 
 
 def test_ranks_tables_are_joined_in_the_order_of_samples(tmp_path):
     folder = write(tmp_path)
     parts = [
-        rank_lists(load_candidates(folder, task, split), scores_of_items, description="test")
+        rank_lists(load_candidates(folder, task, split), scores_of_items, description="test").ranks
         for task, split in (("search", "test"), ("rec", "valid"), ("rec", "test"))
     ]
     assert concat_ranks(parts)["sample_id"].to_list() == [0, 1, 2, 3, 5]

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from gensar_core import schema
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import load_candidates, score_lists
+from gensar_core.ranking.candidates import load_candidates, rank_lists
 from gensar_core.ranking.fusion import features, fit_weights, fuse, fuse_task
 from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
 
@@ -105,7 +105,7 @@ def shop(tmp_path):
 
 def write_scores(shop, name, score, tasks=schema.TASKS):
     tables = [
-        score_lists(load_candidates(shop, task, split), score, description="scores")
+        rank_lists(load_candidates(shop, task, split), score, description="scores").scores
         for task in tasks
         for split in ("valid", "test")
     ]

@@ -17,8 +17,6 @@ def test_the_papers_experiment_shows_the_full_plan(workflow):
         "train_generator",
         "rank_generator",
         "method",
-        "score_generator",
-        "score_method",
         "fuse",
         "overall_table",
     }

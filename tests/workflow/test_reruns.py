@@ -208,7 +208,7 @@ def test_a_methods_own_settings_rerun_that_method(plans, kind):
             break
     else:
         pytest.skip("has no settings")
-    assert plans.needed(values) == plans.following(jobs_of(plans, ["method", "score_method"], name))
+    assert plans.needed(values) == plans.following(jobs_of(plans, ["method"], name))
 
 
 def test_order_and_comments_rerun_nothing(plans):
@@ -346,8 +346,8 @@ def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
 EDITS = [
     ("gensar_core/samples/bm25.py", "\nBEYOND = 1\n", {"samples", "training_negatives"}),
     ("gensar_core/corpora/templates.yaml", "\n# a new line is data here\n", {"corpus"}),
-    ("gensar_core/baselines/sasrec.py", "\nBEYOND = 1\n", {"method", "score_method"}),
-    ("gensar_core/generator/rank.py", "\nBEYOND = 1\n", {"rank_generator", "score_generator"}),
+    ("gensar_core/baselines/sasrec.py", "\nBEYOND = 1\n", {"method"}),
+    ("gensar_core/generator/rank.py", "\nBEYOND = 1\n", {"rank_generator"}),
     ("workflow_scripts/corpus.py", "\nBEYOND = 1\n", {"corpus"}),
     ("gensar_core/cli/main.py", "\nBEYOND = 1\n", set()),
     ("gensar_core/samples/bm25.py", "\n\n\n# a comment\n", set()),
