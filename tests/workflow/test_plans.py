@@ -1,6 +1,11 @@
 """Plans and mistakes, without running a stage."""
 
+import subprocess
+import sys
+
 import pytest
+
+from .conftest import ROOT
 
 
 def test_the_papers_experiment_shows_the_full_plan(workflow):
@@ -84,3 +89,25 @@ def test_a_mistake_in_the_configuration_is_one_clear_line(workflow, old, new, ex
     output = done.stdout + done.stderr
     assert sum(expected in line for line in output.splitlines()) == 1
     assert "Traceback (most recent call last)" not in output
+
+
+def test_another_workflow_may_import_this_one(workflow):
+    (workflow.folder / "config.yaml").rename(workflow.folder / "settings.yaml")
+    (workflow.folder / "Snakefile").write_text(
+        'configfile: "settings.yaml"\n'
+        f'module gensar:\n    snakefile: "{ROOT / "Snakefile"}"\n    config: config\n'
+        "use rule * from gensar as gensar_*\n"
+        'rule mine:\n    default_target: True\n    input: "results/tables/demo.csv"\n'
+        '    output: "mine.txt"\n    shell: "cp {input} {output}"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1"],
+        cwd=workflow.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = done.stdout + done.stderr
+    for rule in ("gensar_simulate", "gensar_train_generator", "gensar_overall_table", "mine"):
+        assert f"rule {rule}:" in told
