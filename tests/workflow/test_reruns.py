@@ -72,7 +72,11 @@ def targets(values):
     paths = ["all", "results/tables/demo_demo.csv"]
     paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in catalogue.datasets]
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
-    return [*paths, *(f"results/tables/{dataset}_costs.csv" for dataset in catalogue.datasets)]
+    return [
+        *paths,
+        *(f"results/tables/{dataset}_costs.csv" for dataset in catalogue.datasets),
+        "results/tables/demo_full.csv",
+    ]
 
 
 @pytest.fixture(scope="module")
