@@ -10,10 +10,14 @@ from typing import Any
 
 import polars as pl
 
+from gensar_core import schema
 from gensar_core.baselines.interface import Method, MethodData, find
 from gensar_core.config.base import validate
+from gensar_core.config.data import FullRankingSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
+from gensar_core.ranking.catalogue import figures as full_figures
+from gensar_core.ranking.catalogue import load_targets, ranks_by_score
 from gensar_core.ranking.metrics import hit_rate, ndcg
 from gensar_core.runtime.stage import Stage
 
@@ -85,6 +89,52 @@ def weights_learned(method: Method[Any]) -> int:
     modules = [value for value in vars(method).values() if isinstance(value, torch.nn.Module)]
     # A weight that two modules share is one weight.
     return sum(weight.numel() for weight in {id(w): w for module in modules for w in module.parameters()}.values())
+
+
+def rank_catalogue(
+    name: str,
+    kind: str,
+    own: Mapping[str, Any],
+    canonical: Path,
+    samples: Path,
+    embedding: Path | None,
+    model: Path,
+    output: Path,
+    seed: int,
+    protocol: FullRankingSettings,
+) -> None:
+    """Write {name}.parquet (table `full_ranks`) of the fitted method in the folder ``model`` into ``output``.
+
+    The other arguments are those of ``fit_and_rank``.
+    """
+    method_class = find(kind, f"methods.{name}.kind")
+    settings = validate(method_class.settings_model, dict(own), f"methods.{name}")
+    data = MethodData(canonical, samples, embedding)
+    tasks = ranked_tasks(method_class, data.samples, samples)
+    method = method_class(settings, data, seed)
+    method.load(model)
+    recorded = {"name": name, "kind": kind, "protocol": protocol.model_dump(), **settings.model_dump(mode="json")}
+    with Stage(
+        "full_rank_method",
+        output,
+        settings=recorded,
+        inputs=[samples / "samples.parquet", samples / "training_events.parquet", *sorted(model.glob("*.safetensors"))],
+        seed=seed,
+        code=method_class.__module__,
+        record_name=f"{name}.stage.json",
+    ) as stage:
+        tables = [
+            ranks_by_score(
+                load_targets(samples, task, protocol),
+                data.n_items,
+                method.score_catalogue,
+                description=f"full ranks {task}",
+            )
+            for task in tasks
+        ]
+        table = pl.concat(tables).sort("sample_id")
+        schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
+        stage.record(**full_figures(table))
 
 
 def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:

@@ -107,7 +107,11 @@ def test_a_partial_file_that_is_whole_already_is_taken(home, tmp_path):
     assert whole(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"<html>Sorry</html>", CONTENT[f"/{REVIEWS}"][:-20], gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>Sorry</html>", CONTENT[f"/{REVIEWS}"][:-20], gzip.compress(b"")],
+    ids=["a page", "a beginning", "nothing"],
+)
 def test_what_is_no_whole_gzip_file_is_removed(home, tmp_path, content):
     home.content[f"/{REVIEWS}"] = content
     with pytest.raises(UserError, match=f"{home.url}{REVIEWS}: what came is no whole gzip file and was removed"):
