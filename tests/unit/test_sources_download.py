@@ -13,8 +13,8 @@ from gensar_core.sources.download import download_amazon, download_product_searc
 
 REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
 CONTENT = {
-    f"/{REVIEWS}": gzip.compress(b"".join(os.urandom(20).hex().encode() + b"\n" for _ in range(2000))),
-    f"/{METADATA}": gzip.compress(b"{'asin': 'a'}\n"),
+    f"/{REVIEWS}": gzip.compress(b"".join(os.urandom(20).hex().encode() + b"\n" for _ in range(2000)), mtime=0),
+    f"/{METADATA}": gzip.compress(b"{'asin': 'a'}\n", mtime=0),
 }
 
 
@@ -109,7 +109,7 @@ def test_a_partial_file_that_is_whole_already_is_taken(home, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"<html>Sorry</html>", CONTENT[f"/{REVIEWS}"][:-20], gzip.compress(b"")],
+    [b"<html>Sorry</html>", CONTENT[f"/{REVIEWS}"][:-20], gzip.compress(b"", mtime=0)],
     ids=["a page", "a beginning", "nothing"],
 )
 def test_what_is_no_whole_gzip_file_is_removed(home, tmp_path, content):
@@ -147,7 +147,7 @@ def test_a_name_that_nobody_knows_is_no_network_either(tmp_path):
 
 def test_product_search_files_come_from_their_category_folder(home, tmp_path):
     names = ("query_text.txt.gz", "train.qrels.gz", "test.qrels.gz")
-    home.content = {f"/reviews_Toys_5.json.gz/{name}": gzip.compress(name.encode()) for name in names}
+    home.content = {f"/reviews_Toys_5.json.gz/{name}": gzip.compress(name.encode(), mtime=0) for name in names}
     download_product_search("Toys", tmp_path, home.url)
     assert {path.name: gzip.decompress(path.read_bytes()).decode() for path in tmp_path.iterdir()} == dict(
         zip(names, names, strict=True)

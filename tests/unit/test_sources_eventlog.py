@@ -62,7 +62,7 @@ def write(rows, path):
         case _:
             frame.write_parquet(path)
             return path
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return path
 
 
@@ -323,7 +323,7 @@ HEADER = b"user_id,time,kind,item_id,query\n"
         ("log.csv", HEADER + b"u,5,search,1,gr\xfcn\n", "line 2: not UTF-8; save the file in the encoding UTF-8"),
         ("log.csv", (HEADER + b"u,5,search,1,q\n").decode().encode("utf-16"), "line 1: not UTF-8"),
         ("log.csv", HEADER + b"u,5,search,1,q\nu,6,search,1,tea, green\n", "line 3: 6 fields where the header has 5"),
-        ("log.csv.gz", gzip.compress(HEADER + b"u,5,search,1,q\n" * 99)[:-9], "gzip file is cut off or damaged"),
+        ("log.csv.gz", gzip.compress(HEADER + b"u,5,search,1,q\n" * 99, mtime=0)[:-9], "gzip file is cut off or damaged"),
         ("log.jsonl", b"", "the file is empty"), ("log.jsonl", b"\n \n", "holds no records"),
         ("log.jsonl", b'{"user_id": 1, "time": 5, "kind": "search", "query": "q"}\n', "lacks the column 'item_id'"),
         ("log.jsonl", b'{"user_id": 1}\n{"user_id":\n', "line 2: not a JSON object (Expecting value)"),
@@ -332,7 +332,7 @@ HEADER = b"user_id,time,kind,item_id,query\n"
         ("log.jsonl", b'{"user_id": 1}\n[1]\n', "line 2: not a JSON object; write one object a line"),
         ("log.jsonl", b'{"user_id": 1}\n{"user_id": "\xff"}\n', "line 2: not UTF-8"),
         ("log.jsonl", b'\xef\xbb\xbf{"user_id": 1}\n', "line 1: begins with a byte order mark; save the file as UTF-8 without one"),
-        ("log.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 99)[:-9], "gzip file is cut off or damaged"),
+        ("log.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 99, mtime=0)[:-9], "gzip file is cut off or damaged"),
         ("log.parquet", b"PAR1 and nothing else", "not a readable Parquet file"),
         ("log.csv", HEADER + b"u,5,search,1,q\nu,1684742000000,search,1,q\nu,1684742000001,search,1,q\n",
          "2 of 3 rows cannot be used, most for bad time (row 2 is the first); give the time in unix seconds (not milliseconds)"),
