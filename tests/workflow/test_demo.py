@@ -27,6 +27,8 @@ def test_the_table_holds_every_row_of_both_tasks(tiny_demo):
         ("search", "query_frequency"),
         ("rec", "gensar_demo"),
         ("search", "gensar_demo"),
+        ("rec", "gensar_demo_ensemble"),
+        ("search", "gensar_demo_ensemble"),
     }
     values = table.select(COLUMNS[2:7])
     assert all(0.0 <= value <= 1.0 for row in values.iter_rows() for value in row)
