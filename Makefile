@@ -11,11 +11,15 @@ demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
 	@cat results/tables/demo.md
 
+# Tests within one process each run side by side, with one thread each; the flow's own jobs use the cores by themselves.
+ASIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES) --dist worksteal
+
 test: lint unit
-	$(BIN)/pytest -q -m "(slow or workflow or realdata) and not cluster"
+	$(ASIDE) -m "slow and not workflow and not realdata and not cluster"
+	$(BIN)/pytest -q --durations=15 -m "(workflow or realdata) and not cluster"
 
 unit: $(READY)
-	$(BIN)/pytest -q -m "not slow and not workflow and not realdata and not cluster"
+	$(ASIDE) -m "not slow and not workflow and not realdata and not cluster"
 
 # The flow on a real Slurm, started for the test: needs root and `apt-get install slurmctld slurmd slurm-client munge`.
 cluster: $(READY)
