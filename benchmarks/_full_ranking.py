@@ -1,7 +1,8 @@
 """The field's usual protocol for sequential recommendation: leave one out, and rank the whole catalogue.
 
 Of each user's clicks in order, the last is the test target, the one before it the valid target, the others train. A
-target is ranked among all items, those that the user has clicked included; ties count half.
+target is ranked among all items that its user has not clicked before, as the scripts of S3-Rec and those after it do (a
+user reviews an item once, so no target is lost), or among all items whatever; ties count half.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.sequential import SequenceTraining, SequentialRecommender
 from gensar_core.ranking.metrics import hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.training import Schedule, TrainingRecord, train
+from gensar_core.runtime.training import Schedule, TrainingRecord, train, warmup_cosine
 
 #: Users whose scores of all items are in memory at once.
 _USERS_AT_ONCE = 1024
@@ -106,18 +107,20 @@ def fit(method: SequentialRecommender[Any], log: ClickLog) -> TrainingRecord:
     histories, targets = log.without_last(2), log.target(2)
 
     def validate() -> Mapping[str, float]:
-        found = figures(full_ranks(method, histories, targets))
+        found = figures(full_ranks(method, histories, targets, filter_seen=True))
         return {"score": found["ndcg@10"], **found}
 
     task = SequenceTraining(method, validate)
     settings = method.settings
     every = task.batches.steps_per_epoch * settings.validate_every
+    total = task.batches.steps_per_epoch * settings.epochs
     schedule = Schedule(
-        task.batches.steps_per_epoch * settings.epochs,
+        total,
         every,
         every,
         patience=settings.patience,
         gradient_clip=settings.gradient_clip,
+        rate=warmup_cosine(total, 0.0) if settings.falling_rate else None,
     )
     record = train(task, schedule, seed=method.seed, description=type(method).__name__, checkpoints=None)
     method.encoder.settle_unseen()

@@ -27,19 +27,18 @@ from gensar_core.runtime.arrays import Ragged
 RAW = Path(__file__).parents[2] / "shared" / "data" / "amazon_beauty"
 #: The best of what docs/tuning.md lists, on the valid targets.
 CHOSEN = {
-    "loss": "sampled_softmax",
-    "negatives": 1024,
-    "popularity_power": 0.0,
-    "dimensions": 64,
-    "dropout": 0.4,
+    "loss": "softmax",
+    "dimensions": 96,
+    "dropout": 0.5,
     "max_history": 50,
-    "learning_rate": 5.0e-3,
+    "learning_rate": 2.0e-3,
+    "falling_rate": True,
     "batch_size": 256,
-    "epochs": 15,
-    "validate_every": 5,
+    "epochs": 24,
+    "validate_every": 6,
     "patience": 3,
 }
-QUICK = {"negatives": 64, "dimensions": 16, "epochs": 2, "validate_every": 1}
+QUICK = {"dimensions": 16, "epochs": 2, "validate_every": 1}
 
 
 def main() -> None:
@@ -59,18 +58,19 @@ def main() -> None:
         record = fit(method, log)
         seconds = time.perf_counter() - started
     histories, targets = log.without_last(1), log.target(1)
-    test = figures(full_ranks(method, histories, targets))
-    unseen = figures(full_ranks(method, histories, targets, filter_seen=True))
-    size = (
-        f"{len(log.clicks):,} users, {log.n_items:,} items, all ranked; best of valid NDCG@10 {record.best_score:.4f}"
-    )
+    test = figures(full_ranks(method, histories, targets, filter_seen=True))
+    whatever = figures(full_ranks(method, histories, targets))
+    best = f"best of valid NDCG@10 {record.best_score:.4f}"
+    size = f"{len(log.clicks):,} users, {log.n_items:,} items, those of the history left out; {best}"
     report(
         "sequential_quality",
         [
             claim("recall_at_10", test["recall@10"], "share", f"test, {size}"),
             claim("ndcg_at_10", test["ndcg@10"], "share", f"test, {size}"),
-            claim("recall_at_10_unseen", unseen["recall@10"], "share", "the same, items of the history not ranked"),
-            claim("ndcg_at_10_unseen", unseen["ndcg@10"], "share", "the same, items of the history not ranked"),
+            claim(
+                "recall_at_10_with_history", whatever["recall@10"], "share", "the same, items of the history ranked too"
+            ),
+            claim("ndcg_at_10_with_history", whatever["ndcg@10"], "share", "the same, items of the history ranked too"),
             claim("training_seconds", seconds, "s", f"{record.steps:,} steps, validations included"),
         ],
     )

@@ -39,7 +39,7 @@ from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
-from gensar_core.runtime.training import Schedule, train
+from gensar_core.runtime.training import Schedule, train, warmup_cosine
 
 #: Lists whose candidate vectors are gathered at once.
 _LISTS_AT_ONCE = 1024
@@ -68,6 +68,8 @@ class SequentialSettings(Settings):
     #: Gradients longer than this are shortened to it.
     gradient_clip: Rate | None = None
     epochs: Positive = 100
+    #: Let the learning rate fall to zero along a cosine over `epochs`; otherwise it stays.
+    falling_rate: bool = False
     #: Validate every so many epochs, on at most so many users (0: all); stop after `patience` times without a gain.
     validate_every: Positive = 1
     validation_users: Count = 0
@@ -123,6 +125,7 @@ class SequentialRecommender(Method[S]):
             checkpoint_every=validate_every,
             patience=self.settings.patience,
             gradient_clip=self.settings.gradient_clip,
+            rate=warmup_cosine(epoch * self.settings.epochs, 0.0) if self.settings.falling_rate else None,
         )
         name = type(self).__name__
         record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)

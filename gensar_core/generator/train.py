@@ -232,8 +232,7 @@ class GeneratorTask:
         return losses, self._send(np.repeat(part.task, real.sum(axis=1)))
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        narrow = self.device.type == "cpu" and self.module.config.d_model < _CPU_BFLOAT16_WIDTH
-        return contextlib.nullcontext() if narrow else autocast(self.device)
+        return autocast(self.device, on_cpu=self.module.config.d_model >= _CPU_BFLOAT16_WIDTH)
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True).long()

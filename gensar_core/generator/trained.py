@@ -59,12 +59,13 @@ class TrainedGenerator:
             raise UserError(
                 f"{corpus}: has {given} tokens, the model in {model} knows {known}; name the corpus it was trained on"
             )
+        # What is broken in itself is told as such, before what merely belongs to another model.
+        items = load_item_tokens(corpus, known, int(network.config.eos_token_id))
         _check_same_items(model, corpus)
         network.to(device or pick_device()).eval()
-        end = int(network.config.eos_token_id)
         tokenizer = load_tokenizer(model)
         check_tokenizer(corpus, tokenizer, model)
-        return cls(network, tokenizer, load_item_tokens(corpus, known, end), model, corpus)
+        return cls(network, tokenizer, items, model, corpus)
 
     @property
     def vocabulary(self) -> int:

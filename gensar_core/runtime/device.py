@@ -22,9 +22,14 @@ def compute_type(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """In training, bfloat16 products where the device multiplies in it; GENSAR_PRECISION=float32 forbids them."""
-    if os.environ.get("GENSAR_PRECISION") != "float32" and has_bfloat16(device):
+def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 products where a GPU multiplies in it; GENSAR_PRECISION=float32 forbids them.
+
+    ``on_cpu`` asks for them on a CPU too that has the instructions: for trainings, whose results differ from machine
+    to machine anyway, and not for vectors that are compared with those of others.
+    """
+    wanted = device.type == "cuda" or on_cpu
+    if wanted and os.environ.get("GENSAR_PRECISION") != "float32" and has_bfloat16(device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
