@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit lint cluster report clean
+.PHONY: demo test unit lint long cluster report clean
 
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
@@ -15,11 +15,15 @@ demo: $(READY)
 ASIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES) --dist worksteal
 
 test: lint unit
-	$(ASIDE) -m "slow and not workflow and not realdata and not cluster"
-	$(BIN)/pytest -q --durations=15 -m "(workflow or realdata) and not cluster"
+	$(ASIDE) -m "slow and not workflow and not realdata and not cluster and not long"
+	$(BIN)/pytest -q --durations=15 -m "(workflow or realdata) and not cluster and not long"
 
 unit: $(READY)
 	$(ASIDE) -m "not slow and not workflow and not realdata and not cluster"
+
+# Every stage killed at every moment, all experiments of the paper in a small size, the report in a browser.
+long: $(READY)
+	$(BIN)/pytest -q -m long
 
 # The flow on a real Slurm, started for the test: needs root and `apt-get install slurmctld slurmd slurm-client munge`.
 cluster: $(READY)

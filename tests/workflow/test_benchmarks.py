@@ -27,7 +27,15 @@ BENCHMARKS = sorted(
 )
 
 
-@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+#: Installs another project beside ours before it begins.
+LONG = ("sequential",)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.long if path.stem in LONG else ()) for path in BENCHMARKS],
+    ids=lambda path: path.stem,
+)
 def test_a_benchmark_ends_in_its_claims(path, tmp_path):
     done = subprocess.run(
         [sys.executable, str(path), "--quick"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -33,6 +33,7 @@ def test_the_papers_experiments_are_all_configured():
     assert yaml.safe_load(OVERLAY.read_text())["datasets"]["demo"]["experiments"] == amazon.experiments
 
 
+@pytest.mark.long
 def test_table_5_has_a_row_for_each_ablation(experiments):
     folder = experiments.folder / "results/tables"
     table = pl.read_csv(folder / "demo_ablation.csv")
@@ -44,6 +45,7 @@ def test_table_5_has_a_row_for_each_ablation(experiments):
         assert "wo" in (folder / f"demo_ablation.{ending}").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", paper().figures)
 def test_a_figure_draws_all_its_rows(experiments, name):
     figure = paper().figures[name]
@@ -53,11 +55,13 @@ def test_a_figure_draws_all_its_rows(experiments, name):
     assert all(f">{series.label}<" in svg for series in figure.series)
 
 
+@pytest.mark.long
 def test_text_is_embedded_once_for_all(experiments):
     assert len(list((experiments.folder / "results/demo/embeddings").iterdir())) == 2
     assert len(list((experiments.folder / "results/demo/identifiers").iterdir())) == 7
 
 
+@pytest.mark.long
 def test_another_ablation_builds_only_what_is_new(experiments):
     config = experiments.folder / "config.yaml"
     before = config.read_text()

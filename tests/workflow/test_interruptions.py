@@ -27,6 +27,7 @@ def killing(marks: Path) -> dict[str, str]:
     return {"GENSAR_TEST_KILLS": str(marks), "PYTHONPATH": path}
 
 
+@pytest.mark.long
 def test_every_stage_survives_a_kill_at_every_moment(tiny_demo, tmp_path):
     marks = tmp_path / "marks"
     (tmp_path / "run").mkdir()

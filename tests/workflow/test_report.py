@@ -8,7 +8,7 @@ from .conftest import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")]
 
 TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"))
 PAGE = "results/overview/demo.html"
