@@ -116,7 +116,8 @@ def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float) -> np.nda
     """Weights [features] of greatest likelihood for the targets, which stand in column 0 of ``inside``.
 
     ``inside`` [rows, width, features], ``present`` [rows, width]. Minimizes the mean of -log p(target) plus
-    ``ridge`` / 2 times the squared weights.
+    ``ridge`` / 2 times the squared weights. No weight is negative: a part may count little, never against itself, and
+    alone it keeps its order.
     """
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -130,7 +131,9 @@ def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float) -> np.nda
         gradient = expected - inside[:, 0].mean(axis=0)
         return loss + 0.5 * ridge * float(weights @ weights), gradient + ridge * weights
 
-    found = minimize(objective, np.zeros(inside.shape[2]), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    start = np.zeros(inside.shape[2])
+    bounds = [(0.0, None)] * len(start)
+    found = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 500})
     weights: np.ndarray = found.x
     return weights
 
