@@ -13,7 +13,7 @@ from snakemake.utils import min_version
 from gensar_core.baselines.interface import check_methods
 from gensar_core.config.catalogue import load_catalogue
 from gensar_core.errors import UserError
-from gensar_core.runtime.fingerprint import fingerprint, script_fingerprint
+from gensar_core.runtime.fingerprint import script_fingerprint
 
 min_version("9.14")
 
