@@ -21,7 +21,8 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.sequential import SequenceTraining, SequentialRecommender
 from gensar_core.ranking.metrics import hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.training import Schedule, TrainingRecord, train, warmup_cosine
+from gensar_core.runtime.training import Schedule, train, warmup_cosine
+from gensar_core.runtime.training_state import TrainingRecord
 
 #: Users whose scores of all items are in memory at once.
 _USERS_AT_ONCE = 1024

@@ -29,13 +29,16 @@ class MicroBatch:
     """What one forward pass takes. Filled with -1 where a row has ended.
 
     ``inputs`` int32 [prompts, longest input], ``targets`` int32 [rows, longest target]; ``prompt`` int64 [rows]
-    (ascending) is the input of each target, ``task`` uint8 [rows] its task.
+    (ascending) is the input of each target, ``task`` uint8 [rows] its task, ``rows`` int64 [rows] the example's number.
+    ``place`` is the micro-batch's own number in its step.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     prompt: np.ndarray
     task: np.ndarray
+    rows: np.ndarray
+    place: int
 
 
 class Batches:
@@ -107,17 +110,19 @@ class Batches:
         order = np.lexsort((prompts, inputs, group))
         ends = cuts(inputs[order], targets[order], counts[order], self.tokens)
         return [
-            self._micro_batch(prompts[part], rows[ranges(first[part], counts[part])], counts[part])
-            for part in np.split(order, ends[:-1])
+            self._micro_batch(place, prompts[part], rows[ranges(first[part], counts[part])], counts[part])
+            for place, part in enumerate(np.split(order, ends[:-1]))
         ]
 
-    def _micro_batch(self, prompts: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> MicroBatch:
+    def _micro_batch(self, place: int, prompts: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> MicroBatch:
         inputs, targets = self.examples.inputs.take(prompts), self.examples.targets.take(rows)
         return MicroBatch(
             inputs.padded(int(inputs.lengths.max()), -1),
             targets.padded(int(targets.lengths.max()), -1),
             np.repeat(np.arange(len(prompts)), counts),
             self.examples.task[rows],
+            rows,
+            place,
         )
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -19,6 +19,8 @@ from gensar_core.runtime.arrays import Ragged
 
 #: Rows of train.parquet that are decoded at a time.
 _ROWS = 1 << 17
+#: Rows that an error names.
+_DESCRIBED = 10
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Examples:
     """Training examples: what is asked and what is to be answered.
 
     ``inputs`` [prompts] and ``targets`` [rows] are token rows; ``prompt`` int64 [rows] is the input of each row,
-    ascending, so that rows of one prompt stand together; ``task`` [rows] indexes ``task_names``.
+    ascending, so that rows of one prompt stand together; ``task`` [rows] indexes ``task_names``; ``path`` is the file
+    they stand in, row by row.
     """
 
     inputs: Ragged
@@ -34,9 +37,20 @@ class Examples:
     prompt: np.ndarray
     task: np.ndarray
     task_names: list[str]
+    path: Path | None = None
 
     def __len__(self) -> int:
         return len(self.task)
+
+    def describe(self, rows: np.ndarray) -> str:
+        """For an error's one line: some of the given rows, by task, sample and place in the file."""
+        shown = rows[:_DESCRIBED]
+        names = [f"{self.task_names[self.task[row]]} row {row}" for row in shown]
+        if self.path is not None:
+            sample_ids = pl.read_parquet(self.path, columns=["sample_id"]).to_series()[shown]
+            names = [f"{name}, sample {sample}" for name, sample in zip(names, sample_ids, strict=True)]
+        more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
+        return "; ".join(names) + more + (f" of {self.path}" if self.path is not None else "")
 
 
 @dataclass(frozen=True)
@@ -148,7 +162,7 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
     task = pl.concat(names)
     task_names = task.unique().sort().to_list()
     codes = task.replace_strict(task_names, list(range(len(task_names))), return_dtype=pl.UInt8).to_numpy()
-    examples = Examples(_concat(inputs), _concat(targets), np.concatenate(prompts), codes, task_names)
+    examples = Examples(_concat(inputs), _concat(targets), np.concatenate(prompts), codes, task_names, path)
     check_tokens(examples.inputs, vocabulary, path)
     check_tokens(examples.targets, vocabulary, path)
     return examples

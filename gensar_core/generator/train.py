@@ -5,32 +5,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from gensar_core import schema
 from gensar_core.config.generators import TrainingSettings
-from gensar_core.errors import UserError
 from gensar_core.generator import backbone
 from gensar_core.generator.batches import Batches, MicroBatch, prompt_tokens
-from gensar_core.generator.corpus import (
-    Examples,
-    ItemTokens,
-    Prompts,
-    check_lengths,
-    load_examples,
-    load_item_tokens,
-    load_prompts,
-)
-from gensar_core.generator.score import score_candidates
+from gensar_core.generator.corpus import Examples, check_lengths, load_examples
 from gensar_core.generator.t5 import T5, decode_rows, encode
-from gensar_core.ranking.candidates import CandidateLists, load_candidates
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.generator.validation import Validation, load_validation
 from gensar_core.runtime.cross_entropy import cross_entropy
 from gensar_core.runtime.device import autocast, pick_device
 from gensar_core.runtime.seeds import derive_seed
@@ -39,7 +25,6 @@ from gensar_core.runtime.training import Schedule, train, warmup_cosine
 
 #: Larger passes are no faster on a CPU, as they leave its caches, and hold more padding.
 _CPU_TOKENS = 2048
-_USERS_PER_BATCH = 64
 #: On a CPU, conversions cost narrower models more than bfloat16 products give (measured: 0.9 times the speed at a width
 #: of 64, 1.4 at 128, 1.9 at 512).
 _CPU_BFLOAT16_WIDTH = 128
@@ -93,45 +78,6 @@ def train_generator(
         )
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The valid candidate lists of one task, with their prompts."""
-
-    task: str
-    lists: CandidateLists
-    prompts: Ragged
-    items: ItemTokens
-
-    def metrics(self, model: T5) -> dict[str, float]:
-        """Metrics of the model's exact ranking."""
-        scores = score_candidates(model, self.prompts, self.lists.items, self.items, users_per_batch=_USERS_PER_BATCH)
-        ranks = average_ranks(scores, self.lists.present)
-        return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
-
-
-def load_validation(corpus: Path, samples: Path, model: T5, users: int) -> list[Validation]:
-    """Valid lists of both tasks; of at most ``users`` users each, evenly spread (0: all). Tasks without any are out.
-
-    Raises UserError when no task has valid samples.
-    """
-    vocabulary = model.lm_head.weight.shape[0]
-    items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
-    prompts = load_prompts(corpus, vocabulary)
-    table = schema.SAMPLES.read(samples / "samples.parquet")
-    found = []
-    for task in schema.TASKS:
-        lists = load_candidates(samples, task, "valid", users=users, samples=table)
-        if len(lists):
-            found.append(Validation(task, lists, _prompts_of(prompts, lists), items[task]))
-    if not found:
-        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
-    return found
-
-
-def _prompts_of(prompts: Prompts, lists: CandidateLists) -> Ragged:
-    return prompts.of(lists.samples.get_column("sample_id").to_numpy())
 
 
 def parameter_groups(model: T5, settings: TrainingSettings) -> list[dict[str, Any]]:
@@ -202,7 +148,10 @@ class GeneratorTask:
         for part in batch:
             np.add.at(counts, part.task, (part.targets >= 0).sum(axis=1))
         sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
+        # Dropout of a micro-batch depends on the step and its place there, not on what ran before it.
+        first_seed = torch.initial_seed()
         for part in batch:
+            torch.manual_seed(first_seed + part.place)
             losses, task = self._token_losses(part)
             (losses.sum() / counts.sum()).backward()
             sums.index_add_(0, task, losses.detach().double())
@@ -216,6 +165,23 @@ class GeneratorTask:
             figures.update(lists.metrics(self.module))
         figures["score"] = float(np.mean([figures[f"{lists.task}_ndcg@5"] for lists in self.validation]))
         return figures
+
+    def spoiling_samples(self, step: int) -> str:
+        """Task, row and sample id of each example of the step whose own loss is no finite number."""
+        rows = self.order.rows(step)
+        first_seed = torch.initial_seed()
+        bad = []
+        for part in self.order.micro_batches(rows):
+            torch.manual_seed(first_seed + part.place)
+            finite = self._token_losses(part)[0].isfinite().cpu().numpy()
+            bad.append(np.repeat(part.rows, (part.targets >= 0).sum(axis=1))[~finite])
+        found = np.unique(np.concatenate(bad))
+        if not len(found):
+            return "the loss of each sample is finite, the gradient is not"
+        every = (
+            f"all {len(rows):,} samples of the step" if len(found) == len(rows) else f"{len(found):,} of its samples"
+        )
+        return f"{every}: {self.order.examples.describe(found)}"
 
     def _token_losses(self, part: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of every target token [n] and the task it belongs to [n]."""

@@ -16,7 +16,8 @@ from gensar_core.identifiers.rqvae import RQVAE, Codes
 from gensar_core.identifiers.separation import separate_last_level
 from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
-from gensar_core.runtime.training import Schedule, TrainingRecord, train, warmup_cosine
+from gensar_core.runtime.training import Schedule, train, warmup_cosine
+from gensar_core.runtime.training_state import TrainingRecord
 
 
 def fit(

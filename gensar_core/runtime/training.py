@@ -8,17 +8,18 @@ from the task's own order, so nothing but weights and optimizer state has to be 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 
 from gensar_core.errors import UserError
+from gensar_core.runtime.checkpoints import Checkpoints
 from gensar_core.runtime.progress import progress, say
 from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.training_state import TrainingRecord, TrainingState
 
 
 class TrainingTask(Protocol):
@@ -40,6 +41,17 @@ class TrainingTask(Protocol):
         """Figures on the validation split; `score` (higher is better) chooses the weights that are kept."""
 
 
+@runtime_checkable
+class NamesSamples(Protocol):
+    """A task that can tell which samples spoil a step."""
+
+    def spoiling_samples(self, step: int) -> str:
+        """Name the samples of step ``step`` whose own loss is no finite number under the weights as they are.
+
+        Called without gradients, after the random numbers of the step have been seeded as they were for `backward`.
+        """
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long to train and when to look. All counts are optimizer steps."""
@@ -52,16 +64,6 @@ class Schedule:
     gradient_clip: float | None = None
     #: Factor on the optimizer's learning rates at a step.
     rate: Callable[[int], float] | None = None
-
-
-@dataclass
-class TrainingRecord:
-    """What happened: one entry a validation, with mean training losses since the last one."""
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    steps: int = 0
-    best_step: int = 0
-    best_score: float = -math.inf
 
 
 def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:
@@ -82,11 +84,12 @@ def train(
     """Train until the steps are done or patience runs out; leave the best weights in ``task.module``.
 
     ``checkpoints`` is a folder of this training alone; a checkpoint there is continued if it was written under the
-    same ``key`` (settings, inputs and code). The caller deletes the folder when the results are safe. Raises UserError
-    on a loss that is not finite.
+    same ``key`` (settings, inputs and code), and removed if not. The caller deletes the folder when the results are
+    safe. Raises UserError on a loss that is not finite, and on a checkpoint that is spoiled.
     """
-    store = _Checkpoints(checkpoints, key)
-    state = store.load(task) or _State()
+    store = Checkpoints(checkpoints, key)
+    store.remove_others()
+    state = store.load(task.module, task.optimizer) or TrainingState()
     base_rates = [group["lr"] for group in task.optimizer.param_groups] if not state.base_rates else state.base_rates
     state.base_rates = base_rates
     if state.best_weights is None:
@@ -94,147 +97,96 @@ def train(
     if state.record.steps:
         say(f"{description}: continues at step {state.record.steps:,} of {schedule.total_steps:,}")
 
+    run = _Run(task, schedule, state, seed, description)
     remaining = range(state.record.steps, schedule.total_steps)
     batches = task.batches(state.record.steps)
     task.module.train()
     for step in progress(remaining, description, schedule.total_steps, unit="step", initial=state.record.steps):
         if state.stopped:
             break
-        torch.manual_seed(derive_seed(seed, "step", step))
-        factor = schedule.rate(step) if schedule.rate else 1.0
-        for group, rate in zip(task.optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = rate * factor
-        task.optimizer.zero_grad(set_to_none=True)
-        losses = task.backward(next(batches))
-        if schedule.gradient_clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(task.module.parameters(), schedule.gradient_clip)
-            losses = {**losses, "gradient_norm": norm.detach()}
-        task.optimizer.step()
-        state.add(losses)
+        run.step(step, next(batches))
         done = step + 1
-        state.record.steps = done
         if done % schedule.validate_every == 0 or done == schedule.total_steps:
-            _validate(task, schedule, state, description)
+            run.validate()
         if done % schedule.checkpoint_every == 0 or done == schedule.total_steps or state.stopped:
-            state.check_finite(description)
-            store.save(task, state)
+            run.check_finite()
+            store.save(task.module, task.optimizer, state)
     task.module.load_state_dict(state.best_weights)
     return state.record
 
 
 @dataclass
-class _State:
-    record: TrainingRecord = field(default_factory=TrainingRecord)
-    best_weights: dict[str, torch.Tensor] | None = None
-    base_rates: list[float] = field(default_factory=list)
-    sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    summed: int = 0
-    #: The first step whose losses held one that is no finite number, -1 so far; on the device, like the sums.
-    bad_step: torch.Tensor | None = None
-    without_gain: int = 0
-    stopped: bool = False
+class _Run:
+    """One training as it goes."""
 
-    def add(self, losses: Mapping[str, torch.Tensor]) -> None:
-        # Summed on the device: reading a loss at each step would wait for the device each time.
-        for name, value in losses.items():
-            value = value.detach().double()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
-        finite = torch.stack([value.detach().isfinite() for value in losses.values()]).all()
-        if self.bad_step is None:
-            self.bad_step = torch.full_like(finite, -1, dtype=torch.int64)
-        found = self.bad_step.masked_fill(~finite, self.record.steps + 1)
-        self.bad_step = torch.where(self.bad_step < 0, found, self.bad_step)
-        self.summed += 1
+    task: TrainingTask
+    schedule: Schedule
+    state: TrainingState
+    seed: int
+    description: str
 
-    def check_finite(self, description: str) -> None:
-        bad = [name for name, value in self.sums.items() if not torch.isfinite(value)]
-        if not bad:
-            return
-        step = int(self.bad_step) if self.bad_step is not None else -1
-        where = f"at step {step:,}" if step >= 0 else f"in a step before {self.record.steps:,}"
+    def step(self, step: int, batch: Any) -> None:
+        """One optimizer step."""
+        task, schedule, state = self.task, self.schedule, self.state
+        self._seed(step)
+        factor = schedule.rate(step) if schedule.rate else 1.0
+        for group, rate in zip(task.optimizer.param_groups, state.base_rates, strict=True):
+            group["lr"] = rate * factor
+        task.optimizer.zero_grad(set_to_none=True)
+        losses = task.backward(batch)
+        if schedule.gradient_clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_(task.module.parameters(), schedule.gradient_clip)
+            losses = {**losses, "gradient_norm": norm.detach()}
+        state.add(losses)
+        # On a CPU there is nothing to wait for, and the weights are still those that the loss came from.
+        if losses["loss"].device.type == "cpu":
+            self.check_finite()
+        task.optimizer.step()
+        state.record.steps = step + 1
+
+    def validate(self) -> None:
+        """Look at the validation split; keep the weights if they are the best so far."""
+        self.check_finite()
+        task, state, record = self.task, self.state, self.state.record
+        task.module.eval()
+        with torch.no_grad():
+            figures = dict(task.validate())
+        task.module.train()
+        means = {f"train_{name}": value for name, value in state.take_means().items()}
+        record.history.append({"step": float(record.steps), **means, **figures})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **figures}.items())
+        say(f"{self.description}: step {record.steps:,} of {self.schedule.total_steps:,}: {shown}")
+        if figures["score"] > record.best_score:
+            record.best_score, record.best_step = figures["score"], record.steps
+            state.best_weights = _copy(task.module)
+            state.without_gain = 0
+        else:
+            state.without_gain += 1
+            patience = self.schedule.patience
+            state.stopped = patience is not None and state.without_gain >= patience
+
+    def check_finite(self) -> None:
+        """Raise UserError if some loss since the last validation is no finite number."""
+        bad = self.state.not_finite()
+        if bad:
+            self._refuse(bad)
+
+    def _refuse(self, bad: list[str]) -> NoReturn:
+        step = int(self.state.bad_step) if self.state.bad_step is not None else 0
+        told = ""
+        if isinstance(self.task, NamesSamples):
+            self._seed(step - 1)
+            self.task.module.train()
+            with torch.no_grad():
+                told = f" ({self.task.spoiling_samples(step - 1)})"
         raise UserError(
-            f"{description}: {', '.join(bad)} not a finite number {where}; lower the learning rate or the gradient clip"
+            f"{self.description}: {', '.join(bad)} not a finite number at step {step:,}{told}; "
+            "lower the learning rate or the gradient clip"
         )
 
-
-def _validate(task: TrainingTask, schedule: Schedule, state: _State, description: str) -> None:
-    state.check_finite(description)
-    task.module.eval()
-    with torch.no_grad():
-        figures = dict(task.validate())
-    task.module.train()
-    means = {f"train_{name}": float(value) / state.counts[name] for name, value in state.sums.items()}
-    state.sums, state.counts, state.summed = {}, {}, 0
-    record = state.record
-    record.history.append({"step": float(record.steps), **means, **figures})
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **figures}.items())
-    say(f"{description}: step {record.steps:,} of {schedule.total_steps:,}: {shown}")
-    if figures["score"] > record.best_score:
-        record.best_score, record.best_step = figures["score"], record.steps
-        state.best_weights = _copy(task.module)
-        state.without_gain = 0
-    else:
-        state.without_gain += 1
-        state.stopped = schedule.patience is not None and state.without_gain >= schedule.patience
+    def _seed(self, step: int) -> None:
+        torch.manual_seed(derive_seed(self.seed, "step", step))
 
 
 def _copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-class _Checkpoints:
-    """One resumable checkpoint in a folder, replaced whole."""
-
-    def __init__(self, folder: Path | None, key: str) -> None:
-        self.file = folder / "last.pt" if folder is not None else None
-        self.key = key
-
-    def save(self, task: TrainingTask, state: _State) -> None:
-        if self.file is None:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(".partial")
-        torch.save(
-            {
-                "key": self.key,
-                "module": task.module.state_dict(),
-                "optimizer": task.optimizer.state_dict(),
-                "best_weights": state.best_weights,
-                "base_rates": state.base_rates,
-                "sums": state.sums,
-                "counts": state.counts,
-                "summed": state.summed,
-                "without_gain": state.without_gain,
-                "stopped": state.stopped,
-                "history": state.record.history,
-                "steps": state.record.steps,
-                "best_step": state.record.best_step,
-                "best_score": state.record.best_score,
-            },
-            partial,
-        )
-        os.replace(partial, self.file)
-
-    def load(self, task: TrainingTask) -> _State | None:
-        if self.file is None or not self.file.is_file():
-            return None
-        device = next(task.module.parameters()).device
-        stored = torch.load(self.file, map_location=device, weights_only=True)
-        if stored["key"] != self.key:
-            say(f"{self.file}: from other settings, inputs or code; training starts anew")
-            return None
-        task.module.load_state_dict(stored["module"])
-        task.optimizer.load_state_dict(stored["optimizer"])
-        record = TrainingRecord(stored["history"], stored["steps"], stored["best_step"], stored["best_score"])
-        return _State(
-            record=record,
-            best_weights=stored["best_weights"],
-            base_rates=stored["base_rates"],
-            sums=stored["sums"],
-            counts=stored["counts"],
-            summed=stored["summed"],
-            without_gain=stored["without_gain"],
-            stopped=stored["stopped"],
-        )

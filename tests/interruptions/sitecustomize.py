@@ -24,7 +24,7 @@ def _moment(event, arguments):
     """(stage folder, moment) that an event belongs to, or None."""
     if event == "os.rename":
         source, target = str(arguments[0]), str(arguments[1])
-        if target.endswith("last.pt"):
+        if target.endswith(".pt"):
             return (str(Path(target).parent), "checkpoint") if Path(target).is_file() else None
         scratch = _SCRATCH.match(source)
         if scratch and scratch[2] and ".partial" not in target:

@@ -21,9 +21,11 @@ from gensar_core.generator import backbone
 from gensar_core.generator.batches import MicroBatch
 from gensar_core.generator.corpus import check_lengths, load_examples
 from gensar_core.generator.rank import rank_candidates
-from gensar_core.generator.train import GeneratorTask, load_validation, train_generator
+from gensar_core.generator.train import GeneratorTask, train_generator
 from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.generator.validation import load_validation
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.training import train
 from tests.unit import generator_folders as folders
 
 USERS = 20
@@ -321,6 +323,40 @@ def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path,
     with pytest.raises(UserError, match="not a finite number at step 2"):
         train_generator(corpus, samples, tmp_path / "out", settings(learning_rate=1e30), 1, None)
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def untied(corpus: Path, samples: Path) -> GeneratorTask:
+    """A task whose embeddings may break without breaking every sample's logits."""
+    chosen = settings()
+    model = backbone.build(chosen, corpus, 1)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    examples = load_examples(corpus, folders.VOCABULARY)
+    return GeneratorTask(model, chosen, examples, load_validation(corpus, samples, model, 5), 1)
+
+
+def test_a_poisoned_embedding_is_told_by_step_task_row_and_sample(corpus: Path, samples: Path) -> None:
+    task = untied(corpus, samples)
+    poisoned = 9
+    task.module.shared.weight.data[poisoned, 2] = float("nan")
+    examples = task.order.examples
+    holds = [poisoned in examples.inputs.take(np.array([prompt])).values for prompt in examples.prompt]
+    step = next(number for number in itertools.count() if np.array(holds)[task.order.rows(number)].any())
+    rows = sorted(row for row in task.order.rows(step) if holds[row])
+    assert 0 < len(rows) < len(task.order.rows(step))
+    # The first rows of the corpus are the users' next recommendations, then come their searches.
+    named = "; ".join(f"{'nrip' if row < USERS else 'nsip'} row {row}, sample {row % USERS}" for row in rows)
+    with pytest.raises(UserError) as raised:
+        train(task, task.schedule(), seed=1, description="train generator", checkpoints=None)
+    told = str(raised.value)
+    assert f"at step {step + 1} ({len(rows)} of its samples: {named} of {corpus}/train.parquet); lower" in told
+    assert told.startswith("train generator: loss, loss_n")
+
+
+def test_lost_weights_name_the_first_samples_of_the_step(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples)
+    task.module.decoder.final_layer_norm.weight.data[0] = float("nan")
+    with pytest.raises(UserError, match=r"at step 1 \(all 16 samples of the step: .* and 6 more of .*train.parquet\)"):
+        train(task, task.schedule(), seed=1, description="train generator", checkpoints=None)
 
 
 def test_every_parameter_is_trained_once_and_embeddings_at_their_own_rate(corpus: Path, samples: Path) -> None:

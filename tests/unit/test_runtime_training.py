@@ -63,11 +63,54 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path, stop_at):
     assert resumed.served[0] == stop_at - stop_at % 5
 
 
-def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
+def test_a_checkpoint_of_other_settings_is_out_of_the_way_and_removed(tmp_path):
     train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="old")
+    (tmp_path / "notes.txt").touch()
+    (old,) = tmp_path.glob("*.pt")
     fresh = Regression()
     train(fresh, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="new")
     assert fresh.served[0] == 0
+    assert not old.exists()
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+    assert (tmp_path / "notes.txt").exists()
+
+
+def killed(folder, key="k"):
+    """The checkpoint of a training killed after its tenth step."""
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(stop_at=12), SCHEDULE, seed=3, description="t", checkpoints=folder, key=key)
+    (file,) = folder.glob("*.pt")
+    return file
+
+
+SPOILED = {
+    "empty": lambda content: content[:0],
+    "cut off at once": lambda content: content[:40],
+    "cut off in the middle": lambda content: content[: len(content) // 2],
+    "cut off at the end": lambda content: content[:-1],
+    "zeros where the disk lost a block": lambda content: content[:600] + bytes(1500) + content[2100:],
+    "text": lambda content: content.hex().encode(),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_a_spoiled_checkpoint_is_one_line_with_the_cure(tmp_path, spoil):
+    file = killed(tmp_path)
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(UserError, match=rf"{file}: is cut off, or no checkpoint; delete it and run again"):
+        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    file.unlink()
+    assert train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k").steps == 40
+
+
+def test_a_foreign_checkpoint_under_this_trainings_name_is_refused(tmp_path):
+    name = killed(tmp_path / "own").name
+    killed(tmp_path / "other", key="other").rename(tmp_path / "other" / name)
+    with pytest.raises(UserError, match=rf"other/{name}: is the checkpoint of other settings, inputs or code; delete"):
+        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "other", key="k")
+    torch.save([1, 2], tmp_path / "own" / name)
+    with pytest.raises(UserError, match="no checkpoint"):
+        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "own", key="k")
 
 
 def test_the_best_weights_are_kept_and_patience_stops():
@@ -88,9 +131,25 @@ def test_the_best_weights_are_kept_and_patience_stops():
     assert torch.equal(weights(task), weights(same))
 
 
-def test_a_loss_that_is_not_finite_stops_with_one_line():
-    with pytest.raises(UserError, match="loss, gradient_norm not a finite number at step 5"):
-        train(Regression(poison_at=4), SCHEDULE, seed=3, description="t", checkpoints=None)
+def test_a_loss_that_is_not_finite_stops_with_one_line_before_it_reaches_the_weights():
+    task = Regression(poison_at=4)
+    with pytest.raises(UserError, match="loss, gradient_norm not a finite number at step 5; lower the learning rate"):
+        train(task, SCHEDULE, seed=3, description="t", checkpoints=None)
+    assert weights(task).isfinite().all()
+
+
+def test_a_task_that_can_names_the_samples_under_the_numbers_of_the_step():
+    class Naming(Regression):
+        def backward(self, batch):
+            self.drawn = torch.get_rng_state()
+            return super().backward(batch)
+
+        def spoiling_samples(self, step):
+            assert torch.equal(torch.get_rng_state(), self.drawn)
+            return f"rows of step number {step}"
+
+    with pytest.raises(UserError, match=r"at step 5 \(rows of step number 4\); lower"):
+        train(Naming(poison_at=4), SCHEDULE, seed=3, description="t", checkpoints=None)
 
 
 def test_warmup_cosine_by_hand():

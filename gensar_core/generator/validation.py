@@ -1,0 +1,56 @@
+"""How good a generator is while it trains: it ranks the valid candidates exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.generator.corpus import ItemTokens, Prompts, load_item_tokens, load_prompts
+from gensar_core.generator.score import score_candidates
+from gensar_core.generator.t5 import T5
+from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.runtime.arrays import Ragged
+
+_USERS_PER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The valid candidate lists of one task, with their prompts."""
+
+    task: str
+    lists: CandidateLists
+    prompts: Ragged
+    items: ItemTokens
+
+    def metrics(self, model: T5) -> dict[str, float]:
+        """Metrics of the model's exact ranking."""
+        scores = score_candidates(model, self.prompts, self.lists.items, self.items, users_per_batch=_USERS_PER_BATCH)
+        ranks = average_ranks(scores, self.lists.present)
+        return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
+
+
+def load_validation(corpus: Path, samples: Path, model: T5, users: int) -> list[Validation]:
+    """Valid lists of both tasks; of at most ``users`` users each, evenly spread (0: all). Tasks without any are out.
+
+    Raises UserError when no task has valid samples.
+    """
+    vocabulary = model.lm_head.weight.shape[0]
+    items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
+    prompts = load_prompts(corpus, vocabulary)
+    table = schema.SAMPLES.read(samples / "samples.parquet")
+    found = []
+    for task in schema.TASKS:
+        lists = load_candidates(samples, task, "valid", users=users, samples=table)
+        if len(lists):
+            found.append(Validation(task, lists, _prompts_of(prompts, lists), items[task]))
+    if not found:
+        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
+    return found
+
+
+def _prompts_of(prompts: Prompts, lists: CandidateLists) -> Ragged:
+    return prompts.of(lists.samples.get_column("sample_id").to_numpy())
