@@ -32,7 +32,7 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArgume
 
 from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.generator import backbone
-from gensar_core.generator.batches import MicroBatch
+from gensar_core.generator.batches import Step
 from gensar_core.generator.corpus import load_examples
 from gensar_core.generator.train import GeneratorTask
 from gensar_core.runtime.device import has_bfloat16, pick_device
@@ -77,13 +77,15 @@ class Ours(GeneratorTask):
     clock: Clock
     timed: int
 
-    def batches(self, first_step: int) -> Iterator[list[MicroBatch]]:
+    def batches(self, first_step: int) -> Iterator[Step]:
         """Batches, with the clock started after the first."""
         for number, batch in enumerate(super().batches(first_step)):
             if number == 1:
                 self.clock.start()
             if number:
-                self.clock.tokens += sum(int((part.inputs >= 0).sum() + (part.targets >= 0).sum()) for part in batch)
+                self.clock.tokens += sum(
+                    int((part.inputs >= 0).sum() + (part.targets >= 0).sum()) for part in batch.parts
+                )
             yield batch
 
     def validate(self) -> Mapping[str, float]:

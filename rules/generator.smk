@@ -26,7 +26,9 @@ rule train_generator:
         "../envs/gensar.yaml"
     threads: 8
     resources:
+        # GPUs, or processes where there is none, that share the work of each step; no result depends on them.
         gpu=1,
+        processes=1,
         mem_mb=scaled(6000, 20),
         runtime=scaled(720, 20.0),
     params:

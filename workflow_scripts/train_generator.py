@@ -6,9 +6,11 @@ from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.config.generators import TrainingSettings
-    from gensar_core.generator.train import train_generator
+    from gensar_core.generator.parallel import train_generator_in
+    from gensar_core.runtime.launch import count_processes
 
-    train_generator(
+    train_generator_in(
+        count_processes(snakemake.resources.gpu, snakemake.resources.processes),
         corpus=Path(snakemake.input.corpus[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         output=Path(snakemake.output.model),

@@ -18,6 +18,7 @@ import numpy as np
 from gensar_core.errors import UserError
 from gensar_core.generator.corpus import Examples
 from gensar_core.runtime.arrays import ranges
+from gensar_core.runtime.processes import ALONE, Processes, shares
 from gensar_core.runtime.seeds import generator
 
 #: Targets up to this length are one group when a step is sorted; longer ones are grouped by powers of two.
@@ -41,18 +42,38 @@ class MicroBatch:
     place: int
 
 
+@dataclass(frozen=True)
+class Step:
+    """One process' share of an optimizer step.
+
+    ``parts`` are the micro-batches that it takes; ``tokens`` int64 [tasks] counts the target tokens of the whole step.
+    """
+
+    parts: list[MicroBatch]
+    tokens: np.ndarray
+
+
 class Batches:
     """Optimizer steps over ``examples``.
 
     An epoch is a seeded permutation. A task of weight w gives each of its examples floor(w) times, and the remaining
     share of them, drawn anew each epoch, once more. ``tokens`` bounds the padded input and target tokens of a
-    micro-batch. Raises UserError when a single example is longer, or a weight names no task.
+    micro-batch. ``processes`` share each step. Raises UserError when a single example is longer, or a weight names no
+    task.
     """
 
     def __init__(
-        self, examples: Examples, *, batch_size: int, tokens: int, weights: Mapping[str, float], seed: int
+        self,
+        examples: Examples,
+        *,
+        batch_size: int,
+        tokens: int,
+        weights: Mapping[str, float],
+        seed: int,
+        processes: Processes = ALONE,
     ) -> None:
         self.examples = examples
+        self.processes = processes
         self.batch_size = batch_size
         self.tokens = tokens
         self.seed = seed
@@ -85,10 +106,13 @@ class Batches:
         """Optimizer steps of so many epochs, at least one."""
         return max(1, round(epochs * self.epoch_size / self.batch_size))
 
-    def from_step(self, step: int) -> Iterator[list[MicroBatch]]:
-        """Micro-batches of step ``step``, of the next one, and so on without end."""
+    def from_step(self, step: int) -> Iterator[Step]:
+        """This process' share of step ``step``, of the next one, and so on without end."""
         while True:
-            yield self.micro_batches(self.rows(step))
+            rows = self.rows(step)
+            tokens = np.zeros(len(self.examples.task_names), dtype=np.int64)
+            np.add.at(tokens, self.examples.task[rows], self._target_lengths[rows])
+            yield Step(self.micro_batches(rows, self.processes), tokens)
             step += 1
 
     def rows(self, step: int) -> np.ndarray:
@@ -100,8 +124,11 @@ class Batches:
             parts.append(self._order(epoch)[max(start - begin, 0) : stop - begin])
         return np.concatenate(parts)
 
-    def micro_batches(self, rows: np.ndarray) -> list[MicroBatch]:
-        """Cut examples into micro-batches of like lengths within the budget."""
+    def micro_batches(self, rows: np.ndarray, processes: Processes = ALONE) -> list[MicroBatch]:
+        """Cut examples into micro-batches of like lengths within the budget, and take this process' share of them.
+
+        The cuts do not depend on the processes, and shares have about equally many padded tokens.
+        """
         rows = np.sort(rows)
         prompts, first, counts = np.unique(self.examples.prompt[rows], return_index=True, return_counts=True)
         inputs = self._input_lengths[prompts]
@@ -109,9 +136,11 @@ class Batches:
         group = np.ceil(np.log2(np.maximum(targets, _SHORT_TARGET)))
         order = np.lexsort((prompts, inputs, group))
         ends = cuts(inputs[order], targets[order], counts[order], self.tokens)
+        parts = np.split(order, ends[:-1])
+        padded = [int(len(part) * inputs[part].max() + counts[part].sum() * targets[part].max()) for part in parts]
         return [
             self._micro_batch(place, prompts[part], rows[ranges(first[part], counts[part])], counts[part])
-            for place, part in enumerate(np.split(order, ends[:-1]))
+            for place, part in ((place, parts[place]) for place in shares(padded, processes.count)[processes.rank])
         ]
 
     def _micro_batch(self, place: int, prompts: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> MicroBatch:

@@ -13,15 +13,17 @@ import torch
 
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.generator import backbone
-from gensar_core.generator.batches import Batches, MicroBatch, prompt_tokens
+from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
 from gensar_core.generator.corpus import Examples, check_lengths, load_examples
 from gensar_core.generator.t5 import T5, decode_rows, encode
 from gensar_core.generator.validation import Validation, load_validation
 from gensar_core.runtime.cross_entropy import cross_entropy
 from gensar_core.runtime.device import autocast, pick_device
+from gensar_core.runtime.processes import ALONE, Processes
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json
 from gensar_core.runtime.training import Schedule, train, warmup_cosine
+from gensar_core.runtime.training_state import TrainingRecord
 
 #: Larger passes are no faster on a CPU, as they leave its caches, and hold more padding.
 _CPU_TOKENS = 2048
@@ -32,14 +34,24 @@ _CORPUS = ("train.parquet", "prompts.parquet", "item_tokens.parquet", "new_token
 
 
 def train_generator(
-    corpus: Path, samples: Path, output: Path, settings: TrainingSettings, seed: int, checkpoints: Path | None
+    corpus: Path,
+    samples: Path,
+    output: Path,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoints: Path | None,
+    processes: Processes = ALONE,
 ) -> None:
     """Train on the folder ``corpus``, choose weights by the valid candidates in ``samples``.
 
     Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry a validation. ``checkpoints`` is a
-    folder of this training alone, from which a killed run continues to the same weights. Raises UserError when corpus,
-    samples and backbone do not belong together, and when the loss is no longer a number.
+    folder of this training alone, from which a killed run continues to the same weights. Of several ``processes``, all
+    of which call this alike, the first writes. Raises UserError when corpus, samples and backbone do not belong
+    together, and when the loss is no longer a number.
     """
+    if not processes.first:
+        _train(corpus, samples, settings, seed, checkpoints, processes.tell(None), processes)
+        return
     with Stage(
         "train_generator",
         output,
@@ -49,35 +61,51 @@ def train_generator(
         seed=seed,
         code=__name__,
     ) as stage:
-        model = backbone.build(settings, corpus, seed).to(pick_device())
-        examples = load_examples(corpus, model.lm_head.weight.shape[0])
-        if settings.backbone != "scratch":
-            # T5's positions are relative and have no end, but it has never seen longer inputs.
-            check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
-        lists = load_validation(corpus, samples, model, settings.validation_users)
-        task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"))
-        record = train(
-            task,
-            task.schedule(),
-            seed=derive_seed(seed, "training"),
-            description="train generator",
-            checkpoints=checkpoints,
-            key=stage.key,
-        )
+        key = processes.tell(stage.key)
+        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes)
         folder = stage.path("config.json").parent
-        model.save_pretrained(folder)
+        task.module.save_pretrained(folder)
         backbone.load_tokenizer(corpus / "tokenizer").save_pretrained(folder)
         write_json(stage.path("curve.json"), record.history)
         stage.record(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            examples=len(examples),
+            parameters=sum(parameter.numel() for parameter in task.module.parameters()),
+            examples=len(task.order.examples),
             epoch_examples=task.order.epoch_size,
+            processes=processes.count,
             steps=record.steps,
             best_step=record.best_step,
             best_score=record.best_score,
         )
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _train(
+    corpus: Path,
+    samples: Path,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoints: Path | None,
+    key: str,
+    processes: Processes,
+) -> tuple[GeneratorTask, TrainingRecord]:
+    model = backbone.build(settings, corpus, seed).to(pick_device())
+    examples = load_examples(corpus, model.lm_head.weight.shape[0])
+    if settings.backbone != "scratch":
+        # T5's positions are relative and have no end, but it has never seen longer inputs.
+        check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
+    lists = load_validation(corpus, samples, model, settings.validation_users)
+    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes)
+    record = train(
+        task,
+        task.schedule(),
+        seed=derive_seed(seed, "training"),
+        description="train generator",
+        checkpoints=checkpoints,
+        key=key,
+        processes=processes,
+    )
+    return task, record
 
 
 def parameter_groups(model: T5, settings: TrainingSettings) -> list[dict[str, Any]]:
@@ -106,8 +134,10 @@ class GeneratorTask:
         examples: Examples,
         validation: list[Validation],
         seed: int,
+        processes: Processes = ALONE,
     ) -> None:
         self.module = model
+        self.processes = processes
         self.settings = settings
         self.validation = validation
         self.names = examples.task_names
@@ -116,7 +146,12 @@ class GeneratorTask:
         if self.device.type == "cpu":
             tokens = min(tokens, max(_CPU_TOKENS, int(prompt_tokens(examples).max())))
         self.order = Batches(
-            examples, batch_size=settings.batch_size, tokens=tokens, weights=settings.task_weights, seed=seed
+            examples,
+            batch_size=settings.batch_size,
+            tokens=tokens,
+            weights=settings.task_weights,
+            seed=seed,
+            processes=processes,
         )
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             parameter_groups(model, settings), weight_decay=settings.weight_decay, fused=True
@@ -135,22 +170,21 @@ class GeneratorTask:
             rate=warmup_cosine(total, settings.warmup_share),
         )
 
-    def batches(self, first_step: int) -> Iterator[list[MicroBatch]]:
-        """Steps from ``first_step`` on, each as its micro-batches."""
+    def batches(self, first_step: int) -> Iterator[Step]:
+        """Steps from ``first_step`` on, each as this process' share of its micro-batches."""
         return self.order.from_step(first_step)
 
-    def backward(self, batch: list[MicroBatch]) -> Mapping[str, torch.Tensor]:
+    def backward(self, batch: Step) -> Mapping[str, torch.Tensor]:
         """Gradients of the mean loss over all target tokens of the step, however it is cut into micro-batches.
 
-        Returns that mean as `loss`, and the mean over each task's tokens as `loss_{task}`.
+        Returns that mean as `loss`, and the mean over each task's tokens as `loss_{task}`; of both, as of the
+        gradients, what this process' micro-batches add to them.
         """
-        counts = np.zeros(len(self.names))
-        for part in batch:
-            np.add.at(counts, part.task, (part.targets >= 0).sum(axis=1))
+        counts = batch.tokens
         sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         # Dropout of a micro-batch depends on the step and its place there, not on what ran before it.
         first_seed = torch.initial_seed()
-        for part in batch:
+        for part in batch.parts:
             torch.manual_seed(first_seed + part.place)
             losses, task = self._token_losses(part)
             (losses.sum() / counts.sum()).backward()
@@ -162,7 +196,7 @@ class GeneratorTask:
         """Exact rankings of the valid lists; the score is the mean NDCG@5 of the tasks."""
         figures: dict[str, float] = {}
         for lists in self.validation:
-            figures.update(lists.metrics(self.module))
+            figures.update(lists.metrics(self.module, self.processes))
         figures["score"] = float(np.mean([figures[f"{lists.task}_ndcg@5"] for lists in self.validation]))
         return figures
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.generator.corpus import ItemTokens, Prompts, load_item_tokens, load_prompts
@@ -13,6 +15,7 @@ from gensar_core.generator.t5 import T5
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.processes import ALONE, Processes
 
 _USERS_PER_BATCH = 64
 
@@ -26,10 +29,15 @@ class Validation:
     prompts: Ragged
     items: ItemTokens
 
-    def metrics(self, model: T5) -> dict[str, float]:
-        """Metrics of the model's exact ranking."""
-        scores = score_candidates(model, self.prompts, self.lists.items, self.items, users_per_batch=_USERS_PER_BATCH)
-        ranks = average_ranks(scores, self.lists.present)
+    def metrics(self, model: T5, processes: Processes = ALONE) -> dict[str, float]:
+        """Metrics of the model's exact ranking, to which each process adds a share of the lists."""
+        own = processes.own(len(self.lists))
+        candidates = self.lists.items[own]
+        prompts = self.prompts.take(own)
+        scores = score_candidates(model, prompts, candidates, self.items, users_per_batch=_USERS_PER_BATCH)
+        ranks = np.zeros(len(self.lists))
+        ranks[own] = average_ranks(scores, candidates >= 0)
+        ranks = processes.sum(ranks)
         return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
 
 

@@ -13,6 +13,16 @@ from types import TracebackType
 from gensar_core.errors import UserError
 from gensar_core.runtime import progress
 
+#: Where numeric libraries read how many threads they may use.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
+
+
+def set_loggers(level: int) -> None:
+    """Send what is logged from ``level`` on to stderr; libraries that chat, from warnings on."""
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "sentence_transformers", "transformers", "bm25s", "matplotlib", "faiss"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
 
 class ScriptLog:
     """Context manager around a workflow script: stdout, stderr, logging and tracebacks go to ``path``.
@@ -26,7 +36,7 @@ class ScriptLog:
         self.path = Path(path) if path else None
         if threads:
             # Read by the numeric libraries when they are first imported, which is later than this.
-            for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS"):
+            for variable in THREADS:
                 os.environ.setdefault(variable, str(threads))
             # Threads that wait by spinning take the cores from one another where jobs share them: measured on two busy
             # cores, a small model trained ten times as long.
@@ -42,9 +52,7 @@ class ScriptLog:
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.close(log)
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-        for chatty in ("httpx", "sentence_transformers", "transformers", "bm25s", "matplotlib", "faiss"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        set_loggers(logging.INFO)
         return self
 
     def __exit__(

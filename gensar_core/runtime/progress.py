@@ -16,11 +16,17 @@ _SECONDS_BETWEEN_LINES = 15.0
 #: Where bars go when stderr itself has been sent to a log (set by runtime.logs.ScriptLog).
 terminal: TextIO | None = None
 
+#: Whether this process shows nothing: one of several speaks for all (set by runtime.launch).
+silent = False
+
 
 def progress(
     items: Iterable[T], description: str, total: int | None = None, unit: str = "it", initial: int = 0
 ) -> Iterator[T]:
     """Yield ``items`` while showing how far the loop is. ``initial`` counts what an earlier run has done."""
+    if silent:
+        yield from items
+        return
     if total is None and isinstance(items, Sized):
         total = len(items) + initial
     screen = terminal or sys.stderr
@@ -44,8 +50,9 @@ def progress(
 
 def say(line: str) -> None:
     """One plain line to the log, at once; on a terminal it does not tear a running bar."""
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
+    if not silent:
+        tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
 
 
 class _Lines:

@@ -17,6 +17,7 @@ import torch
 
 from gensar_core.errors import UserError
 from gensar_core.runtime.checkpoints import Checkpoints
+from gensar_core.runtime.processes import ALONE, Processes
 from gensar_core.runtime.progress import progress, say
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.training_state import TrainingRecord, TrainingState
@@ -29,12 +30,16 @@ class TrainingTask(Protocol):
     optimizer: torch.optim.Optimizer
 
     def batches(self, first_step: int) -> Iterator[Any]:
-        """Batches of optimizer steps ``first_step``, ``first_step + 1``, ... in a fixed order."""
+        """Batches of optimizer steps ``first_step``, ``first_step + 1``, ... in a fixed order.
+
+        Where several processes train, each gets its own share of a step.
+        """
 
     def backward(self, batch: Any) -> Mapping[str, torch.Tensor]:
         """Run one step's forward and backward passes; return detached losses by name, `loss` the one that counts.
 
-        A name may be missing in some steps; its mean is over the steps that give it.
+        A name may be missing in some steps; its mean is over the steps that give it. Of several processes each gives
+        its share: losses, under the same names, and gradients are summed over them.
         """
 
     def validate(self) -> Mapping[str, float]:
@@ -79,16 +84,25 @@ def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], floa
 
 
 def train(
-    task: TrainingTask, schedule: Schedule, *, seed: int, description: str, checkpoints: Path | None, key: str = ""
+    task: TrainingTask,
+    schedule: Schedule,
+    *,
+    seed: int,
+    description: str,
+    checkpoints: Path | None,
+    key: str = "",
+    processes: Processes = ALONE,
 ) -> TrainingRecord:
     """Train until the steps are done or patience runs out; leave the best weights in ``task.module``.
 
     ``checkpoints`` is a folder of this training alone; a checkpoint there is continued if it was written under the
     same ``key`` (settings, inputs and code), and removed if not. The caller deletes the folder when the results are
-    safe. Raises UserError on a loss that is not finite, and on a checkpoint that is spoiled.
+    safe. Of several ``processes``, all of which call this alike, the first writes checkpoints, which any number of them
+    may continue. Raises UserError on a loss that is not finite, and on a checkpoint that is spoiled.
     """
     store = Checkpoints(checkpoints, key)
-    store.remove_others()
+    if processes.first:
+        store.remove_others()
     state = store.load(task.module, task.optimizer) or TrainingState()
     base_rates = [group["lr"] for group in task.optimizer.param_groups] if not state.base_rates else state.base_rates
     state.base_rates = base_rates
@@ -97,7 +111,7 @@ def train(
     if state.record.steps:
         say(f"{description}: continues at step {state.record.steps:,} of {schedule.total_steps:,}")
 
-    run = _Run(task, schedule, state, seed, description)
+    run = _Run(task, schedule, state, seed, description, processes)
     remaining = range(state.record.steps, schedule.total_steps)
     batches = task.batches(state.record.steps)
     task.module.train()
@@ -110,7 +124,8 @@ def train(
             run.validate()
         if done % schedule.checkpoint_every == 0 or done == schedule.total_steps or state.stopped:
             run.check_finite()
-            store.save(task.module, task.optimizer, state)
+            if processes.first:
+                store.save(task.module, task.optimizer, state)
     task.module.load_state_dict(state.best_weights)
     return state.record
 
@@ -124,6 +139,7 @@ class _Run:
     state: TrainingState
     seed: int
     description: str
+    processes: Processes
 
     def step(self, step: int, batch: Any) -> None:
         """One optimizer step."""
@@ -133,7 +149,7 @@ class _Run:
         for group, rate in zip(task.optimizer.param_groups, state.base_rates, strict=True):
             group["lr"] = rate * factor
         task.optimizer.zero_grad(set_to_none=True)
-        losses = task.backward(batch)
+        losses = self.processes.sum_step(task.module, task.backward(batch))
         if schedule.gradient_clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(task.module.parameters(), schedule.gradient_clip)
             losses = {**losses, "gradient_norm": norm.detach()}
@@ -150,7 +166,7 @@ class _Run:
         task, state, record = self.task, self.state, self.state.record
         task.module.eval()
         with torch.no_grad():
-            figures = dict(task.validate())
+            figures = self.processes.agree(task.validate())
         task.module.train()
         means = {f"train_{name}": value for name, value in state.take_means().items()}
         record.history.append({"step": float(record.steps), **means, **figures})

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core.errors import UserError
-from gensar_core.generator.batches import Batches, MicroBatch, cuts, prompt_tokens
+from gensar_core.generator.batches import Batches, Step, cuts, prompt_tokens
 from gensar_core.generator.corpus import Examples
 from gensar_core.runtime.arrays import Ragged
 
@@ -30,8 +30,8 @@ def make(data: Examples, batch_size: int = 8, seed: int = 1, tokens: int = 100, 
     return Batches(data, batch_size=batch_size, tokens=tokens, weights=weights, seed=seed)
 
 
-def members(step: list[MicroBatch]) -> list[int]:
-    return [int(row[0]) for part in step for row in part.inputs[part.prompt]]
+def members(step: Step) -> list[int]:
+    return [int(row[0]) for part in step.parts for row in part.inputs[part.prompt]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 25, 100])
@@ -51,8 +51,8 @@ def test_a_step_depends_on_its_number_alone() -> None:
     whole = list(itertools.islice(make(data).from_step(0), 20))
     later = list(itertools.islice(make(data).from_step(13), 7))
     for one, other in zip(whole[13:], later, strict=True):
-        assert len(one) == len(other)
-        for part, same in zip(one, other, strict=True):
+        assert len(one.parts) == len(other.parts)
+        for part, same in zip(one.parts, other.parts, strict=True):
             np.testing.assert_array_equal(part.inputs, same.inputs)
             np.testing.assert_array_equal(part.targets, same.targets)
     assert [members(step) for step in itertools.islice(make(data, seed=2).from_step(0), 20)] != list(
@@ -65,8 +65,8 @@ def test_micro_batches_hold_their_rows_whole_and_within_the_budget() -> None:
     batches = make(data, batch_size=120, tokens=150)
     step = next(batches.from_step(1))
     assert sorted(members(step)) == sorted(batches.rows(1).tolist())
-    assert len(step) > 1
-    for part in step:
+    assert len(step.parts) > 1
+    for part in step.parts:
         assert part.inputs.size + part.targets.size <= 150
         for row, target, task in zip(part.inputs[part.prompt], part.targets, part.task, strict=True):
             example = int(row[0])
@@ -84,7 +84,7 @@ def test_sorting_inside_a_step_leaves_little_padding() -> None:
     rows = Ragged.from_lengths(lengths, np.zeros(lengths.sum(), dtype=np.int32))
     targets = Ragged.from_lengths(np.full(4096, 6), np.zeros(4096 * 6, dtype=np.int32))
     data = Examples(rows, targets, np.arange(4096), np.zeros(4096, dtype=np.uint8), ["a"])
-    parts = next(make(data, batch_size=2048, tokens=4096).from_step(0))
+    parts = next(make(data, batch_size=2048, tokens=4096).from_step(0)).parts
     padded = sum(part.inputs.size for part in parts)
     real = sum((part.inputs >= 0).sum() for part in parts)
     assert padded / real < 1.06
@@ -123,7 +123,7 @@ def test_targets_of_one_prompt_share_its_row(seed: int) -> None:
     data = shared_prompts(seed)
     batches = make(data, batch_size=60, tokens=90, seed=seed)
     seen = []
-    for part in next(batches.from_step(0)):
+    for part in next(batches.from_step(0)).parts:
         assert len(np.unique(part.prompt)) == len(part.inputs)
         assert (np.diff(part.prompt) >= 0).all()
         for target, place, task in zip(part.targets, part.prompt, part.task, strict=True):

@@ -18,7 +18,7 @@ from gensar_core import schema
 from gensar_core.config.generators import RankingSettings, ScratchSize, TrainingSettings
 from gensar_core.errors import UserError
 from gensar_core.generator import backbone
-from gensar_core.generator.batches import MicroBatch
+from gensar_core.generator.batches import Step
 from gensar_core.generator.corpus import check_lengths, load_examples
 from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import GeneratorTask, train_generator
@@ -147,7 +147,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
     plain = GeneratorTask.backward
     calls = []
 
-    def killed(self: GeneratorTask, batch: list[MicroBatch]) -> Any:
+    def killed(self: GeneratorTask, batch: Step) -> Any:
         calls.append(1)
         if len(calls) == 12:
             raise KeyboardInterrupt
@@ -179,7 +179,7 @@ def test_cutting_a_step_into_micro_batches_does_not_change_its_gradient(corpus: 
         task.module.train()
         step = next(task.batches(2))
         losses = task.backward(step)
-        found.append((len(step), losses, [parameter.grad for parameter in task.module.parameters()]))
+        found.append((len(step.parts), losses, [parameter.grad for parameter in task.module.parameters()]))
     (many, cut, cut_gradients), (_, whole, whole_gradients) = found
     assert many > 3
     for name, value in whole.items():
@@ -194,7 +194,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_step(corpus: Path, samples:
     step = next(task.batches(0))
     losses = task.backward(step)
     by_task: dict[str, list[float]] = {"nrip": [], "nsip": []}
-    for part in step:
+    for part in step.parts:
         for row, target, code in zip(part.inputs, part.targets, part.task, strict=True):
             row, target = torch.tensor(row[row >= 0]).long(), torch.tensor(target[target >= 0]).long()
             with torch.no_grad():

@@ -1,0 +1,45 @@
+"""`train_generator` in one process or several, to the same result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from gensar_core.config.generators import TrainingSettings
+from gensar_core.generator.train import train_generator
+from gensar_core.runtime.launch import launch, work
+from gensar_core.runtime.processes import Processes
+
+
+def train_generator_in(
+    processes: int,
+    corpus: Path,
+    samples: Path,
+    output: Path,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoints: Path,
+) -> None:
+    """`train_generator` in so many processes of this machine; one is this process itself."""
+    if processes == 1:
+        train_generator(corpus, samples, output, settings, seed, checkpoints)
+    else:
+        words = [corpus, samples, output, settings.canonical(), seed, checkpoints]
+        launch(__name__, [str(word) for word in words], processes)
+
+
+def _train(processes: Processes) -> None:
+    corpus, samples, output, settings, seed, checkpoints = sys.argv[1:]
+    train_generator(
+        Path(corpus),
+        Path(samples),
+        Path(output),
+        TrainingSettings.model_validate_json(settings),
+        int(seed),
+        Path(checkpoints),
+        processes,
+    )
+
+
+if __name__ == "__main__":
+    work(_train)

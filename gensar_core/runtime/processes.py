@@ -1,0 +1,148 @@
+"""The processes of one training on one machine: each does a share of every step, all take the same step.
+
+`launch` starts them; here is what they say to each other. Weights are equal everywhere at all times, because each
+process starts from the same ones and every step adds the same sum to them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+from torch import distributed
+
+#: Numbers that are summed over the processes at a time: enough to fill the line, few beside the weights.
+_BUCKET = 1 << 23
+#: A process that has died is noticed by `launch`; those that wait for a slow one must not give up.
+_PATIENCE = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """``count`` processes, of which this one is number ``rank``; alone, each method gives back what it gets."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def own(self, rows: int) -> np.ndarray:
+        """This process' share of ``rows`` rows, int64, ascending: every ``count``-th."""
+        return np.arange(self.rank, rows, self.count)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The sum of all processes' float64 arrays, all of one shape."""
+        if self.count == 1:
+            return values
+        sums = torch.from_numpy(values).to(_device())
+        distributed.all_reduce(sums)
+        summed: np.ndarray = sums.cpu().numpy()
+        return summed
+
+    def sum_step(self, module: torch.nn.Module, losses: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Replace the gradients in ``module`` by their sums over all processes, and return those of the losses.
+
+        Every process gives losses of the same names. A parameter that no process has a gradient of keeps none.
+        """
+        if self.count == 1:
+            return losses
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        lacking = [place for place, parameter in enumerate(parameters) if parameter.grad is None]
+        has = torch.ones(len(parameters), dtype=torch.float64)
+        has[lacking] = 0.0
+        device = parameters[0].device
+        told = torch.cat([torch.stack([losses[name].double() for name in losses]), has.to(device, non_blocking=True)])
+        distributed.all_reduce(told)
+        for place in lacking:
+            parameters[place].grad = torch.zeros_like(parameters[place])
+        for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
+            _sum_bucket(bucket)
+        if lacking:
+            holders = told[len(losses) :].cpu()
+            for place in lacking:
+                if not holders[place]:
+                    parameters[place].grad = None
+        return dict(zip(losses, told, strict=False))
+
+    def agree(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The figures of the first process, everywhere: what is decided by them must not hang on a last bit."""
+        if self.count == 1:
+            return dict(figures)
+        values = torch.tensor(list(figures.values()), dtype=torch.float64, device=_device())
+        distributed.broadcast(values, src=0)
+        return dict(zip(figures, values.tolist(), strict=True))
+
+    def tell(self, key: str | None) -> str:
+        """The key of a stage (64 hexadecimal digits) that the first process knows, everywhere; the others give None."""
+        if self.count == 1 and key is not None:
+            return key
+        digits = torch.tensor(list(bytes.fromhex(key or "00" * 32)), dtype=torch.uint8, device=_device())
+        distributed.broadcast(digits, src=0)
+        return bytes(digits.tolist()).hex()
+
+
+ALONE = Processes()
+
+
+def join() -> Processes:
+    """Take one's place among the processes that `launch` has started: one GPU each, or the CPUs' cores."""
+    from accelerate import PartialState
+
+    on_cpu = os.environ.get("GENSAR_DEVICE") == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu, backend="gloo" if on_cpu else "nccl", timeout=_PATIENCE)
+    return Processes(state.process_index, state.num_processes)
+
+
+def leave() -> None:
+    """Close the lines to the other processes, when nothing more is to be said."""
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+
+
+def shares(costs: Sequence[int], count: int) -> list[list[int]]:
+    """Places 0, 1, ... of jobs with these costs, dealt out to ``count`` processes; ascending within each.
+
+    The dearest job goes first, each to the process that has least to do: none has more than its fair part and one job.
+    """
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        process = loads.index(min(loads))
+        dealt[process].append(place)
+        loads[process] += costs[place]
+    return [sorted(places) for places in dealt]
+
+
+def _device() -> torch.device:
+    from accelerate import PartialState
+
+    device: torch.device = PartialState().device
+    return device
+
+
+def _buckets(gradients: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and size + gradient.numel() > _BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.numel()
+    yield bucket
+
+
+def _sum_bucket(bucket: list[torch.Tensor]) -> None:
+    flat = torch.cat([gradient.flatten() for gradient in bucket])
+    distributed.all_reduce(flat)
+    sizes = [gradient.numel() for gradient in bucket]
+    for gradient, summed in zip(bucket, torch.split(flat, sizes), strict=True):
+        gradient.copy_(summed.view_as(gradient))

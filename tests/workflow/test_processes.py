@@ -1,0 +1,75 @@
+"""A training by several processes through its rule, as a machine with several GPUs runs it."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from gensar_core.config.catalogue import load_catalogue
+from gensar_core.generator.train import GeneratorTask, train_generator
+from tests.unit import generator_folders as folders
+
+USERS = 20
+MODEL = "results/demo/models/gensar_demo"
+LOG = "results/demo/logs/train_generator_gensar_demo.log"
+#: Several micro-batches a step, dropout in each, and validations in between.
+SETTINGS = {
+    "size": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 1},
+    "epochs": 6.0, "batch_size": 16, "batch_tokens": 40, "warmup_share": 0.05, "learning_rate": 5.0e-3,
+    "task_weights": {}, "validation_users": 0, "checkpoint_steps": 2, "validations_per_epoch": 1, "patience": None,
+}  # fmt: skip
+
+
+def train_alone(folder, output, settings, seed, checkpoints, steps=None):
+    """Train in this process; with ``steps``, until it is killed in the step after those."""
+    plain, calls = GeneratorTask.backward, []
+
+    def backward(self, batch):
+        calls.append(1)
+        if len(calls) == steps + 1:
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    corpus, samples = folder / "results/demo/corpora/demo", folder / "results/demo/samples"
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        if steps is not None:
+            patch.setattr(GeneratorTask, "backward", backward)
+        train_generator(corpus, samples, output, settings, seed, checkpoints)
+
+
+def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
+    monkeypatch.setenv("GENSAR_DEVICE", "cpu")
+    folder = workflow.folder
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values["generators"]["gensar_demo"] |= SETTINGS
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    catalogue = load_catalogue(values)
+    settings, seed = catalogue.generators["gensar_demo"].training(), catalogue.seed
+    folders.write_corpus(folder / "results/demo/corpora/demo", USERS)
+    folders.write_samples(folder / "results/demo/samples", USERS)
+    train_alone(folder, folder / "alone", settings, seed, None)
+
+    # Two processes go on from where one was killed.
+    train_alone(folder, folder / "killed", settings, seed, folder / "results/demo/checkpoints/gensar_demo", steps=3)
+    rule = ("--allowed-rules", "train_generator", "--", MODEL)
+    workflow.run("--set-resources", "train_generator:processes=2", *rule)
+    log = (folder / LOG).read_text()
+    assert log.count("continues at step 2 of 15") == 1
+    assert log.count("step 15 of 15") == 1
+    assert "torchelastic" not in log
+    assert not (folder / "results/demo/checkpoints/gensar_demo").exists()
+    assert json.loads((folder / MODEL / "stage.json").read_text())["figures"]["processes"] == 2
+
+    expected, found = (load_file(model / "model.safetensors") for model in (folder / "alone", folder / MODEL))
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        np.testing.assert_allclose(found[name], weights, atol=2e-6, rtol=1e-4)
+    curves = [json.loads((model / "curve.json").read_text()) for model in (folder / "alone", folder / MODEL)]
+    for entry, same in zip(*curves, strict=True):
+        assert entry.keys() == same.keys()
+        np.testing.assert_allclose(list(entry.values()), list(same.values()), rtol=1e-5)
+    # Another number of processes is no reason to train again.
+    assert workflow.planned(*rule) == set()
