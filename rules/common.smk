@@ -67,6 +67,22 @@ def sample_parts(wildcards):
     ]
 
 
+def ranked_in_parts(several):
+    """Names of the generators that rank in several jobs, or of those that rank in one."""
+    return [
+        name
+        for name, generator in catalogue.generators.items()
+        if (generator.scatter > 1) == several
+    ]
+
+
+def ranking_parts(wildcards, folder, ending):
+    """The files of one kind of all parts of a generator's ranking, in their order."""
+    parts = catalogue.generators[wildcards.generator].scatter
+    place = f"results/{wildcards.dataset}/{folder}/{wildcards.generator}"
+    return [f"{place}/{part}-of-{parts}{ending}" for part in range(parts)]
+
+
 def user_file(dataset, key, path):
     """A raw file that the user has to bring; missing, it is named together with the key that told where to look."""
     if not Path(path).is_file():

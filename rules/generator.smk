@@ -57,7 +57,7 @@ rule full_rank_generator:
     log:
         "results/{dataset}/logs/full_rank_generator_{generator}.log",
     wildcard_constraints:
-        generator=any_of(catalogue.generators),
+        generator=any_of(ranked_in_parts(False)),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -91,7 +91,7 @@ rule rank_generator:
     log:
         "results/{dataset}/logs/rank_generator_{generator}.log",
     wildcard_constraints:
-        generator=any_of(catalogue.generators),
+        generator=any_of(ranked_in_parts(False)),
     conda:
         "../envs/gensar.yaml"
     threads: 8

@@ -16,9 +16,7 @@ from gensar_core.config.base import validate
 from gensar_core.config.data import FullRankingSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
-from gensar_core.ranking.catalogue import figures as full_figures
-from gensar_core.ranking.catalogue import load_targets, ranks_by_score
-from gensar_core.ranking.metrics import hit_rate, ndcg
+from gensar_core.ranking.catalogue import figures, load_targets, ranks_by_score
 from gensar_core.runtime.stage import Stage
 
 _RANKED_SPLITS = ("valid", "test")
@@ -75,9 +73,7 @@ def fit_and_rank(
         code=code,
         record_name=f"{name}.stage.json",
     ) as stage:
-        ranking = rank_targets(method, tasks)
-        ranking.write(stage, name)
-        stage.record(**figures(ranking.ranks))
+        rank_targets(method, tasks).write(stage, name)
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -134,7 +130,7 @@ def rank_catalogue(
         ]
         table = pl.concat(tables).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(**full_figures(table))
+        stage.record(**figures(table))
 
 
 def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:
@@ -161,12 +157,3 @@ def rank_targets(method: Method[Any], tasks: list[str]) -> Ranking:
         for task in tasks
         for split in _RANKED_SPLITS
     )
-
-
-def figures(table: pl.DataFrame) -> dict[str, float]:
-    """HR@10 and NDCG@5 of each task and split of a ranks table, for the record."""
-    found: dict[str, float] = {}
-    for (task, split), group in table.group_by("task", "split", maintain_order=True):
-        ranks = group.get_column("rank").to_numpy()
-        found |= {f"{task}_{split}_hr@10": hit_rate(ranks, 10), f"{task}_{split}_ndcg@5": ndcg(ranks, 5)}
-    return found

@@ -74,6 +74,9 @@ class GeneratorSettings(TrainingSettings):
     """An entry of `generators`."""
 
     corpus: Name
+    #: In how many parts, each a job of its own, targets are ranked among their candidates or among all items; results
+    #: do not depend on it.
+    scatter: Positive = 1
     ranking: RankingSettings = RankingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
 

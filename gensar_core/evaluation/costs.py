@@ -35,7 +35,8 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
     """The cost table: `method`, `tasks`, `parameters`, `training seconds`, `ranking seconds`, `device`.
 
     Training is what a method does before it ranks, validation included; a training that was killed and continued
-    counts from where it continued. Ranking covers the valid and test targets of all tasks that the method ranks.
+    counts from where it continued. Ranking covers the valid and test targets of all tasks that the method ranks, and
+    the work of all jobs that share it.
     """
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):
@@ -47,7 +48,7 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
                 "tasks": "+".join(task for task in schema.TASKS if task in found),
                 "parameters": fitted["figures"]["parameters"],
                 "training seconds": float(fitted["figures"].get("training_seconds", fitted["seconds"])),
-                "ranking seconds": float(ranked["seconds"]),
+                "ranking seconds": float(ranked["seconds"] + ranked["figures"].get("parts_seconds", 0.0)),
                 "device": fitted["device"],
             }
         )

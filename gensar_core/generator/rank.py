@@ -1,7 +1,11 @@
-"""The stage `rank_generator`: every valid and test candidate list of both tasks, ranked by a trained generator."""
+"""The stage `rank_generator`: every valid and test candidate list of both tasks, ranked by a trained generator.
+
+Either ranking may be shared by several jobs, see `ranking.parts`.
+"""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,16 @@ from gensar_core.generator.corpus import Prompts, load_prompts
 from gensar_core.generator.search import search_catalogue
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
-from gensar_core.ranking.catalogue import CatalogueTargets, found_ranks, full_ranks, load_targets, ranks_by_score
-from gensar_core.ranking.catalogue import figures as full_figures
-from gensar_core.ranking.metrics import hit_rate, ndcg
+from gensar_core.ranking.catalogue import (
+    CatalogueTargets,
+    block_rows,
+    figures,
+    found_ranks,
+    full_ranks,
+    load_targets,
+    ranks_by_score,
+)
+from gensar_core.ranking.parts import WHOLE, Part
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 
@@ -25,12 +36,18 @@ _LISTS = 4096
 
 
 def rank_candidates(
-    model: Path, corpus: Path, samples: Path, output: Path, name: str, settings: RankingSettings
+    model: Path,
+    corpus: Path,
+    samples: Path,
+    output: Path,
+    name: str,
+    settings: RankingSettings,
+    part: Part = WHOLE,
 ) -> None:
     """Write ``output``/{name}.parquet (table `ranks`), {name}.scores.parquet (table `scores`) and {name}.stage.json.
 
     ``model`` is the folder of a trained generator, ``corpus`` the one it was trained on, ``samples`` the folder of
-    candidate lists. Raises UserError when they do not belong together.
+    candidate lists, of which ``part`` is ranked. Raises UserError when they do not belong together.
     """
     inputs = _inputs(model, corpus, samples)
     with Stage(
@@ -39,12 +56,13 @@ def rank_candidates(
         generator = TrainedGenerator.load(model, corpus)
         prompts = load_prompts(corpus, generator.vocabulary)
         table = schema.SAMPLES.read(samples / "samples.parquet")
+        groups = list(itertools.product(schema.TASKS, ("valid", "test")))
+        lists = [load_candidates(samples, *group, samples=table) for group in groups]
+        spans = part.spans([len(one) for one in lists], _LISTS)
         rankings = [
-            rank_split(generator, prompts, load_candidates(samples, task, split, samples=table), task, split, settings)
-            for task in schema.TASKS
-            for split in ("valid", "test")
+            rank_split(generator, prompts, one.take(*span), *group, settings)
+            for one, span, group in zip(lists, spans, groups, strict=True)
         ]
-        stage.record(**{key: value for part in rankings for key, value in figures(part.ranks).items()})
         concat_rankings(rankings).write(stage, name)
 
 
@@ -56,11 +74,12 @@ def rank_catalogue(
     name: str,
     settings: RetrievalSettings,
     protocol: FullRankingSettings,
+    part: Part = WHOLE,
 ) -> None:
     """Write ``output``/{name}.parquet (table `full_ranks`) and its record: test targets among all items.
 
-    With beams, a target that the search does not find has no rank. Raises UserError when the folders do not belong
-    together.
+    With beams, a target that the search does not find has no rank. ``part`` says which of the targets are ranked.
+    Raises UserError when the folders do not belong together.
     """
     with Stage(
         "full_rank_generator",
@@ -76,13 +95,16 @@ def rank_catalogue(
     ) as stage:
         generator = TrainedGenerator.load(model, corpus)
         prompts = load_prompts(corpus, generator.vocabulary)
+        targets = [load_targets(samples, task, protocol) for task in schema.TASKS]
+        block = _LISTS if settings.beams else block_rows(len(generator.items[schema.TASKS[0]]))
+        spans = part.spans([len(one) for one in targets], block)
         tables = [
-            catalogue_table(generator, prompts, task, load_targets(samples, task, protocol), settings)
-            for task in schema.TASKS
+            catalogue_table(generator, prompts, task, one.take(*span), settings)
+            for task, one, span in zip(schema.TASKS, targets, spans, strict=True)
         ]
         table = pl.concat(tables).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(**full_figures(table))
+        stage.record(**figures(table))
 
 
 def catalogue_table(
@@ -141,12 +163,3 @@ def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:
         samples / "samples.parquet",
         samples / "candidates.parquet",
     ]
-
-
-def figures(ranks: pl.DataFrame) -> dict[str, float]:
-    """HR@5 and NDCG@5 of one task and split, by name; nothing for an empty table."""
-    if not len(ranks):
-        return {}
-    name = f"{ranks['task'][0]}_{ranks['split'][0]}"
-    values = ranks.get_column("rank").to_numpy()
-    return {f"{name}_hr@5": hit_rate(values, 5), f"{name}_ndcg@5": ndcg(values, 5)}

@@ -11,7 +11,7 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.ranking.metrics import average_ranks
+from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
@@ -49,9 +49,20 @@ class Ranking:
     scores: pl.DataFrame
 
     def write(self, stage: Stage, name: str) -> None:
-        """Write {name}.parquet and {name}.scores.parquet among the stage's outputs."""
+        """Write {name}.parquet and {name}.scores.parquet among the stage's outputs, and record figures of them."""
         schema.RANKS.write(self.ranks, stage.path(f"{name}.parquet"))
         schema.SCORES.write(self.scores, stage.path(f"{name}.scores.parquet"))
+        stage.record(**figures(self.ranks))
+
+
+def figures(table: pl.DataFrame) -> dict[str, float]:
+    """HR@5, HR@10 and NDCG@5 of each task and split of a ranks table, by name, for a stage's record."""
+    found: dict[str, float] = {}
+    for (task, split), group in table.group_by("task", "split", maintain_order=True):
+        ranks, name = group.get_column("rank").to_numpy(), f"{task}_{split}"
+        found |= {f"{name}_hr@{depth}": hit_rate(ranks, depth) for depth in (5, 10)}
+        found[f"{name}_ndcg@5"] = ndcg(ranks, 5)
+    return found
 
 
 def load_candidates(

@@ -57,11 +57,16 @@ def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings)
     return CatalogueTargets(rows, items.padded(int(items.lengths.max(initial=0)), -1).astype(np.int32))
 
 
+def block_rows(n_items: int) -> int:
+    """Targets that are ranked by score at a time."""
+    return max(1, _PAIRS // n_items)
+
+
 def ranks_by_score(
     targets: CatalogueTargets, n_items: int, score: Callable[[pl.DataFrame], np.ndarray], *, description: str
 ) -> pl.DataFrame:
     """The table `full_ranks` by exact scores; ``score`` maps samples to scores of all items, float [rows, n_items]."""
-    rows = max(1, _PAIRS // n_items)
+    rows = block_rows(n_items)
     ranks = []
     for start in progress(range(0, len(targets), rows), description, unit="batch"):
         batch = targets.take(start, start + rows)

@@ -1,0 +1,82 @@
+"""Ranking by several jobs: which lists each of them takes, and their tables put together again.
+
+A part is whole blocks of lists, the blocks that one job alone would go through. So every forward pass sees the same
+lists whatever the number of parts, and the tables are the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import Ranking, concat_rankings
+from gensar_core.ranking.catalogue import figures
+from gensar_core.runtime.stage import Stage, read_record
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``of`` jobs, numbered from 0, that share the lists of a ranking."""
+
+    number: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.of:
+            raise UserError(f"part {self.number} of {self.of}: parts are numbered from 0 to {self.of - 1}")
+
+    def spans(self, lengths: Sequence[int], block: int) -> list[tuple[int, int]]:
+        """(start, stop) of this part's rows in each of several tables of ``lengths`` rows.
+
+        All tables' blocks of ``block`` rows are dealt out in their order, as evenly as they go; starts are multiples of
+        ``block``.
+        """
+        blocks = [-(-length // block) for length in lengths]
+        first, last = (share * sum(blocks) // self.of for share in (self.number, self.number + 1))
+        spans, before = [], 0
+        for length, count in zip(lengths, blocks, strict=True):
+            start, stop = (min(max(place - before, 0), count) * block for place in (first, last))
+            spans.append((min(start, length), min(stop, length)))
+            before += count
+        return spans
+
+
+#: One job takes all.
+WHOLE: Final = Part()
+
+
+def gather_rankings(parts: Sequence[Path], output: Path, name: str) -> None:
+    """Write ``output``/{name}.parquet, {name}.scores.parquet and {name}.stage.json from those of all ``parts``.
+
+    ``parts`` are their ranks files; scores and records stand beside them.
+    """
+    scores = [path.with_suffix(".scores.parquet") for path in parts]
+    with _gathering("rank_generator", [*parts, *scores], output, name) as stage:
+        pairs = zip(parts, scores, strict=True)
+        whole = concat_rankings(Ranking(schema.RANKS.read(ranks), schema.SCORES.read(kept)) for ranks, kept in pairs)
+        whole.write(stage, name)
+        stage.record(**_work(parts))
+
+
+def gather_full_ranks(parts: Sequence[Path], output: Path, name: str) -> None:
+    """Write ``output``/{name}.parquet (table `full_ranks`) and its record from those of all ``parts``."""
+    with _gathering("full_rank_generator", parts, output, name) as stage:
+        table = pl.concat([schema.FULL_RANKS.read(path) for path in parts]).sort("sample_id")
+        schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
+        stage.record(**figures(table), **_work(parts))
+
+
+def _gathering(stage: str, inputs: Sequence[Path], output: Path, name: str) -> Stage:
+    return Stage(stage, output, inputs=inputs, code=__name__, record_name=f"{name}.stage.json")
+
+
+def _work(parts: Sequence[Path]) -> dict[str, float]:
+    """Seconds of all parts together."""
+    seconds = sum(read_record(path.with_suffix(".stage.json"))["seconds"] for path in parts)
+    return {"parts": len(parts), "parts_seconds": round(seconds, 3)}

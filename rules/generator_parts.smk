@@ -1,0 +1,131 @@
+# Rankings by several jobs, for generators with `scatter: N`; the gathered tables are those that one job writes.
+
+
+rule rank_generator_part:
+    input:
+        corpus=lambda wildcards: corpus_files(
+            wildcards, ["prompts.parquet", "item_tokens.parquet"]
+        ),
+        samples=multiext(
+            "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
+        ),
+        model="results/{dataset}/models/{generator}",
+    output:
+        ranks=temp(
+            "results/{dataset}/ranks_parts/{generator}/{part}-of-{parts}.parquet"
+        ),
+        scores=temp(
+            "results/{dataset}/ranks_parts/{generator}/{part}-of-{parts}.scores.parquet"
+        ),
+        record=temp(
+            "results/{dataset}/ranks_parts/{generator}/{part}-of-{parts}.stage.json"
+        ),
+    log:
+        "results/{dataset}/logs/rank_generator_{generator}_{part}-of-{parts}.log",
+    wildcard_constraints:
+        generator=any_of(ranked_in_parts(True)),
+        part="[0-9]+",
+        parts="[0-9]+",
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(60, 2.0),
+    params:
+        settings=lambda wildcards: catalogue.generators[
+            wildcards.generator
+        ].ranking.canonical(),
+        code=code_of("rank_generator_part"),
+    script:
+        "../workflow_scripts/rank_generator_part.py"
+
+
+rule rank_generator_gather:
+    input:
+        ranks=lambda wildcards: ranking_parts(wildcards, "ranks_parts", ".parquet"),
+        scores=lambda wildcards: ranking_parts(
+            wildcards, "ranks_parts", ".scores.parquet"
+        ),
+        records=lambda wildcards: ranking_parts(wildcards, "ranks_parts", ".stage.json"),
+    output:
+        ranks="results/{dataset}/ranks/{generator}.parquet",
+        scores="results/{dataset}/ranks/{generator}.scores.parquet",
+        record="results/{dataset}/ranks/{generator}.stage.json",
+    log:
+        "results/{dataset}/logs/rank_generator_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(ranked_in_parts(True)),
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=scaled(2000, 30),
+        runtime=scaled(15, 0.2),
+    params:
+        code=code_of("rank_generator_gather"),
+    script:
+        "../workflow_scripts/rank_generator_gather.py"
+
+
+rule full_rank_generator_part:
+    input:
+        corpus=lambda wildcards: corpus_files(
+            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
+        ),
+        samples=multiext(
+            "results/{dataset}/samples/", "samples.parquet", "training_events.parquet"
+        ),
+        model="results/{dataset}/models/{generator}",
+    output:
+        ranks=temp(
+            "results/{dataset}/full_ranks_parts/{generator}/{part}-of-{parts}.parquet"
+        ),
+        record=temp(
+            "results/{dataset}/full_ranks_parts/{generator}/{part}-of-{parts}.stage.json"
+        ),
+    log:
+        "results/{dataset}/logs/full_rank_generator_{generator}_{part}-of-{parts}.log",
+    wildcard_constraints:
+        generator=any_of(ranked_in_parts(True)),
+        part="[0-9]+",
+        parts="[0-9]+",
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(120, 4.0),
+    params:
+        settings=lambda wildcards: catalogue.generators[
+            wildcards.generator
+        ].retrieval.canonical(),
+        protocol=full_ranking,
+        code=code_of("full_rank_generator_part"),
+    script:
+        "../workflow_scripts/full_rank_generator_part.py"
+
+
+rule full_rank_generator_gather:
+    input:
+        ranks=lambda wildcards: ranking_parts(wildcards, "full_ranks_parts", ".parquet"),
+        records=lambda wildcards: ranking_parts(
+            wildcards, "full_ranks_parts", ".stage.json"
+        ),
+    output:
+        ranks="results/{dataset}/full_ranks/{generator}.parquet",
+        record="results/{dataset}/full_ranks/{generator}.stage.json",
+    log:
+        "results/{dataset}/logs/full_rank_generator_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(ranked_in_parts(True)),
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=scaled(2000, 30),
+        runtime=scaled(15, 0.2),
+    params:
+        code=code_of("full_rank_generator_gather"),
+    script:
+        "../workflow_scripts/full_rank_generator_gather.py"

@@ -1,0 +1,14 @@
+"""Ranks of all parts of the targets among all items -> one table."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0]):
+    from gensar_core.ranking.parts import gather_full_ranks
+
+    gather_full_ranks(
+        parts=[Path(path) for path in snakemake.input.ranks],
+        output=Path(snakemake.output.ranks).parent,
+        name=snakemake.wildcards.generator,
+    )

@@ -1,0 +1,22 @@
+"""Trained generator -> ranks of the test targets among all items, one part of them."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.config.data import FullRankingSettings
+    from gensar_core.config.generators import RetrievalSettings
+    from gensar_core.generator.rank import rank_catalogue
+    from gensar_core.ranking.parts import Part
+
+    rank_catalogue(
+        model=Path(snakemake.input.model),
+        corpus=Path(snakemake.input.corpus[0]).parent,
+        samples=Path(snakemake.input.samples[0]).parent,
+        output=Path(snakemake.output.record).parent,
+        name=Path(snakemake.output.ranks).stem,
+        settings=RetrievalSettings.model_validate_json(snakemake.params.settings),
+        protocol=FullRankingSettings.model_validate_json(snakemake.params.protocol),
+        part=Part(int(snakemake.wildcards.part), int(snakemake.wildcards.parts)),
+    )

@@ -1,0 +1,20 @@
+"""Trained generator -> ranks of the targets among their candidates, one part of them."""
+
+from pathlib import Path
+
+from gensar_core.runtime.logs import ScriptLog
+
+with ScriptLog(snakemake.log[0], snakemake.threads):
+    from gensar_core.config.generators import RankingSettings
+    from gensar_core.generator.rank import rank_candidates
+    from gensar_core.ranking.parts import Part
+
+    rank_candidates(
+        model=Path(snakemake.input.model),
+        corpus=Path(snakemake.input.corpus[0]).parent,
+        samples=Path(snakemake.input.samples[0]).parent,
+        output=Path(snakemake.output.record).parent,
+        name=Path(snakemake.output.ranks).stem,
+        settings=RankingSettings.model_validate_json(snakemake.params.settings),
+        part=Part(int(snakemake.wildcards.part), int(snakemake.wildcards.parts)),
+    )
