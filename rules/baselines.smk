@@ -19,7 +19,8 @@ rule method:
         embedding=method_embedding,
         negatives=method_negatives,
     output:
-        model=directory("results/{dataset}/models/{method}"),
+        # Which files a model is depends on the method; its record comes last and stands for all of them.
+        model="results/{dataset}/models/{method}/stage.json",
         ranks="results/{dataset}/ranks/{method}.parquet",
         scores="results/{dataset}/ranks/{method}.scores.parquet",
         record="results/{dataset}/ranks/{method}.stage.json",
@@ -61,7 +62,7 @@ rule full_rank_method:
             "training_events.parquet",
         ),
         embedding=method_embedding,
-        model="results/{dataset}/models/{method}",
+        model="results/{dataset}/models/{method}/stage.json",
     output:
         ranks="results/{dataset}/full_ranks/{method}.parquet",
         record="results/{dataset}/full_ranks/{method}.stage.json",

@@ -228,8 +228,11 @@ def cost_records(wildcards):
 
 
 def cost_models(wildcards):
-    """The folders of the fitted methods and trained generators of these rows."""
-    return [f"results/{wildcards.dataset}/models/{row}" for row in cost_rows(wildcards)]
+    """The records of the fitted methods and trained generators of these rows."""
+    return [
+        f"results/{wildcards.dataset}/models/{row}/stage.json"
+        for row in cost_rows(wildcards)
+    ]
 
 
 def shown_tables(dataset):
@@ -271,6 +274,17 @@ def shown_identifiers(dataset):
 def shown_models(dataset):
     """Every model that is trained by steps, as far as names tell."""
     return [row for row in shown_rows(dataset) if row not in catalogue.fusions]
+
+
+def drawn_models(wildcards):
+    """The models whose trainings a figure draws: the one it names, or all that its data set shows."""
+    one = wildcards._model.removeprefix("_")
+    return [one] if one else shown_models(wildcards.dataset)
+
+
+def drawn_identifiers(wildcards):
+    """The sets of identifiers drawn beside them."""
+    return [] if wildcards._model else shown_identifiers(wildcards.dataset)
 
 
 def shown_records(wildcards):

@@ -55,7 +55,7 @@ rule corpus:
             "new_tokens.json",
             "trie.safetensors",
         ),
-        tokenizer=directory("results/{dataset}/corpora/{corpus}/tokenizer"),
+        tokenizer="results/{dataset}/corpora/{corpus}/tokenizer/tokenizer_config.json",
         train="results/{dataset}/corpora/{corpus}/train.parquet",
         record="results/{dataset}/corpora/{corpus}/stage.json",
     log:

@@ -10,14 +10,20 @@ rule train_generator:
                 "prompts.parquet",
                 "item_tokens.parquet",
                 "new_tokens.json",
-                "tokenizer",
             ],
         ),
+        tokenizer=lambda wildcards: f"results/{{dataset}}/corpora/{catalogue.generators[wildcards.generator].corpus}/tokenizer/tokenizer_config.json",
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
     output:
-        model=directory("results/{dataset}/models/{generator}"),
+        multiext(
+            "results/{dataset}/models/{generator}/",
+            "model.safetensors",
+            "config.json",
+            "curve.json",
+        ),
+        model="results/{dataset}/models/{generator}/stage.json",
     log:
         "results/{dataset}/logs/train_generator_{generator}.log",
     wildcard_constraints:
@@ -50,7 +56,7 @@ rule full_rank_generator:
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "training_events.parquet"
         ),
-        model="results/{dataset}/models/{generator}",
+        model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks="results/{dataset}/full_ranks/{generator}.parquet",
         record="results/{dataset}/full_ranks/{generator}.stage.json",
@@ -83,7 +89,7 @@ rule rank_generator:
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
-        model="results/{dataset}/models/{generator}",
+        model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks="results/{dataset}/ranks/{generator}.parquet",
         scores="results/{dataset}/ranks/{generator}.scores.parquet",
@@ -106,24 +112,3 @@ rule rank_generator:
         code=code_of("rank_generator"),
     script:
         "../workflow_scripts/rank_generator.py"
-
-
-rule training_curve:
-    input:
-        model="results/{dataset}/models/{generator}",
-    output:
-        multiext("results/figures/{dataset}_{generator}_curve", ".png", ".stage.json"),
-        svg="results/figures/{dataset}_{generator}_curve.svg",
-    log:
-        "results/{dataset}/logs/training_curve_{generator}.log",
-    wildcard_constraints:
-        generator=any_of(catalogue.generators),
-    conda:
-        "../envs/gensar.yaml"
-    resources:
-        mem_mb=scaled(2000),
-        runtime=scaled(10),
-    params:
-        code=code_of("training_curve"),
-    script:
-        "../workflow_scripts/training_curve.py"

@@ -9,7 +9,7 @@ rule rank_generator_part:
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
-        model="results/{dataset}/models/{generator}",
+        model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks=temp(
             "results/{dataset}/ranks_parts/{generator}/{part}-of-{parts}.parquet"
@@ -76,7 +76,7 @@ rule full_rank_generator_part:
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "training_events.parquet"
         ),
-        model="results/{dataset}/models/{generator}",
+        model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks=temp(
             "results/{dataset}/full_ranks_parts/{generator}/{part}-of-{parts}.parquet"

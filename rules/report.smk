@@ -1,33 +1,36 @@
 # Tables, figures and records -> pages for people.
 
 
+# Of all that a data set shows, or of one model (results/figures/demo_sasrec_training.svg).
 rule training_curves:
     input:
         models=lambda wildcards: expand(
-            "results/{{dataset}}/models/{model}", model=shown_models(wildcards.dataset)
+            "results/{{dataset}}/models/{name}/stage.json",
+            name=drawn_models(wildcards),
         ),
         identifiers=lambda wildcards: expand(
-            "results/{{dataset}}/identifiers/{identifier}/stage.json",
-            identifier=shown_identifiers(wildcards.dataset),
+            "results/{{dataset}}/identifiers/{name}/stage.json",
+            name=drawn_identifiers(wildcards),
         ),
     output:
-        multiext("results/figures/{dataset}_training", ".png", ".stage.json"),
+        multiext("results/figures/{dataset}{_model}_training", ".png", ".stage.json"),
         svg=report(
-            "results/figures/{dataset}_training.svg",
+            "results/figures/{dataset}{_model}_training.svg",
             caption="../report/training.rst",
             category="Figures",
-            labels={"data set": "{dataset}", "figure": "training"},
+            labels={"data set": "{dataset}", "figure": "training{_model}"},
         ),
     log:
-        "results/{dataset}/logs/training_curves.log",
+        "results/{dataset}/logs/training_curves{_model}.log",
+    wildcard_constraints:
+        _model=f"(?:_(?:{any_of([*catalogue.methods, *catalogue.generators])}))?",
     conda:
         "../envs/gensar.yaml"
     resources:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        names=lambda wildcards: shown_models(wildcards.dataset)
-        + shown_identifiers(wildcards.dataset),
+        names=lambda wildcards: drawn_models(wildcards) + drawn_identifiers(wildcards),
         code=code_of("training_curves"),
     script:
         "../workflow_scripts/training_curves.py"

@@ -10,7 +10,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.generator.rank import rank_catalogue
 
     rank_catalogue(
-        model=Path(snakemake.input.model),
+        model=Path(snakemake.input.model).parent,
         corpus=Path(snakemake.input.corpus[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         output=Path(snakemake.output.ranks).parent,

@@ -17,7 +17,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         canonical=Path(snakemake.input.canonical[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         embedding=Path(snakemake.input.embedding[0]) if snakemake.input.embedding else None,
-        model=Path(snakemake.input.model),
+        model=Path(snakemake.input.model).parent,
         output=Path(snakemake.output.ranks).parent,
         seed=snakemake.params.seed,
         protocol=FullRankingSettings.model_validate_json(snakemake.params.protocol),

@@ -16,7 +16,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         canonical=Path(snakemake.input.canonical[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         embedding=Path(snakemake.input.embedding[0]) if snakemake.input.embedding else None,
-        model=Path(snakemake.output.model),
+        model=Path(snakemake.output.model).parent,
         ranks=Path(snakemake.output.ranks).parent,
         seed=snakemake.params.seed,
         checkpoints=Path(snakemake.params.checkpoints),

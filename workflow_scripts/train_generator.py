@@ -13,7 +13,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         count_processes(snakemake.resources.gpu, snakemake.resources.processes),
         corpus=Path(snakemake.input.corpus[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
-        output=Path(snakemake.output.model),
+        output=Path(snakemake.output.model).parent,
         settings=TrainingSettings.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
         checkpoints=Path(snakemake.params.checkpoints),

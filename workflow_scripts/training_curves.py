@@ -5,11 +5,10 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0]):
-    from gensar_core.evaluation.trainings import trainings_figure
+    from gensar_core.evaluation.curves import training_curves
 
-    folders = [Path(path) for path in snakemake.input.models]
-    folders += [Path(path).parent for path in snakemake.input.identifiers]
-    trainings_figure(
-        folders=dict(zip(snakemake.params.names, folders, strict=True)),
+    records = map(Path, [*snakemake.input.models, *snakemake.input.identifiers])
+    training_curves(
+        folders=dict(zip(snakemake.params.names, (record.parent for record in records), strict=True)),
         figure=Path(snakemake.output.svg).with_suffix(""),
     )

@@ -53,7 +53,7 @@ def fit_and_rank(
     inputs = [samples / file for file in ("training_events.parquet", "samples.parquet", "candidates.parquet")]
     inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
     inputs += [path for path in (embedding, training_negatives) if path is not None]
-    with Stage("method", model, settings=recorded, inputs=inputs, seed=seed, code=code) as stage:
+    with Stage("method", model, settings=recorded, inputs=inputs, seed=seed, code=code, alone=True) as stage:
         started = time.monotonic()
         fitted = method.fit(checkpoints, stage.key)
         seconds = round(time.monotonic() - started, 3)

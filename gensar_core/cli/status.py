@@ -61,17 +61,17 @@ def begun_outputs(folder: Path) -> set[str]:
 
 
 def _records(summary: str) -> Iterable[tuple[str, bool]]:
-    """(output, whether it is still to be made) of every stage: outputs that are records, or folders that hold one."""
+    """(record, whether it is still to be made) of every stage."""
     for line in summary.splitlines():
         columns = line.split("\t")
         if len(columns) == 6 and columns[0] != "output_file":
             path, pending = columns[0], columns[5] != "no update"
-            if path.endswith("stage.json") or not Path(path).suffix:
+            if path.endswith("stage.json"):
                 yield path, pending
 
 
 def _status(folder: Path, path: str, pending: bool, begun: set[str], running: bool) -> StageStatus:
-    record = folder / path if path.endswith(".json") else folder / path / "stage.json"
+    record = folder / path
     name = path.removesuffix("stage.json").rstrip("/.").removeprefix("results/")
     if path in begun:
         return StageStatus(name, "running" if running else "interrupted")

@@ -1,52 +1,84 @@
-"""The learning curve of a training: losses by task, and what validation said."""
+"""Training curves: losses and validation figures of trained models, step by step."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gensar_core.errors import UserError
 from gensar_core.evaluation.figures import new_figure, save_figure
-from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.stage import Stage, read_record
+
+#: What a training leaves of each of its validations, in their order: figures by name.
+History = list[dict[str, float]]
 
 
-def curve_figure(curve: Path, figure: Path) -> None:
-    """Draw ``{figure}.svg`` and ``.png`` from a training's curve.json, one entry a validation.
+def training_curves(folders: Mapping[str, Path], figure: Path) -> None:
+    """Draw ``{figure}.svg`` and ``.png``: a row a training, its losses at the left, its validations at the right.
 
-    Raises UserError when the file is not there or has no entry.
+    ``folders`` are those of trained models by name. A training leaves its validations (see `runtime.training`) as
+    curve.json or among the figures of its record; what is fitted without steps leaves none and is not drawn. The record
+    tells how many there were and the step of the best. Raises UserError when there is nothing to draw.
     """
+    files = {name: path for name, folder in folders.items() if (path := _curve_file(folder)) is not None}
+    if not files:
+        raise UserError(f"{', '.join(map(str, folders.values()))}: no training has left a curve to draw")
+    inputs = list(files.values())
     with Stage(
-        "curve_figure", figure.parent, inputs=[curve], code=__name__, record_name=f"{figure.name}.stage.json"
+        "training_curves", figure.parent, inputs=inputs, code=__name__, record_name=f"{figure.name}.stage.json"
     ) as stage:
-        history = json.loads(curve.read_text(encoding="utf-8"))
-        if not history:
-            raise UserError(f"{curve}: holds no validation; train again")
-        _draw(history, stage.path(figure.name))
-        best = max(history, key=lambda entry: entry["score"])
-        stage.record(validations=len(history), best_step=best["step"], best_score=best["score"])
+        histories = {name: _history(path) for name, path in files.items()}
+        _draw(histories, stage.path(figure.name))
+        best = {name: max(history, key=lambda entry: entry["score"]) for name, history in histories.items()}
+        stage.record(
+            validations={name: len(history) for name, history in histories.items()},
+            best_step={name: entry["step"] for name, entry in best.items()},
+            best_score={name: entry["score"] for name, entry in best.items()},
+        )
 
 
-def series(history: list[dict[str, Any]], prefix: str) -> dict[str, tuple[list[float], list[float]]]:
-    """(steps, values) of every figure whose name begins with ``prefix``, by the rest of its name."""
+def series(history: History, prefix: str, suffix: str = "") -> dict[str, tuple[list[float], list[float]]]:
+    """(steps, values) of every figure whose name begins and ends so, by what stands between."""
     names = dict.fromkeys(name for entry in history for name in entry if name.startswith(prefix))
     found = {}
-    for name in names:
+    for name in (name for name in names if name.endswith(suffix)):
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
-        found[name.removeprefix(prefix)] = [x for x, _ in points], [y for _, y in points]
+        middle = name.removeprefix(prefix).removesuffix(suffix).strip("_")
+        found[middle] = [x for x, _ in points], [y for _, y in points]
     return found
 
 
-def _draw(history: list[dict[str, Any]], path: Path) -> None:
-    panel, axes = new_figure(1, 2)
-    for name, (steps, values) in series(history, "train_loss_").items():
-        axes[0][0].plot(steps, values, label=name, marker=".")
-    axes[0][0].set_title("training loss per token")
-    for task in ("rec", "search"):
-        for steps, values in series(history, f"{task}_ndcg@5").values():
-            axes[0][1].plot(steps, values, label=task, marker=".")
-    axes[0][1].set_title("valid NDCG@5")
-    for axis in axes[0]:
-        axis.set_xlabel("optimizer step")
+def _curve_file(folder: Path) -> Path | None:
+    if (folder / "curve.json").is_file():
+        return folder / "curve.json"
+    return folder / "stage.json" if "curve" in read_record(folder / "stage.json")["figures"] else None
+
+
+def _history(path: Path) -> History:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    history: History = found if path.name == "curve.json" else found["figures"]["curve"]
+    if not history:
+        raise UserError(f"{path}: holds no validation; train again")
+    return history
+
+
+def _draw(histories: Mapping[str, History], path: Path) -> None:
+    figure, axes = new_figure(len(histories), 2, height=2.4)
+    for (name, history), (losses, scores) in zip(histories.items(), axes, strict=True):
+        _panel(losses, series(history, "train_loss"), f"{name}\ntraining loss")
+        tasks = {task: line for task in ("rec", "search") for line in series(history, task, "ndcg@5").values()}
+        _panel(scores, {**series(history, "score"), **tasks}, f"{name}\nvalidation score")
+    save_figure(figure, path)
+
+
+def _panel(axis: Any, lines: Mapping[str, tuple[list[float], list[float]]], title: str) -> None:
+    """``lines`` by name; the one without a name is over all tasks."""
+    for name, (steps, values) in lines.items():
+        # What is chosen by stands out from its parts.
+        axis.plot(steps, values, marker=".", label=name or "all", **({"alpha": 0.6} if name else {"color": "black"}))
+    if len(lines) > 1:
         axis.legend()
-    save_figure(panel, path)
+    axis.set_title(title)
+    axis.set_xlabel("optimizer step")

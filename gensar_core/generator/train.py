@@ -60,6 +60,7 @@ def train_generator(
         inputs=[*(corpus / name for name in _CORPUS), samples / "samples.parquet", samples / "candidates.parquet"],
         seed=seed,
         code=__name__,
+        alone=True,
     ) as stage:
         key = processes.tell(stage.key)
         task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes)

@@ -44,8 +44,9 @@ class Stage:
 
     Outputs are written to ``path(name)``, which lies in a hidden folder beside ``folder``. Leaving the block without
     an error moves them into ``folder`` and writes the record; leaving it with one removes them. ``record_name`` is
-    ``stage.json`` unless several stages share a folder. ``code`` names the module that does the work; the fingerprint
-    of what it reaches goes into the record and into ``key``.
+    ``stage.json`` unless several stages share a folder. ``alone`` says that the folder is this stage's own: whatever
+    else stands in it, such as outputs that other settings had, goes when the outputs come. ``code`` names the module
+    that does the work; the fingerprint of what it reaches goes into the record and into ``key``.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Stage:
         seed: int | None = None,
         code: str | None = None,
         record_name: str = "stage.json",
+        alone: bool = False,
     ) -> None:
         self.name = name
         self.folder = folder
@@ -66,6 +68,7 @@ class Stage:
         self.inputs = list(inputs)
         self.code = fingerprint(code) if code else None
         self.record_name = record_name
+        self.alone = alone
         self.figures: dict[str, Any] = {}
         self.warnings: list[str] = []
         self._scratch = folder / f".{Path(record_name).stem}.partial"
@@ -123,6 +126,8 @@ class Stage:
         write_json(self._scratch / self.record_name, self._record(names))
         # The record comes last: where it stands, all outputs stand.
         (self.folder / self.record_name).unlink(missing_ok=True)
+        for stale in set(self.folder.iterdir()) - {self._scratch} if self.alone else ():
+            _remove(stale)
         for path in outputs:
             target = self.folder / path.name
             if target.is_dir():
@@ -145,6 +150,14 @@ class Stage:
             "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 3),
             "versions": {"gensar": __version__, "python": platform.python_version(), **_versions()},
         }
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def disk_is_full(error: BaseException, folder: Path) -> bool:

@@ -54,6 +54,18 @@ def test_an_error_leaves_nothing_new_and_the_old_untouched(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
+def test_a_stage_alone_in_its_folder_leaves_nothing_of_an_earlier_one(tmp_path):
+    for alone, name in ((False, "a.txt"), (False, "b.txt"), (True, "c.txt")):
+        with pytest.raises(RuntimeError), Stage("example", tmp_path, alone=alone):
+            raise RuntimeError
+        with Stage("example", tmp_path, alone=alone) as stage:
+            stage.path(name).write_text("text")
+            stage.path(f"folder/{name}").write_text("text")
+        left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+        kept = ["a.txt", "b.txt"] if name == "b.txt" else [name]
+        assert left == [*kept, "folder", f"folder/{name}", "stage.json"]
+
+
 def test_what_a_killed_run_left_is_cleared(tmp_path):
     leftover = tmp_path / ".stage.partial"
     leftover.mkdir()

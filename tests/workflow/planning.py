@@ -72,7 +72,7 @@ class Plans:
             for path in job.output:
                 target = self.folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.mkdir() if path.is_directory else target.touch()
+                target.touch()
         self._run(self.values, "touch")
 
     def _dag(self, values: Mapping[str, Any], cores: int = 2) -> Any:

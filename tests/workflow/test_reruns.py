@@ -241,13 +241,15 @@ def test_cores_rerun_nothing(plans):
     assert plans.needed(cores=7) == set()
 
 
-def test_touching_every_file_reruns_nothing(plans):
-    files = [path for path in sorted((plans.folder / "results").rglob("*")) if path.is_file()]
-    for path in [plans.folder / raw for raw in RAW] + files:
-        # Snakemake's own note of a folder's date, which it does not hold against contents.
-        if path.name != ".snakemake_timestamp":
-            os.utime(path)
+def test_touching_every_file_and_folder_reruns_nothing(plans):
+    for path in [plans.folder / raw for raw in RAW] + sorted((plans.folder / "results").rglob("*")):
+        os.utime(path)
     assert plans.needed() == set()
+
+
+def test_outputs_are_files(plans):
+    # Files with a newer date are compared by content; folders are not.
+    assert not [path for job in plans.jobs.values() for path in job.output if path.is_directory]
 
 
 def test_a_moved_checkout_and_moved_results_rerun_nothing(plans, tmp_path):
