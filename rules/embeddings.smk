@@ -6,12 +6,17 @@ rule embed_text:
         item_table="results/{dataset}/canonical/items.parquet",
         queries="results/{dataset}/canonical/queries.parquet",
     output:
-        vectors="results/{dataset}/embeddings/{embedding}/vectors.safetensors",
-        record="results/{dataset}/embeddings/{embedding}/stage.json",
+        # One multiext, as a cache between workflows asks for.
+        multiext(
+            "results/{dataset}/embeddings/{embedding}/",
+            vectors="vectors.safetensors",
+            record="stage.json",
+        ),
     log:
         "results/{dataset}/logs/embed_text_{embedding}.log",
     wildcard_constraints:
         embedding=any_of(catalogue.text_embeddings()),
+    cache: "omit-software"
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -30,7 +35,7 @@ rule embed_text:
 
 rule embed_sequential:
     input:
-        model=lambda wildcards: f"results/{{dataset}}/models/{catalogue.embeddings[wildcards.embedding].method}",
+        model=lambda wildcards: f"results/{{dataset}}/models/{catalogue.embeddings[wildcards.embedding].method}/stage.json",
     output:
         vectors="results/{dataset}/embeddings/{embedding}/vectors.safetensors",
         record="results/{dataset}/embeddings/{embedding}/stage.json",

@@ -1,0 +1,28 @@
+"""Text vectors are kept in a cache that several checkouts share."""
+
+from .conftest import ROOT, Workflow
+
+TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--cores", "1")
+VECTORS = "results/demo/embeddings/minilm/vectors.safetensors"
+
+
+def test_a_second_checkout_does_not_embed_again(tmp_path):
+    for name in ("cache", "first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = Workflow(tmp_path / "first"), Workflow(tmp_path / "second")
+    cache = {"SNAKEMAKE_OUTPUT_CACHE": str(tmp_path / "cache")}
+    for workflow in (first, second):
+        workflow.run(*TINY, "--cache", "--", VECTORS, **cache)
+    kept = [workflow.folder / "results/demo/logs/embed_text_minilm.log" for workflow in (first, second)]
+    assert [log.is_file() for log in kept] == [True, False]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    for name in (VECTORS, VECTORS.replace("vectors.safetensors", "stage.json")):
+        assert (second.folder / name).resolve() == (first.folder / name).resolve()
+    assert second.planned(*TINY, "--", VECTORS) == set()
+
+    # Another setting is another entry of the cache.
+    config = second.folder / "config.yaml"
+    config.write_text(config.read_text().replace("max_tokens: 128", "max_tokens: 8"))
+    second.run(*TINY, "--cache", "--", VECTORS, **cache)
+    assert kept[1].is_file()
+    assert (second.folder / VECTORS).read_bytes() != (first.folder / VECTORS).read_bytes()
