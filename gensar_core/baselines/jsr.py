@@ -15,7 +15,8 @@ import torch
 
 from gensar_core.baselines.blocks import Dropout, on_distinct, xavier
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.ranked import RankedMethod, RankedSettings, RowModel
+from gensar_core.baselines.ranked import RankedMethod
+from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import RowBatch
 from gensar_core.baselines.words import QueryWords, query_words
 from gensar_core.config.base import Count, Positive, Rate

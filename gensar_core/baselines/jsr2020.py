@@ -22,7 +22,8 @@ from scipy import sparse
 from gensar_core import schema
 from gensar_core.baselines.blocks import Dropout, masked_mean, on_distinct
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.ranked import RankedMethod, RankedSettings, RowModel, RowSet, TrainingSet
+from gensar_core.baselines.ranked import RankedMethod, RowSet, TrainingSet
+from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import RowBatch, TrainingRows
 from gensar_core.baselines.words import numbered, words_of
 from gensar_core.config.base import Count, Positive, Share

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from gensar_core.baselines.blocks import Dropout, on_distinct
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.ranked import RankedMethod, RankedSettings, RowModel, RowSet, TrainingSet
+from gensar_core.baselines.ranked import RankedMethod, RowSet, TrainingSet
+from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import HistoryBatch, RowBatch, TrainingRows
 from gensar_core.baselines.words import QueryWords, query_words
 from gensar_core.config.base import Positive

@@ -10,18 +10,17 @@ import abc
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
 
-from gensar_core.baselines.interface import Method, MethodData
+from gensar_core.baselines.interface import Method
 from gensar_core.baselines.losses import PopularityNegatives
-from gensar_core.baselines.rows import RowBatch, Rows, TrainingRows
-from gensar_core.config.base import Count, Positive, Rate, Settings, Share
+from gensar_core.baselines.plateau import Plateau, decayed
+from gensar_core.baselines.row_model import RankedSettings, RowModel, ranking_loss
+from gensar_core.baselines.rows import Rows, TrainingRows
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
@@ -34,74 +33,8 @@ from gensar_core.runtime.training import Schedule, train
 _LISTS_AT_ONCE = 256
 #: Batches whose rows are sorted by length together, so that rows of a batch are about equally long.
 _POOLED_BATCHES = 16
-#: By what learning rates are multiplied on a plateau, and at most altogether.
-_PLATEAU_FACTOR, _LOWEST_FACTOR = 0.1, 1.0e-3
-
-
-class RankedSettings(Settings):
-    """How a method is trained on rows."""
-
-    dimensions: Positive = 64
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    #: The part of a history that the method sees: the last recommendation clicks and search sessions.
-    max_recommendations: Count = 30
-    max_searches: Count = 30
-    #: bce: mean over a row's candidates; softmax: cross-entropy of the target among them.
-    loss: Literal["bce", "softmax"] = "bce"
-    #: A row's negatives: those stored for it, and so many drawn anew in each epoch in proportion to the task's
-    #: clicks ** popularity_power.
-    stored_negatives: bool = True
-    sampled_negatives: Count = 0
-    popularity_power: Share = 1.0
-    #: Rows of the task with more rows; the other task's batches are smaller, so that both end an epoch together.
-    batch_size: Positive = 1024
-    learning_rate: Rate = 1.0e-3
-    #: Of all parameters but biases.
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
-    epochs: Positive = 100
-    #: Validate every so many epochs, on at most so many targets a task (0: all); stop after `patience` times without a
-    #: gain, and after `plateau_patience` lower the learning rate to a tenth.
-    validate_every: Positive = 1
-    validation_users: Count = 0
-    patience: Positive = 5
-    plateau_patience: Positive = 3
-
 
 S = TypeVar("S", bound=RankedSettings)
-
-
-class RowModel(torch.nn.Module, abc.ABC):
-    """A batch of rows -> logits of its candidates.
-
-    ``items`` and ``users`` (unless ``user_size`` is 0) are the tables of learned vectors; ``seen_items`` [n_items] and
-    ``seen_users`` [n_users] say which of them training has shown.
-    """
-
-    seen_items: torch.Tensor
-    seen_users: torch.Tensor
-
-    def __init__(self, data: MethodData, item_size: int, user_size: int = 0) -> None:
-        super().__init__()
-        self.items = torch.nn.Embedding(data.n_items, item_size)
-        self.users = torch.nn.Embedding(data.n_users, user_size) if user_size else None
-        self.register_buffer("seen_items", torch.zeros(data.n_items, dtype=torch.bool))
-        self.register_buffer("seen_users", torch.zeros(data.n_users, dtype=torch.bool))
-
-    @abc.abstractmethod
-    def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits [rows, width] of the batch's candidates; and, in training, further losses, weighted, by name."""
-
-    def item_vectors(self) -> torch.Tensor:
-        """The learned vector of every item [n_items, dimensions]."""
-        return self.items.weight
-
-    @torch.no_grad()
-    def settle_unseen(self) -> None:
-        """Give items and users that training never showed the mean of the others: theirs are still random."""
-        tables = [(self.items, self.seen_items)]
-        tables += [(self.users, self.seen_users)] if self.users is not None else []
-        for table, seen in tables:
-            table.weight[~seen] = table.weight[seen].mean(dim=0)
 
 
 class TrainingSet(Protocol):
@@ -236,40 +169,6 @@ class RowSet:
         model.seen_users[torch.from_numpy(np.unique(self.train.rows.users))] = True
 
 
-def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torch.Tensor:
-    """Loss of logits [rows, width] whose positive stands in column 0, over the places that are ``present``."""
-    if loss == "softmax":
-        return (torch.logsumexp(logits.masked_fill(~present, -torch.inf), dim=1) - logits[:, 0]).mean()
-    labels = torch.zeros_like(logits)
-    labels[:, 0] = 1.0
-    return functional.binary_cross_entropy_with_logits(logits[present], labels[present])
-
-
-class Plateau:
-    """A factor on learning rates that falls when validations bring no gain. It lives in the optimizer's state."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, patience: int) -> None:
-        self.optimizer = optimizer
-        self.patience = patience
-        optimizer.param_groups[0] |= {"plateau_factor": 1.0, "plateau_best": -1.0, "plateau_waited": 0}
-
-    def rate(self, step: int) -> float:  # noqa: ARG002
-        """The factor, whatever the step."""
-        factor: float = self.optimizer.param_groups[0]["plateau_factor"]
-        return factor
-
-    def see(self, score: float) -> None:
-        """Take note of a validation."""
-        state = self.optimizer.param_groups[0]
-        if score > state["plateau_best"]:
-            state |= {"plateau_best": score, "plateau_waited": 0}
-            return
-        state["plateau_waited"] += 1
-        if state["plateau_waited"] > self.patience:
-            factor = max(state["plateau_factor"] * _PLATEAU_FACTOR, _LOWEST_FACTOR)
-            state |= {"plateau_factor": factor, "plateau_waited": 0}
-
-
 class RankedTraining:
     """A method as the shared training loop sees it.
 
@@ -292,7 +191,7 @@ class RankedTraining:
         self.method = method
         self.module: torch.nn.Module = method.model
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            _decayed(self.module, settings.weight_decay), lr=settings.learning_rate
+            decayed(self.module, settings.weight_decay), lr=settings.learning_rate
         )
         self.plateau = Plateau(self.optimizer, settings.plateau_patience)
         most = max(len(rows.lengths) for rows in self.sets.values())
@@ -340,10 +239,3 @@ class RankedTraining:
         order = order[np.lexsort((lengths[order], pool))]
         batches = np.array_split(order, self.steps_per_epoch)
         return [batches[position] for position in rng.permutation(len(batches))]
-
-
-def _decayed(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: biases do not decay."""
-    biases = [parameter for name, parameter in module.named_parameters() if name.endswith("bias")]
-    others = [parameter for name, parameter in module.named_parameters() if not name.endswith("bias")]
-    return [{"params": others, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]

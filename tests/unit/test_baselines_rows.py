@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from gensar_core import schema
 from gensar_core.baselines.jsr import METHOD as JSR
-from gensar_core.baselines.ranked import Plateau, RankedTraining, ranking_loss
+from gensar_core.baselines.plateau import Plateau
+from gensar_core.baselines.ranked import RankedTraining
+from gensar_core.baselines.row_model import ranking_loss
 from gensar_core.baselines.rows import Histories, Rows, TrainingRows
 from gensar_core.baselines.words import QueryWords, numbered, words_of
 from gensar_core.errors import UserError

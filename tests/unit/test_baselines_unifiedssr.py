@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gensar_core.baselines.unifiedssr import (
-    METHOD,
-    UnifiedSSRSettings,
-    correlation,
-    session_windows,
-    shifted,
-    sinusoids,
-)
+from gensar_core.baselines.unifiedssr import METHOD, correlation, session_windows
+from gensar_core.baselines.unifiedssr_model import UnifiedSSRSettings, shifted, sinusoids
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
