@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gensar_core.errors import UserError
+from gensar_core.runtime.stage import read_record
 
 #: Where Snakemake keeps its notes: a mark for every output that a job has begun, and a lock while a run goes on.
 _NOTES = Path(".snakemake")
@@ -33,9 +33,10 @@ class StageStatus:
 
 
 def stages(folder: Path, arguments: Sequence[str]) -> list[StageStatus]:
-    """The stages of the workflow in ``folder`` that lead to the targets in ``arguments`` (none: all), in plan order.
+    """The stages of the workflow in ``folder`` that lead to the targets in ``arguments`` (none: all), as they follow.
 
-    ``arguments`` are Snakemake's own, which is asked for its summary. Raises UserError with its words when it refuses.
+    ``arguments`` are Snakemake's own, which is asked for its summary. Raises UserError with its words when it refuses,
+    and on a record that is none.
     """
     command = [sys.executable, "-m", "snakemake", "--summary", *arguments]
     asked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -44,7 +45,9 @@ def stages(folder: Path, arguments: Sequence[str]) -> list[StageStatus]:
         raise UserError(f"snakemake cannot plan this run: {' '.join(told[-2:])}")
     begun = begun_outputs(folder)
     running = any((folder / _NOTES / "locks").glob("*"))
-    return [_status(folder, path, pending, begun, running) for path, pending in _records(asked.stdout)]
+    # Snakemake begins with the targets and goes up to what they are made of.
+    flow = reversed(list(_records(asked.stdout)))
+    return [_status(folder, path, pending, begun, running) for path, pending in flow]
 
 
 def begun_outputs(folder: Path) -> set[str]:
@@ -77,5 +80,5 @@ def _status(folder: Path, path: str, pending: bool, begun: set[str], running: bo
         return StageStatus(name, "running" if running else "interrupted")
     if pending or not record.is_file():
         return StageStatus(name, "to do" if pending else "done")
-    found = json.loads(record.read_text(encoding="utf-8"))
+    found = read_record(record)
     return StageStatus(name, "done", found["seconds"], found["peak_memory_gb"])
