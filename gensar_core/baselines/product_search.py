@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.ranked import RankedMethod, RowSet, TrainingSet
 from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import HistoryBatch, RowBatch, TrainingRows
+from gensar_core.baselines.text_items import TextItems
 from gensar_core.baselines.words import QueryWords, query_words
 from gensar_core.config.base import Positive
 
@@ -38,8 +39,9 @@ class SearchSettings(RankedSettings):
     catalogue_softmax: bool = True
     #: A vector of each query's own, added to that of its words.
     query_vectors: bool = True
-    #: Item vectors get a projection of the item's text vector added; the entry then names an `embedding`.
-    item_text: bool = False
+    #: What an item's vector is: learned for each item (id), a learned projection of its text vector, of the `embedding`
+    #: that the entry names (text), or their sum (both). With text alone no item has a bias of its own either.
+    item_vectors: Literal["id", "text", "both"] = "id"
 
 
 S = TypeVar("S", bound=SearchSettings)
@@ -48,7 +50,7 @@ S = TypeVar("S", bound=SearchSettings)
 class SearchModel(RowModel):
     """Request vectors, compared with item vectors by inner products."""
 
-    texts: torch.Tensor
+    bias: torch.Tensor
 
     def __init__(self, data: MethodData, settings: SearchSettings) -> None:
         size = settings.dimensions
@@ -58,15 +60,18 @@ class SearchModel(RowModel):
         self.projection = torch.nn.Linear(size, size)
         self.dropout = Dropout(settings.dropout)
         #: What an item scores whatever the request.
-        self.bias = torch.nn.Parameter(torch.zeros(data.n_items))
-        if settings.item_text:
-            texts = torch.from_numpy(data.vectors("items"))
-            self.register_buffer("texts", texts, persistent=False)
-            self.text_projection = torch.nn.Linear(texts.shape[1], size, bias=False)
-        self.has_text = settings.item_text
+        bias = torch.zeros(data.n_items)
+        if settings.item_vectors == "text":
+            self.register_buffer("bias", bias, persistent=False)
+        else:
+            self.bias = torch.nn.Parameter(bias)
+        texts = None if settings.item_vectors == "id" else TextItems(data, size)
+        self.texts = texts if settings.item_vectors == "both" else None
         for table in (self.items, self.words.table, self.own):
-            if table is not None:
+            if isinstance(table, torch.nn.Embedding):
                 torch.nn.init.normal_(table.weight, std=_SMALL)
+        if texts is not None and self.texts is None:
+            self.items = texts
 
     @abc.abstractmethod
     def requests(self, batch: RowBatch) -> torch.Tensor:
@@ -89,10 +94,7 @@ class SearchModel(RowModel):
 
     def item_vectors(self) -> torch.Tensor:
         """The vector of every item [n_items, dimensions]."""
-        if not self.has_text:
-            return self.items.weight
-        vectors: torch.Tensor = self.items.weight + self.text_projection(self.texts)
-        return vectors
+        return self.items.weight if self.texts is None else self.items.weight + self.texts.weight
 
     def queries(self, numbers: torch.Tensor) -> torch.Tensor:
         """Vectors of queries int64 [any shape]: tanh(W mean of word vectors + b), and the query's own."""

@@ -27,7 +27,7 @@ class QEM(SearchMethod[SearchSettings]):
     BM25 negatives (the mean over a row's candidates, not their sum; the paper draws five uniformly: ``stored_negatives:
     false, sampled_negatives: 5, popularity_power: 0.0``). Vectors start at a standard deviation of 0.05, not 1, which
     would make logits huge. The paragraph-vector loss over review texts is left out: samples hold no reviews, and the
-    comparison is of ids. ``item_text`` adds a projection of text vectors to the item vectors; it does not replace them.
+    comparison is of ids. With ``item_vectors`` a projection of text vectors stands for the items' own, or is added.
     """
 
     paper = "Ai et al.: A Zero Attention Model for Personalized Product Search. CIKM 2019"

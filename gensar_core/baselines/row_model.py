@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.rows import RowBatch
+from gensar_core.baselines.text_items import TextItems
 from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 
 
@@ -50,6 +51,7 @@ class RowModel(torch.nn.Module, abc.ABC):
     ``seen_users`` [n_users] say which of them training has shown.
     """
 
+    items: torch.nn.Embedding | TextItems
     seen_items: torch.Tensor
     seen_users: torch.Tensor
 
@@ -71,10 +73,9 @@ class RowModel(torch.nn.Module, abc.ABC):
     @torch.no_grad()
     def settle_unseen(self) -> None:
         """Give items and users that training never showed the mean of the others: theirs are still random."""
-        tables = [(self.items, self.seen_items)]
-        tables += [(self.users, self.seen_users)] if self.users is not None else []
-        for table, seen in tables:
-            table.weight[~seen] = table.weight[seen].mean(dim=0)
+        for table, seen in ((self.items, self.seen_items), (self.users, self.seen_users)):
+            if isinstance(table, torch.nn.Embedding):
+                table.weight[~seen] = table.weight[seen].mean(dim=0)
 
 
 def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torch.Tensor:

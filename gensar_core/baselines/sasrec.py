@@ -12,18 +12,24 @@ Deviations, all deliberate:
   is fully masked, which is where left padding makes NaN.
 - Items start from N(0, 0.02), so that the factor sqrt(dimensions) on inputs does not make logits explode.
 - Sequences longer than `max_history` are cut into windows, so their beginnings are trained on as well.
+- With `item_vectors: text` items are a projection of frozen text vectors in place of ids, on both sides (the
+  GenSAR paper, Figure 1b, reduces BGE vectors to the dimensions of ids).
 - Candidates are drawn by popularity but the negatives of `bce` uniformly; this lowers its HR@1, and is left as it is.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import model_validator
 
 from gensar_core.baselines.blocks import Dropout
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.layers import Pointwise, SelfAttention
 from gensar_core.baselines.sequences import SequenceEncoder
 from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings
+from gensar_core.baselines.text_items import TextItems
 from gensar_core.config.base import Positive
 
 
@@ -32,6 +38,9 @@ class SASRecSettings(SequentialSettings):
 
     blocks: Positive = 2
     heads: Positive = 1
+    #: What an item's vector is: learned for each item (id), or a learned projection of its text vector, of the
+    #: `embedding` that the entry names (text).
+    item_vectors: Literal["id", "text"] = "id"
 
     @model_validator(mode="after")
     def _heads_divide_dimensions(self) -> SASRecSettings:
@@ -60,9 +69,11 @@ class Block(torch.nn.Module):
 class SASRecEncoder(SequenceEncoder):
     """Item and position vectors, blocks, a last normalization."""
 
-    def __init__(self, n_items: int, settings: SASRecSettings) -> None:
-        super().__init__(n_items, settings.dimensions)
+    def __init__(self, data: MethodData, settings: SASRecSettings) -> None:
+        super().__init__(data.n_items, settings.dimensions)
         size = settings.dimensions
+        if settings.item_vectors == "text":
+            self.items = TextItems(data, size)
         self.positions = torch.nn.Embedding(settings.max_history, size)
         self.dropout = Dropout(settings.dropout)
         self.blocks = torch.nn.ModuleList(Block(size, settings.heads, settings.dropout) for _ in range(settings.blocks))
@@ -72,7 +83,8 @@ class SASRecEncoder(SequenceEncoder):
                 torch.nn.init.normal_(module.weight, std=0.02)
             elif isinstance(module, torch.nn.Linear):
                 torch.nn.init.xavier_uniform_(module.weight)
-                torch.nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    torch.nn.init.zeros_(module.bias)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
@@ -92,7 +104,7 @@ class SASRec(SequentialRecommender[SASRecSettings]):
 
     def build(self) -> SASRecEncoder:
         """An untrained encoder."""
-        return SASRecEncoder(self.data.n_items, self.settings)
+        return SASRecEncoder(self.data, self.settings)
 
 
 METHOD = SASRec

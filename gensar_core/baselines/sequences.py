@@ -10,6 +10,7 @@ import torch
 
 from gensar_core import schema
 from gensar_core.baselines.forms import Form
+from gensar_core.baselines.text_items import TextItems
 from gensar_core.runtime.arrays import Ragged
 
 
@@ -33,6 +34,7 @@ class SequenceEncoder(torch.nn.Module, abc.ABC):
     ``items`` is the table that states are compared with; ``seen`` bool [n_items] says which items training has shown.
     """
 
+    items: torch.nn.Embedding | TextItems
     seen: torch.Tensor
     bias: torch.nn.Parameter | None
 
@@ -63,7 +65,8 @@ class SequenceEncoder(torch.nn.Module, abc.ABC):
     @torch.no_grad()
     def settle_unseen(self) -> None:
         """Give items that training never showed the mean of the others: their own vectors are still random."""
-        for learned in (self.items.weight, self.bias):
+        own = self.items.weight if isinstance(self.items, torch.nn.Embedding) else None
+        for learned in (own, self.bias):
             if learned is not None:
                 learned[~self.seen] = learned[self.seen].mean(dim=0)
 

@@ -104,9 +104,13 @@ def test_logits_start_out_small(tmp_path, kind):
 
 @torch.no_grad()
 def test_logits_of_candidates_are_those_of_the_catalogue(tmp_path):
-    for own in ({}, {"item_text": True}):
-        method = made("tem", write_shop(tmp_path / str(len(own)), random_clicks()[:9], N_ITEMS, searching=True), **own)
-        torch.nn.init.normal_(method.model.bias)
+    for own in ({}, {"item_vectors": "text"}, {"item_vectors": "both"}):
+        method = made(
+            "tem",
+            write_shop(tmp_path / own.get("item_vectors", "id"), random_clicks()[:9], N_ITEMS, searching=True),
+            **own,
+        )
+        method.model.bias.copy_(torch.randn(N_ITEMS))
         batch = batch_of(method)
         method.model.eval()
         logits, _ = method.model(batch)

@@ -28,7 +28,14 @@ def experiments(tmp_path_factory):
 
 def test_the_papers_experiments_are_all_configured():
     amazon = paper().datasets["amazon"]
-    assert set(amazon.experiments) >= {"ablation", "tradeoff", "identifier_kinds", "shared_levels", "identifier_length"}
+    assert set(amazon.experiments) >= {
+        "ablation",
+        "tradeoff",
+        "id_and_text",
+        "identifier_kinds",
+        "shared_levels",
+        "identifier_length",
+    }
     assert amazon.compared_identifiers == ["joint", "only_semantic", "only_collaborative"]
     assert yaml.safe_load(OVERLAY.read_text())["datasets"]["demo"]["experiments"] == amazon.experiments
 
