@@ -81,4 +81,6 @@ def _status(folder: Path, path: str, pending: bool, begun: set[str], running: bo
     if pending or not record.is_file():
         return StageStatus(name, "to do" if pending else "done")
     found = read_record(record)
+    if not isinstance(found, dict) or not {"seconds", "peak_memory_gb"} <= found.keys():
+        raise UserError(f"{record}: not a stage's record; delete it and run its stage again")
     return StageStatus(name, "done", found["seconds"], found["peak_memory_gb"])
