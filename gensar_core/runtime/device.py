@@ -10,7 +10,10 @@ import torch
 
 
 def pick_device() -> torch.device:
-    """The first CUDA device, or the CPU. GENSAR_DEVICE=cpu keeps a run off the GPU."""
+    """The CUDA device of this process (the first, where one process works), or the CPU.
+
+    GENSAR_DEVICE=cpu keeps a run off the GPU.
+    """
     wanted = os.environ.get("GENSAR_DEVICE")
     if wanted:
         return torch.device(wanted)
