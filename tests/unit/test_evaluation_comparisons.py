@@ -1,12 +1,14 @@
 """Figures of rows side by side: the numbers drawn, the bytes repeatable, and what cannot be drawn refused."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from gensar_core import schema
+from gensar_core.config.catalogue import read_catalogue
 from gensar_core.config.tables import FigureSettings
 from gensar_core.errors import UserError
 from gensar_core.evaluation.comparisons import comparison_figure, points
@@ -63,3 +65,22 @@ def test_rows_of_other_tasks_may_share_a_series(tmp_path):
     }
     comparison_figure(ranks, FigureSettings(series=[{"label": "ID", "rows": ["rec", "search"]}]), tmp_path / "out/ids")
     assert pl.read_csv(tmp_path / "out/ids.csv")["task"].unique().sort().to_list() == ["rec", "search"]
+
+
+def test_figure_1b_sets_ids_against_texts_in_either_task(tmp_path):
+    config = read_catalogue(Path(__file__).parents[2] / "config.yaml")
+    figure = config.figures["id_and_text"]
+    # Ranks 1 and 6 give HR@5 of one half; the search of items by their texts finds both.
+    ranks = {row: ranks_file(tmp_path, row, [1, 6]) for row in ("sasrec", "sasrec_text_only")}
+    ranks["qem"] = ranks_file(tmp_path, "qem", [6, 6], "search")
+    ranks["qem_text_only"] = ranks_file(tmp_path, "qem_text_only", [1, 2], "search")
+    assert figure.rows == ["sasrec", "qem", "sasrec_text_only", "qem_text_only"]
+    comparison_figure(ranks, figure, tmp_path / "out/id_and_text")
+    drawn = pl.read_csv(tmp_path / "out/id_and_text.csv").filter(pl.col("metric") == "hr@5")
+    assert dict(zip(zip(drawn["task"], drawn["series"], strict=True), drawn["mean"], strict=True)) == {
+        ("rec", "ID"): 0.5, ("search", "ID"): 0.0, ("rec", "text"): 0.5, ("search", "text"): 1.0,
+    }  # fmt: skip
+    # By text, items have no vector of their own.
+    for row in ("sasrec_text_only", "qem_text_only"):
+        assert config.methods[row].own()["item_vectors"] == "text"
+    assert "id_and_text" in config.datasets["amazon"].experiments
