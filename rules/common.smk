@@ -112,15 +112,42 @@ def amazon_files(wildcards):
     return found + [path for path in search if Path(path).is_file()]
 
 
-def identifier_embeddings(wildcards):
-    """The vectors an identifier is learned from, by side."""
-    entry = catalogue.identifiers[wildcards.identifier]
+def embeddings_of(dataset, identifier):
+    """The vectors that identifiers are learned from, by side."""
+    entry = catalogue.identifiers[identifier]
     sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
     return {
-        side: f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"
+        side: f"results/{dataset}/embeddings/{embedding}/vectors.safetensors"
         for side, embedding in sides.items()
         if embedding is not None
     }
+
+
+def identifier_embeddings(wildcards):
+    """The vectors an identifier is learned from, by side."""
+    return embeddings_of(wildcards.dataset, wildcards.identifier)
+
+
+def corpus_identifier(wildcards):
+    """The entry of identifiers that a corpus writes."""
+    return catalogue.corpora[wildcards.corpus].identifier
+
+
+def corpus_embeddings(wildcards):
+    """The vectors that the identifiers of a corpus are learned from, by side."""
+    return embeddings_of(wildcards.dataset, corpus_identifier(wildcards))
+
+
+def generator_token_vectors(wildcards):
+    """What a generator starts from, if it starts warm."""
+    entry = catalogue.generators[wildcards.generator]
+    return (
+        [
+            f"results/{wildcards.dataset}/token_vectors/{entry.corpus}/token_vectors.safetensors"
+        ]
+        if entry.warm_start
+        else []
+    )
 
 
 def compared_identifiers(wildcards):

@@ -10,6 +10,11 @@ rule fuse:
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
+        clicks=lambda wildcards: (
+            f"results/{wildcards.dataset}/samples/training_events.parquet"
+            if catalogue.fusions[wildcards.fusion].popularity
+            else []
+        ),
     output:
         ranks="results/{dataset}/ranks/{fusion}.parquet",
         record="results/{dataset}/ranks/{fusion}.stage.json",

@@ -1,6 +1,39 @@
 # Corpus -> trained generator -> ranks.
 
 
+rule token_vectors:
+    input:
+        unpack(corpus_embeddings),
+        canonical=multiext(
+            "results/{dataset}/canonical/", "items.parquet", "queries.parquet"
+        ),
+        training_events="results/{dataset}/samples/training_events.parquet",
+        identifiers=lambda wildcards: multiext(
+            f"results/{{dataset}}/identifiers/{corpus_identifier(wildcards)}/",
+            "identifiers.parquet",
+            "vocabulary.json",
+        ),
+        tokenizer="results/{dataset}/corpora/{corpus}/tokenizer/tokenizer_config.json",
+        new_tokens="results/{dataset}/corpora/{corpus}/new_tokens.json",
+    output:
+        vectors="results/{dataset}/token_vectors/{corpus}/token_vectors.safetensors",
+        record="results/{dataset}/token_vectors/{corpus}/stage.json",
+    log:
+        "results/{dataset}/logs/token_vectors_{corpus}.log",
+    wildcard_constraints:
+        corpus=any_of(catalogue.corpora),
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=scaled(4000, 30),
+        runtime=scaled(15, 1.0),
+    params:
+        sides=lambda wildcards: sorted(corpus_embeddings(wildcards)),
+        code=code_of("token_vectors"),
+    script:
+        "../workflow_scripts/token_vectors.py"
+
+
 rule train_generator:
     input:
         corpus=lambda wildcards: corpus_files(
@@ -10,12 +43,14 @@ rule train_generator:
                 "prompts.parquet",
                 "item_tokens.parquet",
                 "new_tokens.json",
+                "trie.safetensors",
             ],
         ),
         tokenizer=lambda wildcards: f"results/{{dataset}}/corpora/{catalogue.generators[wildcards.generator].corpus}/tokenizer/tokenizer_config.json",
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
+        token_vectors=generator_token_vectors,
     output:
         multiext(
             "results/{dataset}/models/{generator}/",
@@ -84,7 +119,7 @@ rule full_rank_generator:
 rule rank_generator:
     input:
         corpus=lambda wildcards: corpus_files(
-            wildcards, ["prompts.parquet", "item_tokens.parquet"]
+            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
         ),
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"

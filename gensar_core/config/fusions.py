@@ -15,14 +15,17 @@ class WeightSettings(Settings):
     #: Strength of the pull of all weights to zero (standard deviations of the features are 1): keeps the weights of
     #: parts that tell the same from running away from each other.
     ridge: Rate = 1.0e-4
+    #: Let the logarithm of an item's training clicks count for or against it: what a list of candidates drawn by
+    #: popularity asks of a ranker whose scores hold popularity. With one part it is that part, calibrated.
+    popularity: bool = False
 
 
 class FusionSettings(WeightSettings):
-    """An entry of `fusions`. With one part alone and `popularity`, it calibrates that part."""
+    """An entry of `fusions`."""
 
     #: Entries of `methods` or `generators`. A part counts in the tasks that it ranks.
     parts: Annotated[list[Name], Field(min_length=1)]
 
     def weights(self) -> WeightSettings:
         """The part of these settings that the stage reads."""
-        return WeightSettings(ridge=self.ridge)
+        return WeightSettings(ridge=self.ridge, popularity=self.popularity)

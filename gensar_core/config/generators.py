@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
 
@@ -42,6 +42,12 @@ class TrainingSettings(Settings):
     warmup_share: Share = 0.01
     gradient_clip: Rate = 1.0
     label_smoothing: Share = 0.0
+    #: What a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or those by which
+    #: some item of the catalogue goes on.
+    likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
+    #: From scratch: begin with token embeddings made from the vectors of the items that a token describes, and with
+    #: cross-attention that averages the prompt.
+    warm_start: bool = False
     #: Times a task's examples are seen in one epoch; 0.5 sees a random half of them. Unnamed tasks: 1.0.
     task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     #: Validate so many times an epoch, on at most so many users of each task (0: all of them).
@@ -49,6 +55,12 @@ class TrainingSettings(Settings):
     validation_users: Count = 0
     #: Write a resumable checkpoint every so many optimizer steps.
     checkpoint_steps: Positive = 200
+
+    @model_validator(mode="after")
+    def _warm_start_is_from_scratch(self) -> TrainingSettings:
+        if self.warm_start and self.backbone != "scratch":
+            raise ValueError("warm_start needs backbone: scratch; a pretrained model starts from what it knows")
+        return self
 
 
 class RankingSettings(Settings):
@@ -79,6 +91,12 @@ class GeneratorSettings(TrainingSettings):
     scatter: Positive = 1
     ranking: RankingSettings = RankingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+
+    @model_validator(mode="after")
+    def _beams_know_the_vocabulary_alone(self) -> GeneratorSettings:
+        if self.ranking.beams is not None and self.likelihood == "catalogue":
+            raise ValueError("ranking.beams searches among the candidates alone and needs likelihood: vocabulary")
+        return self
 
     def training(self) -> TrainingSettings:
         """The part of these settings that the stage `train_generator` reads."""

@@ -135,6 +135,21 @@ class TokenTrie:
         """Of every level but the last."""
         return tuple(_branches(level, below) for level, below in zip(self.levels, self.levels[1:], strict=False))
 
+    @functools.cached_property
+    def _keys(self) -> tuple[torch.Tensor, ...]:
+        """Of every level but the first, parent and token of each node as one ascending number, int64 [n]."""
+        found = []
+        for level, below in zip(self.levels, self.levels[1:], strict=False):
+            parent = torch.repeat_interleave(
+                torch.arange(len(level), device=below.token.device), level.first_child.diff().long()
+            )
+            found.append((parent << 32) + below.token.long())
+        return tuple(found)
+
+    def descend(self, depth: int, node: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """The children of nodes ``node`` of level ``depth`` by their tokens, int64 [n]; each has to be there."""
+        return torch.searchsorted(self._keys[depth], (node.long() << 32) + token.long())
+
     def to(self, device: torch.device) -> TokenTrie:
         """The same trie on another device."""
         if self.items.device == device:

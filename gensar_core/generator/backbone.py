@@ -31,10 +31,12 @@ def build(settings: TrainingSettings, corpus: Path, seed: int) -> T5:
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_tokenizer(corpus / "tokenizer")
     if settings.backbone == "scratch":
-        return from_scratch(settings.size, vocabulary, tokenizer, seed)
-    model = load_model(settings.backbone)
-    _check_tokenizer(model, settings.backbone, tokenizer, corpus)
-    add_tokens(model, corpora.base_vocabulary_size(corpus), vocabulary, seed)
+        model = from_scratch(settings.size, vocabulary, tokenizer, seed)
+    else:
+        model = load_model(settings.backbone)
+        _check_tokenizer(model, settings.backbone, tokenizer, corpus)
+        add_tokens(model, corpora.base_vocabulary_size(corpus), vocabulary, seed)
+    model.config.identifier_likelihood = settings.likelihood
     return model
 
 
@@ -70,6 +72,11 @@ def add_tokens(model: T5, known: int, vocabulary: int, seed: int) -> None:
         noise = torch.randn((vocabulary - known, table.shape[1]), generator=draw, dtype=torch.float64)
         fresh = trained.mean(0) + noise * trained.std(0, correction=0)
         table.data[known:vocabulary] = fresh.to(table.dtype)
+
+
+def over_catalogue(model: T5) -> bool:
+    """Whether this model's identifiers are scored by the softmax over the catalogue: its config.json says so."""
+    return bool(getattr(model.config, "identifier_likelihood", "vocabulary") == "catalogue")
 
 
 def load_model(name: str) -> T5:

@@ -19,17 +19,18 @@ def train_generator_in(
     settings: TrainingSettings,
     seed: int,
     checkpoints: Path,
+    token_vectors: Path | None = None,
 ) -> None:
     """`train_generator` in so many processes of this machine; one is this process itself."""
     if processes == 1:
-        train_generator(corpus, samples, output, settings, seed, checkpoints)
+        train_generator(corpus, samples, output, settings, seed, checkpoints, token_vectors=token_vectors)
     else:
-        words = [corpus, samples, output, settings.canonical(), seed, checkpoints]
+        words = [corpus, samples, output, settings.canonical(), seed, checkpoints, token_vectors or ""]
         launch(__name__, [str(word) for word in words], processes)
 
 
 def _train(processes: Processes) -> None:
-    corpus, samples, output, settings, seed, checkpoints = sys.argv[1:]
+    corpus, samples, output, settings, seed, checkpoints, token_vectors = sys.argv[1:]
     train_generator(
         Path(corpus),
         Path(samples),
@@ -38,6 +39,7 @@ def _train(processes: Processes) -> None:
         int(seed),
         Path(checkpoints),
         processes,
+        Path(token_vectors) if token_vectors else None,
     )
 
 

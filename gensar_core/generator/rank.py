@@ -130,6 +130,7 @@ def catalogue_table(
             beams=settings.beams,
             users_per_batch=settings.users_per_batch,
             excluded=batch.excluded if batch.excluded.shape[1] else None,
+            over_catalogue=generator.over_catalogue,
         )
         ranks.append(found_ranks(found.items, found.scores, batch))
     return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)

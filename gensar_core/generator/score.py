@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from gensar_core.corpora.trie import TokenTrie
+from gensar_core.generator import catalogue_softmax
 from gensar_core.generator.ancestors import ancestor_bias, attend_ancestors
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.likelihood import log_normalizers
@@ -33,14 +34,17 @@ def score_candidates(
     *,
     users_per_batch: int,
     beams: int | None = None,
+    catalogue: TokenTrie | None = None,
 ) -> np.ndarray:
     """Score of each candidate, float32 [users, W]; -inf where none stands (an item of -1).
 
     ``prompts`` are encoder tokens, one row a user; ``candidates`` int [users, W]. The score is the sum of the
     log-probabilities of the item's tokens under the softmax over the whole vocabulary, the end of sequence included;
-    where items differ in length, it is divided by the number of tokens. With ``beams``, what a beam search of that
-    width would miss has -inf as well.
+    where items differ in length, it is divided by the number of tokens. With ``catalogue``, the trie of all items on
+    the model's device, it is the log-probability of the item under the softmax over the catalogue, of whatever length.
+    With ``beams``, what a beam search of that width would miss has -inf as well; it knows no ``catalogue``.
     """
+    assert beams is None or catalogue is None
     scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
     most = _CPU_CANDIDATES if model.lm_head.weight.device.type == "cpu" else _GPU_CANDIDATES
     users_per_batch = max(1, min(users_per_batch, most // max(1, candidates.shape[1])))
@@ -48,16 +52,18 @@ def score_candidates(
     for start in range(0, len(by_length), users_per_batch):
         rows = by_length[start : start + users_per_batch]
         if beams is None:
-            scores[rows] = _exact(model, prompts.take(rows), candidates[rows], items)
+            scores[rows] = _exact(model, prompts.take(rows), candidates[rows], items, catalogue)
         else:
             scores[rows] = _by_beams(model, prompts.take(rows), candidates[rows], items, beams)
     return scores
 
 
-def _exact(model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTokens) -> np.ndarray:
-    steps = path_log_probabilities(model, prompts, build_trees(candidates, items))
+def _exact(
+    model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTokens, catalogue: TokenTrie | None
+) -> np.ndarray:
+    steps = path_log_probabilities(model, prompts, build_trees(candidates, items), catalogue)
     total: np.ndarray = steps.sum(axis=2)
-    if not items.fixed_length:
+    if catalogue is None and not items.fixed_length:
         total /= np.maximum(items.lengths[candidates], 1)
     return np.where(candidates >= 0, total, np.float32(-np.inf))
 
@@ -89,12 +95,14 @@ def _by_beams(model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTok
 
 
 @torch.inference_mode()
-def path_log_probabilities(model: T5, prompts: Ragged, trees: PrefixTrees) -> np.ndarray:
+def path_log_probabilities(
+    model: T5, prompts: Ragged, trees: PrefixTrees, catalogue: TokenTrie | None = None
+) -> np.ndarray:
     """Log-probability of each token of each candidate given those before it, float32 [B, W, D]; 0 past its end."""
     device = model.lm_head.weight.device
     tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).to(device)
     outputs = _node_outputs(model, trees, encode(model, tokens), tokens >= 0)
-    edges = _edge_log_probabilities(model, trees, outputs)
+    edges = _edge_log_probabilities(model, trees, outputs, catalogue)
     # Index -1, past a candidate's end, meets the zero at the end.
     padded = np.append(edges.cpu().numpy(), np.float32(0.0))
     paths: np.ndarray = padded[trees.paths]
@@ -123,11 +131,38 @@ def _node_outputs(model: T5, trees: PrefixTrees, states: torch.Tensor, present: 
     return decode(model, tokens, project(model, states), attend_self, attend_prompt)
 
 
-def _edge_log_probabilities(model: T5, trees: PrefixTrees, outputs: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each edge's token after its prefix [E], normalized over the whole vocabulary."""
+def _edge_log_probabilities(
+    model: T5, trees: PrefixTrees, outputs: torch.Tensor, catalogue: TokenTrie | None
+) -> torch.Tensor:
+    """Log-probability of each edge's token after its prefix [E], normalized over the vocabulary or the catalogue."""
     weight = model.lm_head.weight
     parent = torch.from_numpy(trees.edge_parent).to(outputs.device)
     token = torch.from_numpy(trees.edge_token).to(outputs.device)
     logits = (functional.embedding(parent, outputs) * functional.embedding(token, weight)).sum(1)
-    found: torch.Tensor = logits - log_normalizers(outputs, weight)[parent]
+    if catalogue is None:
+        normalizers = log_normalizers(outputs, weight)
+    else:
+        normalizers = _catalogue_normalizers(weight, trees, outputs, catalogue)
+    found: torch.Tensor = logits - normalizers[parent]
     return found
+
+
+def _catalogue_normalizers(
+    weight: torch.Tensor, trees: PrefixTrees, outputs: torch.Tensor, catalogue: TokenTrie
+) -> torch.Tensor:
+    """Log of the sum of exponentiated logits of all that may follow each node [N], whoever's candidate it leads to."""
+    device = outputs.device
+    normalizers = outputs.new_empty(len(outputs))
+    # A node's place in the catalogue's trie is found level by level from that of its parent.
+    place = torch.zeros(len(outputs), dtype=torch.int64, device=device)
+    by_depth = np.argsort(trees.node_depth, kind="stable")
+    bounds = np.searchsorted(trees.node_depth[by_depth], np.arange(catalogue.depth + 1))
+    for depth in range(catalogue.depth):
+        own = by_depth[bounds[depth] : bounds[depth + 1]]
+        nodes = torch.from_numpy(own).to(device)
+        if depth:
+            above = torch.from_numpy(trees.ancestors[own, depth - 1]).to(device)
+            token = torch.from_numpy(trees.node_token[own]).to(device)
+            place[nodes] = catalogue.descend(depth - 1, place[above], token)
+        normalizers[nodes] = catalogue_softmax.log_normalizers(outputs[nodes], weight, catalogue, depth, place[nodes])
+    return normalizers

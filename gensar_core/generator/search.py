@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gensar_core.corpora.trie import Branches, TokenTrie, counts, restricted
+from gensar_core.generator import catalogue_softmax
 from gensar_core.generator.ancestors import ancestor_bias, attend_ancestors
 from gensar_core.generator.likelihood import log_normalizers
 from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
@@ -40,6 +41,7 @@ def search_catalogue(
     users_per_batch: int = 64,
     allowed: np.ndarray | None = None,
     excluded: np.ndarray | None = None,
+    over_catalogue: bool = False,
 ) -> Found:
     """The best ``top`` items (None: as many as ``beams``) after each prompt, as a search with ``beams`` beams finds.
 
@@ -47,7 +49,8 @@ def search_catalogue(
     restricts what may be found, for all users; ``excluded`` int [users, X] takes items away from single users (-1:
     none). Both close the branches that lead nowhere else, so beams are spent on what may be found. As in Hugging Face's
     search with ``early_stopping="never"``: the best 2 ``beams`` continuations of a level are looked at; whole rows
-    among the best ``beams`` of them are kept, and the best ``beams`` of the others go on.
+    among the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``over_catalogue`` normalizes
+    over the whole catalogue in place of the vocabulary.
     """
     device = model.lm_head.weight.device
     trie = trie.to(device)
@@ -59,17 +62,18 @@ def search_catalogue(
     scores = np.full((len(prompts), top), -np.inf, dtype=np.float32)
     if device.type == "cpu":
         users_per_batch = max(1, min(users_per_batch, _CPU_BEAMS // beams))
-    by_length = np.argsort(prompts.lengths, kind="stable")
-    for start in range(0, len(by_length), users_per_batch):
-        rows = by_length[start : start + users_per_batch]
+    shortest_first = np.argsort(prompts.lengths, kind="stable")
+    for start in range(0, len(shortest_first), users_per_batch):
+        rows = shortest_first[start : start + users_per_batch]
         taken = prompts.take(rows)
         tokens = torch.from_numpy(taken.padded(int(taken.lengths.max()), -1)).to(device)
         closed = None
         if excluded is not None and beneath is not None:
             away = torch.from_numpy(excluded[rows].astype(np.int64)).to(device)
             closed = Closed(trie, away, subset, beneath)
-        leaves = find_leaves(model, tokens, trie, branches, beams, closed=closed)
-        item, score = _items(trie, leaves, top, subset, closed)
+        leaves = find_leaves(model, tokens, trie, branches, beams, closed=closed, over_catalogue=over_catalogue)
+        by_length = not (over_catalogue or trie.fixed_length)
+        item, score = _items(trie, leaves, top, subset, closed, by_length)
         items[rows, : item.shape[1]] = item.cpu().numpy()
         scores[rows, : item.shape[1]] = score.cpu().numpy()
     return Found(items, scores)
@@ -192,6 +196,7 @@ def find_leaves(
     roots: torch.Tensor | None = None,
     root_level: int = 0,
     closed: Closed | None = None,
+    over_catalogue: bool = False,
 ) -> Leaves:
     """Beam search after the prompts ``tokens`` [B, L] (negative after a row's end).
 
@@ -206,7 +211,7 @@ def find_leaves(
     leaves = Leaves([], [], [])
     for depth in range(root_level, trie.depth):
         outputs = decoder.step(token, beam)
-        chances = _log_probabilities(model, outputs, branches[depth])
+        chances = _log_probabilities(model, outputs, branches[depth], trie, depth, node if over_catalogue else None)
         scores = total[:, :, None] + _by_slot(chances, node, trie, depth, branches[depth])
         if closed is not None:
             closed.close(scores, node, depth, trie, branches[depth])
@@ -215,11 +220,20 @@ def find_leaves(
     return leaves
 
 
-def _log_probabilities(model: T5, outputs: torch.Tensor, branches: Branches) -> torch.Tensor:
-    """Log-probabilities [B, K, tokens] of the tokens between the first and the last that may come."""
-    weight = model.lm_head.weight
+def _log_probabilities(
+    model: T5, outputs: torch.Tensor, branches: Branches, trie: TokenTrie, depth: int, node: torch.Tensor | None
+) -> torch.Tensor:
+    """Log-probabilities [B, K, tokens] of the tokens between the first and the last that may come.
+
+    Normalized over the vocabulary, or over what follows ``node`` [B, K] in the catalogue.
+    """
+    weight, flat = model.lm_head.weight, outputs.flatten(0, 1)
     logits: torch.Tensor = outputs @ weight[branches.first_token : branches.last_token + 1].T
-    return logits.sub_(log_normalizers(outputs.flatten(0, 1), weight).view(*outputs.shape[:2], 1))
+    if node is None:
+        normalizers = log_normalizers(flat, weight)
+    else:
+        normalizers = catalogue_softmax.log_normalizers(flat, weight, trie, depth, node.flatten())
+    return logits.sub_(normalizers.view(*outputs.shape[:2], 1))
 
 
 def _by_slot(
@@ -277,10 +291,15 @@ def _best(
 
 
 def _items(
-    trie: TokenTrie, leaves: Leaves, top: int, subset: torch.Tensor | None, closed: Closed | None
+    trie: TokenTrie,
+    leaves: Leaves,
+    top: int,
+    subset: torch.Tensor | None,
+    closed: Closed | None,
+    by_length: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best items [B, top] of the leaves found, -1 where there are no more, and their scores."""
-    place, score = leaves.places(trie, root_level=0, by_length=not trie.fixed_length)
+    place, score = leaves.places(trie, root_level=0, by_length=by_length)
     item = trie.items[place]
     if subset is not None:
         score = score.masked_fill(~subset[item], -torch.inf)

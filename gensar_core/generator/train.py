@@ -12,11 +12,16 @@ import numpy as np
 import torch
 
 from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.trie import TokenTrie
+from gensar_core.errors import UserError
 from gensar_core.generator import backbone
 from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
+from gensar_core.generator.catalogue_softmax import token_losses
 from gensar_core.generator.corpus import Examples, check_lengths, load_examples
+from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.t5 import T5, decode_rows, encode
 from gensar_core.generator.validation import Validation, load_validation
+from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.cross_entropy import cross_entropy
 from gensar_core.runtime.device import autocast, pick_device
 from gensar_core.runtime.processes import ALONE, Processes
@@ -30,7 +35,14 @@ _CPU_TOKENS = 2048
 #: On a CPU, conversions cost narrower models more than bfloat16 products give (measured: 0.9 times the speed at a width
 #: of 64, 1.4 at 128, 1.9 at 512).
 _CPU_BFLOAT16_WIDTH = 128
-_CORPUS = ("train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "tokenizer")
+_CORPUS = (
+    "train.parquet",
+    "prompts.parquet",
+    "item_tokens.parquet",
+    "trie.safetensors",
+    "new_tokens.json",
+    "tokenizer",
+)
 
 
 def train_generator(
@@ -41,29 +53,35 @@ def train_generator(
     seed: int,
     checkpoints: Path | None,
     processes: Processes = ALONE,
+    token_vectors: Path | None = None,
 ) -> None:
     """Train on the folder ``corpus``, choose weights by the valid candidates in ``samples``.
 
     Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry a validation. ``checkpoints`` is a
     folder of this training alone, from which a killed run continues to the same weights. Of several ``processes``, all
-    of which call this alike, the first writes. Raises UserError when corpus, samples and backbone do not belong
-    together, and when the loss is no longer a number.
+    of which call this alike, the first writes. A warm start reads the file ``token_vectors``. Raises UserError when
+    corpus, samples and backbone do not belong together, and when the loss is no longer a number.
     """
     if not processes.first:
-        _train(corpus, samples, settings, seed, checkpoints, processes.tell(None), processes)
+        _train(corpus, samples, settings, seed, checkpoints, processes.tell(None), processes, token_vectors)
         return
     with Stage(
         "train_generator",
         output,
         settings=settings,
         # Files, not the folder: its record tells how long it took, and a checkpoint must not depend on that.
-        inputs=[*(corpus / name for name in _CORPUS), samples / "samples.parquet", samples / "candidates.parquet"],
+        inputs=[
+            *(corpus / name for name in _CORPUS),
+            samples / "samples.parquet",
+            samples / "candidates.parquet",
+            *([token_vectors] if settings.warm_start and token_vectors is not None else []),
+        ],
         seed=seed,
         code=__name__,
         alone=True,
     ) as stage:
         key = processes.tell(stage.key)
-        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes)
+        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors)
         folder = stage.path("config.json").parent
         task.module.save_pretrained(folder)
         backbone.load_tokenizer(corpus / "tokenizer").save_pretrained(folder)
@@ -89,14 +107,21 @@ def _train(
     checkpoints: Path | None,
     key: str,
     processes: Processes,
+    token_vectors: Path | None,
 ) -> tuple[GeneratorTask, TrainingRecord]:
-    model = backbone.build(settings, corpus, seed).to(pick_device())
+    model = backbone.build(settings, corpus, seed)
+    if settings.warm_start:
+        if token_vectors is None:
+            raise UserError("warm_start: needs the file of token vectors; build it, or set warm_start: false")
+        warm_start(model, token_vectors, seed)
+    model.to(pick_device())
     examples = load_examples(corpus, model.lm_head.weight.shape[0])
     if settings.backbone != "scratch":
         # T5's positions are relative and have no end, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users)
-    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes)
+    tries = target_tries(corpus, model) if backbone.over_catalogue(model) else None
+    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, tries)
     record = train(
         task,
         task.schedule(),
@@ -136,13 +161,19 @@ class GeneratorTask:
         validation: list[Validation],
         seed: int,
         processes: Processes = ALONE,
+        tries: Mapping[str, TokenTrie] | None = None,
     ) -> None:
+        """``tries`` are those of the tasks whose targets are scored by the softmax over the catalogue."""
         self.module = model
         self.processes = processes
         self.settings = settings
         self.validation = validation
         self.names = examples.task_names
         self.device = model.lm_head.weight.device
+        #: By the code of each task.
+        self.tries = {
+            self.names.index(name): trie.to(self.device) for name, trie in (tries or {}).items() if name in self.names
+        }
         tokens = settings.batch_tokens
         if self.device.type == "cpu":
             tokens = min(tokens, max(_CPU_TOKENS, int(prompt_tokens(examples).max())))
@@ -227,10 +258,31 @@ class GeneratorTask:
         shared = part.prompt if len(part.targets) > len(part.inputs) else None
         with self._precision():
             outputs = decode_rows(self.module, targets, encode(self.module, inputs), inputs >= 0, shared)
-            losses = cross_entropy(
-                outputs.flatten(0, 1)[places], self.module.lm_head.weight, wanted, self.settings.label_smoothing
-            )
+            if self.tries:
+                losses = self._over_catalogue(outputs, targets, part)[places]
+            else:
+                losses = self._over_vocabulary(outputs.flatten(0, 1)[places], wanted)
         return losses, self._send(np.repeat(part.task, real.sum(axis=1)))
+
+    def _over_vocabulary(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(outputs, self.module.lm_head.weight, wanted, self.settings.label_smoothing)
+
+    def _over_catalogue(self, outputs: torch.Tensor, targets: torch.Tensor, part: MicroBatch) -> torch.Tensor:
+        """Losses of all places [rows * longest target]: items' tokens over the catalogue, words over the vocabulary."""
+        weight = self.module.lm_head.weight
+        losses = torch.zeros(targets.shape, device=self.device)
+        for code, trie in self.tries.items():
+            if len(rows := np.flatnonzero(part.task == code)):
+                own = self._send(rows)
+                found = token_losses(outputs[own], weight, trie, targets[own], self.settings.label_smoothing)
+                losses = losses.index_put((own,), found)
+        losses = losses.flatten()
+        words = np.flatnonzero((part.targets >= 0) & ~np.isin(part.task, list(self.tries))[:, None])
+        if len(words):
+            wanted = self._send(part.targets.ravel()[words])
+            own = self._send(words)
+            losses = losses.index_put((own,), self._over_vocabulary(outputs.flatten(0, 1)[own], wanted).float())
+        return losses
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return autocast(self.device, on_cpu=self.module.config.d_model >= _CPU_BFLOAT16_WIDTH)

@@ -14,7 +14,7 @@ import torch
 from gensar_core.corpora.live import Entry, LivePrompts
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbone import load_model, load_tokenizer
+from gensar_core.generator.backbone import load_model, load_tokenizer, over_catalogue
 from gensar_core.generator.corpus import ItemTokens, check_tokenizer, check_tokens, load_item_tokens, vocabulary_size
 from gensar_core.generator.score import score_candidates
 from gensar_core.generator.search import search_catalogue
@@ -71,6 +71,11 @@ class TrainedGenerator:
     def vocabulary(self) -> int:
         """How many token ids the model has embeddings for."""
         return int(self.model.lm_head.weight.shape[0])
+
+    @property
+    def over_catalogue(self) -> bool:
+        """Whether the model was trained with the softmax over the catalogue, and is to score by it."""
+        return over_catalogue(self.model)
 
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
@@ -145,6 +150,7 @@ class TrainedGenerator:
             top=top,
             allowed=allowed,
             excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
+            over_catalogue=self.over_catalogue,
         )
         pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
         return [Hit(item, score) for item, score in pairs if item >= 0]
@@ -170,7 +176,17 @@ class TrainedGenerator:
                 "corpus; build corpus and samples from the same data"
             )
         check_tokens(prompts, self.vocabulary, self.folder)
-        return score_candidates(self.model, prompts, candidates, items, users_per_batch=users_per_batch, beams=beams)
+        if beams is not None and self.over_catalogue:
+            raise UserError(f"{self.folder}: was trained with likelihood: catalogue and ranks without ranking.beams")
+        return score_candidates(
+            self.model,
+            prompts,
+            candidates,
+            items,
+            users_per_batch=users_per_batch,
+            beams=beams,
+            catalogue=self.tries[task] if self.over_catalogue else None,
+        )
 
 
 def _check_same_items(model: Path, corpus: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from gensar_core import schema
+from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
+from gensar_core.generator.backbone import over_catalogue
 from gensar_core.generator.corpus import ItemTokens, Prompts, load_item_tokens, load_prompts
 from gensar_core.generator.score import score_candidates
 from gensar_core.generator.t5 import T5
@@ -28,13 +30,18 @@ class Validation:
     lists: CandidateLists
     prompts: Ragged
     items: ItemTokens
+    #: All items, where the model scores by the softmax over the catalogue.
+    catalogue: TokenTrie | None = None
 
     def metrics(self, model: T5, processes: Processes = ALONE) -> dict[str, float]:
         """Metrics of the model's exact ranking, to which each process adds a share of the lists."""
         own = processes.own(len(self.lists))
         candidates = self.lists.items[own]
         prompts = self.prompts.take(own)
-        scores = score_candidates(model, prompts, candidates, self.items, users_per_batch=_USERS_PER_BATCH)
+        catalogue = None if self.catalogue is None else self.catalogue.to(model.lm_head.weight.device)
+        scores = score_candidates(
+            model, prompts, candidates, self.items, users_per_batch=_USERS_PER_BATCH, catalogue=catalogue
+        )
         ranks = np.zeros(len(self.lists))
         ranks[own] = average_ranks(scores, candidates >= 0)
         ranks = processes.sum(ranks)
@@ -49,12 +56,13 @@ def load_validation(corpus: Path, samples: Path, model: T5, users: int) -> list[
     vocabulary = model.lm_head.weight.shape[0]
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
     prompts = load_prompts(corpus, vocabulary)
+    tries = load_tries(corpus / "trie.safetensors") if over_catalogue(model) else {}
     table = schema.SAMPLES.read(samples / "samples.parquet")
     found = []
     for task in schema.TASKS:
         lists = load_candidates(samples, task, "valid", users=users, samples=table)
         if len(lists):
-            found.append(Validation(task, lists, _prompts_of(prompts, lists), items[task]))
+            found.append(Validation(task, lists, _prompts_of(prompts, lists), items[task], tries.get(task)))
     if not found:
         raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
     return found

@@ -3,7 +3,8 @@
 Each part gives two features of a candidate: its score, and minus the logarithm of its rank in the list. The score keeps
 how much better a candidate is than another, the rank is not misled by scores of odd shape (counts, say). The
 probability that candidate c of a list is the target is proportional to exp(w . x_c) (McFadden, 1974), and w maximizes
-the likelihood of the valid targets: a convex problem, the same answer whenever it is asked.
+the likelihood of the valid targets: a convex problem, the same answer whenever it is asked. The logarithm of an item's
+training clicks may be one more feature, the only one whose weight may be negative.
 """
 
 from __future__ import annotations
@@ -36,18 +37,25 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
     lists. A task is ranked when some part scored it. Raises UserError when a part scored other lists than these.
     """
     inputs = [samples / "samples.parquet", samples / "candidates.parquet", *parts.values()]
+    inputs += [samples / "training_events.parquet"] if settings.popularity else []
     record_name = f"{name}.stage.json"
     recorded = {**settings.model_dump(mode="json"), "parts": list(parts)}
     with Stage("fuse", output, settings=recorded, inputs=inputs, code=__name__, record_name=record_name) as stage:
         table = schema.SAMPLES.read(samples / "samples.parquet")
         scored = {part: schema.SCORES.read(path).sort("sample_id") for part, path in parts.items()}
+        prior = log_clicks(samples / "training_events.parquet") if settings.popularity else None
         ranks = []
         for task in schema.TASKS:
             lists = {split: load_candidates(samples, task, split, samples=table) for split in _SPLITS}
             used = {part: found for part in scored if (found := _scores_of(part, scored[part], lists)) is not None}
             if not used or not all(map(len, lists.values())):
                 continue
-            ranked, weights = fuse_task(list(used.values()), [lists[split].present for split in _SPLITS], settings)
+            ranked, weights = fuse_task(
+                list(used.values()),
+                [lists[split].present for split in _SPLITS],
+                settings,
+                None if prior is None else [_looked_up(prior, lists[split].items) for split in _SPLITS],
+            )
             for split, fused in zip(_SPLITS, ranked, strict=True):
                 ranks.append(ranks_table(lists[split], fused))
                 stage.record(**{f"{task}_{split}_ndcg@5": ndcg(fused, 5)})
@@ -58,16 +66,22 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
 
 
 def fuse_task(
-    parts: Sequence[Sequence[np.ndarray]], present: Sequence[np.ndarray], settings: WeightSettings
+    parts: Sequence[Sequence[np.ndarray]],
+    present: Sequence[np.ndarray],
+    settings: WeightSettings,
+    prior: Sequence[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Ranks of the targets of the valid and of the test lists, and the weights that valid alone has decided.
 
     ``parts`` holds the scores [rows, width] of each part for valid and test, ``present`` [rows, width] says where a
-    candidate stands. The weights [2 * parts] belong to features of unit standard deviation.
+    candidate stands; ``prior`` is a feature more, [rows, width] for both splits, of a weight of any sign. The weights
+    [2 * parts (+ 1)] belong to features of unit standard deviation.
     """
     inside = [features([part[split] for part in parts], present[split]) for split in range(len(_SPLITS))]
+    if prior is not None:
+        inside = [np.concatenate([own, more[:, :, None]], axis=2) for own, more in zip(inside, prior, strict=True)]
     scale = spread(inside[0], present[0])
-    weights = fit_weights(inside[0] / scale, present[0], settings.ridge)
+    weights = fit_weights(inside[0] / scale, present[0], settings.ridge, signed=int(prior is not None))
     ranked = [average_ranks((own / scale) @ weights, stands) for own, stands in zip(inside, present, strict=True)]
     return ranked, weights
 
@@ -112,12 +126,19 @@ def spread(inside: np.ndarray, present: np.ndarray) -> np.ndarray:
     return spread
 
 
-def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float) -> np.ndarray:
+def log_clicks(training_events: Path) -> np.ndarray:
+    """Logarithm of one more than the training clicks of each item, of both tasks together, [items clicked]."""
+    clicked = schema.EVENTS.read(training_events).get_column("item_id").drop_nulls().to_numpy()
+    counted: np.ndarray = np.log1p(np.bincount(clicked))
+    return counted
+
+
+def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float, signed: int = 0) -> np.ndarray:
     """Weights [features] of greatest likelihood for the targets, which stand in column 0 of ``inside``.
 
     ``inside`` [rows, width, features], ``present`` [rows, width]. Minimizes the mean of -log p(target) plus
-    ``ridge`` / 2 times the squared weights. No weight is negative: a part may count little, never against itself, and
-    alone it keeps its order.
+    ``ridge`` / 2 times the squared weights. No weight but the last ``signed`` is negative: a part may count little,
+    never against itself, and alone it keeps its order.
     """
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -132,10 +153,16 @@ def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float) -> np.nda
         return loss + 0.5 * ridge * float(weights @ weights), gradient + ridge * weights
 
     start = np.zeros(inside.shape[2])
-    bounds = [(0.0, None)] * len(start)
+    bounds = [(0.0, None)] * (len(start) - signed) + [(None, None)] * signed
     found = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 500})
     weights: np.ndarray = found.x
     return weights
+
+
+def _looked_up(prior: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """``prior`` of ``items`` [rows, width]; 0 past its end, for items without clicks, and where no candidate stands."""
+    known = (items >= 0) & (items < len(prior))
+    return np.where(known, prior[np.where(known, items, 0)], 0.0)
 
 
 def _scores_of(part: str, scores: pl.DataFrame, lists: Mapping[str, CandidateLists]) -> list[np.ndarray] | None:
@@ -151,8 +178,9 @@ def _scores_of(part: str, scores: pl.DataFrame, lists: Mapping[str, CandidateLis
 
 
 def _told(parts: list[str], weights: np.ndarray) -> dict[str, dict[str, float]]:
-    by_part = weights.reshape(len(parts), len(FEATURES))
-    return {
+    by_part = weights[: len(parts) * len(FEATURES)].reshape(len(parts), len(FEATURES))
+    prior = {"popularity": {"log_clicks": round(float(weights[-1]), 6)}} if weights.size > by_part.size else {}
+    return prior | {
         part: {name: round(float(value), 6) for name, value in zip(FEATURES, row, strict=True)}
         for part, row in zip(parts, by_part, strict=True)
     }

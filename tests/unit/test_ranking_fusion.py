@@ -11,7 +11,7 @@ from gensar_core import schema
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates, rank_lists
-from gensar_core.ranking.fusion import features, fit_weights, fuse, fuse_task
+from gensar_core.ranking.fusion import features, fit_weights, fuse, fuse_task, log_clicks
 from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
 
 ROWS, WIDTH = 300, 8
@@ -87,6 +87,20 @@ def test_one_part_alone_keeps_its_order():
     assert (ranked[1] == average_ranks(scores, present)).all()
 
 
+def test_popularity_may_count_against_an_item():
+    # The part says taste plus popularity; lists are drawn by popularity, so that only taste tells the target.
+    rng, present = random_lists(4)
+    popularity = rng.normal(size=present.shape)
+    taste = rng.normal(size=present.shape) + 2.0 * (np.arange(WIDTH) == 0)
+    part, lists, prior = [taste + 2.0 * popularity] * 2, [present, present], [popularity, popularity]
+    plain, _ = fuse_task([part], lists, WeightSettings())
+    calibrated, weights = fuse_task([part], lists, WeightSettings(), prior)
+    assert weights[-1] < 0
+    ideal = ndcg(average_ranks(taste, present), 5)
+    assert ndcg(calibrated[1], 5) == pytest.approx(ideal, abs=0.03)
+    assert ndcg(plain[1], 5) < ideal - 0.1
+
+
 @pytest.fixture
 def shop(tmp_path):
     """Valid and test lists of both tasks, ten users each, three negatives."""
@@ -138,3 +152,22 @@ def test_scores_of_other_lists_are_refused_by_name(shop):
     schema.SCORES.write(scores.filter(pl.col("sample_id") < 30), path)
     with pytest.raises(UserError, match=r"^part: scored one split of a task and not the other"):
         fuse({"part": path}, shop, shop / "ranks", "one", WeightSettings())
+
+
+def test_popularity_is_counted_in_training_clicks_alone(shop):
+    # Every target is item 0, of which no training click is; item 3 is the most clicked.
+    clicks = [1, 2, 2, 3, 3, 3, 3]
+    rows = {
+        "event_id": range(len(clicks)), "user_id": [0] * len(clicks), "time": [0] * len(clicks),
+        "task": ["rec"] * len(clicks), "item_id": clicks, "query_id": [None] * len(clicks),
+        "session_id": [None] * len(clicks),
+    }  # fmt: skip
+    events = pl.DataFrame(rows, schema_overrides=dict(schema.EVENTS.schema))
+    schema.EVENTS.write(events.cast(dict(schema.EVENTS.schema)), shop / "training_events.parquet")
+    assert log_clicks(shop / "training_events.parquet") == pytest.approx(np.log([1, 2, 3, 5]))
+    equal = write_scores(shop, "equal", lambda lists: np.zeros(lists.items.shape))
+    fuse({"equal": equal}, shop, shop / "ranks", "calibrated", WeightSettings(popularity=True))
+    figures = json.loads((shop / "ranks" / "calibrated.stage.json").read_text())["figures"]
+    assert figures["rec_weights"]["popularity"]["log_clicks"] < 0
+    ranks = schema.RANKS.read(shop / "ranks" / "calibrated.parquet")
+    assert (ranks["rank"] == 1.0).all()

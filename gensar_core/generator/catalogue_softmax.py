@@ -1,0 +1,100 @@
+"""The softmax over the catalogue: a token of an identifier competes with those by which some item goes on, no others.
+
+A factor p(c_l | c_<l, prompt) is normalized over the children of the prefix in the catalogue's trie, not over the
+vocabulary as in Eq. 12. The probabilities of all items then sum to one, none is lost to identifiers that do not exist,
+and where a prefix leaves one continuation it costs nothing: what is learned is which item, not which identifiers there
+are. Shapes: n prefixes, d = d_model.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gensar_core.corpora.trie import TokenTrie
+
+
+def log_normalizers(
+    outputs: torch.Tensor, weight: torch.Tensor, trie: TokenTrie, depth: int, node: torch.Tensor
+) -> torch.Tensor:
+    """Log of the sum of exponentiated logits of what may follow each prefix, float32 [n].
+
+    ``outputs`` [n, d] are the decoder's after the prefixes ``node`` int64 [n] of level ``depth``, none of them a whole
+    token row; ``weight`` [vocabulary, d] is the output matrix.
+    """
+    logits, row = _continuations(outputs, weight, trie, depth, node)
+    return logits.logsumexp(1) if row is None else _grouped_logsumexp(logits, row, len(outputs))
+
+
+def token_losses(
+    outputs: torch.Tensor, weight: torch.Tensor, trie: TokenTrie, targets: torch.Tensor, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Negative log-probability of each token of items' token rows, float32 [rows, L]; 0 past a row's end.
+
+    ``outputs`` [rows, L, d] are the decoder's before each token, ``targets`` int64 [rows, L] the tokens, negative past
+    a row's end; every row is one of the trie's. ``smoothing`` moves that share of the target's mass to all
+    continuations alike.
+    """
+    losses = torch.zeros(targets.shape, dtype=torch.float32, device=outputs.device)
+    places = torch.arange(len(targets), device=targets.device)
+    node = torch.zeros_like(places)
+    for depth in range(min(trie.depth, targets.shape[1])):
+        goes_on = targets[places, depth] >= 0
+        places, node = places[goes_on], node[goes_on]
+        token = targets[places, depth]
+        first = trie.levels[depth].first_child
+        choice = (first[node + 1] - first[node] > 1).nonzero().squeeze(1)
+        if len(choice):
+            found = _losses(outputs[places[choice], depth], weight, trie, depth, node[choice], token[choice], smoothing)
+            losses = losses.index_put((places[choice], torch.full_like(choice, depth)), found)
+        node = trie.descend(depth, node, token)
+    return losses
+
+
+def _losses(
+    outputs: torch.Tensor,
+    weight: torch.Tensor,
+    trie: TokenTrie,
+    depth: int,
+    node: torch.Tensor,
+    token: torch.Tensor,
+    smoothing: float,
+) -> torch.Tensor:
+    logits, row = _continuations(outputs, weight, trie, depth, node)
+    aim = (outputs * weight[token]).float().sum(1)
+    if smoothing:
+        aim = (1.0 - smoothing) * aim + smoothing * _means(logits, row, len(outputs))
+    normalizers = logits.logsumexp(1) if row is None else _grouped_logsumexp(logits, row, len(outputs))
+    return normalizers - aim
+
+
+def _continuations(
+    outputs: torch.Tensor, weight: torch.Tensor, trie: TokenTrie, depth: int, node: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits of the children of the nodes: [n, span], -inf for no child; or [children of all] and the row of each."""
+    branches = trie.branches[depth]
+    if branches.table is not None:
+        logits = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
+        return logits.masked_fill(branches.table[node] < 0, -torch.inf), None
+    first = trie.levels[depth].first_child
+    counts = (first[node + 1] - first[node]).long()
+    row = torch.repeat_interleave(torch.arange(len(node), device=node.device), counts)
+    within = torch.arange(len(row), device=node.device) - (counts.cumsum(0) - counts)[row]
+    token = trie.levels[depth + 1].token[first[node].long()[row] + within].long()
+    return (outputs[row] * weight[token]).float().sum(1), row
+
+
+def _grouped_logsumexp(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Tensor:
+    """logsumexp of ``values`` [m] by ``group`` [m], each of which has some, [groups]."""
+    largest = torch.full((groups,), -torch.inf, device=values.device)
+    largest = largest.scatter_reduce(0, group, values.detach(), "amax")
+    sums = torch.zeros(groups, device=values.device).index_add(0, group, (values - largest[group]).exp())
+    return sums.log() + largest
+
+
+def _means(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
+    """Mean logit of each row's children, [rows]."""
+    if row is None:
+        real = logits > -torch.inf
+        return logits.where(real, 0.0).sum(1) / real.sum(1)
+    counts = torch.bincount(row, minlength=rows)
+    return torch.zeros(rows, device=logits.device).index_add(0, row, logits) / counts

@@ -1,0 +1,44 @@
+"""Which training tasks answer with an item, and the token rows that their answers come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, TASKS
+from gensar_core.corpora.trie import TokenTrie
+from gensar_core.generator.corpus import ItemTokens, load_item_tokens
+from gensar_core.generator.t5 import T5
+from gensar_core.runtime.arrays import Ragged
+
+
+def target_tries(corpus: Path, model: T5) -> dict[str, TokenTrie]:
+    """The trie of all items as each task writes them, by the name of the task; tasks that write texts have none.
+
+    Raises UserError when the corpus' table of items' tokens is broken.
+    """
+    items = load_item_tokens(corpus, model.lm_head.weight.shape[0], int(model.config.eos_token_id))
+    by_kind = {task.target.kind: items[source] for source, task in RANKING_TASKS.items()}
+    new_tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
+    have_behaviors = any(token in new_tokens for token in BEHAVIOR_TOKENS)
+    found: dict[tuple[str, bool], TokenTrie] = {}
+    tries = {}
+    for name, task in TASKS.items():
+        if task.target.kind not in by_kind:
+            continue
+        # Items' tokens are stored as the ranking tasks write them, the behavior's token first.
+        bare = have_behaviors and task.target.behavior is None
+        key = task.target.kind, bare
+        if key not in found:
+            found[key] = TokenTrie.from_rows(_rows(by_kind[task.target.kind], skipped=int(bare)))
+        tries[name] = found[key]
+    return tries
+
+
+def _rows(items: ItemTokens, skipped: int) -> Ragged:
+    """Items' tokens without the first ``skipped`` of each."""
+    tokens = items.tokens[:, skipped:]
+    real = np.arange(tokens.shape[1]) < (items.lengths - skipped)[:, None]
+    return Ragged.from_lengths(items.lengths - skipped, tokens[real])

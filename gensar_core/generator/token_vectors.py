@@ -1,0 +1,156 @@
+"""The stage `token_vectors`: what a token describes, as a vector in the space of the items' embeddings.
+
+A word stands for the items whose texts hold it and for those clicked after queries that hold it; a code stands for the
+items that carry it. Each gets the mean of their vectors, a code that of what the codes before it have left over, so
+that the vectors of an identifier's tokens add up to an approximation of the item's. A generator may start from them
+(`warm_start`) in place of random embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from scipy.sparse import csr_matrix
+
+from gensar_core import schema
+from gensar_core.corpora.texts import Encoder, clean
+from gensar_core.errors import UserError
+from gensar_core.generator.backbone import load_tokenizer
+from gensar_core.identifiers.table import SIDES, IdentifierTable, read_vocabulary
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.tensors import load_vectors, save_vectors
+
+#: Principal components that are kept of each side, at most.
+_KEPT: Final = 256
+#: Items that a word has to be seen with before its vector has half of its length: rare words say little.
+_SHRINKAGE: Final = 3.0
+#: Name of the file that the stage writes.
+FILE: Final = "token_vectors.safetensors"
+
+
+def build_token_vectors(
+    canonical: Path,
+    samples: Path,
+    identifiers: Path,
+    corpus: Path,
+    embeddings: Mapping[str, Path],
+    output: Path,
+) -> None:
+    """Write token_vectors.safetensors into the folder ``output``.
+
+    ``embeddings`` are the files of item vectors that the identifiers were made from, by side. The file holds a
+    matrix [vocabulary, <= 256] a side, its columns by falling variance over the items, and `groups` [vocabulary, 1]: 0
+    for a known word, 1, 2, ... for the codes of a level, -1 for a token that nothing is known of. Only training clicks
+    are read. Raises UserError when the inputs do not belong together.
+    """
+    inputs = [canonical / "items.parquet", canonical / "queries.parquet", samples / "training_events.parquet"]
+    inputs += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
+    inputs += [corpus / "tokenizer", corpus / "new_tokens.json", *embeddings.values()]
+    with Stage("token_vectors", output, settings={}, inputs=inputs, code=__name__) as stage:
+        items = {side: principal(load_vectors(path)) for side, path in embeddings.items()}
+        known = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))
+        vocabulary, tokens = int(known["vocabulary_size"]), known["tokens"]
+        seen_with = _words(canonical, samples, corpus, vocabulary)
+        table = IdentifierTable.load(identifiers)
+        for side, matrix in items.items():
+            if len(matrix) != len(table):
+                raise UserError(
+                    f"{embeddings[side]}: has {len(matrix)} items, {identifiers} has {len(table)}; build both again"
+                )
+        groups = np.where(np.asarray(seen_with.sum(axis=1)).ravel() > 0, 0, -1)
+        vectors = {side: word_vectors(seen_with, matrix) for side, matrix in items.items()}
+        levels = _levels(identifiers)
+        for number, (level, sides) in enumerate(levels.items(), start=1):
+            codes = _codes(table, level, sides[0])
+            rows = np.array([tokens[token] for token in table.tokens if _level_of(token) == level])
+            groups[rows] = number
+            for side in set(sides) & items.keys():
+                vectors[side][rows], items[side] = code_vectors(codes, len(rows), items[side])
+        save_vectors({**vectors, "groups": groups[:, None]}, stage.path(FILE))
+        stage.record(words=int((groups == 0).sum()), unknown=int((groups < 0).sum()), levels=list(levels))
+
+
+def principal(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [n, D] less their mean, in their principal axes by falling variance, scaled to a mean squared norm of 1.
+
+    At most 256 axes are kept. The sign of each makes the largest entry of its direction positive.
+    """
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    _, axes = np.linalg.eigh(centered.T @ centered)
+    axes = axes[:, ::-1][:, :_KEPT]
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1.0, 1.0)
+    turned = centered @ axes
+    power = np.mean((turned**2).sum(axis=1))
+    scaled: np.ndarray = turned / np.sqrt(power) if power > 0 else turned
+    return scaled
+
+
+def word_vectors(seen_with: csr_matrix, items: np.ndarray) -> np.ndarray:
+    """Mean vector [vocabulary, D] of the items [n, D] that each token is seen with, drawn to zero where they are few.
+
+    ``seen_with`` [vocabulary, n] counts.
+    """
+    count = np.asarray(seen_with.sum(axis=1)).reshape(-1, 1)
+    mean: np.ndarray = (seen_with @ items) / (count + _SHRINKAGE)
+    return mean
+
+
+def code_vectors(codes: np.ndarray, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of ``rest`` [n, D] by code [size, D], and what it leaves over of each item [n, D].
+
+    ``codes`` [n] are below ``size``; -1 for an item without a code, of which all is left.
+    """
+    some = np.flatnonzero(codes >= 0)
+    carried = csr_matrix((np.ones(len(some)), (codes[some], some)), shape=(size, len(codes)))
+    count = np.asarray(carried.sum(axis=1)).reshape(-1, 1)
+    means = (carried @ rest) / np.maximum(count, 1.0)
+    left = rest.copy()
+    left[some] -= means[codes[some]]
+    return means, left
+
+
+def _words(canonical: Path, samples: Path, corpus: Path, vocabulary: int) -> csr_matrix:
+    """How often each token is seen with each item, [vocabulary, n_items]: once in its text, once a query's click."""
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    encoder, reserved = Encoder(tokenizer), sorted(tokenizer.get_added_vocab())
+    texts = schema.ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text")
+    queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text")
+    events = schema.EVENTS.read(samples / "training_events.parquet")
+    clicks = events.filter(pl.col("query_id").is_not_null() & pl.col("item_id").is_not_null())
+    written = encoder.encode(clean(texts, reserved)[0])
+    asked = encoder.encode(clean(queries, reserved)[0]).take(clicks.get_column("query_id").to_numpy())
+    clicked = clicks.get_column("item_id").to_numpy()
+    pairs = np.unique(np.stack([written.values.astype(np.int64), written.rows]), axis=1)
+    rows = np.concatenate([pairs[0], asked.values])
+    columns = np.concatenate([pairs[1], clicked[asked.rows]])
+    return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(vocabulary, len(texts)))
+
+
+def _levels(identifiers: Path) -> dict[str, list[str]]:
+    """Names of the levels in the order in which an identifier names them, each with the sides that have it."""
+    vocabulary = read_vocabulary(identifiers / "vocabulary.json")
+    levels: dict[str, list[str]] = {}
+    for side in SIDES:
+        for level in vocabulary.scheme(side).levels:
+            levels.setdefault(level, []).append(side)
+    return dict(sorted(levels.items(), key=lambda entry: -len(entry[1])))
+
+
+def _codes(table: IdentifierTable, level: str, side: str) -> np.ndarray:
+    """The code that each item has at a level [n_items], -1 for none."""
+    of_level = [number for number, token in enumerate(table.tokens) if _level_of(token) == level]
+    rows: Ragged = table.sides[side]
+    codes = np.full(len(rows), -1)
+    own = (rows.values >= of_level[0]) & (rows.values <= of_level[-1])
+    codes[rows.rows[own]] = rows.values[own] - of_level[0]
+    return codes
+
+
+def _level_of(token: str) -> str:
+    return token[1 : token.rindex("_")]

@@ -1,0 +1,85 @@
+"""A T5 from scratch that knows from the first step which tokens are alike, and that answers resemble the prompt.
+
+A small T5 spends most of a short training on finding out what its tokens mean and that a user's next item is like the
+last ones. Both are known beforehand: the first from the items' embeddings (see `token_vectors`), the second is written
+into the decoder's cross-attention, whose value and output maps start as one rotation and its inverse. Its even
+attention then adds the mean of the prompt to the decoder's state, and the output matrix, which is the embeddings, reads
+from it the tokens like those of the prompt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from gensar_core.errors import UserError
+from gensar_core.generator.t5 import T5
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.tensors import load_vectors
+
+_SIDES: Final = ("semantic", "collaborative")
+#: Share of an embedding's variance that comes from what its token describes; the rest stays random and tells tokens of
+#: equal vectors apart.
+_SHARE: Final = 0.8
+#: Entries beyond so many standard deviations are cut.
+_LARGEST: Final = 3.0
+#: How strongly each decoder layer adds the mean of the prompt.
+_COPYING: Final = 2.0
+
+
+def warm_start(model: T5, token_vectors: Path, seed: int) -> None:
+    """Overwrite token embeddings and cross-attention maps of a new T5; ``token_vectors`` is the file of that stage.
+
+    Sides share the model's width evenly, each with its first principal components, and are turned together by a random
+    rotation. Every group of tokens (words, codes of one level) has the scale of T5's own embeddings. Raises UserError
+    when the file is not of this vocabulary.
+    """
+    embeddings = model.shared.weight.data
+    vectors, groups = _load(token_vectors, len(embeddings), embeddings.shape[1])
+    turned = torch.from_numpy(vectors).to(embeddings.dtype) @ _orthogonal(embeddings.shape[1], seed, "embeddings")
+    for group in np.unique(groups[groups >= 0]):
+        rows = torch.from_numpy(np.flatnonzero(groups == group))
+        known = turned[rows]
+        size = known.square().mean().sqrt()
+        if size > 0:
+            known = (known / size).clamp(-_LARGEST, _LARGEST)
+            embeddings[rows] = _SHARE**0.5 * known + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
+    for number, block in enumerate(model.decoder.block):
+        attention = block.layer[1].EncDecAttention
+        inner, width = attention.v.weight.shape
+        rotation = _orthogonal(max(inner, width), seed, "copying", number)[:inner, :width]
+        attention.v.weight.data.copy_(rotation)
+        attention.o.weight.data.copy_(_COPYING * rotation.T)
+
+
+def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token vectors [vocabulary, width] and groups [vocabulary]."""
+    groups = load_vectors(path, "groups")[:, 0].astype(np.int64)
+    if len(groups) != vocabulary:
+        raise UserError(f"{path}: has {len(groups)} tokens, the model {vocabulary}; build it from the model's corpus")
+    sides = [load_vectors(path, side) for side in _SIDES if _holds(path, side)]
+    room = np.diff(np.linspace(0, width, len(sides) + 1).astype(int))
+    vectors = np.zeros((vocabulary, width))
+    start = 0
+    for side, columns in zip(sides, room, strict=True):
+        kept = min(columns, side.shape[1])
+        vectors[:, start : start + kept] = side[:, :kept]
+        start += columns
+    return vectors, groups
+
+
+def _holds(path: Path, name: str) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as stored:
+        return name in stored.keys()  # noqa: SIM118
+
+
+def _orthogonal(size: int, seed: int, *purpose: str | int) -> torch.Tensor:
+    """A random orthogonal matrix [size, size]."""
+    draw = torch.Generator().manual_seed(derive_seed(seed, "warm start", *purpose))
+    found: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
+    return found
