@@ -4,7 +4,7 @@
 rule rank_generator_part:
     input:
         corpus=lambda wildcards: corpus_files(
-            wildcards, ["prompts.parquet", "item_tokens.parquet"]
+            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
         ),
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
