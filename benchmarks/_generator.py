@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.runtime.arrays import Ragged
 
@@ -45,6 +46,11 @@ def setting(size: str, n_items: int, users: int) -> Setting:
     lengths = draw.integers(60, 141, users)
     prompts = Ragged.from_lengths(lengths, draw.integers(2, words, lengths.sum()).astype(np.int32))
     return Setting(T5ForConditionalGeneration(config).eval(), rows, prompts)
+
+
+def token_trie(items: ItemTokens) -> TokenTrie:
+    """The trie of items that all have equally many tokens."""
+    return TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
 
 
 def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens:

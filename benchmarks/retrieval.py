@@ -17,14 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _generator import SIZES, Setting, catalogue, dictionary_trie, search, setting, timed
+from _generator import SIZES, Setting, catalogue, dictionary_trie, search, setting, timed, token_trie
 from _measure import claim, report
 
-from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator import search as module
-from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.search import search_catalogue
-from gensar_core.runtime.arrays import Ragged
 
 CATALOGUE, BEAMS = 12_101, 30
 CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}
@@ -111,11 +108,6 @@ class Clock:
             return result
 
         return watched
-
-
-def token_trie(items: ItemTokens) -> TokenTrie:
-    """The trie of items that all have equally many tokens."""
-    return TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
 
 
 def generate(case: Setting, nested: dict[int, Any]) -> np.ndarray:

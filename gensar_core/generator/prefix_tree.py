@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+import torch
 
+from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.corpus import ItemTokens
 
 
@@ -50,6 +52,51 @@ def build_trees(candidates: np.ndarray, items: ItemTokens) -> PrefixTrees:
     """
     order = np.argsort(np.where(candidates >= 0, items.order[candidates], len(items)), axis=1, kind="stable")
     return PrefixTrees(*_grow(np.ascontiguousarray(candidates, dtype=np.int64), order, items.tokens, items.lengths))
+
+
+def catalogue_nodes(trees: PrefixTrees, catalogue: TokenTrie) -> np.ndarray:
+    """The number of each node's prefix among those of its depth in the catalogue's trie, int64 [N]."""
+    device = catalogue.items.device
+    number = torch.zeros(len(trees.node_token), dtype=torch.int64, device=device)
+    by_depth = np.argsort(trees.node_depth, kind="stable")
+    bounds = np.searchsorted(trees.node_depth[by_depth], np.arange(catalogue.depth + 1))
+    for depth in range(1, catalogue.depth):
+        own = by_depth[bounds[depth] : bounds[depth + 1]]
+        above = torch.from_numpy(trees.ancestors[own, depth - 1]).to(device)
+        token = torch.from_numpy(trees.node_token[own]).to(device)
+        number[torch.from_numpy(own).to(device)] = catalogue.descend(depth - 1, number[above], token)
+    found: np.ndarray = number.cpu().numpy()
+    return found
+
+
+def where_items_part(trees: PrefixTrees, number: np.ndarray, catalogue: TokenTrie) -> tuple[PrefixTrees, np.ndarray]:
+    """The trees without what is certain under the softmax over the catalogue, and the ``number`` of the nodes left.
+
+    An edge that is the only way on from its prefix in the catalogue has probability 1. Such edges leave the paths, and
+    nodes that no other edge hangs from, nor any node below them, leave the tree; roots stay.
+    """
+    parts = np.zeros(len(number), dtype=bool)
+    for depth, level in enumerate(catalogue.levels[:-1]):
+        own = np.flatnonzero(trees.node_depth == depth)
+        first = level.first_child.cpu().numpy()
+        parts[own] = first[number[own] + 1] - first[number[own]] > 1
+    above = trees.ancestors[parts]
+    real = np.arange(above.shape[1]) <= trees.node_depth[parts][:, None]
+    kept = trees.node_depth == 0
+    kept[above[real]] = True
+    node = np.cumsum(kept) - 1
+    edges = parts[trees.edge_parent]
+    edge = np.where(edges, np.cumsum(edges) - 1, -1)
+    left = PrefixTrees(
+        node_token=trees.node_token[kept],
+        node_depth=trees.node_depth[kept],
+        node_user=trees.node_user[kept],
+        ancestors=node[trees.ancestors[kept]],
+        edge_parent=node[trees.edge_parent[edges]],
+        edge_token=trees.edge_token[edges],
+        paths=np.append(edge, -1)[trees.paths],
+    )
+    return left, number[kept]
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

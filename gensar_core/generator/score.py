@@ -16,7 +16,7 @@ from gensar_core.generator import catalogue_softmax
 from gensar_core.generator.ancestors import ancestor_bias, attend_ancestors
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.likelihood import log_normalizers
-from gensar_core.generator.prefix_tree import PrefixTrees, build_trees
+from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, catalogue_nodes, where_items_part
 from gensar_core.generator.search import find_leaves
 from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
 from gensar_core.runtime.arrays import Ragged
@@ -101,9 +101,16 @@ def path_log_probabilities(
     """Log-probability of each token of each candidate given those before it, float32 [B, W, D]; 0 past its end."""
     device = model.lm_head.weight.device
     tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).to(device)
+    number = None
+    if catalogue is not None:
+        trees, number = where_items_part(trees, catalogue_nodes(trees, catalogue), catalogue)
     outputs = _node_outputs(model, trees, encode(model, tokens), tokens >= 0)
-    edges = _edge_log_probabilities(model, trees, outputs, catalogue)
-    # Index -1, past a candidate's end, meets the zero at the end.
+    if catalogue is None or number is None:
+        normalizers = log_normalizers(outputs, model.lm_head.weight)
+    else:
+        normalizers = _catalogue_normalizers(model, trees, outputs, catalogue, number)
+    edges = _edge_logits(model, trees, outputs) - normalizers[torch.from_numpy(trees.edge_parent).to(device)]
+    # Index -1, past a candidate's end or where it has no choice, meets the zero at the end.
     padded = np.append(edges.cpu().numpy(), np.float32(0.0))
     paths: np.ndarray = padded[trees.paths]
     return paths
@@ -131,38 +138,23 @@ def _node_outputs(model: T5, trees: PrefixTrees, states: torch.Tensor, present: 
     return decode(model, tokens, project(model, states), attend_self, attend_prompt)
 
 
-def _edge_log_probabilities(
-    model: T5, trees: PrefixTrees, outputs: torch.Tensor, catalogue: TokenTrie | None
-) -> torch.Tensor:
-    """Log-probability of each edge's token after its prefix [E], normalized over the vocabulary or the catalogue."""
-    weight = model.lm_head.weight
+def _edge_logits(model: T5, trees: PrefixTrees, outputs: torch.Tensor) -> torch.Tensor:
+    """Logit of each edge's token after its prefix [E]."""
     parent = torch.from_numpy(trees.edge_parent).to(outputs.device)
     token = torch.from_numpy(trees.edge_token).to(outputs.device)
-    logits = (functional.embedding(parent, outputs) * functional.embedding(token, weight)).sum(1)
-    if catalogue is None:
-        normalizers = log_normalizers(outputs, weight)
-    else:
-        normalizers = _catalogue_normalizers(weight, trees, outputs, catalogue)
-    found: torch.Tensor = logits - normalizers[parent]
-    return found
+    logits: torch.Tensor = functional.embedding(parent, outputs) * functional.embedding(token, model.lm_head.weight)
+    return logits.sum(1)
 
 
 def _catalogue_normalizers(
-    weight: torch.Tensor, trees: PrefixTrees, outputs: torch.Tensor, catalogue: TokenTrie
+    model: T5, trees: PrefixTrees, outputs: torch.Tensor, catalogue: TokenTrie, number: np.ndarray
 ) -> torch.Tensor:
     """Log of the sum of exponentiated logits of all that may follow each node [N], whoever's candidate it leads to."""
-    device = outputs.device
-    normalizers = outputs.new_empty(len(outputs))
-    # A node's place in the catalogue's trie is found level by level from that of its parent.
-    place = torch.zeros(len(outputs), dtype=torch.int64, device=device)
-    by_depth = np.argsort(trees.node_depth, kind="stable")
-    bounds = np.searchsorted(trees.node_depth[by_depth], np.arange(catalogue.depth + 1))
+    normalizers = outputs.new_zeros(len(outputs))
     for depth in range(catalogue.depth):
-        own = by_depth[bounds[depth] : bounds[depth + 1]]
-        nodes = torch.from_numpy(own).to(device)
-        if depth:
-            above = torch.from_numpy(trees.ancestors[own, depth - 1]).to(device)
-            token = torch.from_numpy(trees.node_token[own]).to(device)
-            place[nodes] = catalogue.descend(depth - 1, place[above], token)
-        normalizers[nodes] = catalogue_softmax.log_normalizers(outputs[nodes], weight, catalogue, depth, place[nodes])
+        own = np.flatnonzero(trees.node_depth == depth)
+        nodes, node = (torch.from_numpy(part).to(outputs.device) for part in (own, number[own]))
+        normalizers[nodes] = catalogue_softmax.log_normalizers(
+            outputs[nodes], model.lm_head.weight, catalogue, depth, node
+        )
     return normalizers

@@ -18,6 +18,7 @@ from gensar_core.errors import UserError
 from gensar_core.generator.catalogue_softmax import log_normalizers, token_losses
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.item_targets import target_tries
+from gensar_core.generator.prefix_tree import build_trees, catalogue_nodes, where_items_part
 from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.score import score_candidates
 from gensar_core.generator.search import search_catalogue
@@ -121,6 +122,22 @@ def test_losses_and_their_gradients_are_those_of_a_loop(
     for one, other in zip(given_ or (None, None), wanted, strict=True):
         zero = torch.zeros(())
         assert torch.allclose(zero if one is None else one, zero if other is None else other, atol=1e-5)
+
+
+def test_only_prefixes_where_items_part_are_computed() -> None:
+    # Item 0 stands alone after its first token; items 1 and 2 part at the second.
+    rows = [[2, 7, 8, END], [3, 7, 8, END], [3, 9, 8, END]]
+    items, trie = ItemTokens.from_rows(ragged(rows)), TokenTrie.from_rows(ragged(rows))
+    trees = build_trees(np.array([[0, 1], [2, -1]], dtype=np.int32), items)
+    left, number = where_items_part(trees, catalogue_nodes(trees, trie), trie)
+    # Of user 0 the root and <3>; of user 1 the same; <2> and all deeper prefixes have one way on.
+    assert [int(token) for token in left.node_token] == [-1, 3, -1, 3]
+    assert left.node_user.tolist() == [0, 0, 1, 1]
+    assert number.tolist() == [0, 1, 0, 1]
+    assert sorted(zip(left.edge_parent.tolist(), left.edge_token.tolist(), strict=True)) == [
+        (0, 2), (0, 3), (1, 7), (2, 3), (3, 9),
+    ]  # fmt: skip
+    assert ((left.paths >= 0).sum(axis=2) == [[1, 2], [2, 0]]).all()
 
 
 def test_wide_levels_without_a_table_are_normalized_alike() -> None:
