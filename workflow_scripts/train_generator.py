@@ -17,5 +17,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         settings=TrainingSettings.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
         checkpoints=Path(snakemake.params.checkpoints),
-        token_vectors=Path(snakemake.input.token_vectors) if snakemake.input.token_vectors else None,
+        token_vectors=Path(snakemake.input.token_vectors[0]) if snakemake.input.token_vectors else None,
     )
