@@ -2,7 +2,8 @@
 
 `python benchmarks/retrieval.py` searches the 12,101 items of Beauty with 30 beams, on the CPU and with the same
 weights, by tensor trie and by `generate` with `prefix_allowed_tokens_fn` over a dictionary trie. Both are the same
-search, and there is no claim unless their best scores agree. Then it searches catalogues of 12,101, 100,000 and
+search, and there is no claim unless their best scores agree. The same search normalized over the catalogue in place of
+the vocabulary stands beside it. Then it searches catalogues of 12,101, 100,000 and
 1,000,000 items and tells what share of the time goes to everything but the model: finding children in the trie,
 choosing the best continuations, naming the items.
 
@@ -53,8 +54,10 @@ def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
     trie = token_trie(case.items)
     nested = dictionary_trie(case.items.tokens)
     search_catalogue(case.model, case.prompts, trie, beams=BEAMS)
-    ours = theirs = np.inf
+    ours = theirs = over_catalogue = np.inf
     for _ in range(repeats):
+        seconds, _ = timed(lambda: search_catalogue(case.model, case.prompts, trie, beams=BEAMS, over_catalogue=True))
+        over_catalogue = min(over_catalogue, seconds)
         seconds, mine = timed(lambda: search_catalogue(case.model, case.prompts, trie, beams=BEAMS))
         ours = min(ours, seconds)
         seconds, found = timed(lambda: generate(case, nested))
@@ -67,6 +70,7 @@ def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
     name = "speedup_prefix_fn" if size == "small" else f"speedup_prefix_fn_{size}"
     return [
         claim(name, theirs / ours, "times", how),
+        claim(f"{name}_over_catalogue", theirs / over_catalogue, "times", f"normalized over the catalogue; {how}"),
         claim(f"users_per_second_{size}", users / ours, "users/s", f"{BEAMS} beams, {CATALOGUE} items, CPU"),
     ]
 
