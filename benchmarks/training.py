@@ -34,7 +34,7 @@ from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.generator import backbone
 from gensar_core.generator.batches import Step
 from gensar_core.generator.corpus import load_examples
-from gensar_core.generator.train import GeneratorTask
+from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.device import has_bfloat16, pick_device
 from gensar_core.runtime.training import Schedule, train
 

@@ -27,7 +27,7 @@ from gensar_core.generator import backbone
 from gensar_core.generator.batches import Batches
 from gensar_core.generator.corpus import Examples
 from gensar_core.generator.t5 import T5
-from gensar_core.generator.train import GeneratorTask
+from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.hashing import row_keys, uniform

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from gensar_core.config.generators import TrainingSettings
-from gensar_core.corpora.trie import TokenTrie
 from gensar_core.errors import UserError
 from gensar_core.generator import backbone
-from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
-from gensar_core.generator.catalogue_softmax import token_losses
-from gensar_core.generator.corpus import Examples, check_lengths, load_examples
+from gensar_core.generator.corpus import check_lengths, load_examples
 from gensar_core.generator.item_targets import target_tries
-from gensar_core.generator.t5 import T5, decode_rows, encode
-from gensar_core.generator.validation import Validation, load_validation
+from gensar_core.generator.training_task import GeneratorTask
+from gensar_core.generator.validation import load_validation
 from gensar_core.generator.warm_start import warm_start
-from gensar_core.runtime.cross_entropy import cross_entropy
-from gensar_core.runtime.device import autocast, pick_device
+from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.processes import ALONE, Processes
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json
-from gensar_core.runtime.training import Schedule, train, warmup_cosine
+from gensar_core.runtime.training import train
 from gensar_core.runtime.training_state import TrainingRecord
 
-#: Larger passes are no faster on a CPU, as they leave its caches, and hold more padding.
-_CPU_TOKENS = 2048
-#: On a CPU, conversions cost narrower models more than bfloat16 products give (measured: 0.9 times the speed at a width
-#: of 64, 1.4 at 128, 1.9 at 512).
-_CPU_BFLOAT16_WIDTH = 128
 _CORPUS = (
     "train.parquet",
     "prompts.parquet",
@@ -132,160 +117,3 @@ def _train(
         processes=processes,
     )
     return task, record
-
-
-def parameter_groups(model: T5, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """What the optimizer trains: token embeddings (input and output) at their own rate, and everything else."""
-    embeddings = {id(parameter) for parameter in (model.shared.weight, model.lm_head.weight)}
-    parameters = list(model.parameters())
-    return [
-        {
-            "params": [parameter for parameter in parameters if id(parameter) in embeddings],
-            "lr": settings.learning_rate * settings.embedding_rate,
-        },
-        {
-            "params": [parameter for parameter in parameters if id(parameter) not in embeddings],
-            "lr": settings.learning_rate,
-        },
-    ]
-
-
-class GeneratorTask:
-    """What the shared training loop asks: steps, their gradients, and validation."""
-
-    def __init__(
-        self,
-        model: T5,
-        settings: TrainingSettings,
-        examples: Examples,
-        validation: list[Validation],
-        seed: int,
-        processes: Processes = ALONE,
-        tries: Mapping[str, TokenTrie] | None = None,
-    ) -> None:
-        """``tries`` are those of the tasks whose targets are scored by the softmax over the catalogue."""
-        self.module = model
-        self.processes = processes
-        self.settings = settings
-        self.validation = validation
-        self.names = examples.task_names
-        self.device = model.lm_head.weight.device
-        #: By the code of each task.
-        self.tries = {
-            self.names.index(name): trie.to(self.device) for name, trie in (tries or {}).items() if name in self.names
-        }
-        tokens = settings.batch_tokens
-        if self.device.type == "cpu":
-            tokens = min(tokens, max(_CPU_TOKENS, int(prompt_tokens(examples).max())))
-        self.order = Batches(
-            examples,
-            batch_size=settings.batch_size,
-            tokens=tokens,
-            weights=settings.task_weights,
-            seed=seed,
-            processes=processes,
-        )
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            parameter_groups(model, settings), weight_decay=settings.weight_decay, fused=True
-        )
-
-    def schedule(self) -> Schedule:
-        """Epochs of the settings in optimizer steps."""
-        settings = self.settings
-        total = self.order.steps(settings.epochs)
-        return Schedule(
-            total_steps=total,
-            validate_every=self.order.steps(1.0 / settings.validations_per_epoch),
-            checkpoint_every=settings.checkpoint_steps,
-            patience=settings.patience,
-            gradient_clip=settings.gradient_clip,
-            rate=warmup_cosine(total, settings.warmup_share),
-        )
-
-    def batches(self, first_step: int) -> Iterator[Step]:
-        """Steps from ``first_step`` on, each as this process' share of its micro-batches."""
-        return self.order.from_step(first_step)
-
-    def backward(self, batch: Step) -> Mapping[str, torch.Tensor]:
-        """Gradients of the mean loss over all target tokens of the step, however it is cut into micro-batches.
-
-        Returns that mean as `loss`, and the mean over each task's tokens as `loss_{task}`; of both, as of the
-        gradients, what this process' micro-batches add to them.
-        """
-        counts = batch.tokens
-        sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
-        # Dropout of a micro-batch depends on the step and its place there, not on what ran before it.
-        first_seed = torch.initial_seed()
-        for part in batch.parts:
-            torch.manual_seed(first_seed + part.place)
-            losses, task = self._token_losses(part)
-            (losses.sum() / counts.sum()).backward()
-            sums.index_add_(0, task, losses.detach().double())
-        by_task = {f"loss_{name}": sums[code] / counts[code] for code, name in enumerate(self.names) if counts[code]}
-        return {"loss": sums.sum() / counts.sum(), **by_task}
-
-    def validate(self) -> Mapping[str, float]:
-        """Exact rankings of the valid lists; the score is the mean NDCG@5 of the tasks."""
-        figures: dict[str, float] = {}
-        for lists in self.validation:
-            figures.update(lists.metrics(self.module, self.processes))
-        figures["score"] = float(np.mean([figures[f"{lists.task}_ndcg@5"] for lists in self.validation]))
-        return figures
-
-    def spoiling_samples(self, step: int) -> str:
-        """Task, row and sample id of each example of the step whose own loss is no finite number."""
-        rows = self.order.rows(step)
-        first_seed = torch.initial_seed()
-        bad = []
-        for part in self.order.micro_batches(rows):
-            torch.manual_seed(first_seed + part.place)
-            finite = self._token_losses(part)[0].isfinite().cpu().numpy()
-            bad.append(np.repeat(part.rows, (part.targets >= 0).sum(axis=1))[~finite])
-        found = np.unique(np.concatenate(bad))
-        if not len(found):
-            return "the loss of each sample is finite, the gradient is not"
-        every = (
-            f"all {len(rows):,} samples of the step" if len(found) == len(rows) else f"{len(found):,} of its samples"
-        )
-        return f"{every}: {self.order.examples.describe(found)}"
-
-    def _token_losses(self, part: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of every target token [n] and the task it belongs to [n]."""
-        # Which places are real is found out on the host: a GPU would make it wait for the answer.
-        real = part.targets >= 0
-        inputs, targets = self._send(part.inputs), self._send(part.targets)
-        places, wanted = self._send(np.flatnonzero(real)), self._send(part.targets[real])
-        shared = part.prompt if len(part.targets) > len(part.inputs) else None
-        with self._precision():
-            outputs = decode_rows(self.module, targets, encode(self.module, inputs), inputs >= 0, shared)
-            if self.tries:
-                losses = self._over_catalogue(outputs, targets, part)[places]
-            else:
-                losses = self._over_vocabulary(outputs.flatten(0, 1)[places], wanted)
-        return losses, self._send(np.repeat(part.task, real.sum(axis=1)))
-
-    def _over_vocabulary(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(outputs, self.module.lm_head.weight, wanted, self.settings.label_smoothing)
-
-    def _over_catalogue(self, outputs: torch.Tensor, targets: torch.Tensor, part: MicroBatch) -> torch.Tensor:
-        """Losses of all places [rows * longest target]: items' tokens over the catalogue, words over the vocabulary."""
-        weight = self.module.lm_head.weight
-        losses = torch.zeros(targets.shape, device=self.device)
-        for code, trie in self.tries.items():
-            if len(rows := np.flatnonzero(part.task == code)):
-                own = self._send(rows)
-                found = token_losses(outputs[own], weight, trie, targets[own], self.settings.label_smoothing)
-                losses = losses.index_put((own,), found)
-        losses = losses.flatten()
-        words = np.flatnonzero((part.targets >= 0) & ~np.isin(part.task, list(self.tries))[:, None])
-        if len(words):
-            wanted = self._send(part.targets.ravel()[words])
-            own = self._send(words)
-            losses = losses.index_put((own,), self._over_vocabulary(outputs.flatten(0, 1)[own], wanted).float())
-        return losses
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return autocast(self.device, on_cpu=self.module.config.d_model >= _CPU_BFLOAT16_WIDTH)
-
-    def _send(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True).long()

@@ -21,8 +21,9 @@ from gensar_core.generator import backbone
 from gensar_core.generator.batches import Step
 from gensar_core.generator.corpus import check_lengths, load_examples
 from gensar_core.generator.rank import rank_candidates
-from gensar_core.generator.train import GeneratorTask, train_generator
+from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.training import train

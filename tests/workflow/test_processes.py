@@ -9,7 +9,8 @@ import yaml
 from safetensors.numpy import load_file
 
 from gensar_core.config.catalogue import load_catalogue
-from gensar_core.generator.train import GeneratorTask, train_generator
+from gensar_core.generator.train import train_generator
+from gensar_core.generator.training_task import GeneratorTask
 from tests.unit import generator_folders as folders
 
 USERS = 20

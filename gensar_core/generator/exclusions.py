@@ -1,0 +1,53 @@
+"""Items that single users are not to be shown, as closed branches of the catalogue's trie."""
+
+from __future__ import annotations
+
+import torch
+
+from gensar_core.corpora.trie import Branches, TokenTrie
+
+
+class Closed:
+    """What users' excluded items close.
+
+    ``places`` int64 [B, X] are the items' places in the trie's order, ascending, n_items for none. ``nodes[d]`` [B, X]
+    are the nodes of level d beneath which the user has nothing left (-1: none), ``parents[d]`` those above them.
+    """
+
+    def __init__(
+        self, trie: TokenTrie, excluded: torch.Tensor, subset: torch.Tensor | None, beneath: list[torch.Tensor]
+    ) -> None:
+        n_items = len(trie)
+        excluded = excluded.sort(1).values
+        gone = excluded < 0
+        # Counted once each, and only if a restriction has not taken them away already.
+        gone[:, 1:] |= excluded[:, 1:] == excluded[:, :-1]
+        if subset is not None:
+            gone |= ~subset[excluded.clamp_min(0)]
+        self.places = torch.where(gone, n_items, trie.place[excluded.clamp_min(0)]).sort(1).values
+        self.nodes: list[torch.Tensor] = []
+        self.parents: list[torch.Tensor] = []
+        for depth, (level, left) in enumerate(zip(trie.levels, beneath, strict=True)):
+            node = (torch.searchsorted(level.start, self.places.int(), right=True) - 1).clamp_min(0)
+            start, stop = level.start[node].long(), level.stop[node].long()
+            lost = torch.searchsorted(self.places, stop) - torch.searchsorted(self.places, start)
+            closed = (start <= self.places) & (self.places < stop) & (lost >= left[node])
+            self.nodes.append(torch.where(closed, node, -1))
+            above = trie.levels[max(depth - 1, 0)].first_child
+            self.parents.append(torch.searchsorted(above, node.int(), right=True) - 1)
+
+    def close(self, scores: torch.Tensor, node: torch.Tensor, depth: int, trie: TokenTrie, branches: Branches) -> None:
+        """Set ``scores`` [B, K, W] of closed children of the beams' nodes [B, K] of level ``depth`` to -inf."""
+        child, parent = self.nodes[depth + 1], self.parents[depth + 1]
+        user, beam, which = ((node[:, :, None] == parent[:, None, :]) & (child >= 0)[:, None, :]).nonzero(as_tuple=True)
+        found = child[user, which]
+        if branches.table is None:
+            slot = found - trie.levels[depth].first_child[node[user, beam]]
+        else:
+            slot = trie.levels[depth + 1].token[found] - branches.first_token
+        scores[user, beam, slot.long()] = -torch.inf
+
+    def excludes(self, places: torch.Tensor) -> torch.Tensor:
+        """Whether a user has excluded the items at ``places`` [B, n], bool [B, n]."""
+        nearest = torch.searchsorted(self.places, places).clamp_max(self.places.shape[1] - 1)
+        return self.places.gather(1, nearest) == places
