@@ -23,7 +23,7 @@ generators:
     size: {d_model: 64, d_ff: 128, d_kv: 16, num_heads: 4, num_layers: 1, num_decoder_layers: 1}
     epochs: 1.0
     validation_users: 100
-  gensar_catalogue: {epochs: 4.0}
+  gensar_catalogue: {epochs: 2.0}
 """
 
 
