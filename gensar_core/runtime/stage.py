@@ -124,6 +124,7 @@ class Stage:
         outputs = sorted(self._scratch.iterdir())
         names = [path.name for path in outputs]
         write_json(self._scratch / self.record_name, self._record(names))
+        self._share(outputs)
         # The record comes last: where it stands, all outputs stand.
         (self.folder / self.record_name).unlink(missing_ok=True)
         for stale in set(self.folder.iterdir()) - {self._scratch} if self.alone else ():
@@ -134,6 +135,14 @@ class Stage:
                 shutil.rmtree(target)
             os.replace(path, target)
         os.replace(self._scratch / self.record_name, self.folder / self.record_name)
+
+    def _share(self, outputs: list[Path]) -> None:
+        """Give all files the record's permissions: some libraries write files that only their owner may read."""
+        mode = (self._scratch / self.record_name).stat().st_mode
+        for path in outputs:
+            for file in path.rglob("*") if path.is_dir() else [path]:
+                if file.is_file() and not file.is_symlink():
+                    file.chmod(mode)
 
     def _record(self, outputs: list[str]) -> dict[str, Any]:
         return {

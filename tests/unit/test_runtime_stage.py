@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,18 @@ def test_outputs_and_record_appear_together(tmp_path):
     assert record["warnings"] == ["odd"]
     assert {"code", "device", "seconds", "peak_memory_gb", "versions"} <= record.keys()
     assert sorted(path.name for path in out.iterdir()) == ["a.txt", "folder", "stage.json"]
+
+
+def test_all_files_may_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with Stage("example", tmp_path, settings=Example(), inputs=[], code="gensar_core.runtime.seeds") as stage:
+            save_file({"numbers": np.zeros(3)}, stage.path("numbers.safetensors"))
+            save_file({"numbers": np.zeros(3)}, stage.path("folder/numbers.safetensors"))
+    finally:
+        os.umask(before)
+    for name in ("numbers.safetensors", "folder/numbers.safetensors", "stage.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
 
 
 def test_an_error_leaves_nothing_new_and_the_old_untouched(tmp_path):
