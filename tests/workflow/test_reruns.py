@@ -63,6 +63,8 @@ RAW += [f"other/{name}" for name in ("query_text.txt.gz", "train.qrels.gz", "tes
 def configuration():
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["datasets"] |= SOURCES
+    # A warm start goes with a model from scratch alone, and the backbone is one of the settings that are changed.
+    values["generators"]["gensar_demo"]["warm_start"] = False
     return values
 
 
