@@ -42,7 +42,7 @@ rule corpus:
         events="results/{dataset}/canonical/events.parquet",
         samples="results/{dataset}/samples/samples.parquet",
         identifiers=lambda wildcards: multiext(
-            f"results/{{dataset}}/identifiers/{catalogue.corpora[wildcards.corpus].identifier}/",
+            f"results/{{dataset}}/identifiers/{corpus_identifier(wildcards)}/",
             "identifiers.parquet",
             "vocabulary.json",
         ),

@@ -17,10 +17,10 @@ import torch
 
 from gensar_core.errors import UserError
 from gensar_core.generator.t5 import T5
+from gensar_core.identifiers.table import SIDES
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.tensors import load_vectors
 
-_SIDES: Final = ("semantic", "collaborative")
 #: Share of an embedding's variance that comes from what its token describes; the rest stays random and tells tokens of
 #: equal vectors apart.
 _SHARE: Final = 0.8
@@ -60,7 +60,7 @@ def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarr
     groups = load_vectors(path, "groups")[:, 0].astype(np.int64)
     if len(groups) != vocabulary:
         raise UserError(f"{path}: has {len(groups)} tokens, the model {vocabulary}; build it from the model's corpus")
-    sides = [load_vectors(path, side) for side in _SIDES if _holds(path, side)]
+    sides = [load_vectors(path, side) for side in SIDES if _holds(path, side)]
     room = np.diff(np.linspace(0, width, len(sides) + 1).astype(int))
     vectors = np.zeros((vocabulary, width))
     start = 0
