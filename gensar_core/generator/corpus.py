@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
+
+Known = TypeVar("Known")
 
 #: Rows of train.parquet that are decoded at a time.
 _ROWS = 1 << 17
@@ -103,24 +105,33 @@ class ItemTokens:
 
 def vocabulary_size(corpus: Path) -> int:
     """How many token ids the corpus' tokenizer has. Raises UserError when new_tokens.json does not say."""
-    path = corpus / "new_tokens.json"
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["vocabulary_size"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; build the corpus first") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: does not name a vocabulary_size; build the corpus again") from None
+    return _of_tokenizer(corpus, "vocabulary_size", int)
 
 
 def base_vocabulary_size(corpus: Path) -> int:
     """How many token ids the tokenizer had before identifier and behavior tokens came to it."""
-    return int(json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["base_vocabulary_size"])
+    return _of_tokenizer(corpus, "base_vocabulary_size", int)
+
+
+def new_tokens(corpus: Path) -> dict[str, int]:
+    """The token ids of identifier and behavior tokens. Raises UserError when new_tokens.json does not say."""
+    return _of_tokenizer(corpus, "tokens", dict)
+
+
+def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Known]) -> Known:
+    path = corpus / "new_tokens.json"
+    try:
+        return kind(json.loads(path.read_text(encoding="utf-8"))[name])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; build the corpus first") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: does not name a {name}; build the corpus again") from None
 
 
 def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
     """Raise UserError unless the model's tokenizer gives identifier and behavior tokens the numbers of the corpus."""
     path = corpus / "new_tokens.json"
-    wanted = json.loads(path.read_text(encoding="utf-8"))["tokens"]
+    wanted = new_tokens(corpus)
     given = tokenizer.get_vocab()
     for token, number in wanted.items():
         if given.get(token) != number:

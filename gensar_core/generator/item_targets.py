@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, TASKS
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator.corpus import ItemTokens, load_item_tokens
+from gensar_core.generator.corpus import ItemTokens, load_item_tokens, new_tokens
 from gensar_core.generator.t5 import T5
 from gensar_core.runtime.arrays import Ragged
 
@@ -21,8 +20,7 @@ def target_tries(corpus: Path, model: T5) -> dict[str, TokenTrie]:
     """
     items = load_item_tokens(corpus, model.lm_head.weight.shape[0], int(model.config.eos_token_id))
     by_kind = {task.target.kind: items[source] for source, task in RANKING_TASKS.items()}
-    new_tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
-    have_behaviors = any(token in new_tokens for token in BEHAVIOR_TOKENS)
+    have_behaviors = not set(BEHAVIOR_TOKENS).isdisjoint(new_tokens(corpus))
     found: dict[tuple[str, bool], TokenTrie] = {}
     tries = {}
     for name, task in TASKS.items():

@@ -8,7 +8,6 @@ that the vectors of an identifier's tokens add up to an approximation of the ite
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from gensar_core import schema
 from gensar_core.corpora.texts import Encoder, clean
 from gensar_core.errors import UserError
 from gensar_core.generator.backbone import load_tokenizer
+from gensar_core.generator.corpus import new_tokens, vocabulary_size
 from gensar_core.identifiers.table import SIDES, IdentifierTable, read_vocabulary
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage
@@ -54,8 +54,7 @@ def build_token_vectors(
     inputs += [corpus / "tokenizer", corpus / "new_tokens.json", *embeddings.values()]
     with Stage("token_vectors", output, settings={}, inputs=inputs, code=__name__) as stage:
         items = {side: principal(load_vectors(path)) for side, path in embeddings.items()}
-        known = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))
-        vocabulary, tokens = int(known["vocabulary_size"]), known["tokens"]
+        vocabulary, tokens = vocabulary_size(corpus), new_tokens(corpus)
         seen_with = _words(canonical, samples, corpus, vocabulary)
         table = IdentifierTable.load(identifiers)
         for side, matrix in items.items():
