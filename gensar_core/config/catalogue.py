@@ -32,7 +32,7 @@ _SECTIONS = (
     "figures",
 )
 
-#: What results/tables/{dataset}_NAME.csv is beside entries of `tables`.
+#: What results/tables/{dataset}_NAME.csv is beside entries of `tables`; and {dataset}_{table}_costs.csv is of each.
 _OTHER_TABLES = {"full", "costs", "statistics"}
 
 
@@ -76,7 +76,7 @@ def load_catalogue(values: Mapping[str, Any], where: str = "config") -> Catalogu
             listed = ", ".join(sorted(known)) or "none"
             raise UserError(f"{where}: {path}: {name!r} is not an entry of {section} (there: {listed})")
     _check_row_names(catalogue, where)
-    taken = catalogue.tables.keys() & _OTHER_TABLES
+    taken = {name for name in catalogue.tables if name in _OTHER_TABLES or name.endswith("_costs")}
     if taken:
         raise UserError(f"{where}: tables.{min(taken)}: every data set has another table of this name; rename it")
     return catalogue

@@ -43,6 +43,7 @@ def put(values, path, value):
     ("path", "value", "expected"),
     [
         ("tables.full", {"rows": ["sasrec"]}, "tables.full: every data set has another table of this name; rename it"),
+        ("tables.ablation_costs", {"rows": ["sasrec"]}, "tables.ablation_costs: every data set has another table of this name"),
         ("generators.gensar.learnign_rate", 0.1, "generators.gensar.learnign_rate: unknown key; did you mean 'learning_rate'"),
         ("datasets.shop.samples", {"negativs": 9}, "datasets.shop.samples.negativs: unknown key; did you mean 'negatives'"),
         ("generators.gensar.size.dmodel", 3, "generators.gensar.size.dmodel: unknown key; did you mean 'd_model'"),

@@ -34,6 +34,8 @@ def test_costs_need_what_the_table_needs(workflow):
     assert {"method", "train_generator", "rank_generator"} <= costs
     # A fusion costs what its parts do.
     assert "fuse" not in costs
+    ablation = workflow.planned("results/tables/amazon_ablation.csv")
+    assert workflow.planned("results/tables/amazon_ablation_costs.csv") - ablation == {"named_costs"}
 
 
 def test_training_negatives_need_no_model(workflow):
