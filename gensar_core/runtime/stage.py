@@ -231,6 +231,10 @@ def _versions() -> dict[str, str]:
 def _device() -> str:
     # Asking torch only where a stage has loaded it already keeps data stages fast.
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is None:
+        return f"cpu ({os.cpu_count()} cores)"
+    if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"cpu ({os.cpu_count()} cores)"
+    # Sums are split by threads, so the last digits of what is trained depend on their number.
+    threads = torch.get_num_threads()
+    return f"cpu ({os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''})"

@@ -26,13 +26,16 @@ class Cluster:
         self.variables = variables
 
     def run(self, *arguments, **variables):
-        """Run the demo through profiles/slurm, with what a cluster of one small node without accounting needs."""
+        """Run the demo through profiles/slurm, with what a cluster of one small node without accounting needs.
+
+        Jobs have as many threads as those of the local run, whose bytes they are to give.
+        """
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         command += [
             "--workflow-profile",
             str(ROOT / "profiles" / "slurm"),
             "--max-threads",
-            "4",
+            "2",
             "--latency-wait",
             "10",
         ]
