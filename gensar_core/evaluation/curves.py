@@ -65,7 +65,7 @@ def _history(path: Path) -> History:
 
 
 def _draw(histories: Mapping[str, History], path: Path) -> None:
-    figure, axes = new_figure(len(histories), 2, height=2.4)
+    figure, axes = new_figure(len(histories), 2, width=4.2, height=2.4)
     for (name, history), (losses, scores) in zip(histories.items(), axes, strict=True):
         _panel(losses, series(history, "train_loss"), f"{name}\ntraining loss")
         tasks = {task: line for task in ("rec", "search") for line in series(history, task, "ndcg@5").values()}
@@ -79,6 +79,7 @@ def _panel(axis: Any, lines: Mapping[str, tuple[list[float], list[float]]], titl
         # What is chosen by stands out from its parts.
         axis.plot(steps, values, marker=".", label=name or "all", **({"alpha": 0.6} if name else {"color": "black"}))
     if len(lines) > 1:
-        axis.legend()
+        # Beside the panel: a legend of many losses would hide them.
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
     axis.set_title(title)
     axis.set_xlabel("optimizer step")

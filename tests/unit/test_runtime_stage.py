@@ -44,6 +44,18 @@ def test_outputs_and_record_appear_together(tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["a.txt", "folder", "stage.json"]
 
 
+def test_the_record_tells_how_many_threads_computed(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        for threads, told in ((1, "1 thread)"), (2, "2 threads)")):
+            torch.set_num_threads(threads)
+            with Stage("example", tmp_path, settings=Example(), inputs=[], code="gensar_core.runtime.seeds") as stage:
+                stage.path("a.txt").touch()
+            assert json.loads((tmp_path / "stage.json").read_text())["device"].endswith(told)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_all_files_may_be_read_by_whom_the_umask_lets(tmp_path):
     before = os.umask(0o027)
     try:
