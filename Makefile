@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit lint long cluster report clean
+.PHONY: demo test unit lint long report clean
 
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
@@ -21,13 +21,10 @@ test: lint unit
 unit: $(READY)
 	$(ASIDE) -m "not slow and not workflow and not realdata and not cluster"
 
-# Every stage killed at every moment, all experiments of the paper in a small size, the report in a browser.
+# Every stage killed at every moment, all experiments of the paper in a small size, the report in a browser, and the flow
+# on a real Slurm, where these can be had: `apt-get install chromium slurmctld slurmd slurm-client munge`, as root.
 long: $(READY)
-	$(BIN)/pytest -q -m long
-
-# The flow on a real Slurm, started for the test: needs root and `apt-get install slurmctld slurmd slurm-client munge`.
-cluster: $(READY)
-	$(BIN)/pytest -q -m cluster
+	$(BIN)/pytest -q -rs --durations=15 -m "long or cluster"
 
 # One page of all that has been built: `make report` after `snakemake all`, or TARGETS="results/overview/demo.html".
 report: $(READY)
