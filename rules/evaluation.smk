@@ -142,26 +142,12 @@ rule costs:
         "../workflow_scripts/costs.py"
 
 
-rule named_costs:
-    input:
-        ranks=cost_ranks,
-        records=cost_records,
-        models=cost_models,
+use rule costs as named_costs with:
     output:
         multiext("results/tables/{dataset}_{table}_costs", ".md", ".stage.json"),
         csv="results/tables/{dataset}_{table}_costs.csv",
     log:
         "results/{dataset}/logs/named_costs_{table}.log",
-    conda:
-        "../envs/gensar.yaml"
-    resources:
-        mem_mb=scaled(2000),
-        runtime=scaled(10),
-    params:
-        rows=cost_rows,
-        code=code_of("costs"),
-    script:
-        "../workflow_scripts/costs.py"
 
 
 rule statistics:
