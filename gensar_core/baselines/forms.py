@@ -92,6 +92,20 @@ class EveryPlace(Form):
         return histories.padded(width, 0).astype(np.int64), np.arange(len(histories)) * width + histories.lengths - 1
 
 
+class EachPrefix(EveryPlace):
+    """For causal encoders too, but each prefix of a sequence is a row, of which only what follows its end is asked."""
+
+    def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
+        """Every prefix of two items or more, or its last ``width`` + 1 items."""
+        return prefixes(clicks, self.width)
+
+    def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
+        """A target a row: its last item."""
+        last = sequences.offsets[1:] - 1
+        shown = Ragged.from_lengths(sequences.lengths - 1, np.delete(sequences.values, last))
+        return SequenceBatch(step, *self.question(shown), sequences.values[last].astype(np.int64), rows)
+
+
 class LastPlace(Form):
     """For encoders that mix all places of a fixed width and give one state a row: each prefix is an example.
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 import torch
 
 from gensar_core.baselines.blocks import Dropout
+from gensar_core.baselines.causal import CausalRecommender, CausalSettings
 from gensar_core.baselines.sequences import SequenceEncoder
-from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive
 
 
-class GRU4RecSettings(SequentialSettings):
-    """Sizes of the network, beside what all sequential methods have."""
+class GRU4RecSettings(CausalSettings):
+    """Sizes of the network, beside what all causal methods have."""
 
     layers: Positive = 1
 
@@ -55,7 +55,7 @@ class GRU4RecEncoder(SequenceEncoder):
         return states
 
 
-class GRU4Rec(SequentialRecommender[GRU4RecSettings]):
+class GRU4Rec(CausalRecommender[GRU4RecSettings]):
     """Hidasi et al., 2016; Hidasi and Karatzoglou, 2018."""
 
     paper = "Hidasi et al.: Session-based Recommendations with Recurrent Neural Networks. ICLR 2016"

@@ -22,17 +22,17 @@ import torch
 from torch.nn import functional
 
 from gensar_core.baselines.blocks import Dropout
+from gensar_core.baselines.causal import CausalRecommender, CausalSettings
 from gensar_core.baselines.layers import Pointwise
 from gensar_core.baselines.sequences import SequenceEncoder
-from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive, Rate
 
 #: Bounds of |decay| at the start.
 _SLOWEST, _FASTEST = 0.99, 0.8
 
 
-class LRURecSettings(SequentialSettings):
-    """Sizes of the encoder, beside what all sequential methods have."""
+class LRURecSettings(CausalSettings):
+    """Sizes of the encoder, beside what all causal methods have."""
 
     blocks: Positive = 2
     weight_decay: float = 0.01
@@ -127,7 +127,7 @@ class LRURecEncoder(SequenceEncoder):
         return states
 
 
-class LRURec(SequentialRecommender[LRURecSettings]):
+class LRURec(CausalRecommender[LRURecSettings]):
     """Yue et al., 2024."""
 
     paper = "Yue et al.: Linear Recurrent Units for Sequential Recommendation. WSDM 2024"

@@ -25,16 +25,16 @@ import torch
 from pydantic import model_validator
 
 from gensar_core.baselines.blocks import Dropout
+from gensar_core.baselines.causal import CausalRecommender, CausalSettings
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.layers import Pointwise, SelfAttention
 from gensar_core.baselines.sequences import SequenceEncoder
-from gensar_core.baselines.sequential import SequentialRecommender, SequentialSettings
 from gensar_core.baselines.text_items import TextItems
 from gensar_core.config.base import Positive
 
 
-class SASRecSettings(SequentialSettings):
-    """Sizes of the encoder, beside what all sequential methods have."""
+class SASRecSettings(CausalSettings):
+    """Sizes of the encoder, beside what all causal methods have."""
 
     blocks: Positive = 2
     heads: Positive = 1
@@ -96,7 +96,7 @@ class SASRecEncoder(SequenceEncoder):
         return normalized
 
 
-class SASRec(SequentialRecommender[SASRecSettings]):
+class SASRec(CausalRecommender[SASRecSettings]):
     """Kang and McAuley, 2018; by default with a softmax over many negatives in place of one binary negative."""
 
     paper = "Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018"

@@ -1,7 +1,7 @@
 """What methods share that read a user's recommendation clicks in order and predict the next one.
 
-Such a method adds an encoder (items -> states) and its settings, and, unless the encoder is causal, the form of its
-examples; data, losses, training, early stopping and scoring are here.
+Such a method adds an encoder (items -> states), its settings and the form of its examples (`causal` has those of causal
+encoders); data, losses, training, early stopping and scoring are here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from gensar_core.baselines.forms import EveryPlace, Form, SequenceBatch, SequenceBatches
+from gensar_core.baselines.forms import Form, SequenceBatch, SequenceBatches
 from gensar_core.baselines.interface import Method
 from gensar_core.baselines.losses import (
     PopularityNegatives,
@@ -99,10 +99,10 @@ class SequentialRecommender(Method[S]):
             torch.manual_seed(derive_seed(self.seed, "initialization"))
             return self.build().to(pick_device())
 
-    @functools.cached_property
+    @property
+    @abc.abstractmethod
     def form(self) -> Form:
         """How sequences become examples."""
-        return EveryPlace(self.settings.max_history, self.data.n_items)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """What the encoder is trained with."""

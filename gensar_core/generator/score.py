@@ -20,6 +20,7 @@ from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, catalogu
 from gensar_core.generator.search import find_leaves
 from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.threads import side_by_side
 
 #: Candidates of all users in one pass. On a CPU what a layer makes of their nodes then stays in its cache.
 _CPU_CANDIDATES = 800
@@ -49,12 +50,15 @@ def score_candidates(
     most = _CPU_CANDIDATES if model.lm_head.weight.device.type == "cpu" else _GPU_CANDIDATES
     users_per_batch = max(1, min(users_per_batch, most // max(1, candidates.shape[1])))
     by_length = np.argsort(prompts.lengths, kind="stable")
-    for start in range(0, len(by_length), users_per_batch):
-        rows = by_length[start : start + users_per_batch]
+    batches = [by_length[start : start + users_per_batch] for start in range(0, len(by_length), users_per_batch)]
+
+    def score(rows: np.ndarray) -> np.ndarray:
         if beams is None:
-            scores[rows] = _exact(model, prompts.take(rows), candidates[rows], items, catalogue)
-        else:
-            scores[rows] = _by_beams(model, prompts.take(rows), candidates[rows], items, beams)
+            return _exact(model, prompts.take(rows), candidates[rows], items, catalogue)
+        return _by_beams(model, prompts.take(rows), candidates[rows], items, beams)
+
+    for rows, found in zip(batches, side_by_side(score, batches, model.lm_head.weight.device), strict=True):
+        scores[rows] = found
     return scores
 
 

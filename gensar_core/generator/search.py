@@ -19,6 +19,7 @@ from gensar_core.generator.exclusions import Closed
 from gensar_core.generator.likelihood import log_normalizers
 from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.threads import side_by_side
 
 #: Beams of all users in one pass on a CPU; with more, what a layer makes of them no longer stays in its cache.
 _CPU_BEAMS = 1024
@@ -64,8 +65,10 @@ def search_catalogue(
     if device.type == "cpu":
         users_per_batch = max(1, min(users_per_batch, _CPU_BEAMS // beams))
     shortest_first = np.argsort(prompts.lengths, kind="stable")
-    for start in range(0, len(shortest_first), users_per_batch):
-        rows = shortest_first[start : start + users_per_batch]
+    batches = [shortest_first[start : start + users_per_batch] for start in range(0, len(prompts), users_per_batch)]
+
+    @torch.inference_mode()
+    def search(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         taken = prompts.take(rows)
         tokens = torch.from_numpy(taken.padded(int(taken.lengths.max()), -1)).to(device)
         closed = None
@@ -75,8 +78,11 @@ def search_catalogue(
         leaves = find_leaves(model, tokens, trie, branches, beams, closed=closed, over_catalogue=over_catalogue)
         by_length = not (over_catalogue or trie.fixed_length)
         item, score = _items(trie, leaves, top, subset, closed, by_length)
-        items[rows, : item.shape[1]] = item.cpu().numpy()
-        scores[rows, : item.shape[1]] = score.cpu().numpy()
+        return item.cpu().numpy(), score.cpu().numpy()
+
+    for rows, (item, score) in zip(batches, side_by_side(search, batches, device), strict=True):
+        items[rows, : item.shape[1]] = item
+        scores[rows, : item.shape[1]] = score
     return Found(items, scores)
 
 

@@ -33,7 +33,8 @@ def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.Abstra
     """
     wanted = device.type == "cuda" or on_cpu
     if wanted and os.environ.get("GENSAR_PRECISION") != "float32" and has_bfloat16(device):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        # Each weight is used once a pass, and threads that train side by side would share what is kept.
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 
 

@@ -21,6 +21,11 @@ class TestSASRecSoftmax(TrainedMethodContract):
     own = {**SMALL, "loss": "softmax"}  # noqa: RUF012
 
 
+class TestSASRecPrefixes(TrainedMethodContract):
+    kind = "sasrec"
+    own = {**SMALL, "rows": "prefixes", "batch_size": 256}  # noqa: RUF012
+
+
 class TestSASRecBinary(TrainedMethodContract):
     kind = "sasrec"
     own = {**SMALL, "loss": "bce", "learning_rate": 3.0e-3, "batch_size": 16, "epochs": 120}  # noqa: RUF012

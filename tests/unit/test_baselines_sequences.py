@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.baselines.forms import EveryPlace, LastPlace, MaskedPlaces, SequenceBatches, prefixes, windows
+from gensar_core.baselines.forms import EachPrefix, EveryPlace, LastPlace, MaskedPlaces, SequenceBatches, prefixes, windows
 from gensar_core.baselines.losses import (
     PopularityNegatives,
     UnseenNegatives,
@@ -84,6 +84,23 @@ def test_prefixes_end_at_every_click_but_the_first(sequences, width):
         for stop in range(2, len(sequence) + 1)
     ]
     assert list(zip(rows.tolist(), as_lists(cut), strict=True)) == expected
+
+
+def test_each_prefix_is_asked_at_its_end_alone():
+    form = EachPrefix(3, 10)
+    rows, sequences = form.examples(ragged([[1, 2], [3, 4, 5, 6, 7], [8]]))
+    assert list(zip(rows.tolist(), as_lists(sequences), strict=True)) == [
+        (0, [1, 2]), (1, [3, 4]), (1, [3, 4, 5]), (1, [3, 4, 5, 6]), (1, [4, 5, 6, 7])
+    ]  # fmt: skip
+    batch = form.batch(0, rows, sequences)
+    assert batch.inputs.tolist() == [[1, 0, 0], [3, 0, 0], [3, 4, 0], [3, 4, 5], [4, 5, 6]]
+    assert batch.targets.tolist() == [2, 4, 5, 6, 7]
+    assert batch.rows.tolist() == [0, 1, 1, 1, 1]
+    # The last item's place in the flattened states of each row.
+    assert batch.places.tolist() == [0, 3, 7, 11, 14]
+    inputs, places = form.question(ragged([[1, 2, 3, 4, 5], [6]]))
+    assert inputs.tolist() == [[3, 4, 5], [6, 0, 0]]
+    assert places.tolist() == [2, 3]
 
 
 def test_the_last_place_is_asked_in_rows_of_full_width():

@@ -150,6 +150,20 @@ def test_scores_follow_shuffled_candidates_and_any_batch(monkeypatch: pytest.Mon
     np.testing.assert_allclose(shuffled, np.take_along_axis(scores, order, axis=1), atol=1e-4)
 
 
+@pytest.mark.parametrize("beams", [None, 12])
+def test_the_number_of_threads_does_not_change_a_bit(beams: int | None) -> None:
+    items, prompts, candidates = large_case()
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            found.append(score_candidates(model("t5"), prompts, candidates, items, users_per_batch=2, beams=beams))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
+
+
 def test_items_with_the_same_tokens_have_the_same_score() -> None:
     items, prompts, candidates = large_case()
     scores = score_candidates(model("t5"), prompts, candidates, items, users_per_batch=3)

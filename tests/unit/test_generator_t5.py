@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from gensar_core.generator.backbone import load_model
-from gensar_core.generator.dropout import dropout
+from gensar_core.generator.dropout import drawing_from, dropout
 from gensar_core.generator.t5 import decode_rows, encode, position_buckets
 from gensar_core.runtime import cross_entropy as chunks
 from gensar_core.runtime.cross_entropy import cross_entropy
@@ -198,3 +198,20 @@ def test_cross_entropy_equals_the_library_whatever_the_chunks(
     given = torch.autograd.grad(found.sum() * 0.3, (outputs, weight))
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(given, wanted)
+
+
+def test_a_stream_of_its_own_is_drawn_by_its_seed_alone() -> None:
+    values = torch.ones(1000)
+    torch.manual_seed(5)
+    expected = dropout(values, 0.5, training=True)
+    torch.manual_seed(6)
+    before = torch.random.get_rng_state()
+    with drawing_from(5, torch.device("cpu")):
+        torch.rand(3)
+        assert (dropout(values, 0.5, training=True) == expected).all()
+        assert (dropout(values, 0.5, training=True) != expected).any()
+    torch.random.set_rng_state(before)
+    common = dropout(values, 0.5, training=True)
+    torch.random.set_rng_state(before)
+    assert (dropout(values, 0.5, training=True) == common).all()
+    assert (common != expected).any()

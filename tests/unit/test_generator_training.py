@@ -138,6 +138,22 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_others(corpus: Path, sampl
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_the_number_of_threads_does_not_change_a_byte(corpus: Path, samples: Path, tmp_path: Path) -> None:
+    # Micro-batches small enough that a step has several, with dropout, clipping, validations and the last ranking.
+    chosen = settings(epochs=2.0, batch_tokens=40)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            folder = tmp_path / str(threads)
+            train_generator(corpus, samples, folder, chosen, 1, None)
+            found.append([(folder / name).read_bytes() for name in ("model.safetensors", "curve.json")])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_killed_run_continues_to_the_same_bytes(
     corpus: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
