@@ -25,7 +25,7 @@ from gensar_core.generator.score import score_candidates
 
 CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
 #: Users a run: the peer takes seconds for each. Batches of 8 are the peer's best on a CPU.
-USERS = {"t5_small": 8, "small": 48}
+USERS = {"t5_small": 16, "small": 48}
 PEER_BATCH = 8
 REPEATS = 3
 

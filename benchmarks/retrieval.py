@@ -26,7 +26,7 @@ from gensar_core.generator.search import search_catalogue
 
 CATALOGUE, BEAMS = 12_101, 30
 CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}
-USERS = {"t5_small": 8, "small": 32}
+USERS = {"t5_small": 16, "small": 32}
 PEER_BATCH = 8
 REPEATS = 3
 #: Parts of the search that are no work of the model's.

@@ -23,7 +23,7 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.threads import side_by_side
 
 #: Candidates of all users in one pass. On a CPU what a layer makes of their nodes then stays in its cache.
-_CPU_CANDIDATES = 800
+_CPU_CANDIDATES = 400
 _GPU_CANDIDATES = 1 << 15
 
 

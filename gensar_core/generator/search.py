@@ -22,7 +22,7 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.threads import side_by_side
 
 #: Beams of all users in one pass on a CPU; with more, what a layer makes of them no longer stays in its cache.
-_CPU_BEAMS = 1024
+_CPU_BEAMS = 256
 
 
 @dataclass(frozen=True)
