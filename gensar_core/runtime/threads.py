@@ -1,7 +1,7 @@
 """Pieces of work that do not depend on each other, at the same time: on a CPU each piece computes on one core.
 
-Torch by itself divides every product among the cores. Where matrices are small, the cores then wait for each other after
-each of thousands of operations, and two of them can be slower than one. Whole pieces meet once. What a piece
+Torch by itself divides every product among the cores. Where matrices are small, the cores then wait for each other
+after each of thousands of operations, and two of them can be slower than one. Whole pieces meet once. What a piece
 computes does not depend on how many run beside it, so results are the same bytes with any number of threads.
 """
 
@@ -19,9 +19,7 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-def side_by_side(
-    work: Callable[[Piece], Result], pieces: Iterable[Piece], device: torch.device
-) -> Iterator[Result]:
+def side_by_side(work: Callable[[Piece], Result], pieces: Iterable[Piece], device: torch.device) -> Iterator[Result]:
     """``work(piece)`` of each of the ``pieces``, in their order.
 
     On a CPU as many run at a time as torch has threads, and one result more than that is held at most. ``work`` draws
@@ -53,6 +51,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _compute_on_one_core() -> None:
-    # A thread takes over torch's common number when it is first asked or computes, which would undo what was set before.
+    # A thread takes over torch's common number when it is first asked, which would undo what was set before.
     torch.get_num_threads()
     torch.set_num_threads(1)

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.baselines.forms import EachPrefix, EveryPlace, LastPlace, MaskedPlaces, SequenceBatches, prefixes, windows
+from gensar_core.baselines.forms import (
+    EachPrefix,
+    EveryPlace,
+    LastPlace,
+    MaskedPlaces,
+    SequenceBatches,
+    prefixes,
+    windows,
+)
 from gensar_core.baselines.losses import (
     PopularityNegatives,
     UnseenNegatives,
