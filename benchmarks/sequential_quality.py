@@ -29,6 +29,7 @@ RAW = Path(__file__).parents[2] / "shared" / "data" / "amazon_beauty"
 CHOSEN = {
     "loss": "softmax",
     "rows": "prefixes",
+    "initial_std": 0.02,
     "dimensions": 64,
     "dropout": 0.5,
     "max_history": 50,

@@ -6,8 +6,9 @@ cross-entropy; `bpr_max`, whose softmax is over the negatives alone). Items are 
 their "constrained" form, plus a bias an item.
 
 Deviations, all deliberate:
-- A whole user sequence is one row, and gradients flow through all of it. The authors run sessions in parallel slots,
-  keep the state across steps and cut its gradient, so theirs flow through one step; here each row begins from zero.
+- A whole user sequence, or each of its prefixes, is one row, and gradients flow through all of it. The authors run
+  sessions in parallel slots, keep the state across steps and cut its gradient, so theirs flow through one step; here
+  each row begins from zero.
 - Adam. Their Adagrad with momentum on sparse rows takes about a hundred times the learning rate.
 - Negatives are drawn samples alone, not the batch's other targets; each copy that equals the target is put out, which
   their diagonal does for one copy. No correction by log q, and no ELU on the scores of `bpr_max`.

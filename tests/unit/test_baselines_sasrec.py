@@ -23,7 +23,7 @@ class TestSASRecSoftmax(TrainedMethodContract):
 
 class TestSASRecPrefixes(TrainedMethodContract):
     kind = "sasrec"
-    own = {**SMALL, "rows": "prefixes", "batch_size": 256}  # noqa: RUF012
+    own = {**SMALL, "rows": "prefixes", "initial_std": 0.02, "batch_size": 256}  # noqa: RUF012
 
 
 class TestSASRecBinary(TrainedMethodContract):
