@@ -41,7 +41,7 @@ ENTRIES = {
     "pseudo_queries": "doc2query_demo",
     "corpora": "demo_doc2query",
     "generators": "gensar_demo",
-    "methods": "sasrec",
+    "methods": "sasrec_bce",
     "fusions": "gensar_demo_ensemble",
     "tables": "demo",
     "figures": "tradeoff",
