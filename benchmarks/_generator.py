@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +48,11 @@ def setting(size: str, n_items: int, users: int) -> Setting:
     lengths = draw.integers(60, 141, users)
     prompts = Ragged.from_lengths(lengths, draw.integers(2, words, lengths.sum()).astype(np.int32))
     return Setting(T5ForConditionalGeneration(config).eval(), rows, prompts)
+
+
+def in_bfloat16(case: Setting) -> Setting:
+    """The same with its model's weights rounded to bfloat16, as ``precision: bfloat16`` ranks with them."""
+    return dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))
 
 
 def token_trie(items: ItemTokens) -> TokenTrie:

@@ -1,11 +1,11 @@
 """How fast 100 candidates a user are ranked, against Hugging Face's constrained beam search.
 
-`python benchmarks/ranking.py` ranks the same candidates of the same users with the same weights four times, on the
-CPU: by exact scores of all candidates over a prefix tree, normalized over the vocabulary and over the catalogue; by our
-beam search among the candidates; and by `generate` with `prefix_allowed_tokens_fn`, a dictionary trie a user and 30
-beams, which is the paper's way. The latter two are the same search, and there is no claim unless their best scores
-agree. Models are of the size of t5-small and of a small one
-trained from scratch.
+`python benchmarks/ranking.py` ranks the same candidates of the same users with the same weights, on the CPU: by exact
+scores of all candidates over a prefix tree, normalized over the vocabulary and over the catalogue, each in float32 and
+in bfloat16; by our beam search among the candidates; and by `generate` with `prefix_allowed_tokens_fn`, a dictionary
+trie a user and 30 beams, which is the paper's way. The latter two are the same search, and there is no claim unless
+their best scores agree. What rounding to bfloat16 does to the scores is told as a share of what tells a user's
+candidates apart. Models are of the size of t5-small and of a small one trained from scratch.
 
     --quick    two users, one run: a test of the benchmark itself
 """
@@ -13,10 +13,11 @@ trained from scratch.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _generator import SIZES, Setting, dictionary_trie, search, setting, timed, token_trie
+from _generator import SIZES, Setting, dictionary_trie, in_bfloat16, search, setting, timed, token_trie
 from _measure import claim, report
 
 from gensar_core.corpora.trie import TokenTrie
@@ -25,7 +26,7 @@ from gensar_core.generator.score import score_candidates
 
 CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
 #: Users a run: the peer takes seconds for each. Batches of 8 are the peer's best on a CPU.
-USERS = {"t5_small": 16, "small": 48}
+USERS = {"t5_small": 16, "small": 64}
 PEER_BATCH = 8
 REPEATS = 3
 
@@ -46,19 +47,23 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     case = setting(size, CATALOGUE, users)
     draw = np.random.default_rng(1)
     candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
-    catalogue = token_trie(case.items)
-    ours(case, candidates[:2], None)
-    ours(case, candidates[:2], None, catalogue)
-    seconds = {"exact": np.inf, "catalogue": np.inf, "beams": np.inf, "generate": np.inf}
+    catalogue, rounded = token_trie(case.items), in_bfloat16(case)
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "catalogue": lambda: ours(case, candidates, None, catalogue),
+        "catalogue_bfloat16": lambda: ours(rounded, candidates, None, catalogue),
+        "exact": lambda: ours(case, candidates, None),
+        "bfloat16": lambda: ours(rounded, candidates, None),
+        "beams": lambda: ours(case, candidates, BEAMS),
+        "generate": lambda: beam_search(case, candidates),
+    }
+    for one in (case, rounded):
+        ours(one, candidates[:2], None)
+    seconds, scores = dict.fromkeys(ways, np.inf), {}
     for _ in range(repeats):
-        taken = timed(lambda: ours(case, candidates, None, catalogue))[0]
-        seconds["catalogue"] = min(seconds["catalogue"], taken)
-        seconds["exact"] = min(seconds["exact"], timed(lambda: ours(case, candidates, None))[0])
-        taken, scores = timed(lambda: ours(case, candidates, BEAMS))
-        seconds["beams"] = min(seconds["beams"], taken)
-        taken, found = timed(lambda: beam_search(case, candidates))
-        seconds["generate"] = min(seconds["generate"], taken)
-    gap = np.abs(-np.sort(-scores, axis=1)[:, : BEAMS // 2] - found[:, : BEAMS // 2]).max()
+        for way, run in ways.items():
+            taken, scores[way] = timed(run)
+            seconds[way] = min(seconds[way], taken)
+    gap = np.abs(-np.sort(-scores["beams"], axis=1)[:, : BEAMS // 2] - scores["generate"][:, : BEAMS // 2]).max()
     if not gap < 1e-2:
         raise SystemExit(f"{size}: the same search gives scores that differ by {gap:.2g}")
     many = np.resize(candidates, (64, CANDIDATES))
@@ -66,18 +71,23 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     rates = {name: users / value for name, value in seconds.items()}
     print(f"{size}: users/s " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items()), flush=True)
     peer = f"users/s of generate with {BEAMS} beams and prefix_allowed_tokens_fn, {users} users, 100 candidates, CPU"
+    told = {
+        "exact": ("", "exact scores of all candidates"),
+        "bfloat16": ("_bfloat16", "scores of all candidates in bfloat16"),
+        "catalogue": ("_catalogue", "exact scores of all candidates, normalized over the catalogue"),
+        "catalogue_bfloat16": ("_catalogue_bfloat16", "the same in bfloat16"),
+        "beams": ("_beams", "the same beam search"),
+    }
+    claims = [
+        claim(f"speedup{name}_{size}", rates[way] / rates["generate"], "times", f"{what} / {peer}")
+        for way, (name, what) in told.items()
+    ]
+    error = np.abs(scores["bfloat16"] - scores["exact"]).mean() / scores["exact"].std(axis=1).mean()
+    spread = "mean change of a score / standard deviation of a user's scores"
     return [
-        claim(
-            f"speedup_{size}", rates["exact"] / rates["generate"], "times", f"exact scores of all candidates / {peer}"
-        ),
-        claim(
-            f"speedup_catalogue_{size}",
-            rates["catalogue"] / rates["generate"],
-            "times",
-            f"exact scores of all candidates, normalized over the catalogue / {peer}",
-        ),
-        claim(f"speedup_beams_{size}", rates["beams"] / rates["generate"], "times", f"the same beam search / {peer}"),
+        *claims,
         claim(f"users_per_second_{size}", rates["exact"], "users/s", "exact scores of 100 candidates, CPU"),
+        claim(f"bfloat16_error_{size}", 100.0 * error, "%", spread),
         claim(f"tree_ms_{size}", trees * 1e3, "ms", "prefix trees of 64 users' candidates"),
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -63,6 +63,10 @@ class TrainingSettings(Settings):
         return self
 
 
+#: Numbers in which a trained model computes: exact, or rounded to 8 bits before each product.
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
 class RankingSettings(Settings):
     """What the stage `rank_generator` reads."""
 
@@ -70,6 +74,8 @@ class RankingSettings(Settings):
     users_per_batch: Positive = 64
     #: Rank only what a beam search of this width finds (the paper: 30); null ranks every candidate exactly.
     beams: Positive | None = None
+    #: bfloat16 is about twice as fast where the processor multiplies in it, and moves scores by a hundredth.
+    precision: Precision = "float32"
 
 
 class RetrievalSettings(Settings):
@@ -80,6 +86,8 @@ class RetrievalSettings(Settings):
     beams: Annotated[int, Field(ge=20)] | None = 50
     #: Users in one forward pass.
     users_per_batch: Positive = 64
+    #: As in `ranking`.
+    precision: Precision = "float32"
 
 
 class GeneratorSettings(TrainingSettings):

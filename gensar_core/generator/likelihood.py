@@ -19,7 +19,7 @@ def log_normalizers(outputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
     on_cpu = outputs.device.type == "cpu"
     tokens = _CPU_TOKENS if on_cpu else len(weight)
     rows = _CPU_ROWS if on_cpu else max(1, _GPU_LOGITS // len(weight))
-    found = outputs.new_empty(len(outputs))
+    found = torch.empty(len(outputs), device=outputs.device)
     logits = outputs.new_empty(min(rows, len(outputs)) * min(tokens, len(weight)))
     for first in range(0, len(outputs), rows):
         part = outputs[first : first + rows]
@@ -27,6 +27,6 @@ def log_normalizers(outputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
         for start in range(0, len(weight), tokens):
             block = weight[start : start + tokens]
             held = logits[: len(part) * len(block)].view(len(part), len(block))
-            sums.append(torch.logsumexp(torch.mm(part, block.T, out=held), 1))
+            sums.append(torch.logsumexp(torch.mm(part, block.T, out=held).float(), 1))
         found[first : first + rows] = torch.logsumexp(torch.stack(sums), 0)
     return found

@@ -53,7 +53,7 @@ def rank_candidates(
     with Stage(
         "rank_generator", output, settings=settings, inputs=inputs, code=__name__, record_name=f"{name}.stage.json"
     ) as stage:
-        generator = TrainedGenerator.load(model, corpus)
+        generator = TrainedGenerator.load(model, corpus, precision=settings.precision)
         prompts = load_prompts(corpus, generator.vocabulary)
         table = schema.SAMPLES.read(samples / "samples.parquet")
         groups = list(itertools.product(schema.TASKS, ("valid", "test")))
@@ -93,7 +93,7 @@ def rank_catalogue(
         code=__name__,
         record_name=f"{name}.stage.json",
     ) as stage:
-        generator = TrainedGenerator.load(model, corpus)
+        generator = TrainedGenerator.load(model, corpus, precision=settings.precision)
         prompts = load_prompts(corpus, generator.vocabulary)
         targets = [load_targets(samples, task, protocol) for task in schema.TASKS]
         block = _LISTS if settings.beams else block_rows(len(generator.items[schema.TASKS[0]]))

@@ -18,11 +18,11 @@ from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.likelihood import log_normalizers
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, catalogue_nodes, where_items_part
 from gensar_core.generator.search import find_leaves
-from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
+from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project, rows_in_cache
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.threads import side_by_side
 
-#: Candidates of all users in one pass. On a CPU what a layer makes of their nodes then stays in its cache.
+#: Candidates of all users in one pass; on a CPU more where a layer is so narrow that more stays in its cache.
 _CPU_CANDIDATES = 400
 _GPU_CANDIDATES = 1 << 15
 
@@ -47,7 +47,8 @@ def score_candidates(
     """
     assert beams is None or catalogue is None
     scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
-    most = _CPU_CANDIDATES if model.lm_head.weight.device.type == "cpu" else _GPU_CANDIDATES
+    on_cpu = model.lm_head.weight.device.type == "cpu"
+    most = max(_CPU_CANDIDATES, rows_in_cache(model)) if on_cpu else _GPU_CANDIDATES
     users_per_batch = max(1, min(users_per_batch, most // max(1, candidates.shape[1])))
     by_length = np.argsort(prompts.lengths, kind="stable")
     batches = [by_length[start : start + users_per_batch] for start in range(0, len(by_length), users_per_batch)]
@@ -146,7 +147,8 @@ def _edge_logits(model: T5, trees: PrefixTrees, outputs: torch.Tensor) -> torch.
     """Logit of each edge's token after its prefix [E]."""
     parent = torch.from_numpy(trees.edge_parent).to(outputs.device)
     token = torch.from_numpy(trees.edge_token).to(outputs.device)
-    logits: torch.Tensor = functional.embedding(parent, outputs) * functional.embedding(token, model.lm_head.weight)
+    before = functional.embedding(parent, outputs).float()
+    logits: torch.Tensor = before * functional.embedding(token, model.lm_head.weight).float()
     return logits.sum(1)
 
 
@@ -154,7 +156,7 @@ def _catalogue_normalizers(
     model: T5, trees: PrefixTrees, outputs: torch.Tensor, catalogue: TokenTrie, number: np.ndarray
 ) -> torch.Tensor:
     """Log of the sum of exponentiated logits of all that may follow each node [N], whoever's candidate it leads to."""
-    normalizers = outputs.new_zeros(len(outputs))
+    normalizers = torch.zeros(len(outputs), device=outputs.device)
     for depth in range(catalogue.depth):
         own = np.flatnonzero(trees.node_depth == depth)
         nodes, node = (torch.from_numpy(part).to(outputs.device) for part in (own, number[own]))

@@ -17,11 +17,11 @@ from gensar_core.generator import catalogue_softmax
 from gensar_core.generator.ancestors import ancestor_bias, attend_ancestors
 from gensar_core.generator.exclusions import Closed
 from gensar_core.generator.likelihood import log_normalizers
-from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project
+from gensar_core.generator.t5 import T5, attend_padded, decode, encode, padding_bias, project, rows_in_cache
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.threads import side_by_side
 
-#: Beams of all users in one pass on a CPU; with more, what a layer makes of them no longer stays in its cache.
+#: Beams of all users in one pass on a CPU, or more where what a layer makes of them stays in its cache.
 _CPU_BEAMS = 256
 
 
@@ -63,7 +63,7 @@ def search_catalogue(
     items = np.full((len(prompts), top), -1, dtype=np.int32)
     scores = np.full((len(prompts), top), -np.inf, dtype=np.float32)
     if device.type == "cpu":
-        users_per_batch = max(1, min(users_per_batch, _CPU_BEAMS // beams))
+        users_per_batch = max(1, min(users_per_batch, max(_CPU_BEAMS, rows_in_cache(model)) // beams))
     shortest_first = np.argsort(prompts.lengths, kind="stable")
     batches = [shortest_first[start : start + users_per_batch] for start in range(0, len(prompts), users_per_batch)]
 
@@ -189,7 +189,7 @@ def _log_probabilities(
     Normalized over the vocabulary, or over what follows ``node`` [B, K] in the catalogue.
     """
     weight, flat = model.lm_head.weight, outputs.flatten(0, 1)
-    logits: torch.Tensor = outputs @ weight[branches.first_token : branches.last_token + 1].T
+    logits: torch.Tensor = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
     if node is None:
         normalizers = log_normalizers(flat, weight)
     else:

@@ -22,6 +22,9 @@ from gensar_core.generator.dropout import dropout
 #: Added to a score, it leaves no weight; finite, so that a row without any key stays a number.
 _NEVER = torch.finfo(torch.float32).min / 2
 
+#: Bytes of the cache that each core of a CPU has for itself.
+_CPU_CACHE = 1 << 20
+
 #: A T5 model of the library, or one of its parts; their attributes have no types of use here.
 T5: TypeAlias = Any
 
@@ -39,7 +42,7 @@ def encode(model: T5, tokens: torch.Tensor) -> torch.Tensor:
     bias = _as_scores(position_bias(stack, place[None, :] - place[:, None], bidirectional=True))
     padding = padding_bias(tokens >= 0)
     attend = attend_padded(stack, bias if padding is None else bias + padding)
-    states = _drop(stack, functional.embedding(tokens.clamp_min(0), stack.embed_tokens.weight))
+    states = _drop(stack, _embed(stack, tokens.clamp_min(0)))
     for block in stack.block:
         states = _self_attention(block, states, attend)
         states = _feed_forward(block, states)
@@ -61,7 +64,7 @@ def decode(
     queries [..., H * D] and the layer's keys and values of ``prompt`` (see `project`).
     """
     stack = model.decoder
-    outputs = _drop(stack, functional.embedding(tokens, stack.embed_tokens.weight))
+    outputs = _drop(stack, _embed(stack, tokens))
     for block, (keys, values) in zip(stack.block, prompt, strict=True):
         outputs = _self_attention(block, outputs, attend_self)
         outputs = _cross_attention(block, outputs, keys, values, attend_prompt)
@@ -102,6 +105,11 @@ def _attend_shared(attend: Attend, prompt: np.ndarray, states: torch.Tensor) -> 
         return mixed.view(len(states), widest, query.shape[1], -1)[at]
 
     return shared
+
+
+def rows_in_cache(model: T5) -> int:
+    """Decoder tokens whose widest layer stays in the cache of a CPU's core."""
+    return int(_CPU_CACHE // (model.config.d_ff * model.lm_head.weight.element_size()))
 
 
 def position_bias(stack: T5, relative: torch.Tensor, *, bidirectional: bool) -> torch.Tensor:
@@ -205,8 +213,17 @@ def _feed_forward(block: T5, states: torch.Tensor) -> torch.Tensor:
     return states + _drop(block, weights.wo(_drop(block, hidden, weights.dropout.p)), layer.dropout.p)
 
 
+def _embed(stack: T5, tokens: torch.Tensor) -> torch.Tensor:
+    # Whatever the weights are held in: what layers add up is float32, only what goes into products is rounded.
+    return functional.embedding(tokens, stack.embed_tokens.weight).float()
+
+
 def _norm(norm: T5, states: torch.Tensor) -> torch.Tensor:
-    return functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
+    if states.dtype == norm.weight.dtype:
+        return functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
+    normed = functional.rms_norm(states, states.shape[-1:], eps=norm.variance_epsilon)
+    scaled: torch.Tensor = normed.to(norm.weight.dtype) * norm.weight
+    return scaled
 
 
 def _drop(module: T5, values: torch.Tensor, rate: float | None = None) -> torch.Tensor:

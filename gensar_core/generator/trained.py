@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gensar_core.config.generators import Precision
 from gensar_core.corpora.live import Entry, LivePrompts
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
@@ -46,10 +47,13 @@ class TrainedGenerator:
     corpus: Path
 
     @classmethod
-    def load(cls, model: Path, corpus: Path, device: torch.device | None = None) -> TrainedGenerator:
+    def load(
+        cls, model: Path, corpus: Path, device: torch.device | None = None, precision: Precision = "float32"
+    ) -> TrainedGenerator:
         """Open the model in the folder ``model``, which was trained on the folder ``corpus``.
 
-        Raises UserError when one is not there or they do not belong together.
+        With ``precision`` bfloat16 its weights are rounded and its products taken in that type: faster, and scores
+        differ in the second decimal. Raises UserError when one is not there or they do not belong together.
         """
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
@@ -62,7 +66,7 @@ class TrainedGenerator:
         # What is broken in itself is told as such, before what merely belongs to another model.
         items = load_item_tokens(corpus, known, int(network.config.eos_token_id))
         _check_same_items(model, corpus)
-        network.to(device or pick_device()).eval()
+        network.to(device or pick_device(), getattr(torch, precision)).eval()
         tokenizer = load_tokenizer(model)
         check_tokenizer(corpus, tokenizer, model)
         return cls(network, tokenizer, items, model, corpus)

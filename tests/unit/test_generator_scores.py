@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
+from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator import ancestors, likelihood, score
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.prefix_tree import build_trees
@@ -162,6 +164,23 @@ def test_the_number_of_threads_does_not_change_a_bit(beams: int | None) -> None:
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+@pytest.mark.parametrize("over_catalogue", [False, True])
+def test_bfloat16_moves_scores_by_a_small_part_of_what_tells_candidates_apart(kind: str, over_catalogue: bool) -> None:
+    items, prompts, candidates = large_case()
+    trie = TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel())) if over_catalogue else None
+    rounded = copy.deepcopy(model(kind)).to(torch.bfloat16)
+    # The rounded weights, computed with exactly: what remains is the rounding of products.
+    exact = copy.deepcopy(rounded).to(torch.float32)
+    found, expected = (
+        score_candidates(one, prompts, candidates, items, users_per_batch=4, catalogue=trie) for one in (rounded, exact)
+    )
+    assert found.dtype == np.float32
+    error = np.abs(found - expected)
+    assert 0 < error.mean() < 0.02 * expected.std(axis=1).mean()
+    assert error.max() < 0.3 * expected.std(axis=1).mean()
 
 
 def test_items_with_the_same_tokens_have_the_same_score() -> None:

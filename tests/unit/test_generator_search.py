@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.generator.score import score_candidates
 from gensar_core.generator.search import search_catalogue
+from gensar_core.runtime.arrays import Ragged
 
 from .test_generator_scores import END, Lists, cases, large_case, model, ragged
 
@@ -138,3 +140,31 @@ def test_it_finds_what_the_library_finds_among_rows_of_any_length(beams: int) ->
         expected, scores = library_search(prompt, items, beams)
         assert [tuple(items[item]) for item in found.items[user]] == expected
         np.testing.assert_allclose(found.scores[user], scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("over_catalogue", [False, True])
+def test_the_number_of_threads_does_not_change_a_bit(over_catalogue: bool) -> None:
+    items, prompts, _ = large_case()
+    trie = TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            found.append(
+                search_catalogue(model("t5"), prompts, trie, beams=7, users_per_batch=2, over_catalogue=over_catalogue)
+            )
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0].items, found[1].items)
+    np.testing.assert_array_equal(found[0].scores, found[1].scores)
+
+
+def test_bfloat16_finds_the_scores_it_gives_candidates() -> None:
+    """What is found with beams for all has the scores that the exact ranking in the same precision gives."""
+    items, prompts, _ = large_case()
+    rounded = copy.deepcopy(model("t5")).to(torch.bfloat16)
+    trie = TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
+    found = search_catalogue(rounded, prompts, trie, beams=len(items))
+    scores = score_candidates(rounded, prompts, found.items, items, users_per_batch=4)
+    np.testing.assert_allclose(found.scores, scores, atol=0.3 * scores.std(axis=1).mean())
