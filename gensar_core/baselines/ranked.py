@@ -27,7 +27,7 @@ from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed, generator
-from gensar_core.runtime.training import Schedule, train
+from gensar_core.runtime.training import Schedule, train, warmup_cosine
 
 #: Lists scored at once; with 100 candidates each, activations stay in a CPU's caches.
 _LISTS_AT_ONCE = 256
@@ -83,12 +83,13 @@ class RankedMethod(Method[S]):
         """Train with early stopping by the mean NDCG@5 of the method's tasks on the valid candidates."""
         task = RankedTraining(self)
         every = task.steps_per_epoch * self.settings.validate_every
+        steps = task.steps_per_epoch * self.settings.epochs
         schedule = Schedule(
-            total_steps=task.steps_per_epoch * self.settings.epochs,
+            total_steps=steps,
             validate_every=every,
             checkpoint_every=every,
             patience=self.settings.patience,
-            rate=task.plateau.rate,
+            rate=warmup_cosine(steps, 0.0) if self.settings.falling_rate else task.plateau.rate,
         )
         name = type(self).__name__
         record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
@@ -191,7 +192,7 @@ class RankedTraining:
         self.method = method
         self.module: torch.nn.Module = method.model
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            decayed(self.module, settings.weight_decay), lr=settings.learning_rate
+            decayed(self.module, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.plateau = Plateau(self.optimizer, settings.plateau_patience)
         most = max(len(rows.lengths) for rows in self.sets.values())

@@ -36,6 +36,8 @@ class RankedSettings(Settings):
     #: Of all parameters but biases.
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     epochs: Positive = 100
+    #: Let the learning rate fall to zero along a cosine over `epochs`, in place of falling on a plateau.
+    falling_rate: bool = False
     #: Validate every so many epochs, on at most so many targets a task (0: all); stop after `patience` times without a
     #: gain, and after `plateau_patience` lower the learning rate to a tenth.
     validate_every: Positive = 1

@@ -160,9 +160,22 @@ def test_both_tasks_end_an_epoch_together(tmp_path):
     assert (later[1]["rec"] == steps[9]["rec"]).all()
 
 
-def test_a_killed_training_ends_in_the_same_scores(tmp_path, monkeypatch):
+def test_a_falling_rate_ends_with_the_training(tmp_path, monkeypatch):
+    seen = []
+
+    def rates(task, schedule, **arguments):
+        seen.extend(schedule.rate(step) for step in (0, schedule.total_steps // 2, schedule.total_steps))
+        return train(task, schedule, **arguments)
+
+    monkeypatch.setattr("gensar_core.baselines.ranked.train", rates)
+    jsr(write_shop(tmp_path, random_clicks(), N_ITEMS), falling_rate=True).fit(None, "")
+    assert seen == pytest.approx([1.0, 0.5, 0.0], abs=0.05)
+
+
+@pytest.mark.parametrize("rate", [{"plateau_patience": 1}, {"falling_rate": True}])
+def test_a_killed_training_ends_in_the_same_scores(tmp_path, monkeypatch, rate):
     data = write_shop(tmp_path, random_clicks(), N_ITEMS)
-    whole, killed, resumed = (jsr(data, plateau_patience=1, sampled_negatives=3) for _ in range(3))
+    whole, killed, resumed = (jsr(data, sampled_negatives=3, **rate) for _ in range(3))
     whole.fit(None, "")
 
     def until_the_third_epoch(task, schedule, **arguments):
