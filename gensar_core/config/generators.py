@@ -67,6 +67,16 @@ class TrainingSettings(Settings):
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
+class OtherIdentifier(Settings):
+    """How many times the log-probability of an item's other identifier after the same prompt is added to its score.
+
+    In rec that is the semantic identifier, in search the collaborative one. The paper: none.
+    """
+
+    rec: Annotated[float, Field(ge=0.0)] = 0.0
+    search: Annotated[float, Field(ge=0.0)] = 0.0
+
+
 class RankingSettings(Settings):
     """What the stage `rank_generator` reads."""
 
@@ -74,6 +84,8 @@ class RankingSettings(Settings):
     users_per_batch: Positive = 64
     #: Rank only what a beam search of this width finds (the paper: 30); null ranks every candidate exactly.
     beams: Positive | None = None
+    #: How much an item's other identifier counts in its score.
+    other_identifier: OtherIdentifier = OtherIdentifier()
     #: bfloat16 is about twice as fast where the processor multiplies in it, and moves scores by a hundredth.
     precision: Precision = "float32"
 
@@ -104,6 +116,8 @@ class GeneratorSettings(TrainingSettings):
     def _beams_know_the_vocabulary_alone(self) -> GeneratorSettings:
         if self.ranking.beams is not None and self.likelihood == "catalogue":
             raise ValueError("ranking.beams searches among the candidates alone and needs likelihood: vocabulary")
+        if self.ranking.beams is not None and self.ranking.other_identifier != OtherIdentifier():
+            raise ValueError("ranking.beams finds some candidates only; ranking.other_identifier needs scores of all")
         return self
 
     def training(self) -> TrainingSettings:

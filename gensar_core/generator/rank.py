@@ -145,12 +145,17 @@ def rank_split(
     settings: RankingSettings,
 ) -> Ranking:
     """The ranking of the lists of one task and split."""
+    (other,) = (name for name in schema.TASKS if name != task)
+    weight = float(getattr(settings.other_identifier, task))
 
     def score(batch: CandidateLists) -> np.ndarray:
         inputs = prompts.of(batch.samples.get_column("sample_id").to_numpy())
-        return generator.score(
+        scores = generator.score(
             inputs, batch.items, task, users_per_batch=settings.users_per_batch, beams=settings.beams
         )
+        if weight:
+            scores += weight * generator.score(inputs, batch.items, other, users_per_batch=settings.users_per_batch)
+        return scores
 
     return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
 

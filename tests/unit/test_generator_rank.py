@@ -1,0 +1,73 @@
+"""The stage `rank_generator`: what its settings make of a trained generator's scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from gensar_core import schema
+from gensar_core.config.generators import (
+    GeneratorSettings,
+    OtherIdentifier,
+    RankingSettings,
+    ScratchSize,
+    TrainingSettings,
+)
+from gensar_core.generator.corpus import load_prompts
+from gensar_core.generator.rank import rank_candidates
+from gensar_core.generator.train import train_generator
+from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.ranking.candidates import load_candidates
+from tests.unit import generator_folders as folders
+
+SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A model, its corpus, and samples."""
+    home = tmp_path_factory.mktemp("rank")
+    corpus, samples = folders.write_corpus(home / "corpus", 10), folders.write_samples(home / "samples", 10)
+    settings = TrainingSettings(backbone="scratch", size=SIZE, epochs=2.0, batch_size=8, batch_tokens=256)
+    train_generator(corpus, samples, home / "model", settings, 1, None)
+    return home / "model", corpus, samples
+
+
+def scores(folder: Path, name: str, samples: Path, task: str) -> np.ndarray:
+    wanted = schema.SAMPLES.read(samples / "samples.parquet").filter(
+        (pl.col("task") == task) & (pl.col("split") == "test")
+    )
+    table = schema.SCORES.read(folder / f"{name}.scores.parquet")
+    rows = wanted.select("sample_id").join(table, on="sample_id", how="left", maintain_order="left")
+    return np.array(rows.get_column("scores").to_list())
+
+
+def test_the_other_identifier_counts_as_often_as_asked(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, corpus, samples = inputs
+    rank_candidates(*inputs, tmp_path, "own", RankingSettings())
+    rank_candidates(*inputs, tmp_path, "both", RankingSettings(other_identifier=OtherIdentifier(rec=0.5)))
+    trained = TrainedGenerator.load(model, corpus)
+    lists = load_candidates(samples, "rec", "test")
+    prompts = load_prompts(corpus, trained.vocabulary).of(lists.samples.get_column("sample_id").to_numpy())
+    other = trained.score(prompts, lists.items, "search")
+    own, both = (scores(tmp_path, name, samples, "rec") for name in ("own", "both"))
+    assert np.abs(other - own).max() > 1e-3
+    np.testing.assert_allclose(both, own + 0.5 * other, atol=1e-4)
+    np.testing.assert_array_equal(*(scores(tmp_path, name, samples, "search") for name in ("own", "both")))
+
+
+def test_bfloat16_moves_ranks_little(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        rank_candidates(*inputs, tmp_path, precision, RankingSettings.model_validate({"precision": precision}))
+    exact, rounded = (scores(tmp_path, name, inputs[2], "rec") for name in ("float32", "bfloat16"))
+    assert 0.0 < np.abs(exact - rounded).max() < 0.1 * exact.std()
+
+
+def test_beams_do_not_know_the_other_identifier() -> None:
+    ranking = {"beams": 30, "other_identifier": {"rec": 1.0}}
+    with pytest.raises(ValidationError, match="other_identifier needs scores of all"):
+        GeneratorSettings.model_validate({"corpus": "full", "ranking": ranking})
