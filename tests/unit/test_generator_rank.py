@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from pydantic import ValidationError
 
@@ -22,6 +21,7 @@ from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.ranking.candidates import load_candidates
+from gensar_core.ranking.fusion import list_scores
 from tests.unit import generator_folders as folders
 
 SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
@@ -38,12 +38,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 
 def scores(folder: Path, name: str, samples: Path, task: str) -> np.ndarray:
-    wanted = schema.SAMPLES.read(samples / "samples.parquet").filter(
-        (pl.col("task") == task) & (pl.col("split") == "test")
-    )
-    table = schema.SCORES.read(folder / f"{name}.scores.parquet")
-    rows = wanted.select("sample_id").join(table, on="sample_id", how="left", maintain_order="left")
-    return np.array(rows.get_column("scores").to_list())
+    """What the stage wrote for the test lists of a task, [lists, width]."""
+    found = list_scores(schema.SCORES.read(folder / f"{name}.scores.parquet"), load_candidates(samples, task, "test"))
+    assert found is not None
+    return found
 
 
 def test_the_other_identifier_counts_as_often_as_asked(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
