@@ -44,6 +44,7 @@ def search_catalogue(
     allowed: np.ndarray | None = None,
     excluded: np.ndarray | None = None,
     over_catalogue: bool = False,
+    answer_at_once: bool = False,
 ) -> Found:
     """The best ``top`` items (None: as many as ``beams``) after each prompt, as a search with ``beams`` beams finds.
 
@@ -52,7 +53,8 @@ def search_catalogue(
     none). Both close the branches that lead nowhere else, so beams are spent on what may be found. As in Hugging Face's
     search with ``early_stopping="never"``: the best 2 ``beams`` continuations of a level are looked at; whole rows
     among the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``over_catalogue`` normalizes
-    over the whole catalogue in place of the vocabulary.
+    over the whole catalogue in place of the vocabulary. ``answer_at_once`` is for few users that wait: batches take turns
+    on all cores, and then the last bits of scores depend on how many there are.
     """
     device = model.lm_head.weight.device
     trie = trie.to(device)
@@ -80,7 +82,8 @@ def search_catalogue(
         item, score = _items(trie, leaves, top, subset, closed, by_length)
         return item.cpu().numpy(), score.cpu().numpy()
 
-    for rows, (item, score) in zip(batches, side_by_side(search, batches, device), strict=True):
+    answers = map(search, batches) if answer_at_once else side_by_side(search, batches, device)
+    for rows, (item, score) in zip(batches, answers, strict=True):
         items[rows, : item.shape[1]] = item
         scores[rows, : item.shape[1]] = score
     return Found(items, scores)

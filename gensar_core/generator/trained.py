@@ -155,6 +155,7 @@ class TrainedGenerator:
             allowed=allowed,
             excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
             over_catalogue=self.over_catalogue,
+            answer_at_once=True,
         )
         pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
         return [Hit(item, score) for item, score in pairs if item >= 0]

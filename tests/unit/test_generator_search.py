@@ -160,6 +160,17 @@ def test_the_number_of_threads_does_not_change_a_bit(over_catalogue: bool) -> No
     np.testing.assert_array_equal(found[0].scores, found[1].scores)
 
 
+def test_an_answer_at_once_is_the_answer_of_batches_side_by_side() -> None:
+    items, prompts, _ = large_case()
+    trie = TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
+    waiting, at_once = (
+        search_catalogue(model("t5"), prompts, trie, beams=7, users_per_batch=2, answer_at_once=now)
+        for now in (False, True)
+    )
+    np.testing.assert_array_equal(waiting.items, at_once.items)
+    np.testing.assert_allclose(waiting.scores, at_once.scores, atol=1e-5)
+
+
 def test_bfloat16_finds_the_scores_it_gives_candidates() -> None:
     """What is found with beams for all has the scores that the exact ranking in the same precision gives."""
     items, prompts, _ = large_case()
