@@ -53,8 +53,8 @@ def search_catalogue(
     none). Both close the branches that lead nowhere else, so beams are spent on what may be found. As in Hugging Face's
     search with ``early_stopping="never"``: the best 2 ``beams`` continuations of a level are looked at; whole rows
     among the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``over_catalogue`` normalizes
-    over the whole catalogue in place of the vocabulary. ``answer_at_once`` is for few users that wait: batches take turns
-    on all cores, and then the last bits of scores depend on how many there are.
+    over the whole catalogue in place of the vocabulary. ``answer_at_once`` is for few users that wait: batches take
+    turns on all cores, and then the last bits of scores depend on how many cores there are.
     """
     device = model.lm_head.weight.device
     trie = trie.to(device)
