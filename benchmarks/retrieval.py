@@ -3,9 +3,9 @@
 `python benchmarks/retrieval.py` searches the 12,101 items of Beauty with 30 beams, on the CPU and with the same
 weights, by tensor trie and by `generate` with `prefix_allowed_tokens_fn` over a dictionary trie. Both are the same
 search, and there is no claim unless their best scores agree. The same search normalized over the catalogue in place of
-the vocabulary stands beside it, and both in bfloat16. Then it searches catalogues of 12,101, 100,000 and
-1,000,000 items and tells what share of the time goes to everything but the model: finding children in the trie,
-choosing the best continuations, naming the items.
+the vocabulary stands beside it, and both in bfloat16. A single user's search is timed on all cores and on one. Then it
+searches catalogues of 12,101, 100,000 and 1,000,000 items and tells what share of the time goes to everything but the
+model: finding children in the trie, choosing the best continuations, naming the items.
 
     --quick    two users, the small model, catalogues up to 100,000 items: a test of the benchmark itself
 """
@@ -45,6 +45,7 @@ def main() -> None:
         users, repeats = (2, 1) if quick else (USERS[size], REPEATS)
         case = setting(size, CATALOGUE, users)
         claims += speedup(case, size, repeats)
+        claims += single_question(case, size, repeats)
         for name, n_items in CATALOGUES.items():
             claims.append(trie_share(case, size, name, min(n_items, 100_000) if quick else n_items, repeats))
     report("retrieval", claims)
@@ -86,6 +87,23 @@ def found_by_ours(case: Setting, trie: TokenTrie, over_catalogue: bool) -> np.nd
     """Scores of what our search finds, best first [users, beams]."""
     found = search_catalogue(case.model, case.prompts, trie, beams=BEAMS, over_catalogue=over_catalogue)
     return found.scores
+
+
+def single_question(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
+    """Claims of one user's search: on all cores at once, and how much faster that is than on one."""
+    trie, claims = token_trie(case.items), []
+    for precision, one in (("", case), ("_bfloat16", in_bfloat16(case))):
+        prompt = one.prompts.take(np.zeros(1, dtype=np.int64))
+        seconds = {False: np.inf, True: np.inf}
+        for _ in range(2 * repeats):
+            for at_once in seconds:
+                ask = functools.partial(search_catalogue, one.model, prompt, trie, beams=50, answer_at_once=at_once)
+                seconds[at_once] = min(seconds[at_once], timed(ask)[0])
+        how = f"one user, 50 beams, {CATALOGUE} items, {size}, CPU"
+        claims.append(claim(f"one_question_{size}{precision}", 1000 * seconds[True], "ms", f"on all cores: {how}"))
+        name = f"one_question_speedup_{size}{precision}"
+        claims.append(claim(name, seconds[False] / seconds[True], "times", f"on one core / on all cores: {how}"))
+    return claims
 
 
 def trie_share(case: Setting, size: str, name: str, n_items: int, repeats: int) -> dict[str, Any]:
