@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -16,9 +16,14 @@ from gensar_core.errors import UserError
 #: Names of catalogue entries; they become folder names and Snakemake wildcards.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(gt=0)]
+#: Jobs that one stage is divided into: a scheduler gets each of them.
+Parts = Annotated[int, Field(gt=0, le=10_000)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
+
+#: Characters of a wrong value that an error shows at most.
+_SHOWN = 120
 
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
@@ -26,7 +31,7 @@ _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 class Settings(BaseModel):
     """Base of all settings. Strict: a text is never read as a number, nor a number as a text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def canonical(self) -> str:
         """These settings as JSON with sorted keys: equal settings give equal text. Used as a rule's parameter."""
@@ -69,8 +74,22 @@ def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: st
         return f"{path}: this key is required"
     if isinstance(given, str) and kind in ("float_type", "int_type") and _NUMBER_AS_TEXT.match(given):
         cure = f"write {float(given)!r}" if kind == "int_type" else f"write {_yaml_float(float(given))}"
-        return f"{path}: {given!r} is text, not a number (YAML reads 1e-4 as text, 1.0e-4 as a number); {cure}"
-    return f"{path}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {given!r}"
+        return f"{path}: {shown(given)} is text, not a number (YAML reads 1e-4 as text, 1.0e-4 as a number); {cure}"
+    return f"{path}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {shown(given)}"
+
+
+def shown(value: Any) -> str:
+    """A wrong value as an error shows it: no longer than a line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def not_an_entry(name: str, entries: Iterable[str], where: str) -> str:
+    """Say that a name is none of the entries, and which one may be meant."""
+    known = [str(entry) for entry in entries]
+    close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
+    listed = f"did you mean {close[0]!r}?" if close else f"(there: {', '.join(known) or 'none'})"
+    return f"{shown(name)} is not an entry {where}{'; ' if close else ' '}{listed}"
 
 
 def _written(parts: list[str], values: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gensar_core.config.base import Count, Name, Settings, validate
+from gensar_core.config.base import Count, Name, Settings, not_an_entry, shown, validate
 from gensar_core.config.corpora import CorpusSettings
 from gensar_core.config.data import DatasetSettings
 from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
@@ -33,7 +33,13 @@ _SECTIONS = (
 )
 
 #: What results/tables/{dataset}_NAME.csv is beside entries of `tables`; and {dataset}_{table}_costs.csv is of each.
-_OTHER_TABLES = {"full", "costs", "statistics"}
+_OTHER_TABLES = ("full", "costs", "statistics")
+#: What results/figures/{dataset}_NAME.svg is beside entries of `figures`; and {dataset}_{model}_training.svg of each.
+_OTHER_FIGURES = ("distributions", "training", "collisions")
+#: Folders beside those of the data sets in results/.
+_OTHER_FOLDERS = {"tables", "figures", "overview"}
+#: Names that a message about a circle of bases shows at most.
+_SHOWN_CHAIN = 8
 
 
 class Catalogue(Settings):
@@ -73,12 +79,9 @@ def load_catalogue(values: Mapping[str, Any], where: str = "config") -> Catalogu
     for path, name, section in _references(catalogue):
         known = {entry for one in section.split(" or ") for entry in getattr(catalogue, one)}
         if name not in known:
-            listed = ", ".join(sorted(known)) or "none"
-            raise UserError(f"{where}: {path}: {name!r} is not an entry of {section} (there: {listed})")
+            raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
     _check_row_names(catalogue, where)
-    taken = {name for name in catalogue.tables if name in _OTHER_TABLES or name.endswith("_costs")}
-    if taken:
-        raise UserError(f"{where}: tables.{min(taken)}: every data set has another table of this name; rename it")
+    _check_file_names(catalogue, where)
     return catalogue
 
 
@@ -92,6 +95,36 @@ def _check_row_names(catalogue: Catalogue, where: str) -> None:
             owner[name] = one
 
 
+def _check_file_names(catalogue: Catalogue, where: str) -> None:
+    """Raise UserError when two entries would write the same table, figure or folder under results/."""
+    trained = [*catalogue.methods, *catalogue.generators]
+    drawn = [*_OTHER_FIGURES, *(f"{name}_training" for name in trained)]
+    for section, taken in (("tables", _OTHER_TABLES), ("figures", drawn)):
+        for name in getattr(catalogue, section):
+            if name in taken or (section == "tables" and name.endswith("_costs")):
+                one = section.removesuffix("s")
+                raise UserError(f"{where}: {section}.{name}: every data set has another {one} of this name; rename it")
+    for name in _OTHER_FOLDERS & set(catalogue.datasets):
+        raise UserError(f"{where}: datasets.{name}: results/{name} holds other results; rename it")
+    tables = [*_OTHER_TABLES, *catalogue.tables, *(f"{table}_costs" for table in catalogue.tables)]
+    _check_endings("tables", catalogue, tables, where)
+    _check_endings("figures", catalogue, [*drawn, *catalogue.figures], where)
+
+
+def _check_endings(folder: str, catalogue: Catalogue, endings: list[str], where: str) -> None:
+    """Raise UserError when two data sets would write one file: {dataset}_{ending} in a folder of results/."""
+    owner = {name: name for name in catalogue.datasets}
+    for dataset in catalogue.datasets:
+        for ending in endings:
+            file = f"{dataset}_{ending}"
+            other = owner.setdefault(file, dataset)
+            if other != dataset:
+                raise UserError(
+                    f"{where}: datasets.{dataset}: results/{folder}/{file} is a file of data set {other}, too; "
+                    "rename one of them"
+                )
+
+
 def read_catalogue(path: Path) -> Catalogue:
     """Read and validate a configuration file."""
     try:
@@ -99,7 +132,9 @@ def read_catalogue(path: Path) -> Catalogue:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not readable as YAML: lists or mappings are nested too deep") from None
     return load_catalogue(values, str(path))
 
 
@@ -108,25 +143,37 @@ def _inherit(entries: Any, where: str) -> Any:
     if not isinstance(entries, Mapping):
         return entries
     resolved: dict[str, Any] = {}
-
-    def resolve(name: str, chain: tuple[str, ...]) -> Any:
-        if name in chain:
-            raise UserError(f"{where}.{chain[0]}.base: circular: {' -> '.join((*chain, name))}")
-        if name in resolved:
-            return resolved[name]
-        entry = entries[name]
-        if isinstance(entry, Mapping) and "base" in entry:
-            base = entry["base"]
-            if base not in entries:
-                raise UserError(f"{where}.{name}.base: {base!r} is not an entry here (there: {', '.join(entries)})")
-            parent = resolve(base, (*chain, name))
-            entry = _merge(parent, {key: value for key, value in entry.items() if key != "base"})
-        resolved[name] = entry
-        return entry
-
     for name in entries:
-        resolve(name, ())
+        chain = _chain(name, entries, resolved, where)
+        for link in reversed(chain):
+            entry = entries[link]
+            if isinstance(entry, Mapping) and "base" in entry:
+                entry = _merge(resolved[entry["base"]], {key: value for key, value in entry.items() if key != "base"})
+            resolved[link] = entry
     return {name: resolved[name] for name in entries}
+
+
+def _chain(name: str, entries: Mapping[str, Any], resolved: Mapping[str, Any], where: str) -> list[str]:
+    """List an entry and the bases it rests on that are not resolved yet, each before its own base."""
+    chain: dict[str, None] = {}
+    while name not in resolved:
+        if name in chain:
+            circle = [*chain, name]
+            told = circle if len(circle) <= _SHOWN_CHAIN else [*circle[:_SHOWN_CHAIN], "..."]
+            raise UserError(f"{where}.{circle[0]}.base: circular: {' -> '.join(told)}")
+        chain[name] = None
+        entry = entries[name]
+        if not isinstance(entry, Mapping) or "base" not in entry:
+            break
+        base = entry["base"]
+        if not isinstance(base, str):
+            raise UserError(f"{where}.{name}.base: name one entry of this section, not {shown(base)}")
+        if base not in entries:
+            raise UserError(f"{where}.{name}.base: {not_an_entry(base, entries, 'here')}")
+        if not isinstance(entries[base], Mapping):
+            raise UserError(f"{where}.{base}: is the base of {name}, so it must be a mapping of settings")
+        name = base
+    return list(chain)
 
 
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:

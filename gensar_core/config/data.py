@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from gensar_core.config.base import Count, Name, Positive, Settings, Share
+from gensar_core.config.base import Count, Name, Parts, Positive, Settings, Share
 
 
 class NegativesSettings(Settings):
@@ -73,7 +73,7 @@ class CanonicalSettings(Settings):
 
 class _DatasetBase(Settings):
     #: In how many parts of the users, each a job of its own, the samples are made; results do not depend on it.
-    scatter: Positive = 1
+    scatter: Parts = 1
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     full_ranking: FullRankingSettings = FullRankingSettings()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
+from gensar_core.config.base import Count, Name, Parts, Positive, Rate, Settings, Share
 
 
 class ScratchSize(Settings):
@@ -109,7 +109,7 @@ class GeneratorSettings(TrainingSettings):
     corpus: Name
     #: In how many parts, each a job of its own, targets are ranked among their candidates or among all items; results
     #: do not depend on it.
-    scatter: Positive = 1
+    scatter: Parts = 1
     ranking: RankingSettings = RankingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
 

@@ -12,7 +12,7 @@ from gensar_core.config.base import Name, Settings
 class MethodSettings(Settings):
     """An entry of `methods`. Its own keys are checked by the method's file, which `kind` names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     kind: str
     #: The text embedding whose vectors the method ranks with or starts from, if it takes one.

@@ -66,6 +66,23 @@ def put(values, path, value):
         ("corpora.wo_nrip.base", "whole", "corpora.wo_nrip.base: 'whole' is not an entry here"),
         ("identifiers.joint.base", "deep", "circular: joint -> deep -> joint"),
         ("corpora.full.tasks", ["nrip", "nsqq"], "corpora.full.tasks.1:"),
+        ("corpora.wo_nrip.base", ["full"], "corpora.wo_nrip.base: name one entry of this section, not ['full']"),
+        ("corpora.wo_nrip.base", {}, "corpora.wo_nrip.base: name one entry of this section, not {}"),
+        ("corpora.wo_nrip.base", "ful", "corpora.wo_nrip.base: 'ful' is not an entry here; did you mean 'full'?"),
+        ("corpora.full", None, "corpora.full: is the base of wo_nrip, so it must be a mapping of settings"),
+        ("corpora.full", ["joint"], "corpora.full: is the base of wo_nrip, so it must be a mapping of settings"),
+        ("tables.overall.rows", ["sasrek"], "tables.overall.rows.0: 'sasrek' is not an entry of methods or generators or fusions; did you mean 'sasrec'?"),
+        ("generators.gensar.epochs", float("inf"), "generators.gensar.epochs: input should be a finite number, not inf"),
+        ("generators.gensar.scatter", 1_000_000_000, "generators.gensar.scatter: input should be less than or equal to 10000"),
+        ("datasets.shop.scatter", 1_000_000_000, "datasets.shop.scatter: input should be less than or equal to 10000"),
+        ("generators.gensar.corpus", "x" * 5000, "(5,002 characters) is not an entry of corpora"),
+        ("generators.gensar.epochs", list(range(5000)), "input should be a valid number, not [0, 1, 2"),
+        ("datasets.shop_overall", {"source": "simulated", "users": 200, "items": 200}, "datasets.shop: results/tables/shop_overall is a file of data set shop_overall, too; rename one of them"),
+        ("datasets.shop_costs", {"source": "simulated", "users": 200, "items": 200}, "results/tables/shop_costs is a file of data set shop_costs, too"),
+        ("datasets.shop_overall_costs", {"source": "simulated", "users": 200, "items": 200}, "results/tables/shop_overall_costs is a file of data set shop_overall_costs, too"),
+        ("datasets.figures", {"source": "simulated", "users": 200, "items": 200}, "datasets.figures: results/figures holds other results; rename it"),
+        ("figures.collisions", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.collisions: every data set has another figure of this name; rename it"),
+        ("figures.sasrec_training", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.sasrec_training: every data set has another figure of this name"),
         ("datasset", {}, "datasset: unknown key; did you mean 'datasets'"),
         ("datasets.a b", {"source": "simulated", "users": 9, "items": 200}, "datasets.a b"),
     ],
@@ -77,6 +94,7 @@ def test_each_mistake_is_one_line_naming_the_key(values, path, value, expected):
     assert message.startswith("config.yaml: ")
     assert expected in message
     assert "\n" not in message
+    assert len(message) < 300
 
 
 def test_the_cure_for_a_number_read_as_text_is_valid_yaml(values):
@@ -93,6 +111,15 @@ def test_base_takes_over_and_overrides_key_by_key(values):
     assert catalogue.identifiers["joint"].shared_levels == 2
     assert "nrip" not in catalogue.corpora["wo_nrip"].active_tasks
     assert catalogue.corpora["full"].active_tasks[0] == "nrip"
+
+
+def test_a_long_chain_of_bases_is_followed_and_a_long_circle_refused(values):
+    chain = {f"c{number}": {"base": f"c{number + 1}"} for number in range(3000)}
+    long = put(values, "corpora", values["corpora"] | chain | {"c3000": {"base": "wo_nrip", "max_searches": 3}})
+    assert load_catalogue(long).corpora["c0"] == load_catalogue(long).corpora["c3000"]
+    assert load_catalogue(long).corpora["c0"].max_searches == 3
+    with pytest.raises(UserError, match=r"corpora.c0.base: circular: c0 -> c1 -> .* -> \.\.\.$"):
+        load_catalogue(put(long, "corpora.c3000.base", "c0"))
 
 
 def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(values):
@@ -152,4 +179,7 @@ def test_a_missing_or_broken_file_is_one_line(tmp_path):
         read_catalogue(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("datasets: [")
     with pytest.raises(UserError, match="not readable as YAML"):
+        read_catalogue(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("datasets: " + "[" * 5000)
+    with pytest.raises(UserError, match="nested too deep"):
         read_catalogue(tmp_path / "config.yaml")
