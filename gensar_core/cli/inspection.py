@@ -115,13 +115,18 @@ def _samples(path: Path) -> list[str]:
         return []
     audit = _read(path)
     groups = [(task, split) for task in schema.TASKS for split in schema.SPLITS if task in audit]
-    marks = dict.fromkeys(mark for task, split in groups for mark in audit[task][split] if mark != "leak_share")
+    marks = dict.fromkeys(mark for task, split in groups for mark in audit[task][split])
     rows = [("", *(f"{task} {split}" for task, split in groups))]
     for mark in marks:
+        show = _percent if mark.endswith("_share") else _number
         counts = [audit[task][split].get(mark) for task, split in groups]
-        rows.append((mark.replace("_", " "), *("-" if count is None else _number(count) for count in counts)))
-    split_by = audit["split"].replace("_", " ")
-    told = f"Samples and their audit ({audit['history_protocol']} protocol, split by {split_by})"
+        rows.append((mark.replace("_", " "), *("-" if count is None else show(count) for count in counts)))
+    made = [f"{audit['history_protocol']} protocol", f"split by {audit['split'].replace('_', ' ')}"]
+    # Audits of earlier versions do not say.
+    cutoff = audit.get("training_cutoff", "none")
+    if cutoff != "none":
+        made.append(f"training cut off {cutoff.replace('_', ' ')}")
+    told = f"Samples and their audit ({', '.join(made)})"
     late = {name: count for name, count in audit.get("time_split", {}).items() if name.startswith("late_") and count}
     late_lines = [f"  {name.replace('_', ' ')}: {_number(count)}" for name, count in late.items()]
     return [told, *_columns(rows), *late_lines]
@@ -160,6 +165,10 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
 
 
 def _size(path: Path) -> str:

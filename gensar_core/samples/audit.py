@@ -20,7 +20,15 @@ _SLICE = 1 << 17
 
 #: More items than any catalogue has: user * _ITEMS + item is one number for the pair.
 _ITEMS = 1 << 31
-_PAIR = pl.col("user_id").cast(pl.Int64) * _ITEMS + pl.col("target_item")
+
+
+def _pair(item: str) -> pl.Expr:
+    """User and item of a row as one number; ``item`` is the column of the item."""
+    return pl.col("user_id").cast(pl.Int64) * _ITEMS + pl.col(item)
+
+
+#: What an event is in an input.
+_BEHAVIOR = pl.when(pl.col("task") == "rec").then(RECOMMENDED_ITEM).otherwise(SEARCHED_ITEM).cast(pl.UInt8)
 
 _NO_ENTRIES = pl.DataFrame(
     schema={
@@ -33,9 +41,15 @@ _NO_ENTRIES = pl.DataFrame(
 )
 _MARKS = ("leaks", "repeats", "targets_in_own_input", "targets_of_unseen_users", "targets_of_unseen_items")
 _TRAINING_MARKS = (*_MARKS, "inputs_with_held_out", "targets_held_out")
+_MEMBERSHIP = ("only_candidate_in_history", "only_candidate_not_in_history")
 _EVALUATION_MARKS = (
     *_MARKS,
+    "clicked_before",
+    "clicked_before_but_untrained",
     "training_targets_of_other_task",
+    "targets_with_later_training",
+    "later_training_events",
+    *_MEMBERSHIP,
     "candidates_equal_target",
     "candidate_lists_short",
     "candidate_lists_missing",
@@ -48,21 +62,31 @@ class Audit:
     Samples are added with those of their users; what a user's samples give is a few marks each, and histories and
     candidate lists are worked on slice by slice.
 
-    - ``samples``: all of them; ``leak_share`` is ``leaks`` over it.
+    - ``samples``: all of them; ``leak_share`` is ``leaks`` over it, ``later_training_share``
+      ``targets_with_later_training`` over it.
     - ``leaks``: the target's item stands in the sample's own input more often than the user's earlier clicks account
       for, so an entry is from the target's time or after it.
     - ``repeats``: it stands there, and an earlier click on it accounts for that.
     - ``targets_in_own_input``: it stands there for either reason.
     - ``targets_of_unseen_users``, ``targets_of_unseen_items``: no training event has the user, or the item.
-    - train, ``inputs_with_held_out``, ``targets_held_out``: the input holds a (user, item) pair, or the target is one,
-      that is also a valid or test target of either task.
-    - valid and test, ``training_targets_of_other_task``: the pair is also a training target of the other task.
+    - train, ``inputs_with_held_out``: the input holds the item of a valid or test target of the user, of either task,
+      more often than the user's clicks before that target account for; ``targets_held_out``: the target is on such an
+      item, at that target's time or after it.
+    - valid and test, ``clicked_before``: the user clicked the item earlier, in either task, whether or not the input
+      reaches back so far; ``clicked_before_but_untrained``: and training has none of the user's clicks on it.
+    - valid and test, ``training_targets_of_other_task``: a training target of the other task has the user and the item,
+      at the target's time or after it.
+    - valid and test, ``targets_with_later_training``: a training event of the user, of either task, is later than the
+      target; ``later_training_events``: how many are, summed over the targets.
+    - valid and test, ``only_candidate_in_history``: of all candidates the target alone stands in the input, or, in
+      ``only_candidate_not_in_history``, alone does not; whoever looks this up needs no model.
     - valid and test, ``candidates_equal_target``, ``candidate_lists_short`` (of ``negatives``),
       ``candidate_lists_missing``: samples whose candidates are so.
     """
 
     def __init__(self, training_events: pl.LazyFrame, negatives: int) -> None:
         """``training_events`` are all there are, ``negatives`` how many each candidate list should hold."""
+        self._training = training_events.select("user_id", "time", pair=_pair("item_id"))
         self._users = _distinct(training_events, "user_id")
         self._items = _distinct(training_events, "item_id")
         self._negatives = negatives
@@ -71,20 +95,20 @@ class Audit:
     def add(self, events: pl.DataFrame, samples: pl.DataFrame, candidates: pl.DataFrame) -> None:
         """Count all samples of some users; ``events`` are all of these users', ``candidates`` at least the samples'."""
         evaluated = pl.col("split") != "train"
-        rows = samples.select("sample_id", "task", "split", "user_id", "target_item", pair=_PAIR)
-        held_out = rows.filter(evaluated)["pair"].unique().sort()
-        trained = {task: rows.filter(~evaluated & (pl.col("task") == task))["pair"].unique() for task in TASKS}
-        rows = rows.with_columns(
+        rows = samples.select("sample_id", "task", "split", "user_id", "time", "target_item", pair=_pair("target_item"))
+        # The first valid or test target on each pair: what is on the pair from then on tells of it.
+        held_out = rows.filter(evaluated).group_by("pair").agg(held_from=pl.col("time").min()).sort("pair")
+        rows = rows.join(held_out, on="pair", how="left", maintain_order="left").with_columns(
             targets_of_unseen_users=~pl.col("user_id").is_in(self._users.implode()),
             targets_of_unseen_items=~pl.col("target_item").is_in(self._items.implode()),
-            targets_held_out=pl.col("pair").is_in(held_out.implode()),
-            training_targets_of_other_task=pl.when(pl.col("task") == "rec")
-            .then(pl.col("pair").is_in(trained["search"].implode()))
-            .otherwise(pl.col("pair").is_in(trained["rec"].implode())),
+            targets_held_out=(pl.col("time") >= pl.col("held_from")).fill_null(False),
         )
+        users = events.select(first=pl.col("user_id").min(), last=pl.col("user_id").max())
+        training = self._training.filter(pl.col("user_id").is_between(*users.row(0))).collect()
         for marks in (
-            _input_marks(samples, events, held_out.to_numpy()),
-            _candidate_marks(rows.filter(evaluated), candidates, self._negatives),
+            _input_marks(samples, events, held_out),
+            _training_marks(rows, events, training),
+            _candidate_marks(samples.filter(evaluated), candidates, self._negatives),
         ):
             rows = rows.join(marks, on="sample_id", how="left", maintain_order="left")
         for task, split in itertools.product(TASKS, SPLITS):
@@ -99,7 +123,10 @@ class Audit:
 
     def _report(self, task: str, split: str) -> dict[str, Any]:
         counts: dict[str, Any] = {mark: self._counts[task, split, mark] for mark in ("samples", *_marks(split))}
-        return counts | {"leak_share": round(counts["leaks"] / max(counts["samples"], 1), 6)}
+        shares = {"leak_share": "leaks"}
+        if split != "train":
+            shares["later_training_share"] = "targets_with_later_training"
+        return counts | {name: round(counts[of] / max(counts["samples"], 1), 6) for name, of in shares.items()}
 
 
 def audit_time_split(training_events: pl.LazyFrame, samples: pl.LazyFrame) -> dict[str, int | None]:
@@ -138,18 +165,19 @@ def _marks(split: str) -> tuple[str, ...]:
     return _TRAINING_MARKS if split == "train" else _EVALUATION_MARKS
 
 
-def _input_marks(samples: pl.DataFrame, events: pl.DataFrame, held_out: np.ndarray) -> pl.DataFrame:
+def _input_marks(samples: pl.DataFrame, events: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
     """What the inputs of samples hold: sample_id, leaks, repeats, targets_in_own_input, inputs_with_held_out.
 
-    ``held_out`` are (user, item) pairs in ascending order.
+    ``held_out`` are the pairs of valid and test targets, ascending, and the time of the first on each, ``held_from``.
     """
+    pairs, accounted = held_out["pair"].to_numpy(), _clicks_before(held_out, events)
     holds, entries = [pl.DataFrame(schema={"sample_id": pl.Int64, "inputs_with_held_out": pl.Boolean})], [_NO_ENTRIES]
     for part in samples.iter_slices(_SLICE):
         inputs = Ragged.from_series(part["history_behavior"])
         is_item = inputs.values != SEARCHED_QUERY
         row, behavior = inputs.rows[is_item], inputs.values[is_item]
         item = Ragged.from_series(part["history_object"]).values[is_item]
-        held = _holds(part["user_id"].to_numpy(), row, item, held_out)
+        held = _holds(part["user_id"].to_numpy(), row, item, behavior, pairs, accounted)
         holds.append(part.select("sample_id", inputs_with_held_out=pl.Series(held)))
         own = item == part["target_item"].to_numpy()[row]
         targets = part.select("sample_id", "user_id", "time", "target_item")[row[own]]
@@ -164,12 +192,7 @@ def _own_item(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     """
     identity = ["sample_id", "behavior"]
     counted = entries.group_by(*identity, "user_id", "time", "target_item").agg(entries=pl.len())
-    clicks = events.lazy().select(
-        "user_id",
-        target_item="item_id",
-        clicked="time",
-        behavior=pl.when(pl.col("task") == "rec").then(RECOMMENDED_ITEM).otherwise(SEARCHED_ITEM).cast(pl.UInt8),
-    )
+    clicks = events.lazy().select("user_id", target_item="item_id", clicked="time", behavior=_BEHAVIOR)
     earlier = (
         counted.lazy()
         .join(clicks, on=["user_id", "target_item", "behavior"])
@@ -190,35 +213,134 @@ def _own_item(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _holds(users: np.ndarray, row: np.ndarray, item: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Whether each user [rows] has one of the ``pairs`` (ascending) among the items of its row, bool [rows].
+def _clicks_before(held_out: pl.DataFrame, events: pl.DataFrame) -> np.ndarray:
+    """Clicks of the user on the item of each pair before its first target, int64 [pairs, 2]: rec, search."""
+    clicks = events.select(pair=_pair("item_id"), clicked="time", behavior=_BEHAVIOR)
+    found = (
+        held_out.lazy()
+        .with_row_index("place")
+        .join(clicks.lazy(), on="pair")
+        .filter(pl.col("clicked") < pl.col("held_from"))
+        .select("place", searched=pl.col("behavior") == SEARCHED_ITEM)
+        .collect(engine="streaming")
+    )
+    places = found["place"].to_numpy().astype(np.int64) * 2 + found["searched"].to_numpy()
+    counts: np.ndarray = np.bincount(places, minlength=2 * len(held_out)).reshape(-1, 2)
+    return counts
 
-    ``row`` and ``item`` are [entries].
+
+def _holds(
+    users: np.ndarray, row: np.ndarray, item: np.ndarray, behavior: np.ndarray, pairs: np.ndarray, accounted: np.ndarray
+) -> np.ndarray:
+    """Whether the items of each user [rows] hold one of the ``pairs`` more often than is accounted for, bool [rows].
+
+    ``row``, ``item`` and ``behavior`` are [entries], ``pairs`` [pairs] ascending, ``accounted`` [pairs, 2] rec, search.
     """
+    holds = np.zeros(len(users), dtype=bool)
+    if not len(pairs):
+        return holds
     codes = users.astype(np.int64)[row] * _ITEMS + item
-    place = np.searchsorted(pairs, codes).clip(max=max(len(pairs) - 1, 0))
-    hit = row[pairs[place] == codes] if len(pairs) else row[:0]
-    holds: np.ndarray = np.bincount(hit, minlength=len(users)) > 0
+    place = np.searchsorted(pairs, codes).clip(max=len(pairs) - 1)
+    hit = pairs[place] == codes
+    cells = (row[hit] * len(pairs) + place[hit]) * 2 + (behavior[hit] == SEARCHED_ITEM)
+    cells, counts = np.unique(cells, return_counts=True)
+    more = counts > accounted.ravel()[cells % (2 * len(pairs))]
+    holds[cells[more] // (2 * len(pairs))] = True
     return holds
 
 
-def _candidate_marks(evaluated: pl.DataFrame, candidates: pl.DataFrame, negatives: int) -> pl.DataFrame:
-    """sample_id and what is wrong with the candidates of each valid and test sample."""
-    targets = evaluated.select("sample_id", "target_item")
-    marks = [
-        part.join(targets, on="sample_id", how="inner").select(
-            "sample_id",
-            candidates_equal_target=pl.col("negatives").list.contains(pl.col("target_item")),
-            candidate_lists_short=pl.col("negatives").list.len() < negatives,
-            candidate_lists_missing=False,
-        )
-        for part in candidates.iter_slices(_SLICE)
-    ]
-    names = ("candidates_equal_target", "candidate_lists_short", "candidate_lists_missing")
-    empty = pl.DataFrame(schema={"sample_id": pl.Int64, **dict.fromkeys(names, pl.Boolean)})
-    found = pl.concat([empty, *marks])
+def _training_marks(rows: pl.DataFrame, events: pl.DataFrame, training: pl.DataFrame) -> pl.DataFrame:
+    """sample_id and what each valid and test sample has to do with its user's training.
+
+    ``rows`` are all samples of some users, with their ``pair``; ``events`` are all of these users', ``training`` those
+    of training: user_id, time and pair.
+    """
+    first = events.group_by(pair=_pair("item_id")).agg(clicked=pl.col("time").min())
+    last = rows.filter(pl.col("split") == "train").group_by("task", "pair").agg(trained=pl.col("time").max())
+    other = dict(zip(TASKS, reversed(TASKS), strict=True))
+    last = last.with_columns(pl.col("task").replace_strict(other, return_dtype=last.schema["task"]))
+    evaluated = rows.filter(pl.col("split") != "train").select("sample_id", "task", "user_id", "time", "pair")
+    before = (pl.col("clicked") < pl.col("time")).fill_null(False)
+    later = pl.Series(_later(evaluated, training), dtype=pl.Int64)
     return (
-        targets.select("sample_id")
-        .join(found, on="sample_id", how="left")
-        .with_columns(pl.col("candidate_lists_missing").fill_null(True))
+        evaluated.join(first, on="pair", how="left", maintain_order="left")
+        .join(last, on=["task", "pair"], how="left", maintain_order="left")
+        .select(
+            "sample_id",
+            clicked_before=before,
+            clicked_before_but_untrained=before & ~pl.col("pair").is_in(training["pair"].unique().implode()),
+            training_targets_of_other_task=(pl.col("trained") >= pl.col("time")).fill_null(False),
+            targets_with_later_training=later > 0,
+            later_training_events=later,
+        )
     )
+
+
+def _later(targets: pl.DataFrame, training: pl.DataFrame) -> np.ndarray:
+    """How many of the user's training events are later than each target, int64 [targets]."""
+    moments = np.unique(training["time"].to_numpy())
+    width = len(moments) + 1
+
+    def codes(frame: pl.DataFrame) -> np.ndarray:
+        # How many moments lie at or before the row's time, below the user.
+        users, times = frame["user_id"].to_numpy().astype(np.int64), frame["time"].to_numpy()
+        return users * width + np.searchsorted(moments, times, side="right")
+
+    trained, asked = np.sort(codes(training)), codes(targets)
+    ends = np.searchsorted(trained, (asked // width + 1) * width)
+    later: np.ndarray = ends - np.searchsorted(trained, asked, side="right")
+    return later
+
+
+def _candidate_marks(evaluated: pl.DataFrame, candidates: pl.DataFrame, negatives: int) -> pl.DataFrame:
+    """sample_id and what is wrong with the candidates of each valid and test sample; null is no.
+
+    ``evaluated`` are those samples, with their inputs.
+    """
+    faults, told = [], []
+    for part in candidates.iter_slices(_SLICE):
+        lists = part.join(evaluated, on="sample_id", how="inner")
+        told.append(_membership_marks(lists))
+        faults.append(
+            lists.select(
+                "sample_id",
+                candidates_equal_target=pl.col("negatives").list.contains(pl.col("target_item")),
+                candidate_lists_short=pl.col("negatives").list.len() < negatives,
+                candidate_lists_missing=False,
+            )
+        )
+    names = ("candidates_equal_target", "candidate_lists_short", "candidate_lists_missing")
+    marks = evaluated.select("sample_id")
+    for columns, found in ((names, faults), (_MEMBERSHIP, told)):
+        empty = pl.DataFrame(schema={"sample_id": pl.Int64, **dict.fromkeys(columns, pl.Boolean)})
+        marks = marks.join(pl.concat([empty, *found]), on="sample_id", how="left")
+    return marks.with_columns(pl.col("candidate_lists_missing").fill_null(True))
+
+
+def _membership_marks(lists: pl.DataFrame) -> pl.DataFrame:
+    """sample_id and, of the samples whose target is set apart by standing or not standing in the input, by which.
+
+    ``lists`` are samples with their inputs and ``negatives``. Others may be missing.
+    """
+    count, shown = pl.col("negatives").list.len(), pl.col("shown")
+    # Short inputs cannot hold all negatives, and few hold the target: most lists need not be compared.
+    possible = pl.col("history_object").list.contains(pl.col("target_item"))
+    possible |= pl.col("history_object").list.len() >= count
+    lists = lists.filter((count > 0) & possible)
+    known = pl.col("items").list.contains(pl.col("target_item"))
+    return (
+        lists.with_columns(items=_items_of(lists))
+        .with_columns(shown=pl.col("negatives").list.set_intersection("items").list.len())
+        .select(
+            "sample_id",
+            only_candidate_in_history=known & (shown == 0),
+            only_candidate_not_in_history=~known & (shown == count),
+        )
+    )
+
+
+def _items_of(samples: pl.DataFrame) -> pl.Series:
+    """The items of each sample's input, of both kinds."""
+    inputs = Ragged.from_series(samples["history_behavior"])
+    objects = Ragged.from_series(samples["history_object"])
+    return objects.filter(inputs.values != SEARCHED_QUERY).to_series("items", pl.Int32())

@@ -30,7 +30,7 @@ from gensar_core.samples.parts import EVALUATED, EVENTS_FILE, GROUPS, group_file
 from gensar_core.samples.popularity import PopularityPool
 from gensar_core.samples.survey import FILES as SURVEY_FILES
 from gensar_core.samples.survey import TABLES, Survey, survey
-from gensar_core.samples.targets import Selection, select_targets
+from gensar_core.samples.targets import DROPPED, Selection, select_targets
 
 #: Samples made and written at once; bounds memory. The rows of a written file stand in groups of so many.
 _SLICE = 1 << 17
@@ -163,7 +163,7 @@ class _Part:
 #: Row counts that the parts of the users add up.
 _FIGURES = (
     *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users", "targets", "train_split")),
-    *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in ("held_out", "without_history")),
+    *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in DROPPED),
     *(f"{task}_{split}" for task, split in GROUPS),
     "training_events",
     "candidate_lists",
@@ -264,7 +264,11 @@ def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[s
     training_events = schema.EVENTS.scan(stage.path(EVENTS_FILE))
     samples = schema.SAMPLES.scan(stage.path("samples.parquet"))
     candidates = schema.CANDIDATES.scan(stage.path("candidates.parquet"))
-    report: dict[str, Any] = {"history_protocol": settings.history_protocol, "split": settings.split}
+    report: dict[str, Any] = {
+        "history_protocol": settings.history_protocol,
+        "split": settings.split,
+        "training_cutoff": settings.training_cutoff,
+    }
     if settings.split == "time":
         report["time_split"] = audit_time_split(training_events, samples)
     audit = Audit(training_events, settings.negatives)

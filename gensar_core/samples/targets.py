@@ -14,6 +14,9 @@ from gensar_core.schema import SPLITS, TASKS
 
 TRAIN, VALID, TEST = range(len(SPLITS))
 _NOT_A_TARGET = -1
+#: Why a target that the split gives to train is dropped, the first reason that applies: the strict protocol withholds
+#: it, or the cut-off does, or too little is left of its history.
+DROPPED = ("held_out", "after_cutoff", "without_history")
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,12 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
     a user with fewer than ``min_targets`` has none. With ``split: time``, the targets of all users and both tasks part
     at the same two moments (`moments_of_split`), and training sees no event from the first of them on.
 
-    Under the strict protocol, training then never meets a (user, item) pair of a valid or test target, of either task:
-    neither as a target, nor in an input, nor among the training events; a training target that this leaves without one
-    of its histories is dropped. A log that gives no targets gives a selection without any.
+    Under the strict protocol, training never meets a valid or test target of either task, its twin at the same moment,
+    or a later click of the user on its item: neither as a target, nor in an input, nor among the training events. What
+    the user clicked before stays: to take genuine earlier clicks away would make their absence tell the target. With
+    ``training_cutoff: per_user``, under either protocol, nothing later than a user's first valid or test target is for
+    training. A training target that this leaves without one of its histories is dropped. A log that gives no targets
+    gives a selection without any.
     """
     both_sides = Histories(log, settings.history_protocol).both_sides(log)
     if settings.split != "time":
@@ -71,14 +77,19 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
     held_out = np.zeros(len(log), dtype=bool)
     for (_, split), rows in targets.items():
         held_out[rows] |= split != "train"
-    training, shown = early & ~held_out, early
-    if settings.history_protocol == "strict":
-        training = shown = early & ~np.isin(log.pairs, np.unique(log.pairs[held_out]))
-        for task in TASKS:
-            targets[task, "train"], dropped = _without_held_out(log, targets[task, "train"], training)
-            figures |= {f"{task}_{name}": count for name, count in dropped.items()}
+    told, late = _withheld(log, held_out, settings)
+    shown = early & ~told & ~late
+    histories = Histories(log.take(shown), settings.history_protocol)
+    for task in TASKS:
+        rows = targets[task, "train"]
+        kept = np.ones(len(rows), dtype=bool)
+        tests = (~told[rows], ~late[rows], histories.both_sides(log.take(rows)))
+        for why, passed in zip(DROPPED, tests, strict=True):
+            figures[f"{task}_train_dropped_{why}"] = int((kept & ~passed).sum())
+            kept &= passed
+        targets[task, "train"] = rows[kept]
     figures |= {f"{task}_{split}": len(rows) for (task, split), rows in targets.items()}
-    return Selection(targets, training, shown, figures)
+    return Selection(targets, shown & ~held_out, shown, figures)
 
 
 def moments_of_split(times: np.ndarray, shares: Sequence[float]) -> np.ndarray:
@@ -121,11 +132,28 @@ def leave_one_out(users: np.ndarray, min_targets: int) -> np.ndarray:
     return np.where(np.repeat(counts, counts) >= min_targets, parts, _NOT_A_TARGET)
 
 
-def _without_held_out(log: EventLog, rows: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """The training targets that stay when held-out pairs are gone, and how many went, by reason."""
-    allowed = rows[training[rows]]
-    kept = allowed[Histories(log.take(training), "strict").both_sides(log.take(allowed))]
-    return kept, {
-        "train_dropped_held_out": len(rows) - len(allowed),
-        "train_dropped_without_history": len(allowed) - len(kept),
-    }
+def _withheld(log: EventLog, held_out: np.ndarray, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Events that training may not see: by the strict protocol, and by the cut-off; bool [events] each.
+
+    ``held_out`` bool [events] are the valid and test targets of both tasks.
+    """
+    told, late = np.zeros((2, len(log)), dtype=bool)
+    if settings.history_protocol == "strict":
+        told = log.time >= _first_held_out(log.pairs, log.time, held_out)
+    if settings.training_cutoff == "per_user":
+        late = log.time > _first_held_out(log.user, log.time, held_out)
+    return told, late
+
+
+def _first_held_out(keys: np.ndarray, times: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Time of the first valid or test target that has each event's key, int64 [events]; the end of time where none has.
+
+    ``keys`` and ``times`` are of events in event order, ``held_out`` bool [events]; a key belongs to one user.
+    """
+    held, first = np.unique(keys[held_out], return_index=True)
+    # A user's events are in the order of time, so the first with a key is the earliest; the last row is for no key.
+    moments = np.append(times[held_out][first], np.iinfo(np.int64).max)
+    place = np.searchsorted(held, keys)
+    found = np.append(held, -1)[place] == keys
+    moment: np.ndarray = moments[np.where(found, place, len(held))]
+    return moment

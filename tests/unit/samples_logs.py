@@ -37,6 +37,22 @@ WORKED = [
     event(1, 3, 8),  # 17
 ]
 
+#: A user who comes back to an item. Search is over at time 5 (valid C, test D), recommendation goes on until time 9. C
+#: was clicked and searched before it is the valid target, is clicked beside the search for it, and once more later.
+REPEATED = [
+    event(0, 1, A, query=0, session=0),  # 0
+    event(0, 1, B),  # 1
+    event(0, 2, C),  # 2
+    event(0, 3, C, query=1, session=1),  # 3: search, train
+    event(0, 4, C),  # 4: the twin of the valid target
+    event(0, 4, C, query=1, session=2),  # 5: search, valid
+    event(0, 5, D, query=2, session=3),  # 6: search, test
+    event(0, 6, C),  # 7: the user comes back to C
+    event(0, 7, E),  # 8: rec, train
+    event(0, 8, A),  # 9: rec, valid
+    event(0, 9, F),  # 10: rec, test
+]
+
 
 def events_frame(log):
     """Table `events` of a log in event order."""
@@ -156,10 +172,15 @@ def expected_moments(times, shares):
     return valid, min(later, key=lambda moment: distance(moment, shares[0] + shares[1]))
 
 
-def expected_samples(log, protocol, min_targets, max_recommendations, max_searches, shares=None):
+def tells(e, evaluated):
+    """Whether an event is a user's click on the item of one of the user's held-out targets, at its moment or later."""
+    return any((e["user"], e["item"]) == (o["user"], o["item"]) and e["time"] >= o["time"] for o in evaluated)
+
+
+def expected_samples(log, protocol, min_targets, max_recommendations, max_searches, shares=None, cutoff="none"):
     """(task, split, event id) -> history of every sample, by plain loops; and the ids of the training events.
 
-    With ``shares`` the split is by time, else by leaving one out.
+    With ``shares`` the split is by time, else by leaving one out; ``cutoff`` is the training cut-off.
     """
     everything = list(enumerate(log))
     caps = (max_recommendations, max_searches)
@@ -180,20 +201,20 @@ def expected_samples(log, protocol, min_targets, max_recommendations, max_search
                 for target, split in zip(targets, ["train"] * (len(targets) - 2) + ["valid", "test"], strict=True):
                     parts[task, split, target[0]] = target
     evaluated = [e for (_, split, _), (_, e) in parts.items() if split != "train"]
-    held_out = {(e["user"], e["item"]) for e in evaluated}
     if protocol == "strict":
-        training = [(i, e) for i, e in early if (e["user"], e["item"]) not in held_out]
-    else:
-        ids = {i for (_, split, i) in parts if split != "train"}
-        training = [(i, e) for i, e in early if i not in ids]
+        early = [(i, e) for i, e in early if not tells(e, evaluated)]
+    if cutoff == "per_user":
+        early = [
+            (i, e) for i, e in early if not any(o["user"] == e["user"] and o["time"] < e["time"] for o in evaluated)
+        ]
+    ids = {i for (_, split, i) in parts if split != "train"}
+    training = [(i, e) for i, e in early if i not in ids]
     samples = {}
     for (task, split, i), target in parts.items():
         source = everything
-        if split == "train" and protocol == "strict":
-            if (target[1]["user"], target[1]["item"]) in held_out:
+        if split == "train":
+            if target not in training:
                 continue
-            source = training
-        elif split == "train":
             source = early
         history = expected_history(source, target, protocol, *caps)
         if both_sides(history):

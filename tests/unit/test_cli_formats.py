@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gensar_core import schema
 from gensar_core.cli.formats import formats_markdown
+from gensar_core.samples.audit import Audit, audit_time_split
 from gensar_core.sources import clicks, eventlog, kuaisar, tabular
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -30,6 +31,16 @@ def test_the_reference_has_every_column_of_every_table_with_type_and_meaning():
     assert types["`query_id`"] == "int32, may be null"
     assert types["`task`"] == "one of rec, search"
     assert "list of list of string" in text.split("### items\n")[1].split("###")[0]
+
+
+def test_the_page_names_every_count_of_the_audit():
+    text = PAGE.read_text()
+    nothing = (schema.EVENTS.empty().lazy(), schema.SAMPLES.empty().lazy())
+    counts = {
+        count for splits in Audit(nothing[0], 99).report().values() for split in splits.values() for count in split
+    }
+    for name in [*counts, *audit_time_split(*nothing)]:
+        assert f"`{name}`" in text, name
 
 
 def test_the_page_names_every_input_column_suffix_and_count():

@@ -9,6 +9,7 @@ from gensar_core.config.data import SampleSettings
 from gensar_core.errors import UserError
 from gensar_core.samples.build import build_samples
 
+from .samples_logs import REPEATED, write_canonical
 from .sources_files import Shop, page, review
 
 
@@ -52,6 +53,24 @@ def test_samples_by_task_and_split_with_the_audit(dataset):
     # Each user has met all five items: there is nothing to sample, and BM25 finds four others.
     assert ("candidate", "lists", "short", "-", "2", "2", "-", "0", "0") in found
     assert ("targets", "held", "out", "0", "-", "-", "0", "-", "-") in found
+    # Nobody reviews an item twice; each search stands beside its review, so recommendation goes on for nobody.
+    assert ("clicked", "before", "-", "0", "0", "-", "0", "0") in found
+    assert ("only", "candidate", "in", "history", "-", "0", "0", "-", "0", "0") in found
+    assert ("later", "training", "share", "-", "0.0%", "0.0%", "-", "0.0%", "0.0%") in found
+
+
+def test_samples_of_a_log_with_repeats_and_a_training_cutoff(tmp_path):
+    write_canonical(tmp_path / "canonical", REPEATED)
+    build_samples(tmp_path / "canonical", tmp_path / "samples", SampleSettings(negatives=2), 1)
+    found = section(tmp_path, "Samples and their audit (strict protocol, split by leave one out)")
+    assert ("clicked", "before", "-", "1", "0", "-", "1", "0") in found
+    assert ("later", "training", "share", "-", "0.0%", "0.0%", "-", "100.0%", "100.0%") in found
+    cut = SampleSettings(negatives=2, training_cutoff="per_user")
+    build_samples(tmp_path / "canonical", tmp_path / "samples", cut, 1)
+    found = section(
+        tmp_path, "Samples and their audit (strict protocol, split by leave one out, training cut off per user)"
+    )
+    assert ("later", "training", "share", "-", "0.0%", "0.0%", "-", "0.0%", "0.0%") in found
 
 
 def test_tables_and_stages_with_warnings(dataset):

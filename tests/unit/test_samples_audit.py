@@ -98,6 +98,64 @@ def test_a_training_target_of_the_same_task_is_no_cross_task_leak():
     assert marks(report, "rec", "valid") == set()
 
 
+def test_a_click_before_the_held_out_target_tells_nothing_of_it():
+    def held(target_time, *history, task="search"):
+        report = audited(
+            [sample(0, "rec", "train", 0, target_time, 5, *history), sample(1, task, "valid", 0, 2, 5, (0, 6))],
+            [(1, [1, 2])],
+        )
+        train = report["rec"]["train"]
+        return train["targets_held_out"], train["inputs_with_held_out"]
+
+    # Item 5 was recommended at time 1; it is recommended and searched at time 2, the target's.
+    assert held(1, (0, 6)) == (0, 0)
+    assert held(2, (0, 6)) == (1, 0)
+    assert held(2, (0, 6), task="rec") == (1, 0)
+    assert held(3, (0, 5), (1, 5)) == (1, 0)
+    assert held(1, (0, 5), (0, 5)) == (0, 1)
+    assert held(1, (2, 5)) == (0, 1)
+
+
+def test_targets_clicked_before_and_training_after():
+    def told(time, user=0, target=5, training=EVENTS):
+        found = audited([sample(0, "search", "valid", user, time, target, (1, 0))], [(0, [1, 2])], training)
+        found = found["search"]["valid"]
+        return tuple(
+            found[mark] for mark in ("clicked_before", "clicked_before_but_untrained", "later_training_events")
+        )
+
+    # User 0 clicked 5 at time 1 and twice at time 2, and 6 at time 3; user 1 clicked 7 at times 1 and 3, 8 at time 2.
+    assert told(1) == (0, 0, 3)
+    assert told(2) == (1, 0, 1)
+    assert told(3) == (1, 0, 0)
+    assert told(3, target=6) == (0, 0, 0)
+    assert told(2, user=1) == (0, 0, 1)
+    without = EVENTS.filter(pl.col("item_id") != 5)
+    assert told(2, training=without) == (1, 1, 1)
+    assert told(1, user=1, target=7, training=without) == (0, 0, 2)
+    assert told(2, training=EVENTS.clear()) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("history", "negatives", "expected"),
+    [
+        ([(0, 5), (2, 6), (1, 1)], [1, 2], "only_candidate_in_history"),
+        ([(2, 5), (0, 2)], [1, 2], None),
+        ([(0, 6), (1, 5)], [1, 2], None),
+        ([(0, 1), (0, 1), (2, 2), (1, 5)], [1, 2], "only_candidate_not_in_history"),
+        ([(0, 1), (1, 2)], [1, 2], None),
+        ([(0, 5)], [], None),
+        ([], [], None),
+    ],
+)
+def test_targets_set_apart_by_membership_alone(history, negatives, expected):
+    report = audited([sample(0, "rec", "test", 0, 3, 5, *history)], [(0, negatives)])
+    found = {
+        mark for mark in ("only_candidate_in_history", "only_candidate_not_in_history") if report["rec"]["test"][mark]
+    }
+    assert found == ({expected} if expected else set())
+
+
 def test_candidate_lists():
     rows = [sample(i, "rec", "test", 0, 3, 6, (0, 5), (1, 0)) for i in range(4)]
     report = audited(rows, [(0, [1, 2]), (1, [1, 6]), (2, [1])])
@@ -109,7 +167,14 @@ def test_candidate_lists():
         "leak_share": 0.0,
         "targets_of_unseen_users": 0,
         "targets_of_unseen_items": 0,
+        "clicked_before": 0,
+        "clicked_before_but_untrained": 0,
         "training_targets_of_other_task": 0,
+        "targets_with_later_training": 0,
+        "later_training_events": 0,
+        "later_training_share": 0.0,
+        "only_candidate_in_history": 0,
+        "only_candidate_not_in_history": 0,
         "candidates_equal_target": 1,
         "candidate_lists_short": 1,
         "candidate_lists_missing": 1,
@@ -125,12 +190,14 @@ def test_users_and_items_without_training_events():
 
 def test_slices_do_not_show(monkeypatch):
     rows = [sample(i, "search", "train", 0, 2, 5, *[(0, 5)] * (i % 3), (1, 0)) for i in range(7)]
-    rows.append(sample(7, "rec", "test", 0, 3, 5, (0, 6), (1, 0)))
-    whole = audited(rows, [(7, [1, 2])])
+    rows += [sample(7 + i, "rec", "test", 0, 2, 5, (0, 5 + i % 2), (1, 0)) for i in range(5)]
+    lists = [(7 + i, [1, 2]) for i in range(5)]
+    whole = audited(rows, lists)
     assert whole["search"]["train"]["leaks"] == 2
-    assert whole["search"]["train"]["inputs_with_held_out"] == 4
+    assert whole["search"]["train"]["inputs_with_held_out"] == 2
+    assert whole["rec"]["test"]["only_candidate_in_history"] == 3
     monkeypatch.setattr(module, "_SLICE", 2)
-    assert audited(rows, [(7, [1, 2])]) == whole
+    assert audited(rows, lists) == whole
 
 
 def test_what_lies_on_the_wrong_side_of_a_split_by_time():

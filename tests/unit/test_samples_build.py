@@ -1,11 +1,12 @@
 """The stage as a whole: tables, candidates, reproducibility, and one clear line for every bad input."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
@@ -15,10 +16,11 @@ from gensar_core.errors import UserError
 from gensar_core.samples import build as module
 from gensar_core.samples import events as event_blocks
 from gensar_core.samples.build import build_part, build_samples, gather_samples
-from gensar_core.samples.parts import part_files
+from gensar_core.samples.parts import EVALUATED, part_files
 from gensar_core.samples.survey import survey_samples
 from gensar_core.sources.amazon import STEPS
 from tests.unit.samples_logs import (
+    REPEATED,
     WORKED,
     A,
     B,
@@ -27,13 +29,25 @@ from tests.unit.samples_logs import (
     expected_samples,
     logs,
     read_samples,
+    tells,
     write_canonical,
 )
 
 ROOT = Path(__file__).parents[2]
 OUTPUTS = ("training_events.parquet", "samples.parquet", "candidates.parquet", "audit.json")
 PROTOCOLS = ("strict", "paper")
+CUTOFFS = ("none", "per_user")
 SPLITS = ("leave_one_out", "time")
+#: What the audit counts of valid and test targets and what their users did before and after.
+HISTORY_MARKS = (
+    "clicked_before",
+    "clicked_before_but_untrained",
+    "training_targets_of_other_task",
+    "targets_with_later_training",
+    "later_training_events",
+    "only_candidate_in_history",
+    "only_candidate_not_in_history",
+)
 many_logs = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -69,13 +83,14 @@ def workplace(tmp_path_factory):
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @many_logs
-@given(logs(users=2, most=24, items=9), st.integers(1, 4))
-def test_samples_equal_the_plain_loops(workplace, protocol, split, log, caps):
+@given(logs(users=2, most=24, items=9), st.integers(1, 4), st.sampled_from(CUTOFFS))
+def test_samples_equal_the_plain_loops(workplace, protocol, split, log, caps, cutoff):
     shares = [0.5, 0.25, 0.25]
-    built = build(
-        workplace, log, protocol, split=split, time_shares=shares, max_recommendations=caps, max_searches=caps
+    own = {"max_recommendations": caps, "max_searches": caps, "training_cutoff": cutoff}
+    built = build(workplace, log, protocol, split=split, time_shares=shares, **own)
+    samples, training = expected_samples(
+        log, protocol, 3, caps, caps, shares=shares if split == "time" else None, cutoff=cutoff
     )
-    samples, training = expected_samples(log, protocol, 3, caps, caps, shares=shares if split == "time" else None)
     if built is None:
         assert not samples
         return
@@ -113,17 +128,23 @@ def test_strict_is_free_of_every_leak(workplace, split, log):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @many_logs
-@given(logs(users=3, most=24, items=9))
-def test_the_audit_counts_what_plain_loops_count(workplace, protocol, log):
-    built = build(workplace, log, protocol)
+@given(logs(users=3, most=24, items=9), st.sampled_from(CUTOFFS), st.sampled_from((3, 50)))
+@example(REPEATED, "none", 50)
+def test_the_audit_counts_what_plain_loops_count(workplace, protocol, log, cutoff, cap):
+    own = {"training_cutoff": cutoff, "max_recommendations": cap, "max_searches": cap, "negatives": 4}
+    built = build(workplace, log, protocol, **own)
     if built is None:
         return
-    samples, training = expected_samples(log, protocol, 3, 50, 50)
+    assert built["audit"]["training_cutoff"] == cutoff
+    samples, training = expected_samples(log, protocol, 3, cap, cap, cutoff=cutoff)
+    lists = dict(zip(built["candidates"]["sample_id"], built["candidates"]["negatives"].to_list(), strict=True))
+    negatives = {key: lists.get(number) for number, key in enumerate(read_samples(built["samples"]))}
     pairs = {key: (log[key[2]]["user"], log[key[2]]["item"]) for key in samples}
-    held_out = {pair for (_, split, _), pair in pairs.items() if split != "train"}
+    evaluated = [log[i] for (_, split, i) in samples if split != "train"]
+    innocent = Counter((0 if e["query"] is None else 2, e["user"], e["item"]) for e in log if not tells(e, evaluated))
     met = {(log[i]["user"], log[i]["item"]) for i in training}
     for task, other in (("rec", "search"), ("search", "rec")):
-        trained = {pair for (of, split, _), pair in pairs.items() if (of, split) == (other, "train")}
+        trained = [i for (of, split, i) in samples if (of, split) == (other, "train")]
         for split in schema.SPLITS:
             own = {key: pairs[key] for key in samples if key[:2] == (task, split)}
             inputs = {key: [value for behavior, value in samples[key] if behavior != 1] for key in own}
@@ -134,11 +155,38 @@ def test_the_audit_counts_what_plain_loops_count(workplace, protocol, log):
             assert found["targets_of_unseen_items"] == unseen
             assert found["targets_of_unseen_users"] == sum(pair[0] not in {u for u, _ in met} for pair in own.values())
             if split == "train":
-                assert found["targets_held_out"] == sum(pair in held_out for pair in own.values())
-                shown = [any((pair[0], item) in held_out for item in inputs[key]) for key, pair in own.items()]
-                assert found["inputs_with_held_out"] == sum(shown)
-            else:
-                assert found["training_targets_of_other_task"] == sum(pair in trained for pair in own.values())
+                assert found["targets_held_out"] == sum(tells(log[i], evaluated) for _, _, i in own)
+                entries = {
+                    key: Counter((kind, pair[0], value) for kind, value in samples[key] if kind != 1)
+                    for key, pair in own.items()
+                }
+                held = {(e["user"], e["item"]) for e in evaluated}
+                told = [
+                    any(count > innocent[entry] for entry, count in counts.items() if entry[1:] in held)
+                    for counts in entries.values()
+                ]
+                assert found["inputs_with_held_out"] == sum(told)
+                continue
+            expected = Counter(dict.fromkeys(HISTORY_MARKS, 0))
+            for key, pair in own.items():
+                time = log[key[2]]["time"]
+                before = any((e["user"], e["item"]) == pair and e["time"] < time for e in log)
+                later = sum(log[i]["user"] == pair[0] and log[i]["time"] > time for i in training)
+                known = [item in inputs[key] for item in negatives[key]]
+                expected["clicked_before"] += before
+                expected["clicked_before_but_untrained"] += before and pair not in met
+                expected["training_targets_of_other_task"] += any(
+                    (log[i]["user"], log[i]["item"]) == pair and log[i]["time"] >= time for i in trained
+                )
+                expected["targets_with_later_training"] += later > 0
+                expected["later_training_events"] += later
+                expected["only_candidate_in_history"] += bool(known) and pair[1] in inputs[key] and not any(known)
+                expected["only_candidate_not_in_history"] += bool(known) and pair[1] not in inputs[key] and all(known)
+            assert {mark: found[mark] for mark in HISTORY_MARKS} == expected
+            share = found["targets_with_later_training"] / max(len(own), 1)
+            assert found["later_training_share"] == pytest.approx(share, abs=1e-6)
+            if cutoff == "per_user":
+                assert found["later_training_events"] == 0
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -204,34 +252,50 @@ def test_worked_log(workplace):
         "targets_of_unseen_items": 0,
     }  # fmt: skip
     evaluation = {
-        **nothing, "samples": 1, "repeats": 1, "targets_in_own_input": 1, "training_targets_of_other_task": 0, "candidates_equal_target": 0,
+        **nothing, "samples": 1, "repeats": 1, "targets_in_own_input": 1, **dict.fromkeys(HISTORY_MARKS, 0),
+        "clicked_before": 1, "only_candidate_in_history": 1, "later_training_share": 0.0, "candidates_equal_target": 0,
         "candidate_lists_short": 1, "candidate_lists_missing": 0,
     }  # fmt: skip
-    # Of the training rows, rec 7 (E) and 8 show F or E, and search 9 does; 7 and 6 (F) are held-out pairs themselves.
-    assert audit["rec"] == {
-        "train": {**nothing, "samples": 4, "inputs_with_held_out": 2, "targets_held_out": 1},
-        "valid": evaluation,
-        "test": {**evaluation, "training_targets_of_other_task": 1},
-    }
+    # All held-out targets were clicked before, and training may know. Of the candidates, the user has met the target
+    # alone; but query 0 finds A and D as well.
+    training = {**nothing, "samples": 4, "inputs_with_held_out": 0, "targets_held_out": 0}
+    found_by_query = {**evaluation, "only_candidate_in_history": 0}
+    assert audit["rec"] == {"train": training, "valid": evaluation, "test": evaluation}
     assert audit["search"] == {
-        "train": {
-            **nothing,
-            "samples": 4,
-            "leaks": 1,
-            "targets_in_own_input": 1,
-            "leak_share": 0.25,
-            "inputs_with_held_out": 1,
-            "targets_held_out": 1,
-        },
-        "valid": {**evaluation, "training_targets_of_other_task": 1},
-        "test": evaluation,
+        "train": {**training, "leaks": 1, "targets_in_own_input": 1, "leak_share": 0.25},
+        "valid": evaluation,
+        "test": found_by_query,
     }
     strict = build(workplace / "worked", WORKED)["audit"]
-    assert strict["search"]["train"] == {**nothing, "samples": 3, "inputs_with_held_out": 0, "targets_held_out": 0}
-    assert strict["rec"]["test"] == {**evaluation, "targets_of_unseen_items": 1}
+    assert strict["rec"] == audit["rec"]
+    assert strict["search"] == {"train": training, "valid": evaluation, "test": found_by_query}
     # The user has clicked everything but 6, 7 and 8.
     lists = tables(workplace / "worked" / "samples")["candidates"]["negatives"].to_list()
     assert [sorted(row) for row in lists[:2]] == [[6, 7, 8]] * 2
+
+
+def test_the_audit_of_a_user_who_comes_back(workplace):
+    def counts(marks, **own):
+        audit = build(workplace / "repeated", REPEATED, **own)["audit"]
+        return {(task, split): tuple(audit[task][split][mark] for mark in marks) for task, split in EVALUATED}
+
+    # A and C were clicked before they were held out, and training has those clicks.
+    clicked = {
+        ("rec", "valid"): (1, 0),
+        ("rec", "test"): (0, 0),
+        ("search", "valid"): (1, 0),
+        ("search", "test"): (0, 0),
+    }
+    assert counts(("clicked_before", "clicked_before_but_untrained")) == clicked
+    # Search is over at time 5; the strict protocol keeps only E of what follows, the authors' order C as well.
+    marks = ("targets_with_later_training", "later_training_events")
+    nothing = dict.fromkeys(EVALUATED, (0, 0))
+    assert counts(marks) == {**nothing, ("search", "valid"): (1, 1), ("search", "test"): (1, 1)}
+    assert counts(marks, history_protocol="paper") == {
+        **nothing, ("search", "valid"): (1, 2), ("search", "test"): (1, 2),
+    }  # fmt: skip
+    for protocol in PROTOCOLS:
+        assert counts(marks, history_protocol=protocol, training_cutoff="per_user") == nothing
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_other_candidates(workplace):
@@ -292,9 +356,16 @@ def build_in_parts(folder, parts, seed=1, **own):
 
 @pytest.mark.parametrize("split", SPLITS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(logs(users=5, most=18, items=30), st.integers(1, 6), st.integers(1, 40), st.sampled_from(PROTOCOLS))
-def test_parts_and_blocks_of_users_do_not_show(workplace, split, log, parts, block, protocol):
+@given(
+    logs(users=5, most=18, items=30),
+    st.integers(1, 6),
+    st.integers(1, 40),
+    st.sampled_from(PROTOCOLS),
+    st.sampled_from(CUTOFFS),
+)
+def test_parts_and_blocks_of_users_do_not_show(workplace, split, log, parts, block, protocol, cutoff):
     own = {"history_protocol": protocol, "split": split, "time_shares": [0.5, 0.25, 0.25], "negatives": 8}
+    own["training_cutoff"] = cutoff
     folder = workplace / "parts"
     with pytest.MonkeyPatch.context() as patch:
         # Rows of a file stand in groups of so many, however they were made.
@@ -315,7 +386,7 @@ def test_parts_and_blocks_of_users_do_not_show(workplace, split, log, parts, blo
 def test_expected_rows_that_differ_are_reported(workplace):
     build(workplace / "rows", WORKED, expected_rows={"rec_test": 1, "search_train": 8, "rec_tests": 3})
     warnings = json.loads((workplace / "rows" / "samples" / "stage.json").read_text())["warnings"]
-    assert warnings == ["step search_train: 3, expected 8 rows", "step rec_tests: no such step, expected 3 rows"]
+    assert warnings == ["step search_train: 4, expected 8 rows", "step rec_tests: no such step, expected 3 rows"]
 
 
 def test_every_step_of_the_papers_preparation_is_counted_and_expected(workplace):

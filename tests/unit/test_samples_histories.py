@@ -1,5 +1,7 @@
 """Targets and their histories: written out by hand, and against plain loops."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +13,7 @@ from gensar_core.samples.events import EventLog
 from gensar_core.samples.histories import Histories
 from gensar_core.samples.targets import at_moments, leave_one_out, moments_of_split, select_targets
 from tests.unit.samples_logs import (
+    REPEATED,
     WORKED,
     both_sides,
     event,
@@ -19,10 +22,12 @@ from tests.unit.samples_logs import (
     expected_moments,
     expected_samples,
     logs,
+    tells,
 )
 
 A, B, C, D, E, F = range(6)
 PROTOCOLS = ("strict", "paper")
+CUTOFFS = ("none", "per_user")
 SPLITS = {"leave_one_out": None, "time": [0.8, 0.1, 0.1], "time, even": [0.4, 0.3, 0.3]}
 
 #: What the worked log's user did, as entries.
@@ -33,10 +38,20 @@ UNTIL_TIME_3 = [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E), ("R", D), ("Q", 0),
 UNTIL_TIME_4 = [*UNTIL_TIME_3, ("R", E), ("Q", 2), ("S", E)]
 
 STRICT = {
-    ("rec", "train"): {2: A0, 3: [*A0, ("R", B)], 8: UNTIL_TIME_2},
+    ("rec", "train"): {
+        2: A0,
+        3: [*A0, ("R", B)],
+        7: [*UNTIL_TIME_2, ("Q", 2), ("S", F)],
+        8: [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E)],
+    },
     ("rec", "valid"): {10: UNTIL_TIME_3},
     ("rec", "test"): {12: UNTIL_TIME_4},
-    ("search", "train"): {4: [*A0, ("R", C)], 5: [*A0, ("R", B)], 9: UNTIL_TIME_2},
+    ("search", "train"): {
+        4: [*A0, ("R", C)],
+        5: [*A0, ("R", B)],
+        6: UNTIL_TIME_2,
+        9: [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E)],
+    },
     ("search", "valid"): {11: UNTIL_TIME_3},
     ("search", "test"): {13: UNTIL_TIME_4},
 }
@@ -78,11 +93,11 @@ def lettered(history):
     return [("RQS"[behavior], value) for behavior, value in history]
 
 
-def selected(events, protocol, most=50, shares=None):
+def selected(events, protocol, most=50, shares=None, cutoff="none"):
     """(task, split) -> event id -> history, as the stage puts them together; by time when there are shares."""
     log = log_of(events)
     own = {"split": "time", "time_shares": shares} if shares else {}
-    selection = select_targets(log, SampleSettings(history_protocol=protocol, **own))
+    selection = select_targets(log, SampleSettings(history_protocol=protocol, training_cutoff=cutoff, **own))
     found = {}
     for (task, split), rows in selection.targets.items():
         source = log.take(selection.shown) if split == "train" else log
@@ -99,7 +114,8 @@ def test_worked_log(protocol, expected):
 
 def test_worked_log_training_events_and_figures():
     _, strict = selected(WORKED, "strict")
-    assert np.flatnonzero(strict.training).tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 14, 15, 16, 17]
+    # E at time 3 and F at time 2 are genuine earlier clicks on the held-out items, so they stay.
+    assert np.flatnonzero(strict.training).tolist() == [*range(10), 14, 15, 16, 17]
     assert strict.figures == {
         "rec_with_both_histories": 6,
         "rec_users": 1,
@@ -109,14 +125,16 @@ def test_worked_log_training_events_and_figures():
         "search_users": 1,
         "search_targets": 6,
         "search_train_split": 4,
-        "rec_train_dropped_held_out": 1,
+        "rec_train_dropped_held_out": 0,
+        "rec_train_dropped_after_cutoff": 0,
         "rec_train_dropped_without_history": 0,
-        "search_train_dropped_held_out": 1,
+        "search_train_dropped_held_out": 0,
+        "search_train_dropped_after_cutoff": 0,
         "search_train_dropped_without_history": 0,
-        "rec_train": 3,
+        "rec_train": 4,
         "rec_valid": 1,
         "rec_test": 1,
-        "search_train": 3,
+        "search_train": 4,
         "search_valid": 1,
         "search_test": 1,
     }
@@ -135,33 +153,55 @@ def test_the_caps_keep_the_last_clicks_and_sessions():
     ]
 
 
+def test_earlier_clicks_on_a_held_out_item_stay_and_its_twin_and_later_ones_go():
+    found, selection = selected(REPEATED, "strict")
+    assert np.flatnonzero(selection.training).tolist() == [0, 1, 2, 3, 8]
+    train = [("Q", 0), ("S", A), ("R", B), ("R", C)]
+    assert found["rec", "train"] == {2: train[:-1], 8: [*train, ("Q", 1), ("S", C)]}
+    assert found["search", "train"] == {3: train}
+    assert selection.figures["rec_train_dropped_held_out"] == 2
+    assert found["search", "valid"] == {5: [*train, ("Q", 1), ("S", C)]}
+    # What is shown at test is all that went before, as ever.
+    assert found["search", "test"] == {6: [*train, ("Q", 1), ("S", C), ("R", C), ("Q", 1), ("S", C)]}
+
+
+def test_the_cutoff_takes_what_is_later_than_the_first_held_out_target():
+    found, selection = selected(REPEATED, "strict", cutoff="per_user")
+    assert np.flatnonzero(selection.training).tolist() == [0, 1, 2, 3]
+    assert {(task, split): list(rows) for (task, split), rows in found.items()} == {
+        ("rec", "train"): [2], ("rec", "valid"): [9], ("rec", "test"): [10],
+        ("search", "train"): [3], ("search", "valid"): [5], ("search", "test"): [6],
+    }  # fmt: skip
+    assert selection.figures["rec_train_dropped_held_out"] == 2
+    assert selection.figures["rec_train_dropped_after_cutoff"] == 1
+    # The authors' order keeps the twin: it is as late as the valid target, and no later.
+    _, paper = selected(REPEATED, "paper", cutoff="per_user")
+    assert np.flatnonzero(paper.training).tolist() == [0, 1, 2, 3, 4]
+    assert paper.figures["rec_train_dropped_held_out"] == 0
+    assert paper.figures["rec_train_dropped_after_cutoff"] == 2
+
+
 def test_the_cap_applies_after_held_out_clicks_are_gone():
-    # C is the valid target of rec and was clicked before; two clicks must still stand before the training target D.
-    events = [
-        event(0, 1, A, query=0, session=0),
-        event(0, 2, A),
-        event(0, 3, B),
-        event(0, 4, C),
-        event(0, 5, D),
-        event(0, 6, C),
-        event(0, 7, E),
-    ]
-    found, _ = selected(events, "strict", most=2)
-    assert found["rec", "train"] == {
-        2: [("Q", 0), ("S", A), ("R", A)],
-        4: [("Q", 0), ("S", A), ("R", A), ("R", B)],
-    }
+    # Of the clicks before E, two on C are withheld; two others must still stand in its input.
+    found, _ = selected(REPEATED, "strict", most=2)
+    assert found["rec", "train"][8] == [("Q", 0), ("S", A), ("R", B), ("R", C), ("Q", 1), ("S", C)]
 
 
 def test_a_training_row_without_a_search_left_is_dropped():
-    # The only search before B and D is for E, which becomes the test target: B and D lose their search history.
-    events = [event(0, 1, A), event(0, 2, E, query=0, session=0), event(0, 3, B), event(0, 4, D), event(0, 5, C)]
-    events.append(event(0, 6, E))
+    # All on one day; the only searches before C are those for the valid and the test target.
+    events = [
+        event(0, 1, D),
+        event(0, 1, A, query=0, session=0),
+        event(0, 1, B, query=0, session=1),
+        event(0, 1, C),
+        event(0, 1, A),
+        event(0, 1, B),
+    ]
     found, selection = selected(events, "strict")
-    assert selection.figures["rec_with_both_histories"] == 4
+    assert selection.figures["rec_with_both_histories"] == 3
     assert found["rec", "train"] == {}
-    assert selection.figures["rec_train_dropped_without_history"] == 2
-    assert found["rec", "test"] == {5: [("R", A), ("Q", 0), ("S", E), ("R", B), ("R", D), ("R", C)]}
+    assert selection.figures["rec_train_dropped_without_history"] == 1
+    assert found["rec", "test"] == {5: [("R", D), ("Q", 0), ("S", A), ("R", C), ("R", A)]}
 
 
 def test_a_session_is_one_block_at_the_place_of_its_first_click():
@@ -199,10 +239,12 @@ def test_every_history_equals_the_plain_loops(protocol, events, max_recommendati
 @pytest.mark.parametrize("shares", SPLITS.values(), ids=SPLITS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @settings(max_examples=60, deadline=None)
-@given(logs(users=2, most=26, times=8))
-def test_targets_splits_and_training_rows_equal_the_plain_loops(protocol, shares, events):
-    found, selection = selected(events, protocol, most=3, shares=shares)
-    samples, training = expected_samples(events, protocol, 3, 3, 3, shares=shares)
+@given(logs(users=2, most=26, times=8), st.sampled_from(CUTOFFS))
+@example(REPEATED, "none")
+@example(REPEATED, "per_user")
+def test_targets_splits_and_training_rows_equal_the_plain_loops(protocol, shares, events, cutoff):
+    found, selection = selected(events, protocol, most=3, shares=shares, cutoff=cutoff)
+    samples, training = expected_samples(events, protocol, 3, 3, 3, shares=shares, cutoff=cutoff)
     expected = {key: {} for key in found}
     for (task, split, i), history in samples.items():
         expected[task, split][i] = lettered(history)
@@ -231,18 +273,43 @@ def test_a_strict_history_does_not_depend_on_what_the_target_is(events, data):
 @pytest.mark.parametrize("shares", SPLITS.values(), ids=SPLITS)
 @settings(max_examples=60, deadline=None)
 @given(logs(users=2, most=26))
-def test_strict_training_never_meets_a_held_out_pair(shares, events):
+@example(REPEATED)
+def test_strict_training_meets_a_held_out_item_only_in_earlier_clicks(shares, events):
     found, selection = selected(events, "strict", most=3, shares=shares)
-    held_out = {
-        (events[i]["user"], events[i]["item"]) for (_, split), rows in found.items() if split != "train" for i in rows
-    }
+    held_out = [events[i] for (_, split), rows in found.items() if split != "train" for i in rows]
+    # Clicks of each user on each item, by kind, that tell of no held-out target.
+    innocent = Counter(
+        (e["user"], "R" if e["query"] is None else "S", e["item"]) for e in events if not tells(e, held_out)
+    )
     for (_, split), rows in found.items():
         for i, history in rows.items():
             assert both_sides([("RQS".index(letter), value) for letter, value in history])
             if split == "train":
-                met = {(events[i]["user"], value) for letter, value in history if letter != "Q"}
-                assert not ({(events[i]["user"], events[i]["item"])} | met) & held_out
-    assert not {(events[i]["user"], events[i]["item"]) for i in np.flatnonzero(selection.training)} & held_out
+                assert not tells(events[i], held_out)
+                met = Counter((events[i]["user"], letter, item) for letter, item in history if letter != "Q")
+                assert met <= innocent
+    kept = set(np.flatnonzero(selection.training).tolist())
+    assert not any(tells(events[i], held_out) for i in kept)
+    if not shares:
+        # Nothing else goes: an earlier click that is missing would tell as much as a later one that is there.
+        assert kept == {i for i, e in enumerate(events) if not tells(e, held_out)}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@settings(max_examples=30, deadline=None)
+@given(logs(users=2, most=26, times=8))
+@example(REPEATED)
+def test_after_the_cutoff_no_training_event_is_later_than_a_held_out_target(protocol, events):
+    found, selection = selected(events, protocol, most=3, cutoff="per_user")
+    _, without = selected(events, protocol, most=3)
+    first = {}
+    for (_, split), rows in found.items():
+        for e in [events[i] for i in rows if split != "train"]:
+            first[e["user"]] = min(e["time"], first.get(e["user"], e["time"]))
+    kept = {i for i in np.flatnonzero(without.training) if events[i]["time"] <= first.get(events[i]["user"], 99)}
+    assert set(np.flatnonzero(selection.training)) == kept
+    for task in ("rec", "search"):
+        assert set(found[task, "train"]) <= kept
 
 
 @given(logs())
@@ -274,18 +341,19 @@ def test_worked_log_split_by_time():
     assert found["search", "valid"] == {9: [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E)]}
     assert found["rec", "test"] == {10: UNTIL_TIME_3, 12: UNTIL_TIME_4}
     assert (paper.figures["valid_from"], paper.figures["test_from"]) == (3, 4)
-    # Strict: E, D and F are held out, F being searched at time 2.
+    # Strict: E, D and F are held out; that F was searched at time 2 is no secret.
     found, strict = selected(WORKED, "strict", shares=[0.5, 0.25, 0.25])
     assert found["rec", "train"] == {2: A0, 3: [*A0, ("R", B)]}
-    assert found["search", "train"] == {4: [*A0, ("R", C)], 5: [*A0, ("R", B)]}
-    assert np.flatnonzero(strict.training).tolist() == [*range(6), 14, 15, 16]
+    assert found["search", "train"] == {4: [*A0, ("R", C)], 5: [*A0, ("R", B)], 6: UNTIL_TIME_2}
+    assert np.flatnonzero(strict.training).tolist() == [*range(7), 14, 15, 16]
     assert strict.figures == {
         "valid_from": 3, "test_from": 4,
         "rec_with_both_histories": 6, "rec_users": 1, "rec_targets": 6, "rec_train_split": 2, "rec_train": 2, "rec_valid": 2, "rec_test": 2,
-        "rec_train_dropped_held_out": 0, "rec_train_dropped_without_history": 0,
+        "rec_train_dropped_held_out": 0, "rec_train_dropped_after_cutoff": 0, "rec_train_dropped_without_history": 0,
         "search_with_both_histories": 6, "search_users": 1, "search_targets": 6, "search_train_split": 3,
-        "search_train": 2, "search_valid": 1, "search_test": 2,
-        "search_train_dropped_held_out": 1, "search_train_dropped_without_history": 0,
+        "search_train": 3, "search_valid": 1, "search_test": 2,
+        "search_train_dropped_held_out": 0, "search_train_dropped_after_cutoff": 0,
+        "search_train_dropped_without_history": 0,
     }  # fmt: skip
 
 

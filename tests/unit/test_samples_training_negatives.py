@@ -75,9 +75,9 @@ def test_negatives_are_distinct_without_the_target_and_unseen_in_training(workpl
 
 
 def test_worked_log_gives_held_out_items_that_others_clicked(tmp_path):
-    # The first user trains on A to D; E and F are held out, and a third user clicks them. Query 0 matches the items 0,
-    # 3 and 6, query 1 the items 1, 4 and 7.
-    build(tmp_path, [*WORKED, event(2, 1, E), event(2, 2, F)], items=9)
+    # Without the earlier clicks on E and F the first user trains on A to D; E and F are held out, and a third user clicks
+    # them. Query 0 matches the items 0, 3 and 6, query 1 the items 1, 4 and 7.
+    build(tmp_path, [*WORKED[:6], *WORKED[8:], event(2, 1, E), event(2, 2, F)], items=9)
     drawn = draw(tmp_path, negatives=9)
     train = train_samples(tmp_path)
     rows = train.join(drawn, on="sample_id").sort("sample_id").rows(named=True)
