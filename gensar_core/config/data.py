@@ -25,8 +25,8 @@ class SampleSettings(NegativesSettings):
     negatives: Positive = 99
     #: strict: no leak between a target and any input or training row; paper: the authors' order of events.
     history_protocol: Literal["strict", "paper"] = "strict"
-    #: per_user: no training event or target of a user is later than any of the user's valid and test targets; none: those
-    #: of one task may be later than the held-out targets of the other.
+    #: per_user: no training event or target of a user is later than any valid or test target of the same user; none:
+    #: those of one task may be later than held-out targets of the other.
     training_cutoff: Literal["none", "per_user"] = "none"
     #: The longest history any method can see; a corpus or a model takes its own last part of it.
     max_recommendations: Positive = 50
