@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections import Counter
@@ -50,13 +51,17 @@ class Block:
 
 
 def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Read a gzipped text file in blocks of at least ``size`` bytes.
+    """Read a gzipped text file in blocks of at least ``size`` bytes, without the byte order mark it may begin with.
 
     Raises UserError when the file is missing, unreadable, not gzip, cut off, damaged or empty.
     """
     first, rest, found = 1, b"", False
     try:
         with gzip.open(path, "rb") as stream:
+            # A byte order mark belongs to the file, not to its first line.
+            rest = stream.read(len(codecs.BOM_UTF8))
+            found = rest != b""
+            rest = rest.removeprefix(codecs.BOM_UTF8)
             while piece := stream.read(size):
                 found = True
                 whole, end, rest = (rest + piece).rpartition(b"\n")
@@ -65,10 +70,7 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
                     yield block
                     first += block.count
                 elif len(rest) > LONGEST_LINE:
-                    raise UserError(
-                        f"{path}: line {first}: no line break within {LONGEST_LINE >> 20} MB, so this is no file of "
-                        "lines; put the right file there"
-                    )
+                    raise UserError(f"{path}: line {first}: {no_line_break()}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; put it there") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
@@ -83,6 +85,11 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
         raise UserError(f"{path}: the file is empty; fetch or copy it again")
     if rest:
         yield Block(first, rest)
+
+
+def no_line_break() -> str:
+    """What to say of a line longer than ``LONGEST_LINE``."""
+    return f"no line break within {LONGEST_LINE >> 20} MB, so this is no file of lines; put the right file there"
 
 
 def _begins_as_gzip(path: Path) -> bool:
