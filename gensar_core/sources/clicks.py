@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,21 @@ from gensar_core.sources.category_paths import category_column
 from gensar_core.sources.core import interaction_core
 from gensar_core.sources.numbering import codes, renumber, session_numbers, sorted_names
 from gensar_core.sources.tabular import reading
+from gensar_core.sources.whole_ids import whole_ids
 
 #: How many skipped rows are shown by number.
 EXAMPLES: Final = 5
+
+#: Kinds of events as they are written, by `searched`.
+KINDS: Final = {False: "recommendation", True: "search"}
+
+#: Skipped rows that are more than this share of a file's are warned of.
+_NOTABLE_SHARE: Final = 0.1
+#: 2000-01-01 in unix seconds: of what is clicked today, half does not lie before.
+_YEAR_2000: Final = 946_684_800
+#: So many unknown kinds are listed, and so many letters of each.
+_LISTED_KINDS: Final = 5
+_SHOWN_LETTERS: Final = 30
 
 #: What makes an item's row unusable -> what to write instead.
 ITEM_FAULTS: Final = {"empty_item_id": "give every row an item_id"}
@@ -34,13 +47,16 @@ ITEM_FAULTS: Final = {"empty_item_id": "give every row an item_id"}
 class EventRows:
     """The event rows of one file: what the record calls them, and which faults they may have, each with its cure.
 
-    ``searched`` lists the values that the column of this name takes in them.
+    ``searched`` lists the values that the column of this name takes in them. ``time`` names the column of their times;
+    ``milliseconds`` tells that these are in milliseconds and real, so that a median before the year 2000 is a mistake.
     """
 
     name: str
     file: Path
     searched: tuple[bool, ...]
     faults: Mapping[str, str]
+    time: str = "time"
+    milliseconds: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,9 @@ class RawClicks:
 
     ``items`` holds row (number in the raw file), raw_id, title, description, brand, categories (text, never null;
     categories as ``category_paths`` reads them), fault. ``events`` holds row, user, item (raw ids), time (unix
-    seconds), searched (bool), query and session (text for a search that has one, else null), fault. ``kinds`` says
-    where the events come from; every value of `searched` belongs to one of them.
+    seconds), searched (bool), query and session (text for a search that has one, else null), fault, and unknown_kind
+    (what a row holds for its kind when that is none of ``KINDS``, else null). ``kinds`` says where the events come
+    from; every value of `searched` belongs to one of them.
     """
 
     items: pl.LazyFrame
@@ -67,8 +84,9 @@ class RawClicks:
 def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:
     """Write users, items, queries and events.parquet, and every count into the stage's record.
 
-    Raises UserError when a file cannot be read, holds no rows, is unusable in more than half of its rows, or when no
-    event is left.
+    Warns of a kind of which no event is left, of many skipped rows, and of times that most likely are no unix seconds.
+    Raises UserError when a file cannot be read, holds no rows, is unusable in more than half of its rows, holds unknown
+    kinds, times in seconds instead of milliseconds or one id in two forms, or when no event is left.
     """
     account = _Account(stage, raw)
     items_file, events_file = stage.path("cleaned_items.parquet"), stage.path("cleaned_events.parquet")
@@ -76,10 +94,16 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> No
         raw.items.sink_parquet(items_file, compression="lz4")
     with reading(*raw.event_files):
         raw.events.sink_parquet(events_file, compression="lz4")
-    known = _known_items(account, pl.scan_parquet(items_file))
-    account.event_faults(pl.scan_parquet(events_file))
-    names, events = _coded(pl.scan_parquet(events_file).filter(pl.col("fault").is_null()), known["raw_id"])
+    cleaned_items, cleaned_events = pl.scan_parquet(items_file), pl.scan_parquet(events_file)
+    _check_kinds(raw, cleaned_events)
+    files = {"items": [raw.item_file], "events": raw.event_files}
+    cleaned_items, cleaned_events = whole_ids(cleaned_items, cleaned_events, files)
+    known = _known_items(account, cleaned_items)
+    account.event_faults(cleaned_events)
+    names, events = _coded(cleaned_events.filter(pl.col("fault").is_null()), known["raw_id"])
     events_file.unlink()
+    for kind in raw.kinds:
+        _check_times(stage, kind, events.filter(pl.col("searched").is_in(kind.searched))["time"])
 
     events = account.skip(events, events["item"].is_null(), "unknown_item")
     if not settings.keep_textless_items:
@@ -94,8 +118,44 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> No
             f"{' and '.join(map(str, raw.event_files))}: no event is left ({account.summary()}); check the columns "
             "against docs/own-data.md, or lower min_interactions"
         )
-    _write(stage, events, names, known, pl.scan_parquet(items_file))
+    _write(stage, events, names, known, cleaned_items)
     items_file.unlink()
+    account.warn(events["searched"])
+
+
+def _check_kinds(raw: RawClicks, events: pl.LazyFrame) -> None:
+    """Refuse events of a kind that is neither recommendation nor search; all of them are counted."""
+    unknown = events.select("row", kind="unknown_kind").drop_nulls("kind")
+    counts = unknown.group_by("kind").agg(pl.len(), pl.col("row").min()).collect(engine="streaming")
+    if counts.is_empty():
+        return
+    counts = counts.sort("len", "kind", descending=[True, False])
+    total, first = counts.select(pl.col("len").sum(), pl.col("row").min()).row(0)
+    listed = [
+        f"{kind[:_SHOWN_LETTERS]!r}: {count:,}" if kind else f"empty: {count:,}"
+        for kind, count in counts.select("kind", "len").head(_LISTED_KINDS).iter_rows()
+    ]
+    more = f", {len(counts) - len(listed):,} others" if len(counts) > len(listed) else ""
+    raise UserError(
+        f"{' or '.join(map(str, raw.event_files))}: {total:,} rows have an unknown kind "
+        f"({', '.join(listed)}{more}; row {first} is the first); write {' or '.join(KINDS.values())}"
+    )
+
+
+def _check_times(stage: Stage, kind: EventRows, times: pl.Series) -> None:
+    """Refuse times (or warn of them) of which half lie before the year 2000: they are in another unit than expected.
+
+    Only their order counts, and a log may well count from its own beginning, so this is an error only where the format
+    leaves no choice.
+    """
+    early = int((times < _YEAR_2000).sum())
+    if 2 * early <= len(times):
+        return
+    median = datetime.fromtimestamp(int(times.median() or 0), UTC).date()  # type: ignore[arg-type]
+    found = f"{kind.file}: column {kind.time!r}: most times lie before the year 2000 (the median is {median})"
+    if kind.milliseconds:
+        raise UserError(f"{found}, as unix seconds do when they are read as milliseconds; give unix milliseconds")
+    stage.warn(f"{found}; if they should not, give unix seconds or ISO date-times (2024-03-01, not 20240301)")
 
 
 class _Account:
@@ -104,6 +164,8 @@ class _Account:
     def __init__(self, stage: Stage, raw: RawClicks) -> None:
         self.stage = stage
         self.raw = raw
+        self.read: dict[str, int] = {}
+        self.clicks: dict[bool, int] = {}
         self.skipped: dict[str, int] = {}
         self.examples: dict[str, list[int]] = {}
         stage.record(skipped_rows=self.examples)
@@ -127,6 +189,7 @@ class _Account:
         faulty = events.filter(pl.col("fault").is_not_null()).select("row", "searched", "fault")
         lost = faulty.with_columns(pl.col("searched").fill_null(False)).collect(engine="streaming")
         total = events.group_by(pl.col("searched").fill_null(False)).len().collect(engine="streaming")
+        self.clicks = {searched: int(total.filter(searched=searched)["len"].sum()) for searched in KINDS}
         for kind in self.raw.kinds:
             own = pl.col("searched").is_in(kind.searched)
             self._faults(kind.name, int(total.filter(own)["len"].sum()), lost.filter(own), kind.faults, kind.file)
@@ -137,6 +200,7 @@ class _Account:
 
     def _faults(self, name: str, read: int, lost: pl.DataFrame, faults: Mapping[str, str], file: Path) -> None:
         self.stage.record(**{f"{name}_read": read})
+        self.read[name] = read
         if read == 0:
             raise UserError(f"{file}: holds no rows that could be used; fill it, or name another file")
         for fault in faults:
@@ -149,9 +213,27 @@ class _Account:
                 f"{faults[worst]}"
             )
 
-    def summary(self) -> str:
-        """What was skipped, in words."""
-        lost = [f"{name.replace('_', ' ')}: {count:,}" for name, count in self.skipped.items() if count]
+    def warn(self, searched: pl.Series) -> None:
+        """Warn of many skipped rows, and of a kind without events; ``searched`` tells the kinds of those left."""
+        files = {"items": self.raw.item_file} | {kind.name: kind.file for kind in self.raw.kinds}
+        for name, file in files.items():
+            lost = sum(count for reason, count in self.skipped.items() if reason.startswith(f"{name}_"))
+            if lost > _NOTABLE_SHARE * self.read[name]:
+                reasons = self.summary(f"{name}_")
+                self.stage.warn(f"{file}: {lost:,} of {self.read[name]:,} rows were skipped ({reasons})")
+        for kind in self.raw.kinds:
+            for flag in sorted(set(kind.searched) - set(searched.unique())):
+                read = self.clicks[flag]
+                found = f"of {read:,} {KINDS[flag]} events none is left" if read else f"holds no {KINDS[flag]} events"
+                self.stage.warn(f"{kind.file}: {found}; nothing can be trained or measured on them")
+
+    def summary(self, prefix: str = "") -> str:
+        """What was skipped, in words; of the reasons that begin with ``prefix``, without it."""
+        lost = [
+            f"{name.removeprefix(prefix).replace('_', ' ')}: {count:,}"
+            for name, count in self.skipped.items()
+            if count and name.startswith(prefix)
+        ]
         return ", ".join(lost) or "none was skipped"
 
 

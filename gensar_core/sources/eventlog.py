@@ -9,7 +9,7 @@ import polars as pl
 
 from gensar_core.config.data import EventLogSettings
 from gensar_core.runtime.stage import Stage
-from gensar_core.sources.clicks import EventRows, RawClicks, write_canonical
+from gensar_core.sources.clicks import KINDS, EventRows, RawClicks, write_canonical
 from gensar_core.sources.normalization import identity, normalized, unix_seconds
 from gensar_core.sources.tabular import scan_text
 
@@ -22,7 +22,6 @@ OPTIONAL_EVENT_COLUMNS: Final = ("session_id",)
 EVENT_FAULTS: Final = {
     "empty_user_id": "give every event a user_id",
     "empty_item_id": "give every event an item_id",
-    "unknown_kind": "write recommendation or search as kind",
     "bad_time": "give the time in unix seconds (not milliseconds) or as an ISO date-time",
     "search_without_query": "give every search its query",
 }
@@ -32,8 +31,8 @@ def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, o
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
     ``items`` and ``events`` are Parquet, CSV or JSON lines files. Nothing here is random; ``seed`` goes into the
-    record. Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, or no event
-    is left. Rows that cannot be used are counted in stage.json and skipped.
+    record. Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, an event has
+    an unknown kind, or no event is left. Other rows that cannot be used are counted in stage.json and skipped.
     """
     rows = EventRows("events", events, (False, True), EVENT_FAULTS)
     raw = RawClicks(clean_items(items), clean_events(events), items, (rows,))
@@ -55,8 +54,9 @@ def clean_items(path: Path) -> pl.LazyFrame:
 
 def clean_events(path: Path) -> pl.LazyFrame:
     """The event table as ``RawClicks.events``."""
-    kind = pl.col("kind").str.strip_chars()
-    searched = pl.when(kind == "search").then(True).when(kind == "recommendation").then(False)
+    kind = pl.col("kind").str.strip_chars().fill_null("")
+    by_name = {name: flag for flag, name in KINDS.items()}
+    searched = kind.str.to_lowercase().replace_strict(by_name, default=None, return_dtype=pl.Boolean())
     query = normalized(pl.col("query"))
     missing = {
         "empty_user_id": pl.col("user").is_null(),
@@ -75,10 +75,12 @@ def clean_events(path: Path) -> pl.LazyFrame:
             searched=searched,
             query=query,
             session=identity(pl.col("session_id")),
+            unknown_kind=kind,
         )
         .with_columns(
             pl.when("searched", pl.col("query") != "").then("query").alias("query"),
             pl.when("searched").then("session").alias("session"),
         )
         .with_columns(pl.coalesce(pl.when(found).then(pl.lit(name)) for name, found in missing.items()).alias("fault"))
+        .with_columns(unknown_kind=pl.when(pl.col("fault") == "unknown_kind").then("unknown_kind"))
     )

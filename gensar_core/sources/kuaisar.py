@@ -22,6 +22,8 @@ SEARCHES: Final = "src_inter.csv"
 ITEMS: Final = "item_features.csv"
 USERS: Final = "user_features.csv"
 
+_TIME: Final = "timestamp"
+_SEARCH_TIME: Final = "search_session_timestamp"
 _LEVELS: Final = ("first", "second", "third", "fourth")
 _PADDING: Final = ("", "0", "空", "empty", "unknown")
 _HOME: Final = "https://kuaisar.github.io"
@@ -40,7 +42,8 @@ def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, see
 
     ``raw`` is the folder of the published files. Recommendation clicks are rows of rec_inter.csv with click = 1,
     search clicks rows of src_inter.csv with click_cnt > 0. Nothing here is random; ``seed`` goes into the record.
-    Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, or no event is left.
+    Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, times are not in
+    milliseconds, or no event is left.
     """
     files = [raw / name for name in (RECOMMENDATIONS, SEARCHES, ITEMS)]
     missing = [file.name for file in files if not file.is_file()]
@@ -57,8 +60,8 @@ def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, see
         pl.concat([clean_recommendations(recommendations), clean_searches(searches)]),
         items,
         (
-            EventRows("recommendation_clicks", recommendations, (False,), _FAULTS),
-            EventRows("search_clicks", searches, (True,), _SEARCH_FAULTS),
+            EventRows("recommendation_clicks", recommendations, (False,), _FAULTS, _TIME, milliseconds=True),
+            EventRows("search_clicks", searches, (True,), _SEARCH_FAULTS, _SEARCH_TIME, milliseconds=True),
         ),
     )
     with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
@@ -91,17 +94,17 @@ def clean_items(path: Path) -> pl.LazyFrame:
 def clean_recommendations(path: Path) -> pl.LazyFrame:
     """rec_inter.csv as ``RawClicks.events``: the rows with a click."""
     nothing = pl.lit(None, dtype=pl.String())
-    table = scan_text(path, ("user_id", "item_id", "timestamp", "click"))
-    return _clicks(table, "timestamp", "click", searched=False, query=nothing, session=nothing)
+    table = scan_text(path, ("user_id", "item_id", _TIME, "click"))
+    return _clicks(table, _TIME, "click", searched=False, query=nothing, session=nothing)
 
 
 def clean_searches(path: Path) -> pl.LazyFrame:
     """src_inter.csv as ``RawClicks.events``: the shown items with a click."""
-    columns = ("user_id", "item_id", "search_session_id", "search_session_timestamp", "keyword", "click_cnt")
+    columns = ("user_id", "item_id", "search_session_id", _SEARCH_TIME, "keyword", "click_cnt")
     query = _words(pl.col("keyword"))
     return _clicks(
         scan_text(path, columns),
-        "search_session_timestamp",
+        _SEARCH_TIME,
         "click_cnt",
         searched=True,
         query=pl.when(query != "").then(query),
@@ -130,6 +133,7 @@ def _clicks(
             searched=pl.lit(searched),
             query=query,
             session=session,
+            unknown_kind=pl.lit(None, dtype=pl.String()),
             clicks=count,
         )
         .with_columns(pl.coalesce(pl.when(found).then(pl.lit(name)) for name, found in missing.items()).alias("fault"))

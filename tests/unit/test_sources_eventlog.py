@@ -18,6 +18,7 @@ from gensar_core import schema
 from gensar_core.config.catalogue import load_catalogue
 from gensar_core.config.data import EventLogSettings
 from gensar_core.errors import UserError
+from gensar_core.sources import tabular
 from gensar_core.sources.category_paths import category_paths
 from gensar_core.sources.core import interaction_core
 from gensar_core.sources.eventlog import canonicalize_events
@@ -214,8 +215,6 @@ def test_lists_of_paths_are_read_from_parquet_and_json_lines_alike(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (event("u1", "5", "view", "9"), "events_unknown_kind"), (event("u1", "5", None, "9"), "events_unknown_kind"),
-        (event("u1", "5", "Search", "9", "q"), "events_unknown_kind"),
         (event("u1", "noon", "r", "9"), "events_bad_time"), (event("u1", None, "r", "9"), "events_bad_time"),
         (event("u1", "1684742000000", "r", "9"), "events_bad_time"), (event("u1", "-3", "r", "9"), "events_bad_time"),
         (event("", "5", "r", "9"), "events_empty_user_id"), (event(None, "5", "r", "9"), "events_empty_user_id"),
@@ -245,7 +244,116 @@ def test_only_the_first_five_row_numbers_are_kept_and_each_row_counts_once(tmp_p
         "events_empty_user_id": [1, 2, 3, 4, 5],
         "events_duplicate": [14, 15, 16, 17, 18],
     }
-    assert record["events_bad_time"] == record["events_unknown_kind"] == record["events_empty_item_id"] == 0
+    assert record["events_bad_time"] == record["events_empty_item_id"] == 0
+
+
+# Kinds.
+
+
+def test_kinds_are_read_in_any_case_and_with_blanks_around_them(tmp_path):
+    written = {"recommendation": " Recommendation", "search": "SEARCH "}
+    events = [row | {"kind": written[row["kind"]]} for row in EVENTS]
+    assert_same(tables(run(tmp_path / "other", events=events)), tables(run(tmp_path / "plain")))
+
+
+def test_unknown_kinds_are_one_error_that_counts_them_and_names_the_known_ones(tmp_path):
+    kinds = ["rec", "rec", None, "view", "rec", "a", "b", "c", "x" * 99]
+    events = [*EVENTS, *(event("u1", str(place), kind, "9") for place, kind in enumerate(kinds, 1))]
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, events=events)
+    assert str(caught.value) == (
+        f"{tmp_path / 'events.csv'}: 9 rows have an unknown kind ('rec': 3, empty: 1, 'a': 1, 'b': 1, 'c': 1, 2 others; "
+        "row 7 is the first); write recommendation or search"
+    )
+    with pytest.raises(UserError, match=r"\('x{30}': 1; row 1 is"):
+        run(tmp_path / "long", events=[event("u1", "1", "x" * 99, "9"), *EVENTS])
+
+
+def warnings(out):
+    return json.loads((out / "stage.json").read_text())["warnings"]
+
+
+def recent(rows):
+    return [row | {"time": str(1_700_000_000 + int(row["time"]))} for row in rows]
+
+
+def test_a_sound_log_warns_of_nothing(tmp_path):
+    assert warnings(run(tmp_path, events=recent(EVENTS))) == []
+
+
+def test_a_kind_without_events_is_a_warning(tmp_path):
+    searches = [row for row in EVENTS if row["kind"] == "search"]
+    clicks = [row for row in EVENTS if row["kind"] != "search"]
+    assert warnings(run(tmp_path / "log", events=recent(clicks))) == [
+        f"{tmp_path / 'log' / 'events.csv'}: holds no search events; nothing can be trained or measured on them"
+    ]
+    lost = [*searches, event("u1", "100", "r", "no such item")]
+    assert warnings(run(tmp_path / "lost", events=recent(lost))) == [
+        f"{tmp_path / 'lost' / 'events.csv'}: 1 of 5 rows were skipped (unknown item: 1)",
+        f"{tmp_path / 'lost' / 'events.csv'}: of 1 recommendation events none is left; nothing can be trained or "
+        "measured on them",
+    ]
+
+
+def test_more_than_a_tenth_of_rows_skipped_is_a_warning(tmp_path):
+    good = [event("u1", str(time), "r", "9") for time in range(1, 10)]
+    bad = event("u1", "noon", "r", "9")
+    assert len(warnings(run(tmp_path / "tenth", events=[*recent(good), bad]))) == 1  # of searches, which lack
+    assert warnings(run(tmp_path / "more", events=[*recent(good), bad, bad]))[0] == (
+        f"{tmp_path / 'more' / 'events.csv'}: 2 of 11 rows were skipped (bad time: 2)"
+    )
+
+
+def test_times_before_2000_are_a_warning_because_a_log_may_count_from_its_own_beginning(tmp_path):
+    # 20240301 as seconds is a day in August 1970.
+    events = [row | {"time": "20240301"} for row in EVENTS[:4]] + recent(EVENTS[4:])
+    assert warnings(run(tmp_path, events=events)) == [
+        f"{tmp_path / 'events.csv'}: column 'time': most times lie before the year 2000 (the median is 1970-08-23); if "
+        "they should not, give unix seconds or ISO date-times (2024-03-01, not 20240301)"
+    ]
+    half = [row | {"time": "20240301"} for row in EVENTS[:3]] + recent(EVENTS[3:])
+    assert warnings(run(tmp_path / "half", events=half)) == []
+
+
+# Ids.
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_whole_numbers_written_as_floats_are_one_id_within_a_file_and_between_files(tmp_path, suffix):
+    def log(user, item, session):
+        return [
+            event(user(7), "1", "r", item(10)), event(user(7), "2", "s", item(9), "q", session(3)),
+            event(7, "2", "s", 10, "q", 3), event(-8, "5", "r", 9),
+        ]  # fmt: skip
+
+    def items(form):
+        return [{"item_id": form(10), "title": "a"}, {"item_id": 9, "title": "b"}, {"item_id": 10, "title": "c"}]
+
+    expected = tables(run(tmp_path / "whole", items(int), log(int, int, int), suffix=suffix))
+    assert expected["users"]["raw_id"].to_list() == ["-8", "7"]
+    for name, item_form, event_form in (("events", int, float), ("items", float, int), ("both", float, float)):
+        out = run(tmp_path / name, items(item_form), log(event_form, event_form, event_form), suffix=suffix)
+        assert_same(tables(out), expected)
+        assert figures(out)["items_duplicate"] == 1
+
+
+def test_ids_that_are_not_all_whole_numbers_stay_as_they_are(tmp_path):
+    events = [event("1.0", "1", "r", "9"), event("2.5", "2", "r", "9"), event("x", "3", "r", "b")]
+    assert tables(run(tmp_path, events=events))["users"]["raw_id"].to_list() == ["1.0", "2.5", "x"]
+
+
+def test_a_float_and_its_whole_number_among_other_ids_are_one_error(tmp_path):
+    events = [event("1", "1", "r", "9"), event("x", "3", "r", "b"), event("1.0", "2", "r", "9")]
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "users", events=events)
+    assert str(caught.value) == (
+        f"{tmp_path / 'users' / 'events.csv'}: row 3: the user id '1.0' may be '1', which occurs as well; write every id "
+        "in one form"
+    )
+    with pytest.raises(UserError, match=r"items\.csv: row 5: the item id '9\.0' may be '9'"):
+        run(tmp_path / "items", [*ITEMS, {"item_id": "9.0", "title": "t"}])
+    with pytest.raises(UserError, match=r"events\.csv: row 7: the item id '9\.0' may be '9'"):
+        run(tmp_path / "events", events=[*EVENTS, event("u1", "5", "r", "9.0")])
 
 
 def test_of_equal_clicks_the_first_stays_also_when_others_stand_between(tmp_path):
@@ -275,10 +383,10 @@ def test_clicks_that_differ_in_item_query_or_kind_alone_are_no_duplicates(tmp_pa
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_rows_are_counted_from_one_in_every_format(tmp_path, suffix):
-    bad = [event("u1", "5", "view", "9")]
+    bad = [event("u1", "noon", "r", "9")]
     items = [{"item_id": None, "title": "nameless"}, *ITEMS]
     record = figures(run(tmp_path, items, bad + EVENTS + bad, suffix=suffix))
-    assert record["skipped_rows"] == {"items_empty_item_id": [1], "events_unknown_kind": [1, 8]}
+    assert record["skipped_rows"] == {"items_empty_item_id": [1], "events_bad_time": [1, 8]}
 
 
 def test_of_items_with_one_id_the_first_stays_and_items_without_id_or_text_are_dropped(tmp_path):
@@ -323,6 +431,13 @@ HEADER = b"user_id,time,kind,item_id,query\n"
         ("log.csv", HEADER + b"u,5,search,1,gr\xfcn\n", "line 2: not UTF-8; save the file in the encoding UTF-8"),
         ("log.csv", (HEADER + b"u,5,search,1,q\n").decode().encode("utf-16"), "line 1: not UTF-8"),
         ("log.csv", HEADER + b"u,5,search,1,q\nu,6,search,1,tea, green\n", "line 3: 6 fields where the header has 5"),
+        ("log.csv", HEADER + b'u,5,search,1,q\nu,6,search,1,"tea\nu,7,search,1,q\n', "line 3: the double quote that opens a text here is never closed; put a"),
+        ("log.csv", HEADER + b'u,6,search,1,"tea\nu,7,search,1,"mug"\n', "line 2: a text goes on after its closing double quote in line 3; put a"),
+        ("log.csv", HEADER + b'u,6,search,1,"two\n"lines"\nu,7,search,1,"x"y"\n', "line 2: a text goes on after its closing double quote in line 3; put a"),
+        ("log.csv", HEADER + b'u,5,search,1,q\nu,6,search,1,5" pipe\nu,6,search,1,6" pipe\n', "line 3: a single double quote stands inside a text; put a"),
+        ("log.csv", b"user_id,time,kind,item_id,query,item_id\n1,5,search,1,q,7\n", "2 columns are named 'item_id'; rename or remove all but one"),
+        ("log.csv", b'\xef\xbb\xbf"user_id",time,kind,item_id,query,user_id\n1,5,search,1,q,7\n', "2 columns are named 'user_id'; rename"),
+        ("log.jsonl", b'{"user_id": 1}\n{"user_id": 1, "time": 5, "time": 6}\n', "line 2: the key 'time' stands there twice; write it once"),
         ("log.csv.gz", gzip.compress(HEADER + b"u,5,search,1,q\n" * 99, mtime=0)[:-9], "gzip file is cut off or damaged"),
         ("log.jsonl", b"", "the file is empty"), ("log.jsonl", b"\n \n", "holds no records"),
         ("log.jsonl", b'{"user_id": 1, "time": 5, "kind": "search", "query": "q"}\n', "lacks the column 'item_id'"),
@@ -357,6 +472,55 @@ def test_a_broken_line_far_down_a_json_lines_file_is_found(tmp_path):
     (tmp_path / "log.jsonl").write_text(good * 2500 + '{"user_id" 3}\n' + good)
     with pytest.raises(UserError, match=r"log\.jsonl: line 2501: not a JSON object"):
         run(tmp_path, events=tmp_path / "log.jsonl")
+
+
+def test_a_key_of_json_lines_may_appear_late(tmp_path):
+    clicks = [event("u1", str(time), "r", "9") for time in range(1, 1500)]
+    for row in clicks:
+        del row["query"], row["session_id"]
+    clicks[3]["device"] = 'says "query" here'
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in [*clicks, event("u1", "2000", "s", "9", "tea")]))
+    assert tables(run(tmp_path, events=log))["queries"]["text"].to_list() == ["tea"]
+    log.write_text("".join(json.dumps(row) + "\n" for row in clicks))
+    with pytest.raises(UserError, match="lacks the column 'query'"):
+        run(tmp_path, events=log)
+
+
+@pytest.mark.parametrize("table", ["items", "events"])
+@pytest.mark.parametrize(
+    ("suffix", "quoted"),
+    [(".csv", False), (".csv.gz", False), (".jsonl", False), (".jsonl.gz", False), (".csv", True), (".csv.gz", True)],
+)
+def test_a_row_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, table, suffix, quoted):
+    monkeypatch.setattr("gensar_core.sources.lines.LONGEST_LINE", 1 << 16)
+    monkeypatch.setattr(tabular, "_CHUNK_BYTES", 1 << 12)
+    given = {"items": write(ITEMS, tmp_path / f"i{suffix}"), "events": write(EVENTS, tmp_path / f"e{suffix}")}
+    path = given[table]
+    packed = suffix.endswith(".gz")
+    sound = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    bomb = sound + (b'"' + b"x\n" * (1 << 23) if quoted else b"\0" * (1 << 24))
+    path.write_bytes(gzip.compress(bomb, 1, mtime=0) if packed else bomb)
+    read = 0
+
+    def opened(path, plain=tabular._opened):
+        stream = plain(path)
+        take = stream.read
+
+        def counted(size=-1):
+            nonlocal read
+            data = take(size)
+            read += len(data)
+            return data
+
+        monkeypatch.setattr(stream, "read", counted, raising=False)
+        return stream
+
+    monkeypatch.setattr(tabular, "_opened", opened)
+    message = "the double quote that opens a text here is never closed" if quoted else "no line break within"
+    with pytest.raises(UserError, match=rf"{path.name}: line {sound.count(chr(10).encode()) + 1}: {message}"):
+        run(tmp_path, given["items"], given["events"])
+    assert 1 << 16 < read < 1 << 18
 
 
 def test_an_unusable_item_table_is_named(tmp_path):

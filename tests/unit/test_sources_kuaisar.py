@@ -148,6 +148,8 @@ def test_the_core_counts_both_kinds_of_clicks(tmp_path):
         ({"src": SRC.split("\n")[0] + "\n"}, "src_inter.csv: holds no rows"),
         ({"src": ""}, "src_inter.csv: the file is empty"),
         ({"rec": REC.replace("16847420", "later")}, "rec_inter.csv: 3 of 3 rows cannot be used, most for bad time (row 1 is the first)"),
+        ({"rec": REC.replace("000.0,", ".0,").replace("1999.0,", "1.0,")}, "rec_inter.csv: column 'timestamp': most times lie before the year 2000 (the median is 1970-01-20), as unix seconds do when they are read as milliseconds; give unix milliseconds"),
+        ({"src": SRC.replace("000,", ",")}, "src_inter.csv: column 'search_session_timestamp': most times lie before the year 2000 (the median is 1970-01-20)"),
         ({"users": "name\nx\n"}, "user_features.csv: lacks the column 'user_id'"),
     ],
 )  # fmt: skip

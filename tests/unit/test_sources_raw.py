@@ -73,6 +73,20 @@ def test_blocks_hold_every_line_once_whatever_their_size(tmp_path):
     assert [line for block in blocks(path) for line in block.lines()] == [(1, b"one"), (2, b""), (3, b"two")]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    path = write_gzip(tmp_path / "lines.gz", [mark + b"one", mark + b"two"])
+    for size in (1, 2, 5, 1 << 20):
+        assert [entry for block in blocks(path, size) for entry in block.lines()] == [(1, b"one"), (2, mark + b"two")]
+    first, second = review("u", "i", 10), review("v", "j", 20)
+    table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", [mark + first.encode(), second]))
+    assert (table["user"].to_list(), tally.broken) == (["u", "v"], 0)
+    found = read_metadata(write_gzip(tmp_path / "meta.gz", [mark + page("a").encode(), page("b")]), {"a", "b"})
+    assert (found.items["item"].to_list(), found.tally.broken) == (["a", "b"], 0)
+    lines, tally = read_query_lines(write_gzip(tmp_path / "queries.gz", [mark + b"kite"]))
+    assert (lines.rows(), tally.broken) == ([(0, "kite")], 0)
+
+
 def test_a_file_without_line_breaks_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("gensar_core.sources.lines.LONGEST_LINE", 1000)
     path = tmp_path / "raw.gz"

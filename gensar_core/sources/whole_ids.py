@@ -1,0 +1,55 @@
+"""Ids that are whole numbers, but stand in some rows as floats are written: `1.0` and `1` are one id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from gensar_core.errors import UserError
+
+#: Columns of the events and of the items that hold ids of one kind.
+_PLACES: Final = {
+    "user": (("events", "user"),),
+    "item": (("items", "raw_id"), ("events", "item")),
+    "session": (("events", "session"),),
+}
+_FLOAT: Final = r"^(-?\d+)\.0$"
+_WHOLE: Final = r"^-?\d+(\.0)?$"
+
+
+def whole_ids(
+    items: pl.LazyFrame, events: pl.LazyFrame, files: Mapping[str, Sequence[Path]]
+) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    """Items and events (as ``RawClicks``) in which `1.0` is `1` where all ids of a kind are whole numbers.
+
+    A column of whole numbers becomes one of floats in most programs once a value is missing, so one log may hold both.
+    Where other ids are among them, ids are text and stay as they are. ``files`` are those behind `items` and `events`.
+    Raises UserError when such ids hold `1.0` and `1` alike: whether they are one, nothing tells.
+    """
+    frames = {"items": items, "events": events}
+    for kind, places in _PLACES.items():
+        found = [frames[name].filter(pl.col("fault").is_null()).select("row", id=column) for name, column in places]
+        if not any(_any_float(ids) for ids in found):
+            continue
+        names = pl.concat(ids.select("id") for ids in found).drop_nulls().unique().collect(engine="streaming")["id"]
+        if names.str.contains(_WHOLE).all():
+            for name, column in places:
+                frames[name] = frames[name].with_columns(pl.col(column).str.replace(_FLOAT, "${1}"))
+            continue
+        floats = names.filter(names.str.contains(_FLOAT)).sort()
+        twice = floats.filter(floats.str.replace(_FLOAT, "${1}").is_in(names.implode()))
+        for (name, _), ids in zip(places, found, strict=True) if len(twice) else ():
+            rows = ids.filter(pl.col("id").is_in(twice.implode())).sort("row").head(1).collect()
+            for row, written in rows.iter_rows():
+                raise UserError(
+                    f"{' or '.join(map(str, files[name]))}: row {row}: the {kind} id {written!r} may be "
+                    f"{written.removesuffix('.0')!r}, which occurs as well; write every id in one form"
+                )
+    return frames["items"], frames["events"]
+
+
+def _any_float(ids: pl.LazyFrame) -> bool:
+    return bool(ids.select(pl.col("id").str.ends_with(".0").any()).collect(engine="streaming").item())
