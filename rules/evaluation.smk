@@ -3,7 +3,8 @@
 
 rule overall_table:
     input:
-        table_ranks,
+        ranks=table_ranks,
+        canonical="results/{dataset}/canonical/stage.json",
     output:
         multiext(
             "results/tables/{dataset}",
@@ -35,7 +36,8 @@ rule overall_table:
 
 rule named_table:
     input:
-        table_ranks,
+        ranks=table_ranks,
+        canonical="results/{dataset}/canonical/stage.json",
     output:
         multiext(
             "results/tables/{dataset}_{table}",
@@ -67,7 +69,8 @@ rule named_table:
 
 rule full_table:
     input:
-        full_table_ranks,
+        ranks=full_table_ranks,
+        canonical="results/{dataset}/canonical/stage.json",
     output:
         multiext(
             "results/tables/{dataset}_full",

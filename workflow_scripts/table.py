@@ -8,7 +8,8 @@ with ScriptLog(snakemake.log[0]):
     from gensar_core.evaluation.tables import metric_table
 
     metric_table(
-        ranks=[Path(path) for path in snakemake.input],
+        ranks=[Path(path) for path in snakemake.input.ranks],
         names=list(snakemake.params.rows),
         output=Path(snakemake.output.csv).with_suffix(""),
+        canonical=Path(snakemake.input.canonical),
     )

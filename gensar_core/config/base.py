@@ -72,10 +72,23 @@ def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: st
         return f"{path}: unknown key; {hint}"
     if kind == "missing":
         return f"{path}: this key is required"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _unknown_tag(path, **detail["ctx"])
     if isinstance(given, str) and kind in ("float_type", "int_type") and _NUMBER_AS_TEXT.match(given):
         cure = f"write {float(given)!r}" if kind == "int_type" else f"write {_yaml_float(float(given))}"
         return f"{path}: {shown(given)} is text, not a number (YAML reads 1e-4 as text, 1.0e-4 as a number); {cure}"
     return f"{path}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {shown(given)}"
+
+
+def _unknown_tag(path: str, discriminator: str, expected_tags: str = "", tag: str | None = None) -> str:
+    """Say that an entry names none of the sources (or kinds) there are, or names nothing."""
+    key = discriminator.strip("'")
+    known = [name.strip("'") for name in expected_tags.split(", ")]
+    if tag is None:
+        return f"{path}.{key}: this key is required"
+    close = difflib.get_close_matches(tag[:_SHOWN].lower(), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{path}.{key}: {shown(tag)} is no {key}; {hint}(there: {', '.join(known)})"
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gensar_core.errors import UserError
+from gensar_core.runtime.hub import Hub
 from gensar_core.runtime.stage import write_json
 
 TRAINED: Final = "trained"
@@ -53,14 +54,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A T5 or mT5 tokenizer by hub name or local folder. Raises UserError when there is none that fits."""
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(f"tokenizer {name!r}: no such folder")
+    hub = Hub(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub.options)
     except Exception as error:
-        # The hub's client has no common exception for "not there", "not reachable" and "not a tokenizer".
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # The hub's client has no common exception for "not there" and "not a tokenizer".
         raise UserError(
-            f"tokenizer {name!r} cannot be loaded ({reason}); name a local folder or a model of the hub that this "
-            f"machine can reach, or write `tokenizer: {TRAINED}`"
+            f"tokenizer {name!r} cannot be loaded ({hub.reason(error)}); download it while online, name a local folder "
+            f"or a model of the hub that this machine can reach, or write `tokenizer: {TRAINED}`"
         ) from error
     check_tokenizer(tokenizer, name)
     return tokenizer

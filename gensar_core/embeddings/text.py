@@ -19,6 +19,7 @@ from gensar_core.embeddings.families import pool_as_family, prefixes, resolve_mo
 from gensar_core.embeddings.shards import Shards
 from gensar_core.errors import UserError
 from gensar_core.runtime.device import autocast, compute_type, pick_device
+from gensar_core.runtime.hub import Hub
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import save_vectors
@@ -90,12 +91,13 @@ class TextEncoder:
         Raises UserError when it cannot be loaded.
         """
         source = resolve_model(settings.model)
+        hub = Hub(source)
         try:
-            model = SentenceTransformer(source, device=str(pick_device()))
+            model = SentenceTransformer(source, device=str(pick_device()), **hub.options)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise UserError(
-                f"embedding model {settings.model!r} cannot be loaded ({_first_line(error)}); without internet, write "
-                "the path of a local folder that holds it"
+                f"embedding model {settings.model!r} cannot be loaded ({hub.reason(error)}); download it while online, "
+                "or write the path of a local folder that holds it"
             ) from error
         pool_as_family(model, source)
         model.eval()
@@ -188,7 +190,3 @@ def _has_text(texts: pl.Series) -> pl.Series:
 def _unit(vector: np.ndarray) -> np.ndarray:
     unit: np.ndarray = vector / max(float(np.linalg.norm(vector)), float(np.finfo(np.float32).tiny))
     return unit
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -13,6 +13,7 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.errors import UserError
+from gensar_core.evaluation.data_warnings import data_warnings
 from gensar_core.evaluation.markdown import markdown_table
 from gensar_core.evaluation.pages import html_table, latex_table, latex_text, page
 from gensar_core.evaluation.significance import significance
@@ -36,36 +37,49 @@ _NOTE: Final = (
 _SHOWN_DECIMALS: Final = 4
 
 
-def metric_table(ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
+def metric_table(ranks: Sequence[Path], names: Sequence[str], output: Path, canonical: Path | None = None) -> None:
     """Write {output}.csv, .md, .tex and .html: HR@k and NDCG@k of each method on the test targets of each task.
 
     ``ranks`` are ranks files and ``names`` their rows' names, in the order shown; recommendation comes first, then
     search. {output}.significance.csv compares the best method of each task and metric with the second best
     (`significance.significance`). In all but the CSV the best value is bold, with a star where a paired t-test tells it
-    from the second best (p < 0.05), and the second best underlined. Raises what ``metrics`` raises.
+    from the second best (p < 0.05), and the second best underlined. ``canonical`` is the record of the data set's stage
+    `canonical`: .md and .html tell its warnings. Raises what ``metrics`` raises.
     """
-    _write("metric_table", ranks, output, _tested(ranks, names, schema.RANKS), METRICS)
+    _write("metric_table", ranks, output, _tested(ranks, names, schema.RANKS), METRICS, canonical)
 
 
-def full_table(ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
+def full_table(ranks: Sequence[Path], names: Sequence[str], output: Path, canonical: Path | None = None) -> None:
     """Write the same files as `metric_table`, of Recall@k and NDCG@k among all items.
 
     ``ranks`` are files of the table `full_ranks`; a target without a rank counts as a miss at every k.
     """
-    _write("full_table", ranks, output, _tested(ranks, names, schema.FULL_RANKS), FULL_METRICS)
+    _write("full_table", ranks, output, _tested(ranks, names, schema.FULL_RANKS), FULL_METRICS, canonical)
 
 
-def _write(stage_name: str, ranks: Sequence[Path], output: Path, tested: pl.DataFrame, columns: Sequence[str]) -> None:
+def _write(
+    stage_name: str,
+    ranks: Sequence[Path],
+    output: Path,
+    tested: pl.DataFrame,
+    columns: Sequence[str],
+    canonical: Path | None,
+) -> None:
     record_name = f"{output.name}.stage.json"
-    with Stage(stage_name, output.parent, inputs=ranks, code=__name__, record_name=record_name) as stage:
+    inputs = [*ranks, *([canonical] if canonical else [])]
+    with Stage(stage_name, output.parent, inputs=inputs, code=__name__, record_name=record_name) as stage:
         table, tests = _means(tested, columns), significance(tested, columns)
         shown = _shown(table, tests, columns)
+        warned = data_warnings(canonical)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
         tests.write_csv(stage.path(f"{output.name}.significance.csv"))
         for ending, text in (
-            ("md", markdown_table(table.columns, _dressed(shown, _MARKDOWN))),
+            ("md", markdown_table(table.columns, _dressed(shown, _MARKDOWN)) + warned.get("md", "")),
             ("tex", latex_table(table.columns, _dressed(shown, _TEX, latex_text), _breaks(table))),
-            ("html", page(output.name, html_table(table.columns, _dressed(shown, _HTML)) + _NOTE)),
+            (
+                "html",
+                page(output.name, html_table(table.columns, _dressed(shown, _HTML)) + _NOTE + warned.get("html", "")),
+            ),
         ):
             stage.path(f"{output.name}.{ending}").write_text(text, encoding="utf-8")
         stage.record(rows=len(table))

@@ -19,6 +19,7 @@ from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.errors import UserError
 from gensar_core.generator import corpus as corpora
 from gensar_core.generator.t5 import T5
+from gensar_core.runtime.hub import Hub, first_line
 from gensar_core.runtime.seeds import derive_seed
 
 
@@ -81,16 +82,17 @@ def over_catalogue(model: T5) -> bool:
 
 def load_model(name: str) -> T5:
     """A T5 or mT5 by hub name or local folder, float32. Raises UserError when it is not there or another kind."""
+    hub = Hub(name)
     try:
-        model_type = AutoConfig.from_pretrained(name).model_type
+        model_type = AutoConfig.from_pretrained(name, **hub.options).model_type
     except Exception as error:
-        raise _unloadable(name, error) from error
+        raise _unloadable(name, hub.reason(error)) from error
     if model_type not in ("t5", "mt5"):
         raise UserError(f"backbone: {name!r} is a {model_type}; name a T5 or mT5 model, or write 'scratch'")
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **hub.options)
     except Exception as error:
-        raise _unloadable(name, error) from error
+        raise _unloadable(name, hub.reason(error)) from error
     assert isinstance(model, T5ForConditionalGeneration | MT5ForConditionalGeneration)
     return model
 
@@ -102,7 +104,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:
-        raise UserError(f"{folder}: holds no tokenizer that opens ({_first_line(error)}); build it again") from error
+        raise UserError(f"{folder}: holds no tokenizer that opens ({first_line(error)}); build it again") from error
 
 
 def _check_tokenizer(model: T5, name: str, tokenizer: Any, corpus: Path) -> None:
@@ -121,12 +123,8 @@ def _check_tokenizer(model: T5, name: str, tokenizer: Any, corpus: Path) -> None
             )
 
 
-def _unloadable(name: str, error: Exception) -> UserError:
+def _unloadable(name: str, reason: str) -> UserError:
     return UserError(
-        f"backbone: {name!r} cannot be loaded ({_first_line(error)}); download it while online and name the local "
+        f"backbone: {name!r} cannot be loaded ({reason}); download it while online and name the local "
         "folder, or write 'scratch'"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:150].rstrip(".")

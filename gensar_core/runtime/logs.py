@@ -29,7 +29,7 @@ class ScriptLog:
 
     File descriptors are redirected, so output of compiled libraries is caught as well. A UserError ends the process
     with exit code 1 and its one line, in the log and on the terminal; any other exception leaves its traceback in
-    both.
+    both, and a stage's warnings stand in both.
     """
 
     def __init__(self, path: str | Path | None, threads: int | None = None) -> None:

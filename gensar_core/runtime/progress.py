@@ -55,6 +55,14 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
+def announce(line: str) -> None:
+    """One plain line to the log and, where stderr itself has been sent there, to the terminal as well."""
+    say(line)
+    if not silent and terminal is not None:
+        tqdm.write(line, file=terminal)
+        terminal.flush()
+
+
 class _Lines:
     """The plain lines of one loop."""
 

@@ -97,11 +97,11 @@ class Stage:
         self.figures.update(figures)
 
     def warn(self, message: str) -> None:
-        """Report something a user should know that is no error: in the log and in the record."""
-        from gensar_core.runtime.progress import say
+        """Report something a user should know that is no error: on the terminal, in the log and in the record."""
+        from gensar_core.runtime.progress import announce
 
         self.warnings.append(message)
-        say(f"warning: {message}")
+        announce(f"warning: {self.folder}: {message}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

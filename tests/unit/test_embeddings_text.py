@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import polars as pl
 import pytest
@@ -289,12 +290,13 @@ def test_a_model_that_is_not_there_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"empty' cannot be loaded .*path of a local folder that holds it"):
         embed_catalogue(source, tmp_path / "out", settings(tmp_path / "empty"), 1)
 
-    def offline(*_, **__):
-        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+    def broken(*_, **__):
+        raise OSError("no file named model.safetensors.\nCheck the name.")
 
-    monkeypatch.setattr(text, "SentenceTransformer", offline)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr(text, "SentenceTransformer", broken)
     with pytest.raises(
-        UserError, match=r"'org/model' cannot be loaded \(We couldn't connect to the hub\); without internet"
+        UserError, match=r"'org/model' cannot be loaded \(no file named model\.safetensors\); download it while online"
     ):
         embed_catalogue(source, tmp_path / "out", settings("org/model"), 1)
     assert not [path for path in Path(tmp_path / "out").rglob("*") if path.is_file()]

@@ -1,5 +1,6 @@
 """Metric tables against ranks small enough to score by hand, and against the loop's own metrics."""
 
+import json
 import math
 
 import numpy as np
@@ -138,3 +139,20 @@ def test_a_difference_by_chance_has_no_star(tmp_path):
     metric_table([one, two], ["one", "two"], tmp_path / "t")
     assert "**0.6667**" in (tmp_path / "t.md").read_text()
     assert "\\*" not in (tmp_path / "t.md").read_text()
+
+
+def test_warnings_about_the_data_stand_below_its_table(tmp_path):
+    path = ranks_file(tmp_path, "a", [1, 2, 6])
+    for name, warnings in (("sound", []), ("odd", ["e.csv: holds no <search> events"])):
+        record = tmp_path / f"{name}.json"
+        record.write_text(json.dumps({"warnings": warnings}))
+        metric_table([path], ["a"], tmp_path / name, canonical=record)
+    metric_table([path], ["a"], tmp_path / "none")
+    for ending, told in (
+        ("md", "\nWarnings about the data:\n\n* e.csv: holds no <search> events\n"),
+        ("html", "<p>Warnings about the data:</p>\n<ul>\n<li>e.csv: holds no &lt;search&gt; events</li>\n</ul>\n"),
+    ):
+        sound, odd = ((tmp_path / f"{name}.{ending}").read_text() for name in ("sound", "odd"))
+        assert told in odd
+        assert odd.replace(told, "").replace("odd", "sound") == sound
+        assert "Warnings" not in (tmp_path / f"none.{ending}").read_text() + sound

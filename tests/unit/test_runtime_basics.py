@@ -90,19 +90,29 @@ with ScriptLog(sys.argv[1]):
     logging.getLogger("x").info("logged")
     if sys.argv[2] == "user":
         raise UserError("meta.json.gz: line 3: broken; cut it out")
+    if sys.argv[2] == "warning":
+        from pathlib import Path
+        from gensar_core.runtime.stage import Stage
+        with Stage("example", Path(sys.argv[1]).parent / "out") as stage:
+            stage.warn("odd")
     if sys.argv[2] == "defect":
         raise ValueError("a defect")
 """
 
 
-@pytest.mark.parametrize("kind", ["fine", "user", "defect"])
+@pytest.mark.parametrize("kind", ["fine", "user", "defect", "warning"])
 def test_script_log_holds_everything_and_the_terminal_what_matters(tmp_path, kind):
     log = tmp_path / "logs" / "rule.log"
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(log), kind], capture_output=True, text=True, check=False)
     text = log.read_text()
     assert "plain" in text
     assert "logged" in text
-    assert done.returncode == (0 if kind == "fine" else 1)
+    assert done.returncode == (0 if kind in ("fine", "warning") else 1)
+    if kind == "fine":
+        assert done.stderr == ""
+    if kind == "warning":
+        assert done.stderr == f"warning: {log.parent / 'out'}: odd\n"
+        assert done.stderr in text
     if kind == "user":
         assert done.stderr == "error: meta.json.gz: line 3: broken; cut it out\n"
         assert "error: meta.json.gz" in text
