@@ -26,11 +26,14 @@ def walk_through(workflow):
 
 
 def test_the_walk_through_builds_its_tables(walk_through):
-    walk_through.run("results/shop/samples/samples.parquet", "results/tables/shop_statistics.csv")
+    done = walk_through.run("results/shop/samples/samples.parquet", "results/tables/shop_statistics.csv")
     results = walk_through.folder / "results"
     events = schema.EVENTS.read(results / "shop/canonical/events.parquet")
     assert set(events["task"].unique()) == {"rec", "search"}
     assert (results / "figures/shop_distributions.svg").is_file()
+    # The page shows the warning as the terminal does.
+    (warning,) = re.findall(r"^warning: .*$", (ROOT / "docs" / "own-data.md").read_text(), re.MULTILINE)
+    assert warning in done.stderr.splitlines()
 
 
 def test_a_missing_table_is_named_with_its_key(walk_through):
