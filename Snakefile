@@ -12,6 +12,7 @@ from snakemake.utils import min_version
 
 from gensar_core.baselines.interface import check_methods
 from gensar_core.config.catalogue import load_catalogue
+from gensar_core.config.seeds import with_seeds
 from gensar_core.errors import UserError
 from gensar_core.runtime.fingerprint import script_fingerprint
 
@@ -26,7 +27,8 @@ report: "report/workflow.rst"
 
 try:
     catalogue = load_catalogue(config)
-    method_inputs = check_methods(catalogue, checked=Path(".snakemake/gensar"))
+    traits = check_methods(catalogue, checked=Path(".snakemake/gensar"))
+    catalogue, runs = with_seeds(catalogue, lambda kind: traits[kind].seeded)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -37,7 +37,7 @@ rule method:
         runtime=scaled(240, 2.0),
     params:
         settings=method_settings,
-        seed=catalogue.seed,
+        seed=lambda wildcards: catalogue.seed_of(catalogue.methods[wildcards.method]),
         code=lambda wildcards: code_of(
             "method",
             f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",
@@ -80,7 +80,7 @@ rule full_rank_method:
     params:
         settings=method_settings,
         protocol=full_ranking,
-        seed=catalogue.seed,
+        seed=lambda wildcards: catalogue.seed_of(catalogue.methods[wildcards.method]),
         code=lambda wildcards: code_of(
             "full_rank_method",
             f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",

@@ -190,7 +190,8 @@ def method_negatives(wildcards):
     """The stored training negatives, for a method that trains on them."""
     return (
         [f"results/{wildcards.dataset}/training_negatives/training_negatives.parquet"]
-        if "training_negatives" in method_inputs[wildcards.method]
+        if "training_negatives"
+        in traits[catalogue.methods[wildcards.method].kind].inputs
         else []
     )
 
@@ -201,17 +202,32 @@ def method_settings(wildcards):
     return canonical_json({"kind": entry.kind, **entry.own()})
 
 
+def table_name(wildcards):
+    """The entry of tables that a rule's table shows: the one it names, or the data set's own."""
+    return wildcards.get("table", catalogue.datasets[wildcards.dataset].table)
+
+
+def table_runs(wildcards):
+    """(row, entry) for each entry that a table shows: one a row, or one a row and seed."""
+    shown = runs[table_name(wildcards)]
+    return [(row, entry) for row, entries in shown.items() for entry in entries]
+
+
 def table_rows(wildcards):
-    """Methods and generators of a table, in order."""
-    name = wildcards.get("table", catalogue.datasets[wildcards.dataset].table)
-    return catalogue.tables[name].rows
+    """The row that each of a table's ranks files belongs to, in order."""
+    return [row for row, _ in table_runs(wildcards)]
+
+
+def table_comparison(wildcards):
+    """Which rows of a table are tested against each other."""
+    return catalogue.tables[table_name(wildcards)].comparison().canonical()
 
 
 def table_ranks(wildcards):
     """The ranks files of a table's rows."""
     return [
-        f"results/{wildcards.dataset}/ranks/{row}.parquet"
-        for row in table_rows(wildcards)
+        f"results/{wildcards.dataset}/ranks/{entry}.parquet"
+        for _, entry in table_runs(wildcards)
     ]
 
 
@@ -228,37 +244,43 @@ def full_table_rows(wildcards):
 def full_table_ranks(wildcards):
     """The files of these rows' ranks among all items."""
     return [
-        f"results/{wildcards.dataset}/full_ranks/{row}.parquet"
-        for row in full_table_rows(wildcards)
+        f"results/{wildcards.dataset}/full_ranks/{entry}.parquet"
+        for row, entry in table_runs(wildcards)
+        if row not in catalogue.fusions
     ]
 
 
+def cost_runs(wildcards):
+    """Those of a table's runs that are trained or fitted: a fusion costs what its parts do."""
+    return [run for run in table_runs(wildcards) if run[0] not in catalogue.fusions]
+
+
 def cost_rows(wildcards):
-    """The rows of a table that are trained or fitted: a fusion costs what its parts do."""
-    return [row for row in table_rows(wildcards) if row not in catalogue.fusions]
+    """The row that each of these runs belongs to."""
+    return [row for row, _ in cost_runs(wildcards)]
 
 
 def cost_ranks(wildcards):
-    """The ranks files of these rows."""
+    """The ranks files of these runs."""
     return [
-        f"results/{wildcards.dataset}/ranks/{row}.parquet"
-        for row in cost_rows(wildcards)
+        f"results/{wildcards.dataset}/ranks/{entry}.parquet"
+        for _, entry in cost_runs(wildcards)
     ]
 
 
 def cost_records(wildcards):
     """The records of how these ranks came to be."""
     return [
-        f"results/{wildcards.dataset}/ranks/{row}.stage.json"
-        for row in cost_rows(wildcards)
+        f"results/{wildcards.dataset}/ranks/{entry}.stage.json"
+        for _, entry in cost_runs(wildcards)
     ]
 
 
 def cost_models(wildcards):
-    """The records of the fitted methods and trained generators of these rows."""
+    """The records of the fitted methods and trained generators of these runs."""
     return [
-        f"results/{wildcards.dataset}/models/{row}/stage.json"
-        for row in cost_rows(wildcards)
+        f"results/{wildcards.dataset}/models/{entry}/stage.json"
+        for _, entry in cost_runs(wildcards)
     ]
 
 
@@ -278,11 +300,15 @@ def shown_figures(dataset):
 
 
 def shown_rows(dataset):
-    """Every method, generator and fusion of a data set's tables and figures."""
+    """Every method, generator and fusion of a data set's tables and figures; of a table over seeds, by the first."""
     entry = catalogue.datasets[dataset]
-    found = list(catalogue.tables[entry.table].rows)
-    for name in entry.experiments:
-        found += (catalogue.tables.get(name) or catalogue.figures[name]).rows
+    found = []
+    for name in [entry.table, *entry.experiments]:
+        found += (
+            [entries[0] for entries in runs[name].values()]
+            if name in runs
+            else catalogue.figures[name].rows
+        )
     return list(dict.fromkeys(found))
 
 

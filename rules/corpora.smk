@@ -26,10 +26,12 @@ rule pseudo_queries:
         mem_mb=scaled(6000, 20),
         runtime=scaled(120, 4.0),
     params:
-        settings=lambda wildcards: catalogue.pseudo_queries[
-            wildcards.pseudo_queries
-        ].canonical(),
-        seed=catalogue.seed,
+        settings=lambda wildcards: catalogue.pseudo_queries[wildcards.pseudo_queries]
+        .sampling()
+        .canonical(),
+        seed=lambda wildcards: catalogue.seed_of(
+            catalogue.pseudo_queries[wildcards.pseudo_queries]
+        ),
         code=code_of("pseudo_queries"),
         checkpoints="results/{dataset}/checkpoints/pseudo_queries_{pseudo_queries}",
     script:
@@ -70,7 +72,7 @@ rule corpus:
         settings=lambda wildcards: catalogue.corpora[wildcards.corpus]
         .materialization()
         .canonical(),
-        seed=catalogue.seed,
+        seed=lambda wildcards: catalogue.seed_of(catalogue.corpora[wildcards.corpus]),
         code=code_of("corpus"),
     script:
         "../workflow_scripts/corpus.py"

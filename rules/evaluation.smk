@@ -29,6 +29,7 @@ rule overall_table:
         runtime=scaled(10, 0.1),
     params:
         rows=table_rows,
+        comparison=table_comparison,
         code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
@@ -62,6 +63,7 @@ rule named_table:
         runtime=scaled(10, 0.1),
     params:
         rows=table_rows,
+        comparison=table_comparison,
         code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
@@ -90,6 +92,7 @@ rule full_table:
         runtime=scaled(10, 0.1),
     params:
         rows=full_table_rows,
+        comparison=table_comparison,
         code=code_of("full_table"),
     script:
         "../workflow_scripts/full_table.py"

@@ -76,7 +76,9 @@ rule train_generator:
         settings=lambda wildcards: catalogue.generators[wildcards.generator]
         .training()
         .canonical(),
-        seed=catalogue.seed,
+        seed=lambda wildcards: catalogue.seed_of(
+            catalogue.generators[wildcards.generator]
+        ),
         code=code_of("train_generator"),
         checkpoints="results/{dataset}/checkpoints/{generator}",
     script:

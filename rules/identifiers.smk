@@ -25,7 +25,9 @@ rule identifiers:
         settings=lambda wildcards: catalogue.identifiers[wildcards.identifier]
         .quantization()
         .canonical(),
-        seed=catalogue.seed,
+        seed=lambda wildcards: catalogue.seed_of(
+            catalogue.identifiers[wildcards.identifier]
+        ),
         code=code_of("identifiers"),
         checkpoints="results/{dataset}/checkpoints/identifiers/{identifier}",
     script:

@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -96,13 +96,15 @@ class Method(abc.ABC, Generic[S]):
     """A ranking method: fitted once on a data set, then asked for scores of candidate lists.
 
     A file of this folder defines one subclass and names it ``METHOD``. ``tasks`` says which tasks it ranks, ``inputs``
-    what it reads (keys of ``INPUTS``), ``paper`` where it comes from.
+    what it reads (keys of ``INPUTS``), ``paper`` where it comes from, and ``seeded`` whether another seed may change
+    its scores.
     """
 
     tasks: ClassVar[tuple[str, ...]]
     inputs: ClassVar[tuple[str, ...]]
     paper: ClassVar[str]
     settings_model: ClassVar[type[Settings]]
+    seeded: ClassVar[bool] = True
 
     def __init__(self, settings: S, data: MethodData, seed: int) -> None:
         self.settings = settings
@@ -153,10 +155,15 @@ def find(kind: str, where: str = "methods") -> type[Method[Any]]:
     return method
 
 
-def check_methods(
-    catalogue: Catalogue, where: str = "config", checked: Path | None = None
-) -> dict[str, tuple[str, ...]]:
-    """Check the own keys of every entry of `methods`; return each entry's `inputs`.
+class Traits(NamedTuple):
+    """What a kind of method says of itself that others must know."""
+
+    inputs: list[str]
+    seeded: bool
+
+
+def check_methods(catalogue: Catalogue, where: str = "config", checked: Path | None = None) -> dict[str, Traits]:
+    """Check the own keys of every entry of `methods`; return the traits of each `kind` that they name.
 
     Importing the methods takes seconds (they import torch), so what was found right is remembered in the folder
     ``checked`` under a hash of the entries and of the methods' code. Raises UserError naming the first wrong entry.
@@ -166,15 +173,15 @@ def check_methods(
     key = hashlib.sha256((canonical_json(entries) + code).encode()).hexdigest()[:16]
     remembered = checked / f"{key}.json" if checked is not None else None
     if remembered is not None and remembered.is_file():
-        return {name: tuple(inputs) for name, inputs in json.loads(remembered.read_text(encoding="utf-8")).items()}
-    inputs = {}
+        return {kind: Traits(**traits) for kind, traits in json.loads(remembered.read_text(encoding="utf-8")).items()}
+    found = {}
     for name, entry in catalogue.methods.items():
         method = find(entry.kind, f"{where}: methods.{name}.kind")
         validate(method.settings_model, entry.own(), where, f"methods.{name}")
-        inputs[name] = method.inputs
+        found[entry.kind] = Traits(list(method.inputs), method.seeded)
     if remembered is not None:
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial = remembered.with_suffix(f".{os.getpid()}")
-        partial.write_text(canonical_json(inputs), encoding="utf-8")
+        partial.write_text(canonical_json({kind: traits._asdict() for kind, traits in found.items()}), encoding="utf-8")
         partial.replace(remembered)
-    return inputs
+    return found

@@ -28,6 +28,7 @@ class Popularity(Method[PopularitySettings]):
     inputs = ("clicks",)
     paper = "none"
     settings_model = PopularitySettings
+    seeded = False
     clicks: np.ndarray
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002

@@ -29,6 +29,7 @@ class QueryFrequency(Method[QueryFrequencySettings]):
     inputs = ("searches",)
     paper = "none"
     settings_model = QueryFrequencySettings
+    seeded = False
     #: query * n_items + item of each pair clicked in training, rising [pairs], and its clicks [pairs].
     pairs: np.ndarray
     clicks: np.ndarray

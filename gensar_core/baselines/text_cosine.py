@@ -28,6 +28,7 @@ class TextCosine(Method[TextCosineSettings]):
     inputs = ("vectors",)
     paper = "of the text encoder that the embedding names"
     settings_model = TextCosineSettings
+    seeded = False
 
     @functools.cached_property
     def items(self) -> np.ndarray:

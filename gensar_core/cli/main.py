@@ -20,11 +20,15 @@ def check(config: Annotated[Path, typer.Argument(help="the configuration to chec
     """Check a configuration; print what it holds, or the first mistake."""
     from gensar_core.baselines.interface import check_methods
     from gensar_core.config.catalogue import read_catalogue
+    from gensar_core.config.seeds import added, with_seeds
 
     catalogue = read_catalogue(config)
-    check_methods(catalogue, str(config))
+    traits = check_methods(catalogue, str(config))
+    seeded, _ = with_seeds(catalogue, lambda kind: traits[kind].seeded, str(config))
     for section in ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "fusions", "tables"):
         typer.echo(f"{section:12} {', '.join(getattr(catalogue, section)) or '-'}")
+    for section, names in added(catalogue, seeded).items():
+        typer.echo(f"for seeds, {len(names)} more {section}: {', '.join(names)}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding
 from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings
 from gensar_core.config.identifiers import IdentifierSettings
-from gensar_core.config.pseudo_queries import PseudoQuerySettings
+from gensar_core.config.pseudo_queries import PseudoQueryEntry
 from gensar_core.config.tables import FigureSettings, MethodSettings, TableSettings
 from gensar_core.errors import UserError
 
@@ -49,13 +49,17 @@ class Catalogue(Settings):
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
     identifiers: dict[Name, IdentifierSettings] = {}
-    pseudo_queries: dict[Name, PseudoQuerySettings] = {}
+    pseudo_queries: dict[Name, PseudoQueryEntry] = {}
     corpora: dict[Name, CorpusSettings] = {}
     generators: dict[Name, GeneratorSettings] = {}
     methods: dict[Name, MethodSettings] = {}
     fusions: dict[Name, FusionSettings] = {}
     tables: dict[Name, TableSettings] = {}
     figures: dict[Name, FigureSettings] = {}
+
+    def seed_of(self, entry: Any) -> int:
+        """The seed that an entry draws from: its own, or that of all."""
+        return self.seed if entry.seed is None else int(entry.seed)
 
     def text_embeddings(self) -> list[str]:
         """Names of the embeddings made by text encoders."""

@@ -54,6 +54,8 @@ class CorpusSettings(MaterializationSettings):
     identifier: Name
     #: Where the task `doc2query` takes its queries from.
     pseudo_queries: Name | None = None
+    #: What is drawn at random comes from this number; null: the configuration's seed.
+    seed: Count | None = None
 
     @model_validator(mode="after")
     def _pseudo_queries_are_there(self) -> CorpusSettings:

@@ -107,6 +107,8 @@ class GeneratorSettings(TrainingSettings):
     """An entry of `generators`."""
 
     corpus: Name
+    #: What is drawn at random comes from this number; null: the configuration's seed.
+    seed: Count | None = None
     #: In how many parts, each a job of its own, targets are ranked among their candidates or among all items; results
     #: do not depend on it.
     scatter: Parts = 1

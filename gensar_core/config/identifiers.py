@@ -113,6 +113,8 @@ class IdentifierSettings(QuantizerSettings):
 
     semantic: Name | None = None
     collaborative: Name | None = None
+    #: What is drawn at random comes from this number; null: the configuration's seed.
+    seed: Count | None = None
 
     @model_validator(mode="after")
     def _at_least_one_embedding(self) -> IdentifierSettings:

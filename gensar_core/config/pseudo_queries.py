@@ -11,7 +11,7 @@ from gensar_core.config.generators import ScratchSize, TrainingSettings
 
 
 class PseudoQuerySettings(Settings):
-    """An entry of `pseudo_queries`, and what its stage reads."""
+    """What the stage `pseudo_queries` reads."""
 
     #: A hub name or local folder of a T5, or `scratch`; and the tokenizer that goes with it (`trained`: on this data).
     backbone: str = "google-t5/t5-small"
@@ -41,3 +41,14 @@ class PseudoQuerySettings(Settings):
         """What the training loop reads."""
         shared = PseudoQuerySettings.model_fields.keys() & TrainingSettings.model_fields.keys()
         return TrainingSettings(**{name: getattr(self, name) for name in sorted(shared)})
+
+
+class PseudoQueryEntry(PseudoQuerySettings):
+    """An entry of `pseudo_queries`."""
+
+    #: What is drawn at random comes from this number; null: the configuration's seed.
+    seed: Count | None = None
+
+    def sampling(self) -> PseudoQuerySettings:
+        """The part of these settings that the stage reads."""
+        return PseudoQuerySettings(**{name: getattr(self, name) for name in PseudoQuerySettings.model_fields})

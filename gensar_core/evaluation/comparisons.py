@@ -14,6 +14,7 @@ from gensar_core.config.tables import FigureSettings
 from gensar_core.errors import UserError
 from gensar_core.evaluation.figures import new_figure, save_figure
 from gensar_core.evaluation.significance import gains
+from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
 from gensar_core.runtime.stage import Stage
 
 _TITLES = {"rec": "recommendation", "search": "search"}
@@ -44,11 +45,16 @@ def comparison_figure(ranks: Mapping[str, Path], settings: FigureSettings, figur
 
 
 def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
-    """One row a series, row of it, task and metric: `series`, `row`, `task`, `metric`, `mean`, `error` (95 %)."""
+    """One row a series, row of it, task and metric: `series`, `row`, `task`, `metric`, `mean`, `error` (95 %).
+
+    Raises UserError when a file holds no ranks of test targets, and when two rank other targets of a task.
+    """
+    tables = {path: read_test_ranks(path) for path in ranks.values()}
+    check_same_targets(tables)
     found: list[dict[str, Any]] = []
     for series in settings.series:
         for row in series.rows:
-            table = schema.RANKS.read(ranks[row]).filter(pl.col("split") == "test")
+            table = tables[ranks[row]]
             for task in schema.TASKS:
                 of_task = table.filter(pl.col("task") == task).get_column("rank").to_numpy()
                 for metric in settings.metrics if len(of_task) else ():
@@ -58,8 +64,6 @@ def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
                         {"series": series.label, "row": row, "task": task, "metric": metric}
                         | {"mean": float(values.mean()), "error": float(error)}
                     )
-    if not found:
-        raise UserError(f"{', '.join(map(str, ranks.values()))}: no ranks of test targets to draw")
     return pl.DataFrame(found)
 
 

@@ -12,10 +12,13 @@ from gensar_core.evaluation.markdown import markdown_table
 from gensar_core.runtime.stage import Stage, read_record
 
 _DECIMALS = 1
+_SECONDS = ("training seconds", "ranking seconds")
 
 
 def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
     """Write {output}.csv and {output}.md: what fitting and ranking took, one row a method, in the order of ``names``.
+
+    A name that stands several times is a method trained once a seed, which shows means.
 
     ``models`` are the folders of the fitted methods, ``ranks`` their ranks files; both have a record beside them.
     Raises UserError when a record is missing.
@@ -36,7 +39,7 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
 
     Training is what a method does before it ranks, validation included; a training that was killed and continued
     counts from where it continued. Ranking covers the valid and test targets of all tasks that the method ranks, and
-    the work of all jobs that share it.
+    the work of all jobs that share it. Of a name that stands several times, seconds are means over its runs.
     """
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):
@@ -52,7 +55,12 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
                 "device": fitted["device"],
             }
         )
-    return pl.DataFrame(rows)
+    table = pl.DataFrame(rows)
+    if len(set(names)) == len(names):
+        return table
+    runs = table.group_by("method", maintain_order=True)
+    others = [name for name in table.columns if name not in ("method", *_SECONDS)]
+    return runs.agg(pl.col(others).first(), pl.col(_SECONDS).mean()).select(table.columns)
 
 
 def _shown(cell: object) -> str:

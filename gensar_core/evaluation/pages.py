@@ -13,7 +13,16 @@ th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #ddd;
 thead th { border-bottom: 2px solid #888; } figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
 code { font-size: .92em; overflow-wrap: anywhere; } nav a { margin-right: 1rem; white-space: nowrap; }
 """
-_LATEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "@": "@"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "@": "@",
+    "±": r"$\pm$",
+}
 
 
 def page(title: str, body: str) -> str:

@@ -1,8 +1,9 @@
-"""Whether the best method of a task differs from the runner-up by more than chance, target by target."""
+"""Whether one row of a table differs from another by more than chance, target by target."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,11 +11,20 @@ import polars as pl
 from scipy import stats
 
 from gensar_core import schema
+from gensar_core.config.tables import ComparisonSettings
+from gensar_core.errors import UserError
 
 #: Resamples of the bootstrap; its interval is the middle 95 % of their means.
 RESAMPLES: Final = 10_000
 _INTERVAL: Final = (2.5, 97.5)
 _SEED: Final = 0
+#: Counts drawn at a time by the bootstrap, which bounds its memory.
+_DRAWN: Final = 1 << 22
+#: From so many differences that are not zero, the t distribution tells their p.
+_ENOUGH: Final = 20
+#: Sums of gains that differ by less are equal: gains are at most 1, and what is finer is rounding.
+_TOLERANCE: Final = 1e-9
+_DECIMALS: Final = 12
 
 
 def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
@@ -25,13 +35,43 @@ def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
 
 
 def paired_t(differences: np.ndarray) -> tuple[float, float]:
-    """t and the two-sided p of a paired t-test; (0, 1) when all differences are equal to zero."""
-    if len(differences) < 2 or not np.any(differences):
+    """t of a paired t-test and a two-sided p; (0, 1) of fewer than two differences, and when all are zero.
+
+    p is that of the t-test, as in the paper, where 20 or more differences are not zero. For fewer the t distribution
+    gives too small a p, however many zeros stand beside them: five that agree among thousands would be significant.
+    There p is exact: the share of all choices of signs of the differences whose sum is as far from zero as theirs
+    (Fisher's randomization test, 1935), in which zeros take no part. So it is where all differences are equal, and t
+    is infinite.
+    """
+    moved = differences[differences != 0.0]
+    if len(differences) < 2 or not len(moved):
         return 0.0, 1.0
-    if np.ptp(differences) == 0.0:
-        return float(np.sign(differences[0]) * np.inf), 0.0
-    found = stats.ttest_1samp(differences, 0.0)
-    return float(found.statistic), float(found.pvalue)
+    equal = np.ptp(differences) <= _TOLERANCE
+    t, p = (np.copysign(np.inf, moved[0]), 0.0) if equal else stats.ttest_1samp(differences, 0.0)
+    if len(moved) < _ENOUGH:
+        p = _exact_p(moved)
+    elif equal:
+        # No other choice of signs than all alike has so large a sum.
+        p = max(2.0 ** (1 - len(moved)), float(np.finfo(np.float64).tiny))
+    return float(t), float(p)
+
+
+def _exact_p(differences: np.ndarray) -> float:
+    """Share of the 2^n choices of signs of n ``differences`` whose sum is at least as far from zero as theirs."""
+    sums = np.zeros(1)
+    for size in np.abs(differences):
+        sums = np.concatenate([sums + size, sums - size])
+    return float(np.mean(np.abs(sums) >= abs(differences.sum()) - _TOLERANCE))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p of a family of tests (1979), in their order: none of those below 0.05 is chance, at 95 %."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    stepped = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = stepped
+    return [float(p) for p in adjusted]
 
 
 def bootstrap_interval(differences: np.ndarray, seed: int = _SEED, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -41,30 +81,79 @@ def bootstrap_interval(differences: np.ndarray, seed: int = _SEED, resamples: in
     of gains have few distinct values, so a resample costs those and not n.
     """
     values, counts = np.unique(differences, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(differences), counts / len(differences), size=resamples)
-    low, high = np.percentile(drawn @ values / len(differences), _INTERVAL)
+    rng, shares = np.random.default_rng(seed), counts / len(differences)
+    at_once = max(1, _DRAWN // len(values))
+    means = [
+        rng.multinomial(len(differences), shares, size=min(at_once, resamples - start)) @ values / len(differences)
+        for start in range(0, resamples, at_once)
+    ]
+    low, high = np.percentile(np.concatenate(means), _INTERVAL)
     return float(low), float(high)
 
 
-def significance(ranks: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
-    """The best method of each task and metric against the second best: one row each, where there are two.
+def significance(
+    ranks: pl.DataFrame, metrics: Sequence[str], comparison: ComparisonSettings | None = None
+) -> pl.DataFrame:
+    """Compare rows of a table, by task and metric: the best with the second best, or as ``comparison`` says.
 
-    ``ranks`` has the columns task, method, position (of the method in the table), sample_id and rank, with the same
-    targets for all methods of a task. Of equal methods the first in the table is the better. Columns: `task`, `metric`,
-    `best`, `runner_up`, `difference` (of the means), `t`, `p_value` (two-sided, paired), `low` and `high` (bootstrap).
+    ``ranks`` has the columns task, method, position (of a file of ranks in the table), sample_id and rank, with the
+    same targets for all methods of a task. A method with several positions was trained once a seed: what a target adds
+    is the mean over them. Of equal methods the first in the table is the better.
+
+    Columns: `task`, `metric`, `best`, `runner_up`, `difference` (of the means), `t`, `p_value` (two-sided, see
+    ``paired_t``), `low` and `high` (bootstrap). With rows proposed, `proposed` and `other` stand in place of `best` and
+    `runner_up`: first the best proposed row with the best other one, and with ``compare: each`` every other pair after
+    it, better rows first, and a column `p_holm` (p adjusted for the comparisons of this task and metric, see ``holm``).
+    A task in which nothing can be compared has no rows. Raises UserError when two methods ranked other targets.
     """
+    comparison = comparison or ComparisonSettings()
+    each = comparison.compare == "each"
     rows = []
     for task in schema.TASKS:
-        table = ranks.filter(pl.col("task") == task).sort("position", "sample_id")
-        parts = table.partition_by("method", maintain_order=True)
-        by_method = {part["method"][0]: part["rank"].fill_null(np.inf).to_numpy() for part in parts}
-        for metric in metrics if len(by_method) > 1 else ():
-            found = {name: gains(values, metric) for name, values in by_method.items()}
-            best, second, *_ = sorted(found, key=lambda name, found=found: -found[name].mean())  # type: ignore[misc]
-            differences = found[best] - found[second]
-            t, p = paired_t(differences)
-            low, high = bootstrap_interval(differences)
-            rows.append((task, metric, best, second, float(differences.mean()), t, p, low, high))
-    columns = ("task", "metric", "best", "runner_up", "difference", "t", "p_value", "low", "high")
-    types = [pl.String] * 4 + [pl.Float64] * 5
+        by_method = _ranks_by_method(ranks.filter(pl.col("task") == task))
+        for metric in metrics:
+            found = {name: _mean_gains(values, metric) for name, values in by_method.items()}
+            tests = [(one, other, *_compared(found[one], found[other])) for one, other in _pairs(found, comparison)]
+            adjusted = [(p,) for p in holm([test[4] for test in tests])] if each else [()] * len(tests)
+            rows += [(task, metric, *test, *more) for test, more in zip(tests, adjusted, strict=True)]
+    names = ("proposed", "other") if comparison.proposed else ("best", "runner_up")
+    columns = ("task", "metric", *names, "difference", "t", "p_value", "low", "high", *(["p_holm"] if each else []))
+    types = [pl.String] * 4 + [pl.Float64] * (len(columns) - 4)
     return pl.DataFrame(rows, schema=dict(zip(columns, types, strict=True)), orient="row")
+
+
+def _pairs(found: Mapping[str, np.ndarray], comparison: ComparisonSettings) -> Iterator[tuple[str, str]]:
+    """The methods that are compared, better ones first."""
+    # Sorting keeps the table's order of equal means.
+    order = sorted(found, key=lambda name: -found[name].mean())
+    if not comparison.proposed:
+        return itertools.islice(itertools.pairwise(order), 1)
+    proposed = [name for name in order if name in comparison.proposed]
+    pairs = itertools.product(proposed, [name for name in order if name not in comparison.proposed])
+    return pairs if comparison.compare == "each" else itertools.islice(pairs, 1)
+
+
+def _ranks_by_method(ranks: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Ranks [seeds, targets] of each method of a task, in the order of the table; infinite where not found."""
+    found: dict[str, list[np.ndarray]] = {}
+    first: pl.DataFrame | None = None
+    for part in ranks.sort("position", "sample_id").partition_by("position", maintain_order=True):
+        first = part if first is None else first
+        if not part["sample_id"].equals(first["sample_id"]):
+            raise UserError(f"{part['method'][0]} and {first['method'][0]} ranked other targets of {part['task'][0]}")
+        found.setdefault(part["method"][0], []).append(part["rank"].fill_null(np.inf).to_numpy())
+    return {name: np.stack(rows) for name, rows in found.items()}
+
+
+def _mean_gains(ranks: np.ndarray, metric: str) -> np.ndarray:
+    """What each target adds, float64 [targets], as the mean over seeds of ``ranks`` [seeds, targets]."""
+    found = gains(ranks, metric)
+    # Rounded, the same gains have the same mean in any order.
+    means: np.ndarray = found[0] if len(found) == 1 else np.round(found.mean(axis=0), _DECIMALS)
+    return means
+
+
+def _compared(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float, float, float]:
+    """Mean difference, t, p and interval of the gains of two methods."""
+    differences = one - other
+    return float(differences.mean()), *paired_t(differences), *bootstrap_interval(differences)

@@ -204,6 +204,15 @@ class MethodContract:
         for file in (tmp_path / "first").iterdir():
             assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes()
 
+    def test_what_is_not_seeded_scores_alike_with_any_seed(self, fitted: Method[Any], data: MethodData) -> None:
+        if fitted.seeded:
+            return
+        other = self.make(data, seed=7)
+        other.fit(None, "")
+        for task in other.tasks:
+            lists = load_candidates(data.samples_folder, task, "test")
+            assert (other.score(lists) == fitted.score(lists)).all()
+
     def test_one_user_and_one_item_are_enough(self, tmp_path: Path) -> None:
         method = self.make(write_shop(tmp_path, [[0, 0, 0]], 1))
         method.fit(None, "")

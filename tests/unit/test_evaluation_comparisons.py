@@ -84,3 +84,13 @@ def test_figure_1b_sets_ids_against_texts_in_either_task(tmp_path):
     for row in ("sasrec_text_only", "qem_text_only"):
         assert config.methods[row].own()["item_vectors"] == "text"
     assert "id_and_text" in config.datasets["amazon"].experiments
+
+
+def test_rows_of_other_targets_are_not_drawn_together(tmp_path):
+    ranks = {"a": ranks_file(tmp_path, "a", [1, 2]), "b": ranks_file(tmp_path, "b", [1, 2], first_sample=1)}
+    settings = FigureSettings(series=[{"label": "A", "rows": ["a"]}, {"label": "B", "rows": ["b"]}])
+    with pytest.raises(UserError, match=r"b\.parquet ranks other test targets than \S+a\.parquet"):
+        comparison_figure(ranks, settings, tmp_path / "out" / "f")
+    valid = ranks_file(tmp_path, "valid", [1], split="valid")
+    with pytest.raises(UserError, match=r"valid\.parquet: holds no ranks of test targets"):
+        points({"a": valid}, FigureSettings(series=[{"label": "A", "rows": ["a"]}]))

@@ -65,3 +65,14 @@ def test_a_missing_record_is_named(fitted, tmp_path):
     models, ranks, names = fitted
     with pytest.raises(UserError, match=r"nowhere/stage\.json: no such"):
         cost_table([tmp_path / "nowhere", models[1]], ranks, names, tmp_path / "x")
+
+
+def test_runs_of_one_name_are_one_row_of_means(fitted):
+    models, ranks, names = fitted
+    apart = costs(models, ranks, names)
+    together = costs([models[0], *models], [ranks[0], *ranks], ["one", "one", "one"])
+    assert together.columns == apart.columns
+    row = together.row(0, named=True)
+    assert (len(together), row["method"], row["parameters"]) == (1, "one", apart["parameters"][0])
+    for column in ("training seconds", "ranking seconds"):
+        assert row[column] == pytest.approx((2 * apart[column][0] + apart[column][1]) / 3)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
+from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
 from gensar_core.evaluation.tables import METRICS, metric_table, metrics
 from gensar_core.ranking.metrics import hit_rate, ndcg
@@ -76,12 +77,22 @@ def test_rows_keep_their_order_and_only_test_counts(tmp_path):
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     one, other = ranks_file(tmp_path, "one", [1, 2]), ranks_file(tmp_path, "other", [1, 2], first_sample=1)
-    with pytest.raises(UserError, match=r"task rec: b ranked other test targets \(2\) than a \(2\)"):
+    # Both files are named, and the first target that only one has.
+    told = r"task rec: \S+other\.parquet ranks other test targets than \S+one\.parquet \(sample 0 with item 7 "
+    with pytest.raises(UserError, match=told):
         metrics([one, other], ["a", "b"])
+    moved = schema.RANKS.read(one).with_columns(target_item=pl.Series([7, 8], dtype=pl.Int32))
+    schema.RANKS.write(moved, tmp_path / "moved.parquet")
+    with pytest.raises(UserError, match=r"moved\.parquet ranks other test targets .* \(sample 1 with item 7 "):
+        metrics([one, tmp_path / "moved.parquet"], ["a", "b"])
     fewer = schema.RANKS.read(one).with_columns(n_candidates=pl.lit(50))
     schema.RANKS.write(fewer, tmp_path / "fewer.parquet")
-    with pytest.raises(UserError, match=r"task rec: b ranked other candidates \(2\) than a \(2\)"):
+    told = r"fewer\.parquet ranks among other numbers of candidates than \S+one\.parquet \(sample 0: 50 and 100\)"
+    with pytest.raises(UserError, match=told):
         metrics([one, tmp_path / "fewer.parquet"], ["a", "b"])
+    # The runs of one row as well.
+    with pytest.raises(UserError, match=r"other\.parquet ranks other test targets"):
+        metrics([one, other], ["a", "a"])
     valid = ranks_file(tmp_path, "valid", [1], split="valid")
     with pytest.raises(UserError, match=r"valid\.parquet: holds no ranks of test targets"):
         metrics([valid], ["a"])
@@ -156,3 +167,73 @@ def test_warnings_about_the_data_stand_below_its_table(tmp_path):
         assert told in odd
         assert odd.replace(told, "").replace("odd", "sound") == sound
         assert "Warnings" not in (tmp_path / f"none.{ending}").read_text() + sound
+
+
+def shown(path):
+    """The cells of the first table in Markdown: (task, method) -> column -> text."""
+    lines = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return {(row[0], row[1]): dict(zip(header, row, strict=True)) for row in rows}
+
+
+def test_a_lead_too_small_to_be_shown_has_no_star(tmp_path):
+    # 20 of 8,000 targets stand at rank 9 and not at 10: significant, and 0.00003 of NDCG@10.
+    common = [1] * 4002 + [50] * 3978
+    one, two = ranks_file(tmp_path, "one", [*common, *[9] * 20]), ranks_file(tmp_path, "two", [*common, *[10] * 20])
+    metric_table([two, one], ["two", "one"], tmp_path / "t")
+    test = pl.read_csv(tmp_path / "t.significance.csv").filter(pl.col("metric") == "ndcg@10").row(0, named=True)
+    assert (test["best"], test["p_value"] < 0.05) == ("one", True)
+    assert [row["ndcg@10"] for row in shown(tmp_path / "t.md").values()] == ["**0.5010**", "**0.5010**"]
+
+
+def test_one_row_has_a_star_at_most(tmp_path):
+    same, twin, other = (
+        ranks_file(tmp_path, name, values)
+        for name, values in (("same", [1] * 40), ("twin", [1] * 40), ("other", [1, *[9] * 39]))
+    )
+    names = ["same", "twin", "other"]
+    # The runner-up of two equal rows is the other of them.
+    metric_table([same, twin, other], names, tmp_path / "t")
+    assert [row["hr@1"] for row in shown(tmp_path / "t.md").values()] == ["**1.0000**", "**1.0000**", "<u>0.0250</u>"]
+    # Proposed together, they are compared with the other one.
+    metric_table([same, twin, other], names, tmp_path / "p", ComparisonSettings(proposed=["same", "twin"]))
+    assert [row["hr@1"] for row in shown(tmp_path / "p.md").values()] == [
+        "**1.0000**\\*", "**1.0000**", "<u>0.0250</u>",
+    ]  # fmt: skip
+    # A row that beats what is proposed has the star.
+    metric_table([same, other], ["same", "other"], tmp_path / "o", ComparisonSettings(proposed=["other"]))
+    assert [row["hr@1"] for row in shown(tmp_path / "o.md").values()] == ["**1.0000**\\*", "<u>0.0250</u>"]
+    assert "of the best proposed row (other) and the best other one, the better" in (tmp_path / "o.html").read_text()
+
+
+def test_every_proposed_row_is_set_against_every_other(tmp_path):
+    files = [
+        ranks_file(tmp_path, name, values) for name, values in (("ours", [1] * 40), ("a", [9] * 40), ("b", [1] * 40))
+    ]
+    metric_table(files, ["ours", "a", "b"], tmp_path / "t", ComparisonSettings(proposed=["ours"], compare="each"))
+    _, told, more = (tmp_path / "t.md").read_text().split("\n\n")
+    assert told.startswith("Differences, proposed minus other.")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in more.splitlines()]
+    assert rows[0] == ["task", "proposed", "other", *METRICS]
+    assert rows[2][:4] == ["rec", "ours", "b", "+0.0000"]
+    assert rows[3][:4] == ["rec", "ours", "a", "+1.0000\\*"]
+    assert "<td>+1.0000<sup>*</sup></td>" in (tmp_path / "t.html").read_text()
+    assert len(pl.read_csv(tmp_path / "t.significance.csv")) == 2 * len(METRICS)
+
+
+def test_over_seeds_means_stand_with_their_deviations(tmp_path):
+    # hr@1 of the two runs of `a`: 1/2 and 1, so the deviation is 1/4 times the root of 2; `b` has one run.
+    files = [ranks_file(tmp_path, name, values) for name, values in (("a1", [1, 6]), ("a2", [1, 1]), ("b", [6, 6]))]
+    metric_table(files, ["a", "a", "b"], tmp_path / "t")
+    table = pl.read_csv(tmp_path / "t.csv")
+    assert table.columns == ["task", "method", *METRICS, *(f"{name}_std" for name in METRICS), "samples", "seeds"]
+    a, b = table.iter_rows(named=True)
+    assert (a["method"], a["hr@1"], a["samples"], a["seeds"]) == ("a", 0.75, 2, 2)
+    assert a["hr@1_std"] == pytest.approx(math.sqrt(2) / 4, abs=1e-6)
+    assert (b["method"], b["hr@1"], b["hr@1_std"], b["seeds"]) == ("b", 0.0, None, 1)
+    cells = shown(tmp_path / "t.md")
+    assert list(cells["rec", "a"]) == ["task", "method", *METRICS, "samples", "seeds"]
+    assert cells["rec", "a"]["hr@1"] == "**0.7500 ± 0.3536**"
+    assert cells["rec", "b"]["hr@1"] == "<u>0.0000</u>"
+    assert r"\textbf{0.7500 $\pm$ 0.3536}" in (tmp_path / "t.tex").read_text()
+    assert "standard deviation over seeds" in (tmp_path / "t.html").read_text()

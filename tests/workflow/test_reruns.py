@@ -286,6 +286,32 @@ def test_a_new_ablation_builds_only_what_is_new(plans):
     assert {job[0] for job in needed - new} == pages
 
 
+def test_another_seed_trains_what_draws_and_shares_the_rest(plans):
+    values = copy.deepcopy(plans.values)
+    values["tables"]["demo"]["seeds"] = [42, 1]
+    needed = {job for job in plans.needed(values) if dict(job[1])["dataset"] == "demo"}
+    new = {
+        (rule, tuple(sorted({"dataset": "demo", **names}.items())))
+        for rule, names in (
+            ("method", {"method": "random-seed1"}),
+            ("method", {"method": "sasrec-seed1"}),
+            ("full_rank_method", {"method": "random-seed1"}),
+            ("full_rank_method", {"method": "sasrec-seed1"}),
+            ("embed_sequential", {"embedding": "sasrec-seed1"}),
+            ("identifiers", {"identifier": "joint_demo-seed1"}),
+            ("corpus", {"corpus": "demo-seed1"}),
+            ("train_generator", {"generator": "gensar_demo-seed1"}),
+            ("rank_generator", {"generator": "gensar_demo-seed1"}),
+            ("full_rank_generator", {"generator": "gensar_demo-seed1"}),
+            ("fuse", {"fusion": "gensar_demo_ensemble-seed1"}),
+        )
+    }
+    # Samples, candidates and text vectors are there, and so is each row that counts or compares.
+    assert {job for job in needed if job not in plans.jobs} == new
+    pages = {"overall_table", "named_table", "full_table", "costs", "named_costs", "overview"}
+    assert {job[0] for job in needed - new} == pages
+
+
 # Code.
 
 

@@ -1,0 +1,95 @@
+"""Tables over several seeds: the entries that train a table's rows with another seed than their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gensar_core.config.base import Settings
+from gensar_core.config.catalogue import Catalogue
+from gensar_core.errors import UserError
+
+#: Table -> row -> the entries that it shows: one, or one a seed.
+Runs = dict[str, dict[str, list[str]]]
+
+_ROWS: Final = ("methods", "generators", "fusions")
+#: By which keys an entry names what it is built on, and the sections it is looked for in.
+_BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "embeddings": {"method": ("methods",)},
+    "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
+    "pseudo_queries": {},
+    "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
+    "generators": {"corpus": ("corpora",)},
+    "methods": {"embedding": ("embeddings",)},
+    "fusions": {"parts": ("methods", "generators")},
+}
+
+
+def with_seeds(catalogue: Catalogue, draws: Callable[[str], bool], where: str = "config") -> tuple[Catalogue, Runs]:
+    """Add the entries that the `seeds` of tables ask for; return the whole and the entries that each table shows.
+
+    For a row and a seed, an entry is copied with this seed, as NAME-seedN, when it draws at random, and when it is
+    built on a copy. All else is shared, and an entry whose seed it is stays itself. ``draws`` tells whether a kind of
+    method draws; text embeddings and fusions do not. Raises UserError when a copy's name is taken, and when entries
+    are built on each other in a circle.
+    """
+    copies = _Copies(catalogue, draws, where)
+    runs: Runs = {
+        name: {
+            row: list(dict.fromkeys(copies.row(row, seed) for seed in table.seeds)) if table.seeds else [row]
+            for row in table.rows
+        }
+        for name, table in catalogue.tables.items()
+    }
+    sections = {section: {**getattr(catalogue, section), **made} for section, made in copies.made.items()}
+    return catalogue.model_copy(update=sections), runs
+
+
+def added(before: Catalogue, after: Catalogue) -> dict[str, list[str]]:
+    """Names of the entries that ``after`` has and ``before`` has not, of each section that has any."""
+    found = {
+        section: [name for name in getattr(after, section) if name not in getattr(before, section)]
+        for section in _BUILT_ON
+    }
+    return {section: names for section, names in found.items() if names}
+
+
+class _Copies:
+    """The entries copied so far, by section and name."""
+
+    def __init__(self, catalogue: Catalogue, draws: Callable[[str], bool], where: str) -> None:
+        self.catalogue, self.draws, self.where = catalogue, draws, where
+        self.made: dict[str, dict[str, Settings]] = {section: {} for section in _BUILT_ON}
+
+    def row(self, name: str, seed: int) -> str:
+        """The entry that stands for a table's row with this seed."""
+        return self._at(_ROWS, name, seed, ())
+
+    def _at(self, sections: tuple[str, ...], name: str, seed: int, chain: tuple[str, ...]) -> str:
+        """Name of the entry, or of its copy with this seed; ``chain`` holds what is built on it."""
+        section = next(one for one in sections if name in getattr(self.catalogue, one))
+        path = f"{section}.{name}"
+        if path in chain:
+            raise UserError(f"{self.where}: {path}: is built on itself: {' -> '.join((*chain, path))}")
+        entry = getattr(self.catalogue, section)[name]
+        changed: dict[str, Any] = {}
+        for key, homes in _BUILT_ON[section].items():
+            used = getattr(entry, key, None)
+            names = used if isinstance(used, list) else [used] if used is not None else []
+            found = [self._at(homes, one, seed, (*chain, path)) for one in names]
+            if found != names:
+                changed[key] = found if isinstance(used, list) else found[0]
+        if self._draws(section, entry) and self.catalogue.seed_of(entry) != seed:
+            changed["seed"] = seed
+        return self._copy(section, name, seed, changed) if changed else name
+
+    def _draws(self, section: str, entry: Any) -> bool:
+        return self.draws(entry.kind) if section == "methods" else "seed" in type(entry).model_fields
+
+    def _copy(self, section: str, name: str, seed: int, changed: Mapping[str, Any]) -> str:
+        copy = f"{name}-seed{seed}"
+        for one in _ROWS if section in _ROWS else (section,):
+            if copy in getattr(self.catalogue, one):
+                raise UserError(f"{self.where}: {one}.{copy}: is what {name} is called with seed {seed}; rename it")
+        self.made[section][copy] = getattr(self.catalogue, section)[name].model_copy(update=changed)
+        return copy

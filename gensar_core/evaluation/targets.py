@@ -1,0 +1,54 @@
+"""Test targets of ranks tables: rows that are compared must have ranked the same ones, among as many candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+
+_TARGET = ["sample_id", "target_item"]
+
+
+def read_test_ranks(path: Path, kind: schema.Table = schema.RANKS) -> pl.DataFrame:
+    """The rows of test targets of a file of the table ``kind``, by sample.
+
+    Raises UserError when there is no such file, when it is of another table, and when it holds no test target.
+    """
+    table = kind.read(path).filter(pl.col("split") == "test").sort("sample_id")
+    if table.is_empty():
+        raise UserError(f"{path}: holds no ranks of test targets; delete it and run again")
+    return table
+
+
+def check_same_targets(tables: Mapping[Path, pl.DataFrame]) -> None:
+    """Raise UserError when two of the tables (of ``read_test_ranks``, by file) ranked other targets of a task.
+
+    Targets are compared one by one, by sample and item, and by how many candidates they were ranked among. A table
+    counts in the tasks that it ranks.
+    """
+    first: dict[str, tuple[Path, pl.DataFrame]] = {}
+    for path, table in tables.items():
+        for task in schema.TASKS:
+            targets = table.filter(pl.col("task") == task).select(*_TARGET, "n_candidates")
+            if not targets.is_empty():
+                other, expected = first.setdefault(task, (path, targets))
+                if not targets.equals(expected):
+                    raise UserError(_difference(task, path, targets, other, expected))
+
+
+def _difference(task: str, path: Path, targets: pl.DataFrame, other: Path, expected: pl.DataFrame) -> str:
+    """The message for two files that cannot be compared: both by name, and the first target that differs."""
+    cure = "delete the one that is older than the samples and run again"
+    only = pl.concat([targets.join(expected, on=_TARGET, how="anti"), expected.join(targets, on=_TARGET, how="anti")])
+    if not only.is_empty():
+        sample, item, _ = only.sort(_TARGET).row(0)
+        found = f"sample {sample} with item {item} is a target of one alone"
+        return f"task {task}: {path} ranks other test targets than {other} ({found}); {cure}"
+    both = targets.join(expected, on=_TARGET, suffix="_expected")
+    sample, _, among, expected_among = both.filter(pl.col("n_candidates") != pl.col("n_candidates_expected")).row(0)
+    found = f"sample {sample}: {among} and {expected_among}"
+    return f"task {task}: {path} ranks among other numbers of candidates than {other} ({found}); {cure}"
