@@ -1,9 +1,11 @@
-"""The table of full rankings, and questions to the trained model, on the small demo."""
+"""The table of full rankings, a table over seeds, and questions to the trained model, on the small demo."""
 
 import json
 import shutil
 
 import polars as pl
+import pytest
+import yaml
 from typer.testing import CliRunner
 
 from gensar_core import schema
@@ -11,29 +13,57 @@ from gensar_core.cli.main import app
 from gensar_core.config.catalogue import read_catalogue
 from gensar_core.evaluation.tables import FULL_METRICS
 
-from .conftest import ROOT
+from .conftest import ROOT, Workflow
 
-FULL = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", "results/tables/demo_full.csv")
+TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--")
+FULL, SEEDS = "results/tables/demo_full.csv", "results/tables/demo_seeds.csv"
 
 
-def test_every_row_of_the_table_is_ranked_in_the_whole_catalogue(tiny_demo, workflow):
-    # In a copy: other tests compare what the demo's folder holds.
+@pytest.fixture(scope="module")
+def more(tiny_demo, tmp_path_factory):
+    """The demo with two more tables, in a copy: other tests compare what the demo's folder holds."""
+    workflow = Workflow(tmp_path_factory.mktemp("more"))
     for name in ("results", ".snakemake"):
         shutil.copytree(tiny_demo.folder / name, workflow.folder / name)
-    assert workflow.planned(*FULL) == {"full_rank_method", "full_rank_generator", "full_table"}
-    workflow.run(*FULL)
-    tables = workflow.folder / "results" / "tables"
+    values = yaml.safe_load((workflow.folder / "config.yaml").read_text())
+    values["tables"]["seeds"] = {"rows": ["random", "popularity", "sasrec"], "proposed": ["sasrec"], "seeds": [42, 1]}
+    (workflow.folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    assert workflow.planned(*TINY, FULL) == {"full_rank_method", "full_rank_generator", "full_table"}
+    assert workflow.planned(*TINY, SEEDS) == {"method", "named_table"}
+    workflow.run(*TINY, FULL, SEEDS)
+    return workflow
+
+
+def test_a_table_over_seeds_trains_again_what_draws_on_the_same_targets(more):
+    results = more.folder / "results"
+    models = {path.name for path in (results / "demo/models").iterdir()}
+    assert {name for name in models if name.endswith("-seed1")} == {"random-seed1", "sasrec-seed1"}
+    ranks = [pl.read_parquet(results / f"demo/ranks/{name}.parquet") for name in ("sasrec", "sasrec-seed1")]
+    assert ranks[0].drop("rank").equals(ranks[1].drop("rank"))
+    assert not ranks[0]["rank"].equals(ranks[1]["rank"])
+    table = pl.read_csv(results / "tables/demo_seeds.csv").filter(pl.col("task") == "rec")
+    rows = {row["method"]: row for row in table.iter_rows(named=True)}
+    by_hand = [(ranked.filter(split="test", task="rec")["rank"] <= 5).mean() for ranked in ranks]
+    assert rows["sasrec"]["hr@5"] == pytest.approx(sum(by_hand) / 2, abs=1e-6)
+    assert rows["sasrec"]["hr@5_std"] == pytest.approx(abs(by_hand[0] - by_hand[1]) / 2**0.5, abs=1e-6)
+    once = pl.read_csv(results / "tables/demo.csv").filter(task="rec", method="popularity").row(0, named=True)
+    assert (rows["popularity"]["hr@5"], rows["popularity"]["seeds"]) == (once["hr@5"], 1)
+    assert rows["popularity"]["hr@5_std"] is None
+
+
+def test_every_row_of_the_table_is_ranked_in_the_whole_catalogue(more):
+    tables = more.folder / "results" / "tables"
     table = pl.read_csv(tables / "demo_full.csv")
     lists = pl.read_csv(tables / "demo.csv")
     assert table.columns == ["task", "method", *FULL_METRICS, "samples"]
     # A fusion weighs candidate lists; every other row ranks the catalogue.
-    ranked = lists.filter(~pl.col("method").is_in(list(read_catalogue(workflow.folder / "config.yaml").fusions)))
+    ranked = lists.filter(~pl.col("method").is_in(list(read_catalogue(more.folder / "config.yaml").fusions)))
     assert table.select("task", "method", "samples").equals(ranked.select("task", "method", "samples"))
     for row in table.iter_rows(named=True):
         assert 0.0 <= row["recall@5"] <= row["recall@10"] <= row["recall@20"] <= 1.0
         assert row["ndcg@20"] <= row["recall@20"]
-    items = len(schema.ITEMS.read(workflow.folder / "results/demo/canonical/items.parquet"))
-    for file in (workflow.folder / "results/demo/full_ranks").glob("*.parquet"):
+    items = len(schema.ITEMS.read(more.folder / "results/demo/canonical/items.parquet"))
+    for file in (more.folder / "results/demo/full_ranks").glob("*.parquet"):
         ranks = schema.FULL_RANKS.read(file)
         assert (ranks["n_candidates"] == items).all()
         assert ranks["rank"].null_count() == 0 or file.stem == "gensar_demo"
