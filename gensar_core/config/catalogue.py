@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -40,6 +40,17 @@ _OTHER_FIGURES = ("distributions", "training", "collisions")
 _OTHER_FOLDERS = {"tables", "figures", "overview"}
 #: Names that a message about a circle of bases shows at most.
 _SHOWN_CHAIN = 8
+
+#: By which keys an entry of a section names what it is built on, and the sections that those names are looked for in.
+BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "embeddings": {"method": ("methods",)},
+    "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
+    "pseudo_queries": {},
+    "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
+    "generators": {"corpus": ("corpora",)},
+    "methods": {"embedding": ("embeddings",)},
+    "fusions": {"parts": ("methods", "generators")},
+}
 
 
 class Catalogue(Settings):
@@ -189,6 +200,12 @@ def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
+def names_in(entry: Settings, key: str) -> list[str]:
+    """The entries that another one names by a key: none, one or several."""
+    used = getattr(entry, key, None)
+    return used if isinstance(used, list) else [] if used is None else [used]
+
+
 def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
     """Every name that one entry uses of another: (path of the key, name, section it must be in)."""
     for name, dataset in catalogue.datasets.items():
@@ -197,26 +214,12 @@ def _references(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
             yield f"datasets.{name}.experiments.{position}", experiment, "tables or figures"
         for position, identifier in enumerate(dataset.compared_identifiers):
             yield f"datasets.{name}.compared_identifiers.{position}", identifier, "identifiers"
-    for name, embedding in catalogue.embeddings.items():
-        if isinstance(embedding, SequentialEmbedding):
-            yield f"embeddings.{name}.method", embedding.method, "methods"
-    for name, entry in catalogue.identifiers.items():
-        for side in ("semantic", "collaborative"):
-            used = getattr(entry, side)
-            if used is not None:
-                yield f"identifiers.{name}.{side}", used, "embeddings"
-    for name, corpus in catalogue.corpora.items():
-        yield f"corpora.{name}.identifier", corpus.identifier, "identifiers"
-        if corpus.pseudo_queries is not None:
-            yield f"corpora.{name}.pseudo_queries", corpus.pseudo_queries, "pseudo_queries"
-    for name, generator in catalogue.generators.items():
-        yield f"generators.{name}.corpus", generator.corpus, "corpora"
-    for name, method in catalogue.methods.items():
-        if method.embedding is not None:
-            yield f"methods.{name}.embedding", method.embedding, "embeddings"
-    for name, fusion in catalogue.fusions.items():
-        for position, part in enumerate(fusion.parts):
-            yield f"fusions.{name}.parts.{position}", part, "methods or generators"
+    for section, keys in BUILT_ON.items():
+        for name, entry in getattr(catalogue, section).items():
+            for key, homes in keys.items():
+                for position, one in enumerate(names_in(entry, key)):
+                    place = f".{position}" if isinstance(getattr(entry, key), list) else ""
+                    yield f"{section}.{name}.{key}{place}", one, " or ".join(homes)
     for name, table in catalogue.tables.items():
         for position, row in enumerate(table.rows):
             yield f"tables.{name}.rows.{position}", row, "methods or generators or fusions"

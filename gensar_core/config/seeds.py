@@ -6,23 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gensar_core.config.base import Settings
-from gensar_core.config.catalogue import Catalogue
+from gensar_core.config.catalogue import BUILT_ON, Catalogue, names_in
 from gensar_core.errors import UserError
 
 #: Table -> row -> the entries that it shows: one, or one a seed.
 Runs = dict[str, dict[str, list[str]]]
 
 _ROWS: Final = ("methods", "generators", "fusions")
-#: By which keys an entry names what it is built on, and the sections it is looked for in.
-_BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "embeddings": {"method": ("methods",)},
-    "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
-    "pseudo_queries": {},
-    "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
-    "generators": {"corpus": ("corpora",)},
-    "methods": {"embedding": ("embeddings",)},
-    "fusions": {"parts": ("methods", "generators")},
-}
 
 
 def with_seeds(catalogue: Catalogue, draws: Callable[[str], bool], where: str = "config") -> tuple[Catalogue, Runs]:
@@ -49,7 +39,7 @@ def added(before: Catalogue, after: Catalogue) -> dict[str, list[str]]:
     """Names of the entries that ``after`` has and ``before`` has not, of each section that has any."""
     found = {
         section: [name for name in getattr(after, section) if name not in getattr(before, section)]
-        for section in _BUILT_ON
+        for section in BUILT_ON
     }
     return {section: names for section, names in found.items() if names}
 
@@ -59,7 +49,7 @@ class _Copies:
 
     def __init__(self, catalogue: Catalogue, draws: Callable[[str], bool], where: str) -> None:
         self.catalogue, self.draws, self.where = catalogue, draws, where
-        self.made: dict[str, dict[str, Settings]] = {section: {} for section in _BUILT_ON}
+        self.made: dict[str, dict[str, Settings]] = {section: {} for section in BUILT_ON}
 
     def row(self, name: str, seed: int) -> str:
         """The entry that stands for a table's row with this seed."""
@@ -73,12 +63,11 @@ class _Copies:
             raise UserError(f"{self.where}: {path}: is built on itself: {' -> '.join((*chain, path))}")
         entry = getattr(self.catalogue, section)[name]
         changed: dict[str, Any] = {}
-        for key, homes in _BUILT_ON[section].items():
-            used = getattr(entry, key, None)
-            names = used if isinstance(used, list) else [used] if used is not None else []
+        for key, homes in BUILT_ON[section].items():
+            names = names_in(entry, key)
             found = [self._at(homes, one, seed, (*chain, path)) for one in names]
             if found != names:
-                changed[key] = found if isinstance(used, list) else found[0]
+                changed[key] = found if isinstance(getattr(entry, key), list) else found[0]
         if self._draws(section, entry) and self.catalogue.seed_of(entry) != seed:
             changed["seed"] = seed
         return self._copy(section, name, seed, changed) if changed else name
