@@ -60,7 +60,9 @@ def _losses(
     smoothing: float,
 ) -> torch.Tensor:
     logits, row = _continuations(outputs, weight, trie, depth, node)
-    aim = (outputs * weight[token]).float().sum(1)
+    # The token's logit is one of those that are normalized: computed again, perhaps in other numbers, it could exceed
+    # the logarithm of their sum.
+    aim = _chosen(logits, row, trie, depth, node, token)
     if smoothing:
         aim = (1.0 - smoothing) * aim + smoothing * _means(logits, row, len(outputs))
     normalizers = logits.logsumexp(1) if row is None else _grouped_logsumexp(logits, row, len(outputs))
@@ -81,6 +83,23 @@ def _continuations(
     within = torch.arange(len(row), device=node.device) - (counts.cumsum(0) - counts)[row]
     token = trie.levels[depth + 1].token[first[node].long()[row] + within].long()
     return (outputs[row] * weight[token]).float().sum(1), row
+
+
+def _chosen(
+    logits: torch.Tensor,
+    row: torch.Tensor | None,
+    trie: TokenTrie,
+    depth: int,
+    node: torch.Tensor,
+    token: torch.Tensor,
+) -> torch.Tensor:
+    """Of the logits that `_continuations` gives, that of each node's child by ``token`` [n]."""
+    if row is None:
+        return logits.gather(1, (token - trie.branches[depth].first_token)[:, None]).squeeze(1)
+    first = trie.levels[depth].first_child
+    counts = (first[node + 1] - first[node]).long()
+    within = trie.descend(depth, node, token) - first[node].long()
+    return logits[counts.cumsum(0) - counts + within]
 
 
 def _grouped_logsumexp(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Tensor:

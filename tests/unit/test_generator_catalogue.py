@@ -124,6 +124,28 @@ def test_losses_and_their_gradients_are_those_of_a_loop(
         assert torch.allclose(zero if one is None else one, zero if other is None else other, atol=1e-5)
 
 
+@given(cases(), st.sampled_from([0.0, 0.2]), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_products_in_bfloat16_give_the_losses_to_their_rounding_and_none_below_zero(
+    case: tuple[Lists, Lists, np.ndarray], smoothing: float, seed: int
+) -> None:
+    items = case[0]
+    draw = torch.Generator().manual_seed(seed)
+    longest = max(map(len, items))
+    # Logits as far apart as a trained model's: all but certain tokens lose next to nothing.
+    outputs = 3.0 * torch.randn((len(items), longest, 16), generator=draw)
+    weight = torch.randn((VOCABULARY, 16), generator=draw)
+    targets = torch.tensor([row + [-1] * (longest - len(row)) for row in items])
+    trie = TokenTrie.from_rows(ragged(items))
+    exact = token_losses(outputs, weight, trie, targets, smoothing)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = token_losses(outputs, weight, trie, targets, smoothing)
+    assert rounded.min() >= 0.0
+    # Eight bits of both factors and of their sum, in the target's logit and in the normalizer.
+    bound = 2.0 * 3 * 2.0**-9 * float((outputs.abs() @ weight.abs().T).max())
+    assert (rounded - exact).abs().max() <= bound
+
+
 def test_only_prefixes_where_items_part_are_computed() -> None:
     # Item 0 stands alone after its first token; items 1 and 2 part at the second.
     rows = [[2, 7, 8, END], [3, 7, 8, END], [3, 9, 8, END]]
