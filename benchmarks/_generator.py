@@ -16,6 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.corpus import ItemTokens
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import has_bfloat16
 
 #: The paper's backbone, and the small T5 that is trained from scratch on a laptop.
 SIZES: dict[str, dict[str, int]] = {
@@ -53,6 +54,11 @@ def setting(size: str, n_items: int, users: int) -> Setting:
 def in_bfloat16(case: Setting) -> Setting:
     """The same with its model's weights rounded to bfloat16, as ``precision: bfloat16`` ranks with them."""
     return dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU does; one that does not would rank in float32, and there is nothing to claim of bfloat16."""
+    return has_bfloat16(torch.device("cpu"))
 
 
 def token_trie(items: ItemTokens) -> TokenTrie:

@@ -87,7 +87,7 @@ class RankingSettings(Settings):
     #: How much an item's other identifier counts in its score.
     other_identifier: OtherIdentifier = OtherIdentifier()
     #: bfloat16 moves scores by a hundredth, and is twice as fast for a model as wide as t5-small where the processor
-    #: multiplies in it.
+    #: multiplies in it; elsewhere ranking computes in float32 and says so.
     precision: Precision = "float32"
 
 

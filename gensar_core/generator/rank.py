@@ -64,6 +64,7 @@ def rank_candidates(
             for one, span, group in zip(lists, spans, groups, strict=True)
         ]
         concat_rankings(rankings).write(stage, name)
+        stage.record(precision=generator.precision)
 
 
 def rank_catalogue(
@@ -104,7 +105,7 @@ def rank_catalogue(
         ]
         table = pl.concat(tables).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(**figures(table))
+        stage.record(precision=generator.precision, **figures(table))
 
 
 def catalogue_table(

@@ -21,7 +21,7 @@ from gensar_core.generator.score import score_candidates
 from gensar_core.generator.search import search_catalogue
 from gensar_core.generator.t5 import T5
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
 
 #: Beams of a single question, where more are asked for: a wide search is cheap for one user.
@@ -45,6 +45,8 @@ class TrainedGenerator:
     items: dict[str, ItemTokens]
     folder: Path
     corpus: Path
+    #: In which numbers it computes.
+    precision: Precision = "float32"
 
     @classmethod
     def load(
@@ -53,7 +55,8 @@ class TrainedGenerator:
         """Open the model in the folder ``model``, which was trained on the folder ``corpus``.
 
         With ``precision`` bfloat16 its weights are rounded and its products taken in that type: faster, and scores
-        differ in the second decimal. Raises UserError when one is not there or they do not belong together.
+        differ in the second decimal. A device without such products computes in float32, with a line that says so.
+        Raises UserError when one is not there or they do not belong together.
         """
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
@@ -66,10 +69,12 @@ class TrainedGenerator:
         # What is broken in itself is told as such, before what merely belongs to another model.
         items = load_item_tokens(corpus, known, int(network.config.eos_token_id))
         _check_same_items(model, corpus)
-        network.to(device or pick_device(), getattr(torch, precision)).eval()
+        device = device or pick_device()
+        precision = supported_precision(precision, device)
+        network.to(device, getattr(torch, precision)).eval()
         tokenizer = load_tokenizer(model)
         check_tokenizer(corpus, tokenizer, model)
-        return cls(network, tokenizer, items, model, corpus)
+        return cls(network, tokenizer, items, model, corpus, precision)
 
     @property
     def vocabulary(self) -> int:

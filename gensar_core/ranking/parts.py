@@ -76,7 +76,10 @@ def _gathering(stage: str, inputs: Sequence[Path], output: Path, name: str) -> S
     return Stage(stage, output, inputs=inputs, code=__name__, record_name=f"{name}.stage.json")
 
 
-def _work(parts: Sequence[Path]) -> dict[str, float]:
-    """Seconds of all parts together."""
-    seconds = sum(read_record(path.with_suffix(".stage.json"))["seconds"] for path in parts)
-    return {"parts": len(parts), "parts_seconds": round(seconds, 3)}
+def _work(parts: Sequence[Path]) -> dict[str, float | str]:
+    """Seconds of all parts together, and the numbers they were computed in."""
+    records = [read_record(path.with_suffix(".stage.json")) for path in parts]
+    seconds = sum(record["seconds"] for record in records)
+    # Parts may run on different machines, not all of which multiply in bfloat16.
+    precisions = sorted({record["figures"]["precision"] for record in records})
+    return {"parts": len(parts), "parts_seconds": round(seconds, 3), "precision": ", ".join(precisions)}

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from gensar_core.config.generators import Precision
+from gensar_core.runtime.progress import say
+
 
 def pick_device() -> torch.device:
     """The CUDA device of this process (the first, where one process works), or the CPU.
@@ -22,24 +25,39 @@ def pick_device() -> torch.device:
 
 def compute_type(device: torch.device) -> torch.dtype:
     """In what to hold the weights of a model that is only applied: bfloat16 on a GPU that has it, else float32."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
+
+
+def supported_precision(wanted: Precision, device: torch.device) -> Precision:
+    """``wanted``, or float32 with a line in the log where the device would only emulate bfloat16.
+
+    Emulated, a ranking takes four times as long as in float32.
+    """
+    if wanted == "float32" or has_bfloat16(device):
+        return wanted
+    say(f"precision: {wanted}: this {device.type} does not multiply in it, or GENSAR_PRECISION forbids it; float32")
+    return "float32"
 
 
 def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 products where a GPU multiplies in it; GENSAR_PRECISION=float32 forbids them.
+    """bfloat16 products where a GPU multiplies in it.
 
     ``on_cpu`` asks for them on a CPU too that has the instructions: for trainings, whose results differ from machine
     to machine anyway, and not for vectors that are compared with those of others.
     """
-    wanted = device.type == "cuda" or on_cpu
-    if wanted and os.environ.get("GENSAR_PRECISION") != "float32" and has_bfloat16(device):
+    if (device.type == "cuda" or on_cpu) and has_bfloat16(device):
         # Each weight is used once a pass, and threads that train side by side would share what is kept.
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16 products; a CPU without them emulates them, slowly."""
+    """Whether the device has instructions for bfloat16 products; a CPU without them emulates them, slowly.
+
+    GENSAR_PRECISION=float32 says that no device has.
+    """
+    if os.environ.get("GENSAR_PRECISION") == "float32":
+        return False
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # AVX512-BF16 doubles the products of AVX512, AMX has a unit of its own.

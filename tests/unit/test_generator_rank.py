@@ -5,23 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 from pydantic import ValidationError
 
 from gensar_core import schema
+from gensar_core.config.data import FullRankingSettings
 from gensar_core.config.generators import (
     GeneratorSettings,
     OtherIdentifier,
     RankingSettings,
+    RetrievalSettings,
     ScratchSize,
     TrainingSettings,
 )
 from gensar_core.generator.corpus import load_prompts
-from gensar_core.generator.rank import rank_candidates
+from gensar_core.generator.rank import rank_candidates, rank_catalogue
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.ranking.fusion import list_scores
+from gensar_core.runtime import device
+from gensar_core.runtime.stage import read_record
 from tests.unit import generator_folders as folders
 
 SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
@@ -58,11 +64,49 @@ def test_the_other_identifier_counts_as_often_as_asked(inputs: tuple[Path, Path,
     np.testing.assert_array_equal(*(scores(tmp_path, name, samples, "search") for name in ("own", "both")))
 
 
-def test_bfloat16_moves_ranks_little(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_bfloat16_moves_ranks_little(
+    inputs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Emulated where the processor lacks it.
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: True)
     for precision in ("float32", "bfloat16"):
         rank_candidates(*inputs, tmp_path, precision, RankingSettings.model_validate({"precision": precision}))
     exact, rounded = (scores(tmp_path, name, inputs[2], "rec") for name in ("float32", "bfloat16"))
     assert 0.0 < np.abs(exact - rounded).max() < 0.1 * exact.std()
+    assert precision_of(tmp_path, "bfloat16") == "bfloat16"
+
+
+def precision_of(folder: Path, name: str) -> str:
+    """What the record of a ranking says of its numbers."""
+    figures: dict[str, str] = read_record(folder / f"{name}.stage.json")["figures"]
+    return figures["precision"]
+
+
+@pytest.mark.parametrize("forbidden", ["by the processor", "by the environment"])
+def test_a_processor_without_bfloat16_ranks_and_retrieves_in_float32_and_says_so(
+    inputs: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    forbidden: str,
+) -> None:
+    model, corpus, samples = inputs
+    has = {"avx512_bf16": forbidden != "by the processor"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    if forbidden == "by the environment":
+        monkeypatch.setenv("GENSAR_PRECISION", "float32")
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("gensar_core.generator.trained.pick_device", lambda: cpu)
+    settings = RetrievalSettings(beams=20, precision="bfloat16")
+    schema.EVENTS.write(pl.DataFrame(schema=schema.EVENTS.schema), samples / "training_events.parquet")
+    rank_candidates(*inputs, tmp_path, "ranks", RankingSettings(precision="bfloat16"))
+    rank_catalogue(*inputs, tmp_path, "full", settings, FullRankingSettings())
+    assert TrainedGenerator.load(model, corpus, precision="bfloat16").model.dtype == torch.float32
+    assert capfd.readouterr().err.count("precision: bfloat16: this cpu does not multiply in it") == 3
+    assert [precision_of(tmp_path, name) for name in ("ranks", "full")] == ["float32", "float32"]
+    rank_candidates(*inputs, tmp_path, "exact", RankingSettings())
+    for name in ("parquet", "scores.parquet"):
+        assert (tmp_path / f"ranks.{name}").read_bytes() == (tmp_path / f"exact.{name}").read_bytes()
 
 
 def test_beams_do_not_know_the_other_identifier() -> None:
