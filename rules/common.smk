@@ -150,6 +150,21 @@ def generator_token_vectors(wildcards):
     )
 
 
+def generator_start(wildcards):
+    """The trained generator whose weights a generator goes on from, if it does."""
+    other = catalogue.generators[wildcards.generator].start_from
+    return (
+        multiext(
+            f"results/{wildcards.dataset}/models/{other}/",
+            "model.safetensors",
+            "config.json",
+            "stage.json",
+        )
+        if other
+        else []
+    )
+
+
 def compared_identifiers(wildcards):
     """The identifiers whose collision rates a data set's figure shows."""
     names = catalogue.datasets[wildcards.dataset].compared_identifiers

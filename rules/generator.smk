@@ -51,6 +51,7 @@ rule train_generator:
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
         token_vectors=generator_token_vectors,
+        start_from=generator_start,
     output:
         multiext(
             "results/{dataset}/models/{generator}/",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -22,6 +22,8 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
 
+#: Names that a message about a circle of entries shows at most.
+_SHOWN_CHAIN = 8
 #: Characters of a wrong value that an error shows at most.
 _SHOWN = 120
 
@@ -103,6 +105,11 @@ def not_an_entry(name: str, entries: Iterable[str], where: str) -> str:
     close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
     listed = f"did you mean {close[0]!r}?" if close else f"(there: {', '.join(known) or 'none'})"
     return f"{shown(name)} is not an entry {where}{'; ' if close else ' '}{listed}"
+
+
+def in_turn(names: Sequence[str]) -> str:
+    """Names that lead to each other, for an error's one line: not all of very many."""
+    return " -> ".join(names if len(names) <= _SHOWN_CHAIN else [*names[:_SHOWN_CHAIN], "..."])
 
 
 def _written(parts: list[str], values: Any) -> list[str]:

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import yaml
 
-from gensar_core.config.base import Count, Name, Settings, not_an_entry, shown, validate
+from gensar_core.config.base import Count, Name, Settings, in_turn, not_an_entry, shown, validate
 from gensar_core.config.corpora import CorpusSettings
 from gensar_core.config.data import DatasetSettings
 from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
 from gensar_core.config.fusions import FusionSettings
-from gensar_core.config.generators import GeneratorSettings
+from gensar_core.config.generators import GeneratorSettings, with_starts
 from gensar_core.config.identifiers import IdentifierSettings
 from gensar_core.config.pseudo_queries import PseudoQueryEntry
 from gensar_core.config.tables import FigureSettings, MethodSettings, TableSettings
@@ -38,8 +38,6 @@ _OTHER_TABLES = ("full", "costs", "statistics")
 _OTHER_FIGURES = ("distributions", "training", "collisions")
 #: Folders beside those of the data sets in results/.
 _OTHER_FOLDERS = {"tables", "figures", "overview"}
-#: Names that a message about a circle of bases shows at most.
-_SHOWN_CHAIN = 8
 
 #: By which keys an entry of a section names what it is built on, and the sections that those names are looked for in.
 BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -47,7 +45,7 @@ BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
     "pseudo_queries": {},
     "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
-    "generators": {"corpus": ("corpora",)},
+    "generators": {"corpus": ("corpora",), "start_from": ("generators",)},
     "methods": {"embedding": ("embeddings",)},
     "fusions": {"parts": ("methods", "generators")},
 }
@@ -85,7 +83,7 @@ def load_catalogue(values: Mapping[str, Any], where: str = "config") -> Catalogu
     """Validate a whole configuration.
 
     ``where`` begins every error message. Raises UserError naming the path of the first unknown key, wrong type,
-    dangling name, or circular `base`.
+    dangling name, or circular `base` or `start_from`.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: must be a mapping of sections ({', '.join(_SECTIONS)})")
@@ -97,7 +95,7 @@ def load_catalogue(values: Mapping[str, Any], where: str = "config") -> Catalogu
             raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
     _check_row_names(catalogue, where)
     _check_file_names(catalogue, where)
-    return catalogue
+    return catalogue.model_copy(update={"generators": with_starts(catalogue.generators, f"{where}: generators")})
 
 
 def _check_row_names(catalogue: Catalogue, where: str) -> None:
@@ -174,8 +172,7 @@ def _chain(name: str, entries: Mapping[str, Any], resolved: Mapping[str, Any], w
     while name not in resolved:
         if name in chain:
             circle = [*chain, name]
-            told = circle if len(circle) <= _SHOWN_CHAIN else [*circle[:_SHOWN_CHAIN], "..."]
-            raise UserError(f"{where}.{circle[0]}.base: circular: {' -> '.join(told)}")
+            raise UserError(f"{where}.{circle[0]}.base: circular: {in_turn(circle)}")
         chain[name] = None
         entry = entries[name]
         if not isinstance(entry, Mapping) or "base" not in entry:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from gensar_core.config.base import Count, Name, Parts, Positive, Rate, Settings, Share
+from gensar_core.config.base import Count, Name, Parts, Positive, Rate, Settings, Share, in_turn
+from gensar_core.errors import UserError
 
 
 class ScratchSize(Settings):
@@ -109,11 +111,20 @@ class GeneratorSettings(TrainingSettings):
     corpus: Name
     #: What is drawn at random comes from this number; null: the configuration's seed.
     seed: Count | None = None
+    #: Another entry of `generators` with whose trained weights this training begins; tokens are matched by name, new
+    #: ones begin at random. Backbone and size are then that entry's.
+    start_from: Name | None = None
     #: In how many parts, each a job of its own, targets are ranked among their candidates or among all items; results
     #: do not depend on it.
     scatter: Parts = 1
     ranking: RankingSettings = RankingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
+
+    @model_validator(mode="after")
+    def _warm_start_is_of_new_weights(self) -> GeneratorSettings:
+        if self.warm_start and self.start_from is not None:
+            raise ValueError("warm_start would overwrite the weights of start_from; set warm_start: false")
+        return self
 
     @model_validator(mode="after")
     def _beams_know_the_vocabulary_alone(self) -> GeneratorSettings:
@@ -126,3 +137,38 @@ class GeneratorSettings(TrainingSettings):
     def training(self) -> TrainingSettings:
         """The part of these settings that the stage `train_generator` reads."""
         return TrainingSettings(**{name: getattr(self, name) for name in TrainingSettings.model_fields})
+
+
+def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict[str, GeneratorSettings]:
+    """All entries, those that start from another with its backbone and size; ``where`` begins every error message.
+
+    Raises UserError on a circular `start_from`, and on a backbone or size that says otherwise.
+    """
+    resolved: dict[str, GeneratorSettings] = {}
+    for name in generators:
+        chain, other = {name: None}, generators[name].start_from
+        while other is not None and other not in resolved:
+            if other in chain:
+                raise UserError(f"{where}.{name}.start_from: circular: {in_turn([*chain, other])}")
+            chain[other] = None
+            other = generators[other].start_from
+        for one in reversed(chain):
+            entry = generators[one]
+            if entry.start_from is not None:
+                first = resolved[entry.start_from]
+                _check_agreement(entry, first, f"{where}.{one}")
+                entry = entry.model_copy(update={"backbone": first.backbone, "size": first.size})
+            resolved[one] = entry
+    return {name: resolved[name] for name in generators}
+
+
+def _check_agreement(entry: GeneratorSettings, first: GeneratorSettings, where: str) -> None:
+    """Raise UserError when the entry writes another backbone or size than the one it starts from has."""
+    own = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
+    own |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
+    theirs = {"backbone": first.backbone, **{f"size.{name}": value for name, value in first.size}}
+    for path, given in own.items():
+        if given != theirs[path]:
+            raise UserError(
+                f"{where}.{path}: is {given!r}, but start_from: {entry.start_from} has {theirs[path]!r}; leave it out"
+            )

@@ -20,17 +20,21 @@ def train_generator_in(
     seed: int,
     checkpoints: Path,
     token_vectors: Path | None = None,
+    start_from: Path | None = None,
 ) -> None:
     """`train_generator` in so many processes of this machine; one is this process itself."""
     if processes == 1:
-        train_generator(corpus, samples, output, settings, seed, checkpoints, token_vectors=token_vectors)
+        train_generator(
+            corpus, samples, output, settings, seed, checkpoints, token_vectors=token_vectors, start_from=start_from
+        )
     else:
-        words = [corpus, samples, output, settings.canonical(), seed, checkpoints, token_vectors or ""]
+        words = [corpus, samples, output, settings.canonical(), seed, checkpoints]
+        words += [token_vectors or "", start_from or ""]
         launch(__name__, [str(word) for word in words], processes)
 
 
 def _train(processes: Processes) -> None:
-    corpus, samples, output, settings, seed, checkpoints, token_vectors = sys.argv[1:]
+    corpus, samples, output, settings, seed, checkpoints, token_vectors, start_from = sys.argv[1:]
     train_generator(
         Path(corpus),
         Path(samples),
@@ -40,6 +44,7 @@ def _train(processes: Processes) -> None:
         Path(checkpoints),
         processes,
         Path(token_vectors) if token_vectors else None,
+        Path(start_from) if start_from else None,
     )
 
 

@@ -28,6 +28,8 @@ _CORPUS = (
     "new_tokens.json",
     "tokenizer",
 )
+#: What a trained generator is read from.
+_MODEL = ("model.safetensors", "config.json", "tokenizer.json")
 
 
 def train_generator(
@@ -39,16 +41,19 @@ def train_generator(
     checkpoints: Path | None,
     processes: Processes = ALONE,
     token_vectors: Path | None = None,
+    start_from: Path | None = None,
 ) -> None:
     """Train on the folder ``corpus``, choose weights by the valid candidates in ``samples``.
 
     Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry a validation. ``checkpoints`` is a
     folder of this training alone, from which a killed run continues to the same weights. Of several ``processes``, all
-    of which call this alike, the first writes. A warm start reads the file ``token_vectors``. Raises UserError when
-    corpus, samples and backbone do not belong together, and when the loss is no longer a number.
+    of which call this alike, the first writes. A warm start reads the file ``token_vectors``. ``start_from`` is the
+    folder of a trained generator to go on from: its weights take the place of the settings' backbone. Raises UserError
+    when corpus, samples and backbone do not belong together, and when the loss is no longer a number.
     """
     if not processes.first:
-        _train(corpus, samples, settings, seed, checkpoints, processes.tell(None), processes, token_vectors)
+        key = processes.tell(None)
+        _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
         return
     with Stage(
         "train_generator",
@@ -60,13 +65,14 @@ def train_generator(
             samples / "samples.parquet",
             samples / "candidates.parquet",
             *([token_vectors] if settings.warm_start and token_vectors is not None else []),
+            *([start_from / name for name in _MODEL] if start_from is not None else []),
         ],
         seed=seed,
         code=__name__,
         alone=True,
     ) as stage:
         key = processes.tell(stage.key)
-        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors)
+        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
         folder = stage.path("config.json").parent
         task.module.save_pretrained(folder)
         backbone.load_tokenizer(corpus / "tokenizer").save_pretrained(folder)
@@ -93,8 +99,9 @@ def _train(
     key: str,
     processes: Processes,
     token_vectors: Path | None,
+    start_from: Path | None,
 ) -> tuple[GeneratorTask, TrainingRecord]:
-    model = backbone.build(settings, corpus, seed)
+    model = backbone.build(settings, corpus, seed, start_from)
     if settings.warm_start:
         if token_vectors is None:
             raise UserError("warm_start: needs the file of token vectors; build it, or set warm_start: false")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,12 @@ def target_of(task: str, user: int) -> int:
     return (user * (5 if task == "rec" else 7) + 3) % N_ITEMS
 
 
-def write_tokenizer(folder: Path) -> None:
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+def write_tokenizer(folder: Path, new: Sequence[str] = NEW, known: Sequence[str] = WORDS) -> None:
+    """A tokenizer of these words, with new tokens behind them."""
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    fast.add_tokens(NEW, special_tokens=True)
+    fast.add_tokens(list(new), special_tokens=True)
     fast.save_pretrained(folder)
 
 

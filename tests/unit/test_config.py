@@ -46,6 +46,12 @@ def put(values, path, value):
         ("tables.ablation_costs", {"rows": ["sasrec"]}, "tables.ablation_costs: every data set has another table of this name"),
         ("generators.gensar.learnign_rate", 0.1, "generators.gensar.learnign_rate: unknown key; did you mean 'learning_rate'"),
         ("datasets.shop.samples", {"negativs": 9}, "datasets.shop.samples.negativs: unknown key; did you mean 'negatives'"),
+        ("generators.gensar.start_from", "tiger", "generators.gensar.start_from: 'tiger' is not an entry of generators (there: gensar)"),
+        ("generators.gensar.start_from", "gensar", "generators.gensar.start_from: circular: gensar -> gensar"),
+        ("generators", {"a": {"corpus": "full", "start_from": "b"}, "b": {"base": "a", "start_from": "c"}, "c": {"base": "a"}, "gensar": {"corpus": "full"}}, "generators.a.start_from: circular: a -> b -> c -> b"),
+        ("generators.next", {"base": "gensar", "start_from": "gensar", "warm_start": True, "backbone": "scratch"}, "generators.next: value error, warm_start would overwrite the weights of start_from; set warm_start: false"),
+        ("generators.next", {"corpus": "full", "start_from": "gensar", "backbone": "scratch"}, "generators.next.backbone: is 'scratch', but start_from: gensar has 'google-t5/t5-small'; leave it out"),
+        ("generators.next", {"base": "gensar", "start_from": "gensar", "size": {"d_model": 64}}, "generators.next.size.d_model: is 64, but start_from: gensar has 32; leave it out"),
         ("generators.gensar.size.dmodel", 3, "generators.gensar.size.dmodel: unknown key; did you mean 'd_model'"),
         ("generators.gensar.learning_rate", "1e-4", "generators.gensar.learning_rate: '1e-4' is text, not a number"),
         ("generators.gensar.batch_size", "64", "generators.gensar.batch_size: '64' is text"),
@@ -125,6 +131,17 @@ def test_a_long_chain_of_bases_is_followed_and_a_long_circle_refused(values):
         load_catalogue(put(long, "corpora.c3000.base", "c0"))
 
 
+def test_a_staged_training_has_backbone_and_size_of_its_first_stage(values):
+    first = put(values, "generators.gensar", {"corpus": "full", "backbone": "scratch", "size": {"d_model": 32}})
+    staged = put(first, "generators.second", {"corpus": "wo_nrip", "start_from": "gensar", "epochs": 2.0})
+    catalogue = load_catalogue(put(staged, "generators.a_third", {"base": "gensar", "start_from": "second"}))
+    for name in ("second", "a_third"):
+        training = catalogue.generators[name].training()
+        assert (training.backbone, training.size.d_model) == ("scratch", 32)
+    assert catalogue.generators["second"].epochs == 2.0
+    assert list(catalogue.generators) == ["gensar", "second", "a_third"]
+
+
 def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(values):
     fused = put(values, "fusions.both", {"parts": ["sasrec", "gensar"]})
     assert load_catalogue(put(fused, "tables.overall.rows", ["both"])).fusions["both"].parts == ["sasrec", "gensar"]
@@ -166,6 +183,10 @@ def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():
     assert (amazon.category, amazon.raw, amazon.samples.negatives) == ("Electronics", "download", 99)
     assert (joint.shared_levels, joint.specific_levels, joint.codebook_size, joint.latent_size) == (2, 2, 256, 32)
     assert (joint.epochs, joint.batch_size, joint.learning_rate, joint.commitment) == (500, 1024, 1e-3, 0.25)
+    # As run_index.py and the defaults of main.py say: `--lr_scheduler_type linear`, 50 warm-up epochs, Sinkhorn last.
+    assert (joint.rate_schedule, joint.warmup_share * joint.epochs) == ("linear", 50)
+    assert joint.sinkhorn is not None
+    assert (joint.sinkhorn.levels, joint.sinkhorn.epsilon, joint.sinkhorn.iterations) == (1, 0.003, 50)
     assert catalogue.embeddings[joint.semantic].model == "BAAI/bge-base-en-v1.5"
     assert (corpus.max_recommendations, corpus.max_searches, corpus.max_item_tokens, corpus.max_query_tokens) == (
         5,

@@ -26,6 +26,7 @@ from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.stage import digest
 from gensar_core.runtime.training import train
 from tests.unit import generator_folders as folders
 
@@ -267,6 +268,66 @@ def test_new_tokens_look_like_known_ones(pretrained: Path, corpus: Path) -> None
     assert len(torch.unique(new, dim=0)) == len(new)
     again = backbone.build(settings(backbone=str(pretrained)), corpus, 1).shared.weight.detach()
     assert torch.equal(table, again)
+
+
+def generator_folder(folder: Path, new: list[str], tied: bool, words: list[str] = folders.WORDS) -> Path:
+    """A model with random rows for the words and the new tokens of its own tokenizer, in this order."""
+    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1}
+    torch.manual_seed(0)
+    size = len(words) + len(new)
+    model = T5ForConditionalGeneration(T5Config(vocab_size=size, decoder_start_token_id=0, **sizes))
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    model.save_pretrained(folder)
+    folders.write_tokenizer(folder, new, words)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_tokens_of_a_trained_generator_keep_their_rows_whatever_their_numbers(
+    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], tied: bool
+) -> None:
+    # Theirs lacks four tokens of the corpus, has some that the corpus does not know, and all in another order.
+    theirs = [*(f"<X_{code}>" for code in range(9)), *reversed(folders.NEW[4:])]
+    folder = generator_folder(tmp_path / "trained", theirs, tied)
+    before = backbone.load_model(str(folder))
+    model = backbone.build(settings(backbone=str(folder)), corpus, 1)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    nameless = backbone.build(settings(backbone=str(folder)), corpus, 1)
+    told = capfd.readouterr().err
+    assert [f"backbone: of 21 identifier and behavior tokens, {kept} are" in told for kept in (17, 0)] == [True, True]
+    for name in ("shared", "lm_head"):
+        old, now, fresh = (getattr(one, name).weight.detach() for one in (before, model, nameless))
+        assert len(now) == folders.VOCABULARY
+        assert torch.equal(now[: folders.BASE], old[: folders.BASE])
+        for token in folders.NEW:
+            row = now[folders.token(token)]
+            if token in theirs:
+                assert torch.equal(row, old[folders.BASE + theirs.index(token)])
+            else:
+                # Drawn as where nothing is known by name, and like no row that there was.
+                assert torch.equal(row, fresh[folders.token(token)])
+                assert not (row == old).all(dim=1).any()
+    assert (model.lm_head.weight is model.shared.weight) == tied
+
+
+def test_a_backbone_whose_words_have_other_numbers_is_refused(corpus: Path, tmp_path: Path) -> None:
+    words = [*folders.WORDS[:5], folders.WORDS[6], folders.WORDS[5], *folders.WORDS[7:]]
+    folder = generator_folder(tmp_path / "trained", folders.NEW, True, words)
+    with pytest.raises(UserError, match=r"token 'word2' is 5 in the tokenizer of .*, that of .* has it as 6; give the"):
+        backbone.build(settings(backbone=str(folder)), corpus, 1)
+
+
+def test_a_training_that_starts_from_another_begins_with_what_it_knows(
+    trained: Path, corpus: Path, samples: Path, tmp_path: Path
+) -> None:
+    still = settings(epochs=0.5, learning_rate=1e-9)
+    train_generator(corpus, samples, tmp_path / "staged", still, 1, None, start_from=trained)
+    assert json.loads((tmp_path / "staged" / "curve.json").read_text())[-1]["score"] == 1.0
+    inputs = json.loads((tmp_path / "staged" / "stage.json").read_text())["inputs"]
+    assert inputs[str(trained / "model.safetensors")] == digest(trained / "model.safetensors")
 
 
 def test_a_pretrained_folder_trains(pretrained: Path, corpus: Path, samples: Path, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def configuration():
     values["datasets"] |= SOURCES
     # A warm start goes with a model from scratch alone, and the backbone is one of the settings that are changed.
     values["generators"]["gensar_demo"]["warm_start"] = False
+    # Staged trainings: one that goes on from the demo's generator, and one for that to go on from.
+    values["generators"]["gensar_staged"] = {"corpus": "demo_doc2query", "start_from": "gensar_demo"}
+    values["generators"]["gensar_first"] = copy.deepcopy(values["generators"]["gensar_demo"])
     return values
 
 
@@ -74,6 +77,7 @@ def targets(values):
     paths = ["all", "results/tables/demo_demo.csv"]
     paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in catalogue.datasets]
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
+    paths.append("results/demo/models/gensar_staged/stage.json")
     return [
         *paths,
         *(f"results/tables/{dataset}_costs.csv" for dataset in catalogue.datasets),
