@@ -60,8 +60,9 @@ class QuantizerSettings(Settings):
     epochs: Positive = 500
     batch_size: Positive = 1024
     learning_rate: Rate = 1.0e-3
-    #: The rate rises over this share of the steps and then falls to zero along a cosine.
+    #: The rate rises over this share of the steps and then falls to zero, along a cosine or a straight line.
     warmup_share: Share = 0.01
+    rate_schedule: Literal["cosine", "linear"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     gradient_clip: Rate = 1.0
     #: Let residuals past the first level carry gradient to the encoder. The released code does not; over 20 epochs on
@@ -104,7 +105,8 @@ class QuantizerSettings(Settings):
 #: Settings that `rq-kmeans` does not read.
 _OF_TRAINING = (
     "latent_size", "hidden_sizes", "commitment", "epochs", "batch_size", "learning_rate", "warmup_share",
-    "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes", "evaluate_every",
+    "rate_schedule", "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes",
+    "evaluate_every",
 )  # fmt: skip
 
 

@@ -73,12 +73,24 @@ class Schedule:
 
 def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:
     """Linear warm-up over a share of the steps, then a cosine down to zero at ``total_steps``."""
+    return _after_warmup(total_steps, warmup_share, lambda done, of: 0.5 * (1.0 + math.cos(math.pi * done / of)))
+
+
+def warmup_linear(total_steps: int, warmup_share: float) -> Callable[[int], float]:
+    """Linear warm-up over a share of the steps, then a straight line down to zero at ``total_steps``."""
+    return _after_warmup(total_steps, warmup_share, lambda done, of: 1.0 - done / of)
+
+
+def _after_warmup(
+    total_steps: int, warmup_share: float, falling: Callable[[int, int], float]
+) -> Callable[[int], float]:
+    """Linear warm-up, then what ``falling`` says of the steps done since, and of how many there are."""
     warmup = max(1, round(total_steps * warmup_share))
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+        return falling(step - warmup, max(1, total_steps - warmup))
 
     return factor
 

@@ -236,6 +236,17 @@ def test_fitting_lowers_the_reconstruction_error() -> None:
         assert last[f"unexplained_variance_{side}"] < 0.8 * first[f"unexplained_variance_{side}"]
 
 
+def test_the_rate_falls_as_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    monkeypatch.setattr(fitting, "train", lambda _, schedule, **__: rates.append(schedule.rate))
+    for schedule in ("linear", "cosine"):
+        fit_rqvae(clustered(), changed(epochs=10, batch_size=50, warmup_share=0.1, rate_schedule=schedule), seed=1)
+    # 40 steps, of which 4 rise; a third of the way down.
+    linear, cosine = ([rate(step) for step in (0, 3, 16)] for rate in rates)
+    assert linear == pytest.approx([0.25, 1.0, 2 / 3])
+    assert cosine == pytest.approx([0.25, 1.0, 0.75])
+
+
 def test_the_weights_that_come_back_have_the_lowest_collision_rate_seen() -> None:
     vectors = clustered(400)
     model, record = fit_rqvae(vectors, SMALL, seed=3)

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from transformers import get_linear_schedule_with_warmup
 
 from gensar_core.errors import UserError
-from gensar_core.runtime.training import Schedule, train, warmup_cosine
+from gensar_core.runtime.training import Schedule, train, warmup_cosine, warmup_linear
 
 
 class Regression:
@@ -157,3 +158,13 @@ def test_warmup_cosine_by_hand():
     assert [rate(0), rate(4), rate(9), rate(10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
     assert rate(55) == pytest.approx(0.5)
     assert rate(100) == pytest.approx(0.0)
+
+
+def test_warmup_linear_is_that_of_the_library_one_step_on_while_it_rises():
+    rate = warmup_linear(100, 0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=10, num_training_steps=100).lr_lambdas[0]
+    # Theirs spends the first step at a rate of zero.
+    assert [rate(step) for step in range(10)] == pytest.approx([theirs(step + 1) for step in range(10)])
+    assert [rate(step) for step in range(10, 101)] == pytest.approx([theirs(step) for step in range(10, 101)])
+    assert [rate(55), rate(100)] == pytest.approx([0.5, 0.0])
