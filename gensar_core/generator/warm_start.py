@@ -24,7 +24,7 @@ from gensar_core.runtime.tensors import load_vectors
 #: Share of an embedding's variance that comes from what its token describes; the rest stays random and tells tokens of
 #: equal vectors apart.
 _SHARE: Final = 0.8
-#: Entries beyond so many standard deviations are cut.
+#: Entries beyond so many standard deviations of their level are cut.
 _LARGEST: Final = 3.0
 #: How strongly each decoder layer adds the mean of the prompt.
 _COPYING: Final = 2.0
@@ -34,25 +34,30 @@ def warm_start(model: T5, token_vectors: Path, seed: int) -> None:
     """Overwrite token embeddings and cross-attention maps of a new T5; ``token_vectors`` is the file of that stage.
 
     Sides share the model's width evenly, each with its first principal components, and are turned together by a random
-    rotation. Every group of tokens (words, codes of one level) has the scale of T5's own embeddings. Raises UserError
-    when the file is not of this vocabulary.
+    rotation. Words have the scale of T5's own embeddings, and so have codes, all levels by one factor: the tokens of an
+    identifier still add up to its item. Raises UserError when the file is not of this vocabulary.
     """
     embeddings = model.shared.weight.data
     vectors, groups = _load(token_vectors, len(embeddings), embeddings.shape[1])
     turned = torch.from_numpy(vectors).to(embeddings.dtype) @ _orthogonal(embeddings.shape[1], seed, "embeddings")
-    for group in np.unique(groups[groups >= 0]):
-        rows = torch.from_numpy(np.flatnonzero(groups == group))
-        known = turned[rows]
-        size = known.square().mean().sqrt()
-        if size > 0:
-            known = (known / size).clamp(-_LARGEST, _LARGEST)
-            embeddings[rows] = _SHARE**0.5 * known + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
+    for tokens in (groups == 0, groups > 0):
+        scale = _size(turned[torch.from_numpy(tokens)])
+        for group in np.unique(groups[tokens]):
+            rows = torch.from_numpy(np.flatnonzero(groups == group))
+            if (size := _size(turned[rows])) > 0:
+                known = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
+                embeddings[rows] = _SHARE**0.5 * known + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
     for number, block in enumerate(model.decoder.block):
         attention = block.layer[1].EncDecAttention
         inner, width = attention.v.weight.shape
         rotation = _orthogonal(max(inner, width), seed, "copying", number)[:inner, :width]
         attention.v.weight.data.copy_(rotation)
         attention.o.weight.data.copy_(_COPYING * rotation.T)
+
+
+def _size(rows: torch.Tensor) -> float:
+    """The root mean square of all entries."""
+    return float(rows.square().mean().sqrt())
 
 
 def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -147,6 +147,32 @@ def test_embeddings_keep_the_scale_of_t5(shop):
     assert torch.equal(model.shared.weight, again.shared.weight)
 
 
+def test_tokens_of_an_identifier_add_up_to_its_item(shop, tmp_path):
+    # Three levels of four codes, each finer than the one before, as residual quantization leaves them.
+    model = from_scratch(shop)
+    draw = np.random.default_rng(2)
+    size, width = model.shared.weight.shape
+    vectors, groups = np.zeros((size, width)), np.full((size, 1), -1)
+    for level, spread in enumerate((0.17, 0.06, 0.03)):
+        rows = slice(40 + 4 * level, 44 + 4 * level)
+        vectors[rows], groups[rows] = spread * draw.normal(size=(4, width)), level + 1
+    save_vectors({"groups": groups, "semantic": vectors}, tmp_path / "made.safetensors")
+    drawn = model.shared.weight.detach().clone()
+    warm_start(model, tmp_path / "made.safetensors", seed=1)
+    known = (model.shared.weight.detach() - 0.2**0.5 * drawn).double().numpy()
+    identifiers = 40 + np.array([[first, 4 + second, 8 + third] for first, second, third in np.ndindex(4, 4, 4)])
+    items, sums = (rows[identifiers].sum(axis=1) for rows in (vectors, known))
+    # Whatever rotation and factor fit best.
+    turned = sums @ np.linalg.lstsq(sums, items, rcond=None)[0]
+    explained = 1 - np.square(items - turned).sum() / np.square(items).sum()
+    factors = [
+        np.linalg.norm(known[groups[:, 0] == level]) / np.linalg.norm(vectors[groups[:, 0] == level])
+        for level in (1, 2, 3)
+    ]
+    assert explained > 0.99
+    assert factors == pytest.approx([factors[0]] * 3, rel=0.02)
+
+
 def test_vectors_of_another_vocabulary_are_refused(shop):
     path = build(shop)
     save_vectors({"groups": np.zeros((7, 1)), "semantic": np.zeros((7, 3))}, path)

@@ -235,6 +235,14 @@ def test_a_methods_own_settings_rerun_that_method(plans, kind):
     assert plans.needed(values) == plans.following(jobs_of(plans, ["method"], name))
 
 
+def test_a_staged_training_follows_the_one_it_starts_from(plans):
+    first, staged = (
+        ("train_generator", (("dataset", "demo"), ("generator", name))) for name in ("gensar_demo", "gensar_staged")
+    )
+    assert staged in plans.following([first])
+    assert first not in plans.following([staged])
+
+
 def test_order_and_comments_rerun_nothing(plans):
     def reordered(values):
         if not isinstance(values, dict):
