@@ -71,6 +71,14 @@ def test_what_draws_is_copied_with_all_that_is_built_on_it_and_the_rest_is_share
     assert catalogue.fusions["both-seed1"].parts == ["gensar-seed1", "bm25"]
 
 
+def test_a_staged_training_with_a_seed_starts_from_the_first_stage_with_it():
+    staged = put(VALUES, "generators.staged", {"corpus": "short", "start_from": "gensar"})
+    catalogue, runs = expanded(put(staged, "tables.overall.rows", ["staged"]))
+    assert runs["overall"]["staged"] == ["staged", "staged-seed1"]
+    copy = catalogue.generators["staged-seed1"]
+    assert (copy.start_from, copy.corpus, copy.size.d_model) == ("gensar-seed1", "short-seed1", 32)
+
+
 def test_a_copy_differs_by_its_seed_alone():
     catalogue, _ = expanded()
     for section, name, part in (
