@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,16 +15,15 @@ from gensar_core.errors import UserError
 
 TEMPLATES_FILE: Final = Path(__file__).with_suffix(".yaml")
 
-#: A placeholder, with what stands before and after it up to the next blank.
-_SLOT: Final = re.compile(r"(\S*)\{(\w+)\}(\S*)")
+#: A word that is a placeholder, and one that holds something like one.
+_SLOT: Final = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place to fill. ``tail`` is what follows without a blank: it is tokenized together with the last word."""
+    """A place to fill."""
 
     name: str
-    tail: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,12 @@ def load_templates(path: Path = TEMPLATES_FILE) -> dict[str, tuple[Template, ...
     return {name: _task_templates(name, lists, path) for name in TASKS}
 
 
+def write_templates(templates: Mapping[str, Sequence[Template]], path: Path) -> None:
+    """Write templates as `load_templates` reads them."""
+    texts = {name: [template.text for template in some] for name, some in templates.items()}
+    path.write_text(yaml.safe_dump(texts, sort_keys=False, allow_unicode=True, width=10_000), encoding="utf-8")
+
+
 def _task_templates(name: str, lists: Any, path: Path) -> tuple[Template, ...]:
     texts = lists.get(name) if isinstance(lists, Mapping) else None
     if not isinstance(texts, list) or not texts:
@@ -60,18 +65,19 @@ def _parse(text: Any, name: str, where: str) -> Template:
     if "<" in text or "\N{LOWER ONE EIGHTH BLOCK}" in text:
         raise UserError(f"{where}: tokens such as <R_I> are put in by themselves; take the '<' out of {text!r}")
     parts: list[str | Slot] = []
-    done = 0
-    for match in _SLOT.finditer(text):
-        before, slot, tail = match.groups()
-        if before or "{" in tail or "}" in tail:
-            raise UserError(f"{where}: put a blank before each placeholder in {text!r}")
-        parts += [text[done : match.start()].strip(), Slot(slot, tail)]
-        done = match.end()
-    parts.append(text[done:].strip())
+    for word in text.split(" "):
+        if slot := _SLOT.fullmatch(word):
+            parts.append(Slot(slot[1]))
+        elif _SLOT.search(word):
+            raise UserError(f"{where}: put a blank before and after each placeholder in {text!r}")
+        elif parts and isinstance(parts[-1], str):
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
     _check_placeholders([part.name for part in parts if isinstance(part, Slot)], name, where)
     if any("{" in part or "}" in part for part in parts if isinstance(part, str)):
         raise UserError(f"{where}: a brace that is no placeholder in {text!r}")
-    return Template(text, tuple(part for part in parts if part))
+    return Template(text, tuple(parts))
 
 
 def _check_placeholders(found: list[str], name: str, where: str) -> None:
