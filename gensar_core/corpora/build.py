@@ -27,7 +27,8 @@ from gensar_core.corpora.stream import (
     with_following,
 )
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
-from gensar_core.corpora.templates import Template, load_templates, write_templates
+from gensar_core.corpora.template_files import Template, write_templates
+from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.texts import Encoder, Texts, clean
 from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from gensar_core.corpora.pieces import stack
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, TASKS
-from gensar_core.corpora.templates import Slot, Template, load_templates
+from gensar_core.corpora.template_files import Slot, Template, read_templates
 from gensar_core.corpora.texts import Encoder
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
@@ -112,7 +112,7 @@ class Instructions:
             raise UserError(f"{corpus / TEMPLATES_COPY}: no such file; build the corpus again")
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
         tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
-        templates = load_templates(corpus / TEMPLATES_COPY)
+        templates = read_templates(corpus / TEMPLATES_COPY)
         return cls.tokenize(templates, names, Encoder(tokenizer), tokens, int(tokenizer.eos_token_id))
 
     @functools.cached_property

@@ -60,8 +60,9 @@ class Inputs:
 
     def lengths(self, prompts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Tokens of ``prompts`` in the instructions ``chosen``, int64 [prompts]."""
-        fixed: np.ndarray = self.instructions.lengths[chosen]
-        return fixed + self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
+        own = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
+        lengths: np.ndarray = own + self.instructions.lengths[chosen]
+        return lengths
 
     def write(self, prompts: np.ndarray, chosen: np.ndarray) -> Ragged:
         """Token ids of ``prompts`` in the instructions ``chosen``."""

@@ -80,7 +80,7 @@ class GeneratorTask:
             examples,
             batch_size=settings.batch_size,
             tokens=tokens,
-            weights={**settings.task_weights},
+            weights={str(name): weight for name, weight in settings.task_weights.items()},
             seed=seed,
             processes=processes,
         )

@@ -18,7 +18,8 @@ from gensar_core.corpora.histories import Histories
 from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.pieces import Pieces, beside
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, SIDES, TASKS
-from gensar_core.corpora.templates import Template, _parse, load_templates
+from gensar_core.corpora.template_files import Template, _parse
+from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.texts import Encoder, Texts
 from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged

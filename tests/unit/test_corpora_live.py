@@ -53,7 +53,7 @@ def test_they_keep_to_the_templates_that_the_corpus_was_built_with(
     other = {name: [template.text + " Now!" for template in some] for name, some in load_templates().items()}
     (tmp_path / "templates.yaml").write_text(yaml.safe_dump(other))
     # Another version of the library has other templates.
-    monkeypatch.setattr(load_templates, "__defaults__", (tmp_path / "templates.yaml",))
+    monkeypatch.setattr("gensar_core.corpora.templates.TEMPLATES_FILE", tmp_path / "templates.yaml")
     check(corpus)
     changed = built(tmp_path)
     check(changed)

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from gensar_core.corpora.tasks import TASKS
-from gensar_core.corpora.templates import TEMPLATES_FILE, Slot, load_templates, write_templates
+from gensar_core.corpora.template_files import Slot, read_templates, write_templates
+from gensar_core.corpora.templates import TEMPLATES_FILE, load_templates
 from gensar_core.errors import UserError
 
 
@@ -35,14 +36,14 @@ def test_parts_put_together_give_the_text() -> None:
 
 def test_a_template_is_cut_at_its_placeholders(tmp_path: Path) -> None:
     path = changed(tmp_path, "nsip", "The query {query} after\n  the past {history} Which item?")
-    (template,) = load_templates(path)["nsip"]
+    (template,) = read_templates(path)["nsip"]
     assert template.text == "The query {query} after the past {history} Which item?"
     assert template.parts == ("The query", Slot("query"), "after the past", Slot("history"), "Which item?")
 
 
 def test_written_templates_are_read_again(tmp_path: Path) -> None:
     write_templates(load_templates(), tmp_path / "templates.yaml")
-    assert load_templates(tmp_path / "templates.yaml") == load_templates()
+    assert read_templates(tmp_path / "templates.yaml") == load_templates()
 
 
 def changed(folder: Path, task: str, template: object) -> Path:
@@ -72,16 +73,16 @@ def changed(folder: Path, task: str, template: object) -> Path:
 )
 def test_a_wrong_template_is_named(tmp_path: Path, task: str, template: object, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message) if "{" in message else message):
-        load_templates(changed(tmp_path, task, template))
+        read_templates(changed(tmp_path, task, template))
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "templates.yaml"
     with pytest.raises(UserError, match="no such file"):
-        load_templates(path)
+        read_templates(path)
     path.write_text("nrip: [")
     with pytest.raises(UserError, match="not readable as YAML"):
-        load_templates(path)
+        read_templates(path)
     path.write_text("- a list")
     with pytest.raises(UserError, match="nrip: a list of one or more templates"):
-        load_templates(path)
+        read_templates(path)
