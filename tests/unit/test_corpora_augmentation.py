@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.histories import Histories
 from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
+from gensar_core.generator.corpus import load_examples
 from gensar_core.runtime.arrays import Ragged
 from tests.unit.corpora_shop import Q, R, S, Scribe, prompts_of, sample, write_shop
 
@@ -68,6 +70,32 @@ def test_later_targets_follow_their_history_and_share_its_prompt(shop: Path, tmp
     # A search prompt holds its own query, so that later targets do not fit it.
     searches = pl.col("task") == "nsip"
     assert more.filter(searches).equals(plain.filter(searches))
+
+
+def test_training_reads_a_shared_prompt_once_and_tells_tasks_apart(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(shop, tmp_path, tasks=["nsqp", "nrip"], later_targets=2)
+    monkeypatch.setattr("gensar_core.generator.corpus._ROWS", 4)
+    examples = load_examples(tmp_path, 1000)
+    assert examples.task_names == ["nrip", "nsqp"]
+    rows = schema.CORPUS.read(tmp_path / "train.parquet")
+    prompts: list[tuple[str, list[int]]] = []
+    for task, history in rows.select("task", "history_ids").iter_rows():
+        prompts += [] if prompts and prompts[-1] == (task, history) else [(task, history)]
+    written = [
+        (examples.task_names[task], examples.inputs.shown.history.take(np.array([place])).values.tolist())
+        for place, task in enumerate(examples.inputs.task)
+    ]
+    # Parts of the file end where they do: a prompt that goes on in the next part begins again there.
+    assert [entry for place, entry in enumerate(written) if not place or entry != written[place - 1]] == prompts
+    assert len(written) < len(rows)
+    assert [written[prompt] for prompt in examples.prompt] == list(rows.select("task", "history_ids").iter_rows())
+    # In the first instruction they are the prompts of the corpus.
+    first = examples.inputs.instructions.first[examples.inputs.task[examples.prompt]]
+    assert examples.inputs.write(examples.prompt, first).values.tolist() == list(
+        chain.from_iterable(prompts_of(tmp_path).get_column("input_ids").to_list())
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
