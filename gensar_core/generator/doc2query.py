@@ -37,8 +37,8 @@ from gensar_core.runtime.stage import Stage, write_json
 from gensar_core.runtime.training import train
 from gensar_core.runtime.training_state import TrainingRecord
 
-#: Items whose queries are sampled in one go.
-_ITEMS: Final = 64
+#: Queries sampled in one go: each holds its item's encoded text in every layer.
+_QUERIES: Final = 256
 
 
 def make_pseudo_queries(
@@ -140,8 +140,9 @@ def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuer
     order = np.argsort(items.tokens.lengths, kind="stable")
     order = order[items.tokens.lengths[order] > 0]
     found: dict[int, list[str]] = {}
-    for start in progress(range(0, len(order), _ITEMS), "sample queries", unit="batch"):
-        batch = order[start : start + _ITEMS]
+    items_at_once = max(1, _QUERIES // settings.queries_per_item)
+    for start in progress(range(0, len(order), items_at_once), "sample queries", unit="batch"):
+        batch = order[start : start + items_at_once]
         rows = _ended(items.tokens.take(batch), tokenizer.eos_token_id)
         tokens = torch.from_numpy(rows.padded(int(rows.lengths.max()), -1)).to(device).long()
         with torch.random.fork_rng(), torch.inference_mode():
