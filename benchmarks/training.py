@@ -25,7 +25,7 @@ from typing import Any
 
 import _calm  # noqa: F401
 import _shop
-import polars as pl
+import numpy as np
 import torch
 from _measure import claim, report
 from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
@@ -35,6 +35,7 @@ from gensar_core.generator import backbone
 from gensar_core.generator.batches import Step
 from gensar_core.generator.corpus import load_examples
 from gensar_core.generator.training_task import GeneratorTask
+from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import has_bfloat16, pick_device
 from gensar_core.runtime.training import Schedule, train
 
@@ -120,15 +121,14 @@ def trainer_round(corpus: Path, settings: TrainingSettings, steps: int) -> Calla
     """The authors' way: texts in, tokenized by the collator, padded to the batch's longest."""
     tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
     model = backbone.build(settings, corpus, 1)
-    table = (
-        pl.read_parquet(corpus / "train.parquet")
-        .sample(fraction=1.0, shuffle=True, seed=1)
-        .head((steps + 2) * settings.batch_size)
-    )
+    examples = load_examples(corpus, model.lm_head.weight.shape[0])
+    some = np.random.default_rng(1).permutation(len(examples))[: (steps + 2) * settings.batch_size]
+    prompts = examples.prompt[some]
+    shown = examples.inputs.write(prompts, examples.inputs.draw(1, 0, prompts))
     # Without the end of sequence, which the tokenizer puts there again.
     rows = [
-        {"input": tokenizer.decode(shown[:-1]), "target": tokenizer.decode(wanted[:-1])}
-        for shown, wanted in table.select("input_ids", "target_ids").iter_rows()
+        {"input": tokenizer.decode(given[:-1]), "target": tokenizer.decode(wanted[:-1])}
+        for given, wanted in zip(_lists(shown), _lists(examples.targets.take(some)), strict=True)
     ]
 
     def collate(batch: list[dict[str, str]]) -> dict[str, torch.Tensor]:
@@ -157,6 +157,10 @@ def trainer_round(corpus: Path, settings: TrainingSettings, steps: int) -> Calla
             ).train()
 
     return run
+
+
+def _lists(rows: Ragged) -> list[list[int]]:
+    return [part.tolist() for part in np.split(rows.values, rows.offsets[1:-1])]
 
 
 def our_round(

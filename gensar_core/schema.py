@@ -243,13 +243,14 @@ PSEUDO_QUERIES: Final = Table(
 
 CORPUS: Final = Table(
     "corpus",
-    "one training example of the generator a row",
+    "one training example of the generator a row; its prompt is what it shows in an instruction of its task",
     {
         "task": Column(pl.String(), "nrip, nsqp, nsip, desc2id_semantic, ..."),
         "sample_id": Column(
             pl.Int64(), "the sample whose history the input shows, or the item id for tasks without a history"
         ),
-        "input_ids": Column(_LIST_I32, "encoder tokens, end-of-sequence included"),
+        "history_ids": Column(_LIST_I32, "encoder tokens of the history; empty for tasks without one"),
+        "value_ids": Column(_LIST_I32, "encoder tokens of what else is shown: a query, an item's text or identifier"),
         "target_ids": Column(_LIST_I32, "decoder targets, end-of-sequence included"),
     },
 )

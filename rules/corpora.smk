@@ -55,6 +55,7 @@ rule corpus:
             "prompts.parquet",
             "item_tokens.parquet",
             "new_tokens.json",
+            "templates.yaml",
             "trie.safetensors",
         ),
         tokenizer="results/{dataset}/corpora/{corpus}/tokenizer/tokenizer_config.json",

@@ -43,6 +43,7 @@ rule train_generator:
                 "prompts.parquet",
                 "item_tokens.parquet",
                 "new_tokens.json",
+                "templates.yaml",
                 "trie.safetensors",
             ],
         ),

@@ -117,7 +117,8 @@ def _written(parts: list[str], values: Any) -> list[str]:
     kept = []
     for position, part in enumerate(parts):
         inside = isinstance(values, Mapping) and part in values
-        if inside or isinstance(values, list) or position == len(parts) - 1:
+        last = position == len(parts) - 1 and isinstance(values, Mapping)
+        if inside or isinstance(values, list) or last:
             kept.append(part)
         if inside:
             values = values[part]

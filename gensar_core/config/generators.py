@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from gensar_core.config.base import Count, Name, Parts, Positive, Rate, Settings, Share, in_turn
 from gensar_core.errors import UserError
@@ -21,6 +21,31 @@ class ScratchSize(Settings):
     num_layers: Positive = 3
     num_decoder_layers: Positive = 3
     dropout_rate: Share = 0.1
+
+
+#: The tasks of a corpus by the names that stand in it: alignment has one a side.
+TrainingTask: TypeAlias = Literal[
+    "nrip",
+    "nsqp",
+    "nsip",
+    "desc2id_semantic",
+    "desc2id_collaborative",
+    "id2desc_semantic",
+    "id2desc_collaborative",
+    "doc2query",
+]
+
+
+class ExamplesPerEpoch(Settings):
+    """A task's weight as a number of examples."""
+
+    examples: Count
+
+
+TaskWeight: TypeAlias = Annotated[
+    Annotated[Annotated[float, Field(ge=0.0)], Tag("factor")] | Annotated[ExamplesPerEpoch, Tag("count")],
+    Discriminator(lambda value: "count" if isinstance(value, Mapping | ExamplesPerEpoch) else "factor"),
+]
 
 
 class TrainingSettings(Settings):
@@ -50,11 +75,15 @@ class TrainingSettings(Settings):
     #: From scratch: begin with token embeddings made from the vectors of the items that a token describes, and with
     #: cross-attention that averages the prompt.
     warm_start: bool = False
-    #: Times a task's examples are seen in one epoch; 0.5 sees a random half of them. Unnamed tasks: 1.0.
-    task_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
-    #: Validate so many times an epoch, on at most so many users of each task (0: all of them).
+    #: Times a task's examples are seen in one epoch: 0.5 sees a random half of them; `{examples: N}` sees N, drawn anew
+    #: each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A task that the corpus lacks has
+    #: no examples, whatever its weight (an ablation inherits the weights of its base).
+    task_weights: dict[TrainingTask, TaskWeight] = {}
+    #: Validate so many times an epoch, on at most so many users of each task (0: all of them): evenly spread, or those
+    #: with the latest targets.
     validations_per_epoch: Positive = 1
     validation_users: Count = 0
+    validation_choice: Literal["spread", "latest"] = "spread"
     #: Write a resumable checkpoint every so many optimizer steps.
     checkpoint_steps: Positive = 200
 

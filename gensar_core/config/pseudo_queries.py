@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 from gensar_core.config.generators import ScratchSize, TrainingSettings
@@ -21,7 +21,8 @@ class PseudoQuerySettings(Settings):
     #: Texts are cut at the end of the last word that fits.
     max_item_tokens: Positive = 256
     max_query_tokens: Positive = 64
-    epochs: Annotated[float, Field(gt=0.0)] = 3.0
+    #: 0 asks the backbone as it is.
+    epochs: Annotated[float, Field(ge=0.0)] = 3.0
     batch_size: Positive = 256
     batch_tokens: Positive = 16384
     learning_rate: Rate = 1.0e-3
@@ -31,14 +32,20 @@ class PseudoQuerySettings(Settings):
     held_out: Share = 0.05
     patience: Positive | None = 3
     checkpoint_steps: Positive = 200
-    #: Queries sampled for each item (the paper: 1 on Amazon, 10 on Commercial), and from which tokens: at each place
-    #: the `top_k` most likely (0: all), of these the fewest that have the probability `top_p` together.
+    #: Queries sampled for each item, of which different ones stay, and from which tokens: at each place the `top_k`
+    #: most likely (0: all), of these the fewest that have the probability `top_p` together.
     queries_per_item: Positive = 1
     top_k: Count = 10
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
 
+    @model_validator(mode="after")
+    def _something_has_been_learned(self) -> PseudoQuerySettings:
+        if not self.epochs and self.backbone == "scratch":
+            raise ValueError("epochs: 0 asks the backbone as it is, and one from scratch has learned nothing")
+        return self
+
     def training(self) -> TrainingSettings:
-        """What the training loop reads."""
+        """What the training loop reads, where there is training (`epochs` > 0)."""
         shared = PseudoQuerySettings.model_fields.keys() & TrainingSettings.model_fields.keys()
         return TrainingSettings(**{name: getattr(self, name) for name in sorted(shared)})
 

@@ -1,17 +1,17 @@
-"""Examples as token ids: pieces gathered into prompts and targets, all rows of a chunk at once."""
+"""Examples as token ids: pieces gathered into what prompts show and targets, all rows of a chunk at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from gensar_core.corpora.histories import Histories
-from gensar_core.corpora.pieces import Pieces, beside, repeated, stack
+from gensar_core.corpora.instructions import Shown
+from gensar_core.corpora.pieces import Pieces
 from gensar_core.corpora.tasks import BEHAVIOR_KINDS, Kind, Task, Value
-from gensar_core.corpora.templates import Slot, Template
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import draws, row_keys
 from gensar_core.runtime.seeds import derive_seed
@@ -62,37 +62,31 @@ class Rows:
         return replace(self, histories=self.histories.recent(max_recommendations, max_searches))
 
 
-def draw_templates(seed: int, task: str, rows: Rows, count: int) -> np.ndarray:
-    """Which of ``count`` templates each row takes, by seed, task, id and copy: the row's place does not matter."""
-    keys = row_keys(derive_seed(seed, "template", task), *rows.key_columns)
-    drawn: np.ndarray = (keys % np.uint64(count)).astype(np.int64)
-    return drawn
-
-
 def shortened(rows: Rows, seed: int, task: str, max_recommendations: int, max_searches: int) -> Rows:
     """Histories of copies 1, 2, ... cut to a random number of last clicks and sessions; copy 0 shows all it may."""
     assert rows.copies is not None
     numbers = draws(row_keys(derive_seed(seed, "shorter", task), *rows.key_columns), 2)
     clicks = (numbers[:, 0] % np.uint64(max_recommendations + 1)).astype(np.int64)
     sessions = (numbers[:, 1] % np.uint64(max_searches + 1)).astype(np.int64)
-    # Of a history that would be empty, the last click and session stay.
-    none = (clicks == 0) & (sessions == 0)
-    clicks[none] = sessions[none] = 1
     whole = rows.copies == 0
-    return rows.recent(np.where(whole, max_recommendations, clicks), np.where(whole, max_searches, sessions))
+    clicks, sessions = np.where(whole, max_recommendations, clicks), np.where(whole, max_searches, sessions)
+    # Of a history that would be empty, because what is kept of it is nothing or of the kind that it lacks, the last
+    # click and session stay.
+    cut = rows.recent(clicks, sessions)
+    assert cut.histories is not None
+    none = cut.histories.behaviors.lengths == 0
+    return rows.recent(np.where(none, 1, clicks), np.where(none, 1, sessions)) if none.any() else cut
 
 
-def inputs(pieces: Pieces, task: Task, templates: Sequence[Template], drawn: np.ndarray, rows: Rows) -> Ragged:
-    """The encoder input of each row, end of sequence included; row i takes template ``drawn[i]``."""
-    order = np.argsort(drawn, kind="stable")
-    bounds = np.searchsorted(drawn[order], np.arange(len(templates) + 1))
-    prompts = [
-        _prompt(pieces, task, template, rows, order[bounds[number] : bounds[number + 1]])
-        for number, template in enumerate(templates)
-    ]
-    back = np.empty(len(order), dtype=np.int64)
-    back[order] = np.arange(len(order))
-    return _gather(pieces, stack(prompts).take(back))
+def shown(pieces: Pieces, task: Task, rows: Rows) -> Shown:
+    """What the prompt of each row shows beside its instruction."""
+    nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), np.zeros(0, dtype=np.int64))
+    history = nothing if rows.histories is None or not task.history else _history(pieces, rows.histories)
+    value = nothing
+    for wanted in task.values.values():
+        numbers = pieces.values(wanted) + rows.objects[wanted.kind]
+        value = Ragged.from_lengths(np.ones(len(rows), dtype=np.int64), numbers)
+    return Shown(_gather(pieces, history), _gather(pieces, value))
 
 
 def targets(pieces: Pieces, task: Task, rows: Rows) -> Ragged:
@@ -106,47 +100,18 @@ def value_tokens(pieces: Pieces, value: Value, objects: np.ndarray) -> Ragged:
     return _gather(pieces, Ragged.from_lengths(np.full(len(objects), 2), numbers.ravel()))
 
 
-def _prompt(pieces: Pieces, task: Task, template: Template, rows: Rows, chosen: np.ndarray) -> Ragged:
-    """Piece numbers of the prompts of the ``chosen`` rows."""
-    parts = []
-    for part in template.parts:
-        if isinstance(part, str):
-            parts.append(_every(pieces.text(part), len(chosen)))
-        elif part.name == "history":
-            assert rows.histories is not None
-            parts.append(_history(pieces, part, rows.histories.take(chosen)))
-        else:
-            value = task.values[part.name]
-            numbers = pieces.values(value, part.tail) + rows.objects[value.kind][chosen]
-            parts.append(Ragged.from_lengths(np.ones(len(chosen), dtype=np.int64), numbers))
-    for last in (pieces.behavior(task.asks), pieces.eos):
-        if last is not None:
-            parts.append(_every(last, len(chosen)))
-    return beside(*parts)
-
-
-def _history(pieces: Pieces, slot: Slot, histories: Histories) -> Ragged:
-    """Piece numbers of histories: entries with the separator after each but the last, which has the slot's tail."""
+def _history(pieces: Pieces, histories: Histories) -> Ragged:
+    """Piece numbers of histories: entries with the separator after each but the last."""
     behaviors, lengths = histories.behaviors, histories.behaviors.lengths
-    first = {tail: _entries(pieces, tail) for tail in (SEPARATOR, slot.tail)}
-    numbers = first[SEPARATOR][behaviors.values] + histories.objects.values
+    numbers = _entries(pieces, SEPARATOR)[behaviors.values] + histories.objects.values
     last = behaviors.offsets[1:][lengths > 0] - 1
-    numbers[last] = first[slot.tail][behaviors.values[last]] + histories.objects.values[last]
-    entries = Ragged(behaviors.offsets, numbers)
-    if not slot.tail or lengths.all():
-        return entries
-    # Without any entry the tail stands alone.
-    alone = Ragged.from_lengths((lengths == 0).astype(np.int64), np.full((lengths == 0).sum(), pieces.text(slot.tail)))
-    return beside(entries, alone)
+    numbers[last] = _entries(pieces, "")[behaviors.values[last]] + histories.objects.values[last]
+    return Ragged(behaviors.offsets, numbers)
 
 
 def _entries(pieces: Pieces, tail: str) -> np.ndarray:
     """By behavior, the number of object 0's entry (Eq. 11) with ``tail`` after it."""
     return np.asarray([pieces.values(Value(kind, code), tail) for code, kind in enumerate(BEHAVIOR_KINDS)])
-
-
-def _every(piece: int, rows: int) -> Ragged:
-    return repeated(np.asarray([piece], dtype=np.int64), rows)
 
 
 def _gather(pieces: Pieces, numbers: Ragged) -> Ragged:

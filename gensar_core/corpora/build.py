@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.assemble import SEPARATOR, Rows, draw_templates, inputs, shortened, targets, value_tokens
+from gensar_core.corpora.assemble import SEPARATOR, Rows, shortened, shown, targets, value_tokens
+from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
 from gensar_core.corpora.pieces import Pieces
 from gensar_core.corpora.stream import (
     CHUNK_ROWS,
@@ -26,7 +27,8 @@ from gensar_core.corpora.stream import (
     with_following,
 )
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
-from gensar_core.corpora.templates import Template, load_templates
+from gensar_core.corpora.template_files import Template, write_templates
+from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.texts import Encoder, Texts, clean
 from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries
@@ -54,11 +56,11 @@ def build_corpus(
 ) -> None:
     """Materialize a corpus in the folder ``output``.
 
-    Writes train.parquet (table `corpus`: by task, then sample or item id), prompts.parquet (table `prompts`: the
-    valid and test samples of both tasks, with the first template), item_tokens.parquet (table `item_tokens`),
-    trie.safetensors (the same as a trie a task), tokenizer/ and new_tokens.json. ``pseudo_queries`` is the table that
-    task `doc2query` reads. Raises UserError when an input is missing or does not belong to the others, or when the
-    tokenizer cannot be loaded or does not fit.
+    Writes train.parquet (table `corpus`: by task, then sample or item id; training puts it into the instructions of
+    templates.yaml), prompts.parquet (table `prompts`: the valid and test samples of both tasks, with the first
+    template), item_tokens.parquet (table `item_tokens`), trie.safetensors (the same as a trie a task), tokenizer/ and
+    new_tokens.json. ``pseudo_queries`` is the table that task `doc2query` reads. Raises UserError when an input is
+    missing or does not belong to the others, or when the tokenizer cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
@@ -81,6 +83,7 @@ def build_corpus(
         behaviors = BEHAVIOR_TOKENS if settings.behavior_tokens else ()
         new = add_tokens(tokenizer, [*table.tokens, *behaviors], settings.tokenizer)
         tokenizer.save_pretrained(stage.path("tokenizer"))
+        write_templates(templates, stage.path(TEMPLATES_COPY))
         new.write(stage.path("new_tokens.json"))
         encoder = Encoder(tokenizer)
         reserved = sorted(tokenizer.get_added_vocab())
@@ -99,8 +102,19 @@ def build_corpus(
             behavior_tokens=settings.behavior_tokens,
             eos_id=tokenizer.eos_token_id,
         )
+        names = list(templates)
+        instructions = Instructions.tokenize(templates, names, encoder, new.tokens, tokenizer.eos_token_id)
         corpus = _Corpus(
-            settings, seed, samples / "samples.parquet", templates, descriptions, asked, pieces, pseudo, suggested
+            settings,
+            seed,
+            samples / "samples.parquet",
+            instructions,
+            {name: number for number, name in enumerate(names)},
+            descriptions,
+            asked,
+            pieces,
+            pseudo,
+            suggested,
         )
         stage.record(
             vocabulary_size=new.vocabulary_size,
@@ -121,7 +135,9 @@ class _Corpus:
     settings: MaterializationSettings
     seed: int
     samples: Path
-    templates: Templates
+    instructions: Instructions
+    #: The number of each task among the instructions.
+    numbers: Mapping[str, int]
     descriptions: Texts
     queries: Texts
     pieces: Pieces
@@ -135,6 +151,11 @@ class _Corpus:
     def sample_rows(self, chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
         """Samples as rows, with histories as long as prompts show them."""
         return sample_rows(chunk, task, splits).recent(self.settings.max_recommendations, self.settings.max_searches)
+
+    def evaluated(self, task: Task, asked: Shown) -> Ragged:
+        """Prompts in the instruction that evaluation takes."""
+        first = self.instructions.first[self.numbers[task.name]]
+        return self.instructions.write(asked, np.full(len(asked), first))
 
     def training_rows(self, task: Task) -> Iterator[tuple[Rows, np.ndarray | None, Rows]]:
         """The training examples of a task, part by part, in the order of their ids.
@@ -186,15 +207,16 @@ class _Lengths:
     def __init__(self) -> None:
         self._rows = self._total = self._longest = 0
 
-    def add(self, rows: Ragged) -> None:
-        """Count a chunk."""
-        self._rows += len(rows)
-        self._total += len(rows.values)
-        self._longest = max(self._longest, int(rows.lengths.max(initial=0)))
+    def add(self, lengths: np.ndarray) -> None:
+        """Count a chunk of rows of these lengths."""
+        self._rows += len(lengths)
+        self._total += int(lengths.sum())
+        self._longest = max(self._longest, int(lengths.max(initial=0)))
 
-    def figures(self, name: str) -> dict[str, float]:
-        """Mean and longest length of what is called ``name``."""
-        return {f"mean_{name}": round(self._total / max(self._rows, 1), 3), f"longest_{name}": self._longest}
+    def figures(self, name: str, more: np.ndarray | int = 0) -> dict[str, float]:
+        """Mean and longest length of what is called ``name``, each row with one of ``more`` tokens besides."""
+        mean = self._total / max(self._rows, 1) + float(np.mean(more))
+        return {f"mean_{name}": round(mean, 3), f"longest_{name}": self._longest + int(np.max(more))}
 
     @property
     def rows(self) -> int:
@@ -203,26 +225,24 @@ class _Lengths:
 
 
 def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
-    """Write all examples of all tasks; return rows and lengths by task."""
+    """Write all examples of all tasks; return rows and lengths by task, in whichever instruction."""
     figures = {}
     with TableWriter(schema.CORPUS, path) as table:
         for task in active_tasks(corpus.settings):
-            templates = corpus.templates[task.name]
+            number = corpus.numbers[task.name]
+            instructions = corpus.instructions.lengths[slice(*corpus.instructions.first[number : number + 2])]
             input_lengths, target_lengths = _Lengths(), _Lengths()
             for prompts, prompt, rows in progress(corpus.training_rows(task), f"corpus: {task.name}", unit="chunk"):
-                drawn = draw_templates(corpus.seed, task.name, prompts, len(templates))
-                shown, wanted = (
-                    inputs(corpus.pieces, task, templates, drawn, prompts),
-                    targets(corpus.pieces, task, rows),
-                )
+                asked, wanted = shown(corpus.pieces, task, prompts), targets(corpus.pieces, task, rows)
                 if prompt is not None:
-                    shown = shown.take(prompt)
-                table.write(_columns(rows, input_ids=shown, target_ids=wanted).with_columns(task=pl.lit(task.name)))
-                input_lengths.add(shown)
-                target_lengths.add(wanted)
+                    asked = asked.take(prompt)
+                columns = _columns(rows, history_ids=asked.history, value_ids=asked.value, target_ids=wanted)
+                table.write(columns.with_columns(task=pl.lit(task.name)))
+                input_lengths.add(asked.lengths)
+                target_lengths.add(wanted.lengths)
             figures[task.name] = {
                 "rows": input_lengths.rows,
-                **input_lengths.figures("input"),
+                **input_lengths.figures("input", instructions),
                 **target_lengths.figures("target"),
             }
     return figures
@@ -236,9 +256,8 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
             parts = []
             for source, task in RANKING_TASKS.items():
                 rows = corpus.sample_rows(chunk, source, ("valid", "test"))
-                first = np.zeros(len(rows), dtype=np.int64)
-                prompts = inputs(corpus.pieces, task, corpus.templates[task.name], first, rows)
-                lengths[source].add(prompts)
+                prompts = corpus.evaluated(task, shown(corpus.pieces, task, rows))
+                lengths[source].add(prompts.lengths)
                 parts.append(_columns(rows, input_ids=prompts))
             table.write(pl.concat(parts).sort("sample_id"))
     return {source: {"rows": found.rows, **found.figures("input")} for source, found in lengths.items()}

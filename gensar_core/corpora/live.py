@@ -14,11 +14,11 @@ from transformers import AutoTokenizer
 from gensar_core import schema
 from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.assemble import Rows, inputs
+from gensar_core.corpora.assemble import Rows, shown
 from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.pieces import Pieces
 from gensar_core.corpora.tasks import RANKING_TASKS, Kind, Side
-from gensar_core.corpora.templates import Template, load_templates
 from gensar_core.corpora.texts import Encoder, Texts
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
@@ -63,7 +63,8 @@ class LivePrompts:
         self._encoder = Encoder(tokenizer)
         self._eos = int(tokenizer.eos_token_id)
         self._reserved = sorted(tokenizer.get_added_vocab())
-        self._templates: dict[str, tuple[Template, ...]] = load_templates()
+        # What the model was trained on, whatever the library's templates are by now.
+        self._instructions = Instructions.load(corpus, [task.name for task in RANKING_TASKS.values()])
         self._identifiers = _identifiers(corpus / "item_tokens.parquet", self.settings.behavior_tokens)
 
     def prompt(self, task: str, history: Sequence[Entry], query: str | None = None) -> Ragged:
@@ -93,8 +94,8 @@ class LivePrompts:
         asked: dict[Kind, np.ndarray] = {"query": np.array([number[query] if query is not None else 0])}
         rows = Rows(np.zeros(1, dtype=np.int64), asked, Histories(behaviors, objects))
         rows = rows.recent(self.settings.max_recommendations, self.settings.max_searches)
-        ranked = RANKING_TASKS[task]
-        return inputs(pieces, ranked, self._templates[ranked.name], np.zeros(1, dtype=np.int64), rows)
+        first = self._instructions.first[list(RANKING_TASKS).index(task)]
+        return self._instructions.write(shown(pieces, RANKING_TASKS[task], rows), np.array([first]))
 
     def _texts(self, texts: list[str]) -> Texts:
         column = pl.Series(texts, dtype=pl.String)

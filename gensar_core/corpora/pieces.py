@@ -1,4 +1,4 @@
-"""Token pieces: everything a prompt is put together from, tokenized once and numbered."""
+"""Token pieces: everything that prompts show and answers hold, tokenized once and numbered."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gensar_core.runtime.arrays import Ragged, ranges
 class Pieces:
     """A numbered collection of token pieces, grown on demand.
 
-    A piece is a fixed text, a token, or a value (an identifier, a query, a description) with its behavior token before
-    it and the punctuation that follows it without a blank. Every piece ends where a blank or an added token follows,
-    so pieces put side by side equal the whole text tokenized at once.
+    A piece is the end of sequence or a value (an identifier, a query, a description) with its behavior token before it
+    and the punctuation that follows it without a blank. Every piece ends where a blank or an added token follows, so
+    pieces put side by side equal the whole text tokenized at once.
     """
 
     def __init__(
@@ -52,17 +52,6 @@ class Pieces:
             self._table = stack(self._blocks)
             self._blocks = [self._table]
         return self._table
-
-    def text(self, text: str) -> int:
-        """The piece of a fixed text."""
-        return self._number(("text", text), lambda: self._encoder.encode([text]))
-
-    def behavior(self, behavior: int | None) -> int | None:
-        """The piece of a behavior token; None where none is to stand."""
-        if behavior is None or not self._behavior_tokens:
-            return None
-        token = self._tokens[BEHAVIOR_TOKENS[behavior]]
-        return self._number(("behavior", behavior), lambda: _token_rows(token, 1))
 
     def values(self, value: Value, tail: str = "") -> int:
         """The piece of object 0 as ``value`` with ``tail`` after it; that of object i is i further on."""

@@ -1,84 +1,15 @@
-"""Instructions of the tasks: read from templates.yaml, checked, and cut at their placeholders."""
+"""The library's own templates, with which new corpora are built; a corpus keeps a copy of those it was built with."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
-
-from gensar_core.corpora.tasks import TASKS
-from gensar_core.errors import UserError
+from gensar_core.corpora.template_files import Template, read_templates
 
 TEMPLATES_FILE: Final = Path(__file__).with_suffix(".yaml")
 
-#: A placeholder, with what stands before and after it up to the next blank.
-_SLOT: Final = re.compile(r"(\S*)\{(\w+)\}(\S*)")
 
-
-@dataclass(frozen=True)
-class Slot:
-    """A place to fill. ``tail`` is what follows without a blank: it is tokenized together with the last word."""
-
-    name: str
-    tail: str
-
-
-@dataclass(frozen=True)
-class Template:
-    """An instruction as written, and as its fixed texts and slots in order."""
-
-    text: str
-    parts: tuple[str | Slot, ...]
-
-
-def load_templates(path: Path = TEMPLATES_FILE) -> dict[str, tuple[Template, ...]]:
-    """Every task's templates by the task's name. Raises UserError naming the first template that is wrong."""
-    try:
-        lists = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    return {name: _task_templates(name, lists, path) for name in TASKS}
-
-
-def _task_templates(name: str, lists: Any, path: Path) -> tuple[Template, ...]:
-    texts = lists.get(name) if isinstance(lists, Mapping) else None
-    if not isinstance(texts, list) or not texts:
-        raise UserError(f"{path}: {name}: a list of one or more templates is required")
-    return tuple(_parse(text, name, f"{path}: {name}.{position}") for position, text in enumerate(texts))
-
-
-def _parse(text: Any, name: str, where: str) -> Template:
-    if not isinstance(text, str):
-        raise UserError(f"{where}: a template is a text, not {text!r}")
-    text = " ".join(text.split())
-    if "<" in text or "\N{LOWER ONE EIGHTH BLOCK}" in text:
-        raise UserError(f"{where}: tokens such as <R_I> are put in by themselves; take the '<' out of {text!r}")
-    parts: list[str | Slot] = []
-    done = 0
-    for match in _SLOT.finditer(text):
-        before, slot, tail = match.groups()
-        if before or "{" in tail or "}" in tail:
-            raise UserError(f"{where}: put a blank before each placeholder in {text!r}")
-        parts += [text[done : match.start()].strip(), Slot(slot, tail)]
-        done = match.end()
-    parts.append(text[done:].strip())
-    _check_placeholders([part.name for part in parts if isinstance(part, Slot)], name, where)
-    if any("{" in part or "}" in part for part in parts if isinstance(part, str)):
-        raise UserError(f"{where}: a brace that is no placeholder in {text!r}")
-    return Template(text, tuple(part for part in parts if part))
-
-
-def _check_placeholders(found: list[str], name: str, where: str) -> None:
-    wanted = TASKS[name].placeholders
-    unknown = [slot for slot in found if slot not in wanted]
-    listed = ", ".join(f"{{{slot}}}" for slot in sorted(wanted))
-    if unknown:
-        raise UserError(f"{where}: unknown placeholder {{{unknown[0]}}}; this task has {listed}")
-    if sorted(found) != sorted(wanted):
-        raise UserError(f"{where}: must hold each of {listed} exactly once")
+def load_templates() -> dict[str, tuple[Template, ...]]:
+    """Every task's templates by the task's name."""
+    return read_templates(TEMPLATES_FILE)

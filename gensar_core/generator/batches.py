@@ -5,6 +5,8 @@ length happens inside the step: it is cut into micro-batches of like lengths, ea
 
 Examples that share a prompt stay together, so that the encoder reads the prompt once for all of them. An epoch is a
 random order of prompts, then, and a step may be a little less varied; its gradient stays unbiased.
+
+A prompt takes an instruction drawn anew each time that a step holds it, the same for all of its examples there.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gensar_core.config.generators import ExamplesPerEpoch
 from gensar_core.errors import UserError
 from gensar_core.generator.corpus import Examples
 from gensar_core.runtime.arrays import ranges
@@ -57,9 +60,10 @@ class Batches:
     """Optimizer steps over ``examples``.
 
     An epoch is a seeded permutation. A task of weight w gives each of its examples floor(w) times, and the remaining
-    share of them, drawn anew each epoch, once more. ``tokens`` bounds the padded input and target tokens of a
-    micro-batch. ``processes`` share each step. Raises UserError when a single example is longer, or a weight names no
-    task.
+    share of them, drawn anew each epoch, once more; one with a number of examples gives so many, drawn anew each epoch,
+    or all it has. Weights of tasks that ``examples`` lack do not count. ``tokens`` bounds the padded input and target
+    tokens of a micro-batch. ``processes`` share each step. Raises UserError when a single example is longer, or none is
+    left.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class Batches:
         *,
         batch_size: int,
         tokens: int,
-        weights: Mapping[str, float],
+        weights: Mapping[str, float | ExamplesPerEpoch],
         seed: int,
         processes: Processes = ALONE,
     ) -> None:
@@ -77,7 +81,6 @@ class Batches:
         self.batch_size = batch_size
         self.tokens = tokens
         self.seed = seed
-        self._input_lengths = examples.inputs.lengths
         self._target_lengths = examples.targets.lengths
         self._first, self._rows = prompt_rows(examples)
         longest = int(prompt_tokens(examples).max())
@@ -86,17 +89,16 @@ class Batches:
                 f"batch_tokens: an example has {longest} tokens, more than the {tokens} of one forward pass; "
                 f"set batch_tokens to at least {longest}"
             )
-        unknown = set(weights) - set(examples.task_names)
-        if unknown:
-            raise UserError(
-                f"task_weights.{min(unknown)}: the corpus has no such task (there: {', '.join(examples.task_names)})"
-            )
         task = examples.task[self._first]
         self._prompts_of = [np.flatnonzero(task == code) for code in range(len(examples.task_names))]
-        self._weights = [weights.get(name, 1.0) for name in examples.task_names]
+        #: By task: how often all of it is taken in an epoch, and how many more of its rows are drawn.
+        self._taken = [
+            _taken(int(self._rows[prompts].sum()), weights.get(name, 1.0))
+            for name, prompts in zip(examples.task_names, self._prompts_of, strict=True)
+        ]
         self.epoch_size = sum(
-            _count(int(self._rows[prompts].sum()), weight)
-            for prompts, weight in zip(self._prompts_of, self._weights, strict=True)
+            times * int(self._rows[prompts].sum()) + more
+            for prompts, (times, more) in zip(self._prompts_of, self._taken, strict=True)
         )
         self._kept: tuple[int, np.ndarray] | None = None
         if not self.epoch_size:
@@ -112,7 +114,7 @@ class Batches:
             rows = self.rows(step)
             tokens = np.zeros(len(self.examples.task_names), dtype=np.int64)
             np.add.at(tokens, self.examples.task[rows], self._target_lengths[rows])
-            yield Step(self.micro_batches(rows, self.processes), tokens)
+            yield Step(self.micro_batches(rows, step, self.processes), tokens)
             step += 1
 
     def rows(self, step: int) -> np.ndarray:
@@ -124,14 +126,15 @@ class Batches:
             parts.append(self._order(epoch)[max(start - begin, 0) : stop - begin])
         return np.concatenate(parts)
 
-    def micro_batches(self, rows: np.ndarray, processes: Processes = ALONE) -> list[MicroBatch]:
-        """Cut examples into micro-batches of like lengths within the budget, and take this process' share of them.
+    def micro_batches(self, rows: np.ndarray, step: int, processes: Processes = ALONE) -> list[MicroBatch]:
+        """Cut the examples of a step into micro-batches of like lengths within the budget; take this process' share.
 
         The cuts do not depend on the processes, and shares have about equally many padded tokens.
         """
         rows = np.sort(rows)
         prompts, first, counts = np.unique(self.examples.prompt[rows], return_index=True, return_counts=True)
-        inputs = self._input_lengths[prompts]
+        chosen = self.examples.inputs.draw(self.seed, step, prompts)
+        inputs = self.examples.inputs.lengths(prompts, chosen)
         targets = np.maximum.reduceat(self._target_lengths[rows], first)
         group = np.ceil(np.log2(np.maximum(targets, _SHORT_TARGET)))
         order = np.lexsort((prompts, inputs, group))
@@ -139,12 +142,14 @@ class Batches:
         parts = np.split(order, ends[:-1])
         padded = [int(len(part) * inputs[part].max() + counts[part].sum() * targets[part].max()) for part in parts]
         return [
-            self._micro_batch(place, prompts[part], rows[ranges(first[part], counts[part])], counts[part])
+            self._micro_batch(place, prompts[part], chosen[part], rows[ranges(first[part], counts[part])], counts[part])
             for place, part in ((place, parts[place]) for place in shares(padded, processes.count)[processes.rank])
         ]
 
-    def _micro_batch(self, place: int, prompts: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> MicroBatch:
-        inputs, targets = self.examples.inputs.take(prompts), self.examples.targets.take(rows)
+    def _micro_batch(
+        self, place: int, prompts: np.ndarray, chosen: np.ndarray, rows: np.ndarray, counts: np.ndarray
+    ) -> MicroBatch:
+        inputs, targets = self.examples.inputs.write(prompts, chosen), self.examples.targets.take(rows)
         return MicroBatch(
             inputs.padded(int(inputs.lengths.max()), -1),
             targets.padded(int(targets.lengths.max()), -1),
@@ -159,11 +164,10 @@ class Batches:
         if self._kept is None or self._kept[0] != epoch:
             draw = generator(self.seed, "epoch", epoch)
             parts = []
-            for prompts, weight in zip(self._prompts_of, self._weights, strict=True):
-                whole = np.tile(prompts, math.floor(weight))
+            for prompts, (times, more) in zip(self._prompts_of, self._taken, strict=True):
+                whole = np.tile(prompts, times)
                 parts.append((whole, self._rows[whole]))
-                rest = _count(int(self._rows[prompts].sum()), weight) - int(self._rows[whole].sum())
-                parts.append(self._some(draw.permutation(prompts), rest))
+                parts.append(self._some(draw.permutation(prompts), more))
             taken, counts = (np.concatenate(both) for both in zip(*parts, strict=True))
             order = draw.permutation(len(taken))
             self._kept = epoch, ranges(self._first[taken[order]], counts[order])
@@ -186,9 +190,9 @@ def prompt_rows(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prompt_tokens(examples: Examples) -> np.ndarray:
-    """Tokens of each prompt with all its targets, which go through one forward pass together, int64 [prompts]."""
+    """Most tokens of each prompt with all its targets, which go through one forward pass together, int64 [prompts]."""
     first, rows = prompt_rows(examples)
-    tokens: np.ndarray = examples.inputs.lengths + rows * np.maximum.reduceat(examples.targets.lengths, first)
+    tokens: np.ndarray = examples.inputs.longest + rows * np.maximum.reduceat(examples.targets.lengths, first)
     return tokens
 
 
@@ -211,6 +215,9 @@ def cuts(inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, tokens: in
     return ends
 
 
-def _count(rows: int, weight: float) -> int:
+def _taken(rows: int, weight: float | ExamplesPerEpoch) -> tuple[int, int]:
+    """How often all ``rows`` of a task are taken in an epoch, and how many of them once more."""
+    if isinstance(weight, ExamplesPerEpoch):
+        return divmod(min(weight.examples, rows), rows) if rows else (0, 0)
     whole = math.floor(weight)
-    return whole * rows + round((weight - whole) * rows)
+    return whole, round((weight - whole) * rows)

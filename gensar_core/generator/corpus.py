@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gensar_core import schema
+from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
+from gensar_core.corpora.pieces import stack
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
@@ -26,15 +29,56 @@ _DESCRIBED = 10
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """Encoder inputs, written when they are asked for: what each shows, in an instruction of its task.
+
+    ``task`` int64 [prompts] is the number of each one's task among the ``instructions``.
+    """
+
+    shown: Shown
+    task: np.ndarray
+    instructions: Instructions
+
+    @classmethod
+    def whole(cls, rows: Ragged) -> Inputs:
+        """Inputs that are token rows as they are."""
+        nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), rows.values[:0])
+        return cls(Shown(rows, nothing), np.zeros(len(rows), dtype=np.int64), Instructions.none())
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    @functools.cached_property
+    def longest(self) -> np.ndarray:
+        """Tokens of each in the longest instruction that it may take, int64 [prompts]."""
+        longest: np.ndarray = self.shown.lengths + self.instructions.longest[self.task]
+        return longest
+
+    def draw(self, seed: int, visit: int, prompts: np.ndarray) -> np.ndarray:
+        """The instructions that ``prompts`` take at this visit; see `Instructions.draw`."""
+        return self.instructions.draw(seed, visit, prompts, self.task[prompts])
+
+    def lengths(self, prompts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Tokens of ``prompts`` in the instructions ``chosen``, int64 [prompts]."""
+        own = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
+        lengths: np.ndarray = own + self.instructions.lengths[chosen]
+        return lengths
+
+    def write(self, prompts: np.ndarray, chosen: np.ndarray) -> Ragged:
+        """Token ids of ``prompts`` in the instructions ``chosen``."""
+        return self.instructions.write(self.shown.take(prompts), chosen)
+
+
+@dataclass(frozen=True)
 class Examples:
     """Training examples: what is asked and what is to be answered.
 
-    ``inputs`` [prompts] and ``targets`` [rows] are token rows; ``prompt`` int64 [rows] is the input of each row,
+    ``inputs`` are the prompts, ``targets`` [rows] token rows; ``prompt`` int64 [rows] is the input of each row,
     ascending, so that rows of one prompt stand together; ``task`` [rows] indexes ``task_names``; ``path`` is the file
     they stand in, row by row.
     """
 
-    inputs: Ragged
+    inputs: Inputs
     targets: Ragged
     prompt: np.ndarray
     task: np.ndarray
@@ -142,9 +186,9 @@ def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
             )
 
 
-def check_lengths(inputs: Ragged, positions: int | None, where: Path) -> None:
-    """Raise UserError on a row longer than the positions that a pretrained model has seen (None: no such limit)."""
-    longest = int(inputs.lengths.max(initial=0))
+def check_lengths(inputs: Inputs, positions: int | None, where: Path) -> None:
+    """Raise UserError on an input longer than the positions that a pretrained model has seen (None: no such limit)."""
+    longest = int(inputs.longest.max(initial=0))
     if positions is not None and longest > positions:
         raise UserError(
             f"{where}: an input has {longest} tokens, the backbone was pretrained on {positions} at most; lower the "
@@ -153,41 +197,55 @@ def check_lengths(inputs: Ragged, positions: int | None, where: Path) -> None:
 
 
 def load_examples(corpus: Path, vocabulary: int) -> Examples:
-    """Read train.parquet part by part; rows of equal inputs that follow each other become one prompt.
+    """Read train.parquet part by part; rows that show the same and follow each other become one prompt of a task.
 
     Raises UserError on an empty corpus and on tokens outside the vocabulary.
     """
     path = corpus / "train.parquet"
-    inputs, targets, prompts, names = [], [], [], []
+    histories, values, targets, prompts, names, asking = [], [], [], [], [], []
     count = 0
     for frame in _parts(path):
-        shown = Ragged.from_series(frame.get_column("input_ids"))
-        first = begins_prompt(shown)
-        inputs.append(shown.take(np.flatnonzero(first)))
+        shown = Shown(*(Ragged.from_series(frame.get_column(name)) for name in ("history_ids", "value_ids")))
+        first = begins_prompt(frame.get_column("task"), shown)
+        kept = shown.take(np.flatnonzero(first))
+        histories.append(kept.history)
+        values.append(kept.value)
         prompts.append(count - 1 + np.cumsum(first))
-        count += len(inputs[-1])
+        count += len(kept)
         targets.append(Ragged.from_series(frame.get_column("target_ids")))
         names.append(frame.get_column("task"))
+        asking.append(frame.get_column("task").filter(pl.Series(first)))
     if not names or not sum(map(len, names)):
         raise UserError(f"{path}: holds no training examples; give the corpus another task or more data")
     task = pl.concat(names)
     task_names = task.unique().sort().to_list()
-    codes = task.replace_strict(task_names, list(range(len(task_names))), return_dtype=pl.UInt8).to_numpy()
-    examples = Examples(_concat(inputs), _concat(targets), np.concatenate(prompts), codes, task_names, path)
-    check_tokens(examples.inputs, vocabulary, path)
+    inputs = Inputs(
+        Shown(stack(histories), stack(values)),
+        _codes(pl.concat(asking), task_names).astype(np.int64),
+        Instructions.load(corpus, task_names),
+    )
+    examples = Examples(inputs, stack(targets), np.concatenate(prompts), _codes(task, task_names), task_names, path)
+    check_known(inputs.shown.history, vocabulary, path)
+    check_known(inputs.shown.value, vocabulary, path)
+    check_known(inputs.instructions.texts, vocabulary, corpus / TEMPLATES_COPY)
     check_tokens(examples.targets, vocabulary, path)
     return examples
 
 
-def begins_prompt(inputs: Ragged) -> np.ndarray:
-    """Whether each row differs from the row before, bool [rows]."""
-    lengths = inputs.lengths
-    begins = np.ones(len(inputs), dtype=bool)
-    begins[1:] = lengths[1:] != lengths[:-1]
-    alike = np.flatnonzero(~begins)
-    one, other = inputs.take(alike), inputs.take(alike - 1)
-    begins[alike[one.rows[one.values != other.values]]] = True
+def begins_prompt(task: pl.Series, shown: Shown) -> np.ndarray:
+    """Whether each row asks another task or shows something else than the row before, bool [rows]."""
+    begins = (task != task.shift(1)).fill_null(True).to_numpy().copy()
+    for part in (shown.history, shown.value):
+        lengths = part.lengths
+        begins[1:] |= lengths[1:] != lengths[:-1]
+        alike = np.flatnonzero(~begins)
+        one, other = part.take(alike), part.take(alike - 1)
+        begins[alike[one.rows[one.values != other.values]]] = True
     return begins
+
+
+def _codes(task: pl.Series, names: list[str]) -> np.ndarray:
+    return task.replace_strict(names, list(range(len(names))), return_dtype=pl.UInt8).to_numpy()
 
 
 def load_prompts(corpus: Path, vocabulary: int) -> Prompts:
@@ -225,6 +283,11 @@ def check_tokens(rows: Ragged, vocabulary: int, where: Path) -> None:
     """Raise UserError on an empty row and on token ids that a model of this vocabulary does not know."""
     if len(rows) and rows.lengths.min() == 0:
         raise UserError(f"{where}: row {int(rows.lengths.argmin())} has no tokens; build the corpus again")
+    check_known(rows, vocabulary, where)
+
+
+def check_known(rows: Ragged, vocabulary: int, where: Path) -> None:
+    """Raise UserError on token ids that a model of this vocabulary does not know."""
     if len(rows.values) and (rows.values.min() < 0 or rows.values.max() >= vocabulary):
         raise UserError(
             f"{where}: token {int(rows.values.max())} is outside the model's vocabulary of {vocabulary}; "
@@ -243,8 +306,3 @@ def _parts(path: Path) -> Iterator[pl.DataFrame]:
                 yield schema.CORPUS.check(frame, path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
-
-
-def _concat(parts: list[Ragged]) -> Ragged:
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Ragged.from_lengths(lengths, np.concatenate([part.values for part in parts]))

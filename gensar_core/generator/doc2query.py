@@ -25,7 +25,7 @@ from gensar_core.corpora.tokenizer import TRAINED, load_tokenizer, train_tokeniz
 from gensar_core.errors import UserError
 from gensar_core.generator import backbone
 from gensar_core.generator.batches import Batches
-from gensar_core.generator.corpus import Examples
+from gensar_core.generator.corpus import Examples, Inputs
 from gensar_core.generator.t5 import T5
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
@@ -35,9 +35,10 @@ from gensar_core.runtime.progress import progress
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json
 from gensar_core.runtime.training import train
+from gensar_core.runtime.training_state import TrainingRecord
 
-#: Items whose queries are sampled in one go.
-_ITEMS: Final = 64
+#: Queries sampled in one go: each holds its item's encoded text in every layer.
+_QUERIES: Final = 256
 
 
 def make_pseudo_queries(
@@ -45,44 +46,65 @@ def make_pseudo_queries(
 ) -> None:
     """Write ``output``/pseudo_queries.parquet (table `pseudo_queries`) and curve.json.
 
-    Training pairs are those of samples/training_events.parquet. An item without text gets no query, and of equal
-    queries of an item one stays. ``checkpoints`` is a folder of this training alone, from which a killed run continues.
-    Raises UserError when there are no pairs, or backbone and tokenizer do not belong together.
+    Training pairs are those of samples/training_events.parquet; with ``settings.epochs`` 0 there is no training. An
+    item without text gets no query, and of equal queries of an item one stays. ``checkpoints`` is a folder of this
+    training alone, from which a killed run continues. Raises UserError when there are no pairs, or backbone and
+    tokenizer do not belong together.
     """
     inputs = [canonical / "items.parquet", canonical / "queries.parquet", samples / "training_events.parquet"]
     with Stage("pseudo_queries", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         texts = _Texts.read(canonical, settings)
-        items, queries = training_pairs(samples / "training_events.parquet", texts.items.empty)
         model = _model(settings, texts.tokenizer, seed).to(pick_device())
-        learned, held_out = _split(items, settings.held_out, derive_seed(seed, "held out"))
-        task = QueryTask(
-            model,
-            settings,
-            texts.examples(items[learned], queries[learned]),
-            texts.examples(items[held_out], queries[held_out]),
-            derive_seed(seed, "order"),
-        )
-        record = train(
-            task,
-            task.schedule(),
-            seed=derive_seed(seed, "training"),
-            description="train doc2query",
-            checkpoints=checkpoints,
-            key=stage.key,
-        )
+        history: list[dict[str, float]] = []
+        if settings.epochs:
+            pairs = training_pairs(samples / "training_events.parquet", texts.items.empty)
+            record = _learn(model, texts, pairs, settings, seed, checkpoints, stage)
+            history = record.history
         table = sample_queries(model, texts.tokenizer, texts.items, settings, derive_seed(seed, "sampling"))
         schema.PSEUDO_QUERIES.write(table, stage.path("pseudo_queries.parquet"))
-        write_json(stage.path("curve.json"), record.history)
+        write_json(stage.path("curve.json"), history)
         stage.record(
-            pairs=len(items),
-            held_out_pairs=len(held_out),
-            best_step=record.best_step,
-            held_out_loss=-record.best_score,
             pseudo_queries=len(table),
             items_without=len(texts.items.texts) - table.get_column("item_id").n_unique(),
         )
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _learn(
+    model: T5,
+    texts: _Texts,
+    pairs: tuple[np.ndarray, np.ndarray],
+    settings: PseudoQuerySettings,
+    seed: int,
+    checkpoints: Path | None,
+    stage: Stage,
+) -> TrainingRecord:
+    """Train the model on (item, query) pairs and keep its weights at the lowest loss of the held-out ones."""
+    items, queries = pairs
+    learned, held_out = _split(items, settings.held_out, derive_seed(seed, "held out"))
+    task = QueryTask(
+        model,
+        settings,
+        texts.examples(items[learned], queries[learned]),
+        texts.examples(items[held_out], queries[held_out]),
+        derive_seed(seed, "order"),
+    )
+    record = train(
+        task,
+        task.schedule(),
+        seed=derive_seed(seed, "training"),
+        description="train doc2query",
+        checkpoints=checkpoints,
+        key=stage.key,
+    )
+    stage.record(
+        pairs=len(items),
+        held_out_pairs=len(held_out),
+        best_step=record.best_step,
+        held_out_loss=-record.best_score,
+    )
+    return record
 
 
 def training_pairs(path: Path, without_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +125,7 @@ class QueryTask(GeneratorTask):
     ) -> None:
         super().__init__(model, settings.training(), examples, [], seed)
         batches = Batches(held_out, batch_size=len(held_out), tokens=self.order.tokens, weights={}, seed=seed)
-        self._held_out = batches.micro_batches(np.arange(len(held_out)))
+        self._held_out = batches.micro_batches(np.arange(len(held_out)), 0)
 
     def validate(self) -> Mapping[str, float]:
         """The held-out loss per token; the score is its negative."""
@@ -118,8 +140,9 @@ def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuer
     order = np.argsort(items.tokens.lengths, kind="stable")
     order = order[items.tokens.lengths[order] > 0]
     found: dict[int, list[str]] = {}
-    for start in progress(range(0, len(order), _ITEMS), "sample queries", unit="batch"):
-        batch = order[start : start + _ITEMS]
+    items_at_once = max(1, _QUERIES // settings.queries_per_item)
+    for start in progress(range(0, len(order), items_at_once), "sample queries", unit="batch"):
+        batch = order[start : start + items_at_once]
         rows = _ended(items.tokens.take(batch), tokenizer.eos_token_id)
         tokens = torch.from_numpy(rows.padded(int(rows.lengths.max()), -1)).to(device).long()
         with torch.random.fork_rng(), torch.inference_mode():
@@ -169,7 +192,7 @@ class _Texts:
         distinct, prompt = np.unique(items, return_inverse=True)
         end = self.tokenizer.eos_token_id
         return Examples(
-            _ended(self.items.tokens.take(distinct), end),
+            Inputs.whole(_ended(self.items.tokens.take(distinct), end)),
             _ended(self.queries.tokens.take(queries), end),
             prompt,
             np.zeros(len(items), dtype=np.uint8),

@@ -26,6 +26,7 @@ _CORPUS = (
     "item_tokens.parquet",
     "trie.safetensors",
     "new_tokens.json",
+    "templates.yaml",
     "tokenizer",
 )
 #: What a trained generator is read from.
@@ -111,7 +112,7 @@ def _train(
     if settings.backbone != "scratch":
         # T5's positions are relative and have no end, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
-    lists = load_validation(corpus, samples, model, settings.validation_users)
+    lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
     tries = target_tries(corpus, model) if backbone.over_catalogue(model) else None
     task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, tries)
     record = train(

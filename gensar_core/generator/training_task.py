@@ -80,7 +80,7 @@ class GeneratorTask:
             examples,
             batch_size=settings.batch_size,
             tokens=tokens,
-            weights=settings.task_weights,
+            weights={str(name): weight for name, weight in settings.task_weights.items()},
             seed=seed,
             processes=processes,
         )
@@ -142,7 +142,7 @@ class GeneratorTask:
         rows = self.order.rows(step)
         first_seed = torch.initial_seed()
         bad = []
-        for part in self.order.micro_batches(rows):
+        for part in self.order.micro_batches(rows, step):
             with drawing_from(first_seed + part.place, self.device):
                 finite = self._token_losses(part)[0].isfinite().cpu().numpy()
             bad.append(np.repeat(part.rows, (part.targets >= 0).sum(axis=1))[~finite])

@@ -14,7 +14,7 @@ from gensar_core.generator.backbone import over_catalogue
 from gensar_core.generator.corpus import ItemTokens, Prompts, load_item_tokens, load_prompts
 from gensar_core.generator.score import score_candidates
 from gensar_core.generator.t5 import T5
-from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.candidates import CandidateLists, Choice, load_candidates
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.processes import ALONE, Processes
@@ -48,8 +48,8 @@ class Validation:
         return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
 
 
-def load_validation(corpus: Path, samples: Path, model: T5, users: int) -> list[Validation]:
-    """Valid lists of both tasks; of at most ``users`` users each, evenly spread (0: all). Tasks without any are out.
+def load_validation(corpus: Path, samples: Path, model: T5, users: int, choice: Choice = "spread") -> list[Validation]:
+    """Valid lists of both tasks; of at most ``users`` users each (0: all), by ``choice``. Tasks without any are out.
 
     Raises UserError when no task has valid samples.
     """
@@ -60,7 +60,7 @@ def load_validation(corpus: Path, samples: Path, model: T5, users: int) -> list[
     table = schema.SAMPLES.read(samples / "samples.parquet")
     found = []
     for task in schema.TASKS:
-        lists = load_candidates(samples, task, "valid", users=users, samples=table)
+        lists = load_candidates(samples, task, "valid", users=users, choice=choice, samples=table)
         if len(lists):
             found.append(Validation(task, lists, _prompts_of(prompts, lists), items[task], tries.get(task)))
     if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,9 @@ from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
+
+#: Which of more lists than are wanted are taken.
+Choice: TypeAlias = Literal["spread", "latest"]
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,25 @@ def figures(table: pl.DataFrame) -> dict[str, float]:
 
 
 def load_candidates(
-    samples_folder: Path, task: str, split: str, *, users: int = 0, samples: pl.DataFrame | None = None
+    samples_folder: Path,
+    task: str,
+    split: str,
+    *,
+    users: int = 0,
+    choice: Choice = "spread",
+    samples: pl.DataFrame | None = None,
 ) -> CandidateLists:
     """The candidate lists of one task and split, in the order of sample_id.
 
-    ``users`` > 0 takes that many of them, evenly spread. ``samples`` saves reading the table again.
+    ``users`` > 0 takes that many of them: evenly spread, or those whose targets are the latest in time. ``samples``
+    saves reading the table again.
     """
     if samples is None:
         samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
     rows = samples.filter((pl.col("task") == task) & (pl.col("split") == split)).sort("sample_id")
-    if users and len(rows) > users:
+    if users and len(rows) > users and choice == "latest":
+        rows = rows.sort("time", "sample_id").tail(users).sort("sample_id")
+    elif users and len(rows) > users:
         rows = rows[np.linspace(0, len(rows) - 1, users).round().astype(np.int64)]
     path = samples_folder / "candidates.parquet"
     rows = rows.join(schema.CANDIDATES.read(path), on="sample_id", how="left", maintain_order="left")

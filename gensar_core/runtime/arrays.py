@@ -42,6 +42,11 @@ class Ragged:
         """Length of each row [rows]."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Length of each of the given rows: `lengths` of a few of very many."""
+        lengths: np.ndarray = self.offsets[rows + 1] - self.offsets[rows]
+        return lengths
+
     @property
     def rows(self) -> np.ndarray:
         """The row number of each value [total]."""
@@ -49,8 +54,8 @@ class Ragged:
 
     def take(self, rows: np.ndarray) -> Ragged:
         """The given rows, in the given order."""
-        lengths = self.lengths[rows]
-        return Ragged.from_lengths(lengths, self.values[ranges(self.offsets[:-1][rows], lengths)])
+        lengths = self.lengths_of(rows)
+        return Ragged.from_lengths(lengths, self.values[ranges(self.offsets[rows], lengths)])
 
     def filter(self, keep: np.ndarray) -> Ragged:
         """Only the values where ``keep`` [total] is true; rows stay, some shorter."""

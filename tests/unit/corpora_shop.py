@@ -9,12 +9,15 @@ import string
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Tokenizer
 
 from gensar_core import schema
+from gensar_core.corpora.instructions import Instructions, Shown
+from gensar_core.runtime.arrays import Ragged
 
 TEXTS = ["Upright piano, 88 keys", "", "USB-C cable (2 m)", "Sheet music: 20 easy pieces", "piano stool"]
 QUERIES = ["digital piano", "music stand"]
@@ -157,6 +160,17 @@ class Scribe:
         if kind == "desc2id":
             return re.sub(" +", " ", template.replace("{description}", text)).strip(" "), identifier
         return template.replace("{identifier}", identifier), text
+
+
+def prompts_of(folder: Path, position: int = 0) -> pl.DataFrame:
+    """The training examples of a corpus with their prompts as ``input_ids``, all in one of their task's instructions."""
+    train = schema.CORPUS.read(folder / "train.parquet")
+    names = train.get_column("task").unique(maintain_order=True).to_list()
+    instructions = Instructions.load(folder, names)
+    shown = Shown(*(Ragged.from_series(train.get_column(name)) for name in ("history_ids", "value_ids")))
+    task = np.array([names.index(name) for name in train.get_column("task")], dtype=np.int64)
+    prompts = instructions.write(shown, instructions.first[task] + position)
+    return train.select("task", "sample_id", prompts.to_series("input_ids", pl.Int32()), "target_ids")
 
 
 def t5_like(texts: list[str]) -> PreTrainedTokenizerBase:

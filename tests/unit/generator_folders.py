@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gensar_core import schema
+from gensar_core.corpora.tasks import TASKS
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.runtime.arrays import Ragged
 
@@ -64,8 +66,17 @@ def write_corpus(folder: Path, users: int = 20) -> Path:
     new_tokens = {text: BASE + number for number, text in enumerate(NEW)}
     record = {"tokens": new_tokens, "vocabulary_size": VOCABULARY, "base_vocabulary_size": BASE}
     (folder / "new_tokens.json").write_text(json.dumps(record))
+    # The only instruction shows what there is; its end is the behavior token and the end of sequence.
+    plain = {name: [" ".join(f"{{{slot}}}" for slot in sorted(task.placeholders))] for name, task in TASKS.items()}
+    (folder / "templates.yaml").write_text(yaml.safe_dump(plain))
     rows = [
-        ("nrip" if task == "rec" else "nsip", user, prompt_row(task, user), item_row(task, target_of(task, user)))
+        (
+            "nrip" if task == "rec" else "nsip",
+            user,
+            prompt_row(task, user)[:-2],
+            [],
+            item_row(task, target_of(task, user)),
+        )
         for task in schema.TASKS
         for user in range(users)
     ]

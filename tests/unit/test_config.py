@@ -92,6 +92,12 @@ def put(values, path, value):
         ("datasets.figures", {"source": "simulated", "users": 200, "items": 200}, "datasets.figures: results/figures holds other results; rename it"),
         ("figures.collisions", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.collisions: every data set has another figure of this name; rename it"),
         ("figures.sasrec_training", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.sasrec_training: every data set has another figure of this name"),
+        ("generators.gensar.task_weights", {"nsi": 1.0}, "generators.gensar.task_weights.nsi: input should be 'nrip', 'nsqp',"),
+        ("generators.gensar.task_weights", {"nsip": "all"}, "generators.gensar.task_weights.nsip: input should be a valid number, not 'all'"),
+        ("generators.gensar.task_weights", {"nsip": -0.5}, "generators.gensar.task_weights.nsip: input should be greater than or equal to 0"),
+        ("generators.gensar.task_weights", {"nsip": {"examples": 1.5}}, "task_weights.nsip.examples: input should be a valid integer, not 1.5"),
+        ("generators.gensar.task_weights", {"nsip": {"examples": 9, "exmaples": 9}}, "nsip.exmaples: unknown key; did you mean 'examples'?"),
+        ("generators.gensar.validation_choice", "last", "validation_choice: input should be 'spread' or 'latest', not 'last'"),
         ("datasset", {}, "datasset: unknown key; did you mean 'datasets'"),
         ("datasets.a b", {"source": "simulated", "users": 9, "items": 200}, "datasets.a b"),
     ],
@@ -196,6 +202,22 @@ def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():
     )
     assert (generator.backbone, generator.epochs, generator.batch_size) == ("google-t5/t5-small", 200, 64 * 16 * 8)
     assert (generator.learning_rate, generator.weight_decay, generator.warmup_share) == (1e-3, 1e-7, 0.01)
+    # What the authors' run draws each epoch beside all of nrip, and how they validate.
+    drawn = {name: weight.examples for name, weight in generator.task_weights.items()}
+    sides = [f"{task}_{side}" for task in ("desc2id", "id2desc") for side in ("semantic", "collaborative")]
+    assert drawn == {"nsip": 100_000, "nsqp": 1_000, "doc2query": 1_000, **dict.fromkeys(sides, 1_000)}
+    assert (generator.patience, generator.validation_users, generator.validation_choice) == (None, 10_000, "latest")
+    assert corpus.active_tasks == ["nrip", "nsqp", "nsip", "desc2id", "id2desc", "doc2query"]
+    queries = catalogue.pseudo_queries[corpus.pseudo_queries]
+    assert (queries.backbone, queries.epochs, queries.top_k, queries.top_p) == (
+        "doc2query/msmarco-t5-base-v1",
+        0.0,
+        10,
+        0.95,
+    )
+    assert (queries.max_item_tokens, queries.max_query_tokens, queries.queries_per_item) == (256, 64, 20)
+    # The small corpora build on the paper's, but have no query model to ask.
+    assert "doc2query" not in catalogue.corpora["demo"].active_tasks
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path):

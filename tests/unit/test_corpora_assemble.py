@@ -1,4 +1,4 @@
-"""Assembled token ids equal the tokenized text of the prompt, for any sample, template, scheme and tokenizer."""
+"""Assembled token ids equal the tokenized text of the prompt, for any sample, instruction, scheme and tokenizer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gensar_core.corpora.assemble import Rows, draw_templates, inputs, targets, value_tokens
+from gensar_core.corpora import assemble
+from gensar_core.corpora.assemble import Rows, targets, value_tokens
 from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.pieces import Pieces, beside
-from gensar_core.corpora.stream import item_rows
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, SIDES, TASKS
-from gensar_core.corpora.templates import Template, _parse
+from gensar_core.corpora.template_files import Template, _parse
+from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.texts import Encoder, Texts
 from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
@@ -93,8 +95,7 @@ entry = st.one_of(
     st.tuples(st.sampled_from([R, S]), st.integers(0, ITEMS - 1)), st.tuples(st.just(Q), st.integers(0, N_QUERIES - 1))
 )
 history = st.lists(entry, max_size=8)
-word = st.sampled_from(["what", "next?", "past:", "-", "the user's", "(see", "d.", "piano"])
-tail = st.sampled_from(["", ".", ";", "?", "d.", '")', ", so", "s;"])
+word = st.sampled_from(["what", "next?", "past:", "-", "the user's", "(see", "d.", "piano", ".", ";"])
 
 
 @st.composite
@@ -103,7 +104,7 @@ def template(draw: st.DrawFn, placeholders: tuple[str, ...]) -> Template:
     words = [draw(st.lists(word, max_size=2)) for _ in range(len(order) + 1)]
     parts = [*words[0]]
     for slot, after in zip(order, words[1:], strict=True):
-        parts += [f"{{{slot}}}{draw(tail)}", *after]
+        parts += [f"{{{slot}}}", *after]
     name = {"history": "nrip", "history query": "nsip", "description": "desc2id_semantic"}.get(" ".join(placeholders))
     return _parse(" ".join(parts), name or "id2desc_semantic", "test")
 
@@ -140,13 +141,19 @@ def test_assembled_ids_equal_the_tokenized_text(
         max_searches=caps[1],
     )
     pieces = build_pieces(tokenizer, scribe)
-    base, _ = tokenizer
+    base, known = tokenizer
+    encoder = Encoder(base)
     samples = [sample(i, "search", "train", i % ITEMS, i % N_QUERIES, past) for i, past in enumerate(histories)]
     rows = as_rows(samples).recent(*caps)
     for task, slots in ((NRIP, ("history",)), (NSQP, ("history",)), (NSIP, ("history", "query"))):
         templates = [data.draw(template(slots)) for _ in range(3)]
         drawn = np.asarray([i % 3 for i in range(len(samples))])
-        shown = lists(inputs(pieces, task, templates, drawn, rows))
+        instructions = Instructions.tokenize(
+            {task.name: tuple(templates)}, [task.name], encoder, known if behavior_tokens else {}, base.eos_token_id
+        )
+        asked = assemble.shown(pieces, task, rows)
+        shown = lists(instructions.write(asked, drawn))
+        assert [len(row) for row in shown] == (asked.lengths + instructions.lengths[drawn]).tolist()
         wanted = lists(targets(pieces, task, rows))
         for i, row in enumerate(samples):
             prompt = scribe.prompt(task.name, templates[drawn[i]].text, row)
@@ -157,10 +164,11 @@ def test_assembled_ids_equal_the_tokenized_text(
     for task in (task for task in TASKS.values() if task.source == "item"):
         templates = [data.draw(template(tuple(task.placeholders))) for _ in range(2)]
         drawn = items % 2
-        shown, wanted = (
-            lists(inputs(pieces, task, templates, drawn, all_items)),
-            lists(targets(pieces, task, all_items)),
+        instructions = Instructions.tokenize(
+            {task.name: tuple(templates)}, [task.name], encoder, known, base.eos_token_id
         )
+        shown = lists(instructions.write(assemble.shown(pieces, task, all_items), drawn))
+        wanted = lists(targets(pieces, task, all_items))
         for item in range(ITEMS):
             prompt, target = scribe.alignment(task.name, templates[drawn[item]].text, item)
             assert shown[item] == base(prompt).input_ids, prompt
@@ -213,22 +221,29 @@ def test_recent_histories_equal_a_plain_loop(
         assert lists(recent.objects)[i] == [thing for _, thing in kept]
 
 
-def test_template_draw_depends_on_the_id_alone() -> None:
-    ids = np.arange(20_000, dtype=np.int64)
-    drawn = draw_templates(7, "nrip", item_rows(ids), 10)
-    shuffled = np.random.Generator(np.random.PCG64(1)).permutation(ids)
-    assert np.array_equal(draw_templates(7, "nrip", item_rows(shuffled), 10), drawn[shuffled])
-    assert np.array_equal(draw_templates(7, "nrip", item_rows(ids[100:105]), 10), drawn[100:105])
-    assert np.array_equal(draw_templates(7, "nrip", item_rows(ids.astype(np.int32)), 10), drawn)
+@pytest.fixture(scope="module")
+def instructions() -> Instructions:
+    base, tokens = made("trained")
+    return Instructions.tokenize(load_templates(), ["nrip", "nsip"], Encoder(base), tokens, base.eos_token_id)
 
 
-def test_template_draw_is_about_uniform_and_differs_by_task_and_seed() -> None:
-    ids = np.arange(20_000)
-    drawn = draw_templates(7, "nrip", item_rows(ids), 10)
+def test_an_instruction_is_drawn_by_prompt_and_visit_alone(instructions: Instructions) -> None:
+    prompts = np.arange(20_000, dtype=np.int64)
+    task = prompts % 2
+    drawn = instructions.draw(7, 3, prompts, task)
+    shuffled = np.random.Generator(np.random.PCG64(1)).permutation(prompts)
+    assert np.array_equal(instructions.draw(7, 3, shuffled, task[shuffled]), drawn[shuffled])
+    assert np.array_equal(instructions.draw(7, 3, prompts[100:105], task[100:105]), drawn[100:105])
+    assert (drawn // 10 == task).all()
+
+
+def test_instructions_are_drawn_about_evenly_and_anew_at_each_visit(instructions: Instructions) -> None:
+    prompts, task = np.arange(20_000), np.zeros(20_000, dtype=np.int64)
+    drawn = instructions.draw(7, 0, prompts, task)
     counts = Counter(drawn.tolist())
     assert sorted(counts) == list(range(10))
     # 2,000 expected each; six standard deviations are 255.
     assert all(abs(count - 2000) < 255 for count in counts.values())
-    for other in (draw_templates(8, "nrip", item_rows(ids), 10), draw_templates(7, "nsip", item_rows(ids), 10)):
+    for other in (instructions.draw(8, 0, prompts, task), instructions.draw(7, 1, prompts, task)):
         # Independent draws agree in a tenth of the rows.
         assert abs((other == drawn).mean() - 0.1) < 0.02

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.config.corpora import CorpusSettings, MaterializationSettings
+from gensar_core.corpora.assemble import Rows, shortened
 from gensar_core.corpora.build import build_corpus
+from gensar_core.corpora.histories import Histories
 from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
-from tests.unit.corpora_shop import Q, R, S, Scribe, sample, write_shop
+from gensar_core.generator.corpus import load_examples
+from gensar_core.runtime.arrays import Ragged
+from tests.unit.corpora_shop import Q, R, S, Scribe, prompts_of, sample, write_shop
 
 #: Two users; user 0 has four training targets of recommendation, user 1 two, and their search targets.
 SAMPLES = [
@@ -36,7 +44,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(shop: Path, output: Path, pseudo: Path | None = None, **changes: Any) -> pl.DataFrame:
     chosen = MaterializationSettings(**{"tokenizer": "trained", "vocabulary_size": 400, **changes})
     build_corpus(shop, shop, shop, output, chosen, 7, pseudo)
-    return schema.CORPUS.read(output / "train.parquet")
+    return prompts_of(output)
 
 
 def ids(folder: Path, text: str) -> list[int]:
@@ -64,6 +72,32 @@ def test_later_targets_follow_their_history_and_share_its_prompt(shop: Path, tmp
     assert more.filter(searches).equals(plain.filter(searches))
 
 
+def test_training_reads_a_shared_prompt_once_and_tells_tasks_apart(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(shop, tmp_path, tasks=["nsqp", "nrip"], later_targets=2)
+    monkeypatch.setattr("gensar_core.generator.corpus._ROWS", 4)
+    examples = load_examples(tmp_path, 1000)
+    assert examples.task_names == ["nrip", "nsqp"]
+    rows = schema.CORPUS.read(tmp_path / "train.parquet")
+    prompts: list[tuple[str, list[int]]] = []
+    for task, history in rows.select("task", "history_ids").iter_rows():
+        prompts += [] if prompts and prompts[-1] == (task, history) else [(task, history)]
+    written = [
+        (examples.task_names[task], examples.inputs.shown.history.take(np.array([place])).values.tolist())
+        for place, task in enumerate(examples.inputs.task)
+    ]
+    # Parts of the file end where they do: a prompt that goes on in the next part begins again there.
+    assert [entry for place, entry in enumerate(written) if not place or entry != written[place - 1]] == prompts
+    assert len(written) < len(rows)
+    assert [written[prompt] for prompt in examples.prompt] == list(rows.select("task", "history_ids").iter_rows())
+    # In the first instruction they are the prompts of the corpus.
+    first = examples.inputs.instructions.first[examples.inputs.task[examples.prompt]]
+    assert examples.inputs.write(examples.prompt, first).values.tolist() == list(
+        chain.from_iterable(prompts_of(tmp_path).get_column("input_ids").to_list())
+    )
+
+
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_later_targets_and_copies_do_not_depend_on_chunks(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
@@ -74,11 +108,8 @@ def test_later_targets_and_copies_do_not_depend_on_chunks(
     assert build(shop, tmp_path / "chunked", later_targets=1, shorter_histories=2).equals(whole)
 
 
-def test_shorter_histories_are_last_parts_of_the_whole(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = {name: templates[:1] for name, templates in load_templates().items()}
-    monkeypatch.setattr("gensar_core.corpora.build.load_templates", lambda: first)
+def test_shorter_histories_are_last_parts_of_the_whole(shop: Path, tmp_path: Path) -> None:
+    first = load_templates()
     corpus = build(shop, tmp_path, tasks=["nrip"], shorter_histories=20)
     assert len(corpus) == 6 * 21
     for row in SAMPLES[:6]:
@@ -98,11 +129,26 @@ def test_shorter_histories_are_last_parts_of_the_whole(
         assert len({tuple(prompt) for prompt in shown}) >= 3
 
 
-def test_pseudo_queries_make_searches_without_a_history(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@given(
+    st.lists(st.lists(st.sampled_from([(R, 1), (Q, 0), (S, 2)]), max_size=6), min_size=1, max_size=5),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 99),
+)
+def test_no_history_is_shortened_to_nothing(
+    pasts: list[list[tuple[int, int]]], clicks: int, searches: int, seed: int
 ) -> None:
-    first = {name: templates[:1] for name, templates in load_templates().items()}
-    monkeypatch.setattr("gensar_core.corpora.build.load_templates", lambda: first)
+    """Whatever kinds it holds: only clicks, only searches, found items whose query is no longer there."""
+    lengths = np.array([len(past) for past in pasts])
+    flat = np.array([entry for past in pasts for entry in past], dtype=np.int32).reshape(-1, 2)
+    histories = Histories(*(Ragged.from_lengths(lengths, column) for column in flat.T))
+    rows = Rows(np.arange(len(pasts)), {}, histories).copied(8)
+    cut = shortened(rows, seed, "nrip", clicks, searches).histories
+    assert cut is not None
+    assert ((cut.behaviors.lengths > 0) == np.repeat(lengths > 0, 8)).all()
+
+
+def test_pseudo_queries_make_searches_without_a_history(shop: Path, tmp_path: Path) -> None:
     table = pl.DataFrame(
         {"item_id": [3, 0, 3, 1], "number": [1, 0, 0, 0], "text": ["easy  songs", "grand piano", "note book", " "]},
         schema=schema.PSEUDO_QUERIES.schema,
@@ -110,7 +156,7 @@ def test_pseudo_queries_make_searches_without_a_history(
     schema.PSEUDO_QUERIES.write(table, tmp_path / "pseudo.parquet")
     corpus = build(shop, tmp_path / "out", tmp_path / "pseudo.parquet", tasks=["nsip", "doc2query"])
     found = corpus.filter(pl.col("task") == "doc2query").drop("task").rows()
-    asked = "A visitor without any record searches for <S_Q> {}. Which item gets the click? <S_I>"
+    asked = "A visitor without any record searches for <S_Q> {} and clicks on which item? <S_I>"
     scribe = Scribe()
     assert found == [
         (item, ids(tmp_path / "out", asked.format(text)), ids(tmp_path / "out", scribe.entry(S, item)))

@@ -20,7 +20,7 @@ from gensar_core.corpora.text import readable
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import digest
 from gensar_core.runtime.writing import TableWriter
-from tests.unit.corpora_shop import SAMPLES, TEXTS, Q, R, S, Scribe, sample, t5_like, write_shop
+from tests.unit.corpora_shop import SAMPLES, TEXTS, Q, R, S, Scribe, prompts_of, sample, t5_like, write_shop
 
 
 def settings(**changes: Any) -> MaterializationSettings:
@@ -38,7 +38,7 @@ class Corpus:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        self.train = schema.CORPUS.read(folder / "train.parquet")
+        self.train = prompts_of(folder)
         self.prompts = schema.PROMPTS.read(folder / "prompts.parquet")
         self.item_tokens = schema.ITEM_TOKENS.read(folder / "item_tokens.parquet")
         self.new_tokens = json.loads((folder / "new_tokens.json").read_text())
@@ -69,28 +69,22 @@ def corpus(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(build(shop, tmp_path_factory.mktemp("corpus")))
 
 
-def one_template(monkeypatch: pytest.MonkeyPatch, position: int = 0) -> None:
-    """Let training see only one template of each task."""
-    chosen = {name: (templates[position],) for name, templates in load_templates().items()}
-    monkeypatch.setattr("gensar_core.corpora.build.load_templates", lambda: chosen)
-
-
 # What each task's first template must give for the samples and items of the shop.
 BY_HAND = {
     ("nrip", 0): (
         "Here is what the user did so far: <R_I><M1_0><M2_1><R1_7><R2_7>; <S_Q> digital piano; "
-        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1>. Which item should be recommended next? <R_I>",
+        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1> Which item should be recommended next? <R_I>",
         "<R_I><M1_1><M2_2><R1_0><R2_0>",
     ),
     ("nsqp", 3): (
         "Here is what the user did so far: <R_I><M1_0><M2_1><R1_7><R2_7>; <S_Q> digital piano; "
-        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1>. What will the user search for next?",
+        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1> What will the user search for next?",
         "<S_Q> music stand",
     ),
     ("nsip", 3): (
         "Here is what the user did so far: <R_I><M1_0><M2_1><R1_7><R2_7>; <S_Q> digital piano; "
-        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1>. Now the user searches for <S_Q> music stand. "
-        "Which item gets the click? <S_I>",
+        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1> Now the user searches for <S_Q> music stand and "
+        "clicks on which item? <S_I>",
         "<S_I><M1_3><M2_3><S1_3><S2_3>",
     ),
     ("desc2id_semantic", 2): (
@@ -102,22 +96,19 @@ BY_HAND = {
         "<M1_5><M2_0><R1_1><R2_1>",
     ),
     ("id2desc_semantic", 4): (
-        "What is the item with the semantic identifier <M1_1><M2_2><S1_3><S2_4>? Describe it.",
+        "Describe the item with the semantic identifier <M1_1><M2_2><S1_3><S2_4> in words.",
         "piano stool",
     ),
     ("id2desc_collaborative", 4): (
-        "What is the item with the collaborative identifier <M1_1><M2_2><R1_0><R2_0>? Describe it.",
+        "Describe the item with the collaborative identifier <M1_1><M2_2><R1_0><R2_0> in words.",
         "piano stool",
     ),
 }
 
 
 @pytest.mark.parametrize("tokenizer", ["trained", "t5"])
-def test_examples_are_those_written_by_hand(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str
-) -> None:
+def test_examples_are_those_written_by_hand(shop: Path, tmp_path: Path, tokenizer: str) -> None:
     """Eq. 11 and section 3.3: the token ids of each task equal the tokenized text of its worked example."""
-    one_template(monkeypatch)
     if tokenizer == "t5":
         t5_like([*TEXTS, "digital piano music stand recommended identifier"]).save_pretrained(tmp_path / "t5")
         tokenizer = str(tmp_path / "t5")
@@ -131,11 +122,11 @@ def test_evaluation_prompts_take_the_first_template(corpus: Corpus) -> None:
     assert corpus.prompts.get_column("sample_id").to_list() == [1, 2, 4, 5]
     assert corpus.prompt(2) == corpus.ids(
         "Here is what the user did so far: <S_Q> music stand; <S_I><M1_3><M2_3><S1_3><S2_3>; "
-        "<S_I><M1_1><M2_2><S1_3><S2_4>; <R_I><M1_0><M2_1><R1_6><R2_6>. Which item should be recommended next? <R_I>"
+        "<S_I><M1_1><M2_2><S1_3><S2_4>; <R_I><M1_0><M2_1><R1_6><R2_6> Which item should be recommended next? <R_I>"
     )
     assert corpus.prompt(4) == corpus.ids(
         "Here is what the user did so far: <R_I><M1_5><M2_0><R1_1><R2_1>; <S_Q> music stand; "
-        "<S_I><M1_3><M2_3><S1_3><S2_3>. Now the user searches for <S_Q> digital piano. Which item gets the click? <S_I>"
+        "<S_I><M1_3><M2_3><S1_3><S2_3> Now the user searches for <S_Q> digital piano and clicks on which item? <S_I>"
     )
 
 
@@ -180,15 +171,14 @@ def test_decoded_examples_encode_to_the_same_tokens(corpus: Corpus) -> None:
             assert corpus.ids(corpus.tokenizer.decode(ids[:-1])) == ids
 
 
-def test_histories_and_texts_are_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_template(monkeypatch)
+def test_histories_and_texts_are_capped(tmp_path: Path) -> None:
     history = [(R, 0), (Q, 0), (S, 2), (R, 1), (Q, 1), (S, 3), (S, 4), (R, 2), (R, 3)]
     shop = write_shop(tmp_path / "shop", samples=[sample(0, "rec", "train", 4, None, history)], codes=8)
     corpus = Corpus(build(shop, tmp_path / "corpus", max_recommendations=2, max_searches=1, max_item_tokens=6))
     shown, _ = corpus.rows("nrip")[0]
     assert shown == corpus.ids(
         "Here is what the user did so far: <S_Q> music stand; <S_I><M1_3><M2_3><S1_3><S2_3>; "
-        "<S_I><M1_1><M2_2><S1_3><S2_4>; <R_I><M1_5><M2_0><R1_1><R2_1>; <R_I><M1_3><M2_3><R1_5><R2_5>. "
+        "<S_I><M1_1><M2_2><S1_3><S2_4>; <R_I><M1_5><M2_0><R1_1><R2_1>; <R_I><M1_3><M2_3><R1_5><R2_5> "
         "Which item should be recommended next? <R_I>"
     )
     described = {item: wanted[:-1] for item, (_, wanted) in corpus.rows("id2desc_semantic").items()}
@@ -203,8 +193,7 @@ def test_histories_and_texts_are_capped(tmp_path: Path, monkeypatch: pytest.Monk
     assert corpus.record["figures"]["items"]["cut"] == cut > 0
 
 
-def test_behavior_tokens_can_be_taken_out(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_template(monkeypatch)
+def test_behavior_tokens_can_be_taken_out(shop: Path, tmp_path: Path) -> None:
     corpus = Corpus(build(shop, tmp_path, behavior_tokens=False))
     assert not {"<R_I>", "<S_Q>", "<S_I>"} & corpus.new_tokens["tokens"].keys()
     for (task, number), texts in BY_HAND.items():
@@ -232,15 +221,10 @@ def test_an_ablation_drops_its_task_alone(
     assert fewer.item_tokens.equals(corpus.item_tokens)
 
 
-def test_equal_seeds_give_equal_bytes_and_other_seeds_other_templates(
-    shop: Path, corpus: Corpus, tmp_path: Path
-) -> None:
+def test_the_same_again_gives_equal_bytes(shop: Path, corpus: Corpus, tmp_path: Path) -> None:
     again = build(shop, tmp_path / "again")
     for name in ("train.parquet", "prompts.parquet", "item_tokens.parquet", "tokenizer", "new_tokens.json"):
         assert digest(again / name) == digest(corpus.folder / name)
-    other = Corpus(build(shop, tmp_path / "other", seed=8))
-    assert not other.train.equals(corpus.train)
-    assert other.prompts.equals(corpus.prompts)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
@@ -261,9 +245,11 @@ def test_chunk_size_does_not_matter(
 
 def test_lengths_are_recorded(corpus: Corpus) -> None:
     figures = corpus.record["figures"]["tasks"]["desc2id_semantic"]
-    lengths = [len(shown) for shown, _ in corpus.rows("desc2id_semantic").values()]
-    assert figures["mean_input"] == pytest.approx(sum(lengths) / len(lengths), abs=1e-3)
-    assert figures["longest_input"] == max(lengths)
+    # Each of the ten instructions is as likely as the others.
+    written = [prompts_of(corpus.folder, position).filter(task="desc2id_semantic") for position in range(10)]
+    lengths = pl.concat(written).get_column("input_ids").list.len()
+    assert figures["mean_input"] == pytest.approx(lengths.mean(), abs=1e-3)
+    assert figures["longest_input"] == lengths.max()
     assert figures["longest_target"] == 5
 
 

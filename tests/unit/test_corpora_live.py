@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.live import Entry, LivePrompts
+from gensar_core.corpora.templates import load_templates
+from gensar_core.corpora.text import readable
 from gensar_core.errors import UserError
 from tests.unit.corpora_shop import QUERIES, SAMPLES, TEXTS, Q, write_shop
 
@@ -42,6 +45,27 @@ def check(corpus: Path) -> None:
 
 def test_they_equal_the_stored_ones(corpus: Path) -> None:
     check(corpus)
+
+
+def test_they_keep_to_the_templates_that_the_corpus_was_built_with(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {name: [template.text + " Now!" for template in some] for name, some in load_templates().items()}
+    (tmp_path / "templates.yaml").write_text(yaml.safe_dump(other))
+    # Another version of the library has other templates.
+    monkeypatch.setattr("gensar_core.corpora.templates.TEMPLATES_FILE", tmp_path / "templates.yaml")
+    check(corpus)
+    changed = built(tmp_path)
+    check(changed)
+    assert "Now!" in readable(changed, 1)
+    assert "Now!" not in readable(corpus, 1)
+
+
+def test_a_corpus_without_its_templates_is_one_clear_error(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    (folder / "templates.yaml").unlink()
+    with pytest.raises(UserError, match=r"templates\.yaml: no such file; build the corpus again"):
+        LivePrompts(folder)
 
 
 def test_they_keep_to_the_settings_of_the_corpus(tmp_path: Path) -> None:

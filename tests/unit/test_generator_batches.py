@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gensar_core.config.generators import ExamplesPerEpoch
+from gensar_core.corpora.instructions import Instructions
 from gensar_core.errors import UserError
 from gensar_core.generator.batches import Batches, Step, cuts, prompt_tokens
-from gensar_core.generator.corpus import Examples
+from gensar_core.generator.corpus import Examples, Inputs
 from gensar_core.runtime.arrays import Ragged
 
 
@@ -23,10 +25,18 @@ def examples(count: int, seed: int = 0) -> Examples:
     input_rows = Ragged.from_lengths(inputs, np.full(inputs.sum(), 7, dtype=np.int32))
     input_rows.values[input_rows.offsets[:-1]] = np.arange(count)
     target_rows = Ragged.from_lengths(targets, draw.integers(1, 50, targets.sum()).astype(np.int32))
-    return Examples(input_rows, target_rows, np.arange(count), (np.arange(count) % 3).astype(np.uint8), ["a", "b", "c"])
+    return Examples(
+        Inputs.whole(input_rows),
+        target_rows,
+        np.arange(count),
+        (np.arange(count) % 3).astype(np.uint8),
+        ["a", "b", "c"],
+    )
 
 
-def make(data: Examples, batch_size: int = 8, seed: int = 1, tokens: int = 100, **weights: float) -> Batches:
+def make(
+    data: Examples, batch_size: int = 8, seed: int = 1, tokens: int = 100, **weights: float | ExamplesPerEpoch
+) -> Batches:
     return Batches(data, batch_size=batch_size, tokens=tokens, weights=weights, seed=seed)
 
 
@@ -70,7 +80,7 @@ def test_micro_batches_hold_their_rows_whole_and_within_the_budget() -> None:
         assert part.inputs.size + part.targets.size <= 150
         for row, target, task in zip(part.inputs[part.prompt], part.targets, part.task, strict=True):
             example = int(row[0])
-            stored = data.inputs.take(np.array([example])).values
+            stored = data.inputs.shown.take(np.array([example])).history.values
             wanted = data.targets.take(np.array([example])).values
             assert row[row >= 0].tolist() == stored.tolist()
             assert (row[len(stored) :] == -1).all()
@@ -83,7 +93,7 @@ def test_sorting_inside_a_step_leaves_little_padding() -> None:
     lengths = np.clip(draw.normal(93, 18, 4096), 20, 139).astype(int)
     rows = Ragged.from_lengths(lengths, np.zeros(lengths.sum(), dtype=np.int32))
     targets = Ragged.from_lengths(np.full(4096, 6), np.zeros(4096 * 6, dtype=np.int32))
-    data = Examples(rows, targets, np.arange(4096), np.zeros(4096, dtype=np.uint8), ["a"])
+    data = Examples(Inputs.whole(rows), targets, np.arange(4096), np.zeros(4096, dtype=np.uint8), ["a"])
     parts = next(make(data, batch_size=2048, tokens=4096).from_step(0)).parts
     padded = sum(part.inputs.size for part in parts)
     real = sum((part.inputs >= 0).sum() for part in parts)
@@ -115,7 +125,7 @@ def shared_prompts(seed: int = 0) -> Examples:
     inputs = Ragged.from_lengths(draw.integers(2, 12, prompt[-1] + 1), np.zeros(0, dtype=np.int32))
     inputs = Ragged(inputs.offsets, np.arange(inputs.offsets[-1], dtype=np.int32))
     targets = Ragged.from_lengths(np.full(60, 3), np.repeat(np.arange(60, dtype=np.int32), 3))
-    return Examples(inputs, targets, prompt, (prompt % 2).astype(np.uint8), ["a", "b"])
+    return Examples(Inputs.whole(inputs), targets, prompt, (prompt % 2).astype(np.uint8), ["a", "b"])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -129,7 +139,7 @@ def test_targets_of_one_prompt_share_its_row(seed: int) -> None:
         for target, place, task in zip(part.targets, part.prompt, part.task, strict=True):
             row = int(target[0])
             seen.append(row)
-            wanted = data.inputs.take(data.prompt[row : row + 1]).values
+            wanted = data.inputs.shown.take(data.prompt[row : row + 1]).history.values
             assert part.inputs[place][part.inputs[place] >= 0].tolist() == wanted.tolist()
             assert task == data.task[row]
     assert sorted(seen) == list(range(60))
@@ -169,6 +179,60 @@ def test_task_weights_repeat_whole_times_and_draw_the_rest_anew() -> None:
     assert len(set(extra)) > 1
 
 
+def test_a_task_may_give_a_number_of_examples_drawn_anew_each_epoch() -> None:
+    # Twenty of each task: seven of a, all of b (there are no thirty), none of c; what the corpus lacks does not count.
+    few = {"a": ExamplesPerEpoch(examples=7), "b": ExamplesPerEpoch(examples=30), "c": ExamplesPerEpoch(examples=0)}
+    batches = make(examples(60), **few, absent=2.0)
+    assert batches.epoch_size == 7 + 20
+    epochs = np.concatenate([batches.rows(step) for step in range(27)]).reshape(8, 27)
+    drawn = []
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 27
+        assert sorted(row for row in epoch if row % 3 == 1) == list(range(1, 60, 3))
+        drawn.append(tuple(sorted(row for row in epoch if row % 3 == 0)))
+    assert {len(some) for some in drawn} == {7}
+    assert len(set(drawn)) == 8
+    assert (make(examples(60), **few).rows(11) == batches.rows(11)).all()
+
+
+def test_numbers_of_examples_count_targets_of_shared_prompts() -> None:
+    data = shared_prompts()
+    batches = make(data, batch_size=1, a=ExamplesPerEpoch(examples=11), b=0.0)
+    for epoch in range(3):
+        rows = [int(batches.rows(epoch * 11 + step)[0]) for step in range(11)]
+        assert len(set(rows)) == 11
+        assert (data.task[rows] == 0).all()
+
+
+def instructed(count: int) -> Examples:
+    """Prompt ``i`` shows the token ``100 + i`` in one of three instructions: 1 x, 2 x 2 and 3 x. It has two targets."""
+    shown = Inputs.whole(Ragged.from_lengths(np.ones(count, dtype=np.int64), np.arange(100, 100 + count))).shown
+    texts = Ragged.from_lengths(np.array([0, 1, 1, 1]), np.array([1, 2, 3]))
+    # Place 0 is what is shown; 2 is the empty text, 3 to 5 are the others.
+    places = np.array([[3, 0, 2], [4, 0, 4], [5, 0, 2]])
+    inputs = Inputs(shown, np.zeros(count, dtype=np.int64), Instructions(texts, places, np.array([0, 3])))
+    targets = Ragged.from_lengths(np.full(2 * count, 1), np.arange(2 * count))
+    return Examples(inputs, targets, np.repeat(np.arange(count), 2), np.zeros(2 * count, dtype=np.uint8), ["a"])
+
+
+def test_a_prompt_is_in_another_instruction_at_each_visit_and_in_one_for_all_its_targets() -> None:
+    data = instructed(30)
+    batches = make(data, batch_size=20)
+    seen: dict[int, list[tuple[int, ...]]] = {}
+    for step in itertools.islice(batches.from_step(0), 90):
+        for part in step.parts:
+            assert len(np.unique(part.prompt)) == len(part.inputs)
+            for row in part.inputs:
+                prompt = tuple(row[row >= 0].tolist())
+                assert prompt in {(1, prompt[1]), (2, prompt[1], 2), (3, prompt[1])}
+                seen.setdefault(prompt[1] - 100, []).append(prompt)
+            assert (part.targets[:, 0] // 2 == part.inputs[part.prompt, 1] - 100).all()
+    # Thirty visits each: every instruction comes up, about as often as the others.
+    assert all(len(set(prompts)) == 3 for prompts in seen.values())
+    counts = Counter(len(prompt) for prompts in seen.values() for prompt in prompts)
+    assert 0.25 < counts[3] / counts.total() < 0.42
+
+
 def test_steps_of_fractional_epochs() -> None:
     batches = make(examples(50), batch_size=8)
     assert [batches.steps(epochs) for epochs in (0.01, 0.5, 1.0, 3.2)] == [1, 3, 6, 20]
@@ -176,12 +240,10 @@ def test_steps_of_fractional_epochs() -> None:
 
 def test_wrong_settings_are_named() -> None:
     data = examples(50)
-    with pytest.raises(UserError, match=r"task_weights\.d: the corpus has no such task \(there: a, b, c\)"):
-        make(data, d=1.0)
     with pytest.raises(UserError, match="no example is left"):
         make(data, a=0.0, b=0.0, c=0.0)
     longest = int(prompt_tokens(data).max())
-    assert longest == int((data.inputs.lengths + data.targets.lengths).max())
+    assert longest == int((data.inputs.longest + data.targets.lengths).max())
     with pytest.raises(UserError, match=f"set batch_tokens to at least {longest}"):
         make(data, tokens=longest - 1)
     make(data, tokens=longest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import pytest
 from gensar_core import schema
 from gensar_core.config.generators import ScratchSize
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
+from gensar_core.corpora.texts import Encoder, Texts
+from gensar_core.corpora.tokenizer import train_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.doc2query import make_pseudo_queries, training_pairs
+from gensar_core.generator import backbone
+from gensar_core.generator.doc2query import make_pseudo_queries, sample_queries, training_pairs
+from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import digest
 from tests.unit.corpora_shop import write_shop
 
@@ -88,3 +93,25 @@ def test_queries_fit_their_items_and_come_again(shop: Path, tmp_path: Path) -> N
     make_pseudo_queries(shop, shop, tmp_path / "b", settings(), 3, tmp_path / "checkpoints")
     assert digest(tmp_path / "a" / "pseudo_queries.parquet") == digest(tmp_path / "b" / "pseudo_queries.parquet")
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_model_may_be_asked_as_it_is(shop: Path, tmp_path: Path) -> None:
+    """Without an epoch no click is read, and the queries are those that the backbone's own weights give."""
+    tokenizer = train_tokenizer([*ITEMS, *KINDS], 340)
+    tokenizer.save_pretrained(tmp_path / "t5")
+    model = backbone.from_scratch(settings().size, len(tokenizer), tokenizer, 1)
+    model.save_pretrained(tmp_path / "t5")
+    folder = str(tmp_path / "t5")
+    as_it_is = settings(backbone=folder, tokenizer=folder, epochs=0.0)
+    no_click = schema.EVENTS.read(shop / "training_events.parquet").clear()
+    shutil.copytree(shop, tmp_path / "shop")
+    schema.EVENTS.write(no_click, tmp_path / "shop" / "training_events.parquet")
+    make_pseudo_queries(tmp_path / "shop", tmp_path / "shop", tmp_path / "out", as_it_is, 3, tmp_path / "none")
+    table = schema.PSEUDO_QUERIES.read(tmp_path / "out" / "pseudo_queries.parquet")
+    texts = Texts.prepare(pl.Series(ITEMS), Encoder(tokenizer), as_it_is.max_item_tokens, [])
+    expected = sample_queries(model, tokenizer, texts, as_it_is, derive_seed(3, "sampling"))
+    assert len(table) > len(ITEMS)
+    assert table.equals(expected)
+    assert json.loads((tmp_path / "out" / "curve.json").read_text()) == []
+    with pytest.raises(ValueError, match="one from scratch has learned nothing"):
+        settings(epochs=0.0)

@@ -19,7 +19,7 @@ from gensar_core.config.generators import RankingSettings, ScratchSize, Training
 from gensar_core.errors import UserError
 from gensar_core.generator import backbone
 from gensar_core.generator.batches import Step
-from gensar_core.generator.corpus import check_lengths, load_examples
+from gensar_core.generator.corpus import Inputs, check_lengths, load_examples
 from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
@@ -417,7 +417,7 @@ def test_a_poisoned_embedding_is_told_by_step_task_row_and_sample(corpus: Path, 
     poisoned = 9
     task.module.shared.weight.data[poisoned, 2] = float("nan")
     examples = task.order.examples
-    holds = [poisoned in examples.inputs.take(np.array([prompt])).values for prompt in examples.prompt]
+    holds = [poisoned in examples.inputs.shown.take(np.array([prompt])).history.values for prompt in examples.prompt]
     step = next(number for number in itertools.count() if np.array(holds)[task.order.rows(number)].any())
     rows = sorted(row for row in task.order.rows(step) if holds[row])
     assert 0 < len(rows) < len(task.order.rows(step))
@@ -469,7 +469,7 @@ def test_a_corpus_of_other_identifiers_or_a_tokenizer_without_tokens_is_named(
 
 
 def test_inputs_longer_than_a_backbone_has_seen_are_named(tmp_path: Path) -> None:
-    rows = Ragged.from_lengths(np.array([3, 9]), np.zeros(12, dtype=np.int32))
+    rows = Inputs.whole(Ragged.from_lengths(np.array([3, 9]), np.zeros(12, dtype=np.int32)))
     check_lengths(rows, None, tmp_path)
     check_lengths(rows, 9, tmp_path)
     with pytest.raises(UserError, match="an input has 9 tokens, the backbone was pretrained on 8 at most; lower"):

@@ -52,6 +52,17 @@ def test_some_users_are_evenly_spread(tmp_path):
     assert load_candidates(folder, "rec", "test", users=99).samples["sample_id"].to_list() == [0, 1, 2]
 
 
+def test_the_latest_targets_are_taken_by_time_and_stay_in_order(tmp_path):
+    folder = write(tmp_path)
+    table = schema.SAMPLES.read(folder / "samples.parquet")
+    # Samples 0, 1, 2 at 30, 10 and 20; a search later than all of them.
+    times = pl.col("sample_id").replace_strict({0: 30, 1: 10, 2: 20, 5: 99}, default=1)
+    table = table.with_columns(time=times.cast(pl.Int64))
+    some = [load_candidates(folder, "rec", "test", users=users, choice="latest", samples=table) for users in (1, 2, 9)]
+    assert [lists.samples["sample_id"].to_list() for lists in some] == [[0], [0, 2], [0, 1, 2]]
+    assert some[1].items.tolist() == [[1, 4, 5, 6], [3, -1, -1, -1]]
+
+
 def test_a_sample_without_candidates_is_one_clear_error(tmp_path):
     folder = write(tmp_path, {0: [1], 1: [2]})
     with pytest.raises(UserError, match=r"candidates\.parquet: holds no candidates for some rec samples of test"):

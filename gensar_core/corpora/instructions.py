@@ -1,0 +1,160 @@
+"""Prompts as token ids: what a prompt shows, put into one of its task's instructions.
+
+Instructions and what they show are tokenized apart and meet when a prompt is written, so that training may draw another
+instruction at each visit. A placeholder stands between blanks, so the tokens are those of the whole text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from gensar_core.corpora.pieces import stack
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, TASKS
+from gensar_core.corpora.template_files import Slot, Template, read_templates
+from gensar_core.corpora.texts import Encoder
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.hashing import row_keys
+from gensar_core.runtime.seeds import derive_seed
+
+#: The corpus' copy of the templates that its prompts are written with.
+TEMPLATES_COPY: Final = "templates.yaml"
+
+#: What stands at a place of an instruction: the history, the other thing shown, or text number `place - _TEXTS`.
+_HISTORY, _VALUE, _TEXTS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What prompts show: ``history`` and ``value`` (a query, a description, an identifier) are rows of token ids.
+
+    A row is empty where the task has no such thing.
+    """
+
+    history: Ragged
+    value: Ragged
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64 [rows]."""
+        lengths: np.ndarray = self.history.lengths + self.value.lengths
+        return lengths
+
+    def take(self, rows: np.ndarray) -> Shown:
+        """The given rows, in the given order."""
+        return Shown(self.history.take(rows), self.value.take(rows))
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """The instructions of some tasks as token ids, with what ends a prompt (behavior token, end of sequence).
+
+    ``texts`` are the rows of fixed tokens; ``places`` int64 [instructions, places] says what stands at each place;
+    those of task number t are ``first[t]`` to ``first[t + 1] - 1``, the one that evaluation takes in front.
+    """
+
+    texts: Ragged
+    places: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def none(cls) -> Instructions:
+        """Of one task, whose prompts are what they show as `history` and nothing else."""
+        no_text = Ragged.from_lengths(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32))
+        return cls(no_text, np.array([[_HISTORY]]), np.array([0, 1]))
+
+    @classmethod
+    def tokenize(
+        cls,
+        templates: Mapping[str, tuple[Template, ...]],
+        names: Sequence[str],
+        encoder: Encoder,
+        tokens: Mapping[str, int],
+        end: int,
+    ) -> Instructions:
+        """Those of the named tasks. ``tokens`` are the added tokens' ids, ``end`` is the end of sequence."""
+        texts = [np.zeros(0, dtype=np.int32)]
+        rows = []
+        for name in names:
+            for template in templates[name]:
+                row = []
+                for part in template.parts:
+                    if isinstance(part, Slot):
+                        row.append(_HISTORY if part.name == "history" else _VALUE)
+                    else:
+                        row.append(_TEXTS + len(texts))
+                        texts.append(encoder.encode([part]).values)
+                row.append(_TEXTS + len(texts))
+                texts.append(np.array([*_asked(name, tokens), end], dtype=np.int32))
+                rows.append(row)
+        # Text 0 is empty and fills places that an instruction does not have.
+        places = np.full((len(rows), max(map(len, rows))), _TEXTS, dtype=np.int64)
+        for number, row in enumerate(rows):
+            places[number, : len(row)] = row
+        flat = Ragged.from_lengths(np.array([len(text) for text in texts]), np.concatenate(texts))
+        return cls(flat, places, np.cumsum([0, *(len(templates[name]) for name in names)]))
+
+    @classmethod
+    def load(cls, corpus: Path, names: Sequence[str]) -> Instructions:
+        """Those that the prompts of the folder ``corpus`` are written with. Raises UserError when it has no copy."""
+        if not (corpus / TEMPLATES_COPY).is_file():
+            raise UserError(f"{corpus / TEMPLATES_COPY}: no such file; build the corpus again")
+        tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+        tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
+        templates = read_templates(corpus / TEMPLATES_COPY)
+        return cls.tokenize(templates, names, Encoder(tokenizer), tokens, int(tokenizer.eos_token_id))
+
+    @functools.cached_property
+    def counts(self) -> np.ndarray:
+        """How many each task has, int64 [tasks]."""
+        return np.diff(self.first)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each, without what it shows, int64 [instructions]."""
+        fixed = self.places >= _TEXTS
+        lengths: np.ndarray = np.where(fixed, self.texts.lengths[np.where(fixed, self.places - _TEXTS, 0)], 0).sum(1)
+        return lengths
+
+    @functools.cached_property
+    def longest(self) -> np.ndarray:
+        """Tokens of each task's longest, int64 [tasks]."""
+        longest: np.ndarray = np.maximum.reduceat(self.lengths, self.first[:-1])
+        return longest
+
+    def draw(self, seed: int, visit: int, numbers: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """The instructions that prompts take at one visit, int64 [prompts].
+
+        ``numbers`` [prompts] tell a prompt from all others, ``task`` [prompts] is its task: the draw depends on them,
+        on the seed and on the visit, not on what is drawn beside it.
+        """
+        keys = row_keys(derive_seed(seed, "template", visit), numbers)
+        drawn: np.ndarray = self.first[task] + (keys % self.counts[task].astype(np.uint64)).astype(np.int64)
+        return drawn
+
+    def write(self, shown: Shown, chosen: np.ndarray) -> Ragged:
+        """Prompts as token ids: row i of ``shown`` in instruction ``chosen[i]``."""
+        count = len(shown)
+        source = stack([shown.history, shown.value, self.texts])
+        places = self.places[chosen]
+        own = np.arange(count)[:, None] + count * places
+        rows = np.where(places < _TEXTS, own, 2 * count + places - _TEXTS)
+        flat = source.take(rows.ravel())
+        return Ragged(flat.offsets[:: places.shape[1]], flat.values)
+
+
+def _asked(name: str, tokens: Mapping[str, int]) -> list[int]:
+    """The token of the behavior that a task asks for, where it asks for one and the corpus has behavior tokens."""
+    asks = TASKS[name].asks
+    return [tokens[BEHAVIOR_TOKENS[asks]]] if asks is not None and BEHAVIOR_TOKENS[asks] in tokens else []
