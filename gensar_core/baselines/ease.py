@@ -28,10 +28,10 @@ class EASESettings(LinearSettings):
     neighbours: Count = 500
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     #: lambda: weight of the squared weights in the loss.
-    l2: Rate = 100.0
+    l2: Rate = 200.0
     #: The power of the candidate's clicks that weights are divided by: 0 is as published, more suits candidates that
     #: are themselves drawn by popularity.
-    popularity_power: Share = 0.5
+    popularity_power: Share = 0.6
     #: Refuse catalogues whose matrix [n_items, n_items] would take more.
     max_gigabytes: Rate = 20.0
 
