@@ -32,6 +32,8 @@ class CoPPSSettings(TEMSettings):
 class CoPPSModel(TEMModel):
     """TEM over items and the queries they were found by, and vectors of histories for the contrasts."""
 
+    reads_past_queries = True
+
     def __init__(self, data: MethodData, settings: CoPPSSettings) -> None:
         super().__init__(data, settings)
         size = settings.dimensions

@@ -34,15 +34,9 @@ _FILE = "dense_vectors.safetensors"
 _LISTS_AT_ONCE = 256
 
 
-class DenseSettings(Settings):
-    """What is tuned, and how."""
+class TuningSettings(Settings):
+    """The loss, and how it is made small."""
 
-    #: encoder: all weights of the text encoder; head: a linear map of its query vectors and one of its item vectors.
-    train: Literal["encoder", "head"] = "encoder"
-    #: Tokens of an item text that an encoder reads; null takes what the embedding says.
-    max_tokens: Positive | None = None
-    #: A learned score of each item's own beside the cosine of texts. It makes a head more than a text encoder.
-    item_bias: bool = False
     #: Cosines are divided by it.
     temperature: Rate = 0.02
     #: Stored BM25 negatives of each pair that join its batch.
@@ -65,10 +59,26 @@ class DenseSettings(Settings):
     validation_users: Count = 0
     patience: Positive = 3
 
+
+class DenseSettings(TuningSettings):
+    """What is tuned, and how."""
+
+    #: encoder: all weights of the text encoder; head: a linear map of its query vectors and one of its item vectors.
+    train: Literal["encoder", "head"] = "encoder"
+    #: How a head is trained first, whose maps the encoder's vectors then go through, and which are tuned on with it:
+    #: what is kept ranks the valid targets at least as well as that head. Null: the encoder starts as it is.
+    head: TuningSettings | None = None
+    #: Tokens of a text that the training of an encoder reads; null, and ranking, take what the embedding says.
+    max_tokens: Positive | None = None
+    #: A learned score of each item's own beside the cosine of texts. It makes a head more than a text encoder.
+    item_bias: bool = False
+
     @model_validator(mode="after")
-    def _only_a_head_has_a_bias(self) -> DenseSettings:
+    def _head_and_bias_go_with_what_is_trained(self) -> DenseSettings:
         if self.train == "encoder" and self.item_bias:
             raise ValueError("item_bias needs train: head; an encoder knows nothing of an item but its text")
+        if self.train == "head" and self.head is not None:
+            raise ValueError("head needs train: encoder; a head starts from the vectors as they are")
         return self
 
 
@@ -78,7 +88,8 @@ class Dense(Method[DenseSettings]):
     The encoder is the one of the entry's embedding: with BAAI/bge-base-en-v1.5 this is BGE fine-tuned (Xiao et al.,
     2024), with intfloat/multilingual-e5-base E5 fine-tuned (Wang et al., 2024), their prefixes and pooling included.
     Deviations: one encoder serves both sides, as in BGE and E5; ``train: head`` tunes no encoder but linear maps of its
-    vectors, which takes minutes on a CPU, and a row of it must be named so; ``item_bias`` adds what no text tells.
+    vectors, which takes minutes on a CPU, and a row of it must be named so; an encoder may start from these maps
+    (``head``); ``item_bias`` adds what no text tells.
     By default a pair counts as often as it was clicked, against all other items, with the sampling bias corrected (Yi
     et al., 2019): what is ranked here is which of a query's items is clicked, not which items are relevant at all.
     ``distinct_pairs`` and ``spare_clicked`` without ``correct_popularity`` give the usual recipe of relevance.
@@ -100,12 +111,12 @@ class Dense(Method[DenseSettings]):
             frozen = {side: self.data.vectors(side) for side in ("queries", "items")}
             return HeadTowers(frozen, self.settings.item_bias).to(pick_device())
         entry = TextEmbedding.model_validate(read_record(embedding.parent / "stage.json")["settings"])
-        tokens = self.settings.max_tokens
-        entry = entry if tokens is None else entry.model_copy(update={"max_tokens": tokens})
-        return EncoderTowers(entry, texts_of(self.data.canonical))
+        mapped = self.settings.head is not None
+        return EncoderTowers(entry, texts_of(self.data.canonical), self.settings.max_tokens, mapped)
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Tune, stopping early by NDCG@5 on the valid candidates."""
+        """Tune, stopping early by NDCG@5 on the valid candidates; what it starts from is among what it chooses from."""
+        head = self._start_from_head(None if checkpoints is None else checkpoints / "head", key)
         task = _Training(self)
         steps = task.steps_per_epoch * self.settings.epochs
         schedule = Schedule(
@@ -115,16 +126,29 @@ class Dense(Method[DenseSettings]):
             patience=self.settings.patience,
             gradient_clip=self.settings.gradient_clip,
             rate=warmup_cosine(steps, self.settings.warmup_share),
+            validate_first=True,
         )
         record = train(task, schedule, seed=self.seed, description="Dense", checkpoints=checkpoints, key=key)
         self.settle()
         return {
+            **head,
             "pairs": len(task.queries),
             "steps": record.steps,
             "best_step": record.best_step,
             "best_valid_ndcg@5": record.best_score,
             "curve": record.history,
         }
+
+    def _start_from_head(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
+        """Train the head that the settings name, if any, and take over its maps; its figures."""
+        if self.settings.head is None or self.towers.maps is None:
+            return {}
+        settings = DenseSettings(train="head", **self.settings.head.model_dump())
+        head = Dense(settings, self.data, self.seed)
+        figures = head.fit(checkpoints, key)
+        assert head.towers.maps is not None
+        self.towers.maps.load_state_dict(head.towers.maps.state_dict())
+        return {"head": {name: figures[name] for name in ("steps", "best_step", "best_valid_ndcg@5")}}
 
     def settle(self) -> None:
         """Take the vectors that the towers give now for those to rank with."""

@@ -96,6 +96,10 @@ class SearchModel(RowModel):
         """The vector of every item [n_items, dimensions]."""
         return self.items.weight if self.texts is None else self.items.weight + self.texts.weight
 
+    def query_table(self) -> torch.nn.Embedding | None:
+        """The queries' own vectors."""
+        return self.own
+
     def queries(self, numbers: torch.Tensor) -> torch.Tensor:
         """Vectors of queries int64 [any shape]: tanh(W mean of word vectors + b), and the query's own."""
         vectors: torch.Tensor = on_distinct(self._query_vectors, numbers)

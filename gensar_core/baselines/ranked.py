@@ -98,6 +98,7 @@ class RankedMethod(Method[S]):
             "training_rows": {name: len(rows.lengths) for name, rows in task.sets.items()},
             "unseen_items": int((~self.model.seen_items).sum()),
             "unseen_users": int((~self.model.seen_users).sum()),
+            **({} if self.model.query_table() is None else {"unseen_queries": int((~self.model.seen_queries).sum())}),
             "steps": record.steps,
             "best_step": record.best_step,
             "best_valid_ndcg@5": record.best_score,
@@ -160,7 +161,7 @@ class RowSet:
         return {"ranking": ranking_loss(logits, batch.present, settings.loss), **further}
 
     def _mark_seen(self, clicks: np.ndarray) -> None:
-        """Say which items and users this task's rows show."""
+        """Say which items, users and queries this task's rows show."""
         model, histories = self.method.model, self.train.rows.histories
         shown = [self.train.targets, self.train.negatives[self.train.negatives >= 0]]
         shown += [histories.clicks.values, histories.found.values]
@@ -168,6 +169,10 @@ class RowSet:
             shown.append(np.flatnonzero(clicks))
         model.seen_items[torch.from_numpy(np.unique(np.concatenate(shown)).astype(np.int64))] = True
         model.seen_users[torch.from_numpy(np.unique(self.train.rows.users))] = True
+        asked = [self.train.rows.queries] if self.train.rows.task == "search" else []
+        asked += [histories.searches.values] if model.reads_past_queries else []
+        if asked:
+            model.seen_queries[torch.from_numpy(np.unique(np.concatenate(asked)).astype(np.int64))] = True
 
 
 class RankedTraining:

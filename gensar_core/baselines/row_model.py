@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -49,13 +49,16 @@ class RankedSettings(Settings):
 class RowModel(torch.nn.Module, abc.ABC):
     """A batch of rows -> logits of its candidates.
 
-    ``items`` and ``users`` (unless ``user_size`` is 0) are the tables of learned vectors; ``seen_items`` [n_items] and
-    ``seen_users`` [n_users] say which of them training has shown.
+    ``items`` and ``users`` (unless ``user_size`` is 0) are the tables of learned vectors; ``seen_items`` [n_items],
+    ``seen_users`` [n_users] and ``seen_queries`` [n_queries] say which of them training has shown.
     """
 
     items: torch.nn.Embedding | TextItems
     seen_items: torch.Tensor
     seen_users: torch.Tensor
+    seen_queries: torch.Tensor
+    #: Whether the queries of histories are read, beside the one that is asked.
+    reads_past_queries: ClassVar[bool] = False
 
     def __init__(self, data: MethodData, item_size: int, user_size: int = 0) -> None:
         super().__init__()
@@ -63,6 +66,7 @@ class RowModel(torch.nn.Module, abc.ABC):
         self.users = torch.nn.Embedding(data.n_users, user_size) if user_size else None
         self.register_buffer("seen_items", torch.zeros(data.n_items, dtype=torch.bool))
         self.register_buffer("seen_users", torch.zeros(data.n_users, dtype=torch.bool))
+        self.register_buffer("seen_queries", torch.zeros(data.n_queries, dtype=torch.bool))
 
     @abc.abstractmethod
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -72,12 +76,20 @@ class RowModel(torch.nn.Module, abc.ABC):
         """The learned vector of every item [n_items, dimensions]."""
         return self.items.weight
 
+    def query_table(self) -> torch.nn.Embedding | None:
+        """The table of vectors that queries have of their own, beside those of their words, if there is one."""
+        return None
+
     @torch.no_grad()
     def settle_unseen(self) -> None:
-        """Give items and users that training never showed the mean of the others: theirs are still random."""
-        for table, seen in ((self.items, self.seen_items), (self.users, self.seen_users)):
+        """Give items, users and queries that training never showed the mean of the others: theirs are still random.
+
+        Where it has shown none, they are zero.
+        """
+        tables = (self.items, self.seen_items), (self.users, self.seen_users), (self.query_table(), self.seen_queries)
+        for table, seen in tables:
             if isinstance(table, torch.nn.Embedding):
-                table.weight[~seen] = table.weight[seen].mean(dim=0)
+                table.weight[~seen] = table.weight[seen].mean(dim=0) if seen.any() else 0.0
 
 
 def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torch.Tensor:

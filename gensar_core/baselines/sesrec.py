@@ -65,6 +65,8 @@ class SESRecSettings(RankedSettings):
 class SESRecModel(RowModel):
     """An encoder of each history, their co-attention, target attention, and a tower."""
 
+    reads_past_queries = True
+
     def __init__(self, data: MethodData, settings: SESRecSettings) -> None:
         size, dropout = settings.dimensions, settings.dropout
         super().__init__(data, size, size)
@@ -98,6 +100,10 @@ class SESRecModel(RowModel):
             torch.nn.Linear(80, 1),
         )
         xavier(self)
+
+    def query_table(self) -> torch.nn.Embedding:
+        """What tells queries of the same words apart."""
+        return self.query_ids
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits of the candidates; in training also the alignment and triplet losses."""

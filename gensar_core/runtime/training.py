@@ -69,6 +69,8 @@ class Schedule:
     gradient_clip: float | None = None
     #: Factor on the optimizer's learning rates at a step.
     rate: Callable[[int], float] | None = None
+    #: Validate before the first step as well, so that the weights kept are no worse than those at the start.
+    validate_first: bool = False
 
 
 def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:
@@ -126,6 +128,8 @@ def train(
     run = _Run(task, schedule, state, seed, description, processes)
     remaining = range(state.record.steps, schedule.total_steps)
     batches = task.batches(state.record.steps)
+    if schedule.validate_first and not state.record.history:
+        run.validate()
     task.module.train()
     for step in progress(remaining, description, schedule.total_steps, unit="step", initial=state.record.steps):
         if state.stopped:

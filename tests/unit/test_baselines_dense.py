@@ -124,6 +124,8 @@ def test_distinct_pairs_stand_once(tmp_path):
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="item_bias needs train: head"):
         validate(DenseSettings, {"item_bias": True}, "methods.dense")
+    with pytest.raises(UserError, match="head needs train: encoder"):
+        validate(DenseSettings, {"train": "head", "head": {}}, "methods.dense")
     data = write_shop(tmp_path, random_clicks()[:5], N_ITEMS)
     with pytest.raises(UserError, match="name an embedding under its key 'embedding'"):
         tuned(replace(data, embedding=None), train="head")
@@ -159,6 +161,34 @@ def encoded(tmp_path):
     settings = TextEmbedding(kind="text", model=str(tmp_path / "tiny"), query_prefix="", item_prefix="")
     embed_catalogue(data.canonical, tmp_path / "embedding", settings, 42)
     return replace(data, embedding=tmp_path / "embedding" / "vectors.safetensors")
+
+
+def test_an_encoder_starts_from_a_head_and_does_not_end_below_it(encoded):
+    own = {"epochs": 10, "batch_size": 32, "learning_rate": 1.0e-2, "patience": 10}
+    head, figures = tuned(encoded, train="head", **own)
+    best = figures["best_valid_ndcg@5"]
+    # The head has learned something, and frozen vectors are among what it chooses from.
+    assert best > figures["curve"][0]["score"] + 0.1
+    # Steps that change nothing: texts as before, through the head's maps.
+    kept, same = tuned(encoded, head=own, epochs=1, learning_rate=1.0e-12)
+    assert same["head"]["best_valid_ndcg@5"] == best
+    assert [entry["valid_ndcg@5"] for entry in same["curve"]] == pytest.approx([best, best], abs=1e-6)
+    for side in ("queries", "items"):
+        assert kept.ranked_with[side] == pytest.approx(head.ranked_with[side], abs=1e-5)
+    # Steps that spoil everything: the start is kept.
+    spoiled, figures = tuned(encoded, head=own, epochs=1, learning_rate=10.0, max_tokens=3)
+    assert figures["best_step"] == 0
+    assert figures["best_valid_ndcg@5"] == pytest.approx(best, abs=1e-6)
+    assert spoiled.ranked_with["items"] == pytest.approx(head.ranked_with["items"], abs=1e-5)
+
+
+def test_training_reads_fewer_tokens_of_a_text_than_ranking(encoded):
+    method = METHOD(DenseSettings(max_tokens=1), encoded, 5)
+    method.towers.eval()
+    with torch.no_grad():
+        first_word = method.towers("items", np.arange(10))
+    assert torch.allclose(first_word[0], first_word[5], atol=1e-6)  # b0 c0 and b0 c1
+    assert method.towers.vectors()["items"] == pytest.approx(encoded.vectors("items"), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -8,16 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core import schema
+from gensar_core.baselines.interface import find
 from gensar_core.baselines.jsr import METHOD as JSR
 from gensar_core.baselines.plateau import Plateau
 from gensar_core.baselines.ranked import RankedTraining
 from gensar_core.baselines.row_model import ranking_loss
 from gensar_core.baselines.rows import Histories, Rows, TrainingRows
 from gensar_core.baselines.words import QueryWords, numbered, words_of
+from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.training import train
-from tests.unit.method_contract import N_ITEMS, N_USERS, random_clicks, write_shop
+from tests.unit.method_contract import N_ITEMS, N_USERS, random_clicks, searched_history, write_shop
 
 # A history is made of clicks (an item) and sessions (a query and the items clicked after it).
 SLOTS = st.lists(st.integers(0, 9) | st.tuples(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=3)), max_size=7)
@@ -210,6 +212,30 @@ def test_users_and_items_unseen_in_training_get_the_mean(tmp_path):
     users, items = method.model.users.weight, method.model.items.weight
     assert torch.allclose(users[0], users[1:].mean(dim=0), atol=1e-6)
     assert torch.allclose(items[-1], items[:N_ITEMS].mean(dim=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "past", "seen"),
+    [("qem", [0, 2], [0, 1, 3]), ("copps", [0, 2], [0, 1, 2, 3]), ("sesrec", [0, 2], [0, 2]), ("sesrec", [], [])],
+)
+def test_queries_unseen_in_training_get_the_mean(tmp_path, kind, past, seen):
+    # Of queries 0 to 4, training asks 0, 1 and 3 and shows the searches for ``past`` items in its histories.
+    data = write_shop(tmp_path, random_clicks(), N_ITEMS, searching=True)
+    behaviors, objects = searched_history(past, 5)
+    train, others = (data.samples.filter(own) for own in (pl.col("split") == "train", pl.col("split") != "train"))
+    train = train.filter(pl.col("query_id").is_null() | ~pl.col("query_id").is_in([2, 4])).with_columns(
+        history_behavior=pl.lit(behaviors, dtype=pl.List(pl.UInt8)),
+        history_object=pl.lit(objects, dtype=pl.List(pl.Int32)),
+    )
+    schema.SAMPLES.write(pl.concat([train, others]).sort("sample_id"), data.samples_folder / "samples.parquet")
+    del data.__dict__["samples"]
+    method = find(kind)(validate(find(kind).settings_model, {"epochs": 1, "dimensions": 8}, kind), data, 5)
+    assert method.fit(None, "")["unseen_queries"] == 5 - len(seen)
+    vectors = method.model.query_table().weight
+    mean = vectors[seen].mean(dim=0) if seen else torch.zeros(vectors.shape[1])
+    for query in {*range(5)} - {*seen}:
+        assert torch.allclose(vectors[query], mean, atol=1e-6)
+    assert len(torch.unique(vectors, dim=0)) == max(1, len(seen) + 1)
 
 
 def test_what_cannot_be_trained_is_one_clear_error(tmp_path):
