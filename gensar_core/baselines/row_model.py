@@ -33,6 +33,11 @@ class RankedSettings(Settings):
     #: Rows of the task with more rows; the other task's batches are smaller, so that both end an epoch together.
     batch_size: Positive = 1024
     learning_rate: Rate = 1.0e-3
+    #: The rate rises to its height over so many steps.
+    warmup_steps: Count = 0
+    #: Factor on the learning rate of item and user vectors. A step moves the vectors of a few hundred items, and
+    #: matrices in every step: where the vectors meet in a network, they need the longer steps, and it the shorter ones.
+    embedding_rate: Rate = 1.0
     #: Of all parameters but biases.
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     epochs: Positive = 100
@@ -63,6 +68,16 @@ class RowModel(torch.nn.Module, abc.ABC):
         self.users = torch.nn.Embedding(data.n_users, user_size) if user_size else None
         self.register_buffer("seen_items", torch.zeros(data.n_items, dtype=torch.bool))
         self.register_buffer("seen_users", torch.zeros(data.n_users, dtype=torch.bool))
+
+    @torch.no_grad()
+    def draw_vectors(self) -> None:
+        """Draw item and user vectors of about unit length, whatever their number: N(0, 1 / d) a dimension."""
+        for table in self.tables():
+            torch.nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
+
+    def tables(self) -> list[torch.nn.Embedding]:
+        """The learned tables of items and users; item vectors that are made of texts are none."""
+        return [table for table in (self.items, self.users) if isinstance(table, torch.nn.Embedding)]
 
     @abc.abstractmethod
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from gensar_core.baselines.blocks import (
-    Dropout,
     EncoderLayer,
     QueryItemAlignment,
     TargetAttention,
@@ -31,6 +30,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.ranked import RankedMethod
 from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import HistoryBatch, RowBatch
+from gensar_core.baselines.tower import Tower, begin_at_chance
 from gensar_core.baselines.words import QueryWords, query_words
 from gensar_core.config.base import Count, Positive, Rate
 
@@ -48,6 +48,9 @@ class SESRecSettings(RankedSettings):
     max_searches: Count = 15
     max_query_words: Positive = 15
     batch_size: Positive = 256
+    #: With longer first steps, or shorter ones of the vectors, the tower dies before it has learned anything.
+    warmup_steps: Count = 50
+    embedding_rate: Rate = 10.0
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024
@@ -88,16 +91,10 @@ class SESRecModel(RowModel):
         self.scorers = torch.nn.ModuleDict({name: torch.nn.Linear(size, 1, bias=False) for name in widths})
         self.attention = torch.nn.ModuleDict({name: TargetAttention(size) for name in widths})
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
-        self.tower = torch.nn.Sequential(
-            torch.nn.Linear(8 * size, 200),
-            torch.nn.ReLU(),
-            Dropout(dropout),
-            torch.nn.Linear(200, 80),
-            torch.nn.ReLU(),
-            Dropout(dropout),
-            torch.nn.Linear(80, 1),
-        )
+        self.tower = Tower((8 * size, 200, 80), dropout)
         xavier(self)
+        self.draw_vectors()
+        begin_at_chance(self)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits of the candidates; in training also the alignment and triplet losses."""

@@ -13,7 +13,6 @@ As published (Shi et al., 2024) and as released, with these differences:
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, cast
 
 import torch
@@ -35,8 +34,9 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.ranked import RankedMethod
 from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import HistoryBatch, RowBatch
+from gensar_core.baselines.tower import Tower, begin_at_chance
 from gensar_core.baselines.words import QueryWords, query_words
-from gensar_core.config.base import Positive, Rate
+from gensar_core.config.base import Count, Positive, Rate
 from gensar_core.schema import TASKS
 
 _Weight = Annotated[float, Field(ge=0.0)]
@@ -51,6 +51,9 @@ class UniSARSettings(RankedSettings):
     #: Experts that both tasks share, and experts of each.
     experts: Positive = 4
     max_query_words: Positive = 50
+    #: With longer first steps, or shorter ones of the vectors, the tower dies before it has learned anything.
+    warmup_steps: Count = 50
+    embedding_rate: Rate = 10.0
     #: Weight of the search loss.
     search_weight: Rate = 0.01
     query_item_weight: _Weight = 0.1
@@ -99,8 +102,11 @@ class UniSARModel(RowModel):
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
         self.no_query = torch.nn.Embedding(1, size)
         self.experts = Experts(size, settings.experts, dropout)
-        self.towers = torch.nn.ModuleDict({task: _tower(size, dropout) for task in TASKS})
+        widths = (size, 128, size, 200, 80)
+        self.towers = torch.nn.ModuleDict({task: Tower(widths, dropout) for task in TASKS})
         xavier(self)
+        self.draw_vectors()
+        begin_at_chance(self)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits of the candidates; in training also the two alignment losses."""
@@ -216,14 +222,6 @@ class Experts(torch.nn.Module):
         gates = torch.softmax(outputs[..., -gate_width:], dim=-1)
         mixed: torch.Tensor = (gates[..., None, :] @ experts).squeeze(-2)
         return mixed
-
-
-def _tower(size: int, dropout: float) -> torch.nn.Module:
-    widths = (size, 128, size, 200, 80)
-    layers: list[torch.nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [torch.nn.Linear(before, after), torch.nn.ReLU(), Dropout(dropout)]
-    return torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], 1))
 
 
 class UniSAR(RankedMethod[UniSARSettings]):
