@@ -48,7 +48,7 @@ def warmed_up(rate: Callable[[int], float], steps: int) -> Callable[[int], float
 
 
 def parameter_groups(model: RowModel, settings: RankedSettings) -> list[dict[str, Any]]:
-    """What the optimizer trains: item and user vectors at their own rate, and everything else; biases do not decay."""
+    """What the optimizer trains: tables of vectors at their own rate, and everything else; biases do not decay."""
     tables = {id(table.weight) for table in model.tables()}
     decay = settings.weight_decay
     groups: dict[str, dict[str, Any]] = {

@@ -35,8 +35,8 @@ class RankedSettings(Settings):
     learning_rate: Rate = 1.0e-3
     #: The rate rises to its height over so many steps.
     warmup_steps: Count = 0
-    #: Factor on the learning rate of item and user vectors. A step moves the vectors of a few hundred items, and
-    #: matrices in every step: where the vectors meet in a network, they need the longer steps, and it the shorter ones.
+    #: Factor on the learning rate of learned vectors (of items, users, words, queries, places). Where they meet in a
+    #: network, they need longer steps than its matrices, which every target moves.
     embedding_rate: Rate = 1.0
     #: Of all parameters but biases.
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
@@ -71,13 +71,13 @@ class RowModel(torch.nn.Module, abc.ABC):
 
     @torch.no_grad()
     def draw_vectors(self) -> None:
-        """Draw item and user vectors of about unit length, whatever their number: N(0, 1 / d) a dimension."""
+        """Draw the vectors of all tables of about unit length, whatever their number: N(0, 1 / d) a dimension."""
         for table in self.tables():
             torch.nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
 
     def tables(self) -> list[torch.nn.Embedding]:
-        """The learned tables of items and users; item vectors that are made of texts are none."""
-        return [table for table in (self.items, self.users) if isinstance(table, torch.nn.Embedding)]
+        """The tables of learned vectors: of items, users, words, queries and places."""
+        return [part for part in self.modules() if isinstance(part, torch.nn.Embedding)]
 
     @abc.abstractmethod
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
