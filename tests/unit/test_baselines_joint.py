@@ -40,6 +40,7 @@ class TestUniSAR(TrainedMethodContract):
     kind = "unisar"
     own = {  # noqa: RUF012
         **SMALL, **TOWER, "embedding_size": 16, "experts": 2, "search_weight": 1.0, "query_item_negatives": 16,
+        "epochs": 80, "validate_every": 40,
     }  # fmt: skip
 
 
