@@ -70,7 +70,9 @@ class JSR2020Model(RowModel):
             layers += [torch.nn.Linear(size, 1 if last else size), *([] if last else [torch.nn.ReLU()])]
             layers += [Dropout(settings.dropout)] if not last else []
         self.network = torch.nn.Sequential(*layers)
-        self.draw_vectors()
+        torch.nn.init.normal_(self.items.weight, std=size**-0.5)
+        if self.users is not None:
+            torch.nn.init.normal_(self.users.weight, std=size**-0.5)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits of the candidates; in training also the loss of the targets' words."""

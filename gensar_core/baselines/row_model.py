@@ -69,12 +69,6 @@ class RowModel(torch.nn.Module, abc.ABC):
         self.register_buffer("seen_items", torch.zeros(data.n_items, dtype=torch.bool))
         self.register_buffer("seen_users", torch.zeros(data.n_users, dtype=torch.bool))
 
-    @torch.no_grad()
-    def draw_vectors(self) -> None:
-        """Draw the vectors of all tables of about unit length, whatever their number: N(0, 1 / d) a dimension."""
-        for table in self.tables():
-            torch.nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
-
     def tables(self) -> list[torch.nn.Embedding]:
         """The tables of learned vectors: of items, users, words, queries and places."""
         return [part for part in self.modules() if isinstance(part, torch.nn.Embedding)]

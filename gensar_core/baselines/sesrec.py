@@ -93,7 +93,6 @@ class SESRecModel(RowModel):
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
         self.tower = Tower((8 * size, 200, 80), dropout)
         xavier(self)
-        self.draw_vectors()
         begin_at_chance(self)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -105,7 +105,6 @@ class UniSARModel(RowModel):
         widths = (size, 128, size, 200, 80)
         self.towers = torch.nn.ModuleDict({task: Tower(widths, dropout) for task in TASKS})
         xavier(self)
-        self.draw_vectors()
         begin_at_chance(self)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

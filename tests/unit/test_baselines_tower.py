@@ -3,7 +3,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -117,11 +116,3 @@ def test_learned_vectors_have_their_own_rate(shop):
         of_vectors = name.removesuffix(".weight") in vectors
         assert rate == pytest.approx(0.07 if of_vectors else 0.01)
         assert decay == (0.0 if name.endswith("bias") else 0.1)
-
-
-def test_learned_vectors_have_about_unit_length(shop):
-    for kind in KINDS:
-        model = make(kind, shop, dimensions=64).model
-        for table in (model.items, model.users):
-            lengths = table.weight.norm(dim=1).detach().numpy()
-            assert np.mean(lengths**2) == pytest.approx(1.0, abs=0.1)
