@@ -8,6 +8,8 @@ As published (Shi et al., 2024) and as released, with these differences:
   alignment of that side, where the released code needs both sides.
 - The alignment of queries and items counts no pair twice in its negatives' softmax, and draws them without replacement.
 - Batches are made of rows with histories of like length, and padded to their own longest only.
+- Towers' last layers begin at zero, learned vectors have ten times the rate of matrices, and rates rise at first:
+  otherwise most of their units are inactive for good before they have learned anything.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against the four stored ones.
 """
 
@@ -51,7 +53,6 @@ class UniSARSettings(RankedSettings):
     #: Experts that both tasks share, and experts of each.
     experts: Positive = 4
     max_query_words: Positive = 50
-    #: With longer first steps, or shorter ones of the vectors, the tower dies before it has learned anything.
     warmup_steps: Count = 50
     embedding_rate: Rate = 10.0
     #: Weight of the search loss.
