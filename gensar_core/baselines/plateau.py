@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,15 +35,6 @@ class Plateau:
         if state["plateau_waited"] > self.patience:
             factor = max(state["plateau_factor"] * _PLATEAU_FACTOR, _LOWEST_FACTOR)
             state |= {"plateau_factor": factor, "plateau_waited": 0}
-
-
-def warmed_up(rate: Callable[[int], float], steps: int) -> Callable[[int], float]:
-    """``rate`` (a factor at a step), times what rises linearly to 1 over the first ``steps``."""
-
-    def factor(step: int) -> float:
-        return rate(step) * min(1.0, (step + 1) / max(1, steps))
-
-    return factor
 
 
 def parameter_groups(model: RowModel, settings: RankedSettings) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from gensar_core.baselines.interface import Method
 from gensar_core.baselines.losses import PopularityNegatives
-from gensar_core.baselines.plateau import Plateau, parameter_groups, warmed_up
+from gensar_core.baselines.plateau import Plateau, parameter_groups
 from gensar_core.baselines.row_model import RankedSettings, RowModel, ranking_loss
 from gensar_core.baselines.rows import Rows, TrainingRows
 from gensar_core.baselines.tower import DEAD_SHARE, ActiveUnits
@@ -86,13 +86,12 @@ class RankedMethod(Method[S]):
         task = RankedTraining(self)
         every = task.steps_per_epoch * self.settings.validate_every
         steps = task.steps_per_epoch * self.settings.epochs
-        rate = warmup_cosine(steps, 0.0) if self.settings.falling_rate else task.plateau.rate
         schedule = Schedule(
             total_steps=steps,
             validate_every=every,
             checkpoint_every=every,
             patience=self.settings.patience,
-            rate=warmed_up(rate, self.settings.warmup_steps),
+            rate=warmup_cosine(steps, 0.0) if self.settings.falling_rate else task.plateau.rate,
         )
         name = type(self).__name__
         record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
@@ -116,7 +115,7 @@ class RankedMethod(Method[S]):
             if share < DEAD_SHARE:
                 self.warnings.append(
                     f"only {share:.1%} of the tower's ReLUs are active on valid candidates of {task}: the others learn "
-                    "nothing any more; lower learning_rate, or raise warmup_steps"
+                    "nothing any more; lower learning_rate, and raise embedding_rate in its place"
                 )
 
     @torch.no_grad()

@@ -33,8 +33,6 @@ class RankedSettings(Settings):
     #: Rows of the task with more rows; the other task's batches are smaller, so that both end an epoch together.
     batch_size: Positive = 1024
     learning_rate: Rate = 1.0e-3
-    #: The rate rises to its height over so many steps.
-    warmup_steps: Count = 0
     #: Factor on the learning rate of learned vectors (of items, users, words, queries, places). Where they meet in a
     #: network, they need longer steps than its matrices, which every target moves.
     embedding_rate: Rate = 1.0

@@ -6,8 +6,8 @@ As published (Si et al., 2023) and as released, with these differences:
 - Padding takes no part in the similarity of the two histories, so that the width of a batch does not matter.
 - The alignment of queries and items draws its negatives without replacement, and anew in each step.
 - Learning rates follow valid NDCG@5, as for all methods trained on rows, in place of MRR; biases do not decay.
-- The tower's last layer begins at zero, learned vectors have ten times the rate of matrices, and rates rise at first:
-  otherwise most of its units are inactive for good before it has learned anything.
+- The tower's last layer begins at zero, and learned vectors have ten times the rate of matrices: otherwise most of its
+  units are inactive for good before it has learned anything.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against four stored ones.
 """
 
@@ -50,7 +50,6 @@ class SESRecSettings(RankedSettings):
     max_searches: Count = 15
     max_query_words: Positive = 15
     batch_size: Positive = 256
-    warmup_steps: Count = 50
     embedding_rate: Rate = 10.0
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1

@@ -8,8 +8,8 @@ As published (Shi et al., 2024) and as released, with these differences:
   alignment of that side, where the released code needs both sides.
 - The alignment of queries and items counts no pair twice in its negatives' softmax, and draws them without replacement.
 - Batches are made of rows with histories of like length, and padded to their own longest only.
-- Towers' last layers begin at zero, learned vectors have ten times the rate of matrices, and rates rise at first:
-  otherwise most of their units are inactive for good before they have learned anything.
+- Towers' last layers begin at zero, and learned vectors have ten times the rate of matrices: otherwise most of their
+  units are inactive for good before they have learned anything.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against the four stored ones.
 """
 
@@ -38,7 +38,7 @@ from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import HistoryBatch, RowBatch
 from gensar_core.baselines.tower import Tower, begin_at_chance
 from gensar_core.baselines.words import QueryWords, query_words
-from gensar_core.config.base import Count, Positive, Rate
+from gensar_core.config.base import Positive, Rate
 from gensar_core.schema import TASKS
 
 _Weight = Annotated[float, Field(ge=0.0)]
@@ -53,7 +53,6 @@ class UniSARSettings(RankedSettings):
     #: Experts that both tasks share, and experts of each.
     experts: Positive = 4
     max_query_words: Positive = 50
-    warmup_steps: Count = 50
     embedding_rate: Rate = 10.0
     #: Weight of the search loss.
     search_weight: Rate = 0.01

@@ -17,7 +17,7 @@ SMALL = {
     "validate_every": 25,
 }
 #: Of methods with towers, which learn from some steps on.
-TOWER = {"learning_rate": 3.0e-3, "warmup_steps": 10}
+TOWER = {"learning_rate": 3.0e-3}
 
 pytestmark = pytest.mark.slow
 

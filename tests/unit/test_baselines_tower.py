@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gensar_core.baselines.interface import find
-from gensar_core.baselines.plateau import parameter_groups, warmed_up
+from gensar_core.baselines.plateau import parameter_groups
 from gensar_core.baselines.run import fit_and_rank
 from gensar_core.baselines.tower import ActiveUnits, Tower, begin_at_chance
 from gensar_core.ranking.candidates import load_candidates
@@ -15,7 +15,7 @@ from tests.unit.method_contract import N_ITEMS, random_clicks, write_shop
 
 SMALL = {"dimensions": 8, "query_item_negatives": 16, "batch_size": 8, "loss": "softmax"}
 KINDS = ("sesrec", "unisar")
-LEARNING = {"dimensions": 16, "epochs": 7, "warmup_steps": 8, "learning_rate": 3.0e-3}
+LEARNING = {"dimensions": 16, "epochs": 7, "learning_rate": 3.0e-3}
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +90,10 @@ def test_a_dead_tower_is_warned_of(shop, tmp_path, monkeypatch):
     (warning,) = record["warnings"]
     assert warning.startswith("joint: only 0.0% of the tower's ReLUs are active on valid candidates of rec")
     assert "learning_rate" in warning
-    assert "warmup_steps" in warning
+    assert "embedding_rate" in warning
     (entry,) = record["figures"]["curve"]
     assert entry["rec_active_share"] == 0.0
     assert 0.3 < entry["search_active_share"] < 0.7
-
-
-def test_the_rate_rises_over_the_first_steps():
-    rate = warmed_up(lambda step: 2.0 if step < 4 else 1.0, 4)
-    assert [rate(step) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 1.0, 1.0]
-    assert warmed_up(lambda step: 1.0, 0)(0) == 1.0  # noqa: ARG005
 
 
 def test_learned_vectors_have_their_own_rate(shop):
