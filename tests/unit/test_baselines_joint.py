@@ -17,7 +17,7 @@ SMALL = {
     "validate_every": 25,
 }
 #: Of methods with towers, which learn from some steps on.
-TOWER = {"learning_rate": 3.0e-3}
+TOWER = {"learning_rate": 5.0e-3}
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,6 @@ class TestUniSAR(TrainedMethodContract):
     kind = "unisar"
     own = {  # noqa: RUF012
         **SMALL, **TOWER, "embedding_size": 16, "experts": 2, "search_weight": 1.0, "query_item_negatives": 16,
-        "epochs": 80, "validate_every": 40,
     }  # fmt: skip
 
 
