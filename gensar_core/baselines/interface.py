@@ -110,6 +110,8 @@ class Method(abc.ABC, Generic[S]):
         self.settings = settings
         self.data = data
         self.seed = seed
+        #: What a user should know of the fit that is no error; `fit` adds to it, and it ends in the stage's record.
+        self.warnings: list[str] = []
 
     @abc.abstractmethod
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:

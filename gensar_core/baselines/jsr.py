@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import torch
 
-from gensar_core.baselines.blocks import Dropout, on_distinct, xavier
+from gensar_core.baselines.blocks import on_distinct, xavier
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.ranked import RankedMethod
 from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import RowBatch
+from gensar_core.baselines.tower import Tower
 from gensar_core.baselines.words import QueryWords, query_words
 from gensar_core.config.base import Count, Positive, Rate
 
@@ -39,7 +40,8 @@ class JSRModel(RowModel):
         size = settings.dimensions
         super().__init__(data, size, size)
         self.words = QueryWords(*query_words(data, settings.max_query_words), size, weighted=True)
-        self.scorers = torch.nn.ModuleDict({task: _scorer(size, settings.dropout) for task in ("rec", "search")})
+        widths = (size, size, size // 2)
+        self.scorers = torch.nn.ModuleDict({task: Tower(widths, settings.dropout) for task in ("rec", "search")})
         xavier(self)
         if self.words.weights is not None:
             torch.nn.init.zeros_(self.words.weights.weight)
@@ -50,18 +52,6 @@ class JSRModel(RowModel):
         asking = self.users(batch.users) if batch.task == "rec" else on_distinct(self.words, batch.queries)
         logits: torch.Tensor = self.scorers[batch.task](asking[:, None] * self.items(batch.candidates))
         return logits.squeeze(-1), {}
-
-
-def _scorer(size: int, dropout: float) -> torch.nn.Module:
-    return torch.nn.Sequential(
-        torch.nn.Linear(size, size),
-        torch.nn.ReLU(),
-        Dropout(dropout),
-        torch.nn.Linear(size, size // 2),
-        torch.nn.ReLU(),
-        Dropout(dropout),
-        torch.nn.Linear(size // 2, 1),
-    )
 
 
 class JSR(RankedMethod[JSRSettings]):

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from gensar_core.baselines.interface import Method
 from gensar_core.baselines.losses import PopularityNegatives
-from gensar_core.baselines.plateau import Plateau, decayed
+from gensar_core.baselines.plateau import Plateau, parameter_groups
 from gensar_core.baselines.row_model import RankedSettings, RowModel, ranking_loss
 from gensar_core.baselines.rows import Rows, TrainingRows
+from gensar_core.baselines.tower import DEAD_SHARE, ActiveUnits
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
@@ -28,6 +29,7 @@ from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.runtime.training import Schedule, train, warmup_cosine
+from gensar_core.runtime.training_state import TrainingRecord
 
 #: Lists scored at once; with 100 candidates each, activations stay in a CPU's caches.
 _LISTS_AT_ONCE = 256
@@ -94,6 +96,7 @@ class RankedMethod(Method[S]):
         name = type(self).__name__
         record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
         self.model.settle_unseen()
+        self._warn_of_dead_towers(record)
         return {
             "training_rows": {name: len(rows.lengths) for name, rows in task.sets.items()},
             "unseen_items": int((~self.model.seen_items).sum()),
@@ -104,6 +107,17 @@ class RankedMethod(Method[S]):
             "best_valid_ndcg@5": record.best_score,
             "curve": record.history,
         }
+
+    def _warn_of_dead_towers(self, record: TrainingRecord) -> None:
+        """Tell of towers whose units are nearly all inactive under the weights that are kept."""
+        kept = next((entry for entry in record.history if entry["step"] == record.best_step), {})
+        for task in self.tasks:
+            share = kept.get(f"{task}_active_share", 1.0)
+            if share < DEAD_SHARE:
+                self.warnings.append(
+                    f"only {share:.1%} of the tower's ReLUs are active on valid candidates of {task}: the others learn "
+                    "nothing any more; lower learning_rate, and raise embedding_rate in its place"
+                )
 
     @torch.no_grad()
     def score(self, lists: CandidateLists) -> np.ndarray:
@@ -197,7 +211,7 @@ class RankedTraining:
         self.method = method
         self.module: torch.nn.Module = method.model
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            decayed(self.module, settings.weight_decay), lr=settings.learning_rate, fused=True
+            parameter_groups(method.model, settings), lr=settings.learning_rate, fused=True
         )
         self.plateau = Plateau(self.optimizer, settings.plateau_patience)
         most = max(len(rows.lengths) for rows in self.sets.values())
@@ -227,10 +241,16 @@ class RankedTraining:
         return {"loss": total, **found}
 
     def validate(self) -> Mapping[str, float]:
-        """NDCG@5 and HR@10 of each task on its valid candidates; the mean NDCG@5 counts."""
+        """NDCG@5 and HR@10 of each task on its valid candidates; the mean NDCG@5 counts.
+
+        Of a model with towers also how many of their units are active there.
+        """
         figures: dict[str, float] = {}
         for task, lists in self.lists.items():
-            ranks = average_ranks(self.method.score(lists), lists.present)
+            with ActiveUnits(self.module) as active:
+                ranks = average_ranks(self.method.score(lists), lists.present)
+            if active.share is not None:
+                figures[f"{task}_active_share"] = active.share
             figures |= {f"{task}_valid_ndcg@5": ndcg(ranks, 5), f"{task}_valid_hr@10": hit_rate(ranks, 10)}
         score = float(np.mean([figures[f"{task}_valid_ndcg@5"] for task in self.lists]))
         self.plateau.see(score)

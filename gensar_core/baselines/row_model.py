@@ -33,6 +33,9 @@ class RankedSettings(Settings):
     #: Rows of the task with more rows; the other task's batches are smaller, so that both end an epoch together.
     batch_size: Positive = 1024
     learning_rate: Rate = 1.0e-3
+    #: Factor on the learning rate of learned vectors (of items, users, words, queries, places). Where they meet in a
+    #: network, they need longer steps than its matrices, which every target moves.
+    embedding_rate: Rate = 1.0
     #: Of all parameters but biases.
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     epochs: Positive = 100
@@ -67,6 +70,10 @@ class RowModel(torch.nn.Module, abc.ABC):
         self.register_buffer("seen_items", torch.zeros(data.n_items, dtype=torch.bool))
         self.register_buffer("seen_users", torch.zeros(data.n_users, dtype=torch.bool))
         self.register_buffer("seen_queries", torch.zeros(data.n_queries, dtype=torch.bool))
+
+    def tables(self) -> list[torch.nn.Embedding]:
+        """The tables of learned vectors: of items, users, words, queries and places."""
+        return [part for part in self.modules() if isinstance(part, torch.nn.Embedding)]
 
     @abc.abstractmethod
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

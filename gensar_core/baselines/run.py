@@ -58,6 +58,8 @@ def fit_and_rank(
         fitted = method.fit(checkpoints, stage.key)
         seconds = round(time.monotonic() - started, 3)
         stage.record(paper=method.paper, parameters=weights_learned(method), training_seconds=seconds, **fitted)
+        for warning in method.warnings:
+            stage.warn(f"{name}: {warning}")
         method.save(stage.path("."))
         learned = method.item_vectors()
         if learned is not None:

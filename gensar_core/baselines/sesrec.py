@@ -6,6 +6,8 @@ As published (Si et al., 2023) and as released, with these differences:
 - Padding takes no part in the similarity of the two histories, so that the width of a batch does not matter.
 - The alignment of queries and items draws its negatives without replacement, and anew in each step.
 - Learning rates follow valid NDCG@5, as for all methods trained on rows, in place of MRR; biases do not decay.
+- The tower's last layer begins at zero, and learned vectors have ten times the rate of matrices: otherwise most of its
+  units are inactive for good before it has learned anything.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against four stored ones.
 """
 
@@ -18,7 +20,6 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from gensar_core.baselines.blocks import (
-    Dropout,
     EncoderLayer,
     QueryItemAlignment,
     TargetAttention,
@@ -31,6 +32,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.ranked import RankedMethod
 from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import HistoryBatch, RowBatch
+from gensar_core.baselines.tower import Tower, begin_at_chance
 from gensar_core.baselines.words import QueryWords, query_words
 from gensar_core.config.base import Count, Positive, Rate
 
@@ -48,6 +50,7 @@ class SESRecSettings(RankedSettings):
     max_searches: Count = 15
     max_query_words: Positive = 15
     batch_size: Positive = 256
+    embedding_rate: Rate = 10.0
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024
@@ -90,16 +93,9 @@ class SESRecModel(RowModel):
         self.scorers = torch.nn.ModuleDict({name: torch.nn.Linear(size, 1, bias=False) for name in widths})
         self.attention = torch.nn.ModuleDict({name: TargetAttention(size) for name in widths})
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
-        self.tower = torch.nn.Sequential(
-            torch.nn.Linear(8 * size, 200),
-            torch.nn.ReLU(),
-            Dropout(dropout),
-            torch.nn.Linear(200, 80),
-            torch.nn.ReLU(),
-            Dropout(dropout),
-            torch.nn.Linear(80, 1),
-        )
+        self.tower = Tower((8 * size, 200, 80), dropout)
         xavier(self)
+        begin_at_chance(self)
 
     def query_table(self) -> torch.nn.Embedding:
         """What tells queries of the same words apart."""

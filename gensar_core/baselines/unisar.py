@@ -8,12 +8,13 @@ As published (Shi et al., 2024) and as released, with these differences:
   alignment of that side, where the released code needs both sides.
 - The alignment of queries and items counts no pair twice in its negatives' softmax, and draws them without replacement.
 - Batches are made of rows with histories of like length, and padded to their own longest only.
+- Towers' last layers begin at zero, and learned vectors have ten times the rate of matrices: otherwise most of their
+  units are inactive for good before they have learned anything.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against the four stored ones.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, cast
 
 import torch
@@ -35,6 +36,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.ranked import RankedMethod
 from gensar_core.baselines.row_model import RankedSettings, RowModel
 from gensar_core.baselines.rows import HistoryBatch, RowBatch
+from gensar_core.baselines.tower import Tower, begin_at_chance
 from gensar_core.baselines.words import QueryWords, query_words
 from gensar_core.config.base import Positive, Rate
 from gensar_core.schema import TASKS
@@ -51,6 +53,7 @@ class UniSARSettings(RankedSettings):
     #: Experts that both tasks share, and experts of each.
     experts: Positive = 4
     max_query_words: Positive = 50
+    embedding_rate: Rate = 10.0
     #: Weight of the search loss.
     search_weight: Rate = 0.01
     query_item_weight: _Weight = 0.1
@@ -99,8 +102,10 @@ class UniSARModel(RowModel):
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
         self.no_query = torch.nn.Embedding(1, size)
         self.experts = Experts(size, settings.experts, dropout)
-        self.towers = torch.nn.ModuleDict({task: _tower(size, dropout) for task in TASKS})
+        widths = (size, 128, size, 200, 80)
+        self.towers = torch.nn.ModuleDict({task: Tower(widths, dropout) for task in TASKS})
         xavier(self)
+        begin_at_chance(self)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits of the candidates; in training also the two alignment losses."""
@@ -216,14 +221,6 @@ class Experts(torch.nn.Module):
         gates = torch.softmax(outputs[..., -gate_width:], dim=-1)
         mixed: torch.Tensor = (gates[..., None, :] @ experts).squeeze(-2)
         return mixed
-
-
-def _tower(size: int, dropout: float) -> torch.nn.Module:
-    widths = (size, 128, size, 200, 80)
-    layers: list[torch.nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [torch.nn.Linear(before, after), torch.nn.ReLU(), Dropout(dropout)]
-    return torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], 1))
 
 
 class UniSAR(RankedMethod[UniSARSettings]):

@@ -16,6 +16,8 @@ SMALL = {
     "epochs": 50,
     "validate_every": 25,
 }
+#: Of methods with towers, which learn from some steps on.
+TOWER = {"learning_rate": 5.0e-3}
 
 pytestmark = pytest.mark.slow
 
@@ -36,12 +38,14 @@ class TestJSR2020(TrainedMethodContract):
 
 class TestUniSAR(TrainedMethodContract):
     kind = "unisar"
-    own = {**SMALL, "embedding_size": 16, "experts": 2, "search_weight": 1.0, "query_item_negatives": 16}  # noqa: RUF012
+    own = {  # noqa: RUF012
+        **SMALL, **TOWER, "embedding_size": 16, "experts": 2, "search_weight": 1.0, "query_item_negatives": 16,
+    }  # fmt: skip
 
 
 class TestSESRec(TrainedMethodContract):
     kind = "sesrec"
-    own = {**SMALL, "query_item_negatives": 16}  # noqa: RUF012
+    own = {**SMALL, **TOWER, "query_item_negatives": 16}  # noqa: RUF012
 
 
 class TestUnifiedSSR(TrainedMethodContract):
