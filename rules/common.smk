@@ -294,7 +294,8 @@ def shown_tables(dataset):
 def shown_figures(dataset):
     """Names of the figures shown for a data set."""
     entry = catalogue.datasets[dataset]
-    figures = ["distributions", "training"]
+    trained = shown_models(dataset) + shown_identifiers(dataset)
+    figures = ["distributions"] + (["training"] if trained else [])
     figures += ["collisions"] if entry.compared_identifiers else []
     return figures + [name for name in entry.experiments if name in catalogue.figures]
 
@@ -325,8 +326,18 @@ def shown_identifiers(dataset):
 
 
 def shown_models(dataset):
-    """Every model that is trained by steps, as far as names tell."""
-    return [row for row in shown_rows(dataset) if row not in catalogue.fusions]
+    """Every model that is trained by steps: generators, and methods whose code reaches the training loop."""
+    return [row for row in shown_rows(dataset) if trains_by_steps(row)]
+
+
+def trains_by_steps(row):
+    """Whether a training of a table's row leaves a curve."""
+    if row in catalogue.methods:
+        kind = catalogue.methods[row].kind
+        return "gensar_core.runtime.training" in reached(
+            f"gensar_core.baselines.{kind}"
+        )
+    return row in catalogue.generators
 
 
 def drawn_models(wildcards):

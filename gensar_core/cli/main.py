@@ -16,19 +16,40 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 
 @app.command()
-def check(config: Annotated[Path, typer.Argument(help="the configuration to check")] = Path("config.yaml")) -> None:
-    """Check a configuration; print what it holds, or the first mistake."""
-    from gensar_core.baselines.interface import check_methods
+def check(
+    path: Annotated[Path, typer.Argument(help="a configuration, or a folder of results")] = Path("config.yaml"),
+    whole: Annotated[bool, typer.Option(help="of results, read every file and compare its sha256")] = False,
+) -> None:
+    """Check a configuration: print what it holds, or the first mistake. Or check results: that no file has changed."""
+    if path.is_dir():
+        _check_results(path, whole)
+        return
+    from gensar_core.baselines.check import check_methods
     from gensar_core.config.catalogue import read_catalogue
     from gensar_core.config.seeds import added, with_seeds
 
-    catalogue = read_catalogue(config)
-    traits = check_methods(catalogue, str(config))
-    seeded, _ = with_seeds(catalogue, lambda kind: traits[kind].seeded, str(config))
+    catalogue = read_catalogue(path)
+    traits = check_methods(catalogue, str(path))
+    seeded, _ = with_seeds(catalogue, lambda kind: traits[kind].seeded, str(path))
     for section in ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "fusions", "tables"):
         typer.echo(f"{section:12} {', '.join(getattr(catalogue, section)) or '-'}")
     for section, names in added(catalogue, seeded).items():
         typer.echo(f"for seeds, {len(names)} more {section}: {', '.join(names)}")
+
+
+def _check_results(folder: Path, whole: bool) -> None:
+    """Name every file that is not as its stage left it; exit code 1 when there is one."""
+    from gensar_core.runtime.verification import faults, records
+
+    stages = records(folder)
+    found = [fault for record in stages for fault in faults(record, whole=whole)]
+    for fault in found:
+        typer.echo(f"{fault}", err=True)
+    by = "sizes and digests" if whole else "sizes (digests: --whole)"
+    told = f"{len(found)} faults" if found else "all files are as they were written"
+    typer.echo(f"{len(stages)} stages, by {by}: {told}")
+    if found:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -57,6 +57,8 @@ class Catalogue(Settings):
     """config.yaml, validated. An entry names the entries it builds on; what is shared is built once."""
 
     seed: Count = 42
+    #: Seconds from one checkpoint of a training to the next (0: one after every step). No result depends on it.
+    checkpoint_seconds: Count = 60
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
     identifiers: dict[Name, IdentifierSettings] = {}

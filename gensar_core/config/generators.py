@@ -53,8 +53,6 @@ class TrainingSettings(Settings):
     #: Validate so many times an epoch, on at most so many users of each task (0: all of them).
     validations_per_epoch: Positive = 1
     validation_users: Count = 0
-    #: Write a resumable checkpoint every so many optimizer steps.
-    checkpoint_steps: Positive = 200
 
     @model_validator(mode="after")
     def _warm_start_is_from_scratch(self) -> TrainingSettings:

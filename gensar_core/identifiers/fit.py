@@ -65,7 +65,6 @@ def fit_rqvae(
     schedule = Schedule(
         total_steps=total,
         validate_every=every,
-        checkpoint_every=every,
         gradient_clip=settings.gradient_clip,
         rate=warmup_cosine(total, settings.warmup_share),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gensar_core.baselines.interface import check_methods
+from gensar_core.baselines.check import check_methods
 from gensar_core.config.catalogue import load_catalogue, read_catalogue
 from gensar_core.errors import UserError
 

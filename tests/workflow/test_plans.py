@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from .conftest import ROOT
 
@@ -60,6 +61,17 @@ def test_the_figure_of_collision_rates_needs_both_embeddings_and_no_generator(wo
         "identifier_quality",
         "collisions",
     }
+
+
+def test_a_page_without_trained_rows_draws_no_training(workflow):
+    config = workflow.folder / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["tables"]["demo"] = {"rows": ["random", "popularity", "bm25"]}
+    values["datasets"]["demo"]["compared_identifiers"] = []
+    config.write_text(yaml.safe_dump(values))
+    assert workflow.planned("results/overview/demo.html") == {
+        "simulate", "canonical_amazon", "samples", "method", "statistics", "overall_table", "overview",
+    }  # fmt: skip
 
 
 def test_vectors_of_a_joint_method_feed_identifiers(workflow):
