@@ -6,6 +6,7 @@
 # All settings live in config.yaml; a rule's parameters are exactly the settings its stage reads and a fingerprint of
 # the code it reaches, so an edit reruns the stages it concerns and what depends on them.
 import os
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -64,3 +65,7 @@ rule all:
     default_target: True
     input:
         [path for dataset in catalogue.datasets for path in final_files(dataset)],
+
+
+# Snakemake alone would say that there is no rule for a misspelt target, and not which name was meant.
+check_targets(sys.argv[1:])

@@ -1,4 +1,8 @@
 # What rules ask about the catalogue: which files an entry reads, which entries a wildcard may name.
+import difflib
+
+from snakemake.io import get_wildcard_names, strip_wildcard_constraints
+
 from gensar_core.config.base import canonical_json
 from gensar_core.samples.parts import part_files
 
@@ -12,6 +16,8 @@ PRODUCT_SEARCH_CATEGORIES = [
 ]
 
 
+# Where results for people lie, which are asked for by name.
+SHOWN_FOLDERS = ("results/tables", "results/figures", "results/overview")
 CHECKOUT = Path(workflow.current_basedir).parent
 SCRIPTS = CHECKOUT / "workflow_scripts"
 # A paragraph a kind of result, shown by the report and on the data sets' pages.
@@ -381,3 +387,39 @@ def final_files(dataset):
         + expand("results/tables/{table}.csv", table=tables)
         + expand(f"results/figures/{dataset}_{{figure}}.svg", figure=figures)
     )
+
+
+def check_targets(words):
+    """Refuse a table, figure or page among the words of a command line that no rule makes, and name the nearest."""
+    for word in words:
+        wanted = Path(word)
+        if wanted.parent not in map(Path, SHOWN_FOLDERS) or wanted.exists():
+            continue
+        if not any(rule.is_producer(word) for rule in workflow.rules):
+            there = [
+                path
+                for path in makeable()
+                if Path(path).parent == wanted.parent
+                and Path(path).suffix == wanted.suffix
+            ]
+            close = difflib.get_close_matches(word, there, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {len(there)}"
+            raise WorkflowError(f"{word}: no rule makes it; {hint}")
+
+
+def makeable():
+    """Every file that some rule makes of the configuration's entries."""
+    names = {
+        section.removesuffix("s"): list(getattr(catalogue, section))
+        for section in ("datasets", "tables", "figures", "methods", "generators")
+    }
+    # Of all trainings that a data set shows, or of one model.
+    names["_model"] = [
+        "",
+        *(f"_{name}" for name in names["method"] + names["generator"]),
+    ]
+    patterns = {str(path) for rule in workflow.rules for path in rule.output}
+    for pattern in sorted(map(strip_wildcard_constraints, patterns)):
+        wildcards = set(get_wildcard_names(pattern))
+        if wildcards <= names.keys():
+            yield from expand(pattern, **{name: names[name] for name in wildcards})

@@ -10,9 +10,23 @@ from typing import Annotated
 
 import typer
 
+from gensar_core import __version__
 from gensar_core.errors import UserError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gensar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="tell it")] = False,
+) -> None:
+    """Look at what the workflow made, and ask a trained model."""
 
 
 @app.command()
@@ -90,7 +104,7 @@ def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, su
 
 @app.command()
 def explain(
-    item: Annotated[str, typer.Argument(help="an item: its id in the source, or its number")],
+    item: Annotated[str, typer.Argument(help="an item: its id in the source, or #17 for number 17")],
     identifiers: Annotated[Path, typer.Argument(help="an identifier set, such as results/demo/identifiers/joint_demo")],
     neighbors: Annotated[int, typer.Option(min=0, help="so many nearest items of each side")] = 5,
 ) -> None:
@@ -199,6 +213,21 @@ def status(
     counts = {state: sum(stage.state == state for stage in found) for state in dict.fromkeys(s.state for s in found)}
     spent = sum(stage.seconds or 0.0 for stage in found)
     typer.echo(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {spent:,.0f} s spent")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def adopt(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Option(help="the folder that the workflow runs in")] = Path(),
+) -> None:
+    """Take copied results for done, if they are what would be made; takes Snakemake's targets and options.
+
+    Checked are the digests of all files, the settings, seed and code that made them, and what they were made from.
+    """
+    from gensar_core.cli.adoption import adopt as adopted
+
+    for record in adopted(directory, context.args):
+        typer.echo(record)
 
 
 @app.command("schema")

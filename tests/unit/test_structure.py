@@ -31,6 +31,7 @@ FLOORS = (
     "baselines",
     "evaluation",
     "cli",
+    "__main__",
 )
 
 

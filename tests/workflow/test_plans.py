@@ -105,6 +105,21 @@ def test_a_mistake_in_the_configuration_is_one_clear_line(workflow, old, new, ex
     assert "Traceback (most recent call last)" not in output
 
 
+@pytest.mark.parametrize(
+    ("wanted", "meant"),
+    [
+        ("results/tables/amazon_ablations.csv", "results/tables/amazon_ablation.csv"),
+        ("results/figures/amazon_tradeof.svg", "results/figures/amazon_tradeoff.svg"),
+    ],
+)
+def test_a_misspelt_target_is_told_which_was_meant(workflow, wanted, meant):
+    done = workflow.run("--dry-run", "--", wanted, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert f"{wanted}: no rule makes it; did you mean {meant}?" in output
+    assert "Traceback (most recent call last)" not in output
+
+
 def test_another_workflow_may_import_this_one(workflow):
     (workflow.folder / "config.yaml").rename(workflow.folder / "settings.yaml")
     (workflow.folder / "Snakefile").write_text(
