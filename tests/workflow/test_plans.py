@@ -105,14 +105,8 @@ def test_a_mistake_in_the_configuration_is_one_clear_line(workflow, old, new, ex
     assert "Traceback (most recent call last)" not in output
 
 
-@pytest.mark.parametrize(
-    ("wanted", "meant"),
-    [
-        ("results/tables/amazon_ablations.csv", "results/tables/amazon_ablation.csv"),
-        ("results/figures/amazon_tradeof.svg", "results/figures/amazon_tradeoff.svg"),
-    ],
-)
-def test_a_misspelt_target_is_told_which_was_meant(workflow, wanted, meant):
+def test_a_misspelt_target_is_told_which_was_meant(workflow):
+    wanted, meant = (f"results/tables/amazon_ablation{s}.csv" for s in ("s", ""))
     done = workflow.run("--dry-run", "--", wanted, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == 1
