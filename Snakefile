@@ -5,16 +5,18 @@
 #
 # All settings live in config.yaml; a rule's parameters are exactly the settings its stage reads and a fingerprint of
 # the code it reaches, so an edit reruns the stages it concerns and what depends on them.
+import os
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from gensar_core.baselines.interface import check_methods
+from gensar_core.baselines.check import check_methods
 from gensar_core.config.catalogue import load_catalogue
 from gensar_core.config.seeds import with_seeds
 from gensar_core.errors import UserError
-from gensar_core.runtime.fingerprint import script_fingerprint
+from gensar_core.runtime.fingerprint import reached, script_fingerprint
 
 min_version("9.14")
 
@@ -31,6 +33,9 @@ try:
     catalogue, runs = with_seeds(catalogue, lambda kind: traits[kind].seeded)
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+# No parameter of a rule, since no result depends on it. On a cluster's node this file is read again.
+os.environ["GENSAR_CHECKPOINT_SECONDS"] = str(catalogue.checkpoint_seconds)
 
 
 include: "rules/common.smk"
@@ -60,3 +65,7 @@ rule all:
     default_target: True
     input:
         [path for dataset in catalogue.datasets for path in final_files(dataset)],
+
+
+# Snakemake alone would say that there is no rule for a misspelt target, and not which name was meant.
+check_targets(sys.argv[1:])

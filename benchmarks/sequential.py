@@ -84,7 +84,7 @@ for epoch in range(settings["epochs"]):
     task = SequenceTraining(method, lambda: {"score": 0.0})
     steps = task.batches.steps_per_epoch
     started = time.perf_counter()
-    train(task, Schedule(steps, steps, steps), seed=epoch, description="SASRec", checkpoints=None)
+    train(task, Schedule(steps, steps), seed=epoch, description="SASRec", checkpoints=None)
     training.append(time.perf_counter() - started)
 for _ in range(settings["rankings"]):
     started = time.perf_counter()

@@ -97,9 +97,7 @@ class Ours(GeneratorTask):
     def round(self, steps: int, clock: Clock) -> None:
         """Time so many steps after one of warming up."""
         self.clock, self.timed = clock, steps
-        schedule = Schedule(
-            total_steps=steps + 1, validate_every=steps + 1, checkpoint_every=1 << 30, gradient_clip=1.0
-        )
+        schedule = Schedule(total_steps=steps + 1, validate_every=steps + 1, gradient_clip=1.0)
         train(self, schedule, seed=1, description="ours", checkpoints=None)
 
 

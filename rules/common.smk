@@ -1,4 +1,8 @@
 # What rules ask about the catalogue: which files an entry reads, which entries a wildcard may name.
+import difflib
+
+from snakemake.io import get_wildcard_names, strip_wildcard_constraints
+
 from gensar_core.config.base import canonical_json
 from gensar_core.samples.parts import part_files
 
@@ -12,6 +16,8 @@ PRODUCT_SEARCH_CATEGORIES = [
 ]
 
 
+# Where results for people lie, which are asked for by name.
+SHOWN_FOLDERS = ("results/tables", "results/figures", "results/overview")
 CHECKOUT = Path(workflow.current_basedir).parent
 SCRIPTS = CHECKOUT / "workflow_scripts"
 # A paragraph a kind of result, shown by the report and on the data sets' pages.
@@ -309,7 +315,8 @@ def shown_tables(dataset):
 def shown_figures(dataset):
     """Names of the figures shown for a data set."""
     entry = catalogue.datasets[dataset]
-    figures = ["distributions", "training"]
+    trained = shown_models(dataset) + shown_identifiers(dataset)
+    figures = ["distributions"] + (["training"] if trained else [])
     figures += ["collisions"] if entry.compared_identifiers else []
     return figures + [name for name in entry.experiments if name in catalogue.figures]
 
@@ -340,8 +347,18 @@ def shown_identifiers(dataset):
 
 
 def shown_models(dataset):
-    """Every model that is trained by steps, as far as names tell."""
-    return [row for row in shown_rows(dataset) if row not in catalogue.fusions]
+    """Every model that is trained by steps: generators, and methods whose code reaches the training loop."""
+    return [row for row in shown_rows(dataset) if trains_by_steps(row)]
+
+
+def trains_by_steps(row):
+    """Whether a training of a table's row leaves a curve."""
+    if row in catalogue.methods:
+        kind = catalogue.methods[row].kind
+        return "gensar_core.runtime.training" in reached(
+            f"gensar_core.baselines.{kind}"
+        )
+    return row in catalogue.generators
 
 
 def drawn_models(wildcards):
@@ -385,3 +402,39 @@ def final_files(dataset):
         + expand("results/tables/{table}.csv", table=tables)
         + expand(f"results/figures/{dataset}_{{figure}}.svg", figure=figures)
     )
+
+
+def check_targets(words):
+    """Refuse a table, figure or page among the words of a command line that no rule makes, and name the nearest."""
+    for word in words:
+        wanted = Path(word)
+        if wanted.parent not in map(Path, SHOWN_FOLDERS) or wanted.exists():
+            continue
+        if not any(rule.is_producer(word) for rule in workflow.rules):
+            there = [
+                path
+                for path in makeable()
+                if Path(path).parent == wanted.parent
+                and Path(path).suffix == wanted.suffix
+            ]
+            close = difflib.get_close_matches(word, there, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {len(there)}"
+            raise WorkflowError(f"{word}: no rule makes it; {hint}")
+
+
+def makeable():
+    """Every file that some rule makes of the configuration's entries."""
+    names = {
+        section.removesuffix("s"): list(getattr(catalogue, section))
+        for section in ("datasets", "tables", "figures", "methods", "generators")
+    }
+    # Of all trainings that a data set shows, or of one model.
+    names["_model"] = [
+        "",
+        *(f"_{name}" for name in names["method"] + names["generator"]),
+    ]
+    patterns = {str(path) for rule in workflow.rules for path in rule.output}
+    for pattern in sorted(map(strip_wildcard_constraints, patterns)):
+        wildcards = set(get_wildcard_names(pattern))
+        if wildcards <= names.keys():
+            yield from expand(pattern, **{name: names[name] for name in wildcards})

@@ -122,7 +122,6 @@ class Dense(Method[DenseSettings]):
         schedule = Schedule(
             total_steps=steps,
             validate_every=task.steps_per_epoch,
-            checkpoint_every=task.steps_per_epoch,
             patience=self.settings.patience,
             gradient_clip=self.settings.gradient_clip,
             rate=warmup_cosine(steps, self.settings.warmup_share),

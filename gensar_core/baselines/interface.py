@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import abc
 import functools
-import hashlib
 import importlib
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import numpy as np
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.config.base import Settings, canonical_json, validate
-from gensar_core.config.catalogue import Catalogue
+from gensar_core.config.base import Settings
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
-from gensar_core.runtime.fingerprint import fingerprint
 from gensar_core.runtime.tensors import load_vectors
 
 S = TypeVar("S", bound=Settings)
@@ -155,35 +150,3 @@ def find(kind: str, where: str = "methods") -> type[Method[Any]]:
         raise UserError(f"{where}: no method {kind!r} (there: {', '.join(kinds())})")
     method: type[Method[Any]] = importlib.import_module(f"gensar_core.baselines.{kind}").METHOD
     return method
-
-
-class Traits(NamedTuple):
-    """What a kind of method says of itself that others must know."""
-
-    inputs: list[str]
-    seeded: bool
-
-
-def check_methods(catalogue: Catalogue, where: str = "config", checked: Path | None = None) -> dict[str, Traits]:
-    """Check the own keys of every entry of `methods`; return the traits of each `kind` that they name.
-
-    Importing the methods takes seconds (they import torch), so what was found right is remembered in the folder
-    ``checked`` under a hash of the entries and of the methods' code. Raises UserError naming the first wrong entry.
-    """
-    entries = {name: {"kind": entry.kind, **entry.own()} for name, entry in catalogue.methods.items()}
-    code = fingerprint(*(f"gensar_core.baselines.{kind}" for kind in kinds()))
-    key = hashlib.sha256((canonical_json(entries) + code).encode()).hexdigest()[:16]
-    remembered = checked / f"{key}.json" if checked is not None else None
-    if remembered is not None and remembered.is_file():
-        return {kind: Traits(**traits) for kind, traits in json.loads(remembered.read_text(encoding="utf-8")).items()}
-    found = {}
-    for name, entry in catalogue.methods.items():
-        method = find(entry.kind, f"{where}: methods.{name}.kind")
-        validate(method.settings_model, entry.own(), where, f"methods.{name}")
-        found[entry.kind] = Traits(list(method.inputs), method.seeded)
-    if remembered is not None:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_suffix(f".{os.getpid()}")
-        partial.write_text(canonical_json({kind: traits._asdict() for kind, traits in found.items()}), encoding="utf-8")
-        partial.replace(remembered)
-    return found

@@ -89,7 +89,6 @@ class RankedMethod(Method[S]):
         schedule = Schedule(
             total_steps=steps,
             validate_every=every,
-            checkpoint_every=every,
             patience=self.settings.patience,
             rate=warmup_cosine(steps, 0.0) if self.settings.falling_rate else task.plateau.rate,
         )

@@ -122,7 +122,6 @@ class SequentialRecommender(Method[S]):
         schedule = Schedule(
             total_steps=epoch * self.settings.epochs,
             validate_every=validate_every,
-            checkpoint_every=validate_every,
             patience=self.settings.patience,
             gradient_clip=self.settings.gradient_clip,
             rate=warmup_cosine(epoch * self.settings.epochs, 0.0) if self.settings.falling_rate else None,

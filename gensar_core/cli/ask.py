@@ -144,7 +144,7 @@ def _number(name: str, raw_ids: pl.Series, what: str) -> int:
     place = raw_ids.index_of(name)
     if place is not None:
         return place
-    if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < len(raw_ids):
+    if name.startswith("#") and name[1:].isdecimal() and int(name[1:]) < len(raw_ids):
         return int(name[1:])
     close = difflib.get_close_matches(name, raw_ids.to_list(), n=1) if len(raw_ids) <= 100_000 else []
     hint = f"did you mean {close[0]}?" if close else f"write a raw id, or #0 to #{len(raw_ids) - 1} for its number"

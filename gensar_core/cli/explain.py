@@ -19,9 +19,9 @@ _TITLE_WIDTH = 72
 def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> Iterator[str]:
     """Lines that show an item's identifiers and, for each side, its ``neighbors`` nearest items by shared prefix.
 
-    ``item`` is the id in the source or, where no item has that, the item's number. ``identifiers`` is the folder of an
-    identifier set and ``canonical`` holds items.parquet. Items that share equally many first codes come in the order of
-    their numbers. Raises UserError when there is no such item, or when the files do not belong to each other.
+    ``item`` is the id in the source or, where no item has that, the item's number (#17). ``identifiers`` is the folder
+    of an identifier set and ``canonical`` holds items.parquet. Items that share equally many first codes come in the
+    order of their numbers. Raises UserError when there is no such item, or when the files do not belong to each other.
     """
     table = IdentifierTable.load(identifiers)
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
@@ -50,15 +50,16 @@ def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> It
 
 
 def find_item(items: pl.DataFrame, item: str, where: Path) -> int:
-    """The number of the item with this id in the source or, where no item has it, with this number."""
+    """The number of the item with this id in the source or, where no item has it, with this number (#17, or 17)."""
     found = items.filter(pl.col("raw_id") == item).get_column("item_id")
     if len(found):
         return int(found[0])
-    if item.isdecimal() and int(item) < len(items):
-        return int(item)
+    number = item.removeprefix("#")
+    if number.isdecimal() and int(number) < len(items):
+        return int(number)
     raise UserError(
-        f"{where}: no item {item!r}; give an id of the source, such as {items.get_column('raw_id')[0]!r}, or a number "
-        f"below {len(items)}"
+        f"{where}: no item {item!r}; give an id of the source, such as {items.get_column('raw_id')[0]!r}, or #0 to "
+        f"#{len(items) - 1} for its number"
     )
 
 

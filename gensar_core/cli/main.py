@@ -10,25 +10,60 @@ from typing import Annotated
 
 import typer
 
+from gensar_core import __version__
 from gensar_core.errors import UserError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gensar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="tell it")] = False,
+) -> None:
+    """Look at what the workflow made, and ask a trained model."""
 
 
 @app.command()
-def check(config: Annotated[Path, typer.Argument(help="the configuration to check")] = Path("config.yaml")) -> None:
-    """Check a configuration; print what it holds, or the first mistake."""
-    from gensar_core.baselines.interface import check_methods
+def check(
+    path: Annotated[Path, typer.Argument(help="a configuration, or a folder of results")] = Path("config.yaml"),
+    whole: Annotated[bool, typer.Option(help="of results, read every file and compare its sha256")] = False,
+) -> None:
+    """Check a configuration: print what it holds, or the first mistake. Or check results: that no file has changed."""
+    if path.is_dir():
+        _check_results(path, whole)
+        return
+    from gensar_core.baselines.check import check_methods
     from gensar_core.config.catalogue import read_catalogue
     from gensar_core.config.seeds import added, with_seeds
 
-    catalogue = read_catalogue(config)
-    traits = check_methods(catalogue, str(config))
-    seeded, _ = with_seeds(catalogue, lambda kind: traits[kind].seeded, str(config))
+    catalogue = read_catalogue(path)
+    traits = check_methods(catalogue, str(path))
+    seeded, _ = with_seeds(catalogue, lambda kind: traits[kind].seeded, str(path))
     for section in ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "fusions", "tables"):
         typer.echo(f"{section:12} {', '.join(getattr(catalogue, section)) or '-'}")
     for section, names in added(catalogue, seeded).items():
         typer.echo(f"for seeds, {len(names)} more {section}: {', '.join(names)}")
+
+
+def _check_results(folder: Path, whole: bool) -> None:
+    """Name every file that is not as its stage left it; exit code 1 when there is one."""
+    from gensar_core.runtime.verification import faults, records
+
+    stages = records(folder)
+    found = [fault for record in stages for fault in faults(record, whole=whole)]
+    for fault in found:
+        typer.echo(f"{fault}", err=True)
+    by = "sizes and digests" if whole else "sizes (digests: --whole)"
+    told = f"{len(found)} faults" if found else "all files are as they were written"
+    typer.echo(f"{len(stages)} stages, by {by}: {told}")
+    if found:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -69,7 +104,7 @@ def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, su
 
 @app.command()
 def explain(
-    item: Annotated[str, typer.Argument(help="an item: its id in the source, or its number")],
+    item: Annotated[str, typer.Argument(help="an item: its id in the source, or #17 for number 17")],
     identifiers: Annotated[Path, typer.Argument(help="an identifier set, such as results/demo/identifiers/joint_demo")],
     neighbors: Annotated[int, typer.Option(min=0, help="so many nearest items of each side")] = 5,
 ) -> None:
@@ -178,6 +213,21 @@ def status(
     counts = {state: sum(stage.state == state for stage in found) for state in dict.fromkeys(s.state for s in found)}
     spent = sum(stage.seconds or 0.0 for stage in found)
     typer.echo(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {spent:,.0f} s spent")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def adopt(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Option(help="the folder that the workflow runs in")] = Path(),
+) -> None:
+    """Take copied results for done, if they are what would be made; takes Snakemake's targets and options.
+
+    Checked are the digests of all files, the settings, seed and code that made them, and what they were made from.
+    """
+    from gensar_core.cli.adoption import adopt as adopted
+
+    for record in adopted(directory, context.args):
+        typer.echo(record)
 
 
 @app.command("schema")

@@ -26,6 +26,8 @@ Rate = Annotated[float, Field(gt=0.0)]
 _SHOWN_CHAIN = 8
 #: Characters of a wrong value that an error shows at most.
 _SHOWN = 120
+#: Keys that there were once -> what is written now.
+_REPLACED = {"checkpoint_steps": "checkpoints are written by time; write checkpoint_seconds beside seed, once for all"}
 
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
@@ -71,6 +73,7 @@ def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: st
         known = sorted(_fields_at(model, parts[:-1]))
         close = difflib.get_close_matches(parts[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        hint = _REPLACED.get(parts[-1], hint)
         return f"{path}: unknown key; {hint}"
     if kind == "missing":
         return f"{path}: this key is required"

@@ -55,6 +55,8 @@ class Catalogue(Settings):
     """config.yaml, validated. An entry names the entries it builds on; what is shared is built once."""
 
     seed: Count = 42
+    #: Seconds from one checkpoint of a training to the next (0: one after every step). No result depends on it.
+    checkpoint_seconds: Count = 60
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
     identifiers: dict[Name, IdentifierSettings] = {}
@@ -138,17 +140,24 @@ def _check_endings(folder: str, catalogue: Catalogue, endings: list[str], where:
                 )
 
 
-def read_catalogue(path: Path) -> Catalogue:
-    """Read and validate a configuration file."""
+def read_catalogue(path: Path, *overlays: Path) -> Catalogue:
+    """Read and validate a configuration file, over which others are laid as `snakemake --configfile` does it."""
+    values = _read(path)
+    for overlay in overlays:
+        above = _read(overlay)
+        values = _merge(values, above) if isinstance(values, Mapping) and isinstance(above, Mapping) else above
+    return load_catalogue(values, str(overlays[-1] if overlays else path))
+
+
+def _read(path: Path) -> Any:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{path}: not readable as YAML: lists or mappings are nested too deep") from None
-    return load_catalogue(values, str(path))
 
 
 def _inherit(entries: Any, where: str) -> Any:

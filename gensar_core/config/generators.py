@@ -84,8 +84,6 @@ class TrainingSettings(Settings):
     validations_per_epoch: Positive = 1
     validation_users: Count = 0
     validation_choice: Literal["spread", "latest"] = "spread"
-    #: Write a resumable checkpoint every so many optimizer steps.
-    checkpoint_steps: Positive = 200
 
     @model_validator(mode="after")
     def _warm_start_is_from_scratch(self) -> TrainingSettings:

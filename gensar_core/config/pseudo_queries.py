@@ -31,7 +31,6 @@ class PseudoQuerySettings(Settings):
     #: Share of the items whose pairs only choose the weights to keep.
     held_out: Share = 0.05
     patience: Positive | None = 3
-    checkpoint_steps: Positive = 200
     #: Queries sampled for each item, of which different ones stay, and from which tokens: at each place the `top_k`
     #: most likely (0: all), of these the fewest that have the probability `top_p` together.
     queries_per_item: Positive = 1

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gensar_core.runtime.tensors import load_vectors, save_vectors
+from gensar_core.runtime.sealing import SEAL, check_seal, seal
+from gensar_core.runtime.tensors import save_vectors
 
 
 class Shards:
@@ -25,10 +26,13 @@ class Shards:
                 shutil.rmtree(other)
 
     def restore(self, name: str, rows: np.ndarray) -> int:
-        """Fill ``rows`` [n, D] from the front with the shards of ``name``; return how many rows are filled."""
+        """Fill ``rows`` [n, D] from the front with the shards of ``name``; return how many rows are filled.
+
+        Raises UserError on a shard that is damaged or cut off.
+        """
         filled = number = 0
         while self._folder is not None and (path := self._path(name, number)).is_file():
-            shard = load_vectors(path)
+            shard = _read(path)
             rows[filled : filled + len(shard)] = shard
             filled, number = filled + len(shard), number + 1
         return filled
@@ -39,8 +43,10 @@ class Shards:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(name, number)
-        save_vectors({"items": rows}, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+        partial = path.with_suffix(".partial")
+        save_vectors({"rows": rows}, partial)
+        seal(partial)
+        os.replace(partial, path)
 
     def remove(self) -> None:
         """Delete all shards: what they were kept for is written."""
@@ -49,4 +55,12 @@ class Shards:
 
     def _path(self, name: str, number: int) -> Path:
         assert self._folder is not None
-        return self._folder / f"{name}-{number:06}.safetensors"
+        return self._folder / f"{name}-{number:06}.shard"
+
+
+def _read(path: Path) -> np.ndarray:
+    from safetensors.numpy import load
+
+    check_seal(path)
+    rows: np.ndarray = load(path.read_bytes()[:-SEAL])["rows"]
+    return rows

@@ -95,7 +95,6 @@ class GeneratorTask:
         return Schedule(
             total_steps=total,
             validate_every=self.order.steps(1.0 / settings.validations_per_epoch),
-            checkpoint_every=settings.checkpoint_steps,
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
             rate=warmup_cosine(total, settings.warmup_share),

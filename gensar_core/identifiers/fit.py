@@ -68,7 +68,6 @@ def fit_rqvae(
     schedule = Schedule(
         total_steps=total,
         validate_every=every,
-        checkpoint_every=every,
         gradient_clip=settings.gradient_clip,
         rate=_RATES[settings.rate_schedule](total, settings.warmup_share),
     )

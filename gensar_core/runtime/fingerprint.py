@@ -1,8 +1,8 @@
 """Fingerprints of code: what a stage's functions reach, without comments, docstrings and formatting.
 
 A rule passes its script's fingerprint as a parameter, so an edit reruns the stages whose functions reach the edited
-module, and no others. Left out are settings models, whose values are parameters themselves, and what only tells how a
-run goes: logs and progress bars.
+module, and no others. Of settings models that a stage reads, methods and properties count, but not fields, whose values
+are parameters themselves. Left out is what only tells how a run goes: logs and progress bars.
 """
 
 from __future__ import annotations
@@ -10,19 +10,28 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import json
 from pathlib import Path
+
+import yaml
 
 PACKAGE = "gensar_core"
 _ROOT = Path(__file__).resolve().parents[1]
-_LEFT_OUT = (f"{PACKAGE}.config", f"{PACKAGE}.runtime.logs", f"{PACKAGE}.runtime.progress")
+_LEFT_OUT = (f"{PACKAGE}.runtime.logs", f"{PACKAGE}.runtime.progress")
+_SETTINGS = f"{PACKAGE}.config"
+#: Decorators of methods that refuse values, or write them otherwise before they become parameters.
+_VALIDATORS = {"field_validator", "model_validator"}
 
 
 @functools.cache
 def fingerprint(*modules: str) -> str:
     """A sha256 over the given modules and all modules of this package they reach by imports."""
     whole = hashlib.sha256()
-    for module in sorted(reached(*modules)):
-        whole.update(f"{module}\0{_content(module)}\n".encode())
+    found = reached(*modules)
+    asked = {pair for module in found for pair in _names_imported(module)}
+    for module in sorted(found):
+        names = frozenset(name for source, name in asked if source == module)
+        whole.update(f"{module}\0{_content(module, names)}\n".encode())
     return whole.hexdigest()[:16]
 
 
@@ -87,22 +96,89 @@ def _tree(module: str) -> ast.Module:
 
 
 @functools.cache
-def _content(module: str) -> str:
+def _names_imported(module: str) -> frozenset[tuple[str, str]]:
+    """(module, name) of everything that a module imports by name from a settings module."""
+    nodes = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom))
+    found = ((node.module or "", alias.name) for node in nodes for alias in node.names)
+    return frozenset(pair for pair in found if pair[0].startswith(_SETTINGS))
+
+
+@functools.cache
+def _content(module: str, names: frozenset[str]) -> str:
+    """What counts of a module; of one with settings, what counts of the models of these names."""
+    tree = _tree(module)
+    if module.startswith(_SETTINGS):
+        return _without_docstrings(_deciding(tree, names))
     file = module_file(module)
     assert file is not None
     # Data that a module reads lies beside it under the same name (templates.yaml beside templates.py).
     data = file.with_suffix(".yaml")
-    return _without_docstrings(_tree(module)) + (
-        hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else ""
-    )
+    return _without_docstrings(tree) + (_yaml_content(data) if data.is_file() else "")
+
+
+def _yaml_content(file: Path) -> str:
+    """What a YAML file says, without comments and layout. Keys keep their order, in which a module may go over them."""
+    return json.dumps(yaml.safe_load(file.read_text(encoding="utf-8")), ensure_ascii=False)
+
+
+def _deciding(tree: ast.Module, names: frozenset[str]) -> ast.Module:
+    """What a settings module decides by code: methods and properties of some of its models, and what these name in it.
+
+    With a model count its bases and the models of its fields.
+    """
+    copy = _copy(tree)
+    models = {node.name: node for node in copy.body if isinstance(node, ast.ClassDef)}
+    defined = {name: node for node in copy.body for name in _defines(node)}
+    counted: set[str] = set()
+    waiting = names & models.keys()
+    while waiting:
+        name = min(waiting)
+        counted.add(name)
+        if name in models:
+            waiting |= _names(models[name]) & models.keys()
+            _leave_methods(models[name])
+        waiting = (waiting | _names(defined[name]) & defined.keys()) - counted
+    copy.body = [defined[name] for name in sorted(counted) if name not in models or models[name].body]
+    return copy
+
+
+def _leave_methods(model: ast.ClassDef) -> None:
+    """Take from a model all but its methods and properties, and from these their types, which are those of fields."""
+    model.bases, model.keywords, model.decorator_list = [], [], []
+    model.body = [node for node in model.body if isinstance(node, ast.FunctionDef) and not _is_validator(node)]
+    for node in ast.walk(model):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+
+
+def _is_validator(method: ast.FunctionDef) -> bool:
+    return any(not _VALIDATORS.isdisjoint(_names(decorator)) for decorator in method.decorator_list)
+
+
+def _defines(node: ast.stmt) -> list[str]:
+    """The names that a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _names(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 def _without_docstrings(tree: ast.Module) -> str:
     """The code as text: neither comments nor layout are in a tree, and docstrings are taken out of it."""
-    copy = ast.parse(ast.unparse(tree))
+    copy = _copy(tree)
     for node in ast.walk(copy):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return ast.dump(copy)
+
+
+def _copy(tree: ast.Module) -> ast.Module:
+    return ast.parse(ast.unparse(tree))

@@ -66,6 +66,7 @@ class Stage:
         self.seed = seed
         self.settings = settings.model_dump(mode="json") if isinstance(settings, Settings) else dict(settings or {})
         self.inputs = list(inputs)
+        self.module = code
         self.code = fingerprint(code) if code else None
         self.record_name = record_name
         self.alone = alone
@@ -122,8 +123,7 @@ class Stage:
 
     def _commit(self) -> None:
         outputs = sorted(self._scratch.iterdir())
-        names = [path.name for path in outputs]
-        write_json(self._scratch / self.record_name, self._record(names))
+        write_json(self._scratch / self.record_name, self._record())
         self._share(outputs)
         # The record comes last: where it stands, all outputs stand.
         (self.folder / self.record_name).unlink(missing_ok=True)
@@ -144,14 +144,20 @@ class Stage:
                 if file.is_file() and not file.is_symlink():
                     file.chmod(mode)
 
-    def _record(self, outputs: list[str]) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
+        outputs = sorted(path for path in self._scratch.rglob("*") if path.is_file())
         return {
             "stage": self.name,
             "settings": self.settings,
             "seed": self.seed,
+            "module": self.module,
             "code": self.code,
             "inputs": self._digests,
-            "outputs": outputs,
+            # Every file, those in folders too, so that what happens to one later can be told (`gensar check`).
+            "outputs": {
+                str(path.relative_to(self._scratch)): {"bytes": path.stat().st_size, "sha256": digest(path)}
+                for path in outputs
+            },
             "figures": self.figures,
             "warnings": self.warnings,
             "device": _device(),

@@ -8,6 +8,7 @@ from the task's own order, so nothing but weights and optimizer state has to be 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,6 @@ class Schedule:
 
     total_steps: int
     validate_every: int
-    checkpoint_every: int
     #: Stop after so many validations without improvement; None never stops early.
     patience: int | None = None
     gradient_clip: float | None = None
@@ -106,15 +106,17 @@ def train(
     checkpoints: Path | None,
     key: str = "",
     processes: Processes = ALONE,
+    clock: Callable[[], float] = time.monotonic,
 ) -> TrainingRecord:
     """Train until the steps are done or patience runs out; leave the best weights in ``task.module``.
 
     ``checkpoints`` is a folder of this training alone; a checkpoint there is continued if it was written under the
-    same ``key`` (settings, inputs and code), and removed if not. The caller deletes the folder when the results are
-    safe. Of several ``processes``, all of which call this alike, the first writes checkpoints, which any number of them
-    may continue. Raises UserError on a loss that is not finite, and on a checkpoint that is spoiled.
+    same ``key`` (settings, inputs and code), and removed if not. One is written every so many seconds by ``clock``, and
+    at the end; the result does not depend on when. The caller deletes the folder when the results are safe. Of several
+    ``processes``, all of which call this alike, the first decides and writes checkpoints, which any number of them may
+    continue. Raises UserError on a loss that is not finite, and on a checkpoint that is spoiled.
     """
-    store = Checkpoints(checkpoints, key)
+    store = Checkpoints(checkpoints, key, clock)
     if processes.first:
         store.remove_others()
     state = store.load(task.module, task.optimizer) or TrainingState()
@@ -138,10 +140,10 @@ def train(
         done = step + 1
         if done % schedule.validate_every == 0 or done == schedule.total_steps:
             run.validate()
-        if done % schedule.checkpoint_every == 0 or done == schedule.total_steps or state.stopped:
+        # The other processes look at no clock of their own: they meet the first one again in the next step.
+        if processes.first and (done == schedule.total_steps or state.stopped or store.due):
             run.check_finite()
-            if processes.first:
-                store.save(task.module, task.optimizer, state)
+            store.save(task.module, task.optimizer, state)
     task.module.load_state_dict(state.best_weights)
     return state.record
 

@@ -193,8 +193,11 @@ def test_a_killed_training_ends_in_the_same_scores(tmp_path, monkeypatch, rate):
         return train(task, schedule, **arguments)
 
     monkeypatch.setattr("gensar_core.baselines.ranked.train", until_the_third_epoch)
+    # After every step, so that it is taken up in the middle of an epoch.
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
     with pytest.raises(KeyboardInterrupt):
         killed.fit(tmp_path / "checkpoints", "key")
+    assert list((tmp_path / "checkpoints").glob("*.pt"))
     monkeypatch.undo()
     assert resumed.fit(tmp_path / "checkpoints", "key")["steps"] == 42
     for task in ("rec", "search"):

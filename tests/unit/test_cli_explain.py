@@ -72,10 +72,16 @@ def test_a_moved_item_is_told(identifiers: Path) -> None:
 def test_an_id_of_the_source_goes_before_a_number(identifiers: Path) -> None:
     assert shown("7", identifiers).startswith("item 3  7  nail polish")
     assert shown("4", identifiers).startswith("item 4  A5\n")
-    with pytest.raises(UserError, match=r"no item 'A9'; give an id of the source, such as 'A1', or a number below 5"):
+    # As `recommend` and `search` write it.
+    assert shown("#3", identifiers) == shown("7", identifiers)
+    assert shown("#4", identifiers) == shown("4", identifiers)
+    with pytest.raises(
+        UserError, match=r"no item 'A9'; give an id of the source, such as 'A1', or #0 to #4 for its number"
+    ):
         shown("A9", identifiers)
-    with pytest.raises(UserError, match="no item '5'"):
-        shown("5", identifiers)
+    for beyond in ("5", "#5", "#²", "##1"):
+        with pytest.raises(UserError, match=f"no item '{beyond}'"):
+            shown(beyond, identifiers)
 
 
 def test_identifiers_of_another_catalogue_are_refused(identifiers: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gensar_core.baselines.interface import check_methods
+from gensar_core.baselines.check import check_methods
 from gensar_core.config.catalogue import load_catalogue, read_catalogue
 from gensar_core.errors import UserError
 
@@ -52,6 +52,7 @@ def put(values, path, value):
         ("generators.next", {"base": "gensar", "start_from": "gensar", "warm_start": True, "backbone": "scratch"}, "generators.next: value error, warm_start would overwrite the weights of start_from; set warm_start: false"),
         ("generators.next", {"corpus": "full", "start_from": "gensar", "backbone": "scratch"}, "generators.next.backbone: is 'scratch', but start_from: gensar has 'google-t5/t5-small'; leave it out"),
         ("generators.next", {"base": "gensar", "start_from": "gensar", "size": {"d_model": 64}}, "generators.next.size.d_model: is 64, but start_from: gensar has 32; leave it out"),
+        ("generators.gensar.checkpoint_steps", 200, "generators.gensar.checkpoint_steps: unknown key; checkpoints are written by time; write checkpoint_seconds beside seed"),
         ("generators.gensar.size.dmodel", 3, "generators.gensar.size.dmodel: unknown key; did you mean 'd_model'"),
         ("generators.gensar.learning_rate", "1e-4", "generators.gensar.learning_rate: '1e-4' is text, not a number"),
         ("generators.gensar.batch_size", "64", "generators.gensar.batch_size: '64' is text"),
@@ -71,6 +72,7 @@ def put(values, path, value):
         ("corpora.full.identifier", "none", "corpora.full.identifier: 'none' is not an entry of identifiers"),
         ("embeddings.clicks.method", "gru", "embeddings.clicks.method: 'gru' is not an entry of methods"),
         ("tables.overall.rows", ["sasrec", "tiger"], "tables.overall.rows.1: 'tiger' is not an entry of methods or generators"),
+        ("tables.overall.rows", ["gensr"], "is not an entry of methods or generators or fusions; did you mean 'gensar'?"),
         ("datasets.shop.table", "mine", "datasets.shop.table: 'mine' is not an entry of tables"),
         ("corpora.wo_nrip.base", "whole", "corpora.wo_nrip.base: 'whole' is not an entry here"),
         ("identifiers.joint.base", "deep", "circular: joint -> deep -> joint"),

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from gensar_core.baselines.interface import check_methods
+from gensar_core.baselines.check import check_methods
 from gensar_core.cli.main import app
 from gensar_core.config.catalogue import load_catalogue, read_catalogue
 from gensar_core.config.seeds import added, with_seeds

@@ -268,6 +268,20 @@ def test_shards_of_other_settings_are_not_continued(tmp_path):
     assert not rows.any()
 
 
+def test_a_shard_with_a_changed_bit_is_refused(tmp_path):
+    shards = Shards(tmp_path, "key" * 20)
+    shards.save("item-texts", 0, np.ones((3, 8), dtype=np.float32))
+    rows = np.zeros((3, 8), dtype=np.float32)
+    assert shards.restore("item-texts", rows) == 3
+    assert (rows == 1.0).all()
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{file}: is damaged or cut off .*; delete it and run again"):
+        shards.restore("item-texts", rows)
+
+
 def test_equal_inputs_give_equal_bytes(tmp_path, model):
     for name in ("one", "two"):
         embed(tmp_path, model, TEXTS, name=name)

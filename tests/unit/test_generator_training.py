@@ -43,7 +43,6 @@ def settings(**changes: Any) -> TrainingSettings:
         "batch_tokens": 128,
         "learning_rate": 5e-3,
         "warmup_share": 0.05,
-        "checkpoint_steps": 7,
         "patience": None,
     }
     return TrainingSettings(**{**values, **changes})
@@ -158,7 +157,8 @@ def test_the_number_of_threads_does_not_change_a_byte(corpus: Path, samples: Pat
 def test_a_killed_run_continues_to_the_same_bytes(
     corpus: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Validates in the middle of what the checkpoint (step 7) remembers, and after it.
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
+    # Validates before the step whose checkpoint is continued, and after it.
     chosen = settings(epochs=6.0, validations_per_epoch=1)
     train_generator(corpus, samples, tmp_path / "whole", chosen, 1, tmp_path / "unused")
 
@@ -180,7 +180,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
     counted = []
     monkeypatch.setattr(GeneratorTask, "backward", lambda self, batch: (counted.append(1), plain(self, batch))[1])
     train_generator(corpus, samples, tmp_path / "killed", chosen, 1, tmp_path / "checkpoints")
-    assert len(counted) == 15 - 7
+    assert len(counted) == 15 - 11
     for name in ("model.safetensors", "curve.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -1,11 +1,16 @@
 """Versions are told in one voice: pyproject.toml, the conda environment, and the pinned constraints."""
 
 import re
+import runpy
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
+
+import gensar_core
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,3 +46,11 @@ def test_the_constraints_lie_within_pyprojects_ranges():
     extras = [line for lines in project()["optional-dependencies"].values() for line in lines]
     for requirement in map(Requirement, project()["dependencies"] + extras):
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+
+
+def test_the_package_runs_as_the_command_and_tells_its_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gensar", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("gensar_core", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gensar {gensar_core.__version__}\n"

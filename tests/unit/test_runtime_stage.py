@@ -38,7 +38,11 @@ def test_outputs_and_record_appear_together(tmp_path):
     # sha256 of "abc", FIPS 180-2 appendix B.1.
     assert record["inputs"][str(source)] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert (record["settings"], record["seed"], record["figures"]) == ({"size": 3}, 7, {"rows": 2})
-    assert record["outputs"] == ["a.txt", "folder"]
+    # sha256 of "A" and "B", by sha256sum.
+    assert record["outputs"] == {
+        "a.txt": {"bytes": 1, "sha256": "559aead08264d5795d3909718cdd05abd49572e84fe55590eef31a88a08fdffd"},
+        "folder/b.txt": {"bytes": 1, "sha256": "df7e70e5021544f4834bbee64a9e3789febc4be81470df629cad6ddb03320a5c"},
+    }
     assert record["warnings"] == ["odd"]
     assert {"code", "device", "seconds", "peak_memory_gb", "versions"} <= record.keys()
     assert sorted(path.name for path in out.iterdir()) == ["a.txt", "folder", "stage.json"]

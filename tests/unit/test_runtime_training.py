@@ -1,12 +1,16 @@
 """The shared loop: a killed training continues to the same weights, the best weights are kept, bad losses stop it."""
 
+import functools
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
 from gensar_core.errors import UserError
+from gensar_core.runtime.processes import Processes
 from gensar_core.runtime.training import Schedule, train, warmup_cosine, warmup_linear
 
 
@@ -46,22 +50,58 @@ def weights(task):
     return torch.cat([value.flatten() for value in task.module.state_dict().values()])
 
 
-SCHEDULE = Schedule(
-    total_steps=40, validate_every=7, checkpoint_every=5, gradient_clip=1.0, rate=warmup_cosine(40, 0.1)
-)
+SCHEDULE = Schedule(total_steps=40, validate_every=7, gradient_clip=1.0, rate=warmup_cosine(40, 0.1))
 
 
+def ticking(seconds):
+    """A clock on which so many seconds pass between two looks. A training looks once before its first step, once after
+    each, and once after each checkpoint."""
+    return functools.partial(next, itertools.count(0.0, seconds))
+
+
+@pytest.fixture(autouse=True)
+def _a_checkpoint_a_minute(monkeypatch):
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "60")
+
+
+@pytest.mark.parametrize("step_seconds", [0.0, 12.0, 20.0])
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 12, 33, 39])
-def test_a_killed_training_ends_in_the_same_weights(tmp_path, stop_at):
+def test_a_killed_training_ends_in_the_same_weights_whenever_it_wrote_checkpoints(tmp_path, stop_at, step_seconds):
     undisturbed = Regression()
     expected = train(undisturbed, SCHEDULE, seed=3, description="t", checkpoints=None)
+    where, clock = {"checkpoints": tmp_path, "key": "k"}, ticking(step_seconds)
     with pytest.raises(KeyboardInterrupt):
-        train(Regression(stop_at=stop_at), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+        train(Regression(stop_at=stop_at), SCHEDULE, seed=3, description="t", clock=clock, **where)
     resumed = Regression()
-    record = train(resumed, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    record = train(resumed, SCHEDULE, seed=3, description="t", clock=ticking(0.0), **where)
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert record.history == expected.history
-    assert resumed.served[0] == stop_at - stop_at % 5
+    # So many steps make up a minute; those of the minute that had begun are lost.
+    steps = math.ceil(60.0 / step_seconds) if step_seconds else 40
+    assert resumed.served[0] == stop_at - stop_at % steps
+
+
+def test_no_seconds_give_a_checkpoint_after_every_step(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
+    killed(tmp_path, clock=ticking(0.0))
+    resumed = Regression()
+    train(resumed, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    assert resumed.served[0] == 12
+
+
+def test_of_several_processes_the_first_alone_looks_at_the_clock(tmp_path):
+    class Second(Processes):
+        def sum_step(self, module, losses):  # noqa: ARG002
+            return losses
+
+        def agree(self, figures):
+            return dict(figures)
+
+    # Gives the time of the start, and fails when it is asked again.
+    clock = functools.partial(next, iter([0.0]))
+    where = {"checkpoints": tmp_path, "key": "k", "processes": Second(1, 2)}
+    assert train(Regression(), SCHEDULE, seed=3, description="t", clock=clock, **where).steps == 40
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_other_settings_is_out_of_the_way_and_removed(tmp_path):
@@ -76,10 +116,11 @@ def test_a_checkpoint_of_other_settings_is_out_of_the_way_and_removed(tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
-def killed(folder, key="k"):
-    """The checkpoint of a training killed after its tenth step."""
+def killed(folder, key="k", clock=None):
+    """The checkpoint of a training killed after its twelfth step; without another clock, the tenth has left it."""
+    clock = clock or ticking(12.0)
     with pytest.raises(KeyboardInterrupt):
-        train(Regression(stop_at=12), SCHEDULE, seed=3, description="t", checkpoints=folder, key=key)
+        train(Regression(stop_at=12), SCHEDULE, seed=3, description="t", checkpoints=folder, key=key, clock=clock)
     (file,) = folder.glob("*.pt")
     return file
 
@@ -90,6 +131,7 @@ SPOILED = {
     "cut off in the middle": lambda content: content[: len(content) // 2],
     "cut off at the end": lambda content: content[:-1],
     "zeros where the disk lost a block": lambda content: content[:600] + bytes(1500) + content[2100:],
+    "longer": lambda content: content + b"\0",
     "text": lambda content: content.hex().encode(),
 }
 
@@ -98,10 +140,26 @@ SPOILED = {
 def test_a_spoiled_checkpoint_is_one_line_with_the_cure(tmp_path, spoil):
     file = killed(tmp_path)
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(UserError, match=rf"{file}: is cut off, or no checkpoint; delete it and run again"):
+    with pytest.raises(UserError, match=rf"{file}: is damaged or cut off .*; delete it and run again"):
         train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
     file.unlink()
     assert train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k").steps == 40
+
+
+def test_a_checkpoint_with_any_one_bit_changed_is_refused(tmp_path):
+    file = killed(tmp_path)
+    content = file.read_bytes()
+    random = np.random.default_rng(0)
+    for place in {0, len(content) - 1, *random.choice(len(content), 80, replace=False).tolist()}:
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(random.integers(8))
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=rf"{file}: is damaged"):
+            train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    file.write_bytes(content)
+    resumed = Regression()
+    train(resumed, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    assert resumed.served[0] == 10
 
 
 def test_a_foreign_checkpoint_under_this_trainings_name_is_refused(tmp_path):
@@ -110,7 +168,7 @@ def test_a_foreign_checkpoint_under_this_trainings_name_is_refused(tmp_path):
     with pytest.raises(UserError, match=rf"other/{name}: is the checkpoint of other settings, inputs or code; delete"):
         train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "other", key="k")
     torch.save([1, 2], tmp_path / "own" / name)
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="is damaged or cut off"):
         train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "own", key="k")
 
 
@@ -118,7 +176,7 @@ def test_the_best_weights_are_kept_and_patience_stops():
     task = Regression(scores=[1.0, 3.0, 2.0, 2.5, 9.0])
     record = train(
         task,
-        Schedule(total_steps=40, validate_every=4, checkpoint_every=100, patience=2),
+        Schedule(total_steps=40, validate_every=4, patience=2),
         seed=3,
         description="t",
         checkpoints=None,
@@ -126,9 +184,7 @@ def test_the_best_weights_are_kept_and_patience_stops():
     # The second validation (step 8) is the best; two without gain follow, and the fifth is never asked for.
     assert (record.best_step, record.best_score, record.steps) == (8, 3.0, 16)
     same = Regression(scores=[1.0, 3.0])
-    train(
-        same, Schedule(total_steps=8, validate_every=4, checkpoint_every=100), seed=3, description="t", checkpoints=None
-    )
+    train(same, Schedule(total_steps=8, validate_every=4), seed=3, description="t", checkpoints=None)
     assert torch.equal(weights(task), weights(same))
 
 

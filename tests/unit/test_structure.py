@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gensar_core.runtime.fingerprint import fingerprint, imports, reached
+from gensar_core.baselines.interface import kinds
+from gensar_core.runtime.fingerprint import _deciding, fingerprint, imports, reached
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "gensar_core"
@@ -30,6 +31,7 @@ FLOORS = (
     "baselines",
     "evaluation",
     "cli",
+    "__main__",
 )
 
 
@@ -108,9 +110,81 @@ def test_nothing_unsafe_is_called():
                     assert any(key.arg == "weights_only" and key.value.value is True for key in node.keywords), module
 
 
-def test_a_fingerprint_reaches_what_is_imported_and_not_the_settings():
+def test_a_fingerprint_reaches_what_is_imported():
     found = reached("gensar_core.ranking.candidates")
     assert {"gensar_core.ranking.metrics", "gensar_core.schema", "gensar_core.runtime.arrays"} <= found
-    assert not any(module.startswith("gensar_core.config") for module in found)
     assert "gensar_core.generator.train" not in found
     assert fingerprint("gensar_core.ranking.candidates") != fingerprint("gensar_core.ranking.metrics")
+
+
+def test_no_stage_reaches_the_whole_catalogue():
+    """A stage reads the settings of its own entry; if it reached all, an edit to any of them would rerun it."""
+    stages = {module for file in (ROOT / "workflow_scripts").glob("*.py") for module in imported_by(file)}
+    assert "gensar_core.config.catalogue" not in reached(*stages, *methods())
+
+
+def imported_by(script):
+    return re.findall(r"from (gensar_core[\w.]*) import", script.read_text())
+
+
+def methods():
+    return [f"gensar_core.baselines.{kind}" for kind in kinds()]
+
+
+SETTINGS = """
+TAKEN = ("a",)
+Size = Literal["small", "large"]
+
+def half(value):
+    return value // 2
+
+class Inner(Settings):
+    size: int = 3
+
+    @property
+    def area(self):
+        return half(self.size)
+
+class Read(Inner):
+    kind: Size = "small"
+    inner: Inner = Inner()
+
+    @model_validator(mode="after")
+    def _is_right(self):
+        return self
+
+    @property
+    def names(self) -> list[Size]:
+        return [name for name in TAKEN]
+
+class Entry(Read):
+    def read(self):
+        return Read(kind=self.kind)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("in TAKEN]", "in sorted(TAKEN)]", True),
+        ('("a",)', '("a", "b")', True),
+        ("value // 2", "value // 3", True),
+        ("half(self.size)", "2 * half(self.size)", True),
+        ("    @property\n    def names", "    def names", True),
+        ("size: int = 3", "size: int = 4", False),
+        ("size: int = 3", "size: int = 3\n    #: New.\n    depth: int = 1", False),
+        ('"small", "large"]', '"small", "middle", "large"]', False),
+        ("        return self\n", "        return self or self\n", False),
+        ("class Entry", "class Another(Settings):\n    def of_its_own(self):\n        return 1\n\nclass Entry", False),
+        # What an entry makes of itself arrives as a parameter.
+        ("kind=self.kind", "kind='large'", False),
+        ("    def names(self)", "    # A comment.\n    def names(self)", False),
+    ],
+)
+def test_of_settings_the_code_counts_that_a_stage_reads(old, new, counts):
+    assert old in SETTINGS
+
+    def content(text):
+        return ast.dump(_deciding(ast.parse(text), frozenset({"Read"})))
+
+    assert (content(SETTINGS.replace(old, new)) != content(SETTINGS)) == counts

@@ -1,12 +1,16 @@
 """The whole flow on the simulated shop: every stage real, the table complete, the bytes repeatable."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
+import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gensar_core import schema
+from gensar_core.cli import adoption
+from gensar_core.errors import UserError
 
 from .conftest import DEMO, ROOT, Workflow
 
@@ -141,3 +145,99 @@ def test_inspect_shows_what_is_there(tiny_demo, capsys):
     shown = capsys.readouterr().out
     assert "canonical/events.parquet" in shown
     assert "models/gensar_demo" in shown
+
+
+TABLE = "results/tables/demo.csv"
+ADOPTED = [
+    "--snakefile",
+    str(ROOT / "Snakefile"),
+    "--configfile",
+    str(ROOT / "tests" / "config_tiny.yaml"),
+    "--",
+    TABLE,
+]
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_demo):
+    """What Snakemake prints of all jobs that lead to the table."""
+    return adoption._snakemake(tiny_demo.folder, "--dry-run", "--forceall", *ADOPTED)
+
+
+def copied(demo, folder):
+    """The demo's results, as they are copied: with other dates, and without Snakemake's notes."""
+    workflow = Workflow(folder)
+    shutil.copyfile(demo.folder / "config.yaml", folder / "config.yaml")
+    shutil.copytree(demo.folder / "results", folder / "results", copy_function=shutil.copyfile)
+    return workflow
+
+
+def planning(monkeypatch, plan):
+    """Answer dry runs by a plan, since each takes seconds; returns what Snakemake is asked."""
+    snakemake, asked = adoption._snakemake, []
+
+    def answer(folder, *words):
+        asked.append(words)
+        return plan if "--dry-run" in words else snakemake(folder, *words)
+
+    monkeypatch.setattr(adoption, "_snakemake", answer)
+    return asked
+
+
+def test_copied_results_are_adopted_without_a_change(tiny_demo, plan, tmp_path, monkeypatch):
+    copy = copied(tiny_demo, tmp_path)
+    planning(monkeypatch, plan)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("results/**/*") if path.is_file()}
+    adopted = adoption.adopt(tmp_path, ADOPTED)
+    assert {"results/demo/models/gensar_demo/stage.json", "results/tables/demo.stage.json"} <= set(adopted)
+    assert copy.planned(*ADOPTED[2:]) == set()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def edit(folder, old, new):
+    config = folder / "config.yaml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite(path, key, value):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+
+
+MODEL = "results/demo/models/gensar_demo"
+REFUSED = {
+    "a bit": (lambda f: flip(f / MODEL / "model.safetensors"), r"model\.safetensors: is not what was written"),
+    "a setting": (
+        lambda f: edit(f, "learning_rate: 5.0e-3\n", "learning_rate: 3.0e-3\n"),
+        rf"{MODEL}/stage\.json: was made with learning_rate 0\.005, not 0\.003; delete .* to have it made again",
+    ),
+    "the seed": (lambda f: edit(f, "seed: 42", "seed: 43"), r"was made with seed 42, not 43"),
+    "the code": (
+        lambda f: rewrite(f / "results/demo/samples/stage.json", "code", "0"),
+        r"samples/stage\.json: was made by another version of gensar_core\.samples\.build",
+    ),
+    "another input": (
+        lambda f: rewrite(f / MODEL / "stage.json", "inputs", {"results/demo/samples/samples.parquet": "0"}),
+        rf"{MODEL}/stage\.json: was made from another results/demo/samples/samples\.parquet than stands there",
+    ),
+    "an input of no use": (
+        lambda f: rewrite(f / MODEL / "stage.json", "inputs", {"results/demo/embeddings/e5/vectors.safetensors": "0"}),
+        rf"{MODEL}/stage\.json: was made from other inputs than the configuration names",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), REFUSED.values(), ids=REFUSED)
+def test_results_that_would_be_made_otherwise_are_not_adopted(tiny_demo, plan, tmp_path, monkeypatch, spoil, told):
+    copied(tiny_demo, tmp_path)
+    spoil(tmp_path)
+    asked = planning(monkeypatch, plan)
+    with pytest.raises(UserError, match=rf"{told}.*nothing has been adopted"):
+        adoption.adopt(tmp_path, ADOPTED)
+    assert [words[0] for words in asked] == ["--dry-run"]

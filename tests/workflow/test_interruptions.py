@@ -15,7 +15,10 @@ from tests.disks import small_disk
 from .conftest import ROOT, Workflow
 
 TABLE = "results/tables/demo.csv"
-TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", TABLE)
+CONFIG = str(ROOT / "tests" / "config_tiny.yaml")
+TINY = ("--configfile", CONFIG, "--", TABLE)
+#: The same with a checkpoint after every step, so that every training leaves some; no result depends on it.
+CHECKPOINTS = ("--config", "checkpoint_seconds=0", *TINY)
 #: Its sitecustomize.py kills processes; see there for the moments.
 KILLER = ROOT / "tests" / "interruptions"
 TRAININGS = {"gensar_demo", "sasrec", "joint_demo"}
@@ -36,7 +39,7 @@ def test_every_stage_survives_a_kill_at_every_moment(tiny_demo, tmp_path):
     marks = tmp_path / "marks"
     (tmp_path / "run").mkdir()
     workflow = Workflow(tmp_path / "run")
-    workflow.run("--retries", "99", *TINY, **killing(marks))
+    workflow.run("--retries", "99", *CHECKPOINTS, **killing(marks))
     kills = {tuple(mark.read_text().split()) for mark in marks.iterdir() if mark.name != "only"}
 
     results = workflow.folder / "results"
@@ -60,7 +63,7 @@ def test_a_run_killed_whole_is_taken_up_again(tiny_demo, tmp_path):
     workflow = Workflow(tmp_path)
     checkpoints = tmp_path / "results/demo/checkpoints/gensar_demo"
     run = subprocess.Popen(
-        workflow.command(*TINY),
+        workflow.command(*CHECKPOINTS),
         cwd=tmp_path,
         env=workflow.environment(),
         stdout=subprocess.DEVNULL,
@@ -92,7 +95,7 @@ def test_a_run_killed_whole_is_taken_up_again(tiny_demo, tmp_path):
 def test_a_full_disk_is_one_clear_error_and_no_output(tmp_path, room_kb):
     workflow = Workflow(tmp_path)
     with small_disk(tmp_path / "results", room_kb):
-        done = workflow.run("--configfile", TINY[1], "--", "results/demo/samples/samples.parquet", check=False)
+        done = workflow.run("--configfile", CONFIG, "--", "results/demo/samples/samples.parquet", check=False)
         assert done.returncode == 1
         errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
         assert len(set(errors)) == 1, done.stderr

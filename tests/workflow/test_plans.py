@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from .conftest import ROOT
 
@@ -62,6 +63,17 @@ def test_the_figure_of_collision_rates_needs_both_embeddings_and_no_generator(wo
     }
 
 
+def test_a_page_without_trained_rows_draws_no_training(workflow):
+    config = workflow.folder / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["tables"]["demo"] = {"rows": ["random", "popularity", "bm25"]}
+    values["datasets"]["demo"]["compared_identifiers"] = []
+    config.write_text(yaml.safe_dump(values))
+    assert workflow.planned("results/overview/demo.html") == {
+        "simulate", "canonical_amazon", "samples", "method", "statistics", "overall_table", "overview",
+    }  # fmt: skip
+
+
 def test_vectors_of_a_joint_method_feed_identifiers(workflow):
     planned = workflow.planned("results/demo/embeddings/unisar/vectors.safetensors")
     assert {"training_negatives", "method", "embed_sequential"} <= planned
@@ -90,6 +102,15 @@ def test_a_mistake_in_the_configuration_is_one_clear_line(workflow, old, new, ex
     assert done.returncode == 1
     output = done.stdout + done.stderr
     assert sum(expected in line for line in output.splitlines()) == 1
+    assert "Traceback (most recent call last)" not in output
+
+
+def test_a_misspelt_target_is_told_which_was_meant(workflow):
+    wanted, meant = (f"results/tables/amazon_ablation{s}.csv" for s in ("s", ""))
+    done = workflow.run("--dry-run", "--", wanted, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert f"{wanted}: no rule makes it; did you mean {meant}?" in output
     assert "Traceback (most recent call last)" not in output
 
 

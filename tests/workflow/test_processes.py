@@ -20,7 +20,7 @@ LOG = "results/demo/logs/train_generator_gensar_demo.log"
 SETTINGS = {
     "size": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 1},
     "epochs": 6.0, "batch_size": 16, "batch_tokens": 40, "warmup_share": 0.05, "learning_rate": 5.0e-3,
-    "task_weights": {}, "validation_users": 0, "checkpoint_steps": 2, "validations_per_epoch": 1, "patience": None,
+    "task_weights": {}, "validation_users": 0, "validations_per_epoch": 1, "patience": None,
     "warm_start": False, "likelihood": "catalogue",
 }  # fmt: skip
 
@@ -55,11 +55,12 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     train_alone(folder, folder / "alone", settings, seed, None)
 
     # Two processes go on from where one was killed.
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
     train_alone(folder, folder / "killed", settings, seed, folder / "results/demo/checkpoints/gensar_demo", steps=3)
     rule = ("--allowed-rules", "train_generator", "--", f"{MODEL}/stage.json")
     workflow.run("--set-resources", "train_generator:processes=2", *rule)
     log = (folder / LOG).read_text()
-    assert log.count("continues at step 2 of 15") == 1
+    assert log.count("continues at step 3 of 15") == 1
     assert log.count("step 15 of 15") == 1
     assert "torchelastic" not in log
     assert not (folder / "results/demo/checkpoints/gensar_demo").exists()

@@ -378,8 +378,8 @@ def reach(seeds):
     return found
 
 
-#: Settings are parameters themselves, and logs and bars only tell how a run goes.
-LEFT_OUT = ("gensar_core.config", "gensar_core.runtime.logs", "gensar_core.runtime.progress")
+#: Logs and bars only tell how a run goes.
+LEFT_OUT = ("gensar_core.runtime.logs", "gensar_core.runtime.progress")
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "gensar_core").rglob("*.py"))
@@ -394,7 +394,9 @@ def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
     wrong = []
     for module in MODULES:
         monkeypatch.setattr(
-            fingerprints, "_content", lambda asked, edited=module: content(asked) + "!" * (asked == edited)
+            fingerprints,
+            "_content",
+            lambda asked, names, edited=module: content(asked, names) + "!" * (asked == edited),
         )
         fingerprints.fingerprint.cache_clear()
         fingerprints.script_fingerprint.cache_clear()
@@ -409,15 +411,20 @@ def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
     assert not wrong
 
 
+#: File, what is replaced in it (nothing: the end), by what -> the rules whose jobs are to be run.
 EDITS = [
-    ("gensar_core/samples/bm25.py", "\nBEYOND = 1\n", {"samples", "training_negatives"}),
-    ("gensar_core/corpora/templates.yaml", "\n# a new line is data here\n", {"corpus"}),
-    ("gensar_core/baselines/sasrec.py", "\nBEYOND = 1\n", {"method"}),
-    ("gensar_core/generator/rank.py", "\nBEYOND = 1\n", {"rank_generator", "full_rank_generator"}),
-    ("workflow_scripts/corpus.py", "\nBEYOND = 1\n", {"corpus"}),
-    ("gensar_core/cli/main.py", "\nBEYOND = 1\n", set()),
-    ("gensar_core/samples/bm25.py", "\n\n\n# a comment\n", set()),
-    ("workflow_scripts/corpus.py", "\n# a comment\n", set()),
+    ("gensar_core/samples/bm25.py", "", "\nBEYOND = 1\n", {"samples", "training_negatives"}),
+    ("gensar_core/corpora/templates.yaml", "", "\n# a comment\n", set()),
+    ("gensar_core/corpora/templates.yaml", "nsip:", "another: [x]\nnsip:", {"corpus"}),
+    ("gensar_core/baselines/sasrec.py", "", "\nBEYOND = 1\n", {"method"}),
+    ("gensar_core/generator/rank.py", "", "\nBEYOND = 1\n", {"rank_generator", "full_rank_generator"}),
+    ("gensar_core/config/identifiers.py", "(size,) * self.levels", "(2 * size,) * self.levels", {"identifiers"}),
+    ("gensar_core/config/identifiers.py", "epochs: Positive = 500", "epochs: Positive = 5\n    more: int = 1", set()),
+    ("gensar_core/config/data.py", "category=self.category)", "category='Books')", set()),
+    ("workflow_scripts/corpus.py", "", "\nBEYOND = 1\n", {"corpus"}),
+    ("gensar_core/cli/main.py", "", "\nBEYOND = 1\n", set()),
+    ("gensar_core/samples/bm25.py", "", "\n\n\n# a comment\n", set()),
+    ("workflow_scripts/corpus.py", "", "\n# a comment\n", set()),
 ]
 
 
@@ -434,16 +441,19 @@ def checkout(tmp_path_factory):
 def clear():
     for cached in (fingerprints.fingerprint, fingerprints.script_fingerprint, fingerprints.imports):
         cached.cache_clear()
-    fingerprints._tree.cache_clear()
-    fingerprints._content.cache_clear()
+    for cached in (fingerprints._tree, fingerprints._content, fingerprints._names_imported):
+        cached.cache_clear()
 
 
-@pytest.mark.parametrize(("path", "text", "rules"), EDITS, ids=[f"{Path(e[0]).stem}-{len(e[2])}" for e in EDITS])
-def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path, text, rules):
+@pytest.mark.parametrize(
+    ("path", "old", "new", "rules"), EDITS, ids=[f"{Path(path).stem}-{len(rules)}" for path, *_, rules in EDITS]
+)
+def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path, old, new, rules):
     before = (checkout / path).read_text()
+    assert old in before
     monkeypatch.setattr(fingerprints, "_ROOT", checkout / "gensar_core")
     try:
-        (checkout / path).write_text(before + text)
+        (checkout / path).write_text(before.replace(old, new) if old else before + new)
         clear()
         needed = plans.moved(plans.folder, checkout / "Snakefile").needed()
     finally:

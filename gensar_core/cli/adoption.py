@@ -1,0 +1,173 @@
+"""`gensar adopt`: results that were copied without Snakemake's notes count as done, after they have been checked.
+
+Snakemake notes for every file with which parameters and inputs it was made. Where the notes are missing it goes by
+dates, which a copy does not keep, and runs everything again. A stage's own record tells enough to do without: what it
+wrote, from what, by which settings and code.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gensar_core.baselines.interface import find
+from gensar_core.config.base import Settings, validate
+from gensar_core.config.catalogue import Catalogue, read_catalogue
+from gensar_core.errors import UserError
+from gensar_core.runtime.fingerprint import fingerprint
+from gensar_core.runtime.stage import digest, read_record
+from gensar_core.runtime.verification import faults, outputs
+
+_Names = Mapping[str, str]
+
+#: Rule -> the settings that its stage reads, from the catalogue and the rule's wildcards.
+_SETTINGS: dict[str, Callable[[Catalogue, _Names], Settings]] = {
+    "simulate": lambda all_, names: all_.datasets[names["dataset"]].simulation_settings(),  # type: ignore[union-attr]
+    **dict.fromkeys(
+        ("canonical_amazon", "canonical_eventlog", "canonical_kuaisar"),
+        lambda all_, names: all_.datasets[names["dataset"]].canonical_settings(),
+    ),
+    **dict.fromkeys(("samples", "samples_gather"), lambda all_, names: all_.datasets[names["dataset"]].samples),
+    "training_negatives": lambda all_, names: all_.datasets[names["dataset"]].training_negatives,
+    "embed_text": lambda all_, names: all_.embeddings[names["embedding"]],
+    "identifiers": lambda all_, names: all_.identifiers[names["identifier"]].quantization(),
+    "pseudo_queries": lambda all_, names: all_.pseudo_queries[names["pseudo_queries"]],
+    "corpus": lambda all_, names: all_.corpora[names["corpus"]].materialization(),
+    "method": lambda all_, names: _method(all_, names["method"]),
+    "train_generator": lambda all_, names: all_.generators[names["generator"]].training(),
+    "rank_generator": lambda all_, names: all_.generators[names["generator"]].ranking,
+    "fuse": lambda all_, names: all_.fusions[names["fusion"]].weights(),
+    "comparison_figure": lambda all_, names: all_.figures[names["figure"]],
+}
+#: Rules that show rows: all that they are to show must be what they were made from.
+_SHOW_ROWS = ("overall_table", "named_table", "full_table", "comparison_figure", "costs", "named_costs")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as Snakemake plans it."""
+
+    rule: str
+    wildcards: _Names
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def records(self) -> list[str]:
+        """The records among its outputs."""
+        return [path for path in self.outputs if path.endswith("stage.json")]
+
+
+def adopt(folder: Path, arguments: Sequence[str]) -> list[str]:
+    """Make Snakemake take what stands in ``folder`` for done, as far as it leads to the targets in ``arguments``.
+
+    ``arguments`` are Snakemake's own. Returns the records of what was adopted. Raises UserError, and changes nothing,
+    when a file is not as its stage wrote it, or a stage was made by other settings, seed or code, or from other inputs.
+    """
+    jobs = list(planned(_snakemake(folder, "--dry-run", "--forceall", *arguments)))
+    found = [(job, record) for job in jobs for record in job.records if (folder / record).is_file()]
+    if not found:
+        raise UserError(f"{folder}: adopt: nothing that leads to these targets has been built here")
+    catalogue = read_catalogue(folder / "config.yaml", *(folder / name for name in _overlays(arguments)))
+    wrong = [line for job, record in found for line in _differences(folder, record, job, jobs, catalogue)]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}; nothing has been adopted")
+    _snakemake(folder, "--touch", "--forceall", *arguments)
+    return [record for _, record in found]
+
+
+def planned(text: str) -> Iterator[Job]:
+    """The jobs of a dry run, from what Snakemake prints."""
+    for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", text, re.MULTILINE):
+        told = dict(re.findall(r"^    (input|output|wildcards): (.*)$", block, re.MULTILINE))
+        wildcards = dict(pair.split("=", 1) for pair in told.get("wildcards", "").split(", ") if pair)
+        files = {side: tuple(filter(None, told.get(side, "").split(", "))) for side in ("input", "output")}
+        yield Job(rule, wildcards, files["input"], files["output"])
+
+
+def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], catalogue: Catalogue) -> Iterator[str]:
+    """What speaks against taking a stage's results for those of a job."""
+    for fault in faults(folder / record, whole=True):
+        yield str(fault)
+        return
+    told = read_record(folder / record)
+    again = f"; delete {folder / record} to have it made again"
+    wanted = _SETTINGS[job.rule](catalogue, job.wildcards).model_dump(mode="json") if job.rule in _SETTINGS else {}
+    for key, value in wanted.items():
+        if told["settings"].get(key) != value:
+            yield f"{folder / record}: was made with {key} {told['settings'].get(key)!r}, not {value!r}{again}"
+    if told["seed"] not in (None, catalogue.seed):
+        yield f"{folder / record}: was made with seed {told['seed']}, not {catalogue.seed}{again}"
+    if told["module"] is not None and told["code"] != fingerprint(told["module"]):
+        yield f"{folder / record}: was made by another version of {told['module']}{again}"
+    # A method's record of ranks names the weights that its own job has written before.
+    makers, declared = _makers(told["inputs"], jobs) - {job.outputs[0]}, _makers(job.inputs, jobs)
+    if makers - declared or (job.rule in _SHOW_ROWS and declared - makers):
+        yield f"{folder / record}: was made from other inputs than the configuration names{again}"
+    for path, sha256 in told["inputs"].items():
+        if _now(folder, path, jobs) not in (None, sha256):
+            yield f"{folder / record}: was made from another {path} than stands there{again}"
+
+
+def _makers(paths: Iterable[str], jobs: Iterable[Job]) -> set[str]:
+    """What makes these results: the first output of each job, or the file itself where no job of the plan makes it."""
+    makers = {path: _maker(path, jobs) for path in paths if path.startswith("results/")}
+    return {path if job is None else job.outputs[0] for path, job in makers.items()}
+
+
+def _maker(path: str, jobs: Iterable[Job]) -> Job | None:
+    for job in jobs:
+        # A stage with a folder to itself may write more into it than its rule declares, and read the folder whole.
+        folders = [record.removesuffix("stage.json") for record in job.records if record.endswith("/stage.json")]
+        if path in job.outputs or any(path.startswith(folder) for folder in folders):
+            return job
+    return None
+
+
+def _now(folder: Path, path: str, jobs: Iterable[Job]) -> str | None:
+    """The sha256 of an input: of a raw file, or of a result by the record of its stage. None: it is not told."""
+    job = _maker(path, jobs)
+    if job is None:
+        return digest(folder / path) if (folder / path).is_file() else None
+    for record in (record for record in job.records if (folder / record).is_file()):
+        if Path(path).is_relative_to(Path(record).parent):
+            told = outputs(folder / record).get(str(Path(path).relative_to(Path(record).parent)))
+            if told is not None:
+                return str(told["sha256"])
+    return None
+
+
+def _method(catalogue: Catalogue, name: str) -> Settings:
+    entry = catalogue.methods[name]
+    return validate(find(entry.kind).settings_model, entry.own(), "config", f"methods.{name}")
+
+
+def _overlays(arguments: Sequence[str]) -> list[str]:
+    """The files that Snakemake lays over config.yaml. Raises UserError on settings that stand in no file."""
+    found: list[str] = []
+    option = ""
+    for word in arguments:
+        if word.startswith("-"):
+            option, _, value = word.partition("=")
+            found += [value] if option in ("--configfile", "--configfiles") and value else []
+            if option in ("--config", "-C"):
+                raise UserError("adopt compares settings with those in files; write them into one, for --configfile")
+        elif option in ("--configfile", "--configfiles"):
+            found.append(word)
+    return found
+
+
+def _snakemake(folder: Path, *arguments: Any) -> str:
+    """Run Snakemake; return all it says. Raises UserError with its last words when it refuses."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(f"snakemake refuses: {' '.join(told[-2:])}")
+    return done.stdout + done.stderr
