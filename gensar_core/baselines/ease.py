@@ -44,6 +44,7 @@ class EASE(LinearRecommender[EASESettings]):
     popular it is (``popularity_power``), and small weights are dropped (``neighbours``).
     """
 
+    seeded = False
     paper = "Steck: Embarrassingly Shallow Autoencoders for Sparse Data. WWW 2019"
     settings_model = EASESettings
 

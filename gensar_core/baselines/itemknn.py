@@ -47,6 +47,7 @@ class ItemKNN(LinearRecommender[ItemKNNSettings]):
     that where j came first.
     """
 
+    seeded = False
     paper = "Sarwar et al.: Item-Based Collaborative Filtering Recommendation Algorithms. WWW 2001"
     settings_model = ItemKNNSettings
 
