@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gensar_core.baselines.check import check_methods
 from gensar_core.baselines.interface import find
 from gensar_core.config.base import Settings, validate
 from gensar_core.config.catalogue import Catalogue, read_catalogue
+from gensar_core.config.seeds import with_seeds
 from gensar_core.errors import UserError
 from gensar_core.runtime.fingerprint import fingerprint
 from gensar_core.runtime.stage import digest, read_record
@@ -36,13 +38,24 @@ _SETTINGS: dict[str, Callable[[Catalogue, _Names], Settings]] = {
     "training_negatives": lambda all_, names: all_.datasets[names["dataset"]].training_negatives,
     "embed_text": lambda all_, names: all_.embeddings[names["embedding"]],
     "identifiers": lambda all_, names: all_.identifiers[names["identifier"]].quantization(),
-    "pseudo_queries": lambda all_, names: all_.pseudo_queries[names["pseudo_queries"]],
+    "pseudo_queries": lambda all_, names: all_.pseudo_queries[names["pseudo_queries"]].sampling(),
     "corpus": lambda all_, names: all_.corpora[names["corpus"]].materialization(),
     "method": lambda all_, names: _method(all_, names["method"]),
     "train_generator": lambda all_, names: all_.generators[names["generator"]].training(),
     "rank_generator": lambda all_, names: all_.generators[names["generator"]].ranking,
     "fuse": lambda all_, names: all_.fusions[names["fusion"]].weights(),
+    "overall_table": lambda all_, names: all_.tables[all_.datasets[names["dataset"]].table].comparison(),
+    "named_table": lambda all_, names: all_.tables[names["table"]].comparison(),
     "comparison_figure": lambda all_, names: all_.figures[names["figure"]],
+}
+#: Rule -> section of the entry that may have a seed of its own, and the wildcard that names it.
+_SEEDS = {
+    "identifiers": ("identifiers", "identifier"),
+    "pseudo_queries": ("pseudo_queries", "pseudo_queries"),
+    "corpus": ("corpora", "corpus"),
+    "method": ("methods", "method"),
+    "full_rank_method": ("methods", "method"),
+    "train_generator": ("generators", "generator"),
 }
 #: Rules that show rows: all that they are to show must be what they were made from.
 _SHOW_ROWS = ("overall_table", "named_table", "full_table", "comparison_figure", "costs", "named_costs")
@@ -73,7 +86,7 @@ def adopt(folder: Path, arguments: Sequence[str]) -> list[str]:
     found = [(job, record) for job in jobs for record in job.records if (folder / record).is_file()]
     if not found:
         raise UserError(f"{folder}: adopt: nothing that leads to these targets has been built here")
-    catalogue = read_catalogue(folder / "config.yaml", *(folder / name for name in _overlays(arguments)))
+    catalogue = _catalogue(folder, arguments)
     wrong = [line for job, record in found for line in _differences(folder, record, job, jobs, catalogue)]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -102,8 +115,8 @@ def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], catal
     for key, value in wanted.items():
         if told["settings"].get(key) != value:
             yield f"{folder / record}: was made with {key} {told['settings'].get(key)!r}, not {value!r}{again}"
-    if told["seed"] not in (None, catalogue.seed):
-        yield f"{folder / record}: was made with seed {told['seed']}, not {catalogue.seed}{again}"
+    if told["seed"] not in (None, seed := _seed(catalogue, job)):
+        yield f"{folder / record}: was made with seed {told['seed']}, not {seed}{again}"
     if told["module"] is not None and told["code"] != fingerprint(told["module"]):
         yield f"{folder / record}: was made by another version of {told['module']}{again}"
     # A method's record of ranks names the weights that its own job has written before.
@@ -146,6 +159,20 @@ def _now(folder: Path, path: str, jobs: Iterable[Job]) -> str | None:
 def _method(catalogue: Catalogue, name: str) -> Settings:
     entry = catalogue.methods[name]
     return validate(find(entry.kind).settings_model, entry.own(), "config", f"methods.{name}")
+
+
+def _seed(catalogue: Catalogue, job: Job) -> int:
+    if job.rule not in _SEEDS:
+        return catalogue.seed
+    section, wildcard = _SEEDS[job.rule]
+    return catalogue.seed_of(getattr(catalogue, section)[job.wildcards[wildcard]])
+
+
+def _catalogue(folder: Path, arguments: Sequence[str]) -> Catalogue:
+    """The configuration that Snakemake reads, with the entries that its tables' seeds add."""
+    catalogue = read_catalogue(folder / "config.yaml", *(folder / name for name in _overlays(arguments)))
+    traits = check_methods(catalogue)
+    return with_seeds(catalogue, lambda kind: traits[kind].seeded)[0]
 
 
 def _overlays(arguments: Sequence[str]) -> list[str]:
