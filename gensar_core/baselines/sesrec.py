@@ -8,6 +8,8 @@ As published (Si et al., 2023) and as released, with these differences:
 - Learning rates follow valid NDCG@5, as for all methods trained on rows, in place of MRR; biases do not decay.
 - The tower's last layer begins at zero, and learned vectors have ten times the rate of matrices: otherwise most of its
   units are inactive for good before it has learned anything.
+- The tower sees not only interests, user and candidate, but the products of the first two with the candidate as well
+  (`products`): few clicks do not teach a network to compare what stands side by side.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against four stored ones.
 """
 
@@ -52,7 +54,7 @@ class SESRecSettings(RankedSettings):
     batch_size: Positive = 256
     embedding_rate: Rate = 10.0
     #: Show the tower also the products of each interest, and of the user, with the candidate, dimension by dimension.
-    products: bool = False
+    products: bool = True
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024

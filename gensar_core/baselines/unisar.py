@@ -10,6 +10,8 @@ As published (Shi et al., 2024) and as released, with these differences:
 - Batches are made of rows with histories of like length, and padded to their own longest only.
 - Towers' last layers begin at zero, and learned vectors have ten times the rate of matrices: otherwise most of their
   units are inactive for good before they have learned anything.
+- Experts see not only interests, user, query and candidate, but the products of the others with the candidate as well
+  (`products`): few clicks do not teach a network to compare what stands side by side.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against the four stored ones.
 """
 
@@ -56,7 +58,7 @@ class UniSARSettings(RankedSettings):
     embedding_rate: Rate = 10.0
     #: Show the experts also the products of each interest, of the user and of the query with the candidate, dimension
     #: by dimension.
-    products: bool = False
+    products: bool = True
     #: Weight of the search loss.
     search_weight: Rate = 0.01
     query_item_weight: _Weight = 0.1

@@ -116,7 +116,7 @@ def test_learned_vectors_have_their_own_rate(shop):
 def test_products_are_of_what_meets_a_candidate_with_it(shop):
     seen = {}
     for kind in KINDS:
-        model = (method := make(kind, shop, products=True)).model
+        model = (method := make(kind, shop)).model
         met = model.tower if kind == "sesrec" else model.experts
         met.register_forward_pre_hook(lambda _, inputs, kind=kind: seen.__setitem__(kind, inputs))
         method.score(load_candidates(shop.samples_folder, method.tasks[-1], "valid"))
