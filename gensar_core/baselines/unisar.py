@@ -10,6 +10,8 @@ As published (Shi et al., 2024) and as released, with these differences:
 - Batches are made of rows with histories of like length, and padded to their own longest only.
 - Towers' last layers begin at zero, and learned vectors have ten times the rate of matrices: otherwise most of their
   units are inactive for good before they have learned anything.
+- Experts see not only interests, user, query and candidate, but the products of the others with the candidate as well
+  (`products`): few clicks do not teach a network to compare what stands side by side.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against the four stored ones.
 """
 
@@ -54,6 +56,9 @@ class UniSARSettings(RankedSettings):
     experts: Positive = 4
     max_query_words: Positive = 50
     embedding_rate: Rate = 10.0
+    #: Show the experts also the products of each interest, of the user and of the query with the candidate, dimension
+    #: by dimension.
+    products: bool = True
     #: Weight of the search loss.
     search_weight: Rate = 0.01
     query_item_weight: _Weight = 0.1
@@ -101,7 +106,8 @@ class UniSARModel(RowModel):
         )
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
         self.no_query = torch.nn.Embedding(1, size)
-        self.experts = Experts(size, settings.experts, dropout)
+        #: Two interests, candidate, user and query; and all but the candidate times the candidate.
+        self.experts = Experts((9 if settings.products else 5) * size, size, settings.experts, dropout)
         widths = (size, 128, size, 200, 80)
         self.towers = torch.nn.ModuleDict({task: Tower(widths, dropout) for task in TASKS})
         xavier(self)
@@ -117,8 +123,12 @@ class UniSARModel(RowModel):
             across, within = transitions[side]
             fused = self.fusions[side](within, across, mask)
             interests += self.attention[side](fused, candidates, mask)
-        asking = torch.cat([self.encode_users(batch.users), self._asked(batch)], dim=1)
-        mixed = self.experts(batch.task, torch.cat([*interests, candidates], dim=2), asking)
+        asking = [self.encode_users(batch.users), self._asked(batch)]
+        products = []
+        if self.settings.products:
+            products = [part * candidates for part in (*interests, *(part[:, None] for part in asking))]
+        of_candidates = torch.cat([*interests, candidates, *products], dim=2)
+        mixed = self.experts(batch.task, of_candidates, torch.cat(asking, dim=1))
         logits: torch.Tensor = self.towers[batch.task](mixed).squeeze(-1)
         return logits, self._alignments(batch.history, transitions, masks) if self.training else {}
 
@@ -192,21 +202,21 @@ class UniSARModel(RowModel):
 class Experts(torch.nn.Module):
     """Progressive layered extraction, one level (Tang et al., 2020): shared experts, and experts of each task."""
 
-    def __init__(self, size: int, experts: int, dropout: float) -> None:
+    def __init__(self, inputs: int, size: int, experts: int, dropout: float) -> None:
         super().__init__()
         self.size = size
         #: All experts of one kind as one matrix.
         self.experts = torch.nn.ModuleDict(
-            {name: torch.nn.Linear(5 * size, experts * size) for name in ("shared", *TASKS)}
+            {name: torch.nn.Linear(inputs, experts * size) for name in ("shared", *TASKS)}
         )
-        self.gates = torch.nn.ModuleDict({task: torch.nn.Linear(5 * size, 2 * experts) for task in TASKS})
+        self.gates = torch.nn.ModuleDict({task: torch.nn.Linear(inputs, 2 * experts) for task in TASKS})
         self.dropout = Dropout(dropout)
 
     def forward(self, task: str, of_candidates: torch.Tensor, of_rows: torch.Tensor) -> torch.Tensor:
         """Mixed outputs [rows, candidates, size] of the task's and the shared experts.
 
-        Their input is ``of_candidates`` [rows, candidates, 3 size] and then ``of_rows`` [rows, 2 size], which is
-        multiplied once a row.
+        Their input is ``of_candidates`` [rows, candidates, any] and then ``of_rows`` [rows, any], which is multiplied
+        once a row.
         """
         layers = [
             cast(torch.nn.Linear, layer) for layer in (self.experts["shared"], self.experts[task], self.gates[task])

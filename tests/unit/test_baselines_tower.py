@@ -110,3 +110,23 @@ def test_learned_vectors_have_their_own_rate(shop):
         of_vectors = name.removesuffix(".weight") in vectors
         assert rate == pytest.approx(0.07 if of_vectors else 0.01)
         assert decay == (0.0 if name.endswith("bias") else 0.1)
+
+
+@torch.no_grad()
+def test_products_are_of_what_meets_a_candidate_with_it(shop):
+    seen = {}
+    for kind in KINDS:
+        model = (method := make(kind, shop)).model
+        met = model.tower if kind == "sesrec" else model.experts
+        met.register_forward_pre_hook(lambda _, inputs, kind=kind: seen.__setitem__(kind, inputs))
+        method.score(load_candidates(shop.samples_folder, method.tasks[-1], "valid"))
+    # Of 64 lists with 21 candidates: six interests, user, candidate, and seven products.
+    parts = seen["sesrec"][0].unflatten(2, (15, 8))
+    assert torch.equal(parts[:, :, 8:], parts[:, :, :7] * parts[:, :, 7:8])
+    # Two interests, candidate, and four products; user and query beside them.
+    task, of_candidates, of_rows = seen["unisar"]
+    assert task == "search"
+    parts = of_candidates.unflatten(2, (7, 8))
+    of_row = of_rows.unflatten(1, (2, 8))[:, None].expand(-1, parts.shape[1], -1, -1)
+    assert torch.equal(parts[:, :, 3:], torch.cat([parts[:, :, :2], of_row], dim=2) * parts[:, :, 2:3])
+    assert parts.abs().amax(dim=(0, 1, 3)).min() > 0.0

@@ -260,7 +260,7 @@ def test_queries_and_items_are_aligned_against_random_ones():
 
 @torch.no_grad()
 def test_experts_by_loop():
-    experts = random_weights(Experts(SIZE, 2, 0.1))
+    experts = random_weights(Experts(5 * SIZE, SIZE, 2, 0.1))
     of_candidates, of_rows = torch.randn(2, 3, 3 * SIZE), torch.randn(2, 2 * SIZE)
     found = experts("search", of_candidates, of_rows)
     for row in range(2):
