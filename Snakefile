@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from gensar_core.baselines.check import check_methods
-from gensar_core.config.catalogue import load_catalogue
+from gensar_core.config.experiments import load_experiments
 from gensar_core.config.seeds import with_seeds
 from gensar_core.errors import UserError
 from gensar_core.runtime.fingerprint import reached, script_fingerprint
@@ -28,25 +28,25 @@ report: "report/workflow.rst"
 
 
 try:
-    catalogue = load_catalogue(config)
-    traits = check_methods(catalogue, checked=Path(".snakemake/gensar"))
-    catalogue, runs = with_seeds(catalogue, lambda kind: traits[kind].seeded)
+    experiments = load_experiments(config)
+    traits = check_methods(experiments, checked=Path(".snakemake/gensar"))
+    experiments, runs = with_seeds(experiments, lambda kind: traits[kind].seeded)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 # No parameter of a rule, since no result depends on it. On a cluster's node this file is read again.
-os.environ["GENSAR_CHECKPOINT_SECONDS"] = str(catalogue.checkpoint_seconds)
+os.environ["GENSAR_CHECKPOINT_SECONDS"] = str(experiments.checkpoint_seconds)
 
 
 include: "rules/common.smk"
 
 
 wildcard_constraints:
-    dataset=any_of(catalogue.datasets),
-    identifier=any_of(catalogue.identifiers),
-    corpus=any_of(catalogue.corpora),
-    table=any_of(catalogue.tables),
-    figure=any_of(catalogue.figures),
+    dataset=any_of(experiments.datasets),
+    identifier=any_of(experiments.identifiers),
+    corpus=any_of(experiments.corpora),
+    table=any_of(experiments.tables),
+    figure=any_of(experiments.figures),
 
 
 include: "rules/data.smk"
@@ -64,7 +64,7 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        [path for dataset in catalogue.datasets for path in final_files(dataset)],
+        [path for dataset in experiments.datasets for path in final_files(dataset)],
 
 
 # Snakemake alone would say that there is no rule for a misspelt target, and not which name was meant.

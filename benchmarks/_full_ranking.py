@@ -18,11 +18,11 @@ import polars as pl
 import torch
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.sequential import SequenceTraining, SequentialRecommender
+from gensar_core.baselines.shared.sequential_recommender import SequenceTraining, SequentialRecommender
 from gensar_core.ranking.metrics import hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.training import Schedule, train, warmup_cosine
-from gensar_core.runtime.training_state import TrainingRecord
+from gensar_core.training.loop import Schedule, train, warmup_cosine
+from gensar_core.training.state import TrainingRecord
 
 #: Users whose scores of all items are in memory at once.
 _USERS_AT_ONCE = 1024

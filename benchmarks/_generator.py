@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator.corpus import ItemTokens
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import has_bfloat16
 

@@ -10,11 +10,11 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.config.data import CanonicalSettings, SampleSettings, SimulationSettings
+from gensar_core.config.datasets import CanonicalSettings, SampleSettings, SimulationSettings
 from gensar_core.corpora.build import build_corpus
 from gensar_core.samples.build import build_samples
-from gensar_core.sources.amazon import canonicalize
-from gensar_core.sources.simulated import simulate
+from gensar_core.sources.amazon.canonical import canonicalize
+from gensar_core.sources.simulated.write import simulate
 
 SEED = 42
 #: 2 shared and 2 specific levels of 256 codes, as in the paper.

@@ -37,21 +37,21 @@ SHOP = {
 SIMULATE = """
 import sys
 from pathlib import Path
-from gensar_core.config.data import SimulationSettings
-from gensar_core.sources.simulated import simulate
+from gensar_core.config.datasets import SimulationSettings
+from gensar_core.sources.simulated.write import simulate
 simulate(SimulationSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 42)
 """
 CANONICAL = """
 import sys
 from pathlib import Path
-from gensar_core.config.data import CanonicalSettings
-from gensar_core.sources.amazon import canonicalize
+from gensar_core.config.datasets import CanonicalSettings
+from gensar_core.sources.amazon.canonical import canonicalize
 canonicalize(Path(sys.argv[1]), CanonicalSettings(category="Simulated"), Path(sys.argv[2]), 42)
 """
 SAMPLES = """
 import sys
 from pathlib import Path
-from gensar_core.config.data import SampleSettings
+from gensar_core.config.datasets import SampleSettings
 from gensar_core.samples.build import build_samples
 build_samples(Path(sys.argv[1]), Path(sys.argv[2]), SampleSettings(), 42)
 """

@@ -32,8 +32,8 @@ from _generator import (
 from _measure import claim, report
 
 from gensar_core.corpora.trie import TokenTrie
+from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.prefix_tree import build_trees
-from gensar_core.generator.score import score_candidates
 
 CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
 #: Users a run: the peer takes seconds for each. Batches of 8 are the peer's best on a CPU.

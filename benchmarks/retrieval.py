@@ -34,8 +34,8 @@ from _generator import (
 from _measure import claim, report
 
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator import search as module
-from gensar_core.generator.search import search_catalogue
+from gensar_core.generator import beam_search as module
+from gensar_core.generator.beam_search import search_catalogue
 
 CATALOGUE, BEAMS = 12_101, 30
 CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}

@@ -65,10 +65,10 @@ import numpy as np
 import polars as pl
 sys.path.insert(0, sys.argv[1])
 from _full_ranking import ClickLog, figures, full_ranks
-from gensar_core.baselines.sasrec import METHOD, SASRecSettings
-from gensar_core.baselines.sequential import SequenceTraining
+from gensar_core.baselines.methods.sasrec import METHOD, SASRecSettings
+from gensar_core.baselines.shared.sequential_recommender import SequenceTraining
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.training import Schedule, train
+from gensar_core.training.loop import Schedule, train
 work, settings = Path(sys.argv[2]), json.loads(sys.argv[3])
 frame = pl.read_csv(work / "clicks" / "clicks.inter", separator="\\t")
 clicks = Ragged.from_lengths(frame.group_by("user:token", maintain_order=True).len()["len"].to_numpy(),

@@ -20,7 +20,7 @@ import numpy as np
 from _full_ranking import ClickLog, figures, fit, full_ranks
 from _measure import claim, report
 
-from gensar_core.baselines.sasrec import METHOD, SASRecSettings
+from gensar_core.baselines.methods.sasrec import METHOD, SASRecSettings
 from gensar_core.config.base import validate
 from gensar_core.runtime.arrays import Ragged
 

@@ -31,13 +31,13 @@ from _measure import claim, report
 from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from gensar_core.config.generators import ScratchSize, TrainingSettings
-from gensar_core.generator import backbone
+from gensar_core.corpora.read import load_examples
+from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.batches import Step
-from gensar_core.generator.corpus import load_examples
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import has_bfloat16, pick_device
-from gensar_core.runtime.training import Schedule, train
+from gensar_core.training.loop import Schedule, train
 
 LAPTOP = ScratchSize(d_model=128, d_ff=512, d_kv=32, num_heads=4, num_layers=3, num_decoder_layers=3)
 T5_SMALL = ScratchSize(d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6, num_decoder_layers=6)

@@ -27,7 +27,7 @@ rule method:
     log:
         "results/{dataset}/logs/method_{method}.log",
     wildcard_constraints:
-        method=any_of(catalogue.methods),
+        method=any_of(experiments.methods),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -37,10 +37,12 @@ rule method:
         runtime=scaled(240, 2.0),
     params:
         settings=method_settings,
-        seed=lambda wildcards: catalogue.seed_of(catalogue.methods[wildcards.method]),
+        seed=lambda wildcards: experiments.seed_of(
+            experiments.methods[wildcards.method]
+        ),
         code=lambda wildcards: code_of(
             "method",
-            f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",
+            f"gensar_core.baselines.methods.{experiments.methods[wildcards.method].kind}",
         ),
         checkpoints="results/{dataset}/checkpoints/{method}",
     script:
@@ -69,7 +71,7 @@ rule full_rank_method:
     log:
         "results/{dataset}/logs/full_rank_method_{method}.log",
     wildcard_constraints:
-        method=any_of(catalogue.methods),
+        method=any_of(experiments.methods),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -80,10 +82,12 @@ rule full_rank_method:
     params:
         settings=method_settings,
         protocol=full_ranking,
-        seed=lambda wildcards: catalogue.seed_of(catalogue.methods[wildcards.method]),
+        seed=lambda wildcards: experiments.seed_of(
+            experiments.methods[wildcards.method]
+        ),
         code=lambda wildcards: code_of(
             "full_rank_method",
-            f"gensar_core.baselines.{catalogue.methods[wildcards.method].kind}",
+            f"gensar_core.baselines.methods.{experiments.methods[wildcards.method].kind}",
         ),
     script:
         "../workflow_scripts/full_rank_method.py"

@@ -1,4 +1,4 @@
-# What rules ask about the catalogue: which files an entry reads, which entries a wildcard may name.
+# What rules ask about the experiments: which files an entry reads, which entries a wildcard may name.
 import difflib
 
 from snakemake.io import get_wildcard_names, strip_wildcard_constraints
@@ -48,7 +48,7 @@ def of_source(*sources):
     """Names of the data sets that come from one of the sources."""
     return [
         name
-        for name, dataset in catalogue.datasets.items()
+        for name, dataset in experiments.datasets.items()
         if dataset.source in sources
     ]
 
@@ -57,14 +57,14 @@ def sampled_in_parts(several):
     """Names of the data sets whose samples are made in several jobs, or of those where one makes them."""
     return [
         name
-        for name, dataset in catalogue.datasets.items()
+        for name, dataset in experiments.datasets.items()
         if (dataset.scatter > 1) == several
     ]
 
 
 def sample_parts(wildcards):
     """The files of all parts of a data set's samples, part by part."""
-    parts = catalogue.datasets[wildcards.dataset].scatter
+    parts = experiments.datasets[wildcards.dataset].scatter
     folder = f"results/{wildcards.dataset}/samples_parts"
     return [
         f"{folder}/{part}-of-{parts}/{name}"
@@ -77,14 +77,14 @@ def ranked_in_parts(several):
     """Names of the generators that rank in several jobs, or of those that rank in one."""
     return [
         name
-        for name, generator in catalogue.generators.items()
+        for name, generator in experiments.generators.items()
         if (generator.scatter > 1) == several
     ]
 
 
 def ranking_parts(wildcards, folder, ending):
     """The files of one kind of all parts of a generator's ranking, in their order."""
-    parts = catalogue.generators[wildcards.generator].scatter
+    parts = experiments.generators[wildcards.generator].scatter
     place = f"results/{wildcards.dataset}/{folder}/{wildcards.generator}"
     return [f"{place}/{part}-of-{parts}{ending}" for part in range(parts)]
 
@@ -100,7 +100,7 @@ def user_file(dataset, key, path):
 
 def amazon_files(wildcards):
     """The raw files of an Amazon category: simulated, downloaded, or found in the user's folder."""
-    dataset = catalogue.datasets[wildcards.dataset]
+    dataset = experiments.datasets[wildcards.dataset]
     category = dataset.category
     names = [f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"]
     if dataset.source == "simulated":
@@ -120,7 +120,7 @@ def amazon_files(wildcards):
 
 def embeddings_of(dataset, identifier):
     """The vectors that identifiers are learned from, by side."""
-    entry = catalogue.identifiers[identifier]
+    entry = experiments.identifiers[identifier]
     sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
     return {
         side: f"results/{dataset}/embeddings/{embedding}/vectors.safetensors"
@@ -136,7 +136,7 @@ def identifier_embeddings(wildcards):
 
 def corpus_identifier(wildcards):
     """The entry of identifiers that a corpus writes."""
-    return catalogue.corpora[wildcards.corpus].identifier
+    return experiments.corpora[wildcards.corpus].identifier
 
 
 def corpus_embeddings(wildcards):
@@ -146,7 +146,7 @@ def corpus_embeddings(wildcards):
 
 def generator_token_vectors(wildcards):
     """What a generator starts from, if it starts warm."""
-    entry = catalogue.generators[wildcards.generator]
+    entry = experiments.generators[wildcards.generator]
     return (
         [
             f"results/{wildcards.dataset}/token_vectors/{entry.corpus}/token_vectors.safetensors"
@@ -158,7 +158,7 @@ def generator_token_vectors(wildcards):
 
 def generator_start(wildcards):
     """The trained generator whose weights a generator goes on from, if it does."""
-    other = catalogue.generators[wildcards.generator].start_from
+    other = experiments.generators[wildcards.generator].start_from
     return (
         multiext(
             f"results/{wildcards.dataset}/models/{other}/",
@@ -173,7 +173,7 @@ def generator_start(wildcards):
 
 def compared_identifiers(wildcards):
     """The identifiers whose collision rates a data set's figure shows."""
-    names = catalogue.datasets[wildcards.dataset].compared_identifiers
+    names = experiments.datasets[wildcards.dataset].compared_identifiers
     if not names:
         raise WorkflowError(
             f"config: datasets.{wildcards.dataset}.compared_identifiers: name the entries of identifiers to draw"
@@ -183,7 +183,7 @@ def compared_identifiers(wildcards):
 
 def corpus_pseudo_queries(wildcards):
     """The pseudo-queries that a corpus reads, if it does."""
-    corpus = catalogue.corpora[wildcards.corpus]
+    corpus = experiments.corpora[wildcards.corpus]
     if "doc2query" not in corpus.active_tasks:
         return []
     return f"results/{wildcards.dataset}/pseudo_queries/{corpus.pseudo_queries}/pseudo_queries.parquet"
@@ -192,14 +192,14 @@ def corpus_pseudo_queries(wildcards):
 def corpus_files(wildcards, name):
     """The named files of the corpus that a generator is trained on."""
     return multiext(
-        f"results/{{dataset}}/corpora/{catalogue.generators[wildcards.generator].corpus}/",
+        f"results/{{dataset}}/corpora/{experiments.generators[wildcards.generator].corpus}/",
         *name,
     )
 
 
 def method_embedding(wildcards):
     """The text vectors a method asks for, if it does."""
-    embedding = catalogue.methods[wildcards.method].embedding
+    embedding = experiments.methods[wildcards.method].embedding
     return (
         [f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"]
         if embedding
@@ -212,20 +212,20 @@ def method_negatives(wildcards):
     return (
         [f"results/{wildcards.dataset}/training_negatives/training_negatives.parquet"]
         if "training_negatives"
-        in traits[catalogue.methods[wildcards.method].kind].inputs
+        in traits[experiments.methods[wildcards.method].kind].inputs
         else []
     )
 
 
 def method_settings(wildcards):
     """What the method's own file reads."""
-    entry = catalogue.methods[wildcards.method]
+    entry = experiments.methods[wildcards.method]
     return canonical_json({"kind": entry.kind, **entry.own()})
 
 
 def table_name(wildcards):
     """The entry of tables that a rule's table shows: the one it names, or the data set's own."""
-    return wildcards.get("table", catalogue.datasets[wildcards.dataset].table)
+    return wildcards.get("table", experiments.datasets[wildcards.dataset].table)
 
 
 def table_runs(wildcards):
@@ -241,7 +241,7 @@ def table_rows(wildcards):
 
 def table_comparison(wildcards):
     """Which rows of a table are tested against each other."""
-    return catalogue.tables[table_name(wildcards)].comparison().canonical()
+    return experiments.tables[table_name(wildcards)].comparison().canonical()
 
 
 def table_ranks(wildcards):
@@ -254,12 +254,12 @@ def table_ranks(wildcards):
 
 def full_ranking(wildcards):
     """The protocol of a data set's full ranking."""
-    return catalogue.datasets[wildcards.dataset].full_ranking.canonical()
+    return experiments.datasets[wildcards.dataset].full_ranking.canonical()
 
 
 def full_table_rows(wildcards):
     """Those rows of a data set's own table that can rank the catalogue: all but fusions, which weigh lists."""
-    return [row for row in table_rows(wildcards) if row not in catalogue.fusions]
+    return [row for row in table_rows(wildcards) if row not in experiments.fusions]
 
 
 def full_table_ranks(wildcards):
@@ -267,13 +267,13 @@ def full_table_ranks(wildcards):
     return [
         f"results/{wildcards.dataset}/full_ranks/{entry}.parquet"
         for row, entry in table_runs(wildcards)
-        if row not in catalogue.fusions
+        if row not in experiments.fusions
     ]
 
 
 def cost_runs(wildcards):
     """Those of a table's runs that are trained or fitted: a fusion costs what its parts do."""
-    return [run for run in table_runs(wildcards) if run[0] not in catalogue.fusions]
+    return [run for run in table_runs(wildcards) if run[0] not in experiments.fusions]
 
 
 def cost_rows(wildcards):
@@ -307,43 +307,47 @@ def cost_models(wildcards):
 
 def shown_tables(dataset):
     """Names of the tables shown for a data set -> the stems of their files."""
-    entry = catalogue.datasets[dataset]
-    named = [name for name in entry.experiments if name in catalogue.tables]
+    entry = experiments.datasets[dataset]
+    named = [name for name in entry.experiments if name in experiments.tables]
     return {entry.table: dataset} | {name: f"{dataset}_{name}" for name in named}
 
 
 def shown_figures(dataset):
     """Names of the figures shown for a data set."""
-    entry = catalogue.datasets[dataset]
+    entry = experiments.datasets[dataset]
     trained = shown_models(dataset) + shown_identifiers(dataset)
     figures = ["distributions"] + (["training"] if trained else [])
     figures += ["collisions"] if entry.compared_identifiers else []
-    return figures + [name for name in entry.experiments if name in catalogue.figures]
+    return figures + [name for name in entry.experiments if name in experiments.figures]
 
 
 def shown_rows(dataset):
     """Every method, generator and fusion of a data set's tables and figures; of a table over seeds, by the first."""
-    entry = catalogue.datasets[dataset]
+    entry = experiments.datasets[dataset]
     found = []
     for name in [entry.table, *entry.experiments]:
         found += (
             [entries[0] for entries in runs[name].values()]
             if name in runs
-            else catalogue.figures[name].rows
+            else experiments.figures[name].rows
         )
     return list(dict.fromkeys(found))
 
 
 def shown_corpora(dataset):
     """Every corpus that those are trained on."""
-    rows = [row for row in shown_rows(dataset) if row in catalogue.generators]
-    return list(dict.fromkeys(catalogue.generators[row].corpus for row in rows))
+    rows = [row for row in shown_rows(dataset) if row in experiments.generators]
+    return list(dict.fromkeys(experiments.generators[row].corpus for row in rows))
 
 
 def shown_identifiers(dataset):
     """Every set of identifiers that those rest on."""
-    found = [catalogue.corpora[corpus].identifier for corpus in shown_corpora(dataset)]
-    return list(dict.fromkeys(found + catalogue.datasets[dataset].compared_identifiers))
+    found = [
+        experiments.corpora[corpus].identifier for corpus in shown_corpora(dataset)
+    ]
+    return list(
+        dict.fromkeys(found + experiments.datasets[dataset].compared_identifiers)
+    )
 
 
 def shown_models(dataset):
@@ -353,12 +357,12 @@ def shown_models(dataset):
 
 def trains_by_steps(row):
     """Whether a training of a table's row leaves a curve."""
-    if row in catalogue.methods:
-        kind = catalogue.methods[row].kind
-        return "gensar_core.runtime.training" in reached(
-            f"gensar_core.baselines.{kind}"
+    if row in experiments.methods:
+        kind = experiments.methods[row].kind
+        return "gensar_core.training.loop" in reached(
+            f"gensar_core.baselines.methods.{kind}"
         )
-    return row in catalogue.generators
+    return row in experiments.generators
 
 
 def drawn_models(wildcards):
@@ -376,7 +380,7 @@ def shown_records(wildcards):
     """The records of all stages that a data set's page rests on."""
     dataset = wildcards.dataset
     entries = [
-        catalogue.identifiers[identifier] for identifier in shown_identifiers(dataset)
+        experiments.identifiers[identifier] for identifier in shown_identifiers(dataset)
     ]
     embeddings = dict.fromkeys(
         side
@@ -425,7 +429,7 @@ def check_targets(words):
 def makeable():
     """Every file that some rule makes of the configuration's entries."""
     names = {
-        section.removesuffix("s"): list(getattr(catalogue, section))
+        section.removesuffix("s"): list(getattr(experiments, section))
         for section in ("datasets", "tables", "figures", "methods", "generators")
     }
     # Of all trainings that a data set shows, or of one model.

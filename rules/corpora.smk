@@ -17,7 +17,7 @@ rule pseudo_queries:
     log:
         "results/{dataset}/logs/pseudo_queries_{pseudo_queries}.log",
     wildcard_constraints:
-        pseudo_queries=any_of(catalogue.pseudo_queries),
+        pseudo_queries=any_of(experiments.pseudo_queries),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -26,11 +26,11 @@ rule pseudo_queries:
         mem_mb=scaled(6000, 20),
         runtime=scaled(120, 4.0),
     params:
-        settings=lambda wildcards: catalogue.pseudo_queries[wildcards.pseudo_queries]
+        settings=lambda wildcards: experiments.pseudo_queries[wildcards.pseudo_queries]
         .sampling()
         .canonical(),
-        seed=lambda wildcards: catalogue.seed_of(
-            catalogue.pseudo_queries[wildcards.pseudo_queries]
+        seed=lambda wildcards: experiments.seed_of(
+            experiments.pseudo_queries[wildcards.pseudo_queries]
         ),
         code=code_of("pseudo_queries"),
         checkpoints="results/{dataset}/checkpoints/pseudo_queries_{pseudo_queries}",
@@ -70,10 +70,12 @@ rule corpus:
         mem_mb=scaled(2000, 60),
         runtime=scaled(15, 1.0),
     params:
-        settings=lambda wildcards: catalogue.corpora[wildcards.corpus]
+        settings=lambda wildcards: experiments.corpora[wildcards.corpus]
         .materialization()
         .canonical(),
-        seed=lambda wildcards: catalogue.seed_of(catalogue.corpora[wildcards.corpus]),
+        seed=lambda wildcards: experiments.seed_of(
+            experiments.corpora[wildcards.corpus]
+        ),
         code=code_of("corpus"),
     script:
         "../workflow_scripts/corpus.py"

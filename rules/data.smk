@@ -51,10 +51,10 @@ rule simulate:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
+        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
         .simulation_settings()
         .canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("simulate"),
     script:
         "../workflow_scripts/simulate.py"
@@ -83,10 +83,10 @@ rule canonical_amazon:
         mem_mb=scaled(2000, 12),
         runtime=scaled(15, 0.2),
     params:
-        settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
+        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
         .canonical_settings()
         .canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("canonical_amazon"),
     script:
         "../workflow_scripts/canonical_amazon.py"
@@ -95,10 +95,10 @@ rule canonical_amazon:
 rule canonical_eventlog:
     input:
         item_table=lambda wildcards: user_file(
-            wildcards.dataset, "items", catalogue.datasets[wildcards.dataset].items
+            wildcards.dataset, "items", experiments.datasets[wildcards.dataset].items
         ),
         event_table=lambda wildcards: user_file(
-            wildcards.dataset, "events", catalogue.datasets[wildcards.dataset].events
+            wildcards.dataset, "events", experiments.datasets[wildcards.dataset].events
         ),
     output:
         multiext(
@@ -120,10 +120,10 @@ rule canonical_eventlog:
         mem_mb=scaled(2000, 30),
         runtime=scaled(15, 0.2),
     params:
-        settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
+        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
         .canonical_settings()
         .canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("canonical_eventlog"),
     script:
         "../workflow_scripts/canonical_eventlog.py"
@@ -135,7 +135,7 @@ rule canonical_kuaisar:
             user_file(
                 wildcards.dataset,
                 "raw",
-                f"{catalogue.datasets[wildcards.dataset].raw}/{name}",
+                f"{experiments.datasets[wildcards.dataset].raw}/{name}",
             )
             for name in ("rec_inter.csv", "src_inter.csv", "item_features.csv")
         ],
@@ -159,10 +159,10 @@ rule canonical_kuaisar:
         mem_mb=scaled(2000, 30),
         runtime=scaled(15, 0.2),
     params:
-        settings=lambda wildcards: catalogue.datasets[wildcards.dataset]
+        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
         .canonical_settings()
         .canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("canonical_kuaisar"),
     script:
         "../workflow_scripts/canonical_kuaisar.py"
@@ -197,10 +197,10 @@ rule samples:
         mem_mb=scaled(2000, 100),
         runtime=scaled(15, 1.0),
     params:
-        settings=lambda wildcards: catalogue.datasets[
+        settings=lambda wildcards: experiments.datasets[
             wildcards.dataset
         ].samples.canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("samples"),
     script:
         "../workflow_scripts/samples.py"
@@ -236,10 +236,10 @@ rule samples_survey:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
-        settings=lambda wildcards: catalogue.datasets[
+        settings=lambda wildcards: experiments.datasets[
             wildcards.dataset
         ].samples.canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("samples_survey"),
     script:
         "../workflow_scripts/samples_survey.py"
@@ -279,10 +279,10 @@ rule samples_part:
         mem_mb=scaled(8000),
         runtime=scaled(120),
     params:
-        settings=lambda wildcards: catalogue.datasets[
+        settings=lambda wildcards: experiments.datasets[
             wildcards.dataset
         ].samples.canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("samples_part"),
     script:
         "../workflow_scripts/samples_part.py"
@@ -324,10 +324,10 @@ rule samples_gather:
         mem_mb=scaled(8000),
         runtime=scaled(240),
     params:
-        settings=lambda wildcards: catalogue.datasets[
+        settings=lambda wildcards: experiments.datasets[
             wildcards.dataset
         ].samples.canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("samples_gather"),
     script:
         "../workflow_scripts/samples_gather.py"
@@ -351,10 +351,10 @@ rule training_negatives:
         mem_mb=scaled(2000, 60),
         runtime=scaled(15, 1.0),
     params:
-        settings=lambda wildcards: catalogue.datasets[
+        settings=lambda wildcards: experiments.datasets[
             wildcards.dataset
         ].training_negatives.canonical(),
-        seed=catalogue.seed,
+        seed=experiments.seed,
         code=code_of("training_negatives"),
     script:
         "../workflow_scripts/training_negatives.py"

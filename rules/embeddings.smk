@@ -15,7 +15,7 @@ rule embed_text:
     log:
         "results/{dataset}/logs/embed_text_{embedding}.log",
     wildcard_constraints:
-        embedding=any_of(catalogue.text_embeddings()),
+        embedding=any_of(experiments.text_embeddings()),
     cache: "omit-software"
     conda:
         "../envs/gensar.yaml"
@@ -25,8 +25,10 @@ rule embed_text:
         mem_mb=scaled(3000, 40),
         runtime=scaled(60, 10.0),
     params:
-        settings=lambda wildcards: catalogue.embeddings[wildcards.embedding].canonical(),
-        seed=catalogue.seed,
+        settings=lambda wildcards: experiments.embeddings[
+            wildcards.embedding
+        ].canonical(),
+        seed=experiments.seed,
         code=code_of("embed_text"),
         checkpoints="results/{dataset}/checkpoints/embeddings/{embedding}",
     script:
@@ -35,14 +37,14 @@ rule embed_text:
 
 rule embed_sequential:
     input:
-        model=lambda wildcards: f"results/{{dataset}}/models/{catalogue.embeddings[wildcards.embedding].method}/stage.json",
+        model=lambda wildcards: f"results/{{dataset}}/models/{experiments.embeddings[wildcards.embedding].method}/stage.json",
     output:
         vectors="results/{dataset}/embeddings/{embedding}/vectors.safetensors",
         record="results/{dataset}/embeddings/{embedding}/stage.json",
     log:
         "results/{dataset}/logs/embed_sequential_{embedding}.log",
     wildcard_constraints:
-        embedding=any_of(catalogue.sequential_embeddings()),
+        embedding=any_of(experiments.sequential_embeddings()),
     conda:
         "../envs/gensar.yaml"
     resources:

@@ -102,7 +102,7 @@ rule comparison_figure:
     input:
         lambda wildcards: expand(
             "results/{{dataset}}/ranks/{row}.parquet",
-            row=catalogue.figures[wildcards.figure].rows,
+            row=experiments.figures[wildcards.figure].rows,
         ),
     output:
         multiext("results/figures/{dataset}_{figure}", ".png", ".csv", ".stage.json"),
@@ -120,7 +120,7 @@ rule comparison_figure:
         mem_mb=scaled(1000, 20),
         runtime=scaled(10, 0.1),
     params:
-        settings=lambda wildcards: catalogue.figures[wildcards.figure].canonical(),
+        settings=lambda wildcards: experiments.figures[wildcards.figure].canonical(),
         code=code_of("comparison_figure"),
     script:
         "../workflow_scripts/comparison_figure.py"

@@ -5,14 +5,14 @@ rule fuse:
     input:
         parts=lambda wildcards: [
             f"results/{wildcards.dataset}/ranks/{part}.scores.parquet"
-            for part in catalogue.fusions[wildcards.fusion].parts
+            for part in experiments.fusions[wildcards.fusion].parts
         ],
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
         clicks=lambda wildcards: (
             f"results/{wildcards.dataset}/samples/training_events.parquet"
-            if catalogue.fusions[wildcards.fusion].popularity
+            if experiments.fusions[wildcards.fusion].popularity
             else []
         ),
     output:
@@ -21,15 +21,15 @@ rule fuse:
     log:
         "results/{dataset}/logs/fuse_{fusion}.log",
     wildcard_constraints:
-        fusion=any_of(catalogue.fusions),
+        fusion=any_of(experiments.fusions),
     conda:
         "../envs/gensar.yaml"
     resources:
         mem_mb=scaled(4000, 30),
         runtime=scaled(30, 0.2),
     params:
-        parts=lambda wildcards: catalogue.fusions[wildcards.fusion].parts,
-        settings=lambda wildcards: catalogue.fusions[wildcards.fusion]
+        parts=lambda wildcards: experiments.fusions[wildcards.fusion].parts,
+        settings=lambda wildcards: experiments.fusions[wildcards.fusion]
         .weights()
         .canonical(),
         code=code_of("fuse"),

@@ -21,7 +21,7 @@ rule token_vectors:
     log:
         "results/{dataset}/logs/token_vectors_{corpus}.log",
     wildcard_constraints:
-        corpus=any_of(catalogue.corpora),
+        corpus=any_of(experiments.corpora),
     conda:
         "../envs/gensar.yaml"
     resources:
@@ -47,7 +47,7 @@ rule train_generator:
                 "trie.safetensors",
             ],
         ),
-        tokenizer=lambda wildcards: f"results/{{dataset}}/corpora/{catalogue.generators[wildcards.generator].corpus}/tokenizer/tokenizer_config.json",
+        tokenizer=lambda wildcards: f"results/{{dataset}}/corpora/{experiments.generators[wildcards.generator].corpus}/tokenizer/tokenizer_config.json",
         samples=multiext(
             "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
         ),
@@ -64,7 +64,7 @@ rule train_generator:
     log:
         "results/{dataset}/logs/train_generator_{generator}.log",
     wildcard_constraints:
-        generator=any_of(catalogue.generators),
+        generator=any_of(experiments.generators),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -75,11 +75,11 @@ rule train_generator:
         mem_mb=scaled(6000, 20),
         runtime=scaled(720, 20.0),
     params:
-        settings=lambda wildcards: catalogue.generators[wildcards.generator]
+        settings=lambda wildcards: experiments.generators[wildcards.generator]
         .training()
         .canonical(),
-        seed=lambda wildcards: catalogue.seed_of(
-            catalogue.generators[wildcards.generator]
+        seed=lambda wildcards: experiments.seed_of(
+            experiments.generators[wildcards.generator]
         ),
         code=code_of("train_generator"),
         checkpoints="results/{dataset}/checkpoints/{generator}",
@@ -111,7 +111,7 @@ rule full_rank_generator:
         mem_mb=scaled(4000, 30),
         runtime=scaled(120, 4.0),
     params:
-        settings=lambda wildcards: catalogue.generators[
+        settings=lambda wildcards: experiments.generators[
             wildcards.generator
         ].retrieval.canonical(),
         protocol=full_ranking,
@@ -145,7 +145,7 @@ rule rank_generator:
         mem_mb=scaled(4000, 30),
         runtime=scaled(60, 2.0),
     params:
-        settings=lambda wildcards: catalogue.generators[
+        settings=lambda wildcards: experiments.generators[
             wildcards.generator
         ].ranking.canonical(),
         code=code_of("rank_generator"),

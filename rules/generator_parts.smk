@@ -34,7 +34,7 @@ rule rank_generator_part:
         mem_mb=scaled(4000, 30),
         runtime=scaled(60, 2.0),
     params:
-        settings=lambda wildcards: catalogue.generators[
+        settings=lambda wildcards: experiments.generators[
             wildcards.generator
         ].ranking.canonical(),
         code=code_of("rank_generator_part"),
@@ -98,7 +98,7 @@ rule full_rank_generator_part:
         mem_mb=scaled(4000, 30),
         runtime=scaled(120, 4.0),
     params:
-        settings=lambda wildcards: catalogue.generators[
+        settings=lambda wildcards: experiments.generators[
             wildcards.generator
         ].retrieval.canonical(),
         protocol=full_ranking,

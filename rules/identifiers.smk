@@ -22,11 +22,11 @@ rule identifiers:
         mem_mb=scaled(3000, 20),
         runtime=scaled(120, 2.0),
     params:
-        settings=lambda wildcards: catalogue.identifiers[wildcards.identifier]
+        settings=lambda wildcards: experiments.identifiers[wildcards.identifier]
         .quantization()
         .canonical(),
-        seed=lambda wildcards: catalogue.seed_of(
-            catalogue.identifiers[wildcards.identifier]
+        seed=lambda wildcards: experiments.seed_of(
+            experiments.identifiers[wildcards.identifier]
         ),
         code=code_of("identifiers"),
         checkpoints="results/{dataset}/checkpoints/identifiers/{identifier}",

@@ -23,7 +23,7 @@ rule training_curves:
     log:
         "results/{dataset}/logs/training_curves{_model}.log",
     wildcard_constraints:
-        _model=f"(?:_(?:{any_of([*catalogue.methods, *catalogue.generators])}))?",
+        _model=f"(?:_(?:{any_of([*experiments.methods, *experiments.generators])}))?",
     conda:
         "../envs/gensar.yaml"
     resources:

@@ -5,8 +5,8 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.config.data import CanonicalSettings
-    from gensar_core.sources.amazon import canonicalize
+    from gensar_core.config.datasets import CanonicalSettings
+    from gensar_core.sources.amazon.canonical import canonicalize
 
     canonicalize(
         raw=Path(snakemake.input[0]).parent,

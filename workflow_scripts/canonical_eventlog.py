@@ -5,7 +5,7 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.config.data import EventLogSettings
+    from gensar_core.config.datasets import EventLogSettings
     from gensar_core.sources.eventlog import canonicalize_events
 
     canonicalize_events(

@@ -5,7 +5,7 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0]):
-    from gensar_core.evaluation.collisions import collision_figure
+    from gensar_core.evaluation.collision_figure import collision_figure
 
     collision_figure(
         names=snakemake.params.names,

@@ -6,7 +6,7 @@ from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0]):
     from gensar_core.config.tables import FigureSettings
-    from gensar_core.evaluation.comparisons import comparison_figure
+    from gensar_core.evaluation.comparison_figures import comparison_figure
 
     settings = FigureSettings.model_validate_json(snakemake.params.settings)
     comparison_figure(

@@ -5,6 +5,6 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0]):
-    from gensar_core.sources.download import download_amazon
+    from gensar_core.sources.amazon.download import download_amazon
 
     download_amazon(snakemake.wildcards.category, Path(snakemake.output.reviews).parent)

@@ -5,7 +5,7 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.config.data import FullRankingSettings
+    from gensar_core.config.datasets import FullRankingSettings
     from gensar_core.config.generators import RetrievalSettings
     from gensar_core.generator.rank import rank_catalogue
 

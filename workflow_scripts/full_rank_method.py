@@ -7,7 +7,7 @@ from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.baselines.run import rank_catalogue
-    from gensar_core.config.data import FullRankingSettings
+    from gensar_core.config.datasets import FullRankingSettings
 
     own = json.loads(snakemake.params.settings)
     rank_catalogue(

@@ -5,7 +5,7 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.config.data import SampleSettings
+    from gensar_core.config.datasets import SampleSettings
     from gensar_core.samples.build import gather_samples
 
     gather_samples(

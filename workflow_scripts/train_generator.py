@@ -7,7 +7,7 @@ from gensar_core.runtime.logs import ScriptLog
 with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.config.generators import TrainingSettings
     from gensar_core.generator.parallel import train_generator_in
-    from gensar_core.runtime.launch import count_processes
+    from gensar_core.training.launch import count_processes
 
     train_generator_in(
         count_processes(snakemake.resources.gpu, snakemake.resources.processes),

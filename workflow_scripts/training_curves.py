@@ -5,7 +5,7 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0]):
-    from gensar_core.evaluation.curves import training_curves
+    from gensar_core.evaluation.training_curves import training_curves
 
     records = map(Path, [*snakemake.input.models, *snakemake.input.identifiers])
     training_curves(

@@ -5,7 +5,7 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.config.data import TrainingNegativesSettings
+    from gensar_core.config.datasets import TrainingNegativesSettings
     from gensar_core.samples.training_negatives import draw_training_negatives
 
     draw_training_negatives(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gensar_core.baselines.interface import find, kinds
 from gensar_core.config.base import canonical_json, validate
-from gensar_core.config.catalogue import Catalogue
+from gensar_core.config.experiments import Experiments
 from gensar_core.runtime.fingerprint import fingerprint
 
 
@@ -21,20 +21,20 @@ class Traits(NamedTuple):
     seeded: bool
 
 
-def check_methods(catalogue: Catalogue, where: str = "config", checked: Path | None = None) -> dict[str, Traits]:
+def check_methods(experiments: Experiments, where: str = "config", checked: Path | None = None) -> dict[str, Traits]:
     """Check the own keys of every entry of `methods`; return the traits of each `kind` that they name.
 
     Importing the methods takes seconds (they import torch), so what was found right is remembered in the folder
     ``checked`` under a hash of the entries and of the methods' code. Raises UserError naming the first wrong entry.
     """
-    entries = {name: {"kind": entry.kind, **entry.own()} for name, entry in catalogue.methods.items()}
-    code = fingerprint(*(f"gensar_core.baselines.{kind}" for kind in kinds()))
+    entries = {name: {"kind": entry.kind, **entry.own()} for name, entry in experiments.methods.items()}
+    code = fingerprint(*(f"gensar_core.baselines.methods.{kind}" for kind in kinds()))
     key = hashlib.sha256((canonical_json(entries) + code).encode()).hexdigest()[:16]
     remembered = checked / f"{key}.json" if checked is not None else None
     if remembered is not None and remembered.is_file():
         return {kind: Traits(**traits) for kind, traits in json.loads(remembered.read_text(encoding="utf-8")).items()}
     found = {}
-    for name, entry in catalogue.methods.items():
+    for name, entry in experiments.methods.items():
         method = find(entry.kind, f"{where}: methods.{name}.kind")
         validate(method.settings_model, entry.own(), where, f"methods.{name}")
         found[entry.kind] = Traits(list(method.inputs), method.seeded)

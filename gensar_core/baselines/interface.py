@@ -1,4 +1,4 @@
-"""What a ranking method is: one class in one file of this folder, found by the file's name."""
+"""Define what a ranking method is: one class in one file of methods/, found by the file's name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from gensar_core.runtime.tensors import load_vectors
 
 S = TypeVar("S", bound=Settings)
 
-#: What a method's file says near its end, at the beginning of a line; other files of this folder do not.
-_NAMES_A_METHOD = "\nMETHOD = "
+#: The folder that holds the methods, a file each, and nothing else.
+_METHODS = Path(__file__).parent / "methods"
 
 #: What a method may read of a data set, to learn or to rank.
 INPUTS: Final = {
@@ -90,7 +90,7 @@ class MethodData:
 class Method(abc.ABC, Generic[S]):
     """A ranking method: fitted once on a data set, then asked for scores of candidate lists.
 
-    A file of this folder defines one subclass and names it ``METHOD``. ``tasks`` says which tasks it ranks, ``inputs``
+    A file of methods/ defines one subclass and names it ``METHOD``. ``tasks`` says which tasks it ranks, ``inputs``
     what it reads (keys of ``INPUTS``), ``paper`` where it comes from, and ``seeded`` whether another seed may change
     its scores.
     """
@@ -112,7 +112,7 @@ class Method(abc.ABC, Generic[S]):
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
         """Learn from the training split (and choose by valid). Returns figures for the stage's record.
 
-        ``checkpoints`` and ``key`` are for `runtime.training.train`.
+        ``checkpoints`` and ``key`` are for `training.loop.train`.
         """
 
     @abc.abstractmethod
@@ -140,13 +140,12 @@ class Method(abc.ABC, Generic[S]):
 
 def kinds() -> list[str]:
     """Every method there is, by the name of its file."""
-    files = Path(__file__).parent.glob("*.py")
-    return sorted(file.stem for file in files if _NAMES_A_METHOD in file.read_text(encoding="utf-8"))
+    return sorted(file.stem for file in _METHODS.glob("*.py") if file.stem != "__init__")
 
 
 def find(kind: str, where: str = "methods") -> type[Method[Any]]:
     """The class of a method. Raises UserError when no file has that name."""
     if kind not in kinds():
         raise UserError(f"{where}: no method {kind!r} (there: {', '.join(kinds())})")
-    method: type[Method[Any]] = importlib.import_module(f"gensar_core.baselines.{kind}").METHOD
+    method: type[Method[Any]] = importlib.import_module(f"gensar_core.baselines.methods.{kind}").METHOD
     return method

@@ -13,10 +13,10 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.baselines.interface import Method, MethodData, find
 from gensar_core.config.base import validate
-from gensar_core.config.data import FullRankingSettings
+from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
-from gensar_core.ranking.catalogue import figures, load_targets, ranks_by_score
+from gensar_core.ranking.full_ranking import figures, load_targets, ranks_by_score
 from gensar_core.runtime.stage import Stage
 
 _RANKED_SPLITS = ("valid", "test")

@@ -18,7 +18,7 @@ from typing import Any
 from gensar_core.baselines.check import check_methods
 from gensar_core.baselines.interface import find
 from gensar_core.config.base import Settings, validate
-from gensar_core.config.catalogue import Catalogue, read_catalogue
+from gensar_core.config.experiments import Experiments, read_experiments
 from gensar_core.config.seeds import with_seeds
 from gensar_core.errors import UserError
 from gensar_core.runtime.fingerprint import fingerprint
@@ -27,8 +27,8 @@ from gensar_core.runtime.verification import faults, outputs
 
 _Names = Mapping[str, str]
 
-#: Rule -> the settings that its stage reads, from the catalogue and the rule's wildcards.
-_SETTINGS: dict[str, Callable[[Catalogue, _Names], Settings]] = {
+#: Rule -> the settings that its stage reads, from the experiments and the rule's wildcards.
+_SETTINGS: dict[str, Callable[[Experiments, _Names], Settings]] = {
     "simulate": lambda all_, names: all_.datasets[names["dataset"]].simulation_settings(),  # type: ignore[union-attr]
     **dict.fromkeys(
         ("canonical_amazon", "canonical_eventlog", "canonical_kuaisar"),
@@ -86,8 +86,8 @@ def adopt(folder: Path, arguments: Sequence[str]) -> list[str]:
     found = [(job, record) for job in jobs for record in job.records if (folder / record).is_file()]
     if not found:
         raise UserError(f"{folder}: adopt: nothing that leads to these targets has been built here")
-    catalogue = _catalogue(folder, arguments)
-    wrong = [line for job, record in found for line in _differences(folder, record, job, jobs, catalogue)]
+    experiments = _experiments(folder, arguments)
+    wrong = [line for job, record in found for line in _differences(folder, record, job, jobs, experiments)]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise UserError(f"{wrong[0]}{more}; nothing has been adopted")
@@ -104,18 +104,18 @@ def planned(text: str) -> Iterator[Job]:
         yield Job(rule, wildcards, files["input"], files["output"])
 
 
-def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], catalogue: Catalogue) -> Iterator[str]:
+def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], experiments: Experiments) -> Iterator[str]:
     """What speaks against taking a stage's results for those of a job."""
     for fault in faults(folder / record, whole=True):
         yield str(fault)
         return
     told = read_record(folder / record)
     again = f"; delete {folder / record} to have it made again"
-    wanted = _SETTINGS[job.rule](catalogue, job.wildcards).model_dump(mode="json") if job.rule in _SETTINGS else {}
+    wanted = _SETTINGS[job.rule](experiments, job.wildcards).model_dump(mode="json") if job.rule in _SETTINGS else {}
     for key, value in wanted.items():
         if told["settings"].get(key) != value:
             yield f"{folder / record}: was made with {key} {told['settings'].get(key)!r}, not {value!r}{again}"
-    if told["seed"] not in (None, seed := _seed(catalogue, job)):
+    if told["seed"] not in (None, seed := _seed(experiments, job)):
         yield f"{folder / record}: was made with seed {told['seed']}, not {seed}{again}"
     if told["module"] is not None and told["code"] != fingerprint(told["module"]):
         yield f"{folder / record}: was made by another version of {told['module']}{again}"
@@ -156,23 +156,23 @@ def _now(folder: Path, path: str, jobs: Iterable[Job]) -> str | None:
     return None
 
 
-def _method(catalogue: Catalogue, name: str) -> Settings:
-    entry = catalogue.methods[name]
+def _method(experiments: Experiments, name: str) -> Settings:
+    entry = experiments.methods[name]
     return validate(find(entry.kind).settings_model, entry.own(), "config", f"methods.{name}")
 
 
-def _seed(catalogue: Catalogue, job: Job) -> int:
+def _seed(experiments: Experiments, job: Job) -> int:
     if job.rule not in _SEEDS:
-        return catalogue.seed
+        return experiments.seed
     section, wildcard = _SEEDS[job.rule]
-    return catalogue.seed_of(getattr(catalogue, section)[job.wildcards[wildcard]])
+    return experiments.seed_of(getattr(experiments, section)[job.wildcards[wildcard]])
 
 
-def _catalogue(folder: Path, arguments: Sequence[str]) -> Catalogue:
+def _experiments(folder: Path, arguments: Sequence[str]) -> Experiments:
     """The configuration that Snakemake reads, with the entries that its tables' seeds add."""
-    catalogue = read_catalogue(folder / "config.yaml", *(folder / name for name in _overlays(arguments)))
-    traits = check_methods(catalogue)
-    return with_seeds(catalogue, lambda kind: traits[kind].seeded)[0]
+    experiments = read_experiments(folder / "config.yaml", *(folder / name for name in _overlays(arguments)))
+    traits = check_methods(experiments)
+    return with_seeds(experiments, lambda kind: traits[kind].seeded)[0]
 
 
 def _overlays(arguments: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ import polars as pl
 from transformers.utils.logging import disable_progress_bar
 
 from gensar_core import schema
-from gensar_core.corpora.live import Entry
+from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.trained import Hit, TrainedGenerator
 from gensar_core.runtime.stage import read_record

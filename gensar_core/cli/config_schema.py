@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from gensar_core.baselines.interface import find, kinds
-from gensar_core.config.catalogue import Catalogue
+from gensar_core.config.experiments import Experiments
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -18,7 +18,7 @@ def config_schema() -> dict[str, Any]:
     own keys of a method are those of its kind. What only the whole configuration can tell (names that must exist) is
     left to `gensar check`.
     """
-    whole = Catalogue.model_json_schema()
+    whole = Experiments.model_json_schema()
     definitions: dict[str, Any] = whole.pop("$defs")
     for section, found in whole["properties"].items():
         for pattern, entry in found.get("patternProperties", {}).items():

@@ -39,15 +39,15 @@ def check(
         _check_results(path, whole)
         return
     from gensar_core.baselines.check import check_methods
-    from gensar_core.config.catalogue import read_catalogue
+    from gensar_core.config.experiments import read_experiments
     from gensar_core.config.seeds import added, with_seeds
 
-    catalogue = read_catalogue(path)
-    traits = check_methods(catalogue, str(path))
-    seeded, _ = with_seeds(catalogue, lambda kind: traits[kind].seeded, str(path))
+    experiments = read_experiments(path)
+    traits = check_methods(experiments, str(path))
+    seeded, _ = with_seeds(experiments, lambda kind: traits[kind].seeded, str(path))
     for section in ("datasets", "embeddings", "identifiers", "corpora", "generators", "methods", "fusions", "tables"):
-        typer.echo(f"{section:12} {', '.join(getattr(catalogue, section)) or '-'}")
-    for section, names in added(catalogue, seeded).items():
+        typer.echo(f"{section:12} {', '.join(getattr(experiments, section)) or '-'}")
+    for section, names in added(experiments, seeded).items():
         typer.echo(f"for seeds, {len(names)} more {section}: {', '.join(names)}")
 
 
@@ -88,7 +88,7 @@ def corpus(
     head: Annotated[int, typer.Option(min=1, help="examples of each task")] = 2,
 ) -> None:
     """Print the first training examples of each task as text: what the encoder reads, and what is to be answered."""
-    from gensar_core.corpora.text import readable
+    from gensar_core.corpora.readable import readable
 
     typer.echo(readable(folder, head), nl=False)
 

@@ -1,1 +1,1 @@
-"""config.yaml as typed, checked settings: one file a stage, and the catalogue that holds them."""
+"""Check config.yaml and give it types: one file a stage, and the experiments that hold them."""

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from gensar_core.errors import UserError
 
-#: Names of catalogue entries; they become folder names and Snakemake wildcards.
+#: Names of entries; they become folder names and Snakemake wildcards.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(gt=0)]
 #: Jobs that one stage is divided into: a scheduler gets each of them.

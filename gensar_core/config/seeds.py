@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gensar_core.config.base import Settings
-from gensar_core.config.catalogue import BUILT_ON, Catalogue, names_in
+from gensar_core.config.experiments import BUILT_ON, Experiments, names_in
 from gensar_core.errors import UserError
 
 #: Table -> row -> the entries that it shows: one, or one a seed.
@@ -15,7 +15,9 @@ Runs = dict[str, dict[str, list[str]]]
 _ROWS: Final = ("methods", "generators", "fusions")
 
 
-def with_seeds(catalogue: Catalogue, draws: Callable[[str], bool], where: str = "config") -> tuple[Catalogue, Runs]:
+def with_seeds(
+    experiments: Experiments, draws: Callable[[str], bool], where: str = "config"
+) -> tuple[Experiments, Runs]:
     """Add the entries that the `seeds` of tables ask for; return the whole and the entries that each table shows.
 
     For a row and a seed, an entry is copied with this seed, as NAME-seedN, when it draws at random, and when it is
@@ -23,19 +25,19 @@ def with_seeds(catalogue: Catalogue, draws: Callable[[str], bool], where: str = 
     method draws; text embeddings and fusions do not. Raises UserError when a copy's name is taken, and when entries
     are built on each other in a circle.
     """
-    copies = _Copies(catalogue, draws, where)
+    copies = _Copies(experiments, draws, where)
     runs: Runs = {
         name: {
             row: list(dict.fromkeys(copies.row(row, seed) for seed in table.seeds)) if table.seeds else [row]
             for row in table.rows
         }
-        for name, table in catalogue.tables.items()
+        for name, table in experiments.tables.items()
     }
-    sections = {section: {**getattr(catalogue, section), **made} for section, made in copies.made.items()}
-    return catalogue.model_copy(update=sections), runs
+    sections = {section: {**getattr(experiments, section), **made} for section, made in copies.made.items()}
+    return experiments.model_copy(update=sections), runs
 
 
-def added(before: Catalogue, after: Catalogue) -> dict[str, list[str]]:
+def added(before: Experiments, after: Experiments) -> dict[str, list[str]]:
     """Names of the entries that ``after`` has and ``before`` has not, of each section that has any."""
     found = {
         section: [name for name in getattr(after, section) if name not in getattr(before, section)]
@@ -47,8 +49,8 @@ def added(before: Catalogue, after: Catalogue) -> dict[str, list[str]]:
 class _Copies:
     """The entries copied so far, by section and name."""
 
-    def __init__(self, catalogue: Catalogue, draws: Callable[[str], bool], where: str) -> None:
-        self.catalogue, self.draws, self.where = catalogue, draws, where
+    def __init__(self, experiments: Experiments, draws: Callable[[str], bool], where: str) -> None:
+        self.experiments, self.draws, self.where = experiments, draws, where
         self.made: dict[str, dict[str, Settings]] = {section: {} for section in BUILT_ON}
 
     def row(self, name: str, seed: int) -> str:
@@ -57,18 +59,18 @@ class _Copies:
 
     def _at(self, sections: tuple[str, ...], name: str, seed: int, chain: tuple[str, ...]) -> str:
         """Name of the entry, or of its copy with this seed; ``chain`` holds what is built on it."""
-        section = next(one for one in sections if name in getattr(self.catalogue, one))
+        section = next(one for one in sections if name in getattr(self.experiments, one))
         path = f"{section}.{name}"
         if path in chain:
             raise UserError(f"{self.where}: {path}: is built on itself: {' -> '.join((*chain, path))}")
-        entry = getattr(self.catalogue, section)[name]
+        entry = getattr(self.experiments, section)[name]
         changed: dict[str, Any] = {}
         for key, homes in BUILT_ON[section].items():
             names = names_in(entry, key)
             found = [self._at(homes, one, seed, (*chain, path)) for one in names]
             if found != names:
                 changed[key] = found if isinstance(getattr(entry, key), list) else found[0]
-        if self._draws(section, entry) and self.catalogue.seed_of(entry) != seed:
+        if self._draws(section, entry) and self.experiments.seed_of(entry) != seed:
             changed["seed"] = seed
         return self._copy(section, name, seed, changed) if changed else name
 
@@ -78,7 +80,7 @@ class _Copies:
     def _copy(self, section: str, name: str, seed: int, changed: Mapping[str, Any]) -> str:
         copy = f"{name}-seed{seed}"
         for one in _ROWS if section in _ROWS else (section,):
-            if copy in getattr(self.catalogue, one):
+            if copy in getattr(self.experiments, one):
                 raise UserError(f"{self.where}: {one}.{copy}: is what {name} is called with seed {seed}; rename it")
-        self.made[section][copy] = getattr(self.catalogue, section)[name].model_copy(update=changed)
+        self.made[section][copy] = getattr(self.experiments, section)[name].model_copy(update=changed)
         return copy

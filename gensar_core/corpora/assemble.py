@@ -10,8 +10,8 @@ import numpy as np
 
 from gensar_core.corpora.histories import Histories
 from gensar_core.corpora.instructions import Shown
-from gensar_core.corpora.pieces import Pieces
 from gensar_core.corpora.tasks import BEHAVIOR_KINDS, Kind, Task, Value
+from gensar_core.corpora.token_pieces import Pieces
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import draws, row_keys
 from gensar_core.runtime.seeds import derive_seed

@@ -15,9 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.corpora.assemble import SEPARATOR, Rows, shortened, shown, targets, value_tokens
-from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
-from gensar_core.corpora.pieces import Pieces
-from gensar_core.corpora.stream import (
+from gensar_core.corpora.chunks import (
     CHUNK_ROWS,
     item_rows,
     later_targets,
@@ -26,10 +24,12 @@ from gensar_core.corpora.stream import (
     sample_rows,
     with_following,
 )
+from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
+from gensar_core.corpora.item_texts import Encoder, Texts, clean
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
 from gensar_core.corpora.template_files import Template, write_templates
 from gensar_core.corpora.templates import load_templates
-from gensar_core.corpora.texts import Encoder, Texts, clean
+from gensar_core.corpora.token_pieces import Pieces
 from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.errors import UserError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gensar_core.evaluation.pages import html_table, page
+from gensar_core.evaluation.table_pages import html_table, page
 from gensar_core.runtime.stage import Stage, read_record
 
 _DIGITS = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.evaluation.figures import new_figure, save_figure
+from gensar_core.evaluation.figure_files import new_figure, save_figure
 from gensar_core.evaluation.markdown import markdown_table
 from gensar_core.runtime.stage import Stage
 

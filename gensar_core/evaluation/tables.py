@@ -11,11 +11,11 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
-from gensar_core.evaluation import cells
+from gensar_core.evaluation import table_cells as cells
 from gensar_core.evaluation.data_warnings import data_warnings
 from gensar_core.evaluation.markdown import markdown_table
-from gensar_core.evaluation.pages import html_table, latex_table, latex_text, page
 from gensar_core.evaluation.significance import significance
+from gensar_core.evaluation.table_pages import html_table, latex_table, latex_text, page
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
 from gensar_core.runtime.stage import Stage
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gensar_core.config.generators import ExamplesPerEpoch
+from gensar_core.corpora.read import Examples
 from gensar_core.errors import UserError
-from gensar_core.generator.corpus import Examples
 from gensar_core.runtime.arrays import ranges
-from gensar_core.runtime.processes import ALONE, Processes, shares
 from gensar_core.runtime.seeds import generator
+from gensar_core.training.processes import ALONE, Processes, shares
 
 #: Targets up to this length are one group when a step is sorted; longer ones are grouped by powers of two.
 _SHORT_TARGET = 8

@@ -19,14 +19,14 @@ import torch
 
 from gensar_core import schema
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
-from gensar_core.corpora.pieces import beside, repeated
-from gensar_core.corpora.texts import Encoder, Texts, clean
+from gensar_core.corpora.item_texts import Encoder, Texts, clean
+from gensar_core.corpora.read import Examples, Inputs
+from gensar_core.corpora.token_pieces import beside, repeated
 from gensar_core.corpora.tokenizer import TRAINED, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator import backbone
+from gensar_core.generator.backbones import load as backbone
+from gensar_core.generator.backbones.t5 import T5
 from gensar_core.generator.batches import Batches
-from gensar_core.generator.corpus import Examples, Inputs
-from gensar_core.generator.t5 import T5
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
@@ -34,8 +34,8 @@ from gensar_core.runtime.hashing import row_keys, uniform
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json
-from gensar_core.runtime.training import train
-from gensar_core.runtime.training_state import TrainingRecord
+from gensar_core.training.loop import train
+from gensar_core.training.state import TrainingRecord
 
 #: Queries sampled in one go: each holds its item's encoded text in every layer.
 _QUERIES: Final = 256

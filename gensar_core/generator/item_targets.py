@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gensar_core.corpora.read import ItemTokens, load_item_tokens, new_tokens
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, TASKS
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator.corpus import ItemTokens, load_item_tokens, new_tokens
-from gensar_core.generator.t5 import T5
+from gensar_core.generator.backbones.t5 import T5
 from gensar_core.runtime.arrays import Ragged
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.generator.train import train_generator
-from gensar_core.runtime.launch import launch, work
-from gensar_core.runtime.processes import Processes
+from gensar_core.training.launch import launch, work
+from gensar_core.training.processes import Processes
 
 
 def train_generator_in(

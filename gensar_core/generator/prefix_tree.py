@@ -13,8 +13,8 @@ import numba
 import numpy as np
 import torch
 
+from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator.corpus import ItemTokens
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.config.data import FullRankingSettings
+from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
-from gensar_core.generator.corpus import Prompts, load_prompts
-from gensar_core.generator.search import search_catalogue
+from gensar_core.corpora.read import Prompts, load_prompts
+from gensar_core.generator.beam_search import search_catalogue
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
-from gensar_core.ranking.catalogue import (
+from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
     block_rows,
     figures,

@@ -6,19 +6,19 @@ import shutil
 from pathlib import Path
 
 from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.read import check_lengths, load_examples
 from gensar_core.errors import UserError
-from gensar_core.generator import backbone
-from gensar_core.generator.corpus import check_lengths, load_examples
+from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.device import pick_device
-from gensar_core.runtime.processes import ALONE, Processes
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json
-from gensar_core.runtime.training import train
-from gensar_core.runtime.training_state import TrainingRecord
+from gensar_core.training.loop import train
+from gensar_core.training.processes import ALONE, Processes
+from gensar_core.training.state import TrainingRecord
 
 _CORPUS = (
     "train.parquet",

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from gensar_core.config.generators import Precision
-from gensar_core.corpora.live import Entry, LivePrompts
+from gensar_core.corpora.live_prompts import Entry, LivePrompts
+from gensar_core.corpora.read import ItemTokens, check_tokenizer, check_tokens, load_item_tokens, vocabulary_size
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbone import load_model, load_tokenizer, over_catalogue
-from gensar_core.generator.corpus import ItemTokens, check_tokenizer, check_tokens, load_item_tokens, vocabulary_size
-from gensar_core.generator.score import score_candidates
-from gensar_core.generator.search import search_catalogue
-from gensar_core.generator.t5 import T5
+from gensar_core.generator.backbones.load import load_model, load_tokenizer, over_catalogue
+from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.beam_search import search_catalogue
+from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record

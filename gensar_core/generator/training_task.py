@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.read import Examples
 from gensar_core.corpora.trie import TokenTrie
+from gensar_core.generator.backbones.t5 import T5, decode_rows, encode
 from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
-from gensar_core.generator.catalogue_softmax import token_losses
-from gensar_core.generator.corpus import Examples
-from gensar_core.generator.dropout import drawing_from
-from gensar_core.generator.t5 import T5, decode_rows, encode
+from gensar_core.generator.catalogue_likelihood import token_losses
 from gensar_core.generator.validation import Validation
-from gensar_core.runtime.cross_entropy import cross_entropy
+from gensar_core.nn.cross_entropy import cross_entropy
+from gensar_core.nn.dropout import drawing_from
 from gensar_core.runtime.device import autocast
-from gensar_core.runtime.processes import ALONE, Processes
-from gensar_core.runtime.threads import side_by_side
-from gensar_core.runtime.training import Schedule, warmup_cosine
+from gensar_core.training.loop import Schedule, warmup_cosine
+from gensar_core.training.processes import ALONE, Processes
+from gensar_core.training.threads import side_by_side
 
 #: Padded tokens of a pass on a CPU. Smaller ones spend more on what each operation costs beside its arithmetic, larger
 #: ones leave the caches; and the fewer there are of a step, the worse it is shared among the cores.

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from gensar_core import schema
+from gensar_core.corpora.read import ItemTokens, Prompts, load_item_tokens, load_prompts
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbone import over_catalogue
-from gensar_core.generator.corpus import ItemTokens, Prompts, load_item_tokens, load_prompts
-from gensar_core.generator.score import score_candidates
-from gensar_core.generator.t5 import T5
+from gensar_core.generator.backbones.load import over_catalogue
+from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.ranking.candidates import CandidateLists, Choice, load_candidates
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.processes import ALONE, Processes
+from gensar_core.training.processes import ALONE, Processes
 
 _USERS_PER_BATCH = 64
 

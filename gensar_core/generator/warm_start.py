@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gensar_core.errors import UserError
-from gensar_core.generator.t5 import T5
+from gensar_core.generator.backbones.t5 import T5
 from gensar_core.identifiers.table import SIDES
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.tensors import load_vectors

@@ -17,8 +17,8 @@ from gensar_core.identifiers.rqvae import RQVAE, Codes
 from gensar_core.identifiers.separation import separate_last_level
 from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
-from gensar_core.runtime.training import Schedule, train, warmup_cosine, warmup_linear
-from gensar_core.runtime.training_state import TrainingRecord
+from gensar_core.training.loop import Schedule, train, warmup_cosine, warmup_linear
+from gensar_core.training.state import TrainingRecord
 
 _RATES: Final = {"cosine": warmup_cosine, "linear": warmup_linear}
 
@@ -60,7 +60,7 @@ def fit_rqvae(
     """Learn encoders, codebooks and decoders from item vectors, side -> [n, d_in] on one device.
 
     The module that comes back has the weights with the lowest collision rate (the mean of the sides), as validated
-    every ``settings.evaluate_every`` epochs. ``checkpoints`` and ``key`` are those of `runtime.training.train`.
+    every ``settings.evaluate_every`` epochs. ``checkpoints`` and ``key`` are those of `training.loop.train`.
     """
     task = _Fitting(vectors, settings, seed)
     total = settings.epochs * task.steps_per_epoch

@@ -16,7 +16,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings
-from gensar_core.ranking.catalogue import figures
+from gensar_core.ranking.full_ranking import figures
 from gensar_core.runtime.stage import Stage, read_record
 
 

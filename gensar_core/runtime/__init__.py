@@ -1,1 +1,1 @@
-"""Devices, seeds, atomic outputs, stage records, progress, logs and the shared training loop."""
+"""Run stages: whole outputs and their records, fingerprints, seeds, devices, arrays, progress and logs."""

@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 #: Where bars go when stderr itself has been sent to a log (set by runtime.logs.ScriptLog).
 terminal: TextIO | None = None
 
-#: Whether this process shows nothing: one of several speaks for all (set by runtime.launch).
+#: Whether this process shows nothing: one of several speaks for all (set by training.launch).
 silent = False
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.config.data import SampleSettings
+from gensar_core.config.datasets import SampleSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage, read_record, write_json
 from gensar_core.runtime.writing import TableWriter

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from gensar_core.config.data import NegativesSettings
+from gensar_core.config.datasets import NegativesSettings
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.hashing import row_keys
 from gensar_core.runtime.seeds import derive_seed

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.config.data import SampleSettings
+from gensar_core.config.datasets import SampleSettings
 from gensar_core.runtime.stage import Stage, write_json
 from gensar_core.samples.events import EventLog, EventTable, check_events
 from gensar_core.samples.histories import Histories

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gensar_core.config.data import SampleSettings
+from gensar_core.config.datasets import SampleSettings
 from gensar_core.samples.events import EventLog
 from gensar_core.samples.histories import Histories
 from gensar_core.schema import SPLITS, TASKS

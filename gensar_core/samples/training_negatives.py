@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.config.data import TrainingNegativesSettings
+from gensar_core.config.datasets import TrainingNegativesSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter

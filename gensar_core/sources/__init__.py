@@ -1,1 +1,1 @@
-"""Raw logs -> canonical tables (users, items, queries, events), one file a source."""
+"""Turn raw logs into canonical tables (users, items, queries, events), one file or folder a source."""

@@ -7,11 +7,11 @@ from typing import Final
 
 import polars as pl
 
-from gensar_core.config.data import EventLogSettings
+from gensar_core.config.datasets import EventLogSettings
 from gensar_core.runtime.stage import Stage
-from gensar_core.sources.clicks import KINDS, EventRows, RawClicks, write_canonical
-from gensar_core.sources.normalization import identity, normalized, unix_seconds
-from gensar_core.sources.tabular import scan_text
+from gensar_core.sources.shared.click_logs import KINDS, EventRows, RawClicks, write_canonical
+from gensar_core.sources.shared.normalization import identity, normalized, unix_seconds
+from gensar_core.sources.shared.raw_tables import scan_text
 
 ITEM_COLUMNS: Final = ("item_id", "title")
 OPTIONAL_ITEM_COLUMNS: Final = ("description", "brand", "categories")

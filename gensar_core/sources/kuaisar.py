@@ -10,12 +10,12 @@ from typing import Final
 
 import polars as pl
 
-from gensar_core.config.data import KuaiSARSettings
+from gensar_core.config.datasets import KuaiSARSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
-from gensar_core.sources.clicks import EventRows, RawClicks, write_canonical
-from gensar_core.sources.normalization import identity, normalized, plausible
-from gensar_core.sources.tabular import reading, scan_text
+from gensar_core.sources.shared.click_logs import EventRows, RawClicks, write_canonical
+from gensar_core.sources.shared.normalization import identity, normalized, plausible
+from gensar_core.sources.shared.raw_tables import reading, scan_text
 
 RECOMMENDATIONS: Final = "rec_inter.csv"
 SEARCHES: Final = "src_inter.csv"

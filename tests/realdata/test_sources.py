@@ -3,10 +3,10 @@
 import gzip
 
 from gensar_core import schema
-from gensar_core.config.data import CanonicalSettings
+from gensar_core.config.datasets import CanonicalSettings
 from gensar_core.runtime.stage import read_record
-from gensar_core.sources.amazon import canonicalize
-from gensar_core.sources.query_synthesis import path_query
+from gensar_core.sources.amazon.canonical import canonicalize
+from gensar_core.sources.amazon.query_synthesis import path_query
 
 
 def published_queries(realdata):

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from gensar_core import schema
-from gensar_core.config.catalogue import load_catalogue
-from tests.unit.method_contract import N_ITEMS, N_NEGATIVES, random_clicks, write_shop
+from gensar_core.config.experiments import load_experiments
+from tests.support.method_contract import N_ITEMS, N_NEGATIVES, random_clicks, write_shop
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
@@ -35,10 +35,14 @@ fit_and_rank("brands", "brand_affinity", {"brand_weight": weight}, shop / "canon
 def checkout(tmp_path_factory):
     """A copy of the package and the tests' helpers with the page's file in its place."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("gensar_core", "tests/unit"):
+    for name in ("gensar_core", "tests/support"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "test_*.py"))
-    (folder / "tests" / "__init__.py").touch()
-    (folder / re.search(r"`(gensar_core/baselines/\w+\.py)`:", PAGE).group(1)).write_text(METHOD, encoding="utf-8")
+    for package in ("tests", "tests/unit"):
+        (folder / package).mkdir(exist_ok=True)
+        (folder / package / "__init__.py").touch()
+    (folder / re.search(r"`(gensar_core/baselines/methods/\w+\.py)`:", PAGE).group(1)).write_text(
+        METHOD, encoding="utf-8"
+    )
     (folder / "tests" / "unit" / "test_brand_affinity.py").write_text(CONTRACT, encoding="utf-8")
     return folder
 
@@ -57,7 +61,7 @@ def test_the_method_is_short_and_so_is_the_page():
     config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     for section, entries in ENTRY.items():
         config[section] |= entries
-    assert load_catalogue(config).methods["brands"].own() == {"brand_weight": 2.0}
+    assert load_experiments(config).methods["brands"].own() == {"brand_weight": 2.0}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gensar_core.runtime.device import has_bfloat16
-from tests.unit.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 
 from .conftest import ROOT
 

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import yaml
 
-from gensar_core.config.catalogue import load_catalogue
+from gensar_core.config.experiments import load_experiments
 
 from .conftest import ROOT, Workflow
 
@@ -12,7 +12,7 @@ OVERLAY = ROOT / "tests" / "config_experiments.yaml"
 
 
 def paper():
-    return load_catalogue(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    return load_experiments(yaml.safe_load((ROOT / "config.yaml").read_text()))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from gensar_core import schema
 from gensar_core.cli.main import app
-from gensar_core.config.catalogue import read_catalogue
+from gensar_core.config.experiments import read_experiments
 from gensar_core.evaluation.tables import FULL_METRICS
 
 from .conftest import ROOT, Workflow
@@ -57,7 +57,7 @@ def test_every_row_of_the_table_is_ranked_in_the_whole_catalogue(more):
     lists = pl.read_csv(tables / "demo.csv")
     assert table.columns == ["task", "method", *FULL_METRICS, "samples"]
     # A fusion weighs candidate lists; every other row ranks the catalogue.
-    ranked = lists.filter(~pl.col("method").is_in(list(read_catalogue(more.folder / "config.yaml").fusions)))
+    ranked = lists.filter(~pl.col("method").is_in(list(read_experiments(more.folder / "config.yaml").fusions)))
     assert table.select("task", "method", "samples").equals(ranked.select("task", "method", "samples"))
     for row in table.iter_rows(named=True):
         assert 0.0 <= row["recall@5"] <= row["recall@10"] <= row["recall@20"] <= 1.0

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from gensar_core.config.catalogue import load_catalogue
+from gensar_core.config.experiments import load_experiments
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.training_task import GeneratorTask
-from tests.unit import generator_folders as folders
+from tests.support import generator_folders as folders
 
 USERS = 20
 MODEL = "results/demo/models/gensar_demo"
@@ -48,8 +48,8 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     values = yaml.safe_load((folder / "config.yaml").read_text())
     values["generators"]["gensar_demo"] |= SETTINGS
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    catalogue = load_catalogue(values)
-    settings, seed = catalogue.generators["gensar_demo"].training(), catalogue.seed
+    experiments = load_experiments(values)
+    settings, seed = experiments.generators["gensar_demo"].training(), experiments.seed
     folders.write_corpus(folder / "results/demo/corpora/demo", USERS)
     folders.write_samples(folder / "results/demo/samples", USERS)
     train_alone(folder, folder / "alone", settings, seed, None)

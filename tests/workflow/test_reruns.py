@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from gensar_core.baselines.interface import find, kinds
 from gensar_core.config.base import Settings
-from gensar_core.config.catalogue import Catalogue, load_catalogue
-from gensar_core.config.data import _DatasetBase
+from gensar_core.config.datasets import _DatasetBase
+from gensar_core.config.experiments import Experiments, load_experiments
 from gensar_core.runtime import fingerprint as fingerprints
 from gensar_core.runtime.fingerprint import script_fingerprint
 
@@ -73,14 +73,14 @@ def configuration():
 
 def targets(values):
     """Every last file of the configured data sets, and some that no table needs."""
-    catalogue = load_catalogue(values)
+    experiments = load_experiments(values)
     paths = ["all", "results/tables/demo_demo.csv"]
-    paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in catalogue.datasets]
+    paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in experiments.datasets]
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
     paths.append("results/demo/models/gensar_staged/stage.json")
     return [
         *paths,
-        *(f"results/tables/{dataset}_costs.csv" for dataset in catalogue.datasets),
+        *(f"results/tables/{dataset}_costs.csv" for dataset in experiments.datasets),
         "results/tables/demo_demo_costs.csv",
         "results/tables/demo_full.csv",
     ]
@@ -116,7 +116,7 @@ def leaves(model, prefix=""):
 def sections():
     """(section and kind, settings model) of everything that config.yaml may hold; `datasets` is what all sources share."""
     yield "datasets", _DatasetBase
-    for section, field in Catalogue.model_fields.items():
+    for section, field in Experiments.model_fields.items():
         models = models_in(field.annotation)
         for model in models:
             tag = model.model_fields.get("source" if section == "datasets" else "kind")
@@ -125,7 +125,7 @@ def sections():
 
 
 def all_settings():
-    found = [name for name, field in Catalogue.model_fields.items() if not models_in(field.annotation)]
+    found = [name for name, field in Experiments.model_fields.items() if not models_in(field.annotation)]
     shared = set(leaves(_DatasetBase))
     for section, model in sections():
         own = [
@@ -164,7 +164,7 @@ def changed(values, setting, to):
     section = max((key for key in ENTRIES if setting.startswith(key + ".")), key=len)
     entry, path = ENTRIES[section], setting.removeprefix(section + ".").split(".")
     holder = values[section.split(".")[0]][entry]
-    now = getattr(load_catalogue(values), section.split(".")[0])[entry]
+    now = getattr(load_experiments(values), section.split(".")[0])[entry]
     for part in path[:-1]:
         holder, now = holder.setdefault(part, {}), getattr(now, part)
     holder[path[-1]] = other(getattr(now, path[-1])) if to is AUTOMATIC else to
@@ -334,13 +334,13 @@ def scripts_of_jobs(plans):
         if name[0] == "all" or name[0].startswith("download_"):
             continue
         method = dict(name[1]).get("method")
-        kind = [f"gensar_core.baselines.{kinds_of(plans)[method]}"] if method else []
+        kind = [f"gensar_core.baselines.methods.{kinds_of(plans)[method]}"] if method else []
         yield name, job, ROOT / "workflow_scripts" / Path(job.rule.script).name, kind
 
 
 def kinds_of(plans):
     """Method -> its kind."""
-    return {name: entry.kind for name, entry in load_catalogue(plans.values).methods.items()}
+    return {name: entry.kind for name, entry in load_experiments(plans.values).methods.items()}
 
 
 def read_off(script):
@@ -416,11 +416,11 @@ EDITS = [
     ("gensar_core/samples/bm25.py", "", "\nBEYOND = 1\n", {"samples", "training_negatives"}),
     ("gensar_core/corpora/templates.yaml", "", "\n# a comment\n", set()),
     ("gensar_core/corpora/templates.yaml", "nsip:", "another: [x]\nnsip:", {"corpus"}),
-    ("gensar_core/baselines/sasrec.py", "", "\nBEYOND = 1\n", {"method"}),
+    ("gensar_core/baselines/methods/sasrec.py", "", "\nBEYOND = 1\n", {"method"}),
     ("gensar_core/generator/rank.py", "", "\nBEYOND = 1\n", {"rank_generator", "full_rank_generator"}),
     ("gensar_core/config/identifiers.py", "(size,) * self.levels", "(2 * size,) * self.levels", {"identifiers"}),
     ("gensar_core/config/identifiers.py", "epochs: Positive = 500", "epochs: Positive = 5\n    more: int = 1", set()),
-    ("gensar_core/config/data.py", "category=self.category)", "category='Books')", set()),
+    ("gensar_core/config/datasets.py", "category=self.category)", "category='Books')", set()),
     ("workflow_scripts/corpus.py", "", "\nBEYOND = 1\n", {"corpus"}),
     ("gensar_core/cli/main.py", "", "\nBEYOND = 1\n", set()),
     ("gensar_core/samples/bm25.py", "", "\n\n\n# a comment\n", set()),

@@ -1,0 +1,1 @@
+"""Hold every ranking method, one file a method, and nothing else."""

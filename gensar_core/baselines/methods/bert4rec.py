@@ -1,0 +1,115 @@
+"""BERT4Rec: self-attention both ways over a user's recommendation clicks, trained to guess masked ones.
+
+Sun et al.: BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer. CIKM 2019.
+To predict, a mask is put after the history (the oldest click goes if there is no room), and its state compared with
+items. The mask and the padding are inputs only: neither has a row in the table that states are compared with, so
+neither can be scored, and `item_vectors` are the input vectors of items, not the head's output. Paddings are never
+masked nor looked at.
+
+Deviations, all deliberate:
+- A mask is drawn anew in every step, where the authors store ten maskings of each window; their extra sample that masks
+  the last item alone is a share of the rows (`last_item_share`).
+- Windows do not overlap but in one item; the authors move theirs by a tenth of its width.
+- A masked item is always replaced by the mask, as in their script for Amazon; not by BERT's 80/10/10.
+- The loss may be a softmax over sampled negatives; `loss: softmax` is the published one. Adam without warm-up.
+It needs many more steps than causal methods, since only masked places teach: give it epochs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch.nn import functional
+
+from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequence_examples import MaskedPlaces
+from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
+from gensar_core.config.base import Positive, Share
+from gensar_core.nn.attention import Dropout
+from gensar_core.nn.self_attention import Pointwise, SelfAttention, initialize
+
+
+class BERT4RecSettings(SequentialSettings):
+    """Sizes of the encoder and its masks, beside what all sequential methods have."""
+
+    #: Places that a state can depend on, the mask's included.
+    max_history: Annotated[int, Field(ge=2)] = 50
+    blocks: Positive = 2
+    heads: Positive = 2
+    mask_share: Share = 0.6
+    #: Share of the rows in which the last item alone is masked.
+    last_item_share: Share = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_dimensions(self) -> BERT4RecSettings:
+        if self.dimensions % self.heads:
+            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class Block(torch.nn.Module):
+    """Self-attention, then a point-wise network; each added to its input and normalized after."""
+
+    def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = SelfAttention(dimensions, heads, dropout)
+        self.after_attention = torch.nn.LayerNorm(dimensions)
+        self.pointwise = Pointwise(dimensions, 4 * dimensions, torch.nn.GELU(), dropout)
+        self.after_pointwise = torch.nn.LayerNorm(dimensions)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, states: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        states = self.after_attention(states + self.dropout(self.attention(states, visible)))
+        normalized: torch.Tensor = self.after_pointwise(states + self.dropout(self.pointwise(states)))
+        return normalized
+
+
+class BERT4RecEncoder(SequenceEncoder):
+    """Item and position vectors, blocks, and a head before the comparison with items and their biases."""
+
+    def __init__(self, n_items: int, settings: BERT4RecSettings) -> None:
+        size = settings.dimensions
+        super().__init__(n_items, size, bias=True)
+        # Padding and mask: the two inputs after the items.
+        self.special = torch.nn.Embedding(2, size)
+        self.positions = torch.nn.Embedding(settings.max_history, size)
+        self.normalization = torch.nn.LayerNorm(size)
+        self.dropout = Dropout(settings.dropout)
+        self.blocks = torch.nn.ModuleList(Block(size, settings.heads, settings.dropout) for _ in range(settings.blocks))
+        self.head = torch.nn.Sequential(torch.nn.Linear(size, size), torch.nn.GELU(), torch.nn.LayerNorm(size))
+        initialize(self, std=0.02)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """States [rows, width, dimensions] at inputs int64 [rows, width], of which any may be padding or a mask."""
+        inputs = functional.embedding(items, torch.cat([self.items.weight, self.special.weight]))
+        states = self.dropout(self.normalization(inputs + self.positions.weight[: items.shape[1]]))
+        visible = items != self.items.num_embeddings
+        for block in self.blocks:
+            states = block(states, visible)
+        found: torch.Tensor = self.head(states)
+        return found
+
+
+class BERT4Rec(SequentialRecommender[BERT4RecSettings]):
+    """Sun et al., 2019."""
+
+    paper = "Sun et al.: BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations. CIKM 2019"
+    settings_model = BERT4RecSettings
+
+    def build(self) -> BERT4RecEncoder:
+        """An untrained encoder."""
+        return BERT4RecEncoder(self.data.n_items, self.settings)
+
+    @functools.cached_property
+    def form(self) -> MaskedPlaces:
+        """Masked places are asked."""
+        settings = self.settings
+        return MaskedPlaces(
+            settings.max_history, self.data.n_items, settings.mask_share, settings.last_item_share, self.seed
+        )
+
+
+METHOD = BERT4Rec

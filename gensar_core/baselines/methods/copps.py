@@ -1,0 +1,199 @@
+"""CoPPS: TEM whose reading of histories is regularized by contrasts between views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+from gensar_core import schema
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.methods.tem import TEM, TEMModel, TEMSettings
+from gensar_core.baselines.shared.product_search import ItemSequences
+from gensar_core.baselines.shared.sequence_views import Substitutes, altered
+from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
+from gensar_core.config.base import Rate
+from gensar_core.runtime.seeds import generator
+
+
+class CoPPSSettings(TEMSettings):
+    """The contrasts, beside what TEM has."""
+
+    #: Weight of the mean of the three contrasts, and what cosines are divided by in them.
+    contrast_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    contrast_temperature: Rate = 0.1
+
+
+class CoPPSModel(TEMModel):
+    """TEM over items and the queries they were found by, and vectors of histories for the contrasts."""
+
+    reads_past_queries = True
+
+    def __init__(self, data: MethodData, settings: CoPPSSettings) -> None:
+        super().__init__(data, settings)
+        size = settings.dimensions
+        self.found_by = torch.nn.Linear(size, size, bias=False)
+        self.user = torch.nn.Parameter(torch.randn(size) * 0.02)
+        #: Stands for an item that a view hides; its number is n_items.
+        self.hidden = torch.nn.Parameter(torch.randn(1, size) * 0.02)
+        self.contrasted = torch.nn.Sequential(torch.nn.Linear(size, size), torch.nn.ReLU(), torch.nn.Linear(size, size))
+
+    def tokens(self, clicked: ItemSequences) -> torch.Tensor:
+        """Vectors [rows, width, dimensions] of the user's items, each with that of its query if it has one."""
+        vectors = functional.embedding(clicked.items, torch.cat([self.item_vectors(), self.hidden]))
+        searched = clicked.queries >= 0
+        asked: torch.Tensor = self.found_by(self.queries(clicked.queries.clamp(min=0)))
+        return vectors + asked * searched[:, :, None]
+
+    def histories(self, clicked: ItemSequences) -> torch.Tensor:
+        """Vectors [rows, dimensions] of length 1 of what users clicked, whatever they ask for now."""
+        users = self.user.expand(len(clicked.items), -1)
+        return functional.normalize(self.contrasted(self.encode(users, self.tokens(clicked), clicked.present)), dim=1)
+
+
+class CoPPS(TEM):
+    """Dai et al., 2023, reconstructed from its abstract: no code of it is public. Name its rows so.
+
+    Certain are a ranker whose reading of histories is regularized by three contrasts: by a knowledge graph, within a
+    user's sequence, and between users' sequences. Our choices: the ranker is TEM, whose items carry the queries they
+    were found by; the graph is of brands and leaf categories, and two views have items replaced by others of their
+    brand; within, two views are cropped, hidden or shuffled; between, histories of two users that end in the same query
+    and item (failing that, leaf category) belong together.
+
+    Histories are contrasted without the current query, which would make all rows of one query alike; views of one user
+    or one target are no negatives of each other; vectors have length 1; the ranking reads histories as they are.
+    """
+
+    paper = "Dai et al.: Contrastive Learning for User Sequence Representation in Personalized Product Search. KDD 2023"
+    inputs = ("clicks", "searches", "words", "attributes", "training_negatives")
+    settings_model = CoPPSSettings
+
+    def build(self) -> CoPPSModel:
+        """An untrained model."""
+        return CoPPSModel(self.data, self.settings)  # type: ignore[arg-type]
+
+    def training_set(self, task: str) -> TrainingSet:
+        """The train rows of a task, with contrasts."""
+        rows = super().training_set(task)
+        assert isinstance(rows, RowSet)
+        return _Contrasting(self, rows)
+
+
+class _Contrasting:
+    """Train rows whose losses are the ranking's and the three contrasts."""
+
+    def __init__(self, method: RankedMethod[Any], rows: RowSet) -> None:
+        self.method = method
+        self.rows = rows
+        self.lengths = rows.lengths
+        items = schema.ITEMS.read(method.data.canonical / "items.parquet").sort("item_id")
+        brand, leaf = brands_and_leaves(items)
+        self.substitutes = Substitutes.of(brand, leaf)
+        users, targets = rows.train.rows.users, rows.train.targets
+        self.partners = Partners(users, rows.train.rows.queries, targets, leaf, method.seed)
+
+    def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
+        """The ranking loss and the weighted mean of the contrasts."""
+        found = self.rows.losses(rows, step)
+        weight = self.method.settings.contrast_weight
+        if not weight:
+            return found
+        return {**found, "contrast": weight * torch.stack(self._contrasts(rows, step)).mean()}
+
+    def _contrasts(self, rows: np.ndarray, step: int) -> list[torch.Tensor]:
+        model: Any = self.method.model
+        own = self._clicked(rows)
+        partners = self.partners.draw(rows, step)
+        others = self._clicked(np.where(partners < 0, rows, partners))
+        hidden = model.items.num_embeddings
+        paired = torch.from_numpy(partners >= 0).to(own.items.device)
+        pairs = (
+            (self.substitutes(own), self.substitutes(own), rows, None),
+            (altered(own, hidden), altered(own, hidden), rows, None),
+            (own, others, partners, paired),
+        )
+        return [self._contrast(rows, *pair) for pair in pairs]
+
+    def _contrast(
+        self, rows: np.ndarray, one: ItemSequences, other: ItemSequences, others: np.ndarray, use: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The contrast of one view of each of ``rows`` with another, which is of the rows ``others``."""
+        model: Any = self.method.model
+        users, targets = self.rows.train.rows.users, self.rows.train.targets
+        keep = one.present.any(dim=1) & other.present.any(dim=1)
+        keep = keep if use is None else keep & use
+        kept = keep.cpu().numpy()
+        both = np.concatenate([rows[kept], others[kept]])
+        vectors = torch.cat([model.histories(one), model.histories(other)])[keep.repeat(2)]
+        alike = (users[both][:, None] == users[both]) | (targets[both][:, None] == targets[both])
+        alike_there = torch.from_numpy(alike).to(vectors.device)
+        return contrast(vectors, alike_there, self.method.settings.contrast_temperature)
+
+    def _clicked(self, rows: np.ndarray) -> ItemSequences:
+        device = next(self.method.model.parameters()).device
+        history = self.rows.train.rows.histories.take(rows).padded(device)
+        return ItemSequences.from_history(history, self.method.settings.max_items)
+
+
+def contrast(vectors: torch.Tensor, alike: torch.Tensor, temperature: float) -> torch.Tensor:
+    """NT-Xent (Chen et al., 2020, Eq. 1) of views [2 n, dimensions] of length 1, of which i and n + i belong together.
+
+    The other views of the batch are negatives, but for those ``alike`` bool [2 n, 2 n]. Zero when n is 0.
+    """
+    count = len(vectors) // 2
+    if not count:
+        return vectors.sum()
+    positive = torch.arange(2 * count, device=vectors.device).roll(count)
+    left_out = alike.clone()
+    left_out[torch.arange(2 * count), positive] = False
+    left_out.fill_diagonal_(True)
+    logits = (vectors @ vectors.T / temperature).masked_fill(left_out, -torch.inf)
+    return functional.cross_entropy(logits, positive)
+
+
+class Partners:
+    """For each train row another user's row with the same query and item; failing that, query and leaf category."""
+
+    def __init__(
+        self, users: np.ndarray, queries: np.ndarray, targets: np.ndarray, leaf: np.ndarray, seed: int
+    ) -> None:
+        self.users = users
+        self.seed = seed
+        width = max(int(targets.max(initial=0)), int(leaf.max(initial=0))) + 1
+        self.groups = [_grouped(queries * width + targets), _grouped(queries * width + leaf[targets])]
+
+    def draw(self, rows: np.ndarray, step: int) -> np.ndarray:
+        """A partner of each row, int64 [rows], -1 where the draw met none."""
+        rng = generator(self.seed, "partners", step)
+        partners = np.full(len(rows), -1, dtype=np.int64)
+        for order, start, size in self.groups:
+            drawn = order[start[rows] + (rng.random(len(rows)) * size[rows]).astype(np.int64)]
+            partners = np.where((partners < 0) & (self.users[drawn] != self.users[rows]), drawn, partners)
+        return partners
+
+
+def _grouped(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in the order of their codes; for each row, where there the rows of its code begin and how many they are."""
+    _, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    starts = np.cumsum(counts) - counts
+    return np.argsort(codes, kind="stable"), starts[place], counts[place]
+
+
+def brands_and_leaves(items: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The brand and the leaf category of the first path of each item, as numbers [n_items], 0 for none."""
+    leaves = items.get_column("categories").list.first().list.last().fill_null("")
+    return _numbered(items.get_column("brand")), _numbered(leaves)
+
+
+def _numbered(names: pl.Series) -> np.ndarray:
+    distinct = sorted(set(names) - {""})
+    numbers = {"": 0, **{name: number for number, name in enumerate(distinct, 1)}}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+METHOD = CoPPS

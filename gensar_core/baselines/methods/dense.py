@@ -1,0 +1,253 @@
+"""Dense retrieval fine-tuned on the training log: a text encoder whole, or linear maps of its frozen vectors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from gensar_core.baselines.interface import Method
+from gensar_core.baselines.shared.target_rows import TrainingRows
+from gensar_core.baselines.shared.text_towers import EncoderTowers, HeadTowers, Towers, texts_of
+from gensar_core.config.base import Count, Positive, Rate, Settings, Share
+from gensar_core.config.embeddings import TextEmbedding
+from gensar_core.embeddings.sequential import ItemVectors
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.seeds import derive_seed, generator
+from gensar_core.runtime.stage import read_record
+from gensar_core.runtime.tensors import load_vectors, save_vectors
+from gensar_core.training.loop import Schedule, train, warmup_cosine
+
+#: What ranking reads of a trained model.
+_FILE = "dense_vectors.safetensors"
+#: Lists whose candidate vectors are gathered at once.
+_LISTS_AT_ONCE = 256
+
+
+class TuningSettings(Settings):
+    """The loss, and how it is made small."""
+
+    #: Cosines are divided by it.
+    temperature: Rate = 0.02
+    #: Stored BM25 negatives of each pair that join its batch.
+    bm25_negatives: Count = 4
+    #: Each pair of a query and an item once an epoch, or as often as it was clicked.
+    distinct_pairs: bool = False
+    #: Leave out of a query's negatives the items that were clicked after it in other rows.
+    spare_clicked: bool = False
+    #: Take the logarithm of an item's pairs from its logits in training. Popular items are negatives more often, for
+    #: which the softmax makes up by learning log p(item | query) - log p(item); with this it learns the former.
+    correct_popularity: bool = True
+    #: Pairs a step; the items of all are each one's negatives.
+    batch_size: Positive = 64
+    learning_rate: Rate = 2.0e-5
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    warmup_share: Share = 0.1
+    gradient_clip: Rate = 1.0
+    epochs: Positive = 3
+    #: After each epoch validate on at most so many targets (0: all); stop after `patience` times without a gain.
+    validation_users: Count = 0
+    patience: Positive = 3
+
+
+class DenseSettings(TuningSettings):
+    """What is tuned, and how."""
+
+    #: encoder: all weights of the text encoder; head: a linear map of its query vectors and one of its item vectors.
+    train: Literal["encoder", "head"] = "encoder"
+    #: How a head is trained first, whose maps the encoder's vectors then go through, and which are tuned on with it:
+    #: what is kept ranks the valid targets at least as well as that head. Null: the encoder starts as it is.
+    head: TuningSettings | None = None
+    #: Tokens of a text that the training of an encoder reads; null, and ranking, take what the embedding says.
+    max_tokens: Positive | None = None
+    #: A learned score of each item's own beside the cosine of texts. It makes a head more than a text encoder.
+    item_bias: bool = False
+
+    @model_validator(mode="after")
+    def _head_and_bias_go_with_what_is_trained(self) -> DenseSettings:
+        if self.train == "encoder" and self.item_bias:
+            raise ValueError("item_bias needs train: head; an encoder knows nothing of an item but its text")
+        if self.train == "head" and self.head is not None:
+            raise ValueError("head needs train: encoder; a head starts from the vectors as they are")
+        return self
+
+
+class Dense(Method[DenseSettings]):
+    """Dense passage retrieval (Karpukhin et al., 2020): InfoNCE of query and item vectors, in-batch and BM25 negatives.
+
+    The encoder is the one of the entry's embedding: with BAAI/bge-base-en-v1.5 this is BGE fine-tuned (Xiao et al.,
+    2024), with intfloat/multilingual-e5-base E5 fine-tuned (Wang et al., 2024), their prefixes and pooling included.
+    Deviations: one encoder serves both sides, as in BGE and E5; ``train: head`` tunes no encoder but linear maps of its
+    vectors, which takes minutes on a CPU, and a row of it must be named so; an encoder may start from these maps
+    (``head``); ``item_bias`` adds what no text tells.
+    By default a pair counts as often as it was clicked, against all other items, with the sampling bias corrected (Yi
+    et al., 2019): what is ranked here is which of a query's items is clicked, not which items are relevant at all.
+    ``distinct_pairs`` and ``spare_clicked`` without ``correct_popularity`` give the usual recipe of relevance.
+    """
+
+    tasks = ("search",)
+    inputs = ("searches", "texts", "vectors", "training_negatives")
+    paper = "Karpukhin et al.: Dense Passage Retrieval for Open-Domain Question Answering. EMNLP 2020"
+    settings_model = DenseSettings
+    ranked_with: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def towers(self) -> Towers:
+        """The encoder as it was pretrained, or a head that changes nothing, until it is trained."""
+        embedding = self.data.embedding
+        if embedding is None:
+            raise UserError("this method tunes a text encoder: name an embedding under its key 'embedding'")
+        if self.settings.train == "head":
+            frozen = {side: self.data.vectors(side) for side in ("queries", "items")}
+            return HeadTowers(frozen, self.settings.item_bias).to(pick_device())
+        entry = TextEmbedding.model_validate(read_record(embedding.parent / "stage.json")["settings"])
+        mapped = self.settings.head is not None
+        return EncoderTowers(entry, texts_of(self.data.canonical), self.settings.max_tokens, mapped)
+
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
+        """Tune, stopping early by NDCG@5 on the valid candidates; what it starts from is among what it chooses from."""
+        head = self._start_from_head(None if checkpoints is None else checkpoints / "head", key)
+        task = _Training(self)
+        steps = task.steps_per_epoch * self.settings.epochs
+        schedule = Schedule(
+            total_steps=steps,
+            validate_every=task.steps_per_epoch,
+            patience=self.settings.patience,
+            gradient_clip=self.settings.gradient_clip,
+            rate=warmup_cosine(steps, self.settings.warmup_share),
+            validate_first=True,
+        )
+        record = train(task, schedule, seed=self.seed, description="Dense", checkpoints=checkpoints, key=key)
+        self.settle()
+        return {
+            **head,
+            "pairs": len(task.queries),
+            "steps": record.steps,
+            "best_step": record.best_step,
+            "best_valid_ndcg@5": record.best_score,
+            "curve": record.history,
+        }
+
+    def _start_from_head(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
+        """Train the head that the settings name, if any, and take over its maps; its figures."""
+        if self.settings.head is None or self.towers.maps is None:
+            return {}
+        settings = DenseSettings(train="head", **self.settings.head.model_dump())
+        head = Dense(settings, self.data, self.seed)
+        figures = head.fit(checkpoints, key)
+        assert head.towers.maps is not None
+        self.towers.maps.load_state_dict(head.towers.maps.state_dict())
+        return {"head": {name: figures[name] for name in ("steps", "best_step", "best_valid_ndcg@5")}}
+
+    def settle(self) -> None:
+        """Take the vectors that the towers give now for those to rank with."""
+        self.towers.eval()
+        bias = self.towers.bias
+        vectors = self.towers.vectors()
+        none = np.zeros(len(vectors["items"]), dtype=np.float32)
+        self.ranked_with = {**vectors, "bias": none if bias is None else bias.detach().cpu().numpy()}
+
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """Cosines divided by the temperature, and biases."""
+        queries = self.ranked_with["queries"][lists.samples.get_column("query_id").to_numpy()]
+        scores = np.empty(lists.items.shape, dtype=np.float32)
+        for start in range(0, len(lists), _LISTS_AT_ONCE):
+            part = slice(start, start + _LISTS_AT_ONCE)
+            items = lists.items[part]
+            cosines = np.einsum("nd,nwd->nw", queries[part], self.ranked_with["items"][items])
+            scores[part] = cosines / self.settings.temperature + self.ranked_with["bias"][items]
+        return scores
+
+    def item_vectors(self) -> ItemVectors:
+        """The tuned vectors of item texts; all count as seen, because texts can be read."""
+        vectors = self.ranked_with["items"]
+        return ItemVectors(vectors, np.ones(len(vectors), dtype=bool))
+
+    def save(self, folder: Path) -> None:
+        """Write dense_vectors.safetensors, and the weights as model.safetensors."""
+        save_vectors({**self.ranked_with, "bias": self.ranked_with["bias"][:, None]}, folder / _FILE)
+        weights = {name: value.contiguous().cpu() for name, value in self.towers.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read dense_vectors.safetensors, which is all that ranking needs."""
+        found = {name: load_vectors(folder / _FILE, name) for name in ("queries", "items", "bias")}
+        self.ranked_with = {**found, "bias": found["bias"][:, 0]}
+
+
+class _Training:
+    """Tuning as the shared training loop sees it."""
+
+    def __init__(self, method: Dense) -> None:
+        settings, data = method.settings, method.data
+        rows = TrainingRows.from_samples("search", data.samples, data.negatives, 0, 0)
+        self.lists = load_candidates(
+            data.samples_folder, "search", "valid", users=settings.validation_users, samples=data.samples
+        )
+        if not len(rows) or not len(self.lists):
+            raise UserError(f"{data.samples_folder}: no train or no valid target of search to tune on")
+        pairs = rows.rows.queries * data.n_items + rows.targets
+        self.clicked, first = np.unique(pairs, return_index=True)
+        chosen = first if settings.distinct_pairs else np.arange(len(pairs))
+        self.queries, self.targets = rows.rows.queries[chosen], rows.targets[chosen]
+        self.negatives = rows.negatives[chosen, : settings.bm25_negatives]
+        clicks = np.bincount(self.targets, minlength=data.n_items)
+        self.frequencies = torch.from_numpy(np.log1p(clicks)).float() if settings.correct_popularity else None
+        self.method = method
+        self.module: torch.nn.Module = method.towers
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.steps_per_epoch = -(-len(self.queries) // settings.batch_size)
+
+    def batches(self, first_step: int) -> Iterator[np.ndarray]:
+        """The pairs of each step, in an order that depends on the seed and the epoch alone."""
+        epoch, skipped = divmod(first_step, self.steps_per_epoch)
+        while True:
+            order = generator(derive_seed(self.method.seed, "pairs"), "epoch", epoch).permutation(len(self.queries))
+            yield from np.array_split(order, self.steps_per_epoch)[skipped:]
+            epoch, skipped = epoch + 1, 0
+
+    def backward(self, pairs: np.ndarray) -> Mapping[str, torch.Tensor]:
+        """One step: each distinct text of the batch goes through the towers once."""
+        queries, asked = np.unique(self.queries[pairs], return_inverse=True)
+        targets, negatives = self.targets[pairs], self.negatives[pairs]
+        items = np.unique(np.concatenate([targets, negatives[negatives >= 0]]))
+        logits = self._logits(queries, items)[torch.from_numpy(asked)]
+        places = np.searchsorted(items, targets)
+        if self.method.settings.spare_clicked:
+            spared = np.isin(self.queries[pairs, None] * self.method.data.n_items + items, self.clicked)
+            spared[np.arange(len(pairs)), places] = False
+            logits = logits.masked_fill(torch.from_numpy(spared).to(logits.device), -torch.inf)
+        loss = functional.cross_entropy(logits, torch.from_numpy(places).to(logits.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach()}
+
+    def validate(self) -> Mapping[str, float]:
+        """NDCG@5 and HR@10 on the valid candidates."""
+        self.method.settle()
+        ranks = average_ranks(self.method.score(self.lists), self.lists.present)
+        figure = ndcg(ranks, 5)
+        return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
+
+    def _logits(self, queries: np.ndarray, items: np.ndarray) -> torch.Tensor:
+        """Logits [queries, items]."""
+        towers = self.method.towers
+        logits: torch.Tensor = towers("queries", queries) @ towers("items", items).T / self.method.settings.temperature
+        numbers = torch.from_numpy(items).to(logits.device)
+        if towers.bias is not None:
+            logits = logits + towers.bias[numbers]
+        return logits if self.frequencies is None else logits - self.frequencies.to(logits.device)[numbers]
+
+
+METHOD = Dense

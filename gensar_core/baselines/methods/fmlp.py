@@ -1,0 +1,112 @@
+"""FMLP-Rec: learned filters in the frequency domain over a user's recommendation clicks.
+
+Zhou, Yu, Zhao and Wen: Filter-enhanced MLP is All You Need for Sequential Recommendation. WWW 2022. A filter is a
+learned circular convolution over a window of fixed width, so every place sees every other: training asks the last place
+alone, and each prefix of a sequence is a row. The filter has a complex number for each of the width // 2 + 1
+frequencies of a real signal, so the width is the same in training and later. Rows are padded before their beginning,
+with zero vectors that are not masked: they carry their position, as in the authors' code. As published it is trained
+with `loss: bce`. Prefixes of all users are shuffled together.
+
+Deviations, all deliberate:
+- The negative of `bce` is none of the user's training clicks, where the authors' is none of the prefix; and the other
+  losses can be chosen.
+- Filters run in float32 whatever the precision around them: no half-precision FFT exists for most widths.
+- The last block computes only what the last place needs (equal results in less time).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequence_examples import LastPlace
+from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
+from gensar_core.config.base import Positive
+from gensar_core.nn.attention import Dropout
+from gensar_core.nn.self_attention import Pointwise, initialize
+
+
+class FMLPSettings(SequentialSettings):
+    """Sizes of the encoder, beside what all sequential methods have."""
+
+    blocks: Positive = 2
+
+
+class Filter(torch.nn.Module):
+    """A circular convolution along time [rows, width, dimensions] -> the same, as a product of spectra."""
+
+    def __init__(self, width: int, dimensions: int) -> None:
+        super().__init__()
+        self.width = width
+        # Real and imaginary parts.
+        self.spectrum = torch.nn.Parameter(torch.randn(width // 2 + 1, dimensions, 2) * 0.02)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            spectrum = torch.fft.rfft(states.float(), dim=1, norm="ortho") * torch.view_as_complex(self.spectrum)
+            filtered: torch.Tensor = torch.fft.irfft(spectrum, n=self.width, dim=1, norm="ortho")
+        return filtered.to(states.dtype)
+
+
+class Block(torch.nn.Module):
+    """A filter, then a point-wise network; each added to its input and normalized after."""
+
+    def __init__(self, width: int, dimensions: int, dropout: float) -> None:
+        super().__init__()
+        self.filter = Filter(width, dimensions)
+        self.after_filter = torch.nn.LayerNorm(dimensions, eps=1e-12)
+        self.pointwise = Pointwise(dimensions, 4 * dimensions, torch.nn.GELU(), 0.0)
+        self.after_pointwise = torch.nn.LayerNorm(dimensions, eps=1e-12)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, states: torch.Tensor, *, last_only: bool = False) -> torch.Tensor:
+        filtered = self.filter(states)
+        if last_only:
+            states, filtered = states[:, -1:], filtered[:, -1:]
+        states = self.after_filter(states + self.dropout(filtered))
+        normalized: torch.Tensor = self.after_pointwise(states + self.dropout(self.pointwise(states)))
+        return normalized
+
+
+class FMLPEncoder(SequenceEncoder):
+    """Item and position vectors, then blocks of filters."""
+
+    def __init__(self, n_items: int, settings: FMLPSettings) -> None:
+        size, width = settings.dimensions, settings.max_history
+        super().__init__(n_items, size)
+        self.positions = torch.nn.Embedding(width, size)
+        self.normalization = torch.nn.LayerNorm(size, eps=1e-12)
+        self.dropout = Dropout(settings.dropout)
+        self.blocks = torch.nn.ModuleList(Block(width, size, settings.dropout) for _ in range(settings.blocks))
+        initialize(self, std=0.02)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """The state [rows, 1, dimensions] of the last place of inputs int64 [rows, width], padded in front."""
+        real = items < self.items.num_embeddings
+        vectors = self.items(items.where(real, 0)) * real[:, :, None]
+        states: torch.Tensor = self.dropout(self.normalization(vectors + self.positions.weight))
+        for block in self.blocks[:-1]:
+            states = block(states)
+        last: torch.Tensor = self.blocks[-1](states, last_only=True)
+        return last
+
+
+class FMLP(SequentialRecommender[FMLPSettings]):
+    """Zhou et al., 2022."""
+
+    paper = "Zhou et al.: Filter-enhanced MLP is All You Need for Sequential Recommendation. WWW 2022"
+    settings_model = FMLPSettings
+
+    def build(self) -> FMLPEncoder:
+        """An untrained encoder."""
+        return FMLPEncoder(self.data.n_items, self.settings)
+
+    @functools.cached_property
+    def form(self) -> LastPlace:
+        """The last place of every prefix is asked."""
+        return LastPlace(self.settings.max_history, self.data.n_items)
+
+
+METHOD = FMLP

@@ -1,0 +1,70 @@
+"""GRU4Rec: a recurrent network over a user's recommendation clicks.
+
+Hidasi, Karatzoglou, Baltrunas and Tikk: Session-based Recommendations with Recurrent Neural Networks. ICLR 2016, with
+the losses of Hidasi and Karatzoglou: Recurrent Neural Networks with Top-k Gains. CIKM 2018 (`sampled_softmax` is their
+cross-entropy; `bpr_max`, whose softmax is over the negatives alone). Items are read and compared with by one table,
+their "constrained" form, plus a bias an item.
+
+Deviations, all deliberate:
+- A whole user sequence, or each of its prefixes, is one row, and gradients flow through all of it. The authors run
+  sessions in parallel slots, keep the state across steps and cut its gradient, so theirs flow through one step; here
+  each row begins from zero.
+- Adam. Their Adagrad with momentum on sparse rows takes about a hundred times the learning rate.
+- Negatives are drawn samples alone, not the batch's other targets; each copy that equals the target is put out, which
+  their diagonal does for one copy. No correction by log q, and no ELU on the scores of `bpr_max`.
+- Rows are padded after their end, so no padding is ever run through before a state that is read.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
+from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.config.base import Positive
+from gensar_core.nn.attention import Dropout
+
+
+class GRU4RecSettings(CausalSettings):
+    """Sizes of the network, beside what all causal methods have."""
+
+    layers: Positive = 1
+
+
+class GRU4RecEncoder(SequenceEncoder):
+    """Item vectors, gated recurrent layers of the same size."""
+
+    def __init__(self, n_items: int, settings: GRU4RecSettings) -> None:
+        size = settings.dimensions
+        super().__init__(n_items, size, bias=True)
+        self.dropout = Dropout(settings.dropout)
+        self.layers = torch.nn.ModuleList(torch.nn.GRU(size, size, batch_first=True) for _ in range(settings.layers))
+        torch.nn.init.normal_(self.items.weight, std=size**-0.5)
+        for name, weight in self.layers.named_parameters():
+            if "bias" in name:
+                torch.nn.init.zeros_(weight)
+                continue
+            # Each gate is a matrix of its own, and its bound sqrt(6 / (fan in + fan out)).
+            for gate in weight.detach().chunk(3):
+                torch.nn.init.xavier_uniform_(gate)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+        states: torch.Tensor = self.dropout(self.items(items))
+        for layer in self.layers:
+            states = self.dropout(layer(states)[0])
+        return states
+
+
+class GRU4Rec(CausalRecommender[GRU4RecSettings]):
+    """Hidasi et al., 2016; Hidasi and Karatzoglou, 2018."""
+
+    paper = "Hidasi et al.: Session-based Recommendations with Recurrent Neural Networks. ICLR 2016"
+    settings_model = GRU4RecSettings
+
+    def build(self) -> GRU4RecEncoder:
+        """An untrained encoder."""
+        return GRU4RecEncoder(self.data.n_items, self.settings)
+
+
+METHOD = GRU4Rec

@@ -1,0 +1,74 @@
+"""JSR: one table of item vectors for two scorers, of a user's items and of a query's, trained together.
+
+As described by Zamani and Croft (2018), with these differences:
+
+- Items have learned vectors of their own, where the paper makes them of the words of descriptions (`jsr2020` reads
+  titles).
+- The networks over products have three layers: d, d / 2, 1.
+- Losses and negatives are those of all methods trained on rows, not a hinge loss of pairs.
+- A user without a training row gets the mean of the others' vectors.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.scoring_tower import Tower
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
+from gensar_core.baselines.shared.target_ranking import RankedMethod
+from gensar_core.baselines.shared.target_rows import RowBatch
+from gensar_core.config.base import Count, Positive, Rate
+from gensar_core.nn.attention import on_distinct, xavier
+
+
+class JSRSettings(RankedSettings):
+    """Sizes and weights, beside what all methods trained on rows have."""
+
+    max_recommendations: Count = 0
+    max_searches: Count = 0
+    max_query_words: Positive = 50
+    #: Weight of the search loss.
+    search_weight: Rate = 1.0
+
+
+class JSRModel(RowModel):
+    """Scorers of products of vectors."""
+
+    def __init__(self, data: MethodData, settings: JSRSettings) -> None:
+        size = settings.dimensions
+        super().__init__(data, size, size)
+        self.words = QueryWords(*query_words(data, settings.max_query_words), size, weighted=True)
+        widths = (size, size, size // 2)
+        self.scorers = torch.nn.ModuleDict({task: Tower(widths, settings.dropout) for task in ("rec", "search")})
+        xavier(self)
+        if self.words.weights is not None:
+            torch.nn.init.zeros_(self.words.weights.weight)
+
+    def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits of the candidates."""
+        assert self.users is not None
+        asking = self.users(batch.users) if batch.task == "rec" else on_distinct(self.words, batch.queries)
+        logits: torch.Tensor = self.scorers[batch.task](asking[:, None] * self.items(batch.candidates))
+        return logits.squeeze(-1), {}
+
+
+class JSR(RankedMethod[JSRSettings]):
+    """Zamani and Croft, 2018."""
+
+    tasks = ("rec", "search")
+    inputs = ("clicks", "searches", "words", "training_negatives")
+    paper = "Zamani and Croft: Joint Modeling and Optimization of Search and Recommendation. DESIRES 2018"
+    settings_model = JSRSettings
+
+    def build(self) -> JSRModel:
+        """An untrained model."""
+        return JSRModel(self.data, self.settings)
+
+    def task_weight(self, task: str) -> float:
+        """The weight of a task's losses."""
+        return self.settings.search_weight if task == "search" else 1.0
+
+
+METHOD = JSR

@@ -1,0 +1,54 @@
+"""Popularity: the most clicked items first, for everybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from gensar_core.baselines.interface import Method
+from gensar_core.baselines.shared.sequence_encoder import recommended_clicks
+from gensar_core.config.base import Settings
+from gensar_core.ranking.candidates import CandidateLists
+
+
+class PopularitySettings(Settings):
+    """Nothing to set."""
+
+
+class Popularity(Method[PopularitySettings]):
+    """Recommendation clicks of each item in training.
+
+    On candidates that are themselves drawn by popularity this ranks about as well as chance.
+    """
+
+    tasks = ("rec",)
+    inputs = ("clicks",)
+    paper = "none"
+    settings_model = PopularitySettings
+    seeded = False
+    clicks: np.ndarray
+
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
+        """Count clicks."""
+        _, clicked = recommended_clicks(self.data.training_events)
+        self.clicks = np.bincount(clicked.values, minlength=self.data.n_items)
+        return {"unseen_items": int((self.clicks == 0).sum())}
+
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """The items' clicks."""
+        scores: np.ndarray = self.clicks[lists.items].astype(np.float64)
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write clicks.safetensors."""
+        save_file({"clicks": self.clicks}, folder / "clicks.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read clicks.safetensors."""
+        self.clicks = load_file(folder / "clicks.safetensors")["clicks"]
+
+
+METHOD = Popularity

@@ -1,0 +1,117 @@
+"""SASRec: causal self-attention over a user's recommendation clicks.
+
+Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018. As published it is trained with one binary
+negative a place (`loss: bce`, negatives uniform over what the user has not clicked in training); with a softmax over
+many (`softmax`, `sampled_softmax`) or with gBCE it is a much stronger method, and stronger again with each prefix as a
+row (`rows: prefixes`), so tables show both forms. One sequence a user, as published, makes epochs short: without a
+softmax it takes hundreds of them.
+
+Deviations, all deliberate:
+- Ordinary pre-norm blocks. The paper normalizes the query alone and adds the normalized input; the two train alike.
+- Rows are padded after their end and positions count from a row's first item, where the paper pads before it and
+  counts slots from the left. The causal mask alone then keeps paddings out of every state, and no row of attention
+  is fully masked, which is where left padding makes NaN.
+- Items start from N(0, 0.02), so that the factor sqrt(dimensions) on inputs does not make logits explode.
+- Sequences longer than `max_history` are cut into windows, so their beginnings are trained on as well.
+- With `item_vectors: text` items are a projection of frozen text vectors in place of ids, on both sides (the
+  GenSAR paper, Figure 1b, reduces BGE vectors to the dimensions of ids).
+- Candidates are drawn by popularity but the negatives of `bce` uniformly; this lowers its HR@1, and is left as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import model_validator
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
+from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.text_item_vectors import TextItems
+from gensar_core.config.base import Positive, Rate
+from gensar_core.nn.attention import Dropout
+from gensar_core.nn.self_attention import Pointwise, SelfAttention
+
+
+class SASRecSettings(CausalSettings):
+    """Sizes of the encoder, beside what all causal methods have."""
+
+    blocks: Positive = 2
+    heads: Positive = 1
+    #: Standard deviation that matrices start from; null: Xavier's, which is larger, as published. Blocks that hardly
+    #: add anything at first learn faster with prefixes as rows (docs/tuning.md).
+    initial_std: Rate | None = None
+    #: What an item's vector is: learned for each item (id), or a learned projection of its text vector, of the
+    #: `embedding` that the entry names (text).
+    item_vectors: Literal["id", "text"] = "id"
+
+    @model_validator(mode="after")
+    def _heads_divide_dimensions(self) -> SASRecSettings:
+        if self.dimensions % self.heads:
+            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class Block(torch.nn.Module):
+    """Self-attention, then a point-wise network; each normalized before and added to its input."""
+
+    def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.before_attention = torch.nn.LayerNorm(dimensions)
+        self.attention = SelfAttention(dimensions, heads, dropout)
+        self.before_pointwise = torch.nn.LayerNorm(dimensions)
+        self.pointwise = Pointwise(dimensions, dimensions, torch.nn.ReLU(), dropout)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = states + self.dropout(self.attention(self.before_attention(states)))
+        added: torch.Tensor = self.dropout(self.pointwise(self.before_pointwise(states)))
+        return states + added
+
+
+class SASRecEncoder(SequenceEncoder):
+    """Item and position vectors, blocks, a last normalization."""
+
+    def __init__(self, data: MethodData, settings: SASRecSettings) -> None:
+        super().__init__(data.n_items, settings.dimensions)
+        size = settings.dimensions
+        if settings.item_vectors == "text":
+            self.items = TextItems(data, size)
+        self.positions = torch.nn.Embedding(settings.max_history, size)
+        self.dropout = Dropout(settings.dropout)
+        self.blocks = torch.nn.ModuleList(Block(size, settings.heads, settings.dropout) for _ in range(settings.blocks))
+        self.normalization = torch.nn.LayerNorm(size)
+        for module in self.modules():
+            if isinstance(module, torch.nn.Embedding):
+                torch.nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, torch.nn.Linear):
+                if settings.initial_std is None:
+                    torch.nn.init.xavier_uniform_(module.weight)
+                else:
+                    torch.nn.init.normal_(module.weight, std=settings.initial_std)
+                if module.bias is not None:
+                    torch.nn.init.zeros_(module.bias)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+        scale = self.items.embedding_dim**0.5
+        states = self.dropout(self.items(items) * scale + self.positions.weight[: items.shape[1]])
+        for block in self.blocks:
+            states = block(states)
+        normalized: torch.Tensor = self.normalization(states)
+        return normalized
+
+
+class SASRec(CausalRecommender[SASRecSettings]):
+    """Kang and McAuley, 2018; by default with a softmax over many negatives in place of one binary negative."""
+
+    paper = "Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018"
+    settings_model = SASRecSettings
+
+    def build(self) -> SASRecEncoder:
+        """An untrained encoder."""
+        return SASRecEncoder(self.data, self.settings)
+
+
+METHOD = SASRec

@@ -1,0 +1,213 @@
+"""SESRec: recommendation from clicks and searches, parted into what both histories say and what only one says.
+
+As published (Si et al., 2023) and as released, with these differences:
+
+- A row without a history on one side has zero states and interests there; the released code needs both sides.
+- Padding takes no part in the similarity of the two histories, so that the width of a batch does not matter.
+- The alignment of queries and items draws its negatives without replacement, and anew in each step.
+- Learning rates follow valid NDCG@5, as for all methods trained on rows, in place of MRR; biases do not decay.
+- The tower's last layer begins at zero, and learned vectors have ten times the rate of matrices: otherwise most of its
+  units are inactive for good before it has learned anything.
+- The tower sees not only interests, user and candidate, but the products of the first two with the candidate as well
+  (`products`): few clicks do not teach a network to compare what stands side by side.
+- Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against four stored ones.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch.nn import functional
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
+from gensar_core.baselines.shared.target_ranking import RankedMethod
+from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
+from gensar_core.config.base import Count, Positive, Rate
+from gensar_core.nn.attention import (
+    EncoderLayer,
+    QueryItemAlignment,
+    TargetAttention,
+    masked_mean,
+    masked_softmax,
+    on_distinct,
+    xavier,
+)
+
+_Weight = Annotated[float, Field(ge=0.0)]
+#: A weight of exactly 1 / n may come out lower by rounding.
+_ROUNDING = 1.0e-6
+
+
+class SESRecSettings(RankedSettings):
+    """Sizes and weights, beside what all methods trained on rows have. They are those of the paper's Amazon data."""
+
+    dimensions: Positive = 32
+    heads: Positive = 4
+    max_recommendations: Count = 15
+    max_searches: Count = 15
+    max_query_words: Positive = 15
+    batch_size: Positive = 256
+    embedding_rate: Rate = 10.0
+    #: Show the tower also the products of each interest, and of the user, with the candidate, dimension by dimension.
+    products: bool = True
+    query_item_weight: _Weight = 0.1
+    query_item_temperature: Rate = 0.1
+    query_item_negatives: Positive = 1024
+    #: Of the triplet losses that part similar from dissimilar states, and their margin.
+    triplet_weight: _Weight = 0.001
+    triplet_margin: _Weight = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_dimensions(self) -> SESRecSettings:
+        if self.dimensions % self.heads or self.dimensions % 2:
+            raise ValueError(f"dimensions ({self.dimensions}) must be even and a multiple of heads ({self.heads})")
+        return self
+
+
+class SESRecModel(RowModel):
+    """An encoder of each history, their co-attention, target attention, and a tower."""
+
+    reads_past_queries = True
+
+    def __init__(self, data: MethodData, settings: SESRecSettings) -> None:
+        size, dropout = settings.dimensions, settings.dropout
+        super().__init__(data, size, size)
+        self.settings = settings
+        self.n_items, self.n_queries = data.n_items, data.n_queries
+        self.words = QueryWords(*query_words(data, settings.max_query_words), size // 2)
+        self.query_ids = torch.nn.Embedding(data.n_queries, size // 2)
+        self.item_projection = torch.nn.Linear(size, size)
+        self.query_projection = torch.nn.Linear(size, size)
+        #: What tells a search of the history from a query alone.
+        self.source = torch.nn.Embedding(1, size)
+        widths = {"clicks": settings.max_recommendations, "searches": settings.max_searches}
+        self.positions = torch.nn.ModuleDict(
+            {name: torch.nn.Embedding(max(1, width), size) for name, width in widths.items()}
+        )
+        self.encoders = torch.nn.ModuleDict(
+            {name: EncoderLayer(size, settings.heads, dropout, torch.nn.LeakyReLU(), eps=1.0e-8) for name in widths}
+        )
+        self.similarity = torch.nn.Linear(size, size, bias=False)
+        #: w_d, which weighs search states where clicks are scored, and w_q, the other way round.
+        self.scorers = torch.nn.ModuleDict({name: torch.nn.Linear(size, 1, bias=False) for name in widths})
+        self.attention = torch.nn.ModuleDict({name: TargetAttention(size) for name in widths})
+        self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
+        #: Six interests, user and candidate; and the first seven times the candidate.
+        self.tower = Tower(((15 if settings.products else 8) * size, 200, 80), dropout)
+        xavier(self)
+        begin_at_chance(self)
+
+    def query_table(self) -> torch.nn.Embedding:
+        """What tells queries of the same words apart."""
+        return self.query_ids
+
+    def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits of the candidates; in training also the alignment and triplet losses."""
+        assert self.users is not None
+        states = self.states(batch.history)
+        masks = {"clicks": batch.history.is_click, "searches": batch.history.is_search}
+        weights = self.weights(states, masks)
+        candidates = on_distinct(self.encode_items, batch.candidates)
+        interests, triplets = [], []
+        for side, mask in masks.items():
+            similar, dissimilar = parted(weights[side], mask)
+            interests += self.attention[side](states[side], candidates, mask, similar, dissimilar)
+            triplets.append(self._triplet(states[side], weights[side], similar, dissimilar))
+        met = [*interests, self.users(batch.users)[:, None].expand(-1, candidates.shape[1], -1)]
+        products = [part * candidates for part in met] if self.settings.products else []
+        logits: torch.Tensor = self.tower(torch.cat([*met, candidates, *products], dim=2)).squeeze(-1)
+        return logits, self._further(batch.history, triplets) if self.training else {}
+
+    def states(self, history: HistoryBatch) -> dict[str, torch.Tensor]:
+        """Encoded clicks and searches [rows, width of the side, dimensions]."""
+        found = masked_mean(on_distinct(self.encode_items, history.found), history.is_found)
+        sides = {
+            "clicks": (on_distinct(self.encode_items, history.clicks), history.is_click),
+            "searches": (
+                on_distinct(self.encode_queries, history.searches) + self.source.weight + found,
+                history.is_search,
+            ),
+        }
+        encoded = {}
+        for side, (vectors, mask) in sides.items():
+            states = vectors + self.positions[side](torch.arange(vectors.shape[1], device=vectors.device))
+            encoded[side] = self.encoders[side](states, states, mask) * mask[..., None]
+        return encoded
+
+    def weights(self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """How much each slot agrees with the other history: softmax over the slots of a side [rows, width]."""
+        clicks, searches = states["clicks"], states["searches"]
+        # M [rows, clicks, searches]; states of padding are zero, and so are their rows and columns.
+        similar = torch.tanh(self.similarity(clicks) @ searches.transpose(1, 2))
+        logits = {
+            "clicks": similar @ self.scorers["clicks"](searches),
+            "searches": similar.transpose(1, 2) @ self.scorers["searches"](clicks),
+        }
+        return {side: masked_softmax(logits[side].squeeze(-1), mask, dim=1) for side, mask in masks.items()}
+
+    def encode_items(self, items: torch.Tensor) -> torch.Tensor:
+        """Vectors [items, dimensions] of item numbers int64 [items]."""
+        vectors: torch.Tensor = self.item_projection(self.items(items))
+        return vectors
+
+    def encode_queries(self, queries: torch.Tensor) -> torch.Tensor:
+        """Vectors [queries, dimensions] of query numbers int64 [queries]."""
+        vectors: torch.Tensor = self.query_projection(torch.cat([self.query_ids(queries), self.words(queries)], dim=-1))
+        return vectors
+
+    def item_vectors(self) -> torch.Tensor:
+        """The projected vectors, which the histories are made of."""
+        return self.encode_items(torch.arange(self.n_items, device=self.items.weight.device))
+
+    def _triplet(
+        self, states: torch.Tensor, weights: torch.Tensor, similar: torch.Tensor, dissimilar: torch.Tensor
+    ) -> torch.Tensor:
+        """The weighted history is nearer to the plain mean of similar states than to that of dissimilar ones."""
+        anchor = (weights[:, None] @ states).squeeze(1)
+        near = functional.pairwise_distance(anchor, masked_mean(states, similar))
+        far = functional.pairwise_distance(anchor, masked_mean(states, dissimilar))
+        return functional.relu(near - far + self.settings.triplet_margin).mean()
+
+    def _further(self, history: HistoryBatch, triplets: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weighted losses."""
+        settings = self.settings
+        losses = {"triplet": settings.triplet_weight * torch.stack(triplets).sum()}
+        row, search, item = history.is_found.nonzero(as_tuple=True)
+        if settings.query_item_weight and len(row):
+            pairs = history.searches[row, search], history.found[row, search, item]
+            loss = self.pairs(*pairs, self.encode_queries, self.encode_items, self.n_queries, self.n_items)
+            losses["query_item"] = settings.query_item_weight * loss
+        return losses
+
+
+def parted(weights: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which slots are similar, with a weight of at least 1 / n among n real slots, and which are not [rows, width].
+
+    A group without slots becomes all real slots. No gradient passes here.
+    """
+    real = mask.sum(dim=1, keepdim=True)
+    similar = mask & (weights.detach() * real >= 1.0 - _ROUNDING)
+    dissimilar = mask & ~similar
+    some_similar, some_dissimilar = similar.any(dim=1, keepdim=True), dissimilar.any(dim=1, keepdim=True)
+    return similar | (mask & ~some_similar), dissimilar | (mask & ~some_dissimilar)
+
+
+class SESRec(RankedMethod[SESRecSettings]):
+    """Si et al., 2023."""
+
+    tasks = ("rec",)
+    inputs = ("clicks", "searches", "words", "training_negatives")
+    paper = "Si et al.: When Search Meets Recommendation: Learning Disentangled Search Representation. SIGIR 2023"
+    settings_model = SESRecSettings
+
+    def build(self) -> SESRecModel:
+        """An untrained model."""
+        return SESRecModel(self.data, self.settings)
+
+
+METHOD = SESRec

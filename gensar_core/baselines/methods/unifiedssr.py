@@ -1,0 +1,146 @@
+"""UnifiedSSR: one encoder for sequences of clicks, and for sequences of queries and the clicks after them.
+
+As published (Xie et al., 2024) and as released, with these differences:
+
+- Attention is causal. The released collate functions pass the padding mask alone, so a state sees the item it is asked
+  to predict.
+- Layers are chained. The released loop feeds the original input into every layer, so that only the last has effect.
+- Keys are masked by their own sequence's mask, in attention across sequences too.
+- Windows of sessions, which no gradient moves there, are the middle halves of a sequence's own two halves, without
+  padding; what lies in a window is doubled, as released.
+- One model serves both tasks; the paper fine-tunes a copy for each. Learning rates are constant until a plateau.
+- A session of several clicks is one step for each click in training, and one step with their mean in a history.
+- Negatives of bce are drawn by clicks ** popularity_power, 0 (uniformly) as published. `loss: softmax` sets each target
+  against `sampled_negatives` shared by a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+import torch
+from torch.nn import functional
+
+from gensar_core.baselines.shared.next_item_losses import PopularityNegatives, sampled_softmax
+from gensar_core.baselines.shared.target_ranking import RankedMethod, TrainingSet
+from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRModel, UnifiedSSRSettings, shifted
+from gensar_core.nn.attention import masked_mean
+from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.seeds import derive_seed
+
+#: Parts that a sequence is cut into.
+_SESSIONS = 2
+
+
+def session_windows(mask: torch.Tensor) -> torch.Tensor:
+    """Which places lie in each session's window, bool [sessions, rows, width], for padded rows bool [rows, width]."""
+    place = (torch.arange(mask.shape[1], device=mask.device) + 0.5) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    centers = [(number + 0.5) / _SESSIONS for number in range(_SESSIONS)]
+    return torch.stack([mask & ((place - center).abs() <= 0.25 / _SESSIONS) for center in centers])
+
+
+class SequenceSet:
+    """Users' training sequences of one task: every place is a target, but for the first where no query is asked.
+
+    ``users`` [rows], ``items`` and, for search, ``queries`` Ragged [rows].
+    """
+
+    def __init__(self, method: UnifiedSSR, task: str) -> None:
+        settings, data = method.settings, method.data
+        self.method, self.task = method, task
+        events = data.training_events.filter(pl.col("task") == task).sort("user_id", "event_id")
+        users, counts = np.unique(events.get_column("user_id").to_numpy(), return_counts=True)
+        clicked = Ragged.from_lengths(counts, events.get_column("item_id").to_numpy().astype(np.int64))
+        width = settings.max_recommendations + 1 if task == "rec" else settings.max_searches
+        self.users, cuts = users.astype(np.int64), clicked.tail(width)
+        kept = ranges(clicked.offsets[1:] - cuts.lengths, cuts.lengths)
+        self.items = cuts
+        asked = events.get_column("query_id").fill_null(0).to_numpy().astype(np.int64)
+        self.queries = Ragged(cuts.offsets, asked[kept])
+        if task == "rec":
+            some = np.flatnonzero(cuts.lengths > 1)
+            self.users, self.items, self.queries = self.users[some], cuts.take(some), self.queries.take(some)
+        self.lengths = self.items.lengths
+        counted = np.bincount(clicked.values, minlength=data.n_items)
+        self.sampler = PopularityNegatives(counted, settings.popularity_power, derive_seed(method.seed, task))
+        method.model.seen_items[torch.from_numpy(np.flatnonzero(counted))] = True
+        method.model.seen_users[torch.from_numpy(self.users)] = True
+
+    def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
+        """The loss of all targets, and the correlation of sessions."""
+        model = self.method.model
+        device = model.items.weight.device
+        taken = self.items.take(rows)
+        width = int(taken.lengths.max())
+        users, items, queries = (
+            torch.from_numpy(array).to(device)
+            for array in (self.users[rows], taken.padded(width, 0), self.queries.take(rows).padded(width, 0))
+        )
+        mask = torch.arange(width, device=device) < torch.from_numpy(taken.lengths).to(device)[:, None]
+        vectors = model.items(items) * model.scale
+        if self.task == "rec":
+            mask = mask[:, 1:]
+            states, targets = model.encode(users, vectors[:, :-1], None, mask), items[:, 1:]
+        else:
+            known = torch.arange(width, device=device) > 0
+            states = model.encode(users, shifted(vectors)[:, :-1], queries, mask, mask & known)
+            targets = items
+        windows = session_windows(mask)
+        doubled = (1.0 + windows.any(dim=0).to(vectors.dtype))[..., None]
+        losses = [self._next_items((state * doubled)[mask], targets[mask], step) for state in states]
+        weight = self.method.settings.session_weight
+        return {"ranking": model.mixed(losses), "sessions": weight * correlation(states, windows)}
+
+    def _next_items(self, states: torch.Tensor, targets: torch.Tensor, step: int) -> torch.Tensor:
+        """Mean loss of states [targets, d] and their targets [targets]."""
+        settings, table = self.method.settings, self.method.model.items.weight
+        scaled = states * self.method.model.scale
+        if settings.loss == "softmax":
+            drawn = torch.from_numpy(self.sampler.draw(step, settings.sampled_negatives)).to(table.device)
+            return sampled_softmax(scaled, targets, table, drawn)
+        count = settings.sampled_negatives
+        drawn = torch.from_numpy(self.sampler.draw(step, len(targets) * count).reshape(-1, count)).to(table.device)
+        positive = (scaled * functional.embedding(targets, table)).sum(dim=1)
+        negative = (functional.embedding(drawn, table) @ scaled[:, :, None]).squeeze(2)
+        terms = functional.softplus(negative) * (drawn != targets[:, None])
+        return (functional.softplus(-positive) + terms.sum(dim=1)).mean()
+
+
+def correlation(states: tuple[torch.Tensor, ...], windows: torch.Tensor) -> torch.Tensor:
+    """Sessions of a sequence should differ, and sessions of items and of queries agree.
+
+    ``states`` [rows, width, d] of items, and of queries if there are some; ``windows`` bool [sessions, rows, width].
+    """
+    sessions = [torch.stack([masked_mean(state, window) for window in windows]) for state in states]
+    adjacent = [functional.cosine_similarity(own[:-1], own[1:], dim=2).abs().mean() for own in sessions]
+    total = torch.stack(adjacent).sum()
+    if len(sessions) == 1:
+        return total
+    return total - functional.cosine_similarity(sessions[0], sessions[1], dim=2).mean()
+
+
+class UnifiedSSR(RankedMethod[UnifiedSSRSettings]):
+    """Xie et al., 2024."""
+
+    tasks = ("rec", "search")
+    inputs = ("clicks", "searches", "words")
+    paper = "Xie et al.: UnifiedSSR: A Unified Framework of Sequential Search and Recommendation. WWW 2024"
+    settings_model = UnifiedSSRSettings
+    model: UnifiedSSRModel
+
+    def build(self) -> UnifiedSSRModel:
+        """An untrained model."""
+        return UnifiedSSRModel(self.data, self.settings)
+
+    def training_set(self, task: str) -> TrainingSet:
+        """Users' sequences of a task."""
+        return SequenceSet(self, task)
+
+    def task_weight(self, task: str) -> float:
+        """The weight of a task's losses."""
+        return self.settings.search_weight if task == "search" else 1.0
+
+
+METHOD = UnifiedSSR

@@ -1,0 +1,253 @@
+"""UniSAR: transitions between recommendation and search behavior, fused, and a mixture of experts for both tasks.
+
+As published (Shi et al., 2024) and as released, with these differences:
+
+- The encoder of the merged history blocks attention between slots of one kind. So its recommendation slots attend to
+  search slots and the other way round, and it is computed as these two cross-attentions, which gives the same states.
+- A row without a history on one side has no keys there: it gets a zero context, a zero interest, and no part in the
+  alignment of that side, where the released code needs both sides.
+- The alignment of queries and items counts no pair twice in its negatives' softmax, and draws them without replacement.
+- Batches are made of rows with histories of like length, and padded to their own longest only.
+- Towers' last layers begin at zero, and learned vectors have ten times the rate of matrices: otherwise most of their
+  units are inactive for good before they have learned anything.
+- Experts see not only interests, user, query and candidate, but the products of the others with the candidate as well
+  (`products`): few clicks do not teach a network to compare what stands side by side.
+- Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against the four stored ones.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch.nn import functional
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
+from gensar_core.baselines.shared.target_ranking import RankedMethod
+from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
+from gensar_core.config.base import Positive, Rate
+from gensar_core.nn.attention import (
+    DecoderLayer,
+    Dropout,
+    EncoderLayer,
+    QueryItemAlignment,
+    TargetAttention,
+    ViewAlignment,
+    masked_mean,
+    on_distinct,
+    xavier,
+)
+from gensar_core.schema import TASKS
+
+_Weight = Annotated[float, Field(ge=0.0)]
+
+
+class UniSARSettings(RankedSettings):
+    """Sizes and weights, beside what all methods trained on rows have. Weights are those of the paper's Amazon data."""
+
+    #: Of item, user and word vectors, before they are projected to `dimensions`.
+    embedding_size: Positive = 32
+    heads: Positive = 2
+    #: Experts that both tasks share, and experts of each.
+    experts: Positive = 4
+    max_query_words: Positive = 50
+    embedding_rate: Rate = 10.0
+    #: Show the experts also the products of each interest, of the user and of the query with the candidate, dimension
+    #: by dimension.
+    products: bool = True
+    #: Weight of the search loss.
+    search_weight: Rate = 0.01
+    query_item_weight: _Weight = 0.1
+    query_item_temperature: Rate = 0.1
+    query_item_negatives: Positive = 1024
+    history_weight: _Weight = 0.01
+    history_temperature: Rate = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_dimensions(self) -> UniSARSettings:
+        if self.dimensions % self.heads:
+            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class UniSARModel(RowModel):
+    """Extractors of the four transitions, fusion, target attention, experts and towers."""
+
+    def __init__(self, data: MethodData, settings: UniSARSettings) -> None:
+        size, heads, dropout = settings.dimensions, settings.heads, settings.dropout
+        super().__init__(data, settings.embedding_size, settings.embedding_size)
+        self.settings = settings
+        self.n_items, self.n_queries = data.n_items, data.n_queries
+        self.words = QueryWords(*query_words(data, settings.max_query_words), settings.embedding_size)
+        self.projections = torch.nn.ModuleDict(
+            {name: torch.nn.Linear(settings.embedding_size, size) for name in ("item", "user", "query")}
+        )
+        clicks, searches = max(1, settings.max_recommendations), max(1, settings.max_searches)
+        self.positions = torch.nn.ModuleDict(
+            {
+                "both": torch.nn.Embedding(clicks + searches, size),
+                "clicks": torch.nn.Embedding(clicks, size),
+                "searches": torch.nn.Embedding(searches, size),
+            }
+        )
+        self.extractors = torch.nn.ModuleDict(
+            {name: EncoderLayer(size, heads, dropout, torch.nn.ReLU()) for name in ("both", "clicks", "searches")}
+        )
+        self.fusions = torch.nn.ModuleDict(
+            {name: DecoderLayer(size, heads, dropout) for name in ("clicks", "searches")}
+        )
+        self.attention = torch.nn.ModuleDict({name: TargetAttention(size) for name in ("clicks", "searches")})
+        self.views = torch.nn.ModuleDict(
+            {name: ViewAlignment(size, settings.history_temperature) for name in ("clicks", "searches")}
+        )
+        self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
+        self.no_query = torch.nn.Embedding(1, size)
+        #: Two interests, candidate, user and query; and all but the candidate times the candidate.
+        self.experts = Experts((9 if settings.products else 5) * size, size, settings.experts, dropout)
+        widths = (size, 128, size, 200, 80)
+        self.towers = torch.nn.ModuleDict({task: Tower(widths, dropout) for task in TASKS})
+        xavier(self)
+        begin_at_chance(self)
+
+    def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits of the candidates; in training also the two alignment losses."""
+        transitions = self.transitions(batch.history)
+        masks = {"clicks": batch.history.is_click, "searches": batch.history.is_search}
+        candidates = on_distinct(self.encode_items, batch.candidates)
+        interests = []
+        for side, mask in masks.items():
+            across, within = transitions[side]
+            fused = self.fusions[side](within, across, mask)
+            interests += self.attention[side](fused, candidates, mask)
+        asking = [self.encode_users(batch.users), self._asked(batch)]
+        products = []
+        if self.settings.products:
+            products = [part * candidates for part in (*interests, *(part[:, None] for part in asking))]
+        of_candidates = torch.cat([*interests, candidates, *products], dim=2)
+        mixed = self.experts(batch.task, of_candidates, torch.cat(asking, dim=1))
+        logits: torch.Tensor = self.towers[batch.task](mixed).squeeze(-1)
+        return logits, self._alignments(batch.history, transitions, masks) if self.training else {}
+
+    def transitions(self, history: HistoryBatch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """For each side its states as seen from the other side (s2r, r2s) and from its own (r2r, s2s).
+
+        States are [rows, width of the side, dimensions].
+        """
+        clicks = on_distinct(self.encode_items, history.clicks)
+        found = masked_mean(on_distinct(self.encode_items, history.found), history.is_found)
+        searches = on_distinct(self.encode_queries, history.searches) + found
+        merged_clicks = clicks + self.positions["both"](history.click_places)
+        merged_searches = searches + self.positions["both"](history.search_places)
+        both, own = self.extractors["both"], {}
+        for side, states, mask in (
+            ("clicks", clicks, history.is_click),
+            ("searches", searches, history.is_search),
+        ):
+            states = states + self.positions[side](torch.arange(states.shape[1], device=states.device))
+            own[side] = self.extractors[side](states, states, mask)
+        return {
+            "clicks": (both(merged_clicks, merged_searches, history.is_search), own["clicks"]),
+            "searches": (both(merged_searches, merged_clicks, history.is_click), own["searches"]),
+        }
+
+    def encode_items(self, items: torch.Tensor) -> torch.Tensor:
+        """Vectors [items, dimensions] of item numbers int64 [items]."""
+        return torch.tanh(self.projections["item"](self.items(items)))
+
+    def encode_queries(self, queries: torch.Tensor) -> torch.Tensor:
+        """Vectors [queries, dimensions] of query numbers int64 [queries]."""
+        return torch.tanh(self.projections["query"](self.words(queries)))
+
+    def encode_users(self, users: torch.Tensor) -> torch.Tensor:
+        """Vectors [users, dimensions] of user numbers int64 [users]."""
+        assert self.users is not None
+        return torch.tanh(self.projections["user"](self.users(users)))
+
+    def item_vectors(self) -> torch.Tensor:
+        """The projected vectors, which the histories are made of."""
+        return self.encode_items(torch.arange(self.n_items, device=self.items.weight.device))
+
+    def _asked(self, batch: RowBatch) -> torch.Tensor:
+        """The vector of each row's query, or a learned one where none is asked [rows, dimensions]."""
+        if batch.task == "search":
+            return on_distinct(self.encode_queries, batch.queries)
+        return self.no_query.weight.expand(len(batch.users), -1)
+
+    def _alignments(
+        self,
+        history: HistoryBatch,
+        transitions: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        masks: dict[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Weighted losses: queries with the items clicked after them, and each side as seen from both sides."""
+        settings, losses = self.settings, {}
+        if settings.history_weight:
+            views = [
+                self.views[side](*(masked_mean(states, mask)[mask[:, 0]] for states in transitions[side]))
+                for side, mask in masks.items()
+            ]
+            losses["history"] = settings.history_weight * torch.stack(views).sum()
+        row, search, item = history.is_found.nonzero(as_tuple=True)
+        if settings.query_item_weight and len(row):
+            pairs = history.searches[row, search], history.found[row, search, item]
+            loss = self.pairs(*pairs, self.encode_queries, self.encode_items, self.n_queries, self.n_items)
+            losses["query_item"] = settings.query_item_weight * loss
+        return losses
+
+
+class Experts(torch.nn.Module):
+    """Progressive layered extraction, one level (Tang et al., 2020): shared experts, and experts of each task."""
+
+    def __init__(self, inputs: int, size: int, experts: int, dropout: float) -> None:
+        super().__init__()
+        self.size = size
+        #: All experts of one kind as one matrix.
+        self.experts = torch.nn.ModuleDict(
+            {name: torch.nn.Linear(inputs, experts * size) for name in ("shared", *TASKS)}
+        )
+        self.gates = torch.nn.ModuleDict({task: torch.nn.Linear(inputs, 2 * experts) for task in TASKS})
+        self.dropout = Dropout(dropout)
+
+    def forward(self, task: str, of_candidates: torch.Tensor, of_rows: torch.Tensor) -> torch.Tensor:
+        """Mixed outputs [rows, candidates, size] of the task's and the shared experts.
+
+        Their input is ``of_candidates`` [rows, candidates, any] and then ``of_rows`` [rows, any], which is multiplied
+        once a row.
+        """
+        layers = [
+            cast(torch.nn.Linear, layer) for layer in (self.experts["shared"], self.experts[task], self.gates[task])
+        ]
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        part = of_candidates.shape[-1]
+        outputs = functional.linear(of_candidates, weight[:, :part])
+        outputs = outputs + functional.linear(of_rows, weight[:, part:], bias)[:, None]
+        gate_width = layers[-1].out_features
+        experts = self.dropout(torch.relu(outputs[..., :-gate_width])).unflatten(-1, (-1, self.size))
+        gates = torch.softmax(outputs[..., -gate_width:], dim=-1)
+        mixed: torch.Tensor = (gates[..., None, :] @ experts).squeeze(-2)
+        return mixed
+
+
+class UniSAR(RankedMethod[UniSARSettings]):
+    """Shi et al., 2024. Its item vectors are what the paper's collaborative identifiers were made of."""
+
+    tasks = ("rec", "search")
+    inputs = ("clicks", "searches", "words", "training_negatives")
+    paper = "Shi et al.: UniSAR: Modeling User Transition Behaviors between Search and Recommendation. SIGIR 2024"
+    settings_model = UniSARSettings
+
+    def build(self) -> UniSARModel:
+        """An untrained model."""
+        return UniSARModel(self.data, self.settings)
+
+    def task_weight(self, task: str) -> float:
+        """The weight of a task's losses."""
+        return self.settings.search_weight if task == "search" else 1.0
+
+
+METHOD = UniSAR

@@ -1,0 +1,1 @@
+"""Share encoders, examples, losses and training between methods."""

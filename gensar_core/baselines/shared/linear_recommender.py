@@ -1,0 +1,102 @@
+"""What linear recommenders share: an item's score is the weighted sum of what the clicks of the history say of it.
+
+Such a method adds how it makes the item-item weights out of training clicks, and its settings; clicks, histories,
+scoring and files are here.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from gensar_core.baselines.interface import Method
+from gensar_core.baselines.shared.sequence_encoder import recommended_clicks, recommended_histories
+from gensar_core.config.base import Count, Settings
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.runtime.arrays import Ragged
+
+#: Scores [rows, n_items] that are held at once where a few of them are asked for.
+_CELLS = 1 << 24
+
+
+class LinearSettings(Settings):
+    """How much is remembered of items, and of histories."""
+
+    #: Weights that are kept of each item's on others, the largest in size (0: all).
+    neighbours: Count = 1000
+    #: What a click of the history counts beside the click after it; 1 counts all alike.
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+
+
+S = TypeVar("S", bound=LinearSettings)
+
+
+class LinearRecommender(Method[S]):
+    """A method of the task rec with item-item weights W: the score of item j is the sum over clicks i of d_i W_ij.
+
+    d_i is ``decay`` to the power of how many clicks came after i. An item that training has not shown scores 0.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("rec",)
+    inputs: ClassVar[tuple[str, ...]] = ("clicks",)
+    #: Sparse float32 [n_items, n_items]: a row is what a click says of all items.
+    weights: sparse.csr_array
+
+    @abc.abstractmethod
+    def learned(self, clicks: Ragged) -> Iterator[sparse.coo_array]:
+        """Blocks of rows of the weights, one after the other, each [rows, n_items]: no more than `neighbours` a row.
+
+        ``clicks`` are the items that each user has clicked in training, oldest first [users].
+        """
+
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
+        """Learn the weights."""
+        _, clicks = recommended_clicks(self.data.training_events)
+        if not len(clicks):
+            raise UserError(f"{self.data.samples_folder}: no recommendation click to learn from")
+        blocks = [block.astype(np.float32) for block in self.learned(clicks)]
+        self.weights = sparse.csr_array(sparse.vstack(blocks, format="csr"))
+        unseen = self.data.n_items - len(np.unique(clicks.values))
+        return {"users": len(clicks), "weights": int(self.weights.nnz), "unseen_items": unseen}
+
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """The candidates' scores among those of the catalogue."""
+        scores = np.zeros(lists.items.shape, dtype=np.float32)
+        step = max(1, _CELLS // self.data.n_items)
+        for start in range(0, len(lists), step):
+            part = lists.take(start, start + step)
+            catalogue = self.score_catalogue(part.samples)
+            scores[start : start + step] = np.take_along_axis(catalogue, np.maximum(part.items, 0), axis=1)
+        return scores
+
+    def score_catalogue(self, samples: pl.DataFrame) -> np.ndarray:
+        """Scores of all items for some samples, float32 [rows, n_items]."""
+        history = recommended_histories(samples)
+        later = np.repeat(history.offsets[1:], history.lengths) - np.arange(len(history.values)) - 1
+        counted = np.power(self.settings.decay, later).astype(np.float32)
+        shape = (len(samples), self.data.n_items)
+        scores: np.ndarray = (
+            sparse.csr_array((counted, history.values, history.offsets), shape=shape) @ self.weights
+        ).toarray()
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write weights.safetensors."""
+        kept = self.weights
+        parts = {"values": kept.data, "items": kept.indices.astype(np.int32), "offsets": kept.indptr.astype(np.int64)}
+        save_file(parts, folder / "weights.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read weights.safetensors."""
+        kept = load_file(folder / "weights.safetensors")
+        shape = (self.data.n_items, self.data.n_items)
+        self.weights = sparse.csr_array((kept["values"], kept["items"], kept["offsets"]), shape=shape)

@@ -1,0 +1,176 @@
+"""What methods of product search share that compare items with a vector of the request.
+
+Such a method adds a model (a batch of rows -> request vectors); query vectors, the user's items in order, the catalogue
+loss and scoring are here.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
+from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
+from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch, TrainingRows
+from gensar_core.baselines.shared.text_item_vectors import TextItems
+from gensar_core.config.base import Positive
+from gensar_core.nn.attention import Dropout, on_distinct
+
+#: Standard deviation of vectors as initialized. At 1, logits of 64 dimensions would start out in the tens.
+_SMALL = 0.05
+
+#: A place that stands after all others.
+_LAST = 2**40
+
+
+class SearchSettings(RankedSettings):
+    """Query and item vectors, and the loss over them, beside what all methods trained on rows have."""
+
+    max_query_words: Positive = 50
+    #: Cross-entropy over the whole catalogue, in place of the negatives and the `loss` above.
+    catalogue_softmax: bool = True
+    #: A vector of each query's own, added to that of its words.
+    query_vectors: bool = True
+    #: What an item's vector is: learned for each item (id), a learned projection of its text vector, of the `embedding`
+    #: that the entry names (text), or their sum (both). With text alone no item has a bias of its own either.
+    item_vectors: Literal["id", "text", "both"] = "id"
+
+
+S = TypeVar("S", bound=SearchSettings)
+
+
+class SearchModel(RowModel):
+    """Request vectors, compared with item vectors by inner products."""
+
+    bias: torch.Tensor
+
+    def __init__(self, data: MethodData, settings: SearchSettings) -> None:
+        size = settings.dimensions
+        super().__init__(data, size)
+        self.words = QueryWords(*query_words(data, settings.max_query_words), size)
+        self.own = torch.nn.Embedding(data.n_queries, size) if settings.query_vectors else None
+        self.projection = torch.nn.Linear(size, size)
+        self.dropout = Dropout(settings.dropout)
+        #: What an item scores whatever the request.
+        bias = torch.zeros(data.n_items)
+        if settings.item_vectors == "text":
+            self.register_buffer("bias", bias, persistent=False)
+        else:
+            self.bias = torch.nn.Parameter(bias)
+        texts = None if settings.item_vectors == "id" else TextItems(data, size)
+        self.texts = texts if settings.item_vectors == "both" else None
+        for table in (self.items, self.words.table, self.own):
+            if isinstance(table, torch.nn.Embedding):
+                torch.nn.init.normal_(table.weight, std=_SMALL)
+        if texts is not None and self.texts is None:
+            self.items = texts
+
+    @abc.abstractmethod
+    def requests(self, batch: RowBatch) -> torch.Tensor:
+        """Vectors [rows, dimensions] of what is asked for."""
+
+    def further_losses(self, batch: RowBatch) -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """Losses beside the ranking's in training, weighted, by name."""
+        return {}
+
+    def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits [rows, width] of the candidates, and further losses in training."""
+        vectors = functional.embedding(batch.candidates, self.item_vectors())
+        logits = (vectors @ self.requests(batch)[:, :, None]).squeeze(2) + self.bias[batch.candidates]
+        return logits, self.further_losses(batch) if self.training else {}
+
+    def catalogue(self, batch: RowBatch) -> torch.Tensor:
+        """Logits [rows, n_items] of all items."""
+        logits: torch.Tensor = torch.addmm(self.bias, self.requests(batch), self.item_vectors().T)
+        return logits
+
+    def item_vectors(self) -> torch.Tensor:
+        """The vector of every item [n_items, dimensions]."""
+        return self.items.weight if self.texts is None else self.items.weight + self.texts.weight
+
+    def query_table(self) -> torch.nn.Embedding | None:
+        """The queries' own vectors."""
+        return self.own
+
+    def queries(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Vectors of queries int64 [any shape]: tanh(W mean of word vectors + b), and the query's own."""
+        vectors: torch.Tensor = on_distinct(self._query_vectors, numbers)
+        return vectors
+
+    def _query_vectors(self, numbers: torch.Tensor) -> torch.Tensor:
+        vectors = torch.tanh(self.projection(self.dropout(self.words(numbers))))
+        return vectors if self.own is None else vectors + self.own(numbers)
+
+
+class SearchMethod(RankedMethod[S]):
+    """A method of the task search over a `SearchModel`."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("search",)
+
+    def training_set(self, task: str) -> TrainingSet:
+        """The train rows of a task."""
+        settings = self.settings
+        if not settings.catalogue_softmax:
+            return super().training_set(task)
+        widths = (settings.max_recommendations, settings.max_searches)
+        return _CatalogueSet(self, TrainingRows.from_samples(task, self.data.samples, None, *widths))
+
+
+class _CatalogueSet(RowSet):
+    """Train rows whose targets compete with the whole catalogue."""
+
+    def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:  # noqa: ARG002
+        model: Any = self.method.model
+        batch = self.train.batch(rows, np.zeros((len(rows), 0), dtype=np.int64), model.bias.device)
+        ranking = functional.cross_entropy(model.catalogue(batch), batch.candidates[:, 0])
+        return {"ranking": ranking, **model.further_losses(batch)}
+
+
+@dataclass(frozen=True)
+class ItemSequences:
+    """The items a user clicked, oldest first, padded after their end.
+
+    ``items`` int64 [rows, width]; ``queries`` int64 [rows, width] is the query after which an item was clicked, -1 for
+    none; ``present`` bool [rows, width].
+    """
+
+    items: torch.Tensor
+    queries: torch.Tensor
+    present: torch.Tensor
+
+    @classmethod
+    def from_history(cls, history: HistoryBatch, most: int) -> ItemSequences:
+        """Recommendation clicks and clicks after queries in the order of time, the last ``most`` of them.
+
+        Of equal items that follow one another the last stands for all: a purchase that stands in both logs is one.
+        """
+        places = history.search_places[:, :, None].expand_as(history.found).flatten(1)
+        queries = history.searches[:, :, None].expand_as(history.found).flatten(1)
+        columns = (
+            torch.cat([history.clicks, history.found.flatten(1)], dim=1),
+            torch.cat([torch.full_like(history.clicks, -1), queries], dim=1),
+            torch.cat([history.is_click, history.is_found.flatten(1)], dim=1),
+        )
+        places = torch.cat([history.click_places, places], dim=1).masked_fill(~columns[2], _LAST)
+        items, queries, present = _ordered(columns, places)
+        repeated = torch.zeros_like(present)
+        repeated[:, :-1] = (items[:, :-1] == items[:, 1:]) & present[:, 1:]
+        present = present & ~repeated
+        kept = present & (present.flip(1).cumsum(1).flip(1) <= most)
+        items, queries, kept = _ordered((items, queries, kept), (~kept).to(torch.uint8))
+        width = max(1, int(kept.sum(dim=1).max())) if len(kept) else 1
+        return cls(items[:, :width], queries[:, :width].masked_fill(~kept[:, :width], -1), kept[:, :width])
+
+
+def _ordered(columns: tuple[torch.Tensor, ...], keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The columns [rows, width], each row in the rising order of its keys, equal keys as they stand."""
+    order = keys.argsort(dim=1, stable=True)
+    return tuple(column.gather(1, order) for column in columns)

@@ -1,0 +1,266 @@
+"""What methods share that are trained to rank one target above a few negatives, in one or both tasks.
+
+Such a method adds a model (a batch of rows -> logits of its candidates) and its settings; data, negatives, losses,
+training of both tasks in one loop, early stopping and scoring are here.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from gensar_core.baselines.interface import Method
+from gensar_core.baselines.shared.next_item_losses import PopularityNegatives
+from gensar_core.baselines.shared.scoring_tower import DEAD_SHARE, ActiveUnits
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, ranking_loss
+from gensar_core.baselines.shared.target_rows import Rows, TrainingRows
+from gensar_core.embeddings.sequential import ItemVectors
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.seeds import derive_seed, generator
+from gensar_core.training.loop import Schedule, train, warmup_cosine
+from gensar_core.training.plateau import Plateau, parameter_groups
+from gensar_core.training.state import TrainingRecord
+
+#: Lists scored at once; with 100 candidates each, activations stay in a CPU's caches.
+_LISTS_AT_ONCE = 256
+#: Batches whose rows are sorted by length together, so that rows of a batch are about equally long.
+_POOLED_BATCHES = 16
+
+S = TypeVar("S", bound=RankedSettings)
+
+
+class TrainingSet(Protocol):
+    """What the training loop needs to know of the rows of one task."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """A size of each row [rows], by which rows are put into batches of about equally long ones."""
+
+    def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
+        """Losses of the given rows by name; their sum is what the task adds to the loss."""
+
+
+class RankedMethod(Method[S]):
+    """A method that is trained on rows: a target, its history, its query, and negatives.
+
+    Its ``inputs`` name training_negatives, unless it has another `training_set`.
+    """
+
+    @abc.abstractmethod
+    def build(self) -> RowModel:
+        """An untrained model, on the CPU."""
+
+    def task_weight(self, task: str) -> float:  # noqa: ARG002
+        """The weight of a task's losses."""
+        return 1.0
+
+    def training_set(self, task: str) -> TrainingSet:
+        """The train rows of a task."""
+        settings, negatives = self.settings, None
+        if settings.stored_negatives:
+            negatives = self.data.negatives
+        elif not settings.sampled_negatives:
+            raise UserError("a method without stored_negatives needs sampled_negatives above 0")
+        widths = (settings.max_recommendations, settings.max_searches)
+        return RowSet(self, TrainingRows.from_samples(task, self.data.samples, negatives, *widths))
+
+    @functools.cached_property
+    def model(self) -> RowModel:
+        """The model, initialized from the seed until it is trained or loaded."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "initialization"))
+            return self.build().to(pick_device())
+
+    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
+        """Train with early stopping by the mean NDCG@5 of the method's tasks on the valid candidates."""
+        task = RankedTraining(self)
+        every = task.steps_per_epoch * self.settings.validate_every
+        steps = task.steps_per_epoch * self.settings.epochs
+        schedule = Schedule(
+            total_steps=steps,
+            validate_every=every,
+            patience=self.settings.patience,
+            rate=warmup_cosine(steps, 0.0) if self.settings.falling_rate else task.plateau.rate,
+        )
+        name = type(self).__name__
+        record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
+        self.model.settle_unseen()
+        self._warn_of_dead_towers(record)
+        return {
+            "training_rows": {name: len(rows.lengths) for name, rows in task.sets.items()},
+            "unseen_items": int((~self.model.seen_items).sum()),
+            "unseen_users": int((~self.model.seen_users).sum()),
+            **({} if self.model.query_table() is None else {"unseen_queries": int((~self.model.seen_queries).sum())}),
+            "steps": record.steps,
+            "best_step": record.best_step,
+            "best_valid_ndcg@5": record.best_score,
+            "curve": record.history,
+        }
+
+    def _warn_of_dead_towers(self, record: TrainingRecord) -> None:
+        """Tell of towers whose units are nearly all inactive under the weights that are kept."""
+        kept = next((entry for entry in record.history if entry["step"] == record.best_step), {})
+        for task in self.tasks:
+            share = kept.get(f"{task}_active_share", 1.0)
+            if share < DEAD_SHARE:
+                self.warnings.append(
+                    f"only {share:.1%} of the tower's ReLUs are active on valid candidates of {task}: the others learn "
+                    "nothing any more; lower learning_rate, and raise embedding_rate in its place"
+                )
+
+    @torch.no_grad()
+    def score(self, lists: CandidateLists) -> np.ndarray:
+        """Logits: each history is encoded once for all its candidates."""
+        self.model.eval()
+        scores = np.zeros(lists.items.shape, dtype=np.float32)
+        if not len(lists):
+            return scores
+        device = next(self.model.parameters()).device
+        settings, task = self.settings, lists.samples.item(0, "task")
+        rows = Rows.from_samples(task, lists.samples, settings.max_recommendations, settings.max_searches)
+        order = np.argsort(rows.histories.lengths, kind="stable")
+        for start in range(0, len(order), _LISTS_AT_ONCE):
+            part = order[start : start + _LISTS_AT_ONCE]
+            logits, _ = self.model(rows.batch(part, lists.items[part], device))
+            scores[part] = logits.cpu().numpy()
+        return scores
+
+    def item_vectors(self) -> ItemVectors:
+        """The learned vector of every item."""
+        vectors = self.model.item_vectors().detach().float().cpu().numpy()
+        return ItemVectors(vectors, self.model.seen_items.cpu().numpy())
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors."""
+        weights = {name: value.contiguous().cpu() for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read model.safetensors."""
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+
+
+class RowSet:
+    """The train rows of one task, with the negatives that the settings name."""
+
+    def __init__(self, method: RankedMethod[Any], train: TrainingRows) -> None:
+        settings, data, task = method.settings, method.data, train.rows.task
+        self.method = method
+        self.train = train
+        self.lengths = train.rows.histories.lengths
+        events = data.training_events
+        clicks = events.filter(events.get_column("task") == task).get_column("item_id").to_numpy()
+        counts = np.bincount(clicks, minlength=data.n_items)
+        self.sampler = PopularityNegatives(counts, settings.popularity_power, derive_seed(method.seed, task))
+        self._mark_seen(counts)
+
+    def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
+        """The ranking loss and what the model adds to it."""
+        model, settings = self.method.model, self.method.settings
+        count = settings.sampled_negatives
+        sampled = self.sampler.draw(step, len(rows) * count).reshape(len(rows), count)
+        batch = self.train.batch(rows, sampled, next(model.parameters()).device)
+        logits, further = model(batch)
+        return {"ranking": ranking_loss(logits, batch.present, settings.loss), **further}
+
+    def _mark_seen(self, clicks: np.ndarray) -> None:
+        """Say which items, users and queries this task's rows show."""
+        model, histories = self.method.model, self.train.rows.histories
+        shown = [self.train.targets, self.train.negatives[self.train.negatives >= 0]]
+        shown += [histories.clicks.values, histories.found.values]
+        if self.method.settings.sampled_negatives:
+            shown.append(np.flatnonzero(clicks))
+        model.seen_items[torch.from_numpy(np.unique(np.concatenate(shown)).astype(np.int64))] = True
+        model.seen_users[torch.from_numpy(np.unique(self.train.rows.users))] = True
+        asked = [self.train.rows.queries] if self.train.rows.task == "search" else []
+        asked += [histories.searches.values] if model.reads_past_queries else []
+        if asked:
+            model.seen_queries[torch.from_numpy(np.unique(np.concatenate(asked)).astype(np.int64))] = True
+
+
+class RankedTraining:
+    """A method as the shared training loop sees it.
+
+    Every step takes rows of each task, and all tasks end an epoch together.
+    """
+
+    def __init__(self, method: RankedMethod[Any], tasks: tuple[str, ...] | None = None) -> None:
+        settings, data = method.settings, method.data
+        sets = {task: method.training_set(task) for task in tasks or method.tasks}
+        self.sets = {task: rows for task, rows in sets.items() if len(rows.lengths)}
+        self.lists = {
+            task: load_candidates(
+                data.samples_folder, task, "valid", users=settings.validation_users, samples=data.samples
+            )
+            for task in sets
+        }
+        self.lists = {task: lists for task, lists in self.lists.items() if len(lists)}
+        if not self.sets or not self.lists:
+            raise UserError(f"{data.samples_folder}: no train or no valid target of {' or '.join(method.tasks)}")
+        self.method = method
+        self.module: torch.nn.Module = method.model
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            parameter_groups(method.model, settings), lr=settings.learning_rate, fused=True
+        )
+        self.plateau = Plateau(self.optimizer, settings.plateau_patience)
+        most = max(len(rows.lengths) for rows in self.sets.values())
+        self.steps_per_epoch = -(-most // settings.batch_size)
+
+    def batches(self, first_step: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Each step and its rows of each task."""
+        epoch, skipped = divmod(first_step, self.steps_per_epoch)
+        while True:
+            orders = {task: self._epoch(task, epoch) for task in self.sets}
+            for position in range(skipped, self.steps_per_epoch):
+                rows = {task: order[position] for task, order in orders.items() if len(order[position])}
+                yield epoch * self.steps_per_epoch + position, rows
+            epoch, skipped = epoch + 1, 0
+
+    def backward(self, batch: tuple[int, dict[str, np.ndarray]]) -> Mapping[str, torch.Tensor]:
+        """One step; one task after the other, so that only one's activations are in memory."""
+        step, tasks = batch
+        found: dict[str, torch.Tensor] = {}
+        total = torch.zeros((), device=next(self.module.parameters()).device)
+        for task, rows in tasks.items():
+            losses = self.sets[task].losses(rows, step)
+            loss = self.method.task_weight(task) * torch.stack(list(losses.values())).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            found |= {f"{task}_{name}": value.detach() for name, value in losses.items()}
+        return {"loss": total, **found}
+
+    def validate(self) -> Mapping[str, float]:
+        """NDCG@5 and HR@10 of each task on its valid candidates; the mean NDCG@5 counts.
+
+        Of a model with towers also how many of their units are active there.
+        """
+        figures: dict[str, float] = {}
+        for task, lists in self.lists.items():
+            with ActiveUnits(self.module) as active:
+                ranks = average_ranks(self.method.score(lists), lists.present)
+            if active.share is not None:
+                figures[f"{task}_active_share"] = active.share
+            figures |= {f"{task}_valid_ndcg@5": ndcg(ranks, 5), f"{task}_valid_hr@10": hit_rate(ranks, 10)}
+        score = float(np.mean([figures[f"{task}_valid_ndcg@5"] for task in self.lists]))
+        self.plateau.see(score)
+        return {"score": score, **figures}
+
+    def _epoch(self, task: str, epoch: int) -> list[np.ndarray]:
+        """The rows of each batch of one epoch of a task."""
+        lengths = self.sets[task].lengths
+        rng = generator(self.method.seed, "epoch", epoch, task)
+        order = rng.permutation(len(lengths))
+        pool = np.arange(len(order)) * self.steps_per_epoch // max(1, len(order)) // _POOLED_BATCHES
+        order = order[np.lexsort((lengths[order], pool))]
+        batches = np.array_split(order, self.steps_per_epoch)
+        return [batches[position] for position in rng.permutation(len(batches))]

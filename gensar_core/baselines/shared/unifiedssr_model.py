@@ -1,0 +1,162 @@
+"""The model of UnifiedSSR: layers that sequences of items and of queries go through alike, each looking at the other.
+
+How it is trained, and what differs from the paper, stands in `unifiedssr`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import model_validator
+from torch.nn import functional
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
+from gensar_core.baselines.shared.target_rows import RowBatch
+from gensar_core.config.base import Count, Positive, Rate, Share
+from gensar_core.nn.attention import Attention, Dropout, masked_mean
+
+
+class UnifiedSSRSettings(RankedSettings):
+    """Sizes and weights, beside what all methods trained on rows have. Stored negatives are not read."""
+
+    dimensions: Positive = 32
+    dropout: Share = 0.5
+    max_recommendations: Count = 50
+    max_searches: Count = 50
+    stored_negatives: bool = False
+    sampled_negatives: Count = 4
+    popularity_power: Share = 0.0
+    batch_size: Positive = 128
+    weight_decay: Share = 0.0
+    heads: Positive = 4
+    layers: Positive = 2
+    max_query_words: Positive = 50
+    #: Weight of the correlation of a sequence's sessions.
+    session_weight: Share = 0.1
+    #: Weight of the search loss.
+    search_weight: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> UnifiedSSRSettings:
+        if self.dimensions % self.heads or self.dimensions % 2:
+            raise ValueError(f"dimensions ({self.dimensions}) must be even and a multiple of heads ({self.heads})")
+        if self.stored_negatives or not self.sampled_negatives:
+            raise ValueError("trains on sampled negatives: stored_negatives false, sampled_negatives above 0")
+        if not self.max_recommendations or not self.max_searches:
+            raise ValueError("max_recommendations and max_searches must be above 0")
+        return self
+
+
+class UnifiedSSRLayer(torch.nn.Module):
+    """Self-attention, attention to the other sequence, a point-wise network; normalized before, added after."""
+
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.own, self.across = Attention(size, heads, dropout), Attention(size, heads, dropout)
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(size) for _ in range(3))
+        self.pointwise = torch.nn.Sequential(
+            torch.nn.Linear(size, 2 * size), torch.nn.ReLU(), Dropout(dropout), torch.nn.Linear(2 * size, size)
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor, other_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """New states [rows, width, d]; masks bool [rows, width, width] say who attends to whom."""
+        normed = self.norms[0](states)
+        states = states + self.dropout(self.own(normed, normed, mask))
+        states = states + self.dropout(self.across(self.norms[1](states), others, other_mask))
+        added: torch.Tensor = self.dropout(self.pointwise(self.norms[2](states)))
+        return states + added
+
+
+class UnifiedSSRModel(RowModel):
+    """Item, user and word vectors, and layers that sequences of items and of queries go through alike."""
+
+    def __init__(self, data: MethodData, settings: UnifiedSSRSettings) -> None:
+        size = settings.dimensions
+        super().__init__(data, size, size)
+        self.scale = math.sqrt(size)
+        self.words = QueryWords(*query_words(data, settings.max_query_words), size)
+        self.layers = torch.nn.ModuleList(
+            UnifiedSSRLayer(size, settings.heads, settings.dropout) for _ in range(settings.layers)
+        )
+        self.normalization = torch.nn.LayerNorm(size)
+        self.dropout = Dropout(settings.dropout)
+        #: How much states of items, rather than of queries, count for search.
+        self.item_share = torch.nn.Parameter(torch.tensor(0.5))
+        for name, parameter in self.named_parameters():
+            if parameter.dim() >= 2:
+                torch.nn.init.xavier_uniform_(parameter)
+            elif name.endswith("bias"):
+                torch.nn.init.zeros_(parameter)
+
+    def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits of the candidates."""
+        history = batch.history
+        rows = torch.arange(len(batch.users), device=batch.users.device)
+        if batch.task == "rec":
+            vectors, mask = self.items(history.clicks) * self.scale, history.is_click
+            states = [self.encode(batch.users, vectors, None, mask)[0] * mask[..., None]]
+            last = (mask.sum(dim=1) - 1).clamp(min=0)
+        else:
+            lengths = history.is_search.sum(dim=1)
+            queries = functional.pad(history.searches, (0, 1))
+            queries[rows, lengths] = batch.queries
+            mask = functional.pad(history.is_search, (1, 0), value=True)
+            found = masked_mean(self.items(history.found) * self.scale, history.is_found)
+            found, is_found = shifted(found), functional.pad(history.is_found.any(dim=2), (1, 0))
+            states = list(self.encode(batch.users, found, queries, mask, is_found & mask))
+            last = lengths
+        table = functional.embedding(batch.candidates, self.items.weight) * self.scale
+        logits = [(table @ state[rows, last][:, :, None]).squeeze(2) for state in states]
+        return self.mixed(logits), {}
+
+    def encode(
+        self,
+        users: torch.Tensor,
+        items: torch.Tensor,
+        queries: torch.Tensor | None,
+        mask: torch.Tensor,
+        item_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """States [rows, width, d] of items, and of queries if there are some: two tensors, or one.
+
+        ``items`` [rows, width, d] are scaled vectors, ``queries`` int64 [rows, width] stand beside them, and may be
+        attended to where ``mask`` holds; items may where ``item_mask`` (or ``mask``) does; none ever to a later place.
+        """
+        assert self.users is not None
+        width = mask.shape[1]
+        earlier = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
+        # Added to every place: the user, and the place.
+        added = (self.users(users) * self.scale)[:, None] + sinusoids(width, items.shape[2]).to(items)
+        of_items = (mask if item_mask is None else item_mask)[:, None] & earlier
+        states = self.dropout(items + added)
+        if queries is None:
+            for layer in self.layers:
+                states = layer(states, states, of_items, of_items)
+            return (self.normalization(states),)
+        asked = self.dropout(self.words(queries.flatten()).view(*queries.shape, -1) * self.scale + added)
+        of_queries = mask[:, None] & earlier
+        for layer in self.layers:
+            states, asked = layer(states, asked, of_items, of_queries), layer(asked, states, of_queries, of_items)
+        return self.normalization(states), self.normalization(asked)
+
+    def mixed(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """What items' states say, alone or mixed with what queries' states say."""
+        share = self.item_share.clamp(0.1, 0.9)
+        return values[0] if len(values) == 1 else share * values[0] + (1.0 - share) * values[1]
+
+
+def shifted(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors [rows, width, d] one place later, after an empty one [rows, width + 1, d]."""
+    return functional.pad(vectors, (0, 0, 1, 0))
+
+
+def sinusoids(width: int, size: int) -> torch.Tensor:
+    """Vectors of places, float32 [width, size] (Vaswani et al., 2017, section 3.5)."""
+    angles = torch.arange(width)[:, None] * torch.exp(torch.arange(0, size, 2) * (-math.log(1.0e4) / size))
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)

@@ -1,0 +1,235 @@
+"""The whole of config.yaml: named entries a stage, inheritance through `base`, and names that must be defined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from gensar_core.config.base import Count, Name, Settings, in_turn, not_an_entry, shown, validate
+from gensar_core.config.corpora import CorpusSettings
+from gensar_core.config.datasets import DatasetSettings
+from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
+from gensar_core.config.fusions import FusionSettings
+from gensar_core.config.generators import GeneratorSettings, with_starts
+from gensar_core.config.identifiers import IdentifierSettings
+from gensar_core.config.pseudo_queries import PseudoQueryEntry
+from gensar_core.config.tables import FigureSettings, MethodSettings, TableSettings
+from gensar_core.errors import UserError
+
+_SECTIONS = (
+    "datasets",
+    "embeddings",
+    "identifiers",
+    "pseudo_queries",
+    "corpora",
+    "generators",
+    "methods",
+    "fusions",
+    "tables",
+    "figures",
+)
+
+#: What results/tables/{dataset}_NAME.csv is beside entries of `tables`; and {dataset}_{table}_costs.csv is of each.
+_OTHER_TABLES = ("full", "costs", "statistics")
+#: What results/figures/{dataset}_NAME.svg is beside entries of `figures`; and {dataset}_{model}_training.svg of each.
+_OTHER_FIGURES = ("distributions", "training", "collisions")
+#: Folders beside those of the data sets in results/.
+_OTHER_FOLDERS = {"tables", "figures", "overview"}
+
+#: By which keys an entry of a section names what it is built on, and the sections that those names are looked for in.
+BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "embeddings": {"method": ("methods",)},
+    "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
+    "pseudo_queries": {},
+    "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
+    "generators": {"corpus": ("corpora",), "start_from": ("generators",)},
+    "methods": {"embedding": ("embeddings",)},
+    "fusions": {"parts": ("methods", "generators")},
+}
+
+
+class Experiments(Settings):
+    """config.yaml, validated. An entry names the entries it builds on; what is shared is built once."""
+
+    seed: Count = 42
+    #: Seconds from one checkpoint of a training to the next (0: one after every step). No result depends on it.
+    checkpoint_seconds: Count = 60
+    datasets: dict[Name, DatasetSettings]
+    embeddings: dict[Name, EmbeddingSettings] = {}
+    identifiers: dict[Name, IdentifierSettings] = {}
+    pseudo_queries: dict[Name, PseudoQueryEntry] = {}
+    corpora: dict[Name, CorpusSettings] = {}
+    generators: dict[Name, GeneratorSettings] = {}
+    methods: dict[Name, MethodSettings] = {}
+    fusions: dict[Name, FusionSettings] = {}
+    tables: dict[Name, TableSettings] = {}
+    figures: dict[Name, FigureSettings] = {}
+
+    def seed_of(self, entry: Any) -> int:
+        """The seed that an entry draws from: its own, or that of all."""
+        return self.seed if entry.seed is None else int(entry.seed)
+
+    def text_embeddings(self) -> list[str]:
+        """Names of the embeddings made by text encoders."""
+        return [name for name, entry in self.embeddings.items() if isinstance(entry, TextEmbedding)]
+
+    def sequential_embeddings(self) -> list[str]:
+        """Names of the embeddings taken from trained methods."""
+        return [name for name, entry in self.embeddings.items() if isinstance(entry, SequentialEmbedding)]
+
+
+def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experiments:
+    """Validate a whole configuration.
+
+    ``where`` begins every error message. Raises UserError naming the path of the first unknown key, wrong type,
+    dangling name, or circular `base` or `start_from`.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: must be a mapping of sections ({', '.join(_SECTIONS)})")
+    resolved = {key: _inherit(value, f"{where}: {key}") if key in _SECTIONS else value for key, value in values.items()}
+    experiments = validate(Experiments, resolved, where)
+    for path, name, section in _references(experiments):
+        known = {entry for one in section.split(" or ") for entry in getattr(experiments, one)}
+        if name not in known:
+            raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
+    _check_row_names(experiments, where)
+    _check_file_names(experiments, where)
+    return experiments.model_copy(update={"generators": with_starts(experiments.generators, f"{where}: generators")})
+
+
+def _check_row_names(experiments: Experiments, where: str) -> None:
+    """Raise UserError when two of the sections whose entries become rows of tables share a name."""
+    owner: dict[str, str] = {}
+    for section, one in (("generators", "a generator"), ("methods", "a method"), ("fusions", "a fusion")):
+        for name in getattr(experiments, section):
+            if name in owner:
+                raise UserError(f"{where}: {section}.{name}: {owner[name]} has the same name; rename one of them")
+            owner[name] = one
+
+
+def _check_file_names(experiments: Experiments, where: str) -> None:
+    """Raise UserError when two entries would write the same table, figure or folder under results/."""
+    trained = [*experiments.methods, *experiments.generators]
+    drawn = [*_OTHER_FIGURES, *(f"{name}_training" for name in trained)]
+    for section, taken in (("tables", _OTHER_TABLES), ("figures", drawn)):
+        for name in getattr(experiments, section):
+            if name in taken or (section == "tables" and name.endswith("_costs")):
+                one = section.removesuffix("s")
+                raise UserError(f"{where}: {section}.{name}: every data set has another {one} of this name; rename it")
+    for name in _OTHER_FOLDERS & set(experiments.datasets):
+        raise UserError(f"{where}: datasets.{name}: results/{name} holds other results; rename it")
+    tables = [*_OTHER_TABLES, *experiments.tables, *(f"{table}_costs" for table in experiments.tables)]
+    _check_endings("tables", experiments, tables, where)
+    _check_endings("figures", experiments, [*drawn, *experiments.figures], where)
+
+
+def _check_endings(folder: str, experiments: Experiments, endings: list[str], where: str) -> None:
+    """Raise UserError when two data sets would write one file: {dataset}_{ending} in a folder of results/."""
+    owner = {name: name for name in experiments.datasets}
+    for dataset in experiments.datasets:
+        for ending in endings:
+            file = f"{dataset}_{ending}"
+            other = owner.setdefault(file, dataset)
+            if other != dataset:
+                raise UserError(
+                    f"{where}: datasets.{dataset}: results/{folder}/{file} is a file of data set {other}, too; "
+                    "rename one of them"
+                )
+
+
+def read_experiments(path: Path, *overlays: Path) -> Experiments:
+    """Read and validate a configuration file, over which others are laid as `snakemake --configfile` does it."""
+    values = _read(path)
+    for overlay in overlays:
+        above = _read(overlay)
+        values = _merge(values, above) if isinstance(values, Mapping) and isinstance(above, Mapping) else above
+    return load_experiments(values, str(overlays[-1] if overlays else path))
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not readable as YAML: lists or mappings are nested too deep") from None
+
+
+def _inherit(entries: Any, where: str) -> Any:
+    """Resolve `base: name` within one section: an entry takes its base's keys and overrides them one by one."""
+    if not isinstance(entries, Mapping):
+        return entries
+    resolved: dict[str, Any] = {}
+    for name in entries:
+        chain = _chain(name, entries, resolved, where)
+        for link in reversed(chain):
+            entry = entries[link]
+            if isinstance(entry, Mapping) and "base" in entry:
+                entry = _merge(resolved[entry["base"]], {key: value for key, value in entry.items() if key != "base"})
+            resolved[link] = entry
+    return {name: resolved[name] for name in entries}
+
+
+def _chain(name: str, entries: Mapping[str, Any], resolved: Mapping[str, Any], where: str) -> list[str]:
+    """List an entry and the bases it rests on that are not resolved yet, each before its own base."""
+    chain: dict[str, None] = {}
+    while name not in resolved:
+        if name in chain:
+            circle = [*chain, name]
+            raise UserError(f"{where}.{circle[0]}.base: circular: {in_turn(circle)}")
+        chain[name] = None
+        entry = entries[name]
+        if not isinstance(entry, Mapping) or "base" not in entry:
+            break
+        base = entry["base"]
+        if not isinstance(base, str):
+            raise UserError(f"{where}.{name}.base: name one entry of this section, not {shown(base)}")
+        if base not in entries:
+            raise UserError(f"{where}.{name}.base: {not_an_entry(base, entries, 'here')}")
+        if not isinstance(entries[base], Mapping):
+            raise UserError(f"{where}.{base}: is the base of {name}, so it must be a mapping of settings")
+        name = base
+    return list(chain)
+
+
+def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """Child over parent; mappings are merged key by key, everything else is replaced."""
+    merged = dict(parent)
+    for key, value in child.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def names_in(entry: Settings, key: str) -> list[str]:
+    """The entries that another one names by a key: none, one or several."""
+    used = getattr(entry, key, None)
+    return used if isinstance(used, list) else [] if used is None else [used]
+
+
+def _references(experiments: Experiments) -> Iterator[tuple[str, str, str]]:
+    """Every name that one entry uses of another: (path of the key, name, section it must be in)."""
+    for name, dataset in experiments.datasets.items():
+        yield f"datasets.{name}.table", dataset.table, "tables"
+        for position, experiment in enumerate(dataset.experiments):
+            yield f"datasets.{name}.experiments.{position}", experiment, "tables or figures"
+        for position, identifier in enumerate(dataset.compared_identifiers):
+            yield f"datasets.{name}.compared_identifiers.{position}", identifier, "identifiers"
+    for section, keys in BUILT_ON.items():
+        for name, entry in getattr(experiments, section).items():
+            for key, homes in keys.items():
+                for position, one in enumerate(names_in(entry, key)):
+                    place = f".{position}" if isinstance(getattr(entry, key), list) else ""
+                    yield f"{section}.{name}.{key}{place}", one, " or ".join(homes)
+    for name, table in experiments.tables.items():
+        for position, row in enumerate(table.rows):
+            yield f"tables.{name}.rows.{position}", row, "methods or generators or fusions"
+    for name, figure in experiments.figures.items():
+        for number, series in enumerate(figure.series):
+            for position, row in enumerate(series.rows):
+                yield f"figures.{name}.series.{number}.rows.{position}", row, "methods or generators or fusions"

@@ -1,0 +1,124 @@
+"""Prompts for a history that no table holds: put together by the code that writes the corpus' own prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from transformers import AutoTokenizer
+
+from gensar_core import schema
+from gensar_core.config.base import validate
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.corpora.assemble import Rows, shown
+from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.instructions import Instructions
+from gensar_core.corpora.item_texts import Encoder, Texts
+from gensar_core.corpora.tasks import RANKING_TASKS, Kind, Side
+from gensar_core.corpora.token_pieces import Pieces
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.stage import read_record
+
+#: The identifier that each task asks for, by which its clicks stand in histories as well.
+_SIDE_OF: Mapping[str, Side] = {"rec": "collaborative", "search": "semantic"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that a user did: a code of schema.BEHAVIORS, and the item's number or the query's words."""
+
+    behavior: int
+    object: int | str
+
+    @classmethod
+    def clicked(cls, item: int) -> Entry:
+        """A click on a recommended item."""
+        return cls(schema.RECOMMENDED_ITEM, item)
+
+    @classmethod
+    def searched(cls, query: str) -> Entry:
+        """A query; the entries `found` after it are its clicks."""
+        return cls(schema.SEARCHED_QUERY, query)
+
+    @classmethod
+    def found(cls, item: int) -> Entry:
+        """A click on an item that the last query found."""
+        return cls(schema.SEARCHED_ITEM, item)
+
+
+class LivePrompts:
+    """What a corpus folder tells about how its prompts are written."""
+
+    def __init__(self, corpus: Path) -> None:
+        """Raises UserError when ``corpus`` is no corpus folder."""
+        record = read_record(corpus / "stage.json")
+        self.settings = validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")
+        tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+        self._tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
+        self._encoder = Encoder(tokenizer)
+        self._eos = int(tokenizer.eos_token_id)
+        self._reserved = sorted(tokenizer.get_added_vocab())
+        # What the model was trained on, whatever the library's templates are by now.
+        self._instructions = Instructions.load(corpus, [task.name for task in RANKING_TASKS.values()])
+        self._identifiers = _identifiers(corpus / "item_tokens.parquet", self.settings.behavior_tokens)
+
+    def prompt(self, task: str, history: Sequence[Entry], query: str | None = None) -> Ragged:
+        """The encoder input of one question, as one row.
+
+        ``history`` is oldest first and may be longer than prompts show. ``query`` is what `search` asks for. Raises
+        UserError on an item that the corpus does not have and on a query without a word.
+        """
+        items = sorted({entry.object for entry in history if isinstance(entry.object, int)})
+        words = [entry.object for entry in history if isinstance(entry.object, str)]
+        words += [query] if query is not None else []
+        self._check(items, words)
+        number: dict[int | str, int] = {item: place for place, item in enumerate(items)}
+        number |= {text: place for place, text in enumerate(dict.fromkeys(words))}
+        pieces = Pieces(
+            self._encoder,
+            self._tokens,
+            {side: rows.take(np.array(items, dtype=np.int64)) for side, rows in self._identifiers.items()},
+            self._texts(list(dict.fromkeys(words))),
+            self._texts([]),
+            behavior_tokens=self.settings.behavior_tokens,
+            eos_id=self._eos,
+        )
+        lengths = np.array([len(history)])
+        behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in history], dtype=np.uint8))
+        objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in history], dtype=np.int32))
+        asked: dict[Kind, np.ndarray] = {"query": np.array([number[query] if query is not None else 0])}
+        rows = Rows(np.zeros(1, dtype=np.int64), asked, Histories(behaviors, objects))
+        rows = rows.recent(self.settings.max_recommendations, self.settings.max_searches)
+        first = self._instructions.first[list(RANKING_TASKS).index(task)]
+        return self._instructions.write(shown(pieces, RANKING_TASKS[task], rows), np.array([first]))
+
+    def _texts(self, texts: list[str]) -> Texts:
+        column = pl.Series(texts, dtype=pl.String)
+        return Texts.prepare(column, self._encoder, self.settings.max_query_tokens, self._reserved)
+
+    def _check(self, items: Sequence[int], words: Sequence[str]) -> None:
+        count = len(self._identifiers["semantic"])
+        wrong = [item for item in items if not 0 <= item < count]
+        if wrong:
+            raise UserError(f"history: there is no item number {wrong[0]}; items are numbered from 0 to {count - 1}")
+        if not all(text.strip() for text in words):
+            raise UserError("query: holds no word; give at least one")
+
+
+def _identifiers(path: Path, behavior_tokens: bool) -> dict[Side, Ragged]:
+    """The identifiers' tokens of every item: what stands between the behavior token and the end of sequence."""
+    table = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
+    found = {}
+    for task, side in _SIDE_OF.items():
+        rows = Ragged.from_series(table.filter(pl.col("task") == task).get_column("target_ids"))
+        inner = np.ones(len(rows.values), dtype=bool)
+        inner[rows.offsets[1:] - 1] = False
+        if behavior_tokens:
+            inner[rows.offsets[:-1]] = False
+        found[side] = rows.filter(inner)
+    return found

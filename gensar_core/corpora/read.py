@@ -1,0 +1,308 @@
+"""A corpus folder as the arrays that training and ranking read."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gensar_core import schema
+from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
+from gensar_core.corpora.token_pieces import stack
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+
+Known = TypeVar("Known")
+
+#: Rows of train.parquet that are decoded at a time.
+_ROWS = 1 << 17
+#: Rows that an error names.
+_DESCRIBED = 10
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Encoder inputs, written when they are asked for: what each shows, in an instruction of its task.
+
+    ``task`` int64 [prompts] is the number of each one's task among the ``instructions``.
+    """
+
+    shown: Shown
+    task: np.ndarray
+    instructions: Instructions
+
+    @classmethod
+    def whole(cls, rows: Ragged) -> Inputs:
+        """Inputs that are token rows as they are."""
+        nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), rows.values[:0])
+        return cls(Shown(rows, nothing), np.zeros(len(rows), dtype=np.int64), Instructions.none())
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    @functools.cached_property
+    def longest(self) -> np.ndarray:
+        """Tokens of each in the longest instruction that it may take, int64 [prompts]."""
+        longest: np.ndarray = self.shown.lengths + self.instructions.longest[self.task]
+        return longest
+
+    def draw(self, seed: int, visit: int, prompts: np.ndarray) -> np.ndarray:
+        """The instructions that ``prompts`` take at this visit; see `Instructions.draw`."""
+        return self.instructions.draw(seed, visit, prompts, self.task[prompts])
+
+    def lengths(self, prompts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Tokens of ``prompts`` in the instructions ``chosen``, int64 [prompts]."""
+        own = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
+        lengths: np.ndarray = own + self.instructions.lengths[chosen]
+        return lengths
+
+    def write(self, prompts: np.ndarray, chosen: np.ndarray) -> Ragged:
+        """Token ids of ``prompts`` in the instructions ``chosen``."""
+        return self.instructions.write(self.shown.take(prompts), chosen)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples: what is asked and what is to be answered.
+
+    ``inputs`` are the prompts, ``targets`` [rows] token rows; ``prompt`` int64 [rows] is the input of each row,
+    ascending, so that rows of one prompt stand together; ``task`` [rows] indexes ``task_names``; ``path`` is the file
+    they stand in, row by row.
+    """
+
+    inputs: Inputs
+    targets: Ragged
+    prompt: np.ndarray
+    task: np.ndarray
+    task_names: list[str]
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def describe(self, rows: np.ndarray) -> str:
+        """For an error's one line: some of the given rows, by task, sample and place in the file."""
+        shown = rows[:_DESCRIBED]
+        names = [f"{self.task_names[self.task[row]]} row {row}" for row in shown]
+        if self.path is not None:
+            sample_ids = pl.read_parquet(self.path, columns=["sample_id"]).to_series()[shown]
+            names = [f"{name}, sample {sample}" for name, sample in zip(names, sample_ids, strict=True)]
+        more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
+        return "; ".join(names) + more + (f" of {self.path}" if self.path is not None else "")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Encoder inputs of valid and test samples; ``sample_id`` [rows] ascends."""
+
+    sample_id: np.ndarray
+    inputs: Ragged
+    path: Path
+
+    def of(self, sample_ids: np.ndarray) -> Ragged:
+        """The prompts of the given samples. Raises UserError when there is none for one of them."""
+        places = np.searchsorted(self.sample_id, sample_ids)
+        found = self.sample_id[np.minimum(places, len(self.sample_id) - 1)] == sample_ids if len(self.sample_id) else 0
+        if not np.all(found):
+            raise UserError(f"{self.path}: holds no prompt for some samples; build the corpus of these samples again")
+        return self.inputs.take(places)
+
+
+@dataclass(frozen=True)
+class ItemTokens:
+    """The decoder tokens of every item, for one task.
+
+    ``tokens`` int32 [n_items, longest] is filled with -1 after each row's end, ``lengths`` [n_items] count the end of
+    sequence, ``order`` [n_items] is each item's place when all token rows are sorted.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: Ragged) -> ItemTokens:
+        """Rows of items 0, 1, ... in this order."""
+        lengths = rows.lengths
+        tokens = rows.padded(int(lengths.max(initial=1)), -1).astype(np.int32)
+        order = np.empty(len(rows), dtype=np.int64)
+        # The last key counts most.
+        order[np.lexsort(tokens.T[::-1])] = np.arange(len(rows))
+        return cls(tokens, lengths, order)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether all items have equally many tokens."""
+        return bool((self.lengths == self.tokens.shape[1]).all())
+
+
+def vocabulary_size(corpus: Path) -> int:
+    """How many token ids the corpus' tokenizer has. Raises UserError when new_tokens.json does not say."""
+    return _of_tokenizer(corpus, "vocabulary_size", int)
+
+
+def base_vocabulary_size(corpus: Path) -> int:
+    """How many token ids the tokenizer had before identifier and behavior tokens came to it."""
+    return _of_tokenizer(corpus, "base_vocabulary_size", int)
+
+
+def new_tokens(corpus: Path) -> dict[str, int]:
+    """The token ids of identifier and behavior tokens. Raises UserError when new_tokens.json does not say."""
+    return _of_tokenizer(corpus, "tokens", dict)
+
+
+def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Known]) -> Known:
+    path = corpus / "new_tokens.json"
+    try:
+        return kind(json.loads(path.read_text(encoding="utf-8"))[name])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; build the corpus first") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: does not name a {name}; build the corpus again") from None
+
+
+def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
+    """Raise UserError unless the model's tokenizer gives identifier and behavior tokens the numbers of the corpus."""
+    path = corpus / "new_tokens.json"
+    wanted = new_tokens(corpus)
+    given = tokenizer.get_vocab()
+    for token, number in wanted.items():
+        if given.get(token) != number:
+            has = f"has it as {given[token]}" if token in given else "does not have it"
+            raise UserError(
+                f"{path}: token {token} is {number}, the tokenizer in {model} {has}; name the corpus that the model "
+                "was trained on, or train on this one"
+            )
+
+
+def check_lengths(inputs: Inputs, positions: int | None, where: Path) -> None:
+    """Raise UserError on an input longer than the positions that a pretrained model has seen (None: no such limit)."""
+    longest = int(inputs.longest.max(initial=0))
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"{where}: an input has {longest} tokens, the backbone was pretrained on {positions} at most; lower the "
+            "corpus' max_item_tokens, max_query_tokens, max_recommendations or max_searches"
+        )
+
+
+def load_examples(corpus: Path, vocabulary: int) -> Examples:
+    """Read train.parquet part by part; rows that show the same and follow each other become one prompt of a task.
+
+    Raises UserError on an empty corpus and on tokens outside the vocabulary.
+    """
+    path = corpus / "train.parquet"
+    histories, values, targets, prompts, names, asking = [], [], [], [], [], []
+    count = 0
+    for frame in _parts(path):
+        shown = Shown(*(Ragged.from_series(frame.get_column(name)) for name in ("history_ids", "value_ids")))
+        first = begins_prompt(frame.get_column("task"), shown)
+        kept = shown.take(np.flatnonzero(first))
+        histories.append(kept.history)
+        values.append(kept.value)
+        prompts.append(count - 1 + np.cumsum(first))
+        count += len(kept)
+        targets.append(Ragged.from_series(frame.get_column("target_ids")))
+        names.append(frame.get_column("task"))
+        asking.append(frame.get_column("task").filter(pl.Series(first)))
+    if not names or not sum(map(len, names)):
+        raise UserError(f"{path}: holds no training examples; give the corpus another task or more data")
+    task = pl.concat(names)
+    task_names = task.unique().sort().to_list()
+    inputs = Inputs(
+        Shown(stack(histories), stack(values)),
+        _codes(pl.concat(asking), task_names).astype(np.int64),
+        Instructions.load(corpus, task_names),
+    )
+    examples = Examples(inputs, stack(targets), np.concatenate(prompts), _codes(task, task_names), task_names, path)
+    check_known(inputs.shown.history, vocabulary, path)
+    check_known(inputs.shown.value, vocabulary, path)
+    check_known(inputs.instructions.texts, vocabulary, corpus / TEMPLATES_COPY)
+    check_tokens(examples.targets, vocabulary, path)
+    return examples
+
+
+def begins_prompt(task: pl.Series, shown: Shown) -> np.ndarray:
+    """Whether each row asks another task or shows something else than the row before, bool [rows]."""
+    begins = (task != task.shift(1)).fill_null(True).to_numpy().copy()
+    for part in (shown.history, shown.value):
+        lengths = part.lengths
+        begins[1:] |= lengths[1:] != lengths[:-1]
+        alike = np.flatnonzero(~begins)
+        one, other = part.take(alike), part.take(alike - 1)
+        begins[alike[one.rows[one.values != other.values]]] = True
+    return begins
+
+
+def _codes(task: pl.Series, names: list[str]) -> np.ndarray:
+    return task.replace_strict(names, list(range(len(names))), return_dtype=pl.UInt8).to_numpy()
+
+
+def load_prompts(corpus: Path, vocabulary: int) -> Prompts:
+    """Read prompts.parquet. Raises UserError on tokens outside the vocabulary."""
+    path = corpus / "prompts.parquet"
+    frame = schema.PROMPTS.read(path).sort("sample_id")
+    prompts = Prompts(frame.get_column("sample_id").to_numpy(), Ragged.from_series(frame.get_column("input_ids")), path)
+    check_tokens(prompts.inputs, vocabulary, path)
+    return prompts
+
+
+def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemTokens]:
+    """Read item_tokens.parquet: the tokens of every item by task.
+
+    Raises UserError unless items are numbered from 0 and each row ends with ``end``, its only end of sequence: then
+    no item's tokens begin another's.
+    """
+    path = corpus / "item_tokens.parquet"
+    frame = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
+    found = {}
+    for task in schema.TASKS:
+        of_task = frame.filter(pl.col("task") == task)
+        rows = Ragged.from_series(of_task.get_column("target_ids"))
+        check_tokens(rows, vocabulary, path)
+        if (of_task.get_column("item_id").to_numpy() != np.arange(len(rows))).any() or not len(rows):
+            raise UserError(f"{path}: items of task {task!r} are not numbered from 0; build the corpus again")
+        ends = rows.values == end
+        if not ends[rows.offsets[1:] - 1].all() or ends.sum() != len(rows):
+            raise UserError(f"{path}: some item of task {task!r} does not end with the end of sequence, token {end}")
+        found[task] = ItemTokens.from_rows(rows)
+    return found
+
+
+def check_tokens(rows: Ragged, vocabulary: int, where: Path) -> None:
+    """Raise UserError on an empty row and on token ids that a model of this vocabulary does not know."""
+    if len(rows) and rows.lengths.min() == 0:
+        raise UserError(f"{where}: row {int(rows.lengths.argmin())} has no tokens; build the corpus again")
+    check_known(rows, vocabulary, where)
+
+
+def check_known(rows: Ragged, vocabulary: int, where: Path) -> None:
+    """Raise UserError on token ids that a model of this vocabulary does not know."""
+    if len(rows.values) and (rows.values.min() < 0 or rows.values.max() >= vocabulary):
+        raise UserError(
+            f"{where}: token {int(rows.values.max())} is outside the model's vocabulary of {vocabulary}; "
+            "train a model on this corpus, or name the corpus it was trained on"
+        )
+
+
+def _parts(path: Path) -> Iterator[pl.DataFrame]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; build table 'corpus' first")
+    try:
+        with pq.ParquetFile(path) as stored:
+            for part in stored.iter_batches(_ROWS):
+                frame = pl.from_arrow(pa.Table.from_batches([part]))
+                assert isinstance(frame, pl.DataFrame)
+                yield schema.CORPUS.check(frame, path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error

@@ -1,0 +1,1 @@
+"""Load and run the models that generate, one file a family."""

@@ -1,0 +1,184 @@
+"""The model before training: a T5 built from scratch, or a pretrained one with rows for the corpus' tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from gensar_core.config.generators import ScratchSize, TrainingSettings
+from gensar_core.corpora import read as corpora
+from gensar_core.errors import UserError
+from gensar_core.generator.backbones.t5 import T5
+from gensar_core.runtime.hub import Hub, first_line
+from gensar_core.runtime.progress import say
+from gensar_core.runtime.seeds import derive_seed
+
+#: Files of which a folder with a tokenizer has one.
+_TOKENIZERS: Final = ("tokenizer.json", "tokenizer_config.json", "spiece.model")
+
+
+def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path | None = None) -> T5:
+    """The model that training starts from, float32, on the CPU.
+
+    ``start_from`` is the folder of a trained generator, which then stands for the backbone. Raises UserError when a
+    pretrained model cannot be loaded, is no T5, or has another vocabulary than the tokenizer of the corpus.
+    """
+    vocabulary = corpora.vocabulary_size(corpus)
+    tokenizer = load_tokenizer(corpus / "tokenizer")
+    if start_from is None and settings.backbone == "scratch":
+        model = from_scratch(settings.size, vocabulary, tokenizer, seed)
+    else:
+        name = settings.backbone if start_from is None else str(start_from)
+        model = load_model(name)
+        _check_tokenizer(model, name, tokenizer, corpus)
+        kept = _kept_rows(model, name, tokenizer, corpus)
+        add_tokens(model, corpora.base_vocabulary_size(corpus), vocabulary, seed, kept)
+    model.config.identifier_likelihood = settings.likelihood
+    return model
+
+
+def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) -> T5:
+    """A T5 (first version: ReLU, tied embeddings) with the initialization of its authors, drawn from ``seed``.
+
+    Embeddings are N(0, 1) and outputs scaled by d_model**-0.5, so first logits have about unit variance.
+    """
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    start = {"decoder_start_token_id": tokenizer.pad_token_id}
+    config = T5Config(vocab_size=vocabulary, feed_forward_proj="relu", **ends, **start, **size.model_dump())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        return T5ForConditionalGeneration(config)
+
+
+def add_tokens(model: T5, known: int, vocabulary: int, seed: int, kept: Mapping[int, int]) -> None:
+    """Give token ids ``known`` to ``vocabulary`` their rows in the embeddings (and in an output matrix of its own).
+
+    ``kept`` maps the ids of those that the model was trained with to the rows it has for them. The others get fresh
+    rows, each dimension drawn from the normal distribution of the known rows in this dimension: to the trained layers
+    they look like ordinary words, and no two are alike. (Rows of zero or unit scale would enter a pretrained network at
+    a size it has never seen.) What is drawn for a token does not depend on which others are kept. Rows that the model
+    has in reserve are overwritten as well: they were never trained.
+    """
+    here, there = list(kept), list(kept.values())
+    trained = [table.data[there].clone() for table in _token_tables(model)]
+    # A row past the vocabulary may be that of a token with another id now, and would compete with it.
+    rows = vocabulary if kept else max(vocabulary, model.get_input_embeddings().weight.shape[0])
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for number, table in enumerate(_token_tables(model)):
+        words = table.data[:known].double()
+        draw = torch.Generator().manual_seed(derive_seed(seed, "new tokens", number))
+        noise = torch.randn((vocabulary - known, table.shape[1]), generator=draw, dtype=torch.float64)
+        fresh = words.mean(0) + noise * words.std(0, correction=0)
+        table.data[known:vocabulary] = fresh.to(table.dtype)
+        table.data[here] = trained[number]
+
+
+def _token_tables(model: T5) -> list[torch.Tensor]:
+    """The embeddings [vocabulary, d_model], and the output matrix where it is another."""
+    embeddings: torch.Tensor = model.get_input_embeddings().weight
+    return [embeddings] if model.lm_head.weight is embeddings else [embeddings, model.lm_head.weight]
+
+
+def _kept_rows(model: T5, name: str, tokenizer: Any, corpus: Path) -> dict[int, int]:
+    """The ids of the corpus' identifier and behavior tokens that the model knows by name, and its rows for them.
+
+    Raises UserError when the two tokenizers number their words differently.
+    """
+    own, rows, wanted = _own_tokens(name), len(model.get_input_embeddings().weight), corpora.new_tokens(corpus)
+    if own:
+        words = tokenizer.convert_ids_to_tokens(list(range(corpora.base_vocabulary_size(corpus))))
+        for number, word in enumerate(words):
+            if own.get(word) != number:
+                has = f"has it as {own[word]}" if word in own else "does not have it"
+                raise UserError(
+                    f"backbone: token {word!r} is {number} in the tokenizer of {corpus}, that of {name!r} {has}; give "
+                    "the corpus the tokenizer that this model was trained with"
+                )
+    kept = {number: own[token] for token, number in wanted.items() if own.get(token, rows) < rows}
+    say(
+        f"backbone: of {len(wanted):,} identifier and behavior tokens, {len(kept):,} are known to {name} "
+        "and keep their rows; the others begin at random"
+    )
+    return kept
+
+
+def _own_tokens(name: str) -> dict[str, int]:
+    """Ids of all tokens of a backbone's own tokenizer; none where it comes without one."""
+    folder = Path(name)
+    if folder.is_dir():
+        has = any((folder / file).is_file() for file in _TOKENIZERS)
+        return dict(load_tokenizer(folder).get_vocab()) if has else {}
+    try:
+        return dict(AutoTokenizer.from_pretrained(name, **Hub(name).options).get_vocab())
+    except Exception:
+        # The hub's client has no common exception for a file that is not there or not reachable.
+        return {}
+
+
+def over_catalogue(model: T5) -> bool:
+    """Whether this model's identifiers are scored by the softmax over the catalogue: its config.json says so."""
+    return bool(getattr(model.config, "identifier_likelihood", "vocabulary") == "catalogue")
+
+
+def load_model(name: str) -> T5:
+    """A T5 or mT5 by hub name or local folder, float32. Raises UserError when it is not there or another kind."""
+    hub = Hub(name)
+    try:
+        model_type = AutoConfig.from_pretrained(name, **hub.options).model_type
+    except Exception as error:
+        raise _unloadable(name, hub.reason(error)) from error
+    if model_type not in ("t5", "mt5"):
+        raise UserError(f"backbone: {name!r} is a {model_type}; name a T5 or mT5 model, or write 'scratch'")
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **hub.options)
+    except Exception as error:
+        raise _unloadable(name, hub.reason(error)) from error
+    assert isinstance(model, T5ForConditionalGeneration | MT5ForConditionalGeneration)
+    if model.lm_head.weight is not model.shared.weight:
+        # The library reads every T5 as tied and keeps an output matrix of its own only until the embeddings grow.
+        model.config.tie_word_embeddings = False
+    return model
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a corpus or a trained model. Raises UserError when the folder holds none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; build the corpus first")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise UserError(f"{folder}: holds no tokenizer that opens ({first_line(error)}); build it again") from error
+
+
+def _check_tokenizer(model: T5, name: str, tokenizer: Any, corpus: Path) -> None:
+    known, have = corpora.base_vocabulary_size(corpus), model.get_input_embeddings().weight.shape[0]
+    if known > have:
+        raise UserError(
+            f"backbone: {name!r} has {have} embeddings, but the tokenizer of {corpus} has {known} tokens of its own; "
+            "set the corpus' tokenizer to this model"
+        )
+    for token in ("pad_token_id", "eos_token_id"):
+        wanted, given = getattr(model.config, token), getattr(tokenizer, token)
+        if wanted != given:
+            raise UserError(
+                f"backbone: {name!r} has {token} {wanted}, the tokenizer of {corpus} has {given}; "
+                "set the corpus' tokenizer to this model"
+            )
+
+
+def _unloadable(name: str, reason: str) -> UserError:
+    return UserError(
+        f"backbone: {name!r} cannot be loaded ({reason}); download it while online and name the local "
+        "folder, or write 'scratch'"
+    )

@@ -1,0 +1,1 @@
+"""Build models: attention, dropout and cross entropy."""

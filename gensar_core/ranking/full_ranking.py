@@ -1,0 +1,126 @@
+"""Full ranking: each test target among all items of the catalogue, by one protocol for every method.
+
+All items are candidates. With ``exclude_clicked`` those that the user has clicked before are not: items of the user's
+training events of either task, and the user's valid targets; the target itself always stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.datasets import FullRankingSettings
+from gensar_core.errors import UserError
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.progress import progress
+
+#: (sample, item) pairs that are scored at a time.
+_PAIRS = 1 << 20
+
+
+@dataclass(frozen=True)
+class CatalogueTargets:
+    """Test targets of one task: rows of the samples table, and items [rows, X] that are no candidates (-1: none)."""
+
+    samples: pl.DataFrame
+    excluded: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def take(self, start: int, stop: int) -> CatalogueTargets:
+        """Rows ``start`` to ``stop``."""
+        return CatalogueTargets(self.samples[start:stop], self.excluded[start:stop])
+
+
+def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings) -> CatalogueTargets:
+    """The test targets of a task, in the order of sample_id; of at most ``settings.users`` users, evenly spread."""
+    samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
+    rows = samples.filter((pl.col("task") == task) & (pl.col("split") == "test")).sort("sample_id")
+    if settings.users and len(rows) > settings.users:
+        rows = rows[np.linspace(0, len(rows) - 1, settings.users).round().astype(np.int64)]
+    if not settings.exclude_clicked:
+        return CatalogueTargets(rows, np.full((len(rows), 0), -1, dtype=np.int32))
+    trained = schema.EVENTS.read(samples_folder / "training_events.parquet").select("user_id", "item_id")
+    chosen = samples.filter(pl.col("split") == "valid").select("user_id", item_id="target_item")
+    clicked = pl.concat([trained, chosen]).unique().sort("user_id", "item_id")
+    by_user = rows.select("user_id", "target_item").join(
+        clicked.group_by("user_id", maintain_order=True).agg("item_id"), on="user_id", how="left", maintain_order="left"
+    )
+    items = Ragged.from_series(by_user.get_column("item_id"))
+    items = items.filter(items.values != by_user.get_column("target_item").to_numpy()[items.rows])
+    return CatalogueTargets(rows, items.padded(int(items.lengths.max(initial=0)), -1).astype(np.int32))
+
+
+def block_rows(n_items: int) -> int:
+    """Targets that are ranked by score at a time."""
+    return max(1, _PAIRS // n_items)
+
+
+def ranks_by_score(
+    targets: CatalogueTargets, n_items: int, score: Callable[[pl.DataFrame], np.ndarray], *, description: str
+) -> pl.DataFrame:
+    """The table `full_ranks` by exact scores; ``score`` maps samples to scores of all items, float [rows, n_items]."""
+    rows = block_rows(n_items)
+    ranks = []
+    for start in progress(range(0, len(targets), rows), description, unit="batch"):
+        batch = targets.take(start, start + rows)
+        ranks.append(catalogue_ranks(score(batch.samples), batch))
+    return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)
+
+
+def catalogue_ranks(scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray:
+    """Rank of each target among the candidates, 1 the best, ties averaged, float64 [rows].
+
+    ``scores`` [rows, n_items]. Raises UserError on a score that is not a number.
+    """
+    if np.isnan(scores).any():
+        raise UserError("full ranking: a score is not a number; the method cannot rank the catalogue")
+    row, place = np.nonzero(targets.excluded >= 0)
+    candidate = np.ones(scores.shape, dtype=bool)
+    candidate[row, targets.excluded[row, place]] = False
+    wanted = targets.samples.get_column("target_item").to_numpy()
+    own = scores[np.arange(len(scores)), wanted][:, None]
+    better = ((scores > own) & candidate).sum(axis=1)
+    equal = ((scores == own) & candidate).sum(axis=1) - 1
+    ranks: np.ndarray = 1.0 + better + equal / 2.0
+    return ranks
+
+
+def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray:
+    """Rank of each target among what a search has found, float64 [rows]; NaN where it has not found the target.
+
+    ``items`` [rows, n] best first, -1 for none, and their ``scores``; equal scores take the average rank.
+    """
+    hit = items == targets.samples.get_column("target_item").to_numpy()[:, None]
+    own = np.where(hit, scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    better = (scores > own).sum(axis=1)
+    equal = (scores == own).sum(axis=1) - 1
+    ranks: np.ndarray = np.where(hit.any(axis=1), 1.0 + better + equal / 2.0, np.nan)
+    return ranks
+
+
+def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl.DataFrame:
+    """The table `full_ranks` of these targets; a rank of NaN is stored as null."""
+    columns = targets.samples.select("task", "split", "sample_id", "user_id", "target_item")
+    return schema.FULL_RANKS.check(
+        columns.with_columns(
+            rank=pl.Series(ranks, dtype=pl.Float64).fill_nan(None),
+            n_candidates=pl.Series(n_items - (targets.excluded >= 0).sum(axis=1), dtype=pl.Int32),
+        )
+    )
+
+
+def figures(table: pl.DataFrame) -> dict[str, float]:
+    """Recall@20 of each task, and the share of targets without a rank, for a stage's record."""
+    found: dict[str, float] = {}
+    for (task,), group in table.group_by("task", maintain_order=True):
+        ranks = group.get_column("rank")
+        found[f"{task}_recall@20"] = float((ranks <= 20).fill_null(False).mean() or 0.0)  # type: ignore[arg-type]
+        found[f"{task}_not_found"] = ranks.null_count() / len(ranks)
+    return found

@@ -1,0 +1,1 @@
+"""Read the Amazon 2014 release and the product-search files of Ai et al."""

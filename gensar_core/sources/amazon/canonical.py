@@ -1,0 +1,190 @@
+"""Source `amazon`: a category of the Amazon 2014 release -> canonical tables of users, items, queries and events."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.datasets import CanonicalSettings
+from gensar_core.errors import UserError
+from gensar_core.runtime.stage import Stage
+from gensar_core.sources.amazon import product_search
+from gensar_core.sources.amazon.metadata import read_metadata
+from gensar_core.sources.amazon.reviews import read_reviews
+from gensar_core.sources.amazon.search_sessions import searches_from_categories, searches_from_pairs
+from gensar_core.sources.shared.numbering import codes
+
+#: The steps of the preparation that `expected_rows` may name, in order. Those of product search have no count where
+#: queries are synthesized.
+STEPS: Final = (
+    "reviews_read",
+    "users_read",
+    "items_read",
+    "metadata_cleaned",
+    "items_with_text",
+    "recommendation_interactions",
+    "query_lines",
+    "qrels_train",
+    "qrels_test",
+    "search_pairs_one_query",
+    "search_interactions",
+    "search_items",
+    "distinct_queries",
+)
+
+_EVENT_ORDER = ("user", "time", "searched", "rating", "row")
+
+
+def raw_names(category: str) -> tuple[str, str]:
+    """File names of a category's reviews and metadata."""
+    return f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"
+
+
+def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int) -> None:
+    """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
+
+    ``raw`` holds the category's reviews and metadata, and perhaps its product-search files. Every review of an item
+    with text is a recommendation click; with product-search files, those of their (user, item) pairs are searches as
+    well, each with one of the pair's queries; without, a share of all reviews with queries made of category paths.
+    Broken lines are counted in the record and skipped. Raises UserError when a file is missing, cannot be read or is
+    mostly broken, when ``expected_rows`` names an unknown step, and when no interaction is left.
+    """
+    _check_steps(settings.expected_rows)
+    reviews_path, metadata_path = _required_files(raw, settings.category)
+    inputs = [reviews_path, metadata_path]
+    if product_search.has_product_search(raw):
+        inputs += [raw / name for name in product_search.FILES]
+    with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        reviews = _load_reviews(stage, reviews_path)
+        items = _load_items(stage, metadata_path, reviews["item"].unique())
+        kept = reviews.join(items.select("item"), on="item", how="semi", maintain_order="left")
+        stage.record(
+            reviews_on_dropped_items=len(reviews) - len(kept),
+            recommendation_interactions=len(kept),
+        )
+        # Nearly as large as those kept.
+        del reviews
+        if kept.is_empty():
+            raise UserError(
+                f"{raw}: no review is left, because no reviewed item has a title or description in {metadata_path.name}"
+                "; put reviews and metadata of the same category there"
+            )
+        if len(inputs) > 2:
+            found = product_search.read_searches(raw, seed)
+            stage.record(**found.figures)
+            searches, figures = searches_from_pairs(kept, items["item"], found.pairs)
+        else:
+            searches, figures = searches_from_categories(kept, items, settings.search_share, seed)
+        stage.record(
+            **figures,
+            search_interactions=len(searches),
+            search_users=searches["user"].n_unique(),
+            search_items=searches["item"].n_unique(),
+            distinct_queries=searches["query"].n_unique(),
+        )
+        _write_tables(stage, kept, searches, items)
+        _compare(stage, settings.expected_rows)
+
+
+def _check_steps(expected: Mapping[str, int]) -> None:
+    for step in expected:
+        if step not in STEPS:
+            close = difflib.get_close_matches(step, STEPS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"steps: {', '.join(STEPS)}"
+            raise UserError(f"expected_rows: {step!r} is no step of the preparation; {hint}")
+
+
+def _required_files(raw: Path, category: str) -> list[Path]:
+    paths = [raw / name for name in raw_names(category)]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{raw}: lacks {' and '.join(missing)}; put the raw files there, or name the folder that holds them as "
+            "datasets.<name>.raw"
+        )
+    return paths
+
+
+def _load_reviews(stage: Stage, path: Path) -> pl.DataFrame:
+    """user, item, time, rating, row (place in the file); of equal user, item and time the first."""
+    reviews, tally = read_reviews(path)
+    distinct = reviews.with_row_index("row").unique(["user", "item", "time"], keep="first", maintain_order=True)
+    stage.record(
+        reviews_read=len(reviews),
+        **tally.figures(),
+        duplicate_reviews=len(reviews) - len(distinct),
+        users_read=distinct["user"].n_unique(),
+        items_read=distinct["item"].n_unique(),
+    )
+    return distinct
+
+
+def _load_items(stage: Stage, path: Path, reviewed: pl.Series) -> pl.DataFrame:
+    """Reviewed items with text: the columns of the metadata, and text."""
+    metadata = read_metadata(path, frozenset(reviewed.to_list()))
+    text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
+    items = metadata.items.with_columns(text=text)
+    kept = items.filter(pl.col("text") != "")
+    stage.record(
+        metadata_cleaned=metadata.cleaned,
+        **metadata.tally.figures(),
+        metadata_duplicates=metadata.duplicates,
+        items_without_metadata=len(reviewed) - len(items),
+        items_without_text=len(items) - len(kept),
+        items_with_text=len(kept),
+    )
+    return kept
+
+
+def _write_tables(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: pl.DataFrame) -> None:
+    """Number everything densely, put the events in order and write the four tables."""
+    names = {
+        "user": reviews["user"].unique().sort(),
+        "item": reviews["item"].unique().sort(),
+        "query": searches["query"].unique().sort(),
+    }
+    recommended = reviews.with_columns(query=pl.lit(None, dtype=pl.String()), searched=False)
+    clicks = pl.concat([_coded(rows, names) for rows in (recommended, searches.with_columns(searched=True))])
+    # A missing rating comes first, so that where all are missing the file's order decides.
+    clicks = clicks.sort(_EVENT_ORDER, nulls_last=False)
+    searched = clicks["searched"]
+    events = pl.select(
+        event_id=pl.int_range(len(clicks), dtype=pl.Int64()),
+        user_id=clicks["user"],
+        time=clicks["time"],
+        task=pl.when(searched).then(pl.lit("search")).otherwise(pl.lit("rec")).cast(schema.Task),
+        item_id=clicks["item"],
+        query_id=clicks["query"],
+        session_id=pl.when(searched).then(searched.cum_sum().cast(pl.Int64()) - 1),
+    )
+    schema.EVENTS.write(events, stage.path("events.parquet"))
+    schema.USERS.write(_numbered("user_id", raw_id=names["user"]), stage.path("users.parquet"))
+    schema.QUERIES.write(_numbered("query_id", text=names["query"]), stage.path("queries.parquet"))
+    table = _numbered("item_id", item=names["item"]).join(items, on="item", how="inner", maintain_order="left")
+    schema.ITEMS.write(table.rename({"item": "raw_id"}), stage.path("items.parquet"))
+    stage.record(users=len(names["user"]), items=len(table), queries=len(names["query"]), events=len(events))
+
+
+def _coded(rows: pl.DataFrame, names: Mapping[str, pl.Series]) -> pl.DataFrame:
+    """Clicks with the place of their user, item and query in the sorted names, which is the dense number."""
+    coded = [codes(pl.col(name), texts).alias(name) for name, texts in names.items()]
+    return rows.select(*coded, "time", "searched", "rating", "row")
+
+
+def _numbered(number: str, **column: pl.Series) -> pl.DataFrame:
+    return pl.DataFrame(column).with_row_index(number)
+
+
+def _compare(stage: Stage, expected: Mapping[str, int]) -> None:
+    """Warn of every step whose rows differ from those expected."""
+    for step, rows in expected.items():
+        found: Any = stage.figures.get(step)
+        if found is None:
+            stage.warn(f"step {step}: {rows:,} rows expected, but there are no product-search files to count")
+        elif found != rows:
+            stage.warn(f"step {step}: {found:,} rows, expected {rows:,}")

@@ -1,0 +1,119 @@
+"""Raw files from their public homes: reviews and metadata of the Amazon 2014 release (McAuley et al.), and the
+product-search files that Ai et al. (SIGIR 2017) publish for some of its categories.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gensar_core.errors import UserError
+from gensar_core.runtime.progress import progress, say
+from gensar_core.sources.amazon import product_search
+from gensar_core.sources.amazon.canonical import raw_names
+from gensar_core.sources.shared.lines import blocks
+
+HOME = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+PRODUCT_SEARCH_HOME = "https://raw.githubusercontent.com/QingyaoAi/Amazon-Product-Search-Datasets/master/"
+_PIECE = 1 << 20
+_ATTEMPTS = 3
+_TIMEOUT = 60.0
+
+# What goes wrong between two machines. A full disk, an OSError as well, is none of it.
+_NETWORK_ERRORS = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
+
+
+def download_amazon(category: str, output: Path, home: str = HOME) -> None:
+    """Fetch a category's reviews and metadata into ``output``; files that are there already stay as they are.
+
+    A file appears when it is whole, a valid gzip file from begin to end; a broken-off download is continued by the next
+    call. Raises UserError that tells which files to put where when ``home`` cannot be reached or lacks the category.
+    """
+    _download(raw_names(category), home, output)
+
+
+def download_product_search(category: str, output: Path, home: str = PRODUCT_SEARCH_HOME) -> None:
+    """Fetch a category's product-search files into ``output``, in the same way."""
+    _download(product_search.FILES, f"{home.rstrip('/')}/reviews_{category}_5.json.gz", output)
+
+
+def _download(names: Sequence[str], home: str, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    by_hand = f"put {' and '.join(names)} into a folder by hand and set datasets.<name>.raw to that folder"
+    for name in names:
+        if (output / name).is_file():
+            continue
+        url, partial = f"{home.rstrip('/')}/{name}", output / f".{name}.partial"
+        try:
+            _fetch(url, partial)
+        except _NETWORK_ERRORS as error:
+            raise UserError(f"{url}: cannot be downloaded ({_reason(error)}); {by_hand}") from None
+        if not _is_whole(partial):
+            partial.unlink(missing_ok=True)
+            raise UserError(f"{url}: what came is no whole gzip file and was removed; run again, or {by_hand}")
+        os.replace(partial, output / name)
+
+
+def _fetch(url: str, partial: Path) -> None:
+    """Download ``url``, continuing what ``partial`` holds; try again when the connection breaks off."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _continue(url, partial)
+        except urllib.error.HTTPError:
+            raise
+        except _NETWORK_ERRORS as error:
+            if attempt == _ATTEMPTS:
+                raise
+            say(f"{url}: {_reason(error)}; trying again")
+    return None
+
+
+def _continue(url: str, partial: Path) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:
+            # Nothing lies beyond what is here: it is whole, or no part of this file, which the check will tell.
+            return
+        raise
+    with response:
+        if response.status != 206:
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length is not None else None
+        with partial.open("ab" if have else "wb") as file:
+            pieces = -(-total // _PIECE) if total is not None else None
+            for piece in progress(_pieces(response), url.rpartition("/")[2], pieces, unit="MB", initial=have // _PIECE):
+                file.write(piece)
+    if total is not None and partial.stat().st_size < total:
+        raise ConnectionError("the connection broke off")
+
+
+def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while piece := response.read(_PIECE):
+        yield piece
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is valid gzip from begin to end, and not empty."""
+    try:
+        for _ in blocks(path):
+            pass
+    except UserError:
+        return False
+    return True
+
+
+def _reason(error: BaseException) -> str:
+    """The cause of a network error in a few words."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    cause = getattr(error, "reason", None) or error
+    return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__

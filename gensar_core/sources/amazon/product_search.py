@@ -1,0 +1,128 @@
+"""Product-search files of Ai et al. (2017): which queries lead which user to which item.
+
+``query_text.txt.gz`` holds one query a line, whose number from 0 is the query's id; ``train.qrels.gz`` and
+``test.qrels.gz`` hold ``<reviewerID>_<query id> 0 <asin> 1`` a line. Published for some categories at
+https://github.com/QingyaoAi/Amazon-Product-Search-Datasets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from gensar_core.errors import UserError
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.sources.shared.draws import row_numbers
+from gensar_core.sources.shared.lines import Block, Tally, blocks
+
+QUERIES = "query_text.txt.gz"
+TRAIN = "train.qrels.gz"
+TEST = "test.qrels.gz"
+FILES = (QUERIES, TRAIN, TEST)
+
+# The user's id may hold blanks and underscores: the query id follows the last underscore before the fixed fields.
+# Digits are those of ASCII: a number in others would not be read as one.
+_QREL = r"^(.+)_([0-9]{1,9})[ \t]+\S+[ \t]+(\S(?:.*\S)?)[ \t]+[1-9][0-9]*$"
+#: White space as in bytes.strip, by which the other raw files tell blank lines.
+_BLANKS = " \t\r\x0b\x0c"
+_PAIRS = {"user": pl.String(), "query_line": pl.Int64(), "item": pl.String()}
+
+
+def has_product_search(raw: Path) -> bool:
+    """Whether the folder has the product-search files. Raises UserError when it has only some of the three."""
+    missing = [name for name in FILES if not (raw / name).is_file()]
+    if missing and len(missing) < len(FILES):
+        raise UserError(
+            f"{raw}: lacks {' and '.join(missing)}; put all product-search files ({', '.join(FILES)}) there, "
+            "or take the others away to synthesize queries from the category paths"
+        )
+    return not missing
+
+
+@dataclass
+class Searches:
+    """Which query leads a user to an item: user, item (raw ids), query (text); one row a (user, item) pair."""
+
+    pairs: pl.DataFrame
+    figures: dict[str, Any]
+
+
+def read_searches(raw: Path, seed: int) -> Searches:
+    """Pool the pairs of both qrels files and keep one of the queries of each (user, item), drawn at random.
+
+    The draw depends on the seed, the raw ids and the query's line alone. Broken qrels lines, lines of queries that are
+    not there, and lines of empty queries are counted and left out. Raises UserError when a file cannot be read or most
+    of it is broken.
+    """
+    queries, query_tally = read_query_lines(raw / QUERIES)
+    parts = [read_qrels(raw / TRAIN, "qrels_train"), read_qrels(raw / TEST, "qrels_test")]
+    pooled = pl.concat([frame for frame, _ in parts])
+    figures = {**query_tally.figures(), **parts[0][1].figures(), **parts[1][1].figures()}
+    figures |= {"query_lines": len(queries), "qrels_train": len(parts[0][0]), "qrels_test": len(parts[1][0])}
+
+    known = pooled.join(queries, on="query_line", how="left")
+    asked = known.filter(pl.col("query") != "")
+    unknown = known["query"].null_count()
+    figures |= {"qrels_unknown_queries": unknown, "qrels_empty_queries": len(known) - len(asked) - unknown}
+
+    order = row_numbers(derive_seed(seed, "search", "pair"), asked["user"], asked["item"], asked["query_line"])
+    pairs = (
+        asked.with_columns(order=order)
+        .sort("user", "item", "order", "query_line")
+        .unique(["user", "item"], keep="first", maintain_order=True)
+        .select("user", "item", "query")
+    )
+    return Searches(pairs, figures | {"search_pairs_one_query": len(pairs)})
+
+
+def read_query_lines(path: Path) -> tuple[pl.DataFrame, Tally]:
+    """query_line (from 0), query (white space collapsed, may be empty). A line that is not UTF-8 has no row."""
+    tally = Tally(path, "queries")
+    frames = [_text_lines(block, tally) for block in blocks(path)]
+    tally.check("a line should be the text of a query")
+    return pl.concat(frames).select(
+        query_line=pl.col("line") - 1,
+        query=pl.col("text").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars(),
+    ), tally
+
+
+def read_qrels(path: Path, name: str) -> tuple[pl.DataFrame, Tally]:
+    """user, query_line, item of every line. A line of another form, or of relevance 0, is broken and skipped."""
+    tally = Tally(path, name)
+    frames = []
+    for block in blocks(path):
+        lines = _text_lines(block, tally)
+        blank = lines["text"].str.strip_chars(_BLANKS) == ""
+        tally.lines -= int(blank.sum())
+        lines = lines.filter(~blank).with_columns(field=pl.col("text").str.strip_chars_end().str.extract_groups(_QREL))
+        parts = lines.select("line", *(pl.col("field").struct.field(str(group)) for group in (1, 2, 3)))
+        for number in parts.filter(pl.col("1").is_null())["line"]:
+            tally.reject(number, "not of the form <reviewerID>_<query line> 0 <asin> 1")
+        sound = parts.drop_nulls()
+        frames.append(sound.select(user="1", query_line=pl.col("2").cast(pl.Int64()), item="3"))
+    tally.check("a line should read <reviewerID>_<query line> 0 <asin> 1")
+    return pl.concat(frames) if frames else pl.DataFrame(schema=_PAIRS), tally
+
+
+def _text_lines(block: Block, tally: Tally) -> pl.DataFrame:
+    """line (number from 1) and text of every line in UTF-8; the others are counted as broken."""
+    tally.lines += block.count
+    try:
+        text = block.data.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        return _decoded_lines(block, tally)
+    lines = pl.Series("text", [text]).str.split("\n").explode()
+    return pl.DataFrame({"line": pl.int_range(block.first, block.first + len(lines), eager=True), "text": lines})
+
+
+def _decoded_lines(block: Block, tally: Tally) -> pl.DataFrame:
+    rows = []
+    for number, line in block.lines():
+        try:
+            rows.append((number, line.decode("utf-8")))
+        except UnicodeDecodeError:
+            tally.reject(number, "not UTF-8")
+    return pl.DataFrame(rows, schema={"line": pl.Int64(), "text": pl.String()}, orient="row")

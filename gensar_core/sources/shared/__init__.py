@@ -1,0 +1,1 @@
+"""Read, clean and number raw tables of any source."""

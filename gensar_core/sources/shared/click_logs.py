@@ -1,0 +1,334 @@
+"""Cleaned logs of clicks -> canonical tables: what the sources eventlog and kuaisar share.
+
+A source hands over its items and events as lazy frames of cleaned text. They stream to disk once; from there on events
+are whole numbers, so that tens of millions of them fit in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.datasets import ClickSettings
+from gensar_core.errors import UserError
+from gensar_core.runtime.stage import Stage
+from gensar_core.sources.shared.category_paths import category_column
+from gensar_core.sources.shared.k_core import interaction_core
+from gensar_core.sources.shared.numbering import codes, renumber, session_numbers, sorted_names
+from gensar_core.sources.shared.raw_tables import reading
+from gensar_core.sources.shared.whole_ids import whole_ids
+
+#: How many skipped rows are shown by number.
+EXAMPLES: Final = 5
+
+#: Kinds of events as they are written, by `searched`.
+KINDS: Final = {False: "recommendation", True: "search"}
+
+#: Skipped rows that are more than this share of a file's are warned of.
+_NOTABLE_SHARE: Final = 0.1
+#: 2000-01-01 in unix seconds: of what is clicked today, half does not lie before.
+_YEAR_2000: Final = 946_684_800
+#: So many unknown kinds are listed, and so many letters of each.
+_LISTED_KINDS: Final = 5
+_SHOWN_LETTERS: Final = 30
+
+#: What makes an item's row unusable -> what to write instead.
+ITEM_FAULTS: Final = {"empty_item_id": "give every row an item_id"}
+
+
+@dataclass(frozen=True)
+class EventRows:
+    """The event rows of one file: what the record calls them, and which faults they may have, each with its cure.
+
+    ``searched`` lists the values that the column of this name takes in them. ``time`` names the column of their times;
+    ``milliseconds`` tells that these are in milliseconds and real, so that a median before the year 2000 is a mistake.
+    """
+
+    name: str
+    file: Path
+    searched: tuple[bool, ...]
+    faults: Mapping[str, str]
+    time: str = "time"
+    milliseconds: bool = False
+
+
+@dataclass(frozen=True)
+class RawClicks:
+    """A source's cleaned rows. A row with a `fault` (its name, else null) is counted and skipped.
+
+    ``items`` holds row (number in the raw file), raw_id, title, description, brand, categories (text, never null;
+    categories as ``category_paths`` reads them), fault. ``events`` holds row, user, item (raw ids), time (unix
+    seconds), searched (bool), query and session (text for a search that has one, else null), fault, and unknown_kind
+    (what a row holds for its kind when that is none of ``KINDS``, else null). ``kinds`` says where the events come
+    from; every value of `searched` belongs to one of them.
+    """
+
+    items: pl.LazyFrame
+    events: pl.LazyFrame
+    item_file: Path
+    kinds: tuple[EventRows, ...]
+
+    @property
+    def event_files(self) -> list[Path]:
+        """The files behind ``events``."""
+        return [kind.file for kind in self.kinds]
+
+
+def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:
+    """Write users, items, queries and events.parquet, and every count into the stage's record.
+
+    Warns of a kind of which no event is left, of many skipped rows, and of times that most likely are no unix seconds.
+    Raises UserError when a file cannot be read, holds no rows, is unusable in more than half of its rows, holds unknown
+    kinds, times in seconds instead of milliseconds or one id in two forms, or when no event is left.
+    """
+    account = _Account(stage, raw)
+    items_file, events_file = stage.path("cleaned_items.parquet"), stage.path("cleaned_events.parquet")
+    with reading(raw.item_file):
+        raw.items.sink_parquet(items_file, compression="lz4")
+    with reading(*raw.event_files):
+        raw.events.sink_parquet(events_file, compression="lz4")
+    cleaned_items, cleaned_events = pl.scan_parquet(items_file), pl.scan_parquet(events_file)
+    _check_kinds(raw, cleaned_events)
+    files = {"items": [raw.item_file], "events": raw.event_files}
+    cleaned_items, cleaned_events = whole_ids(cleaned_items, cleaned_events, files)
+    known = _known_items(account, cleaned_items)
+    account.event_faults(cleaned_events)
+    names, events = _coded(cleaned_events.filter(pl.col("fault").is_null()), known["raw_id"])
+    events_file.unlink()
+    for kind in raw.kinds:
+        _check_times(stage, kind, events.filter(pl.col("searched").is_in(kind.searched))["time"])
+
+    events = account.skip(events, events["item"].is_null(), "unknown_item")
+    if not settings.keep_textless_items:
+        has_text = known["has_text"].gather(events["item"])
+        events = account.skip(events, ~has_text, "item_without_text")
+    # A search comes last within its time; inside a kind the file's order stands.
+    events = events.sort("user", "time", "searched", "row")
+    events = account.skip(events, _repeated(events), "duplicate")
+    events = _core(stage, events, settings.min_interactions)
+    if events.is_empty():
+        raise UserError(
+            f"{' and '.join(map(str, raw.event_files))}: no event is left ({account.summary()}); check the columns "
+            "against docs/own-data.md, or lower min_interactions"
+        )
+    _write(stage, events, names, known, cleaned_items)
+    items_file.unlink()
+    account.warn(events["searched"])
+
+
+def _check_kinds(raw: RawClicks, events: pl.LazyFrame) -> None:
+    """Refuse events of a kind that is neither recommendation nor search; all of them are counted."""
+    unknown = events.select("row", kind="unknown_kind").drop_nulls("kind")
+    counts = unknown.group_by("kind").agg(pl.len(), pl.col("row").min()).collect(engine="streaming")
+    if counts.is_empty():
+        return
+    counts = counts.sort("len", "kind", descending=[True, False])
+    total, first = counts.select(pl.col("len").sum(), pl.col("row").min()).row(0)
+    listed = [
+        f"{kind[:_SHOWN_LETTERS]!r}: {count:,}" if kind else f"empty: {count:,}"
+        for kind, count in counts.select("kind", "len").head(_LISTED_KINDS).iter_rows()
+    ]
+    more = f", {len(counts) - len(listed):,} others" if len(counts) > len(listed) else ""
+    raise UserError(
+        f"{' or '.join(map(str, raw.event_files))}: {total:,} rows have an unknown kind "
+        f"({', '.join(listed)}{more}; row {first} is the first); write {' or '.join(KINDS.values())}"
+    )
+
+
+def _check_times(stage: Stage, kind: EventRows, times: pl.Series) -> None:
+    """Refuse times (or warn of them) of which half lie before the year 2000: they are in another unit than expected.
+
+    Only their order counts, and a log may well count from its own beginning, so this is an error only where the format
+    leaves no choice.
+    """
+    early = int((times < _YEAR_2000).sum())
+    if 2 * early <= len(times):
+        return
+    median = datetime.fromtimestamp(int(times.median() or 0), UTC).date()  # type: ignore[arg-type]
+    found = f"{kind.file}: column {kind.time!r}: most times lie before the year 2000 (the median is {median})"
+    if kind.milliseconds:
+        raise UserError(f"{found}, as unix seconds do when they are read as milliseconds; give unix milliseconds")
+    stage.warn(f"{found}; if they should not, give unix seconds or ISO date-times (2024-03-01, not 20240301)")
+
+
+class _Account:
+    """Counts of what was read and skipped, with the numbers of the first few rows skipped for each reason."""
+
+    def __init__(self, stage: Stage, raw: RawClicks) -> None:
+        self.stage = stage
+        self.raw = raw
+        self.read: dict[str, int] = {}
+        self.clicks: dict[bool, int] = {}
+        self.skipped: dict[str, int] = {}
+        self.examples: dict[str, list[int]] = {}
+        stage.record(skipped_rows=self.examples)
+
+    def add(self, name: str, rows: pl.Series) -> None:
+        """Count the rows of one reason."""
+        self.skipped[name] = len(rows)
+        self.stage.record(**{name: len(rows)})
+        if len(rows):
+            self.examples[name] = rows.bottom_k(EXAMPLES).sort().to_list()
+
+    def skip(self, events: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
+        """Count the events that are ``bad``; return the others."""
+        lost = events.filter(bad)
+        for kind in self.raw.kinds:
+            self.add(f"{kind.name}_{reason}", lost.filter(pl.col("searched").is_in(kind.searched))["row"])
+        return events.filter(~bad)
+
+    def event_faults(self, events: pl.LazyFrame) -> None:
+        """Count events read, and those that cannot be used as they stand."""
+        faulty = events.filter(pl.col("fault").is_not_null()).select("row", "searched", "fault")
+        lost = faulty.with_columns(pl.col("searched").fill_null(False)).collect(engine="streaming")
+        total = events.group_by(pl.col("searched").fill_null(False)).len().collect(engine="streaming")
+        self.clicks = {searched: int(total.filter(searched=searched)["len"].sum()) for searched in KINDS}
+        for kind in self.raw.kinds:
+            own = pl.col("searched").is_in(kind.searched)
+            self._faults(kind.name, int(total.filter(own)["len"].sum()), lost.filter(own), kind.faults, kind.file)
+
+    def item_faults(self, read: int, faulty: pl.DataFrame) -> None:
+        """Count items read, and those that cannot be used."""
+        self._faults("items", read, faulty, ITEM_FAULTS, self.raw.item_file)
+
+    def _faults(self, name: str, read: int, lost: pl.DataFrame, faults: Mapping[str, str], file: Path) -> None:
+        self.stage.record(**{f"{name}_read": read})
+        self.read[name] = read
+        if read == 0:
+            raise UserError(f"{file}: holds no rows that could be used; fill it, or name another file")
+        for fault in faults:
+            self.add(f"{name}_{fault}", lost.filter(pl.col("fault") == fault)["row"])
+        if 2 * len(lost) > read:
+            worst = max(faults, key=lambda fault: self.skipped[f"{name}_{fault}"])
+            row, reason = self.examples[f"{name}_{worst}"][0], worst.replace("_", " ")
+            raise UserError(
+                f"{file}: {len(lost):,} of {read:,} rows cannot be used, most for {reason} (row {row} is the first); "
+                f"{faults[worst]}"
+            )
+
+    def warn(self, searched: pl.Series) -> None:
+        """Warn of many skipped rows, and of a kind without events; ``searched`` tells the kinds of those left."""
+        files = {"items": self.raw.item_file} | {kind.name: kind.file for kind in self.raw.kinds}
+        for name, file in files.items():
+            lost = sum(count for reason, count in self.skipped.items() if reason.startswith(f"{name}_"))
+            if lost > _NOTABLE_SHARE * self.read[name]:
+                reasons = self.summary(f"{name}_")
+                self.stage.warn(f"{file}: {lost:,} of {self.read[name]:,} rows were skipped ({reasons})")
+        for kind in self.raw.kinds:
+            for flag in sorted(set(kind.searched) - set(searched.unique())):
+                read = self.clicks[flag]
+                found = f"of {read:,} {KINDS[flag]} events none is left" if read else f"holds no {KINDS[flag]} events"
+                self.stage.warn(f"{kind.file}: {found}; nothing can be trained or measured on them")
+
+    def summary(self, prefix: str = "") -> str:
+        """What was skipped, in words; of the reasons that begin with ``prefix``, without it."""
+        lost = [
+            f"{name.removeprefix(prefix).replace('_', ' ')}: {count:,}"
+            for name, count in self.skipped.items()
+            if count and name.startswith(prefix)
+        ]
+        return ", ".join(lost) or "none was skipped"
+
+
+def _known_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
+    """The usable items, in the order of raw_id: row, raw_id, has_text."""
+    has_text = (pl.col("title") != "") | (pl.col("description") != "")
+    table = items.select("row", "raw_id", "fault", has_text=has_text).collect(engine="streaming").sort("row")
+    account.item_faults(len(table), table.filter(pl.col("fault").is_not_null()))
+    known = table.filter(pl.col("fault").is_null()).drop("fault")
+    first = known["raw_id"].is_first_distinct()
+    account.add("items_duplicate", known.filter(~first)["row"])
+    known = known.filter(first)
+    account.stage.record(items_without_text=int((~known["has_text"]).sum()))
+    return known.sort("raw_id")
+
+
+def _coded(events: pl.LazyFrame, item_names: pl.Series) -> tuple[dict[str, pl.Series], pl.DataFrame]:
+    """Events with numbers for texts, and the names behind the numbers: user, item and query; item null if unknown."""
+    names = {
+        "user": sorted_names(events.select("user")),
+        "item": item_names,
+        "query": sorted_names(events.select("query")),
+        "session": sorted_names(events.select("session")),
+    }
+    coded = [codes(pl.col(column), texts).alias(column) for column, texts in names.items()]
+    return names, events.select("row", "time", "searched", *coded).collect(engine="streaming")
+
+
+def _repeated(events: pl.DataFrame) -> pl.Series:
+    """Which events equal an earlier one in user, time, kind, item and query; ``events`` are in event order."""
+    moment = ("user", "time", "searched")
+    as_before = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift()) for name in moment)
+    tied = events.select(as_before | as_before.shift(-1, fill_value=False)).to_series()
+    # Equal events stand within one moment of one user, and few moments hold two events.
+    places = pl.Series(np.flatnonzero(tied.to_numpy()))
+    again = ~events.filter(tied).select(pl.struct(*moment, "item", "query").is_first_distinct()).to_series()
+    repeated = np.zeros(len(events), dtype=bool)
+    repeated[places.filter(again).to_numpy()] = True
+    return pl.Series(repeated)
+
+
+def _core(stage: Stage, events: pl.DataFrame, minimum: int) -> pl.DataFrame:
+    """The events of users and items with at least ``minimum`` events, over both kinds."""
+    inside, rounds = interaction_core(events["user"].to_numpy(), events["item"].to_numpy(), minimum)
+    kept = events.filter(pl.Series(inside))
+    stage.record(
+        core_rounds=rounds,
+        events_outside_core=len(events) - len(kept),
+        users_outside_core=events["user"].n_unique() - kept["user"].n_unique(),
+        items_outside_core=events["item"].n_unique() - kept["item"].n_unique(),
+    )
+    return kept
+
+
+def _write(
+    stage: Stage, events: pl.DataFrame, names: dict[str, pl.Series], known: pl.DataFrame, cleaned: pl.LazyFrame
+) -> None:
+    users, user_names = renumber(events["user"], names["user"])
+    items, item_names = renumber(events["item"], names["item"])
+    queries, query_names = renumber(events["query"], names["query"])
+    searched = events["searched"]
+    sessions = np.zeros(len(events), dtype=np.int64)
+    sessions[searched.to_numpy()] = session_numbers(events.filter(searched)).to_numpy()
+    kind = pl.when(searched).then(pl.lit("search")).otherwise(pl.lit("rec"))
+    table = pl.select(
+        event_id=pl.int_range(len(events), dtype=pl.Int64()),
+        user_id=users,
+        time=events["time"],
+        task=kind.cast(schema.Task),
+        item_id=items,
+        query_id=queries,
+        session_id=pl.when(searched).then(pl.Series(sessions)),
+    )
+    schema.EVENTS.write(table, stage.path("events.parquet"))
+    schema.USERS.write(_numbered("user_id", raw_id=user_names), stage.path("users.parquet"))
+    schema.QUERIES.write(_numbered("query_id", text=query_names), stage.path("queries.parquet"))
+    schema.ITEMS.write(_item_table(item_names, known, cleaned), stage.path("items.parquet"))
+    stage.record(
+        users=len(user_names),
+        items=len(item_names),
+        queries=len(query_names),
+        recommendation_interactions=int((~searched).sum()),
+        search_interactions=int(searched.sum()),
+        search_sessions=int(sessions.max(initial=-1)) + 1 if searched.any() else 0,
+    )
+
+
+def _numbered(number: str, **column: pl.Series) -> pl.DataFrame:
+    return pl.DataFrame(column).with_row_index(number)
+
+
+def _item_table(names: pl.Series, known: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:
+    """Table `items` for the items that have events; only their texts are read."""
+    numbers = _numbered("item_id", raw_id=names).join(known, on="raw_id", how="inner").select("item_id", "row")
+    text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
+    items = cleaned.join(numbers.lazy(), on="row", how="inner").with_columns(text=text).sort("item_id")
+    table = items.select(*schema.ITEMS.columns).collect(engine="streaming")
+    return table.with_columns(category_column(table["categories"]))

@@ -1,0 +1,140 @@
+"""The simulated shop's customers: what each buys after what, and which purchases began with a search.
+
+Three things decide on the next purchase, and each is told by one source of evidence only: the style that a shopper
+favors shows in what was clicked, never in a text; the category is told by the query, or foretold by the purchase
+before, which draws its complement after it; within a category and a style, popular items sell more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gensar_core.runtime.arrays import ranges
+from gensar_core.runtime.seeds import generator
+from gensar_core.sources.simulated.shop import Shelves
+
+FEWEST_REVIEWS = 5
+_MOST_REVIEWS = 120
+#: Categories a shopper is interested in; shares of purchases that keep to them, to the favorite style, and to what
+#: complements the purchase before.
+_INTERESTS = 4
+_INTERESTED = 0.85
+_FAITHFUL = 0.85
+_COMPLEMENTARY = 0.4
+#: After so many items that the shopper has already, any other item will do.
+_PATIENCE = 4
+
+_FIRST_DAY = 14_975  # 2011-01-01
+_DAYS = 900
+_SECONDS_A_DAY = 86_400
+#: Share of purchases made on the day of the one before, and mean days to the next one otherwise.
+_SAME_DAY = 0.25
+_MEAN_GAP = 12
+_SEARCHED = 0.76
+
+
+@dataclass(frozen=True)
+class Purchases:
+    """Who bought and reviewed what and when; arrays are [purchases], by shopper and time.
+
+    ``time`` is the start of a day in unix seconds, ``rating`` lies in 1..5, ``searched`` tells whether the purchase
+    began with a search. No shopper buys an item twice.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    rating: np.ndarray
+    searched: np.ndarray
+
+
+def simulate_purchases(shelves: Shelves, n_users: int, mean_reviews: float, seed: int) -> Purchases:
+    """Let every shopper buy at least ``FEWEST_REVIEWS`` items, ``mean_reviews`` on average."""
+    draw = generator(seed, "shop", "purchases")
+    extra = draw.geometric(1.0 / (1.0 + mean_reviews - FEWEST_REVIEWS), n_users) - 1
+    lengths = FEWEST_REVIEWS + np.minimum(extra, min(_MOST_REVIEWS, len(shelves.leaf) // 2) - FEWEST_REVIEWS)
+    favorite = draw.integers(0, shelves.n_styles, n_users)
+    baskets = _fill_baskets(shelves, lengths, favorite, draw)
+
+    user = np.repeat(np.arange(n_users), lengths)
+    place = ranges(np.zeros(n_users, dtype=np.int64), lengths)
+    item = baskets[user, place]
+    liked = shelves.style[item] == favorite[user]
+    return Purchases(
+        user=user,
+        item=item,
+        time=_days(lengths, draw) * _SECONDS_A_DAY,
+        rating=np.clip(3 + liked + draw.integers(-2, 2, len(user)), 1, 5),
+        searched=draw.random(len(user)) < _SEARCHED,
+    )
+
+
+def _days(lengths: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """The day of every purchase [purchases], counted from 1970; never falls within a shopper."""
+    total = int(lengths.sum())
+    first = np.cumsum(lengths) - lengths
+    gaps = np.where(draw.random(total) < _SAME_DAY, 0, draw.geometric(1.0 / _MEAN_GAP, total))
+    gaps[first] = 0
+    since_first = np.cumsum(gaps)
+    start = _FIRST_DAY + draw.integers(0, _DAYS, len(lengths))
+    days: np.ndarray = since_first + np.repeat(start - since_first[first], lengths)
+    return days
+
+
+class _Buckets:
+    """Items by category and style, to be drawn by popularity."""
+
+    def __init__(self, shelves: Shelves) -> None:
+        bucket = shelves.leaf * shelves.n_styles + shelves.style
+        self.n_styles = shelves.n_styles
+        self.items = np.argsort(bucket, kind="stable")
+        self.sums = np.concatenate([[0.0], np.cumsum(shelves.popularity[self.items])])
+        sizes = np.bincount(bucket, minlength=len(shelves.leaves) * shelves.n_styles)
+        self.bounds = np.concatenate([[0], np.cumsum(sizes)])
+
+    def draw(self, leaf: np.ndarray, style: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """One item for each category and style, from numbers in [0, 1)."""
+        bucket = leaf * self.n_styles + style
+        low, high = self.bounds[bucket], self.bounds[bucket + 1]
+        weight = self.sums[low] + numbers * (self.sums[high] - self.sums[low])
+        # Rounding may reach the upper end.
+        found = np.minimum(np.searchsorted(self.sums, weight, side="right") - 1, high - 1)
+        items: np.ndarray = self.items[found]
+        return items
+
+
+def _fill_baskets(shelves: Shelves, lengths: np.ndarray, favorite: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Items in order of purchase [users, longest], -1 after the last."""
+    buckets = _Buckets(shelves)
+    n_users, n_leaves = len(lengths), len(shelves.leaves)
+    interests = draw.integers(0, n_leaves, (n_users, _INTERESTS))
+    baskets = np.full((n_users, int(lengths.max())), -1, dtype=np.int32)
+    for place in range(baskets.shape[1]):
+        users = np.flatnonzero(lengths > place)
+        attempt = 0
+        while len(users):
+            if attempt < _PATIENCE:
+                leaf = _next_leaf(shelves, baskets[users, place - 1] if place else None, interests[users], draw)
+                faithful = draw.random(len(users)) < _FAITHFUL
+                style = np.where(faithful, favorite[users], draw.integers(0, shelves.n_styles, len(users)))
+                item = buckets.draw(leaf, style, draw.random(len(users)))
+            else:
+                item = draw.integers(0, len(shelves.leaf), len(users))
+            baskets[users, place] = item
+            users = users[(baskets[users, :place] == item[:, None]).any(axis=1)]
+            attempt += 1
+    return baskets
+
+
+def _next_leaf(
+    shelves: Shelves, before: np.ndarray | None, interests: np.ndarray, draw: np.random.Generator
+) -> np.ndarray:
+    """The category of the next purchase [users], after the items ``before`` (None: there are none)."""
+    count = len(interests)
+    own = interests[np.arange(count), draw.integers(0, _INTERESTS, count)]
+    leaf = np.where(draw.random(count) < _INTERESTED, own, draw.integers(0, len(shelves.leaves), count))
+    if before is None:
+        return leaf
+    return np.where(draw.random(count) < _COMPLEMENTARY, shelves.complement[shelves.leaf[before]], leaf)

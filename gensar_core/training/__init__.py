@@ -1,0 +1,1 @@
+"""Train models: one loop with its state, checkpoints, schedules, threads and processes."""

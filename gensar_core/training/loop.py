@@ -1,0 +1,226 @@
+"""The training loop that every trained model of the project shares, from RQ-VAE to T5.
+
+A task says what a step is; the loop steps, validates, keeps the best weights, stops early, and writes checkpoints from
+which a killed run continues to the same result: step ``s`` draws its randomness from (seed, s) alone, and its batch
+from the task's own order, so nothing but weights and optimizer state has to be remembered.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, runtime_checkable
+
+import torch
+
+from gensar_core.errors import UserError
+from gensar_core.runtime.progress import progress, say
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.training.checkpoints import Checkpoints
+from gensar_core.training.processes import ALONE, Processes
+from gensar_core.training.state import TrainingRecord, TrainingState
+
+
+class TrainingTask(Protocol):
+    """What the loop needs to know of a model and its data."""
+
+    module: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def batches(self, first_step: int) -> Iterator[Any]:
+        """Batches of optimizer steps ``first_step``, ``first_step + 1``, ... in a fixed order.
+
+        Where several processes train, each gets its own share of a step.
+        """
+
+    def backward(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Run one step's forward and backward passes; return detached losses by name, `loss` the one that counts.
+
+        A name may be missing in some steps; its mean is over the steps that give it. Of several processes each gives
+        its share: losses, under the same names, and gradients are summed over them.
+        """
+
+    def validate(self) -> Mapping[str, float]:
+        """Figures on the validation split; `score` (higher is better) chooses the weights that are kept."""
+
+
+@runtime_checkable
+class NamesSamples(Protocol):
+    """A task that can tell which samples spoil a step."""
+
+    def spoiling_samples(self, step: int) -> str:
+        """Name the samples of step ``step`` whose own loss is no finite number under the weights as they are.
+
+        Called without gradients, after the random numbers of the step have been seeded as they were for `backward`.
+        """
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train and when to look. All counts are optimizer steps."""
+
+    total_steps: int
+    validate_every: int
+    #: Stop after so many validations without improvement; None never stops early.
+    patience: int | None = None
+    gradient_clip: float | None = None
+    #: Factor on the optimizer's learning rates at a step.
+    rate: Callable[[int], float] | None = None
+    #: Validate before the first step as well, so that the weights kept are no worse than those at the start.
+    validate_first: bool = False
+
+
+def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:
+    """Linear warm-up over a share of the steps, then a cosine down to zero at ``total_steps``."""
+    return _after_warmup(total_steps, warmup_share, lambda done, of: 0.5 * (1.0 + math.cos(math.pi * done / of)))
+
+
+def warmup_linear(total_steps: int, warmup_share: float) -> Callable[[int], float]:
+    """Linear warm-up over a share of the steps, then a straight line down to zero at ``total_steps``."""
+    return _after_warmup(total_steps, warmup_share, lambda done, of: 1.0 - done / of)
+
+
+def _after_warmup(
+    total_steps: int, warmup_share: float, falling: Callable[[int, int], float]
+) -> Callable[[int], float]:
+    """Linear warm-up, then what ``falling`` says of the steps done since, and of how many there are."""
+    warmup = max(1, round(total_steps * warmup_share))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return falling(step - warmup, max(1, total_steps - warmup))
+
+    return factor
+
+
+def train(
+    task: TrainingTask,
+    schedule: Schedule,
+    *,
+    seed: int,
+    description: str,
+    checkpoints: Path | None,
+    key: str = "",
+    processes: Processes = ALONE,
+    clock: Callable[[], float] = time.monotonic,
+) -> TrainingRecord:
+    """Train until the steps are done or patience runs out; leave the best weights in ``task.module``.
+
+    ``checkpoints`` is a folder of this training alone; a checkpoint there is continued if it was written under the
+    same ``key`` (settings, inputs and code), and removed if not. One is written every so many seconds by ``clock``, and
+    at the end; the result does not depend on when. The caller deletes the folder when the results are safe. Of several
+    ``processes``, all of which call this alike, the first decides and writes checkpoints, which any number of them may
+    continue. Raises UserError on a loss that is not finite, and on a checkpoint that is spoiled.
+    """
+    store = Checkpoints(checkpoints, key, clock)
+    if processes.first:
+        store.remove_others()
+    state = store.load(task.module, task.optimizer) or TrainingState()
+    base_rates = [group["lr"] for group in task.optimizer.param_groups] if not state.base_rates else state.base_rates
+    state.base_rates = base_rates
+    if state.best_weights is None:
+        state.best_weights = _copy(task.module)
+    if state.record.steps:
+        say(f"{description}: continues at step {state.record.steps:,} of {schedule.total_steps:,}")
+
+    run = _Run(task, schedule, state, seed, description, processes)
+    remaining = range(state.record.steps, schedule.total_steps)
+    batches = task.batches(state.record.steps)
+    if schedule.validate_first and not state.record.history:
+        run.validate()
+    task.module.train()
+    for step in progress(remaining, description, schedule.total_steps, unit="step", initial=state.record.steps):
+        if state.stopped:
+            break
+        run.step(step, next(batches))
+        done = step + 1
+        if done % schedule.validate_every == 0 or done == schedule.total_steps:
+            run.validate()
+        # The other processes look at no clock of their own: they meet the first one again in the next step.
+        if processes.first and (done == schedule.total_steps or state.stopped or store.due):
+            run.check_finite()
+            store.save(task.module, task.optimizer, state)
+    task.module.load_state_dict(state.best_weights)
+    return state.record
+
+
+@dataclass
+class _Run:
+    """One training as it goes."""
+
+    task: TrainingTask
+    schedule: Schedule
+    state: TrainingState
+    seed: int
+    description: str
+    processes: Processes
+
+    def step(self, step: int, batch: Any) -> None:
+        """One optimizer step."""
+        task, schedule, state = self.task, self.schedule, self.state
+        self._seed(step)
+        factor = schedule.rate(step) if schedule.rate else 1.0
+        for group, rate in zip(task.optimizer.param_groups, state.base_rates, strict=True):
+            group["lr"] = rate * factor
+        task.optimizer.zero_grad(set_to_none=True)
+        losses = self.processes.sum_step(task.module, task.backward(batch))
+        if schedule.gradient_clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_(task.module.parameters(), schedule.gradient_clip)
+            losses = {**losses, "gradient_norm": norm.detach()}
+        state.add(losses)
+        # On a CPU there is nothing to wait for, and the weights are still those that the loss came from.
+        if losses["loss"].device.type == "cpu":
+            self.check_finite()
+        task.optimizer.step()
+        state.record.steps = step + 1
+
+    def validate(self) -> None:
+        """Look at the validation split; keep the weights if they are the best so far."""
+        self.check_finite()
+        task, state, record = self.task, self.state, self.state.record
+        task.module.eval()
+        with torch.no_grad():
+            figures = self.processes.agree(task.validate())
+        task.module.train()
+        means = {f"train_{name}": value for name, value in state.take_means().items()}
+        record.history.append({"step": float(record.steps), **means, **figures})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **figures}.items())
+        say(f"{self.description}: step {record.steps:,} of {self.schedule.total_steps:,}: {shown}")
+        if figures["score"] > record.best_score:
+            record.best_score, record.best_step = figures["score"], record.steps
+            state.best_weights = _copy(task.module)
+            state.without_gain = 0
+        else:
+            state.without_gain += 1
+            patience = self.schedule.patience
+            state.stopped = patience is not None and state.without_gain >= patience
+
+    def check_finite(self) -> None:
+        """Raise UserError if some loss since the last validation is no finite number."""
+        bad = self.state.not_finite()
+        if bad:
+            self._refuse(bad)
+
+    def _refuse(self, bad: list[str]) -> NoReturn:
+        step = int(self.state.bad_step) if self.state.bad_step is not None else 0
+        told = ""
+        if isinstance(self.task, NamesSamples):
+            self._seed(step - 1)
+            self.task.module.train()
+            with torch.no_grad():
+                told = f" ({self.task.spoiling_samples(step - 1)})"
+        raise UserError(
+            f"{self.description}: {', '.join(bad)} not a finite number at step {step:,}{told}; "
+            "lower the learning rate or the gradient clip"
+        )
+
+    def _seed(self, step: int) -> None:
+        torch.manual_seed(derive_seed(self.seed, "step", step))
+
+
+def _copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

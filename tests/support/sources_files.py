@@ -1,0 +1,84 @@
+"""Small raw Amazon folders, written by hand."""
+
+import gzip
+import json
+from pathlib import Path
+
+import polars as pl
+
+from gensar_core import schema
+from gensar_core.config.datasets import CanonicalSettings
+from gensar_core.runtime.stage import read_record
+from gensar_core.sources.amazon.canonical import canonicalize
+
+
+def write_gzip(path: Path, lines: list[str | bytes]) -> Path:
+    data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
+    path.write_bytes(gzip.compress(data, mtime=0))
+    return path
+
+
+def review(user: str, item: str, time: object, rating: object = None, **fields: object) -> str:
+    values = {"reviewerID": user, "asin": item, **fields, "unixReviewTime": time}
+    return json.dumps(values if rating is None else {**values, "overall": rating})
+
+
+def page(asin: str, title: str | None = "A thing", *paths: list[str], **fields: object) -> str:
+    values = {"asin": asin, "categories": list(paths), **fields}
+    return repr(values if title is None else {**values, "title": title})
+
+
+class Shop:
+    """A raw folder of the category `Toys`, and what becomes of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.raw = folder / "raw"
+        self.raw.mkdir(parents=True)
+        self.output = folder / "canonical"
+
+    def reviews(self, *lines: str | bytes) -> "Shop":
+        write_gzip(self.raw / "reviews_Toys_5.json.gz", list(lines))
+        return self
+
+    def metadata(self, *lines: str | bytes) -> "Shop":
+        write_gzip(self.raw / "meta_Toys.json.gz", list(lines))
+        return self
+
+    def searches(self, queries: list[str | bytes], train: list[str | bytes], test: list[str | bytes]) -> "Shop":
+        write_gzip(self.raw / "query_text.txt.gz", queries)
+        write_gzip(self.raw / "train.qrels.gz", train)
+        write_gzip(self.raw / "test.qrels.gz", test)
+        return self
+
+    def canonicalize(self, seed: int = 1, **settings: object) -> "Shop":
+        canonicalize(self.raw, CanonicalSettings(category="Toys", **settings), self.output, seed)
+        return self
+
+    @property
+    def figures(self) -> dict:
+        return read_record(self.output / "stage.json")["figures"]
+
+    @property
+    def warnings(self) -> list[str]:
+        return read_record(self.output / "stage.json")["warnings"]
+
+    @property
+    def items(self) -> pl.DataFrame:
+        return schema.ITEMS.read(self.output / "items.parquet")
+
+    def events(self) -> list[tuple]:
+        """(user, time, task, item, query, session) of every event in order, by raw ids and query text."""
+        table = schema.EVENTS.read(self.output / "events.parquet")
+        assert table["event_id"].to_list() == list(range(len(table)))
+        user = schema.USERS.read(self.output / "users.parquet")["raw_id"]
+        query = schema.QUERIES.read(self.output / "queries.parquet")["text"]
+        return list(
+            table.select(
+                pl.lit(user.gather(table["user_id"])).alias("user"),
+                "time",
+                pl.col("task").cast(pl.String()),
+                pl.lit(self.items["raw_id"].gather(table["item_id"])).alias("item"),
+                pl.lit(query.gather(table["query_id"])).alias("query"),
+                "session_id",
+            ).iter_rows()
+        )

@@ -1,0 +1,45 @@
+"""BERT4Rec: the contract of sequential methods, and what masks and paddings may do."""
+
+import pytest
+import torch
+
+from gensar_core.baselines.methods.bert4rec import BERT4RecSettings
+from gensar_core.config.base import validate
+from gensar_core.errors import UserError
+from tests.support.method_contract import N_ITEMS
+from tests.support.sequential_contract import SMALL, SequentialContract
+
+
+class TestBERT4Rec(SequentialContract):
+    kind = "bert4rec"
+    # The contract's targets are last clicks; masks elsewhere would only slow it down.
+    own = {**SMALL, "learning_rate": 3.0e-3, "last_item_share": 0.9, "mask_share": 0.2}  # noqa: RUF012
+    looks_ahead = True
+
+    def test_neither_mask_nor_padding_can_be_ranked(self, fitted):
+        assert fitted.encoder.table().shape[0] == fitted.item_vectors().vectors.shape[0] == N_ITEMS
+        assert fitted.form.padding == N_ITEMS
+        assert fitted.form.mask == N_ITEMS + 1
+
+    @torch.no_grad()
+    def test_a_masked_place_does_not_see_its_item(self, fitted):
+        batch = fitted.form.batch(0, *_first_rows(fitted))
+        fitted.encoder.eval()
+        states = fitted.encoder.states(batch.inputs, batch.places)
+        assert (batch.inputs.ravel()[batch.places] == fitted.form.mask).all()
+        assert states.shape == (len(batch.targets), SMALL["dimensions"] + 1)
+
+
+def _first_rows(method):
+    from gensar_core.baselines.shared.sequence_encoder import recommended_clicks
+
+    _, clicks = recommended_clicks(method.data.training_events)
+    rows, sequences = method.form.examples(clicks)
+    return rows, sequences
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match=r"dimensions \(10\) must be a multiple of heads \(4\)"):
+        validate(BERT4RecSettings, {"dimensions": 10, "heads": 4}, "methods.bert4rec")
+    with pytest.raises(UserError, match="max_history"):
+        validate(BERT4RecSettings, {"max_history": 1}, "methods.bert4rec")

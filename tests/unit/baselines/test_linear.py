@@ -1,0 +1,170 @@
+"""ItemKNN and EASE: the contract of all methods, and item-item weights known by hand or from a plain computation."""
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from gensar_core import schema
+from gensar_core.baselines.interface import MethodData, find
+from gensar_core.baselines.methods import ease, itemknn
+from gensar_core.baselines.methods.itemknn import ItemKNNSettings, co_clicks, nearest
+from gensar_core.config.base import validate
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import load_candidates
+from gensar_core.runtime.arrays import Ragged
+from tests.support.method_contract import N_ITEMS, N_USERS, MethodContract, clicked_history, random_clicks, write_shop
+
+#: The textbook's item-based neighbourhood: cosines, every pair of a user's clicks alike.
+COSINE = {"decay": 1.0, "distance_decay": 1.0, "backward": 1.0, "shrinkage": 0.0, "popularity_power": 0.5}
+
+
+class TestItemKNN(MethodContract):
+    kind = "itemknn"
+
+
+class TestEASE(MethodContract):
+    kind = "ease"
+    own = {"neighbours": 7}  # noqa: RUF012
+
+
+def fitted(kind, data, **own):
+    method = find(kind)(validate(find(kind).settings_model, own, kind), data, 1)
+    method.fit(None, "")
+    return method
+
+
+def scores_after(method, history):
+    """Scores of all items after one history."""
+    behaviors, objects = clicked_history(history)
+    samples = (
+        load_candidates(method.data.samples_folder, "rec", "test")
+        .samples[:1]
+        .with_columns(
+            history_behavior=pl.Series([behaviors], dtype=pl.List(pl.UInt8)),
+            history_object=pl.Series([objects], dtype=pl.List(pl.Int32)),
+        )
+    )
+    return method.score_catalogue(samples)[0]
+
+
+def test_cosines_by_hand(tmp_path):
+    # Users of items 0 to 4: {a, b, c}, {a, b}, {a}, {c}, nobody.
+    data = write_shop(tmp_path, [[0, 1, 2], [1, 0], [3, 0]], 5)
+    method = fitted("itemknn", data, **COSINE)
+    assert method.weights.toarray() == pytest.approx(
+        np.array(
+            [
+                [0.0, 2 / 6**0.5, 1 / 3**0.5, 1 / 3**0.5, 0.0],
+                [2 / 6**0.5, 0.0, 1 / 2**0.5, 0.0, 0.0],
+                [1 / 3**0.5, 1 / 2**0.5, 0.0, 0.0, 0.0],
+                [1 / 3**0.5, 0.0, 0.0, 0.0, 0.0],
+                [0.0] * 5,
+            ]
+        )
+    )
+    assert scores_after(method, [3, 1]) == pytest.approx([1 / 3**0.5 + 2 / 6**0.5, 0.0, 1 / 2**0.5, 0.0, 0.0])
+    # Older clicks count less.
+    decayed = fitted("itemknn", data, **{**COSINE, "decay": 0.25})
+    assert scores_after(decayed, [3, 1])[0] == pytest.approx(0.25 / 3**0.5 + 2 / 6**0.5)
+    # Shrunk, and divided by more of the candidate's clicks than of the other's: items 0 and 3 have 3 and 1.
+    other = fitted("itemknn", data, **{**COSINE, "shrinkage": 2.0, "popularity_power": 1.0})
+    assert other.weights[3, 0] == pytest.approx(1 / (3 + 2))
+    assert other.weights[0, 3] == pytest.approx(1 / (1 + 2))
+
+
+def test_what_follows_counts_more_than_what_came_before_and_what_is_near_more_than_what_is_far(tmp_path):
+    data = write_shop(tmp_path, [[0, 1, 2, 3]], 4)
+    own = {**COSINE, "distance_decay": 0.5, "backward": 0.1, "window": 2}
+    assert fitted("itemknn", data, **own).weights.toarray() == pytest.approx(
+        np.array([[0, 1, 0.5, 0], [0.1, 0, 1, 0.5], [0.05, 0.1, 0, 1], [0, 0.05, 0.1, 0]])
+    )
+
+
+@pytest.mark.parametrize("kind", ["itemknn", "ease"])
+def test_on_a_checkerboard_no_item_of_the_other_colour_comes_before_one_of_ones_own(tmp_path, kind):
+    # Users of each colour click five of its ten items, which lie on a ring.
+    clicks = [[user % 2 + 2 * ((user // 2 + step) % 10) for step in range(5)] for user in range(20)]
+    data = write_shop(tmp_path, clicks, 20)
+    lists = load_candidates(data.samples_folder, "rec", "test")
+    method = fitted(kind, data)
+    scores = method.score(lists)
+    own = lists.items % 2 == lists.items[:, :1] % 2
+    assert (scores[~own] == 0.0).all()
+    assert (np.where(own, scores, np.inf).min(axis=1) > np.where(own, -np.inf, scores).max(axis=1)).all()
+    catalogue = method.score_catalogue(lists.samples)
+    assert (np.take_along_axis(catalogue, lists.items, axis=1) == scores).all()
+
+
+CLICKS = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=7), min_size=1, max_size=6)
+
+
+@given(CLICKS, st.integers(1, 4), st.floats(0.1, 1.0), st.floats(0.0, 1.0), st.integers(1, 30))
+def test_co_clicks_are_those_of_a_loop_however_many_pairs_are_counted_at_once(clicks, window, decay, backward, pairs):
+    expected = np.zeros((7, 7))
+    for own in clicks:
+        for earlier, later in itertools.combinations(range(len(own)), 2):
+            if later - earlier <= window:
+                worth = decay ** (later - earlier - 1)
+                expected[own[earlier], own[later]] += worth
+                expected[own[later], own[earlier]] += backward * worth
+    settings = ItemKNNSettings(window=window, distance_decay=decay, backward=backward)
+    ragged = Ragged.from_lengths(np.array([len(own) for own in clicks]), np.array([i for own in clicks for i in own]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(itemknn, "_PAIRS", pairs)
+        blocks = list(co_clicks(ragged, 7, settings))
+    assert np.concatenate([block.toarray() for block in blocks]) == pytest.approx(expected)
+
+
+def test_the_nearest_are_kept_and_of_equal_ones_the_first():
+    similarities = sparse.coo_array(np.array([[0.5, 0.1, 0.5, 0.0], [0.0, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0]]))
+    assert nearest(similarities, 1).toarray().tolist() == [[0.5, 0, 0, 0], [0, 0, 0, 0.4], [0] * 4]
+    assert nearest(similarities, 2).toarray().tolist() == [[0.5, 0, 0.5, 0], [0, 0, 0.3, 0.4], [0] * 4]
+    assert (nearest(similarities, 0) != similarities).nnz == 0
+
+
+def test_ease_is_a_ridge_regression_of_each_item_on_the_others(tmp_path):
+    data = write_shop(tmp_path, random_clicks(), N_ITEMS)
+    clicks = np.zeros((N_USERS, N_ITEMS))
+    for user, own in enumerate(random_clicks()):
+        clicks[user, own] = 1.0
+    expected = np.zeros((N_ITEMS, N_ITEMS))
+    for item in range(N_ITEMS):
+        others = np.delete(np.arange(N_ITEMS), item)
+        own = clicks[:, others]
+        expected[others, item] = np.linalg.solve(own.T @ own + 3.0 * np.eye(len(others)), own.T @ clicks[:, item])
+    published = {"l2": 3.0, "popularity_power": 0.0, "neighbours": 0, "decay": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        # As if the matrix were worked on in blocks of three rows.
+        patch.setattr(ease, "_CELLS", 3 * N_ITEMS)
+        weights = fitted("ease", data, **published).weights.toarray()
+    assert weights == pytest.approx(expected, abs=1e-5)
+    # Divided by a power of the candidate's clicks, and only the largest in size.
+    counts = clicks.sum(axis=0)
+    divided = fitted("ease", data, **{**published, "popularity_power": 0.5, "neighbours": 4}).weights.toarray()
+    largest = np.sort(np.abs(expected / counts**0.5), axis=1)[:, -4:-3]
+    assert divided == pytest.approx(
+        np.where(np.abs(expected / counts**0.5) >= largest, expected / counts**0.5, 0.0), abs=1e-5
+    )
+
+
+def test_ease_refuses_a_catalogue_too_large_for_the_memory(tmp_path):
+    data = write_shop(tmp_path, random_clicks()[:5], N_ITEMS)
+    object.__setattr__(data, "n_items", 200_000)
+    with pytest.raises(
+        UserError, match=r"EASE of 200,000 items holds a matrix of 160.0 GB, above max_gigabytes \(20\)"
+    ):
+        fitted("ease", data)
+
+
+@pytest.mark.parametrize("kind", ["itemknn", "ease"])
+def test_a_log_without_recommendation_clicks_is_refused(tmp_path, kind):
+    data = write_shop(tmp_path, [[0, 1, 2]], 3)
+    searches = data.training_events.filter(pl.col("task") == "search")
+    schema.EVENTS.write(searches, data.samples_folder / "training_events.parquet")
+    with pytest.raises(UserError, match="no recommendation click to learn from"):
+        fitted(kind, MethodData(data.canonical, data.samples_folder))

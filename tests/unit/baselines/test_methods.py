@@ -1,0 +1,107 @@
+"""The methods that count or compare: the contract of all methods, and answers known by hand."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gensar_core import schema
+from gensar_core.baselines.interface import MethodData, find, kinds
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.runtime.tensors import save_vectors
+from tests.support.method_contract import MethodContract, ranks, write_shop
+
+
+class TestRandomOrder(MethodContract):
+    kind = "random_order"
+
+    def test_ranks_are_spread_evenly(self, fitted, lists):
+        # 64 uniform ranks among 21 candidates: mean 11, standard error 6.06 / 8.
+        assert ranks(fitted, lists).mean() == pytest.approx(11.0, abs=3.0)
+
+    def test_another_seed_and_another_sample_give_other_scores(self, data, fitted, lists):
+        scores = fitted.score(lists)
+        assert len(np.unique(scores)) == scores.size
+        assert not np.isin(self.make(data, seed=7).score(lists), scores).any()
+
+
+class TestPopularity(MethodContract):
+    kind = "popularity"
+
+    def test_scores_count_training_clicks(self, data, fitted, lists):
+        clicks = data.training_events.filter(pl.col("task") == "rec").get_column("item_id").to_list()
+        assert fitted.score(lists).tolist() == [[clicks.count(item) for item in row] for row in lists.items.tolist()]
+
+
+class TestTextCosine(MethodContract):
+    kind = "text_cosine"
+
+
+class TestQueryFrequency(MethodContract):
+    kind = "query_frequency"
+
+
+def test_there_are_these_methods():
+    assert {
+        "bert4rec",
+        "fmlp",
+        "gru4rec",
+        "lrurec",
+        "popularity",
+        "query_frequency",
+        "random_order",
+        "sasrec",
+        "text_cosine",
+    } <= set(kinds())
+    for kind in kinds():
+        assert find(kind).settings_model().model_dump() is not None
+
+
+def test_query_frequency_counts_pairs_and_breaks_ties_by_popularity(tmp_path):
+    # Five queries over ten items: item i answers query i % 5. Item 0 is clicked 3 times, 5 once, 1 twice, 6 four times.
+    clicks = [[0, 0, 0, 5, 1, 1, 6, 6, 6, 6]]
+    data = write_shop(tmp_path, clicks, 10)
+    method = find("query_frequency")(find("query_frequency").settings_model(), data, 1)
+    method.fit(None, "")
+    samples = load_candidates(tmp_path / "samples", "search", "test").samples.with_columns(query_id=pl.lit(0, pl.Int32))
+    scores = method.score(CandidateLists(samples, np.array([[0, 5, 6, 1, 9, -1]], dtype=np.int32)))[0]
+    # After query 0: item 0 has 3, item 5 has 1, all others none, of which 6 is clicked more elsewhere than 1, and 9 never.
+    assert scores[:5] == pytest.approx([3 + 3 / 5, 1 + 1 / 5, 4 / 5, 2 / 5, 0.0])
+
+
+def test_text_cosine_by_hand(tmp_path):
+    data = write_shop(tmp_path, [[0, 1, 2]], 3)
+    save_vectors(
+        {"items": np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]), "queries": np.array([[1.0, 0.0]] * 3)},
+        tmp_path / "vectors.safetensors",
+    )
+    method = find("text_cosine")(find("text_cosine").settings_model(), data, 1)
+    lists = load_candidates(tmp_path / "samples", "search", "test")
+    scores = method.score(CandidateLists(lists.samples, np.array([[0, 1, 2]], dtype=np.int32)))
+    assert scores[0] == pytest.approx([1.0, 0.0, 0.5**0.5])
+
+
+def test_text_cosine_refuses_vectors_of_another_data_set(tmp_path):
+    data = write_shop(tmp_path, [[0, 1, 2]], 3)
+    method = find("text_cosine")
+    save_vectors({"items": np.ones((4, 2)), "queries": np.ones((3, 2))}, tmp_path / "vectors.safetensors")
+    with pytest.raises(UserError, match="holds 4 vectors of items, but the data set has 3"):
+        method(method.settings_model(), data, 1).fit(None, "")
+    without = MethodData(data.canonical, data.samples_folder)
+    with pytest.raises(UserError, match="name an embedding under its key 'embedding'"):
+        method(method.settings_model(), without, 1).fit(None, "")
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(UserError, match=r"methods: no method 'gru9' .*sasrec"):
+        find("gru9")
+
+
+def test_codes_of_large_catalogues_do_not_overflow(tmp_path):
+    # Query and item ids are 32-bit; their pair is not.
+    data = write_shop(tmp_path, [[0, 1, 2]], 3)
+    object.__setattr__(data, "n_items", 2**31 - 1)
+    method = find("query_frequency")(find("query_frequency").settings_model(), data, 1)
+    codes = method._codes(np.array([2**20], dtype=np.int32), np.array([5], dtype=np.int32))
+    assert codes.tolist() == [2**20 * (2**31 - 1) + 5]
+    assert schema.QUERIES.columns["query_id"].dtype == pl.Int32()

@@ -1,0 +1,131 @@
+"""UnifiedSSR: what a state may see, sessions by hand, and that scoring asks what training taught."""
+
+import numpy as np
+import pytest
+import torch
+
+from gensar_core.baselines.methods.unifiedssr import METHOD, correlation, session_windows
+from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRSettings, shifted, sinusoids
+from gensar_core.config.base import validate
+from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import load_candidates
+from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.unit.baselines.test_unisar import random_weights
+
+USERS = torch.tensor([3, 5])
+MASK = torch.ones(2, 6, dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def method(tmp_path_factory):
+    data = write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS, searching=True)
+    method = METHOD(UnifiedSSRSettings(dimensions=8, heads=2, max_recommendations=7, max_searches=7), data, 1)
+    random_weights(method.model)
+    return method
+
+
+@torch.no_grad()
+def test_a_later_click_never_moves_an_earlier_state(method):
+    model = method.model
+    items = torch.randint(N_ITEMS, (2, 6), generator=torch.Generator().manual_seed(1))
+    (states,) = model.encode(USERS, model.items(items), None, MASK)
+    for place in range(6):
+        changed = items.clone()
+        changed[:, place] = (changed[:, place] + 7) % N_ITEMS
+        moved = (model.encode(USERS, model.items(changed), None, MASK)[0] - states).abs().amax(dim=(0, 2))
+        assert not moved[:place].any()
+        assert (moved[place:] > 1e-5).all()
+
+
+@torch.no_grad()
+def test_a_search_state_sees_earlier_items_and_the_query_that_is_asked(method):
+    model = method.model
+    items = torch.randint(N_ITEMS, (2, 6), generator=torch.Generator().manual_seed(1))
+    queries = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(2))
+    known = MASK & (torch.arange(6) > 0)
+
+    def states(items, queries):
+        return model.encode(USERS, shifted(model.items(items))[:, :-1], queries, MASK, known)
+
+    before = states(items, queries)
+    for place in range(6):
+        other_item, other_query = items.clone(), queries.clone()
+        other_item[:, place] = (other_item[:, place] + 7) % N_ITEMS
+        other_query[:, place] = (other_query[:, place] + 1) % 5
+        for changed, first in ((states(other_item, queries), place + 1), (states(items, other_query), place)):
+            for old, new in zip(before, changed, strict=True):
+                moved = (new - old).abs().amax(dim=(0, 2))
+                assert not moved[:first].any()
+                assert (moved[first:] > 1e-5).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["rec", "search"])
+def test_scores_are_those_of_the_state_after_the_whole_history(method, task):
+    # The shop's train targets are the last clicks of its users' sequences, and follow the same history as test targets.
+    model, train = method.model, method.training_set(task)
+    lists = load_candidates(method.data.samples_folder, task, "test")
+    rows = np.arange(10)
+    items = torch.from_numpy(train.items.take(rows).padded(8 if task == "rec" else 7, 0))
+    users, vectors = torch.from_numpy(train.users[rows]), model.items(items) * model.scale
+    mask = torch.ones(10, 7, dtype=torch.bool)
+    if task == "rec":
+        states = model.encode(users, vectors[:, :-1], None, mask)
+    else:
+        queries = torch.from_numpy(train.queries.take(rows).padded(7, 0))
+        # The history holds the seven searches before the target's; training saw the last six of these.
+        method = METHOD(method.settings.model_copy(update={"max_searches": 6}), method.data, 1)
+        method.__dict__["model"] = model
+        states = model.encode(users, shifted(vectors)[:, :-1], queries, mask, mask & (torch.arange(7) > 0))
+    table = model.items(torch.from_numpy(lists.items[:10].astype(np.int64))) * model.scale
+    expected = model.mixed([(table @ state[:, -1][:, :, None]).squeeze(2) for state in states])
+    assert method.score(lists)[:10] == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-3)
+
+
+def test_sessions_are_the_middle_halves_of_a_sequences_halves():
+    mask = torch.arange(10) < torch.tensor([8, 4, 1, 0])[:, None]
+    windows = session_windows(mask)
+    # Of eight places the first half is 0 to 3, and its middle half 1 and 2.
+    assert windows[:, 0].nonzero().tolist() == [[0, 1], [0, 2], [1, 5], [1, 6]]
+    # Of four places (at 1/8, 3/8, 5/8, 7/8) each lies on the border of a window.
+    assert windows[:, 1].nonzero().tolist() == [[0, 0], [0, 1], [1, 2], [1, 3]]
+    assert not windows[:, 2:].any()
+
+
+def test_correlation_by_hand():
+    windows = torch.tensor([[[True, True, False]], [[False, False, True]]])
+    items = torch.tensor([[[1.0, 0.0], [3.0, 0.0], [0.0, -2.0]]])
+    queries = torch.tensor([[[1.0, 1.0], [1.0, 1.0], [0.0, 5.0]]])
+    assert correlation((items,), windows).item() == pytest.approx(0.0)
+    # Sessions of items: (2, 0) and (0, -2); of queries (1, 1) and (0, 5): cosines 0 and 1 / sqrt(2) within, and
+    # 1 / sqrt(2) and -1 across.
+    expected = 0.0 + 0.5**0.5 - (0.5**0.5 - 1.0) / 2
+    assert correlation((items, queries), windows).item() == pytest.approx(expected)
+
+
+def test_places_by_hand():
+    places = sinusoids(3, 4)
+    assert places[2].tolist() == pytest.approx([np.sin(2), np.cos(2), np.sin(0.02), np.cos(0.02)], abs=1e-6)
+
+
+def test_bce_by_hand(method, monkeypatch):
+    train = method.training_set("rec")
+    monkeypatch.setattr(train.sampler, "draw", lambda _step, count: np.resize([2, 7, 1, 0], count))
+    states, targets = torch.randn(2, 8), torch.tensor([1, 4])
+    losses = []
+    for state, target in zip(states, targets.tolist(), strict=True):
+        scores = (method.model.items.weight @ state * 8**0.5).tolist()
+        # A negative that is the target does not count.
+        terms = [np.log1p(np.exp(scores[item])) for item in (2, 7, 1, 0) if item != target]
+        losses.append(np.log1p(np.exp(-scores[target])) + sum(terms))
+    assert train._next_items(states, targets, 0).item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_settings_that_cannot_be_are_refused():
+    for own, message in [
+        ({"dimensions": 6}, r"must be even and a multiple of heads"),
+        ({"stored_negatives": True}, "trains on sampled negatives"),
+        ({"max_searches": 0}, "must be above 0"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            validate(UnifiedSSRSettings, own, "methods.unifiedssr")

@@ -1,0 +1,182 @@
+"""`gensar recommend` and `gensar search`: raw ids in, titles out, one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from typer.testing import CliRunner
+
+from gensar_core import schema
+from gensar_core.cli.main import app
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.corpora.build import build_corpus
+from gensar_core.corpora.live_prompts import Entry
+from gensar_core.errors import UserError
+from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.runtime.stage import digest
+from tests.support.corpora_shop import QUERIES, TEXTS, write_shop
+
+#: User, time, task, item, query, session.
+EVENTS = [
+    ("anna", 1, "rec", 2, None, None),
+    ("anna", 2, "search", 3, 1, 0),
+    ("anna", 2, "search", 4, 1, 0),
+    ("anna", 3, "rec", 1, None, None),
+    ("bert", 1, "rec", 0, None, None),
+]
+ANNA = [Entry.clicked(2), Entry.searched(QUERIES[1]), Entry.found(3), Entry.found(4), Entry.clicked(1)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set's folder with a generator of random weights."""
+    folder = tmp_path_factory.mktemp("run") / "results" / "demo"
+    shop = write_shop(folder / "canonical")
+    items = schema.ITEMS.read(shop / "items.parquet")
+    paths = pl.Series([[["Music", "Pianos"]] if item in (0, 3, 4) else [["Cables"]] for item in range(len(items))])
+    schema.ITEMS.write(items.with_columns(categories=paths), shop / "items.parquet")
+    users = sorted({row[0] for row in EVENTS})
+    schema.USERS.write(pl.DataFrame({"user_id": range(len(users)), "raw_id": users}), shop / "users.parquet")
+    events = [(number, users.index(row[0]), *row[1:]) for number, row in enumerate(EVENTS)]
+    schema.EVENTS.write(pl.DataFrame(events, schema=schema.EVENTS.schema, orient="row"), shop / "events.parquet")
+    corpus = folder / "corpora" / "demo"
+    build_corpus(shop, shop, shop, corpus, MaterializationSettings(tokenizer="trained", vocabulary_size=400), 7)
+    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
+    model = folder / "models" / "gensar_demo"
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    record = {"inputs": {"results/demo/corpora/demo/item_tokens.parquet": digest(corpus / "item_tokens.parquet")}}
+    (model / "stage.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generator(dataset: Path) -> TrainedGenerator:
+    return TrainedGenerator.load(dataset / "models" / "gensar_demo", dataset / "corpora" / "demo")
+
+
+def ask(*arguments: object) -> list[dict[str, Any]]:
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_user_gets_what_the_functions_find_for_the_users_history(dataset: Path, generator: TrainedGenerator) -> None:
+    rows = ask("recommend", dataset, "gensar_demo", "--user", "anna", "--again")
+    hits = generator.recommend(ANNA)
+    assert [row["item"] for row in rows] == [f"i{hit.item}" for hit in hits]
+    assert [row["score"] for row in rows] == pytest.approx([hit.score for hit in hits], abs=1e-4)
+    assert [row["title"] for row in rows] == [TEXTS[hit.item] for hit in hits]
+    assert sorted(hit.item for hit in hits) == [0, 1, 2, 3, 4]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_the_users_own_items_are_left_out_of_recommendations(dataset: Path) -> None:
+    assert [row["item"] for row in ask("recommend", dataset, "gensar_demo", "--user", "#0")] == ["i0"]
+
+
+def test_a_written_history_counts_like_the_users_own(dataset: Path) -> None:
+    told = ["clicked=i2", f"query={QUERIES[1]}", "found=i3", "found=#4", "clicked=i1"]
+    written = [part for entry in told for part in ("--history", entry)]
+    for command in (["recommend", dataset, "gensar_demo", "--again"], ["search", dataset, "gensar_demo", "piano"]):
+        assert ask(*command, *written) == ask(*command, "--user", "anna")
+
+
+def test_search_needs_no_history_and_takes_any_words(dataset: Path, generator: TrainedGenerator) -> None:
+    rows = ask("search", dataset, "gensar_demo", "zither of oak", "--top", "2")
+    assert [row["item"] for row in rows] == [f"i{hit.item}" for hit in generator.search("zither of oak", top=2)]
+
+
+def test_what_may_be_returned_can_be_restricted(dataset: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "stock.txt"
+    listed.write_text("i1\ni3\nno-such-item\n")
+    found = [
+        {row["item"] for row in ask("search", dataset, "gensar_demo", "piano", *options)}
+        for options in (["--only", listed], ["--category", "Pianos"], ["--only", listed, "--category", "Pianos"])
+    ]
+    assert found == [{"i1", "i3"}, {"i0", "i3", "i4"}, {"i3"}]
+
+
+def test_the_snippet_of_the_documentation_runs(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "ask-a-model.md").read_text()
+    snippet = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(dataset.parents[1])
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert {int(line.split()[0]) for line in capsys.readouterr().out.splitlines()} == {0, 3, 4}
+    assert len(names["hits"]) == 5
+
+
+def test_people_read_rank_score_item_and_title(dataset: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["search", str(dataset), "gensar_demo", "piano", "--top", "1"], catch_exceptions=False
+    )
+    assert done.stdout.split()[0] == "1"
+    assert "loaded in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--user", "carl"], "user 'carl': there is none among the 2"),
+        (["--user", "ana"], "did you mean anna?"),
+        (["--user", "#2"], "user '#2': there is none"),
+        (["--history", "clicked=i9"], "item 'i9': there is none among the 5"),
+        (["--history", "bought=i1"], "'bought=i1' is not clicked=ITEM"),
+        (["--history", "found=i1"], "comes before any query"),
+        (["--history", "query="], "query: holds no word"),
+        (["--history", "clicked=i1", "--user", "anna"], "give one of the two"),
+        ([], "history: is empty"),
+        (["--user", "anna", "--top", "0"], "top: 0 items"),
+        (["--user", "anna", "--beams", "2"], "top: 10 items cannot be found with 2 beams"),
+        (["--user", "anna", "--category", "Boats"], "no item is left"),
+        (["--user", "anna", "--only", "nowhere.txt"], "nowhere.txt: cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(dataset: Path, arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["recommend", str(dataset), "gensar_demo", *arguments])
+    assert isinstance(done.exception, UserError)
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_folders_that_do_not_fit_are_one_clear_line(dataset: Path, tmp_path: Path) -> None:
+    for folder, name, message in (
+        (dataset, "other", "no such generator (trained here: gensar_demo)"),
+        (tmp_path, "gensar_demo", "no such file"),
+    ):
+        done = CliRunner().invoke(app, ["search", str(folder), name, "piano"])
+        assert message in str(done.exception)
+    other = write_shop(
+        tmp_path / "shop", collaborative=[[0, 1, 7, 6], [0, 1, 6, 5], [5, 0, 1, 1], [3, 3, 5, 5], [1, 2, 0, 0]]
+    )
+    build_corpus(
+        other, other, other, tmp_path / "corpus", MaterializationSettings(tokenizer="trained", vocabulary_size=400), 7
+    )
+    with pytest.raises(UserError, match="is not the corpus that the model"):
+        TrainedGenerator.load(dataset / "models" / "gensar_demo", tmp_path / "corpus")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"excluded": {5}}, "excluded: there is no item number 5"),
+        ({"allowed": np.ones(4, dtype=bool)}, "allowed: has 4 entries, but there are 5 items"),
+    ],
+)
+def test_the_functions_refuse_items_that_are_not_there(
+    generator: TrainedGenerator, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        generator.recommend(ANNA, **options)

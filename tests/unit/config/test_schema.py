@@ -1,0 +1,53 @@
+"""The exported schema of config.yaml agrees with the models that read it."""
+
+import copy
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from gensar_core.cli.config_schema import config_schema
+from gensar_core.config.experiments import load_experiments
+from gensar_core.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = ROOT / "config.schema.json"
+
+
+@pytest.fixture(scope="module")
+def schema():
+    return config_schema()
+
+
+def test_the_exported_file_is_the_models_own(schema):
+    assert json.loads(SCHEMA.read_text()) == schema, "settings have changed: run `gensar schema`"
+
+
+def test_the_schema_is_one_and_takes_the_configurations_here(schema):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load((ROOT / "config.yaml").read_text()), schema)
+
+
+@pytest.mark.parametrize(
+    ("section", "entry", "key", "value"),
+    [
+        ("generators", "gensar", "learning_rat", 1e-3),
+        ("generators", "gensar", "epochs", "many"),
+        ("identifiers", "joint", "codebook_size", 1),
+        ("corpora", "wo_nrip", "drop", ["nothing"]),
+        ("datasets", "demo", "raw", "/data"),
+        ("methods", "sasrec", "no_such_key", 1),
+        ("methods", "popularity", "kind", "popular"),
+        ("figures", "tradeoff", "kind", "pie"),
+    ],
+)
+def test_what_the_models_refuse_the_schema_refuses(schema, section, entry, key, value):
+    values = copy.deepcopy(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    values[section][entry][key] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, schema)
+    if section != "methods":
+        with pytest.raises(UserError):
+            load_experiments(values)

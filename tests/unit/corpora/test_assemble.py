@@ -1,0 +1,249 @@
+"""Assembled token ids equal the tokenized text of the prompt, for any sample, instruction, scheme and tokenizer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from gensar_core.corpora import assemble
+from gensar_core.corpora.assemble import Rows, targets, value_tokens
+from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.instructions import Instructions
+from gensar_core.corpora.item_texts import Encoder, Texts
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, SIDES, TASKS
+from gensar_core.corpora.template_files import Template, _parse
+from gensar_core.corpora.templates import load_templates
+from gensar_core.corpora.token_pieces import Pieces, beside
+from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
+from gensar_core.runtime.arrays import Ragged
+from tests.support.corpora_shop import QUERIES, TEXTS, Q, R, S, Scribe, blanks_kept, sample, t5_like
+
+CODES = 5
+# The levels of a scheme of variable length: positions beyond the second share a level.
+TREE = {"semantic": ["T1", "T2", "T3", "T3", "T3"], "collaborative": ["C1", "C2", "C3", "C3", "C3"]}
+TOKENS = [f"<{level}_{code}>" for side in SIDES for level in dict.fromkeys(TREE[side]) for code in range(CODES)]
+
+
+def made(kind: str) -> Any:
+    texts = [*TEXTS, *QUERIES, "résumé holder № 5; (new) ﬁne™", "钢琴 键盘 USB-C", "a b c; d. e? f!"]
+    made_by = {"trained": lambda: train_tokenizer(texts * 3, 420), "t5": lambda: t5_like(texts), "blanks": blanks_kept}
+    tokenizer = made_by[kind]()
+    check_tokenizer(tokenizer, kind)
+    new = add_tokens(tokenizer, [*TOKENS, *BEHAVIOR_TOKENS], kind)
+    return tokenizer, new.tokens
+
+
+@pytest.fixture(scope="module", params=["trained", "t5", "blanks"])
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    return made(request.param)
+
+
+def build_pieces(tokenizer: Any, scribe: Scribe) -> Pieces:
+    base, tokens = tokenizer
+    encoder = Encoder(base)
+    identifiers = {}
+    for side in SIDES:
+        rows = [
+            [tokens[f"<{TREE[side][place]}_{code}>"] for place, code in enumerate(row)] for row in scribe.codes[side]
+        ]
+        identifiers[side] = Ragged.from_series(pl.Series(rows, dtype=pl.List(pl.Int32)))
+    reserved = sorted(base.get_added_vocab())
+    descriptions = Texts.prepare(pl.Series(scribe.texts, dtype=pl.String), encoder, 30, reserved)
+    queries = Texts.prepare(pl.Series(scribe.queries, dtype=pl.String), encoder, 8, reserved)
+    # The reference writes texts as they are after cleaning and cutting.
+    scribe.texts, scribe.queries = descriptions.texts, queries.texts
+    return Pieces(
+        encoder,
+        tokens,
+        identifiers,
+        queries,
+        descriptions,
+        behavior_tokens=scribe.behavior_tokens,
+        eos_id=base.eos_token_id,
+    )
+
+
+def as_rows(samples: list[dict[str, Any]]) -> Rows:
+    frame = pl.DataFrame(samples)
+    item = frame.get_column("target_item").to_numpy()
+    lists = {
+        name: frame.get_column(name).cast(pl.List(dtype))
+        for name, dtype in (("history_behavior", pl.UInt8), ("history_object", pl.Int32))
+    }
+    histories = Histories(*(Ragged.from_series(column) for column in lists.values()))
+    query = frame.get_column("query_id").to_numpy()
+    return Rows(
+        frame.get_column("sample_id").to_numpy(), {"collaborative": item, "semantic": item, "query": query}, histories
+    )
+
+
+def lists(rows: Ragged) -> list[list[int]]:
+    return [rows.values[start:stop].tolist() for start, stop in zip(rows.offsets, rows.offsets[1:], strict=False)]
+
+
+ITEMS, N_QUERIES = 4, 3
+text = st.text(st.sampled_from("abcde piano.;:?'\"-/ éßﬁ™№鋼琴ａ\u0301\u200b\u00a0\t\u2581<>{}"), max_size=25)
+code_row = st.lists(st.integers(0, CODES - 1), min_size=1, max_size=5)
+entry = st.one_of(
+    st.tuples(st.sampled_from([R, S]), st.integers(0, ITEMS - 1)), st.tuples(st.just(Q), st.integers(0, N_QUERIES - 1))
+)
+history = st.lists(entry, max_size=8)
+word = st.sampled_from(["what", "next?", "past:", "-", "the user's", "(see", "d.", "piano", ".", ";"])
+
+
+@st.composite
+def template(draw: st.DrawFn, placeholders: tuple[str, ...]) -> Template:
+    order = draw(st.permutations(placeholders))
+    words = [draw(st.lists(word, max_size=2)) for _ in range(len(order) + 1)]
+    parts = [*words[0]]
+    for slot, after in zip(order, words[1:], strict=True):
+        parts += [f"{{{slot}}}", *after]
+    name = {"history": "nrip", "history query": "nsip", "description": "desc2id_semantic"}.get(" ".join(placeholders))
+    return _parse(" ".join(parts), name or "id2desc_semantic", "test")
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    data=st.data(),
+    texts=st.lists(text, min_size=ITEMS, max_size=ITEMS),
+    queries=st.lists(text, min_size=N_QUERIES, max_size=N_QUERIES),
+    codes=st.lists(st.tuples(code_row, code_row), min_size=ITEMS, max_size=ITEMS),
+    histories=st.lists(history, min_size=1, max_size=4),
+    behavior_tokens=st.booleans(),
+    caps=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+def test_assembled_ids_equal_the_tokenized_text(
+    tokenizer: Any,
+    data: st.DataObject,
+    texts: list[str],
+    queries: list[str],
+    codes: list[tuple[list[int], list[int]]],
+    histories: list[list[tuple[int, int]]],
+    behavior_tokens: bool,
+    caps: tuple[int, int],
+) -> None:
+    semantic, collaborative = ([list(row) for row in side] for side in zip(*codes, strict=True))
+    scribe = Scribe(
+        texts,
+        queries,
+        semantic,
+        collaborative,
+        levels=TREE,
+        behavior_tokens=behavior_tokens,
+        max_recommendations=caps[0],
+        max_searches=caps[1],
+    )
+    pieces = build_pieces(tokenizer, scribe)
+    base, known = tokenizer
+    encoder = Encoder(base)
+    samples = [sample(i, "search", "train", i % ITEMS, i % N_QUERIES, past) for i, past in enumerate(histories)]
+    rows = as_rows(samples).recent(*caps)
+    for task, slots in ((NRIP, ("history",)), (NSQP, ("history",)), (NSIP, ("history", "query"))):
+        templates = [data.draw(template(slots)) for _ in range(3)]
+        drawn = np.asarray([i % 3 for i in range(len(samples))])
+        instructions = Instructions.tokenize(
+            {task.name: tuple(templates)}, [task.name], encoder, known if behavior_tokens else {}, base.eos_token_id
+        )
+        asked = assemble.shown(pieces, task, rows)
+        shown = lists(instructions.write(asked, drawn))
+        assert [len(row) for row in shown] == (asked.lengths + instructions.lengths[drawn]).tolist()
+        wanted = lists(targets(pieces, task, rows))
+        for i, row in enumerate(samples):
+            prompt = scribe.prompt(task.name, templates[drawn[i]].text, row)
+            assert shown[i] == base(prompt).input_ids, prompt
+            assert wanted[i] == base(scribe.target(task.name, row)).input_ids
+    items = np.arange(ITEMS)
+    all_items = Rows(items, {"collaborative": items, "semantic": items, "description": items})
+    for task in (task for task in TASKS.values() if task.source == "item"):
+        templates = [data.draw(template(tuple(task.placeholders))) for _ in range(2)]
+        drawn = items % 2
+        instructions = Instructions.tokenize(
+            {task.name: tuple(templates)}, [task.name], encoder, known, base.eos_token_id
+        )
+        shown = lists(instructions.write(assemble.shown(pieces, task, all_items), drawn))
+        wanted = lists(targets(pieces, task, all_items))
+        for item in range(ITEMS):
+            prompt, target = scribe.alignment(task.name, templates[drawn[item]].text, item)
+            assert shown[item] == base(prompt).input_ids, prompt
+            assert wanted[item] == base(target).input_ids
+
+
+def test_values_end_with_the_end_of_sequence(tokenizer: Any) -> None:
+    scribe = Scribe(TEXTS, QUERIES, [[0], [1, 2], [1, 2, 3], [1, 2, 3, 4], [0, 0, 0, 0, 0]], [[0]] * 5, levels=TREE)
+    pieces = build_pieces(tokenizer, scribe)
+    found = lists(value_tokens(pieces, NSIP.target, np.asarray([3, 0])))
+    tokens, eos = tokenizer[1], tokenizer[0].eos_token_id
+    assert found == [
+        [tokens["<S_I>"], tokens["<T1_1>"], tokens["<T2_2>"], tokens["<T3_3>"], tokens["<T3_4>"], eos],
+        [tokens["<S_I>"], tokens["<T1_0>"], eos],
+    ]
+
+
+def test_pieces_are_tokenized_once(tokenizer: Any) -> None:
+    pieces = build_pieces(tokenizer, Scribe(TEXTS, QUERIES, [[0]] * 5, [[1]] * 5, levels=TREE))
+    first = pieces.values(NSQP.target, ";")
+    size = len(pieces.table)
+    assert pieces.values(NSQP.target, ";") == first
+    assert len(pieces.table) == size
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=3, max_size=3), st.integers(1, 3))
+def test_beside_joins_rows(rows: list[list[int]], copies: int) -> None:
+    part = Ragged.from_series(pl.Series(rows, dtype=pl.List(pl.Int32)))
+    assert lists(beside(*[part] * copies)) == [row * copies for row in rows]
+
+
+@given(st.lists(history, min_size=1, max_size=6), st.integers(1, 3), st.integers(1, 3))
+def test_recent_histories_equal_a_plain_loop(
+    histories: list[list[tuple[int, int]]], clicks: int, searches: int
+) -> None:
+    rows = as_rows([sample(i, "rec", "train", 0, 0, past) for i, past in enumerate(histories)])
+    recent = rows.recent(clicks, searches).histories
+    assert recent is not None
+    for i, past in enumerate(histories):
+        sessions = [place for place, (behavior, _) in enumerate(past) if behavior == Q]
+        recommendations = [place for place, (behavior, _) in enumerate(past) if behavior == R]
+        first_click = recommendations[-clicks] if len(recommendations) >= clicks else 0
+        first_search = sessions[-searches] if len(sessions) >= searches else 0
+        kept = [
+            (behavior, thing)
+            for place, (behavior, thing) in enumerate(past)
+            if place >= (first_click if behavior == R else first_search)
+        ]
+        assert lists(recent.behaviors)[i] == [behavior for behavior, _ in kept]
+        assert lists(recent.objects)[i] == [thing for _, thing in kept]
+
+
+@pytest.fixture(scope="module")
+def instructions() -> Instructions:
+    base, tokens = made("trained")
+    return Instructions.tokenize(load_templates(), ["nrip", "nsip"], Encoder(base), tokens, base.eos_token_id)
+
+
+def test_an_instruction_is_drawn_by_prompt_and_visit_alone(instructions: Instructions) -> None:
+    prompts = np.arange(20_000, dtype=np.int64)
+    task = prompts % 2
+    drawn = instructions.draw(7, 3, prompts, task)
+    shuffled = np.random.Generator(np.random.PCG64(1)).permutation(prompts)
+    assert np.array_equal(instructions.draw(7, 3, shuffled, task[shuffled]), drawn[shuffled])
+    assert np.array_equal(instructions.draw(7, 3, prompts[100:105], task[100:105]), drawn[100:105])
+    assert (drawn // 10 == task).all()
+
+
+def test_instructions_are_drawn_about_evenly_and_anew_at_each_visit(instructions: Instructions) -> None:
+    prompts, task = np.arange(20_000), np.zeros(20_000, dtype=np.int64)
+    drawn = instructions.draw(7, 0, prompts, task)
+    counts = Counter(drawn.tolist())
+    assert sorted(counts) == list(range(10))
+    # 2,000 expected each; six standard deviations are 255.
+    assert all(abs(count - 2000) < 255 for count in counts.values())
+    for other in (instructions.draw(8, 0, prompts, task), instructions.draw(7, 1, prompts, task)):
+        # Independent draws agree in a tenth of the rows.
+        assert abs((other == drawn).mean() - 0.1) < 0.02

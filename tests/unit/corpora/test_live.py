@@ -1,0 +1,98 @@
+"""Prompts for live histories are, token by token, those that the corpus holds for the same histories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gensar_core import schema
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.corpora.build import build_corpus
+from gensar_core.corpora.live_prompts import Entry, LivePrompts
+from gensar_core.corpora.readable import readable
+from gensar_core.corpora.templates import load_templates
+from gensar_core.errors import UserError
+from tests.support.corpora_shop import QUERIES, SAMPLES, TEXTS, Q, write_shop
+
+
+def built(folder: Path, **changes: object) -> Path:
+    shop = write_shop(folder / "shop")
+    settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400, **changes)
+    build_corpus(shop, shop, shop, folder / "corpus", settings, 7)
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("live"))
+
+
+def check(corpus: Path) -> None:
+    live = LivePrompts(corpus)
+    stored = schema.PROMPTS.read(corpus / "prompts.parquet")
+    expected = dict(zip(stored["sample_id"].to_list(), stored["input_ids"].to_list(), strict=True))
+    assert expected
+    for row in SAMPLES:
+        if row["sample_id"] in expected:
+            behaviors = zip(row["history_behavior"], row["history_object"], strict=True)
+            history = [Entry(code, QUERIES[thing] if code == Q else thing) for code, thing in behaviors]
+            query = None if row["query_id"] is None else QUERIES[row["query_id"]]
+            found = live.prompt(row["task"], history, query)
+            assert found.values.tolist() == expected[row["sample_id"]]
+
+
+def test_they_equal_the_stored_ones(corpus: Path) -> None:
+    check(corpus)
+
+
+def test_they_keep_to_the_templates_that_the_corpus_was_built_with(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {name: [template.text + " Now!" for template in some] for name, some in load_templates().items()}
+    (tmp_path / "templates.yaml").write_text(yaml.safe_dump(other))
+    # Another version of the library has other templates.
+    monkeypatch.setattr("gensar_core.corpora.templates.TEMPLATES_FILE", tmp_path / "templates.yaml")
+    check(corpus)
+    changed = built(tmp_path)
+    check(changed)
+    assert "Now!" in readable(changed, 1)
+    assert "Now!" not in readable(corpus, 1)
+
+
+def test_a_corpus_without_its_templates_is_one_clear_error(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    (folder / "templates.yaml").unlink()
+    with pytest.raises(UserError, match=r"templates\.yaml: no such file; build the corpus again"):
+        LivePrompts(folder)
+
+
+def test_they_keep_to_the_settings_of_the_corpus(tmp_path: Path) -> None:
+    check(built(tmp_path, behavior_tokens=False, max_recommendations=1, max_searches=1, max_query_tokens=1))
+
+
+def test_a_history_may_be_empty_or_hold_words_that_no_table_has(corpus: Path) -> None:
+    live = LivePrompts(corpus)
+    empty, told = live.prompt("search", [], "zither"), live.prompt("search", [Entry.searched("zither")], "zither")
+    assert len(empty) == len(told) == 1
+    assert len(empty.values) < len(told.values)
+
+
+@pytest.mark.parametrize(
+    ("history", "query", "message"),
+    [
+        ([Entry.clicked(len(TEXTS))], "piano", "there is no item number 5; items are numbered from 0 to 4"),
+        ([Entry.found(-1)], "piano", "there is no item number -1"),
+        ([Entry.searched(" ")], "piano", "query: holds no word"),
+        ([], "", "query: holds no word"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_clear_error(corpus: Path, history: list[Entry], query: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LivePrompts(corpus).prompt("search", history, query)
+
+
+def test_a_folder_that_is_no_corpus_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such record; run the stage first"):
+        LivePrompts(tmp_path)

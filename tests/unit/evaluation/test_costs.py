@@ -1,0 +1,78 @@
+"""The table of costs, from records as stages leave them."""
+
+import polars as pl
+import pytest
+
+from gensar_core.baselines.run import fit_and_rank
+from gensar_core.errors import UserError
+from gensar_core.evaluation.costs import cost_table, costs
+from gensar_core.runtime.stage import read_record, write_json
+from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Two fitted methods: folders of models, ranks files, names."""
+    folder = tmp_path_factory.mktemp("costs")
+    shop = write_shop(folder / "shop", random_clicks()[:10], N_ITEMS)
+    names = ["sasrec", "random_order"]
+    for name, own in zip(names, ({"dimensions": 8, "epochs": 1}, {}), strict=True):
+        fit_and_rank(
+            name, name, own, shop.canonical, shop.samples_folder, None, folder / "models" / name, folder / "ranks", 1,
+            None,
+        )  # fmt: skip
+    return [folder / "models" / name for name in names], [folder / f"ranks/{name}.parquet" for name in names], names
+
+
+def test_one_row_a_method_with_what_its_records_say(fitted):
+    models, ranks, names = fitted
+    table = costs(models, ranks, names)
+    assert table.columns == ["method", "tasks", "parameters", "training seconds", "ranking seconds", "device"]
+    assert table["method"].to_list() == names
+    assert table["tasks"].to_list() == ["rec", "rec+search"]
+    records = [read_record(model / "stage.json") for model in models]
+    assert table["parameters"].to_list() == [record["figures"]["parameters"] for record in records]
+    assert table["parameters"][0] > 8 * N_ITEMS
+    assert table["parameters"][1] == 0
+    for column, seconds in (("training seconds", records), ("ranking seconds", None)):
+        read = [r["figures"]["training_seconds"] for r in seconds] if seconds else [
+            read_record(path.with_suffix(".stage.json"))["seconds"] for path in ranks
+        ]  # fmt: skip
+        assert table[column].to_list() == read
+    assert set(table["device"]) == {records[0]["device"]}
+
+
+def test_a_stage_that_only_trains_is_counted_whole(fitted, tmp_path):
+    models, ranks, _ = fitted
+    record = read_record(models[0] / "stage.json")
+    del record["figures"]["training_seconds"]
+    (tmp_path / "generator").mkdir()
+    write_json(tmp_path / "generator" / "stage.json", {**record, "seconds": 12.5})
+    assert costs([tmp_path / "generator"], ranks[:1], ["generator"])["training seconds"].to_list() == [12.5]
+
+
+def test_both_forms_are_written(fitted, tmp_path):
+    cost_table(*fitted, tmp_path / "shop_costs")
+    table = pl.read_csv(tmp_path / "shop_costs.csv")
+    markdown = (tmp_path / "shop_costs.md").read_text().splitlines()
+    assert table["method"].to_list() == fitted[2]
+    assert [line.split("|")[1].strip() for line in markdown[2:]] == fitted[2]
+    assert f"{table['parameters'][0]:,}" in markdown[2]
+    assert read_record(tmp_path / "shop_costs.stage.json")["figures"] == {"rows": 2}
+
+
+def test_a_missing_record_is_named(fitted, tmp_path):
+    models, ranks, names = fitted
+    with pytest.raises(UserError, match=r"nowhere/stage\.json: no such"):
+        cost_table([tmp_path / "nowhere", models[1]], ranks, names, tmp_path / "x")
+
+
+def test_runs_of_one_name_are_one_row_of_means(fitted):
+    models, ranks, names = fitted
+    apart = costs(models, ranks, names)
+    together = costs([models[0], *models], [ranks[0], *ranks], ["one", "one", "one"])
+    assert together.columns == apart.columns
+    row = together.row(0, named=True)
+    assert (len(together), row["method"], row["parameters"]) == (1, "one", apart["parameters"][0])
+    for column in ("training seconds", "ranking seconds"):
+        assert row[column] == pytest.approx((2 * apart[column][0] + apart[column][1]) / 3)

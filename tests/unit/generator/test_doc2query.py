@@ -1,0 +1,117 @@
+"""Pseudo-queries: training pairs alone, sampling, determinism."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gensar_core import schema
+from gensar_core.config.generators import ScratchSize
+from gensar_core.config.pseudo_queries import PseudoQuerySettings
+from gensar_core.corpora.item_texts import Encoder, Texts
+from gensar_core.corpora.tokenizer import train_tokenizer
+from gensar_core.errors import UserError
+from gensar_core.generator.backbones import load as backbone
+from gensar_core.generator.doc2query import make_pseudo_queries, sample_queries, training_pairs
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.stage import digest
+from tests.support.corpora_shop import write_shop
+
+KINDS = ["piano", "lamp", "tent", "drill"]
+#: Twenty items of four kinds; who wants an item asks for its kind. Item 20 has no text, item 21 no training click.
+ITEMS = [f"{kind} number {number}" for number in range(5) for kind in KINDS] + ["", "piano number nine"]
+
+
+def settings(**changes: Any) -> PseudoQuerySettings:
+    values = {
+        "backbone": "scratch",
+        "tokenizer": "trained",
+        "vocabulary_size": 340,
+        "size": ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1),
+        "epochs": 40.0,
+        "max_query_tokens": 8,
+        "batch_size": 10,
+        "learning_rate": 5e-3,
+        "embedding_rate": 10.0,
+        "queries_per_item": 3,
+        "held_out": 0.2,
+        "top_k": 2,
+        "top_p": 0.9,
+        "patience": None,
+    }
+    return PseudoQuerySettings(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    codes = [[item % 8, item // 8, 0, 0] for item in range(len(ITEMS))]
+    folder = tmp_path_factory.mktemp("shop")
+    write_shop(folder, texts=ITEMS, queries=KINDS, semantic=codes, collaborative=codes)
+    clicks = list(range(21))
+    events = pl.DataFrame(
+        {
+            "event_id": range(42),
+            "user_id": [0] * 42,
+            "time": range(42),
+            "task": ["search"] * 21 + ["rec"] * 21,
+            "item_id": clicks + clicks,
+            "query_id": [item % 4 for item in clicks] + [None] * 21,
+            "session_id": [*clicks, *([None] * 21)],
+        },
+        schema=schema.EVENTS.schema,
+    )
+    schema.EVENTS.write(events, folder / "training_events.parquet")
+    return folder
+
+
+def test_pairs_are_those_of_training_searches_on_items_with_text(shop: Path) -> None:
+    empty = np.array([not text for text in ITEMS])
+    items, queries = training_pairs(shop / "training_events.parquet", empty)
+    assert items.tolist() == list(range(20))
+    assert queries.tolist() == [item % 4 for item in range(20)]
+    with pytest.raises(UserError, match="no search click on an item with text"):
+        training_pairs(shop / "training_events.parquet", np.ones(len(ITEMS), dtype=bool))
+
+
+@pytest.mark.slow
+def test_queries_fit_their_items_and_come_again(shop: Path, tmp_path: Path) -> None:
+    make_pseudo_queries(shop, shop, tmp_path / "a", settings(), 3, None)
+    table = schema.PSEUDO_QUERIES.read(tmp_path / "a" / "pseudo_queries.parquet")
+    assert set(table["item_id"]) == set(range(20)) | {21}
+    assert table.group_by("item_id").len()["len"].max() <= 3  # type: ignore[operator]
+    first = table.filter(pl.col("number") == 0)
+    right = [ITEMS[item].startswith(text) for item, text in first.select("item_id", "text").iter_rows()]
+    assert np.mean(right) > 0.8
+    curve = json.loads((tmp_path / "a" / "curve.json").read_text())
+    assert curve[-1]["held_out_loss"] < curve[0]["held_out_loss"]
+    make_pseudo_queries(shop, shop, tmp_path / "b", settings(), 3, tmp_path / "checkpoints")
+    assert digest(tmp_path / "a" / "pseudo_queries.parquet") == digest(tmp_path / "b" / "pseudo_queries.parquet")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_model_may_be_asked_as_it_is(shop: Path, tmp_path: Path) -> None:
+    """Without an epoch no click is read, and the queries are those that the backbone's own weights give."""
+    tokenizer = train_tokenizer([*ITEMS, *KINDS], 340)
+    tokenizer.save_pretrained(tmp_path / "t5")
+    model = backbone.from_scratch(settings().size, len(tokenizer), tokenizer, 1)
+    model.save_pretrained(tmp_path / "t5")
+    folder = str(tmp_path / "t5")
+    as_it_is = settings(backbone=folder, tokenizer=folder, epochs=0.0)
+    no_click = schema.EVENTS.read(shop / "training_events.parquet").clear()
+    shutil.copytree(shop, tmp_path / "shop")
+    schema.EVENTS.write(no_click, tmp_path / "shop" / "training_events.parquet")
+    make_pseudo_queries(tmp_path / "shop", tmp_path / "shop", tmp_path / "out", as_it_is, 3, tmp_path / "none")
+    table = schema.PSEUDO_QUERIES.read(tmp_path / "out" / "pseudo_queries.parquet")
+    texts = Texts.prepare(pl.Series(ITEMS), Encoder(tokenizer), as_it_is.max_item_tokens, [])
+    expected = sample_queries(model, tokenizer, texts, as_it_is, derive_seed(3, "sampling"))
+    assert len(table) > len(ITEMS)
+    assert table.equals(expected)
+    assert json.loads((tmp_path / "out" / "curve.json").read_text()) == []
+    with pytest.raises(ValueError, match="one from scratch has learned nothing"):
+        settings(epochs=0.0)

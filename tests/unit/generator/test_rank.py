@@ -1,0 +1,115 @@
+"""The stage `rank_generator`: what its settings make of a trained generator's scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from pydantic import ValidationError
+
+from gensar_core import schema
+from gensar_core.config.datasets import FullRankingSettings
+from gensar_core.config.generators import (
+    GeneratorSettings,
+    OtherIdentifier,
+    RankingSettings,
+    RetrievalSettings,
+    ScratchSize,
+    TrainingSettings,
+)
+from gensar_core.corpora.read import load_prompts
+from gensar_core.generator.rank import rank_candidates, rank_catalogue
+from gensar_core.generator.train import train_generator
+from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.ranking.candidates import load_candidates
+from gensar_core.ranking.fusion import list_scores
+from gensar_core.runtime import device
+from gensar_core.runtime.stage import read_record
+from tests.support import generator_folders as folders
+
+SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A model, its corpus, and samples."""
+    home = tmp_path_factory.mktemp("rank")
+    corpus, samples = folders.write_corpus(home / "corpus", 10), folders.write_samples(home / "samples", 10)
+    settings = TrainingSettings(backbone="scratch", size=SIZE, epochs=2.0, batch_size=8, batch_tokens=256)
+    train_generator(corpus, samples, home / "model", settings, 1, None)
+    return home / "model", corpus, samples
+
+
+def scores(folder: Path, name: str, samples: Path, task: str) -> np.ndarray:
+    """What the stage wrote for the test lists of a task, [lists, width]."""
+    found = list_scores(schema.SCORES.read(folder / f"{name}.scores.parquet"), load_candidates(samples, task, "test"))
+    assert found is not None
+    return found
+
+
+def test_the_other_identifier_counts_as_often_as_asked(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, corpus, samples = inputs
+    rank_candidates(*inputs, tmp_path, "own", RankingSettings())
+    rank_candidates(*inputs, tmp_path, "both", RankingSettings(other_identifier=OtherIdentifier(rec=0.5)))
+    trained = TrainedGenerator.load(model, corpus)
+    lists = load_candidates(samples, "rec", "test")
+    prompts = load_prompts(corpus, trained.vocabulary).of(lists.samples.get_column("sample_id").to_numpy())
+    other = trained.score(prompts, lists.items, "search")
+    own, both = (scores(tmp_path, name, samples, "rec") for name in ("own", "both"))
+    assert np.abs(other - own).max() > 1e-3
+    np.testing.assert_allclose(both, own + 0.5 * other, atol=1e-4)
+    np.testing.assert_array_equal(*(scores(tmp_path, name, samples, "search") for name in ("own", "both")))
+
+
+def test_bfloat16_moves_ranks_little(
+    inputs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Emulated where the processor lacks it.
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: True)
+    for precision in ("float32", "bfloat16"):
+        rank_candidates(*inputs, tmp_path, precision, RankingSettings.model_validate({"precision": precision}))
+    exact, rounded = (scores(tmp_path, name, inputs[2], "rec") for name in ("float32", "bfloat16"))
+    assert 0.0 < np.abs(exact - rounded).max() < 0.1 * exact.std()
+    assert precision_of(tmp_path, "bfloat16") == "bfloat16"
+
+
+def precision_of(folder: Path, name: str) -> str:
+    """What the record of a ranking says of its numbers."""
+    figures: dict[str, str] = read_record(folder / f"{name}.stage.json")["figures"]
+    return figures["precision"]
+
+
+@pytest.mark.parametrize("forbidden", ["by the processor", "by the environment"])
+def test_a_processor_without_bfloat16_ranks_and_retrieves_in_float32_and_says_so(
+    inputs: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    forbidden: str,
+) -> None:
+    model, corpus, samples = inputs
+    has = {"avx512_bf16": forbidden != "by the processor"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    if forbidden == "by the environment":
+        monkeypatch.setenv("GENSAR_PRECISION", "float32")
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("gensar_core.generator.trained.pick_device", lambda: cpu)
+    settings = RetrievalSettings(beams=20, precision="bfloat16")
+    schema.EVENTS.write(pl.DataFrame(schema=schema.EVENTS.schema), samples / "training_events.parquet")
+    rank_candidates(*inputs, tmp_path, "ranks", RankingSettings(precision="bfloat16"))
+    rank_catalogue(*inputs, tmp_path, "full", settings, FullRankingSettings())
+    assert TrainedGenerator.load(model, corpus, precision="bfloat16").model.dtype == torch.float32
+    assert capfd.readouterr().err.count("precision: bfloat16: this cpu does not multiply in it") == 3
+    assert [precision_of(tmp_path, name) for name in ("ranks", "full")] == ["float32", "float32"]
+    rank_candidates(*inputs, tmp_path, "exact", RankingSettings())
+    for name in ("parquet", "scores.parquet"):
+        assert (tmp_path / f"ranks.{name}").read_bytes() == (tmp_path / f"exact.{name}").read_bytes()
+
+
+def test_beams_do_not_know_the_other_identifier() -> None:
+    ranking = {"beams": 30, "other_identifier": {"rec": 1.0}}
+    with pytest.raises(ValidationError, match="other_identifier needs scores of all"):
+        GeneratorSettings.model_validate({"corpus": "full", "ranking": ranking})

@@ -1,0 +1,217 @@
+"""The written-out T5 pass, the cheap dropout and the chunked loss, against the library's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+from gensar_core.generator.backbones.load import load_model
+from gensar_core.generator.backbones.t5 import decode_rows, encode, position_buckets
+from gensar_core.nn import cross_entropy as chunks
+from gensar_core.nn.cross_entropy import cross_entropy
+from gensar_core.nn.dropout import drawing_from, dropout
+
+SIZES = {
+    "vocab_size": 50,
+    "d_model": 16,
+    "d_ff": 24,
+    "d_kv": 6,
+    "num_heads": 3,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 12,
+    "decoder_start_token_id": 0,
+}
+KINDS = ["t5", "t5-1.1", "mt5", "untied"]
+
+
+def make(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    if kind == "t5":
+        model = T5ForConditionalGeneration(T5Config(**SIZES))
+    elif kind == "t5-1.1":
+        model = T5ForConditionalGeneration(T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **SIZES))
+    else:
+        model = MT5ForConditionalGeneration(MT5Config(feed_forward_proj="gated-gelu", **SIZES))
+    if kind == "untied":
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(50, 16))
+    # Weights that matter: a norm of ones and a tiny bias would hide what a pass leaves out.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layer_norm" in name or "relative" in name:
+                parameter.copy_(torch.rand_like(parameter) + 0.5)
+    return model
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets with different lengths, -1 after the end of a row."""
+    torch.manual_seed(1)
+    inputs, targets = torch.randint(2, 50, (4, 20)), torch.randint(2, 50, (4, 7))
+    for row, (length, target_length) in enumerate([(20, 3), (11, 7), (2, 1), (17, 5)]):
+        inputs[row, length:] = -1
+        targets[row, target_length:] = -1
+    return inputs, targets
+
+
+def library_logits(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    labels = targets.masked_fill(targets < 0, -100)
+    mask = (inputs >= 0).long()
+    return model(input_ids=inputs.clamp_min(0), attention_mask=mask, labels=labels).logits
+
+
+def own_logits(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return decode_rows(model, targets, encode(model, inputs), inputs >= 0) @ model.lm_head.weight.T
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_equal_the_library(kind: str) -> None:
+    model = make(kind).eval()
+    inputs, targets = rows()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            own_logits(model, inputs, targets)[targets >= 0],
+            library_logits(model, inputs, targets)[targets >= 0],
+            atol=1e-4,
+            rtol=1e-4,
+        )
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5-1.1", "mt5"])
+def test_logits_survive_saving(kind: str, tmp_path: Path) -> None:
+    model = make(kind).eval()
+    model.save_pretrained(tmp_path)
+    inputs, targets = rows()
+    with torch.no_grad():
+        expected = library_logits(model, inputs, targets)
+        again = load_model(str(tmp_path)).eval()
+        torch.testing.assert_close(library_logits(again, inputs, targets), expected)
+        torch.testing.assert_close(
+            own_logits(again, inputs, targets)[targets >= 0], expected[targets >= 0], atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full rows", "padded rows"])
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+def test_loss_and_gradients_equal_the_library(kind: str, full: bool) -> None:
+    model = make(kind)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for stack in (model.encoder, model.decoder):
+        stack.config.dropout_rate = 0.0
+        for module in stack.modules():
+            if hasattr(module, "key_value_proj_dim"):
+                module.dropout = 0.0
+    model.train()
+    inputs, targets = rows()
+    if full:
+        inputs, targets = inputs[:1], targets[:1, :3]
+    labels = targets.masked_fill(targets < 0, -100)
+    expected = model(input_ids=inputs.clamp_min(0), attention_mask=(inputs >= 0).long(), labels=labels).loss
+    expected.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    real = targets >= 0
+    outputs = decode_rows(model, targets, encode(model, inputs), inputs >= 0)
+    found = cross_entropy(outputs[real], model.lm_head.weight, targets[real]).mean()
+    found.backward()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+def test_targets_that_share_a_prompt_are_as_if_each_had_its_own(kind: str) -> None:
+    model = make(kind).eval()
+    inputs, targets = rows()
+    prompt = np.array([0, 0, 0, 1, 2, 2, 3])
+    asked = targets[[0, 1, 3, 2, 1, 0, 3]]
+    shared = decode_rows(model, asked, encode(model, inputs), inputs >= 0, prompt)
+    alone = decode_rows(model, asked, encode(model, inputs[prompt]), inputs[prompt] >= 0)
+    torch.testing.assert_close(shared[asked >= 0], alone[asked >= 0], atol=1e-5, rtol=1e-5)
+    weights = list(model.parameters())
+    wanted = torch.autograd.grad(alone[asked >= 0].square().sum(), weights, allow_unused=True)
+    given = torch.autograd.grad(shared[asked >= 0].square().sum(), weights, allow_unused=True)
+    for found, expected in zip(given, wanted, strict=True):
+        if expected is not None:
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (8, 12), (16, 1000)])
+def test_buckets_equal_the_library(bidirectional: bool, buckets: int, farthest: int) -> None:
+    attention = make("t5").encoder.block[0].layer[0].SelfAttention
+    relative = torch.arange(-1500, 1500)
+    torch.testing.assert_close(
+        position_buckets(relative, bidirectional=bidirectional, buckets=buckets, max_distance=farthest),
+        attention._relative_position_bucket(relative, bidirectional, buckets, farthest),
+    )
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_mean_and_drops_its_rate(rate: float) -> None:
+    torch.manual_seed(0)
+    values = torch.ones(4, 50_001, requires_grad=True)
+    dropped = dropout(values, rate, training=True)
+    share = (dropped == 0).double().mean().item()
+    assert share == pytest.approx(rate, abs=0.006)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
+    # Each of the four numbers cut out of one draw drops alike.
+    quarters = (dropped.flatten()[:200_000].view(-1, 4) == 0).double().mean(0)
+    assert quarters.tolist() == pytest.approx([rate] * 4, abs=0.01)
+    dropped.sum().backward()
+    torch.testing.assert_close(values.grad, dropped.detach())
+
+
+def test_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
+    values = torch.randn(3, 7)
+    torch.manual_seed(4)
+    first = dropout(values, 0.5, training=True)
+    second = dropout(values, 0.5, training=True)
+    torch.manual_seed(4)
+    torch.testing.assert_close(dropout(values, 0.5, training=True), first)
+    assert not torch.equal(first, second)
+    assert dropout(values, 0.5, training=False) is values
+    assert torch.equal(dropout(values, 1.0, training=True), torch.zeros(3, 7))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_cross_entropy_equals_the_library_whatever_the_chunks(
+    smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "_CPU_LOGITS", chunk * 11)
+    torch.manual_seed(0)
+    outputs = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 10, 3, 3, 7, 1, 2])
+    expected = functional.cross_entropy(outputs @ weight.T, targets, reduction="none", label_smoothing=smoothing)
+    wanted = torch.autograd.grad(expected.sum() * 0.3, (outputs, weight))
+    found = cross_entropy(outputs, weight, targets, smoothing)
+    given = torch.autograd.grad(found.sum() * 0.3, (outputs, weight))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(given, wanted)
+
+
+def test_a_stream_of_its_own_is_drawn_by_its_seed_alone() -> None:
+    values = torch.ones(1000)
+    torch.manual_seed(5)
+    expected = dropout(values, 0.5, training=True)
+    torch.manual_seed(6)
+    before = torch.random.get_rng_state()
+    with drawing_from(5, torch.device("cpu")):
+        torch.rand(3)
+        assert (dropout(values, 0.5, training=True) == expected).all()
+        assert (dropout(values, 0.5, training=True) != expected).any()
+    torch.random.set_rng_state(before)
+    common = dropout(values, 0.5, training=True)
+    torch.random.set_rng_state(before)
+    assert (dropout(values, 0.5, training=True) == common).all()
+    assert (common != expected).any()

@@ -1,0 +1,476 @@
+"""Training and ranking as stages, on folders made by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from gensar_core import schema
+from gensar_core.config.generators import RankingSettings, ScratchSize, TrainingSettings
+from gensar_core.corpora.read import Inputs, check_lengths, load_examples
+from gensar_core.errors import UserError
+from gensar_core.generator.backbones import load as backbone
+from gensar_core.generator.batches import Step
+from gensar_core.generator.rank import rank_candidates
+from gensar_core.generator.train import train_generator
+from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.generator.training_task import GeneratorTask
+from gensar_core.generator.validation import load_validation
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.stage import digest
+from gensar_core.training.loop import train
+from tests.support import generator_folders as folders
+
+USERS = 20
+TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1)
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    values = {
+        "backbone": "scratch",
+        "size": TINY,
+        "epochs": 8.0,
+        "batch_size": 16,
+        "batch_tokens": 128,
+        "learning_rate": 5e-3,
+        "warmup_share": 0.05,
+        "patience": None,
+    }
+    return TrainingSettings(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folders.write_corpus(tmp_path_factory.mktemp("data") / "corpus", USERS)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folders.write_samples(tmp_path_factory.mktemp("data") / "samples", USERS)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned its 40 examples by heart."""
+    output = tmp_path_factory.mktemp("models") / "gensar"
+    by_heart = settings(epochs=120.0, size=TINY.model_copy(update={"dropout_rate": 0.0}), validation_users=0)
+    train_generator(corpus, samples, output, by_heart, 1, None)
+    return output
+
+
+@pytest.fixture(scope="module")
+def ranks(trained: Path, corpus: Path, samples: Path) -> pl.DataFrame:
+    rank_candidates(trained, corpus, samples, trained.parent / "ranks", "gensar", RankingSettings(users_per_batch=7))
+    return schema.RANKS.read(trained.parent / "ranks" / "gensar.parquet")
+
+
+def make_task(corpus: Path, samples: Path, **changes: Any) -> GeneratorTask:
+    chosen = settings(**changes)
+    model = backbone.build(chosen, corpus, 1)
+    examples = load_examples(corpus, folders.VOCABULARY)
+    return GeneratorTask(model, chosen, examples, load_validation(corpus, samples, model, 5), 1)
+
+
+def test_a_tiny_model_learns_its_examples_by_heart(ranks: pl.DataFrame, trained: Path) -> None:
+    assert len(ranks) == 4 * USERS
+    assert (ranks["rank"] == 1.0).all()
+    assert (ranks["n_candidates"] == 10).all()
+    assert ranks["sample_id"].to_list() == list(range(4 * USERS))
+    record = json.loads((trained.parent / "ranks" / "gensar.stage.json").read_text())
+    assert record["figures"]["search_test_hr@5"] == 1.0
+
+
+def test_the_curve_has_losses_of_every_task(trained: Path) -> None:
+    curve = json.loads((trained / "curve.json").read_text())
+    assert curve[-1]["train_loss_nrip"] < 0.1 < curve[0]["train_loss_nrip"]
+    assert curve[-1]["train_loss_nsip"] < 0.1 < curve[0]["train_loss_nsip"]
+    assert [entry["score"] for entry in curve] == [
+        pytest.approx((entry["rec_ndcg@5"] + entry["search_ndcg@5"]) / 2) for entry in curve
+    ]
+    record = json.loads((trained / "stage.json").read_text())
+    assert record["figures"]["best_score"] == max(entry["score"] for entry in curve)
+
+
+def test_ranks_do_not_depend_on_the_batch_and_are_repeatable(
+    ranks: pl.DataFrame, trained: Path, corpus: Path, samples: Path, tmp_path: Path
+) -> None:
+    for name, users in (("one", 1), ("all", 64)):
+        rank_candidates(trained, corpus, samples, tmp_path, name, RankingSettings(users_per_batch=users))
+        assert schema.RANKS.read(tmp_path / f"{name}.parquet").equals(ranks)
+    rank_candidates(trained, corpus, samples, tmp_path, "again", RankingSettings(users_per_batch=64))
+    assert (tmp_path / "all.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
+
+
+def test_the_folder_opens_with_the_library_and_gives_the_same_scores(trained: Path, corpus: Path) -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(trained).eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    assert tokenizer.convert_tokens_to_ids("<M2_3>") == folders.token("<M2_3>")
+    generator = TrainedGenerator.load(trained, corpus)
+    for task in schema.TASKS:
+        prompts = [folders.prompt_row(task, user) for user in range(4)]
+        rows = Ragged.from_lengths(np.array([len(row) for row in prompts]), np.concatenate(prompts).astype(np.int32))
+        candidates = np.tile(np.arange(folders.N_ITEMS, dtype=np.int32), (4, 1))
+        scores = generator.score(rows, candidates, task)
+        for user, prompt in enumerate(prompts):
+            for item in (0, 7, folders.target_of(task, user)):
+                target = folders.item_row(task, item)
+                with torch.no_grad():
+                    logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([target])).logits[0]
+                alone = logits.log_softmax(-1)[torch.arange(len(target)), target].sum().item()
+                assert scores[user, item] == pytest.approx(alone, abs=1e-4, rel=1e-5)
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_others(corpus: Path, samples: Path, tmp_path: Path) -> None:
+    short = settings(epochs=2.0)
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_generator(corpus, samples, tmp_path / name, short, seed, None)
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_the_number_of_threads_does_not_change_a_byte(corpus: Path, samples: Path, tmp_path: Path) -> None:
+    # Micro-batches small enough that a step has several, with dropout, clipping, validations and the last ranking.
+    chosen = settings(epochs=2.0, batch_tokens=40)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            folder = tmp_path / str(threads)
+            train_generator(corpus, samples, folder, chosen, 1, None)
+            found.append([(folder / name).read_bytes() for name in ("model.safetensors", "curve.json")])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_killed_run_continues_to_the_same_bytes(
+    corpus: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
+    # Validates before the step whose checkpoint is continued, and after it.
+    chosen = settings(epochs=6.0, validations_per_epoch=1)
+    train_generator(corpus, samples, tmp_path / "whole", chosen, 1, tmp_path / "unused")
+
+    plain = GeneratorTask.backward
+    calls = []
+
+    def killed(self: GeneratorTask, batch: Step) -> Any:
+        calls.append(1)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return plain(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratorTask, "backward", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_generator(corpus, samples, tmp_path / "killed", chosen, 1, tmp_path / "checkpoints")
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+
+    counted = []
+    monkeypatch.setattr(GeneratorTask, "backward", lambda self, batch: (counted.append(1), plain(self, batch))[1])
+    train_generator(corpus, samples, tmp_path / "killed", chosen, 1, tmp_path / "checkpoints")
+    assert len(counted) == 15 - 11
+    for name in ("model.safetensors", "curve.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_cutting_a_step_into_micro_batches_does_not_change_its_gradient(corpus: Path, samples: Path) -> None:
+    found = []
+    for tokens in (24, 1000):
+        task = make_task(corpus, samples, batch_tokens=tokens, label_smoothing=0.1)
+        for module in (task.module.encoder, task.module.decoder):
+            module.config.dropout_rate = 0.0
+        for module in task.module.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        task.module.train()
+        step = next(task.batches(2))
+        losses = task.backward(step)
+        found.append((len(step.parts), losses, [parameter.grad for parameter in task.module.parameters()]))
+    (many, cut, cut_gradients), (_, whole, whole_gradients) = found
+    assert many > 3
+    for name, value in whole.items():
+        torch.testing.assert_close(cut[name], value, atol=1e-6, rtol=1e-6)
+    for one, other in zip(cut_gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_the_loss_is_the_mean_over_the_tokens_of_the_step(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples, batch_tokens=30)
+    task.module.eval()
+    step = next(task.batches(0))
+    losses = task.backward(step)
+    by_task: dict[str, list[float]] = {"nrip": [], "nsip": []}
+    for part in step.parts:
+        for row, target, code in zip(part.inputs, part.targets, part.task, strict=True):
+            row, target = torch.tensor(row[row >= 0]).long(), torch.tensor(target[target >= 0]).long()
+            with torch.no_grad():
+                logits = task.module(input_ids=row[None], labels=target[None]).logits[0]
+            by_task[["nrip", "nsip"][code]] += (-logits.log_softmax(-1)[torch.arange(len(target)), target]).tolist()
+    for name, values in by_task.items():
+        assert losses[f"loss_{name}"].item() == pytest.approx(np.mean(values), rel=1e-5)
+    assert losses["loss"].item() == pytest.approx(np.mean(by_task["nrip"] + by_task["nsip"]), rel=1e-5)
+
+
+def test_a_task_that_a_step_lacks_has_no_loss_there(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples, batch_size=1)
+    names = [set(task.backward(step)) for step in itertools.islice(task.batches(0), 6)]
+    assert sorted({tuple(sorted(found)) for found in names}) == [("loss", "loss_nrip"), ("loss", "loss_nsip")]
+
+
+def test_scratch_starts_at_the_scale_of_its_authors(corpus: Path) -> None:
+    sizes = {"d_model": 64, "d_ff": 256, "d_kv": 16, "num_heads": 4}
+    model = backbone.build(settings(size=ScratchSize(**sizes)), corpus, 1)
+    assert model.config.vocab_size == folders.VOCABULARY
+    assert model.shared.weight.std().item() == pytest.approx(1.0, rel=0.1)
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    assert attention.q.weight.std().item() == pytest.approx((64 * 16) ** -0.5, rel=0.1)
+    assert model.decoder.block[1].layer[2].DenseReluDense.wo.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
+    tokens = torch.randint(2, folders.VOCABULARY, (8, 12))
+    logits = model.eval()(input_ids=tokens, decoder_input_ids=tokens[:, :5]).logits
+    assert 0.3 < logits.std().item() < 3.0
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """A local T5 with 16 embeddings more than its tokenizer has words."""
+    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1}
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(vocab_size=folders.BASE + 16, decoder_start_token_id=0, **sizes))
+    with torch.no_grad():
+        model.shared.weight[:, 3] += 9.0
+        model.shared.weight[folders.BASE :] = 77.0
+    model.save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
+
+
+def test_new_tokens_look_like_known_ones(pretrained: Path, corpus: Path) -> None:
+    before = backbone.load_model(str(pretrained)).shared.weight.detach()
+    model = backbone.build(settings(backbone=str(pretrained)), corpus, 1)
+    table = model.get_input_embeddings().weight.detach()
+    known, new = table[: folders.BASE], table[folders.BASE : folders.VOCABULARY]
+    torch.testing.assert_close(known, before[: folders.BASE])
+    assert len(table) == max(len(before), folders.VOCABULARY) == model.config.vocab_size
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert (new.mean(0) - known.mean(0)).abs().max() < 1.2
+    assert new.std().item() == pytest.approx(known.std().item(), rel=0.2)
+    assert len(torch.unique(new, dim=0)) == len(new)
+    again = backbone.build(settings(backbone=str(pretrained)), corpus, 1).shared.weight.detach()
+    assert torch.equal(table, again)
+
+
+def generator_folder(folder: Path, new: list[str], tied: bool, words: list[str] = folders.WORDS) -> Path:
+    """A model with random rows for the words and the new tokens of its own tokenizer, in this order."""
+    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1}
+    torch.manual_seed(0)
+    size = len(words) + len(new)
+    model = T5ForConditionalGeneration(T5Config(vocab_size=size, decoder_start_token_id=0, **sizes))
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    model.save_pretrained(folder)
+    folders.write_tokenizer(folder, new, words)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_tokens_of_a_trained_generator_keep_their_rows_whatever_their_numbers(
+    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], tied: bool
+) -> None:
+    # Theirs lacks four tokens of the corpus, has some that the corpus does not know, and all in another order.
+    theirs = [*(f"<X_{code}>" for code in range(9)), *reversed(folders.NEW[4:])]
+    folder = generator_folder(tmp_path / "trained", theirs, tied)
+    before = backbone.load_model(str(folder))
+    model = backbone.build(settings(backbone=str(folder)), corpus, 1)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    nameless = backbone.build(settings(backbone=str(folder)), corpus, 1)
+    told = capfd.readouterr().err
+    assert [f"backbone: of 21 identifier and behavior tokens, {kept} are" in told for kept in (17, 0)] == [True, True]
+    for name in ("shared", "lm_head"):
+        old, now, fresh = (getattr(one, name).weight.detach() for one in (before, model, nameless))
+        assert len(now) == folders.VOCABULARY
+        assert torch.equal(now[: folders.BASE], old[: folders.BASE])
+        for token in folders.NEW:
+            row = now[folders.token(token)]
+            if token in theirs:
+                assert torch.equal(row, old[folders.BASE + theirs.index(token)])
+            else:
+                # Drawn as where nothing is known by name, and like no row that there was.
+                assert torch.equal(row, fresh[folders.token(token)])
+                assert not (row == old).all(dim=1).any()
+    assert (model.lm_head.weight is model.shared.weight) == tied
+
+
+def test_a_backbone_whose_words_have_other_numbers_is_refused(corpus: Path, tmp_path: Path) -> None:
+    words = [*folders.WORDS[:5], folders.WORDS[6], folders.WORDS[5], *folders.WORDS[7:]]
+    folder = generator_folder(tmp_path / "trained", folders.NEW, True, words)
+    with pytest.raises(UserError, match=r"token 'word2' is 5 in the tokenizer of .*, that of .* has it as 6; give the"):
+        backbone.build(settings(backbone=str(folder)), corpus, 1)
+
+
+def test_a_training_that_starts_from_another_begins_with_what_it_knows(
+    trained: Path, corpus: Path, samples: Path, tmp_path: Path
+) -> None:
+    still = settings(epochs=0.5, learning_rate=1e-9)
+    train_generator(corpus, samples, tmp_path / "staged", still, 1, None, start_from=trained)
+    assert json.loads((tmp_path / "staged" / "curve.json").read_text())[-1]["score"] == 1.0
+    inputs = json.loads((tmp_path / "staged" / "stage.json").read_text())["inputs"]
+    assert inputs[str(trained / "model.safetensors")] == digest(trained / "model.safetensors")
+
+
+def test_a_pretrained_folder_trains(pretrained: Path, corpus: Path, samples: Path, tmp_path: Path) -> None:
+    train_generator(corpus, samples, tmp_path / "out", settings(backbone=str(pretrained), epochs=1.0), 1, None)
+    rank_candidates(tmp_path / "out", corpus, samples, tmp_path / "ranks", "m", RankingSettings())
+    assert len(schema.RANKS.read(tmp_path / "ranks" / "m.parquet")) == 4 * USERS
+
+
+def test_backbones_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'/no/such/model' cannot be loaded"):
+        backbone.build(settings(backbone="/no/such/model"), corpus, 1)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="is a bert; name a T5"):
+        backbone.build(settings(backbone=str(tmp_path / "bert")), corpus, 1)
+    small = T5ForConditionalGeneration(T5Config(vocab_size=12, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1))
+    small.save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="has 12 embeddings, but the tokenizer"):
+        backbone.build(settings(backbone=str(tmp_path / "small")), corpus, 1)
+    ends = T5ForConditionalGeneration(
+        T5Config(vocab_size=50, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1, eos_token_id=2)
+    )
+    ends.save_pretrained(tmp_path / "ends")
+    with pytest.raises(UserError, match=r"eos_token_id 2, the tokenizer of .* has 1"):
+        backbone.build(settings(backbone=str(tmp_path / "ends")), corpus, 1)
+
+
+def changed(corpus: Path, folder: Path, name: str, frame: pl.DataFrame) -> Path:
+    """A copy of the corpus with one table replaced."""
+    shutil.copytree(corpus, folder)
+    frame.write_parquet(folder / name)
+    return folder
+
+
+def test_corpora_that_do_not_fit_are_named(trained: Path, corpus: Path, samples: Path, tmp_path: Path) -> None:
+    items = pl.read_parquet(corpus / "item_tokens.parquet")
+    endless = items.with_columns(pl.col("target_ids").list.head(3))
+    with pytest.raises(UserError, match="does not end with the end of sequence, token 1"):
+        TrainedGenerator.load(trained, changed(corpus, tmp_path / "endless", "item_tokens.parquet", endless))
+    foreign = items.with_columns(pl.col("target_ids").list.eval(pl.element().replace(END_OF_CODES, 10_000)))
+    with pytest.raises(UserError, match="token 10000 is outside the model's vocabulary"):
+        TrainedGenerator.load(trained, changed(corpus, tmp_path / "foreign", "item_tokens.parquet", foreign))
+    holes = items.filter(pl.col("item_id") != 4)
+    with pytest.raises(UserError, match="not numbered from 0"):
+        TrainedGenerator.load(trained, changed(corpus, tmp_path / "holes", "item_tokens.parquet", holes))
+    prompts = pl.read_parquet(corpus / "prompts.parquet").head(10)
+    short = changed(corpus, tmp_path / "short", "prompts.parquet", prompts)
+    with pytest.raises(UserError, match="holds no prompt for some samples"):
+        rank_candidates(trained, short, samples, tmp_path / "ranks", "m", RankingSettings())
+    assert not (tmp_path / "ranks" / "m.parquet").exists()
+    empty = changed(corpus, tmp_path / "empty", "train.parquet", pl.DataFrame(schema=schema.CORPUS.schema))
+    with pytest.raises(UserError, match="holds no training examples"):
+        load_examples(empty, folders.VOCABULARY)
+    with pytest.raises(UserError, match="no such file"):
+        load_examples(tmp_path, folders.VOCABULARY)
+    with pytest.raises(UserError, match="holds no trained model"):
+        TrainedGenerator.load(tmp_path, corpus)
+
+
+END_OF_CODES = folders.token("<M3_0>")
+
+
+def test_candidates_that_the_corpus_does_not_have_are_named(trained: Path, corpus: Path) -> None:
+    generator = TrainedGenerator.load(trained, corpus)
+    prompt = Ragged.from_lengths(np.array([1]), np.array([5], dtype=np.int32))
+    with pytest.raises(UserError, match="candidate item 30 is not among the 30 items"):
+        generator.score(prompt, np.array([[2, 30]], dtype=np.int32), "rec")
+
+
+def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a finite number at step 2"):
+        train_generator(corpus, samples, tmp_path / "out", settings(learning_rate=1e30), 1, None)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def untied(corpus: Path, samples: Path) -> GeneratorTask:
+    """A task whose embeddings may break without breaking every sample's logits."""
+    chosen = settings()
+    model = backbone.build(chosen, corpus, 1)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    examples = load_examples(corpus, folders.VOCABULARY)
+    return GeneratorTask(model, chosen, examples, load_validation(corpus, samples, model, 5), 1)
+
+
+def test_a_poisoned_embedding_is_told_by_step_task_row_and_sample(corpus: Path, samples: Path) -> None:
+    task = untied(corpus, samples)
+    poisoned = 9
+    task.module.shared.weight.data[poisoned, 2] = float("nan")
+    examples = task.order.examples
+    holds = [poisoned in examples.inputs.shown.take(np.array([prompt])).history.values for prompt in examples.prompt]
+    step = next(number for number in itertools.count() if np.array(holds)[task.order.rows(number)].any())
+    rows = sorted(row for row in task.order.rows(step) if holds[row])
+    assert 0 < len(rows) < len(task.order.rows(step))
+    # The first rows of the corpus are the users' next recommendations, then come their searches.
+    named = "; ".join(f"{'nrip' if row < USERS else 'nsip'} row {row}, sample {row % USERS}" for row in rows)
+    with pytest.raises(UserError) as raised:
+        train(task, task.schedule(), seed=1, description="train generator", checkpoints=None)
+    told = str(raised.value)
+    assert f"at step {step + 1} ({len(rows)} of its samples: {named} of {corpus}/train.parquet); lower" in told
+    assert told.startswith("train generator: loss, loss_n")
+
+
+def test_lost_weights_name_the_first_samples_of_the_step(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples)
+    task.module.decoder.final_layer_norm.weight.data[0] = float("nan")
+    with pytest.raises(UserError, match=r"at step 1 \(all 16 samples of the step: .* and 6 more of .*train.parquet\)"):
+        train(task, task.schedule(), seed=1, description="train generator", checkpoints=None)
+
+
+def test_every_parameter_is_trained_once_and_embeddings_at_their_own_rate(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples, learning_rate=0.002, embedding_rate=10.0)
+    rates = {id(parameter): group["lr"] for group in task.optimizer.param_groups for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in task.optimizer.param_groups) == len(rates)
+    assert set(rates) == {id(parameter) for parameter in task.module.parameters()}
+    # 10 x 0.002 for the embeddings (tied or not), 0.002 for all else.
+    own = {id(task.module.shared.weight), id(task.module.lm_head.weight)}
+    assert {key: rates[key] for key in own} == dict.fromkeys(own, pytest.approx(0.02))
+    assert {rate for key, rate in rates.items() if key not in own} == {0.002}
+
+
+def test_a_corpus_of_other_identifiers_or_a_tokenizer_without_tokens_is_named(
+    trained: Path, corpus: Path, tmp_path: Path
+) -> None:
+    # Equally many tokens, two of them in each other's place: another identifier table's vocabulary.
+    other = tmp_path / "other"
+    shutil.copytree(corpus, other)
+    path = other / "new_tokens.json"
+    tokens = json.loads(path.read_text())
+    names = tokens["tokens"]
+    names["<M1_0>"], names["<M1_1>"] = names["<M1_1>"], names["<M1_0>"]
+    path.write_text(json.dumps(tokens))
+    with pytest.raises(UserError, match=r"token <M1_0> is 44, the tokenizer in .* has it as 43"):
+        TrainedGenerator.load(trained, other)
+    names["<X9_1>"] = 60
+    names["<M1_0>"], names["<M1_1>"] = names["<M1_1>"], names["<M1_0>"]
+    path.write_text(json.dumps(tokens))
+    with pytest.raises(UserError, match=r"token <X9_1> is 60, the tokenizer in .* does not have it"):
+        TrainedGenerator.load(trained, other)
+
+
+def test_inputs_longer_than_a_backbone_has_seen_are_named(tmp_path: Path) -> None:
+    rows = Inputs.whole(Ragged.from_lengths(np.array([3, 9]), np.zeros(12, dtype=np.int32)))
+    check_lengths(rows, None, tmp_path)
+    check_lengths(rows, 9, tmp_path)
+    with pytest.raises(UserError, match="an input has 9 tokens, the backbone was pretrained on 8 at most; lower"):
+        check_lengths(rows, 8, tmp_path)

@@ -1,0 +1,192 @@
+"""A warm start: vectors of tokens against means by hand, and a decoder that answers with what the prompt shows."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from gensar_core import schema
+from gensar_core.config.base import validate
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.build import build_corpus
+from gensar_core.errors import UserError
+from gensar_core.generator.backbones import load as backbone
+from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_vectors, principal, word_vectors
+from gensar_core.generator.warm_start import warm_start
+from gensar_core.runtime.tensors import load_vectors, save_vectors
+from tests.support.corpora_shop import write_shop
+
+SIZE = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
+
+
+def test_principal_axes_keep_distances_and_fall_in_variance():
+    vectors = np.random.default_rng(0).normal(size=(50, 6)) * [1, 5, 2, 3, 1, 4] + 7
+    turned = principal(vectors)
+    variances = turned.var(axis=0)
+    assert (np.diff(variances) <= 1e-12).all()
+    assert (turned**2).sum(axis=1).mean() == pytest.approx(1.0)
+    own = np.linalg.norm(vectors[0] - vectors[1:], axis=1)
+    assert np.linalg.norm(turned[0] - turned[1:], axis=1) / own == pytest.approx(
+        np.linalg.norm(turned[0] - turned[1]) / own[0]
+    )
+
+
+def test_a_word_is_the_mean_of_its_items_drawn_to_zero_where_they_are_few():
+    items = np.array([[1.0, 0.0], [0.0, 1.0], [4.0, 4.0]])
+    # Word 0 is seen with items 0 and 1 once each, word 1 three times with item 2, word 2 never.
+    seen_with = csr_matrix(np.array([[1, 1, 0], [0, 0, 3], [0, 0, 0]]))
+    assert word_vectors(seen_with, items) == pytest.approx(np.array([[0.2, 0.2], [2.0, 2.0], [0.0, 0.0]]))
+
+
+@given(st.integers(0, 500), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_codes_of_an_identifier_add_up_to_its_vector_less_what_is_left(seed, levels):
+    draw = np.random.default_rng(seed)
+    vectors = draw.normal(size=(40, 3))
+    left, total = vectors, np.zeros_like(vectors)
+    errors = [np.square(vectors).sum()]
+    for _ in range(levels):
+        codes = draw.integers(-1, 5, size=40)
+        means, left = code_vectors(codes, 5, left)
+        total += np.where(codes[:, None] >= 0, means[codes], 0.0)
+        errors.append(np.square(left).sum())
+    assert total + left == pytest.approx(vectors)
+    assert (np.diff(errors) <= 1e-9).all()
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A corpus of five items with their vectors; item 4 was clicked after the query `digital piano` in training."""
+    folder = write_shop(tmp_path / "shop")
+    settings_ = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
+    build_corpus(folder, folder, folder, tmp_path / "corpus", settings_, seed=1)
+    draw = np.random.default_rng(1)
+    for side, width in (("semantic", 12), ("collaborative", 6)):
+        save_vectors({"items": draw.normal(size=(5, width))}, tmp_path / f"{side}.safetensors")
+    columns = {
+        "event_id": [0, 1], "user_id": [0, 0], "time": [0, 1], "task": ["search", "rec"], "item_id": [4, 0],
+        "query_id": [0, None], "session_id": [0, None],
+    }  # fmt: skip
+    events = pl.DataFrame(columns).cast(dict(schema.EVENTS.schema))
+    schema.EVENTS.write(events, folder / "training_events.parquet")
+    return tmp_path
+
+
+def build(shop, sides=("semantic", "collaborative"), **folders):
+    given_ = {"canonical": shop / "shop", "samples": shop / "shop", "identifiers": shop / "shop"} | folders
+    embeddings = {side: shop / f"{side}.safetensors" for side in sides}
+    build_token_vectors(**given_, corpus=shop / "corpus", embeddings=embeddings, output=shop / "vectors")
+    return shop / "vectors" / FILE
+
+
+def test_vectors_of_words_and_codes_are_those_of_what_they_describe(shop):
+    path = build(shop)
+    known = json.loads((shop / "corpus" / "new_tokens.json").read_text())
+    tokenizer = backbone.load_tokenizer(shop / "corpus" / "tokenizer")
+    groups = load_vectors(path, "groups")[:, 0]
+    for side in ("semantic", "collaborative"):
+        items = principal(load_vectors(shop / f"{side}.safetensors"))
+        vectors = load_vectors(path, side)
+        # Item 2 alone has the first code 5, items 0 and 1 share the first two.
+        assert vectors[known["tokens"]["<M1_5>"]] == pytest.approx(items[2], abs=1e-6)
+        assert vectors[known["tokens"]["<M1_0>"]] == pytest.approx(items[:2].mean(axis=0), abs=1e-6)
+    # `stool` stands in the text of item 4 alone.
+    stool = tokenizer.encode(" stool", add_special_tokens=False)[0]
+    assert groups[stool] == 0
+    tokens, semantic = known["tokens"], load_vectors(path, "semantic")
+    # A level of the other side says nothing of this one.
+    assert not semantic[tokens["<R1_7>"]].any()
+    assert groups[tokens["<R_I>"]] == -1
+
+
+def test_one_side_alone_takes_the_whole_width(shop):
+    path = build(shop, sides=("semantic",))
+    model = from_scratch(shop)
+    warm_start(model, path, seed=1)
+    assert torch.isfinite(model.shared.weight).all()
+    with pytest.raises(UserError, match="holds no matrix 'collaborative'"):
+        load_vectors(path, "collaborative")
+
+
+def from_scratch(shop):
+    entry = TrainingSettings(backbone="scratch", size=SIZE, warm_start=True)
+    return backbone.build(entry, shop / "corpus", 1).eval()
+
+
+def test_a_warm_decoder_answers_with_what_is_like_the_prompt(shop):
+    path = build(shop)
+    tokens = json.loads((shop / "corpus" / "new_tokens.json").read_text())["tokens"]
+    cold, warm = from_scratch(shop), from_scratch(shop)
+    warm_start(warm, path, seed=1)
+    gains = {}
+    for name, model in (("cold", cold), ("warm", warm)):
+        found = []
+        for first, second in ((0, 1), (5, 0), (3, 3), (1, 2)):
+            own = [tokens[f"<M1_{first}>"], tokens[f"<M2_{second}>"]]
+            inputs = torch.tensor([[*own, *own, 1]])
+            with torch.no_grad():
+                logits = model(input_ids=inputs, decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+            others = [tokens[f"<M1_{code}>"] for code in (0, 5, 3, 1) if code != first]
+            found.append(float(logits[own[0]] - logits[others].mean()))
+        gains[name] = np.mean(found)
+    assert gains["warm"] > 1.0 > abs(gains["cold"])
+
+
+def test_embeddings_keep_the_scale_of_t5(shop):
+    model = from_scratch(shop)
+    warm_start(model, build(shop), seed=1)
+    assert model.shared.weight.std().item() == pytest.approx(1.0, abs=0.15)
+    again = from_scratch(shop)
+    warm_start(again, shop / "vectors" / FILE, seed=1)
+    assert torch.equal(model.shared.weight, again.shared.weight)
+
+
+def test_tokens_of_an_identifier_add_up_to_its_item(shop, tmp_path):
+    # Three levels of four codes, each finer than the one before, as residual quantization leaves them.
+    model = from_scratch(shop)
+    draw = np.random.default_rng(2)
+    size, width = model.shared.weight.shape
+    vectors, groups = np.zeros((size, width)), np.full((size, 1), -1)
+    for level, spread in enumerate((0.17, 0.06, 0.03)):
+        rows = slice(40 + 4 * level, 44 + 4 * level)
+        vectors[rows], groups[rows] = spread * draw.normal(size=(4, width)), level + 1
+    save_vectors({"groups": groups, "semantic": vectors}, tmp_path / "made.safetensors")
+    drawn = model.shared.weight.detach().clone()
+    warm_start(model, tmp_path / "made.safetensors", seed=1)
+    known = (model.shared.weight.detach() - 0.2**0.5 * drawn).double().numpy()
+    identifiers = 40 + np.array([[first, 4 + second, 8 + third] for first, second, third in np.ndindex(4, 4, 4)])
+    items, sums = (rows[identifiers].sum(axis=1) for rows in (vectors, known))
+    # Whatever rotation and factor fit best.
+    turned = sums @ np.linalg.lstsq(sums, items, rcond=None)[0]
+    explained = 1 - np.square(items - turned).sum() / np.square(items).sum()
+    factors = [
+        np.linalg.norm(known[groups[:, 0] == level]) / np.linalg.norm(vectors[groups[:, 0] == level])
+        for level in (1, 2, 3)
+    ]
+    assert explained > 0.99
+    assert factors == pytest.approx([factors[0]] * 3, rel=0.02)
+
+
+def test_vectors_of_another_vocabulary_are_refused(shop):
+    path = build(shop)
+    save_vectors({"groups": np.zeros((7, 1)), "semantic": np.zeros((7, 3))}, path)
+    with pytest.raises(UserError, match="has 7 tokens"):
+        warm_start(from_scratch(shop), path, seed=1)
+
+
+def test_embeddings_of_other_items_are_refused(shop):
+    save_vectors({"items": np.zeros((9, 4))}, shop / "semantic.safetensors")
+    with pytest.raises(UserError, match="has 9 items"):
+        build(shop)
+    assert not (shop / "vectors" / FILE).exists()
+
+
+def test_a_pretrained_model_does_not_start_warm():
+    with pytest.raises(UserError, match="warm_start needs backbone: scratch"):
+        validate(TrainingSettings, {"warm_start": True}, "generators.x")

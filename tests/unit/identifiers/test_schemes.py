@@ -1,0 +1,64 @@
+"""Other identifier schemes in the same table: they go through corpora and scoring without a change in either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from gensar_core import schema
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.corpora.build import build_corpus
+from gensar_core.corpora.read import load_item_tokens, load_prompts, vocabulary_size
+from gensar_core.generator.candidate_scores import score_candidates
+from gensar_core.identifiers.table import IdentifierTable
+from tests.support.corpora_shop import spell, write_shop
+
+#: Name -> level names of both sides and one row of codes an item: a path of clusters and a leaf (P5-CID), numbers
+#: spelled digit by digit (DSI-QG), three codes and a digit that tells collisions apart (TIGER). Some rows begin others.
+SCHEMES = {
+    "clusters": (["C", "C", "L"], [[0], [0, 1], [0, 1, 2], [3, 3], [1, 0, 2]]),
+    "digits": (["D", "D", "D"], [[0], [1], [1, 0], [1, 0, 0], [7]]),
+    "extra_digit": (["T1", "T2", "T3", "X"], [[0, 1, 2, 0], [0, 1, 2, 1], [5, 0, 0, 0], [3, 3, 3, 0], [0, 1, 2, 2]]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Path) -> None:
+    levels, codes = SCHEMES[name]
+    sides = {"semantic": levels, "collaborative": levels}
+    shop = write_shop(tmp_path / "shop", semantic=codes, collaborative=codes, levels=sides)
+    assert IdentifierTable.load(shop).text("semantic", 1) == spell("semantic", codes[1], sides)
+    settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
+    build_corpus(shop, shop, shop, tmp_path / "corpus", settings, 7)
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "corpus/tokenizer")
+    size = vocabulary_size(tmp_path / "corpus")
+    items = load_item_tokens(tmp_path / "corpus", size, tokenizer.eos_token_id)
+    for task, behavior, side in (("rec", "<R_I>", "collaborative"), ("search", "<S_I>", "semantic")):
+        for item, row in enumerate(codes):
+            wanted = tokenizer(behavior + spell(side, row, sides)).input_ids
+            assert items[task].tokens[item, : items[task].lengths[item]].tolist() == wanted
+            assert len(wanted) == 1 + len(row) + 1
+
+    torch.manual_seed(0)
+    network = T5ForConditionalGeneration(
+        T5Config(vocab_size=size, d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, decoder_start_token_id=0)
+    ).eval()
+    samples = schema.SAMPLES.read(shop / "samples.parquet").filter(task="search", split="test")
+    prompts = load_prompts(tmp_path / "corpus", size).of(samples.get_column("sample_id").to_numpy())
+    candidates = np.tile(np.arange(len(codes), dtype=np.int32), (len(samples), 1))
+    scores = score_candidates(network, prompts, candidates, items["search"], users_per_batch=2)
+    for user, prompt in enumerate(np.split(prompts.values, prompts.offsets[1:-1])):
+        for item in range(len(codes)):
+            target = torch.tensor(items["search"].tokens[item, : items["search"].lengths[item]], dtype=torch.int64)
+            with torch.no_grad():
+                shown = torch.from_numpy(prompt.astype(np.int64))
+                logits = network(input_ids=shown[None], labels=target[None]).logits[0]
+            alone = float(logits.log_softmax(-1)[torch.arange(len(target)), target].sum())
+            # Where identifiers differ in length, the score is the mean over tokens.
+            expected = alone if name == "extra_digit" else alone / len(target)
+            assert scores[user, item] == pytest.approx(expected, abs=1e-4)

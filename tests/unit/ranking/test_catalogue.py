@@ -1,0 +1,172 @@
+"""Full ranking: the protocol, ranks by scores and by searches, and the table they end in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from transformers import T5Config, T5ForConditionalGeneration
+
+from gensar_core import schema
+from gensar_core.baselines.interface import Method, find
+from gensar_core.baselines.run import fit_and_rank, rank_catalogue
+from gensar_core.config.base import validate
+from gensar_core.config.datasets import FullRankingSettings
+from gensar_core.config.generators import RetrievalSettings
+from gensar_core.errors import UserError
+from gensar_core.evaluation.tables import FULL_METRICS, full_table, metrics
+from gensar_core.generator.rank import rank_catalogue as generator_rank_catalogue
+from gensar_core.ranking.full_ranking import (
+    CatalogueTargets,
+    catalogue_ranks,
+    found_ranks,
+    full_ranks,
+    load_targets,
+    ranks_by_score,
+)
+from tests.support import generator_folders as folders
+from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+
+
+def targets(wanted: list[int], excluded: list[list[int]] | None = None) -> CatalogueTargets:
+    count = len(wanted)
+    rows = {
+        "sample_id": range(count), "task": ["rec"] * count, "split": ["test"] * count, "user_id": range(count),
+        "target_item": wanted,
+    }  # fmt: skip
+    away = np.full((count, 0), -1) if excluded is None else np.array(excluded)
+    return CatalogueTargets(pl.DataFrame(rows, schema_overrides={"target_item": pl.Int32}), away)
+
+
+def test_ranks_are_those_counted_by_hand() -> None:
+    scores = np.array([[5.0, 3.0, 4.0, 3.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
+    assert catalogue_ranks(scores, targets([1, 2, 0])).tolist() == [3.5, 2.5, 4.0]
+    without = targets([1, 2, 0], [[0, 3], [1, -1], [3, 2]])
+    assert catalogue_ranks(scores, without).tolist() == [2.0, 2.0, 2.0]
+    table = full_ranks(without, catalogue_ranks(scores, without), 4)
+    assert table["n_candidates"].to_list() == [2, 3, 2]
+
+
+@given(
+    arrays.arrays(np.int64, (5, 9), elements=st.integers(0, 6)),
+    st.lists(st.integers(0, 8), min_size=5, max_size=5),
+    st.integers(1, 9),
+)
+@settings(max_examples=50, deadline=None)
+def test_what_a_search_finds_ranks_as_scores_do(scores: np.ndarray, wanted: list[int], beams: int) -> None:
+    values = scores.astype(np.float32)
+    order = np.argsort(-values, axis=1, kind="stable")
+    exact = catalogue_ranks(values, targets(wanted))
+    everything = found_ranks(order, np.take_along_axis(values, order, axis=1), targets(wanted))
+    np.testing.assert_array_equal(everything, exact)
+    best = order[:, :beams]
+    ranks = found_ranks(best, np.take_along_axis(values, best, axis=1), targets(wanted))
+    assert (np.isnan(ranks) == ~(best == np.array(wanted)[:, None]).any(axis=1)).all()
+    # Ties with what was not found cannot be known; without any, ranks agree.
+    alone = (values == values[np.arange(5), wanted][:, None]).sum(axis=1) == 1
+    np.testing.assert_array_equal(ranks[alone & ~np.isnan(ranks)], exact[alone & ~np.isnan(ranks)])
+
+
+def test_unfilled_places_of_a_search_are_no_candidates() -> None:
+    items, scores = np.array([[2, -1, -1], [-1, -1, -1]]), np.array([[0.5, -np.inf, -np.inf], [-np.inf] * 3])
+    ranks = found_ranks(items, scores, targets([2, 1]))
+    assert ranks[0] == 1.0
+    assert np.isnan(ranks[1])
+
+
+def test_a_score_that_is_no_number_is_one_clear_error() -> None:
+    with pytest.raises(UserError, match="a score is not a number"):
+        catalogue_ranks(np.array([[1.0, np.nan]]), targets([0]))
+
+
+def test_clicked_items_are_no_candidates_if_the_protocol_says_so_and_the_target_always_is(tmp_path: Path) -> None:
+    clicks = [[0, 1, 2, 3], [4, 4, 5, 0]]
+    data = write_shop(tmp_path, clicks, 8, negatives=3)
+    everything = load_targets(data.samples_folder, "rec", FullRankingSettings())
+    assert len(everything) == 2
+    assert everything.excluded.shape == (2, 0)
+    fewer = load_targets(data.samples_folder, "rec", FullRankingSettings(exclude_clicked=True))
+    assert [sorted(row[row >= 0].tolist()) for row in fewer.excluded] == [[0, 1, 2], [4, 5]]
+    assert len(load_targets(data.samples_folder, "search", FullRankingSettings(users=1))) == 1
+
+
+@pytest.mark.parametrize("kind", ["popularity", "query_frequency", "random_order", "text_cosine"])
+def test_a_method_ranks_the_catalogue_by_its_own_scores(kind: str, tmp_path: Path) -> None:
+    data = write_shop(tmp_path, random_clicks(), N_ITEMS)
+    folders = (data.canonical, data.samples_folder, data.embedding)
+    fit_and_rank("m", kind, {}, *folders, tmp_path / "model", tmp_path / "ranks", 42, None)
+    protocol = FullRankingSettings()
+    rank_catalogue("m", kind, {}, *folders, tmp_path / "model", tmp_path / "full", 42, protocol)
+    table = schema.FULL_RANKS.read(tmp_path / "full" / "m.parquet")
+    assert set(table["task"].unique()) == set(find(kind).tasks)
+    assert (table["n_candidates"] == N_ITEMS).all()
+    method = find(kind)(validate(find(kind).settings_model, {}, kind), data, 42)
+    method.load(tmp_path / "model")
+    for task in method.tasks:
+        wanted = load_targets(data.samples_folder, task, protocol)
+        scores = method.score_catalogue(wanted.samples)
+        for row, item in enumerate(wanted.samples["target_item"].to_list()):
+            mine = scores[row, item]
+            expected = 1 + sum(score > mine for score in scores[row]) + (sum(scores[row] == mine) - 1) / 2
+            found = table.filter(pl.col("sample_id") == wanted.samples["sample_id"][row])
+            assert found["rank"].item() == expected
+
+
+@pytest.mark.slow
+def test_a_sequential_method_scores_all_items_as_it_scores_candidates(tmp_path: Path) -> None:
+    data = write_shop(tmp_path, random_clicks(), N_ITEMS)
+    method_class = find("sasrec")
+    method = method_class(validate(method_class.settings_model, {"epochs": 1}, "sasrec"), data, 42)
+    method.fit(None, "")
+    wanted = load_targets(data.samples_folder, "rec", FullRankingSettings())
+    scores = method.score_catalogue(wanted.samples)
+    np.testing.assert_allclose(scores, Method.score_catalogue(method, wanted.samples), rtol=1e-4, atol=1e-5)
+    table = ranks_by_score(wanted, N_ITEMS, method.score_catalogue, description="full ranks")
+    assert table["rank"].to_list() == catalogue_ranks(scores, wanted).tolist()
+
+
+def test_the_table_counts_what_was_not_found_as_a_miss(tmp_path: Path) -> None:
+    wanted = targets([0, 1, 2, 3])
+    for name, ranks in (("first", [1.0, 5.0, 11.0, np.nan]), ("second", [21.0, 2.0, np.nan, 20.0])):
+        schema.FULL_RANKS.write(full_ranks(wanted, np.array(ranks), 30), tmp_path / f"{name}.parquet")
+    paths = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
+    table = metrics(paths, ["first", "second"], schema.FULL_RANKS, FULL_METRICS)
+    assert table.columns == ["task", "method", *FULL_METRICS, "samples"]
+    assert table.row(0)[2:5] == (0.5, 0.5, 0.75)
+    assert table.row(1)[2:5] == (0.25, 0.25, 0.5)
+    assert table.row(0)[5] == pytest.approx((1 + 1 / np.log2(6)) / 4)
+    full_table(paths, ["first", "second"], tmp_path / "tables" / "demo_full")
+    written = pl.read_csv(tmp_path / "tables" / "demo_full.csv")
+    assert written.columns == table.columns
+    assert "**0.7500**" in (tmp_path / "tables" / "demo_full.md").read_text()
+
+
+def test_a_generator_ranks_alike_by_a_wide_search_and_by_exact_scores(tmp_path: Path) -> None:
+    corpus, samples = folders.write_corpus(tmp_path / "corpus"), folders.write_samples(tmp_path / "samples")
+    schema.EVENTS.write(schema.EVENTS.empty(), samples / "training_events.parquet")
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
+    T5ForConditionalGeneration(T5Config(vocab_size=folders.VOCABULARY, **sizes)).save_pretrained(tmp_path / "model")
+    folders.write_tokenizer(tmp_path / "model")
+    ranked = {}
+    for beams in (None, folders.N_ITEMS, 20):
+        settings = RetrievalSettings(beams=beams)
+        places = (tmp_path / "model", corpus, samples, tmp_path / "ranks", f"beams{beams}")
+        generator_rank_catalogue(*places, settings, FullRankingSettings(exclude_clicked=True))
+        ranked[beams] = schema.FULL_RANKS.read(tmp_path / "ranks" / f"beams{beams}.parquet")
+    # Nobody has clicked in training, but each user has a valid target of each task.
+    assert ranked[None].equals(ranked[folders.N_ITEMS])
+    assert set(ranked[None]["task"]) == set(schema.TASKS)
+    assert (ranked[None]["rank"] >= 1).all()
+    narrow = ranked[20]["rank"]
+    assert narrow.is_null().any()
+    assert (narrow.drop_nulls() <= 20).all()
+    record = json.loads((tmp_path / "ranks" / "beams20.stage.json").read_text())
+    assert record["figures"]["rec_not_found"] > 0

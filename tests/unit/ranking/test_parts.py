@@ -1,0 +1,96 @@
+"""Ranking by several jobs: every list once, in the batches of one job, to the bytes of one job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gensar_core import schema
+from gensar_core.config.datasets import FullRankingSettings
+from gensar_core.config.generators import RankingSettings, RetrievalSettings, ScratchSize, TrainingSettings
+from gensar_core.errors import UserError
+from gensar_core.generator import rank
+from gensar_core.generator.train import train_generator
+from gensar_core.ranking import full_ranking as catalogue
+from gensar_core.ranking.parts import Part, gather_full_ranks, gather_rankings
+from tests.support import generator_folders as folders
+
+SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 9), st.integers(1, 12))
+def test_parts_share_all_rows_in_whole_blocks_and_evenly(lengths: list[int], block: int, parts: int) -> None:
+    spans = [Part(number, parts).spans(lengths, block) for number in range(parts)]
+    for table, length in enumerate(lengths):
+        rows = [row for part in spans for row in range(*part[table])]
+        assert rows == list(range(length))
+    assert all(start % block == 0 for part in spans for start, stop in part if stop > start)
+    sizes = [sum(-(-(stop - start) // block) for start, stop in part) for part in spans]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_part_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="part 3 of 3: parts are numbered from 0 to 2"):
+        Part(3, 3)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folders.write_corpus(tmp_path_factory.mktemp("parts") / "corpus", 10)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = folders.write_samples(tmp_path_factory.mktemp("parts") / "samples", 10)
+    schema.EVENTS.write(schema.EVENTS.empty(), folder / "training_events.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(corpus: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts") / "model"
+    settings = TrainingSettings(backbone="scratch", size=SIZE, epochs=2.0, batch_size=8, batch_tokens=256)
+    train_generator(corpus, samples, folder, settings, 1, None)
+    return folder
+
+
+@pytest.fixture
+def inputs(model: Path, corpus: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
+    """Blocks of three lists: ten users are four blocks a task and split."""
+    monkeypatch.setattr(rank, "_LISTS", 3)
+    monkeypatch.setattr(catalogue, "_PAIRS", 3 * folders.N_ITEMS)
+    return model, corpus, samples
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 40])
+def test_candidates_ranked_in_parts_are_those_ranked_at_once(
+    inputs: tuple[Path, Path, Path], tmp_path: Path, parts: int
+) -> None:
+    settings = RankingSettings(users_per_batch=2)
+    rank.rank_candidates(*inputs, tmp_path, "whole", settings)
+    for number in range(parts):
+        rank.rank_candidates(*inputs, tmp_path / "parts", f"{number}", settings, Part(number, parts))
+    gather_rankings([tmp_path / "parts" / f"{number}.parquet" for number in range(parts)], tmp_path, "gathered")
+    for ending in (".parquet", ".scores.parquet"):
+        assert (tmp_path / f"gathered{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
+    whole, gathered = (json.loads((tmp_path / f"{name}.stage.json").read_text()) for name in ("whole", "gathered"))
+    assert gathered["figures"].pop("parts") == parts
+    assert gathered["figures"].pop("parts_seconds") > 0.0
+    assert gathered["figures"] == whole["figures"]
+
+
+@pytest.mark.parametrize("beams", [None, 20])
+@pytest.mark.parametrize("parts", [2, 3, 12])
+def test_the_catalogue_ranked_in_parts_is_that_ranked_at_once(
+    inputs: tuple[Path, Path, Path], tmp_path: Path, parts: int, beams: int | None
+) -> None:
+    settings = (RetrievalSettings(beams=beams, users_per_batch=2), FullRankingSettings())
+    rank.rank_catalogue(*inputs, tmp_path, "whole", *settings)
+    for number in range(parts):
+        rank.rank_catalogue(*inputs, tmp_path / "parts", f"{number}", *settings, Part(number, parts))
+    gather_full_ranks([tmp_path / "parts" / f"{number}.parquet" for number in range(parts)], tmp_path, "gathered")
+    assert (tmp_path / "gathered.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()

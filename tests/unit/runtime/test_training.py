@@ -1,0 +1,226 @@
+"""The shared loop: a killed training continues to the same weights, the best weights are kept, bad losses stop it."""
+
+import functools
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import get_linear_schedule_with_warmup
+
+from gensar_core.errors import UserError
+from gensar_core.training.loop import Schedule, train, warmup_cosine, warmup_linear
+from gensar_core.training.processes import Processes
+
+
+class Regression:
+    """Dropout regression on fixed data: randomness in every step, so a resume that lost any state would differ."""
+
+    def __init__(self, scores=None, stop_at=None, poison_at=None):
+        torch.manual_seed(0)
+        self.module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.05)
+        self.x = torch.linspace(-1, 1, 64).reshape(16, 4)
+        self.scores, self.stop_at, self.poison_at = scores, stop_at, poison_at
+        self.served = []
+
+    def batches(self, first_step):
+        for step in itertools.count(first_step):
+            if step == self.stop_at:
+                raise KeyboardInterrupt
+            self.served.append(step)
+            yield step, self.x[[step % 16, (3 * step) % 16]]
+
+    def backward(self, batch):
+        step, x = batch
+        loss = (self.module(x) - x.sum(1, keepdim=True)).square().mean()
+        if step == self.poison_at:
+            loss = loss * float("nan")
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    def validate(self):
+        if self.scores is not None:
+            return {"score": self.scores.pop(0)}
+        return {"score": -float((self.module(self.x) - self.x.sum(1, keepdim=True)).square().mean())}
+
+
+def weights(task):
+    return torch.cat([value.flatten() for value in task.module.state_dict().values()])
+
+
+SCHEDULE = Schedule(total_steps=40, validate_every=7, gradient_clip=1.0, rate=warmup_cosine(40, 0.1))
+
+
+def ticking(seconds):
+    """A clock on which so many seconds pass between two looks. A training looks once before its first step, once after
+    each, and once after each checkpoint."""
+    return functools.partial(next, itertools.count(0.0, seconds))
+
+
+@pytest.fixture(autouse=True)
+def _a_checkpoint_a_minute(monkeypatch):
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "60")
+
+
+@pytest.mark.parametrize("step_seconds", [0.0, 12.0, 20.0])
+@pytest.mark.parametrize("stop_at", [1, 5, 7, 12, 33, 39])
+def test_a_killed_training_ends_in_the_same_weights_whenever_it_wrote_checkpoints(tmp_path, stop_at, step_seconds):
+    undisturbed = Regression()
+    expected = train(undisturbed, SCHEDULE, seed=3, description="t", checkpoints=None)
+    where, clock = {"checkpoints": tmp_path, "key": "k"}, ticking(step_seconds)
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(stop_at=stop_at), SCHEDULE, seed=3, description="t", clock=clock, **where)
+    resumed = Regression()
+    record = train(resumed, SCHEDULE, seed=3, description="t", clock=ticking(0.0), **where)
+    assert torch.equal(weights(resumed), weights(undisturbed))
+    assert record.history == expected.history
+    # So many steps make up a minute; those of the minute that had begun are lost.
+    steps = math.ceil(60.0 / step_seconds) if step_seconds else 40
+    assert resumed.served[0] == stop_at - stop_at % steps
+
+
+def test_no_seconds_give_a_checkpoint_after_every_step(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
+    killed(tmp_path, clock=ticking(0.0))
+    resumed = Regression()
+    train(resumed, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    assert resumed.served[0] == 12
+
+
+def test_of_several_processes_the_first_alone_looks_at_the_clock(tmp_path):
+    class Second(Processes):
+        def sum_step(self, module, losses):  # noqa: ARG002
+            return losses
+
+        def agree(self, figures):
+            return dict(figures)
+
+    # Gives the time of the start, and fails when it is asked again.
+    clock = functools.partial(next, iter([0.0]))
+    where = {"checkpoints": tmp_path, "key": "k", "processes": Second(1, 2)}
+    assert train(Regression(), SCHEDULE, seed=3, description="t", clock=clock, **where).steps == 40
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_other_settings_is_out_of_the_way_and_removed(tmp_path):
+    train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="old")
+    (tmp_path / "notes.txt").touch()
+    (old,) = tmp_path.glob("*.pt")
+    fresh = Regression()
+    train(fresh, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="new")
+    assert fresh.served[0] == 0
+    assert not old.exists()
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+    assert (tmp_path / "notes.txt").exists()
+
+
+def killed(folder, key="k", clock=None):
+    """The checkpoint of a training killed after its twelfth step; without another clock, the tenth has left it."""
+    clock = clock or ticking(12.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(stop_at=12), SCHEDULE, seed=3, description="t", checkpoints=folder, key=key, clock=clock)
+    (file,) = folder.glob("*.pt")
+    return file
+
+
+SPOILED = {
+    "empty": lambda content: content[:0],
+    "cut off at once": lambda content: content[:40],
+    "cut off in the middle": lambda content: content[: len(content) // 2],
+    "cut off at the end": lambda content: content[:-1],
+    "zeros where the disk lost a block": lambda content: content[:600] + bytes(1500) + content[2100:],
+    "longer": lambda content: content + b"\0",
+    "text": lambda content: content.hex().encode(),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_a_spoiled_checkpoint_is_one_line_with_the_cure(tmp_path, spoil):
+    file = killed(tmp_path)
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(UserError, match=rf"{file}: is damaged or cut off .*; delete it and run again"):
+        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    file.unlink()
+    assert train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k").steps == 40
+
+
+def test_a_checkpoint_with_any_one_bit_changed_is_refused(tmp_path):
+    file = killed(tmp_path)
+    content = file.read_bytes()
+    random = np.random.default_rng(0)
+    for place in {0, len(content) - 1, *random.choice(len(content), 80, replace=False).tolist()}:
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(random.integers(8))
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=rf"{file}: is damaged"):
+            train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    file.write_bytes(content)
+    resumed = Regression()
+    train(resumed, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    assert resumed.served[0] == 10
+
+
+def test_a_foreign_checkpoint_under_this_trainings_name_is_refused(tmp_path):
+    name = killed(tmp_path / "own").name
+    killed(tmp_path / "other", key="other").rename(tmp_path / "other" / name)
+    with pytest.raises(UserError, match=rf"other/{name}: is the checkpoint of other settings, inputs or code; delete"):
+        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "other", key="k")
+    torch.save([1, 2], tmp_path / "own" / name)
+    with pytest.raises(UserError, match="is damaged or cut off"):
+        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "own", key="k")
+
+
+def test_the_best_weights_are_kept_and_patience_stops():
+    task = Regression(scores=[1.0, 3.0, 2.0, 2.5, 9.0])
+    record = train(
+        task,
+        Schedule(total_steps=40, validate_every=4, patience=2),
+        seed=3,
+        description="t",
+        checkpoints=None,
+    )
+    # The second validation (step 8) is the best; two without gain follow, and the fifth is never asked for.
+    assert (record.best_step, record.best_score, record.steps) == (8, 3.0, 16)
+    same = Regression(scores=[1.0, 3.0])
+    train(same, Schedule(total_steps=8, validate_every=4), seed=3, description="t", checkpoints=None)
+    assert torch.equal(weights(task), weights(same))
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line_before_it_reaches_the_weights():
+    task = Regression(poison_at=4)
+    with pytest.raises(UserError, match="loss, gradient_norm not a finite number at step 5; lower the learning rate"):
+        train(task, SCHEDULE, seed=3, description="t", checkpoints=None)
+    assert weights(task).isfinite().all()
+
+
+def test_a_task_that_can_names_the_samples_under_the_numbers_of_the_step():
+    class Naming(Regression):
+        def backward(self, batch):
+            self.drawn = torch.get_rng_state()
+            return super().backward(batch)
+
+        def spoiling_samples(self, step):
+            assert torch.equal(torch.get_rng_state(), self.drawn)
+            return f"rows of step number {step}"
+
+    with pytest.raises(UserError, match=r"at step 5 \(rows of step number 4\); lower"):
+        train(Naming(poison_at=4), SCHEDULE, seed=3, description="t", checkpoints=None)
+
+
+def test_warmup_cosine_by_hand():
+    rate = warmup_cosine(100, 0.1)
+    assert [rate(0), rate(4), rate(9), rate(10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert rate(55) == pytest.approx(0.5)
+    assert rate(100) == pytest.approx(0.0)
+
+
+def test_warmup_linear_is_that_of_the_library_one_step_on_while_it_rises():
+    rate = warmup_linear(100, 0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=10, num_training_steps=100).lr_lambdas[0]
+    # Theirs spends the first step at a rate of zero.
+    assert [rate(step) for step in range(10)] == pytest.approx([theirs(step + 1) for step in range(10)])
+    assert [rate(step) for step in range(10, 101)] == pytest.approx([theirs(step) for step in range(10, 101)])
+    assert [rate(55), rate(100)] == pytest.approx([0.5, 0.0])

@@ -1,0 +1,265 @@
+"""A raw Amazon folder becomes the canonical tables that were worked out by hand."""
+
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gensar_core import schema
+from gensar_core.errors import UserError
+from gensar_core.sources.amazon.reviews import read_reviews
+from gensar_core.sources.shared.lines import blocks
+from tests.support.sources_files import Shop, page, review
+
+KITE, BALL = ["Toys", "Kites"], ["Toys & Games", "Balls"]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Shop(tmp_path)
+
+
+def test_reviews_become_recommendations_and_pairs_become_searches(shop):
+    shop.reviews(
+        review("zoe", "b2", 300),
+        review("adam", "b1", 200),
+        review("adam", "b3", 100),
+        review("adam", "b2", 200),
+        review("zoe", "gone", 100),
+        review("zoe", "b1", 100),
+    ).metadata(
+        page("b1", "Red &amp; blue kite", KITE, description="Flies <b>high</b>", brand="Sky"),
+        page("b2", "Ball", BALL, KITE),
+        page("b3", None, KITE, description="only described"),
+        page("unreviewed", "A hoop"),
+    ).searches(
+        ["toy kite", "toy ball", "toy  kite"],
+        ["adam_0 0 b1 1", "zoe_1 0 b2 1", "zoe_0 0 gone 1", "adam_1 0 nowhere 1", "eve_0 0 b1 1"],
+        ["adam_2 0 b3 1", "zoe_7 0 b1 1", "adam_1 0 b2"],
+    ).canonicalize()
+    assert shop.events() == [
+        ("adam", 100, "rec", "b3", None, None),
+        ("adam", 100, "search", "b3", "toy kite", 0),
+        ("adam", 200, "rec", "b1", None, None),
+        ("adam", 200, "rec", "b2", None, None),
+        ("adam", 200, "search", "b1", "toy kite", 1),
+        ("zoe", 100, "rec", "b1", None, None),
+        ("zoe", 300, "rec", "b2", None, None),
+        ("zoe", 300, "search", "b2", "toy ball", 2),
+    ]  # fmt: skip
+    assert shop.items.drop("item_id").rows() == [
+        ("b1", "Red & blue kite", "Flies high", "Sky", [KITE], "Red & blue kite Flies high"),
+        ("b2", "Ball", "", "", [BALL, KITE], "Ball"),
+        ("b3", "", "only described", "", [KITE], "only described"),
+    ]
+    assert schema.QUERIES.read(shop.output / "queries.parquet").rows() == [(0, "toy ball"), (1, "toy kite")]
+    expected = {
+        "reviews_read": 6, "users_read": 2, "items_read": 4, "duplicate_reviews": 0,
+        "metadata_cleaned": 4, "items_without_metadata": 1, "items_without_text": 0, "items_with_text": 3,
+        "reviews_on_dropped_items": 1, "recommendation_interactions": 5,
+        "query_lines": 3, "qrels_train": 5, "qrels_test": 2, "qrels_test_broken_lines": 1,
+        "qrels_unknown_queries": 1, "qrels_empty_queries": 0, "search_pairs_one_query": 6,
+        "search_pairs_on_dropped_items": 2, "search_pairs_without_review": 1, "search_interactions": 3,
+        "search_users": 2, "search_items": 3, "distinct_queries": 2, "users": 2, "items": 3, "queries": 2, "events": 8,
+    }  # fmt: skip
+    assert {name: shop.figures[name] for name in expected} == expected
+
+
+def test_within_a_time_ratings_ascend_then_the_file_decides_and_searches_come_last(shop):
+    shop.reviews(
+        review("u", "five", 50, 5.0),
+        review("u", "none", 50),
+        review("u", "two", 50, 2),
+        review("u", "five2", 50, 5),
+        review("u", "none2", 50),
+        review("u", "one", 60, 1),
+    ).metadata(*(page(name) for name in ("five", "none", "two", "five2", "none2", "one")))
+    shop.searches(["q"], ["u_0 0 five 1", "u_0 0 two 1"], ["u_0 0 one 1"]).canonicalize()
+    assert [(event[3], event[2]) for event in shop.events()] == [
+        ("none", "rec"), ("none2", "rec"), ("two", "rec"), ("five", "rec"), ("five2", "rec"),
+        ("two", "search"), ("five", "search"), ("one", "rec"), ("one", "search"),
+    ]  # fmt: skip
+
+
+def test_without_ratings_the_file_order_stands(shop):
+    names = [f"i{number}" for number in np.random.default_rng(3).permutation(40)]
+    shop.reviews(*(review("u", name, 50) for name in names)).metadata(*map(page, names))
+    shop.canonicalize(search_share=0.0)
+    assert [event[3] for event in shop.events()] == names
+
+
+def test_equal_reviews_count_once_and_later_ones_of_the_pair_stay(shop):
+    shop.reviews(
+        review("u", "a", 9, 5), review("u", "a", 9, 1), review("u", "a", 4), review("u", "b", 9, 3), review("v", "a", 9)
+    )  # fmt: skip
+    shop.metadata(page("a"), page("b")).searches(["q"], ["u_0 0 a 1"], ["v_0 0 a 1"]).canonicalize()
+    # The first of the equal ones stays, with its five stars; the search is at the pair's first review.
+    assert [event[:4] for event in shop.events()] == [
+        ("u", 4, "rec", "a"), ("u", 4, "search", "a"), ("u", 9, "rec", "b"), ("u", 9, "rec", "a"),
+        ("v", 9, "rec", "a"), ("v", 9, "search", "a"),
+    ]  # fmt: skip
+    assert (shop.figures["reviews_read"], shop.figures["duplicate_reviews"]) == (5, 1)
+
+
+def test_raw_ids_are_numbered_densely_in_their_own_order(shop):
+    users, items = ["b", "B", "10", "9", "ä", "a b"], ["7806397051", "B00", "b00", 'q"x']
+    shop.reviews(*(review(user, item, 5) for user in users for item in items)).metadata(*map(page, items))
+    shop.canonicalize()
+    assert schema.USERS.read(shop.output / "users.parquet").rows() == list(enumerate(sorted(users)))
+    assert shop.items["raw_id"].to_list() == sorted(items)
+
+
+def test_one_of_a_pairs_queries_is_drawn_evenly_whatever_the_order_of_lines(shop, tmp_path):
+    users = [f"u{number}" for number in range(900)]
+    lines = [f"{user}_{query} 0 a 1" for user in users for query in range(3)]
+    other = Shop(tmp_path / "other")
+    for each, order in ((shop, lines), (other, random.Random(1).sample(lines, len(lines)))):
+        each.reviews(*(review(user, "a", 5) for user in users)).metadata(page("a"))
+        each.searches(["q0", "q1", "q2"], order[:-9], order[-9:]).canonicalize()
+    assert shop.events() == other.events()
+    drawn = [event[4] for event in shop.events() if event[2] == "search"]
+    assert len(drawn) == 900
+    assert all(250 < drawn.count(query) < 350 for query in ("q0", "q1", "q2"))
+
+
+def test_a_pair_listed_twice_with_one_query_draws_no_more_of_it(shop):
+    users = [f"u{number}" for number in range(600)]
+    lines = [f"{user}_{query} 0 a 1" for user in users for query in (0, 0, 0, 1)]
+    shop.reviews(*(review(user, "a", 5) for user in users)).metadata(page("a"))
+    shop.searches(["q0", "q1"], lines, lines[:1]).canonicalize()
+    drawn = [event[4] for event in shop.events() if event[2] == "search"]
+    assert 240 < drawn.count("q0") < 360
+
+
+def test_synthesized_searches_take_a_share_of_the_reviews_and_one_of_the_items_queries(shop):
+    users = [f"u{number}" for number in range(1000)]
+    reviews = [review(user, item, 5) for user in users for item in ("two", "flat")]
+    shop.reviews(*reviews).metadata(
+        page("two", "x", KITE, BALL, ["Toys", "Kite"]), page("flat", "y", ["Toys"], ["The", "Of"])
+    )
+    shop.canonicalize(search_share=0.4)
+    searches = [event for event in shop.events() if event[2] == "search"]
+    assert {event[3] for event in searches} == {"two"}
+    assert 350 < len(searches) < 450
+    queries = [event[4] for event in searches]
+    assert set(queries) == {"toy kite", "toy games ball"}
+    assert abs(queries.count("toy kite") / len(queries) - 0.5) < 0.08
+    figures = shop.figures
+    assert figures["search_reviews_drawn"] == len(searches) + figures["search_reviews_without_query"]
+    assert (figures["paths_of_one_level"], figures["empty_queries"], figures["items_without_query"]) == (1, 1, 1)
+    assert [event[5] for event in searches] == list(range(len(searches)))
+
+
+@pytest.mark.parametrize(("share", "searches"), [(0.0, 0), (1.0, 50)])
+def test_all_or_no_reviews_are_searches(shop, share, searches):
+    shop.reviews(*(review(f"u{number}", "a", 5) for number in range(50))).metadata(page("a", "x", KITE))
+    shop.canonicalize(search_share=share)
+    assert sum(event[2] == "search" for event in shop.events()) == searches
+    assert len(shop.events()) == 50 + searches
+
+
+def many_reviews(count=3000):
+    draw = np.random.default_rng(5)
+    return [
+        review(f"u{draw.integers(80)}", f"i{draw.integers(30)}", int(time), int(draw.integers(1, 6)))
+        for time in draw.permutation(10**6)[:count] + 1
+    ]
+
+
+def test_the_order_of_lines_does_not_matter_where_times_differ(shop, tmp_path):
+    lines, pages = many_reviews(), [page(f"i{number}", "x", KITE, BALL) for number in range(30)]
+    other = Shop(tmp_path / "other")
+    shop.reviews(*lines).metadata(*pages).canonicalize()
+    other.reviews(*random.Random(2).sample(lines, len(lines))).metadata(*reversed(pages)).canonicalize()
+    for table in ("users", "items", "queries", "events"):
+        name = f"{table}.parquet"
+        assert (shop.output / name).read_bytes() == (other.output / name).read_bytes()
+
+
+def test_equal_seeds_give_equal_bytes_and_others_other_searches(shop, tmp_path):
+    shop.reviews(*many_reviews()).metadata(*(page(f"i{number}", "x", KITE, BALL) for number in range(30)))
+    first = shop.canonicalize(seed=1).events()
+    tables = {file.name: file.read_bytes() for file in shop.output.glob("*.parquet")}
+    assert len(tables) == 4
+    shop.output = tmp_path / "again"
+    shop.canonicalize(seed=1)
+    assert {file.name: file.read_bytes() for file in shop.output.glob("*.parquet")} == tables
+    shop.output = tmp_path / "third"
+    third = shop.canonicalize(seed=2).events()
+    assert third != first
+    assert [event[:4] for event in third if event[2] == "rec"] == [event[:4] for event in first if event[2] == "rec"]
+
+
+def test_a_dirty_file_gives_the_tables_of_its_sound_lines(shop, tmp_path):
+    lines, pages = many_reviews(), [page(f"i{number}", "x", KITE, BALL) for number in range(30)]
+    clean = Shop(tmp_path / "clean")
+    clean.reviews(*lines).metadata(*pages).canonicalize()
+    dirty = [*lines[:700], "{", *lines[700:1900], b"\xff", review("u", "i", -1), "", *lines[1900:]]
+    shop.reviews(*dirty).metadata(*pages[:4], "print()", *pages[4:], pages[0]).canonicalize()
+    assert shop.events() == clean.events()
+    assert shop.items.equals(clean.items)
+    assert shop.figures["reviews_broken_lines"] == 3
+    assert shop.figures["reviews_broken_examples"] == [
+        "line 701: not JSON",
+        "line 1902: not UTF-8",
+        "line 1903: absurd time",
+    ]
+    assert (shop.figures["metadata_broken_lines"], shop.figures["metadata_duplicates"]) == (1, 1)
+
+
+def test_expected_rows_warn_by_the_name_of_the_step(shop):
+    shop.reviews(review("u", "a", 5), review("v", "a", 6)).metadata(page("a", "x", KITE))
+    shop.canonicalize(search_share=1.0, expected_rows={"reviews_read": 2, "items_read": 3, "qrels_train": 4})
+    assert shop.warnings == [
+        "step items_read: 1 rows, expected 3",
+        "step qrels_train: 4 rows expected, but there are no product-search files to count",
+    ]
+    with pytest.raises(UserError, match=r"expected_rows: 'review_read' is no step .*; did you mean 'reviews_read'"):
+        shop.canonicalize(expected_rows={"review_read": 2})
+
+
+def test_missing_files_are_named_with_where_to_put_them(shop):
+    with pytest.raises(UserError) as caught:
+        shop.canonicalize()
+    message = str(caught.value)
+    assert "lacks reviews_Toys_5.json.gz and meta_Toys.json.gz; put the raw files there" in message
+    assert "datasets.<name>.raw" in message
+    shop.reviews(review("u", "a", 5))
+    with pytest.raises(UserError, match=r"lacks meta_Toys\.json\.gz;"):
+        shop.canonicalize()
+
+
+def test_nothing_stays_behind_when_nothing_is_left_or_a_file_is_cut(shop):
+    shop.reviews(review("u", "a", 5)).metadata(page("b"), page("a", None, KITE))
+    with pytest.raises(UserError, match="no review is left"):
+        shop.canonicalize()
+    file = shop.raw / "meta_Toys.json.gz"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match="cut off"):
+        shop.canonicalize()
+    assert list(shop.output.iterdir()) == []
+
+
+def test_a_long_file_is_read_in_blocks_without_loss(shop, monkeypatch):
+    lines = many_reviews()
+    shop.reviews(*lines)
+    whole, _ = read_reviews(shop.raw / "reviews_Toys_5.json.gz")
+    monkeypatch.setattr("gensar_core.sources.amazon.reviews.blocks", lambda path: blocks(path, 1000))
+    pieces, tally = read_reviews(shop.raw / "reviews_Toys_5.json.gz")
+    assert pieces.equals(whole)
+    assert tally.lines == len(lines)
+
+
+def test_tables_hold_no_item_user_or_query_without_events(shop):
+    shop.reviews(*many_reviews()).metadata(
+        *(page(f"i{number}", "x" if number % 3 else None, KITE) for number in range(40))
+    )
+    shop.canonicalize()
+    events = schema.EVENTS.read(shop.output / "events.parquet")
+    for table, column in ((schema.USERS, "user_id"), (schema.ITEMS, "item_id"), (schema.QUERIES, "query_id")):
+        ids = table.read(shop.output / f"{table.name}.parquet").get_column(column)
+        assert ids.to_list() == list(range(len(ids)))
+        assert events[column].drop_nulls().unique().sort().to_list() == ids.to_list()
+    searches = events.filter(pl.col("task") == "search")
+    assert searches["session_id"].to_list() == list(range(len(searches)))

@@ -1,0 +1,447 @@
+"""Raw files with anything in them: each line is used or counted as broken, or the file is refused in one line.
+
+Sound lines are damaged in all the ways that transfers, editors, other programs and malice damage them. Whatever comes
+out, nothing else may happen: no other exception, no line lost without a count, no code of a line run.
+"""
+
+import contextlib
+import gzip
+import json
+import random
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gensar_core import schema
+from gensar_core.config.datasets import CanonicalSettings, EventLogSettings, KuaiSARSettings
+from gensar_core.errors import UserError
+from gensar_core.runtime.stage import read_record
+from gensar_core.sources.amazon.canonical import canonicalize
+from gensar_core.sources.amazon.metadata import read_metadata
+from gensar_core.sources.amazon.product_search import QUERIES, TEST, TRAIN, read_qrels, read_query_lines
+from gensar_core.sources.amazon.reviews import read_reviews
+from gensar_core.sources.eventlog import EVENT_FAULTS, canonicalize_events
+from gensar_core.sources.kuaisar import canonicalize_kuaisar
+from tests.support.sources_files import page, review
+
+REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
+#: What code in a line would leave in the working folder.
+CANARY = "executed"
+CALL = f"__import__('pathlib').Path('{CANARY}').touch()"
+
+#: What a list of lines means besides its lines: how the file that holds them is damaged as a whole.
+WHOLE, CUT, PLAIN, EMPTY, FLIPPED, NO_LAST_BREAK, WINDOWS = range(7)
+
+USERS = ["A1", "A 2", 'A"3"', "A_4", "Ä5"]
+ITEMS = ["B1", "B 2", "B'3", 'B"4', "B_5"]
+
+SOUND = {
+    REVIEWS: [review(user, item, 1_300_000_000 + 86_400 * place, 1 + place % 5, reviewText="x" * place)
+              for place, item in enumerate(ITEMS) for user in USERS],
+    METADATA: [page(item, f"Kite &amp; <b>{item}</b>...", ["Toys", "Kites"], ["The", "And"], description="It's red")
+               for item in ITEMS],
+    QUERIES: ["toy kite", "the of and", "", "red  kite"],
+    TRAIN: [f"{user}_{place % 5} 0 {item} 1" for place, item in enumerate(ITEMS) for user in USERS],
+    TEST: [f"{user}_0 0 {ITEMS[0]} 1" for user in USERS],
+}  # fmt: skip
+
+#: Values where another one belongs.
+ODD_VALUES = [
+    None, True, 0, -1, 1.5, -1_300_000_000, 4_102_444_800, 10**12, 10**30, 10**400, float("nan"), float("inf"), "", " ", "5", "x" * 100_000,
+    "a b", 'say "x"', "it's", "a\nb", "a\0b", "\ud800", "\u2028", "_", "_1", "the of and", [], ["Toys"], [["Toys", 5]], [[]], {}, {"asin": {"asin": 5}},
+    [[[[[["deep"]]]]]], "[" * 9_000, "[" + "9" * 9_000 + "]", b"bytes", (1, 2), {3}, 1e308, 2 + 3j,
+]  # fmt: skip
+#: Lines that belong into no file, or only seem to.
+ODD_LINES = [
+    CALL, f"{{'asin': 'B1', 'title': {CALL}}}", f"{{'asin': 'B1', 'title': f'{{{CALL}}}'}}", f"{{'asin': [{CALL} for _ in 'x']}}",
+    f'{{"asin": "B1", "reviewerID": "A1", "unixReviewTime": {CALL}}}', "{'asin': 'B1', 'price': 1" + "0" * 400 + " + 1j}",
+    "{'asin': 'B1', **{'title': 'x'}}", "{'asin': 'B1', []: 'x'}", "[" * 3_000, "[" * 3_000 + "]" * 3_000, '{"asin":' * 3_000, "-" * 9_000 + "1", "1" + "+1" * 9_000,
+    "(" * 9_000, "a" + ".b" * 9_000, "9" * 9_000, "set()", "...", "null", "5", "[]", "{}", "''", '""', " ", "\t \x0b", "\x85", "\u00a0", "\ufeff", "\x00", "\x1b[31m",
+    "A1_\u0661 0 B1 1", "A1_1 0 B1 \u0661", "A1_1 \u00a00\u00a0 B1 1", "A1_000000000 0 B1 1", "A1_999999999 0 B1 1", "A1_1 0 B1 1 0 B2 1", "_1 0 B1 1", "A1_1 0  1",
+    '{"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1300000000, "asin": "B 2"}', '{"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1.3e9}',
+    '{"reviewerID": "A1", "asin": "B1", "unixReviewTime": 01300000000}', '{"reviewerID": "\\ud83d", "asin": "B1", "unixReviewTime": 1300000000}',
+    "user,item,time", "<html><body>404 Not Found</body></html>", "%PDF-1.7", "x" * 100_000, "<!--" * 25_000, "&lt;" * 25_000,
+]  # fmt: skip
+ODD_BYTES = [b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5", b"\r", b"\x1a", b"\x1c", b"\x85", b"\x0b", b"\x0c", b"\\", b"'", b'"', b"{", b"}", b"_", b" ", b"\t"]  # fmt: skip
+ENCODINGS = ["utf-16", "utf-16-le", "utf-32", "latin-1", "utf-8-sig", "cp1252"]
+
+
+def damaged(sound: str, kind: int, place: float, choice: int) -> list[bytes]:
+    """One sound line after damage of one kind; a few kinds give more lines, or fewer."""
+    data = sound.encode()
+    at = int(place * len(data))
+    odd = ODD_BYTES[choice % len(ODD_BYTES)]
+    match kind % 10:
+        case 0:
+            return [data[:at]]
+        case 1:
+            return [data[:at] + bytes([data[at] ^ (1 << choice % 8)]) + data[at + 1 :] if at < len(data) else data]
+        case 2:
+            return [data[:at] + odd + data[at:]]
+        case 3:
+            return [data[:at] + odd * (1 + choice % 3) + data[at + 1 + choice % 4 :]]
+        case 4:
+            return [sound.encode(ENCODINGS[choice % len(ENCODINGS)], "replace")]
+        case 5 | 6:
+            return [other_value(sound, int(place * 7), ODD_VALUES[choice % len(ODD_VALUES)])]
+        case 7:
+            return [ODD_LINES[choice % len(ODD_LINES)].encode()]
+        case 8:
+            return [data] * (choice % 4)
+        case _:
+            return [data[at:] + data[:at]]
+
+
+def other_value(sound: str, key: int, value: object) -> bytes:
+    """A record in which a field lacks, is new, or has another value; a line of another kind gets it as a text."""
+    for parse, write in ((json.loads, json.dumps), (literal, repr)):
+        try:
+            record = parse(sound)
+        except ValueError:
+            continue
+        if not isinstance(record, dict):
+            continue
+        names = [*record, "related", "unread"]
+        name = names[key % len(names)]
+        if value is None:
+            record.pop(name, None)
+        else:
+            record[name] = value
+        try:
+            return write(record).encode("utf-8", "surrogatepass")
+        except TypeError:
+            continue
+    words = sound.split(" ")
+    words[key % len(words)] = str(value)
+    return " ".join(words).encode("utf-8", "surrogatepass")
+
+
+def literal(text: str) -> object:
+    import ast
+
+    try:
+        return ast.literal_eval(text)
+    except SyntaxError as error:
+        raise ValueError(text) from error
+
+
+place = st.floats(0, 1)
+#: (which sound line, kind of damage, where, which value)
+damages = st.lists(st.tuples(st.integers(0, 24), st.integers(0, 9), place, st.integers(0, 999)), max_size=20)
+wholes = st.sampled_from([WHOLE] * 24 + [CUT, PLAIN, EMPTY, FLIPPED, NO_LAST_BREAK, NO_LAST_BREAK, WINDOWS, WINDOWS])
+
+
+@st.composite
+def raw_file(draw, sound):
+    """The lines of a raw file, sound and damaged ones in any order, and what happened to the file as a whole."""
+    lines = [line.encode() for line in sound[: draw(st.sampled_from([len(sound), len(sound), 1, 0]))]]
+    for row, kind, where, choice in draw(damages):
+        lines += damaged(sound[row % len(sound)], kind, where, choice)
+    random.Random(draw(st.integers(0, 9))).shuffle(lines)
+    # A damage may hold line breaks of its own.
+    return b"\n".join(lines).split(b"\n") if lines else [], draw(wholes)
+
+
+def write(path: Path, lines: list[bytes], whole: int) -> bool:
+    """Write a gzip file, and tell whether it can be read to the end."""
+    data = (b"\r\n" if whole == WINDOWS else b"\n").join(lines) + (b"" if whole == NO_LAST_BREAK else b"\n")
+    packed = gzip.compress(data if lines else b"", mtime=0)
+    match whole:
+        case 1:
+            packed = packed[:-9]
+        case 2:
+            packed = data
+        case 3:
+            packed = b""
+        case 4:
+            middle = len(packed) // 2
+            packed = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
+    path.write_bytes(packed)
+    try:
+        return gzip.decompress(packed) != b""
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def not_blank(lines: list[bytes]) -> int:
+    return sum(1 for line in lines if line.strip())
+
+
+def check_refusal(error: UserError, paths: list[Path]) -> None:
+    message = str(error)
+    assert len(message.splitlines()) == 1, message
+    assert any(message.startswith(f"{path}") for path in paths), message
+
+
+@contextlib.contextmanager
+def working_in(folder):
+    """Run in the folder, where nothing may have been executed."""
+    with contextlib.chdir(folder):
+        yield
+        assert not Path(CANARY).exists()
+
+
+quick = {"deadline": None, "suppress_health_check": [HealthCheck.data_too_large, HealthCheck.too_slow]}
+
+READERS = {
+    REVIEWS: lambda path: accounted(*read_reviews(path)),
+    METADATA: lambda path: items_accounted(read_metadata(path, set(ITEMS))),
+    QUERIES: lambda path: accounted(*read_query_lines(path)),
+    TRAIN: lambda path: accounted(*read_qrels(path, "qrels_train")),
+}
+
+
+def accounted(table, tally):
+    assert tally.broken == sum(tally.reasons.values())
+    return len(table), tally
+
+
+def items_accounted(found):
+    assert set(found.items["item"]) <= set(ITEMS)
+    assert len(found.items) <= found.cleaned - found.duplicates
+    return found.cleaned, found.tally
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_line_is_read_or_counted(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = folder / name
+
+    @settings(max_examples=400, **quick)
+    @given(raw_file(SOUND[name]))
+    def check(file):
+        lines, whole = file
+        readable = write(path, lines, whole)
+        try:
+            kept, tally = READERS[name](path)
+        except UserError as error:
+            check_refusal(error, [path])
+            expected = not readable or "lines are broken" in str(error)
+        else:
+            expected = readable and kept + tally.broken == tally.lines == countable(lines, whole)
+            expected &= 2 * tally.broken <= tally.lines
+        assert expected
+
+    # Blank lines count among the queries alone: a query's id is the number of its line.
+    def countable(lines, whole):
+        if name != QUERIES:
+            return not_blank(lines)
+        return len(lines) - (whole == NO_LAST_BREAK and not lines[-1])
+
+    with working_in(folder):
+        check()
+
+
+def odd_lines(sound: str, fields: int) -> list[list[bytes]]:
+    """Every odd line, and the sound line with every odd value in each of its fields and in a new one."""
+    return [
+        *([line.encode()] for line in ODD_LINES),
+        *(other_value(sound, key, value).split(b"\n") for key in range(fields + 1) for value in ODD_VALUES),
+    ]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_each_odd_line_between_sound_ones_is_read_or_counted(tmp_path, name):
+    path = tmp_path / name
+    sound = [line.encode() for line in SOUND[name]]
+    with working_in(tmp_path):
+        for odd in odd_lines(SOUND[name][-1], 6):
+            write(path, [*sound, *odd, *sound], WHOLE)
+            kept, tally = READERS[name](path)
+            lines = [*sound, *odd, *sound]
+            assert kept + tally.broken == tally.lines == (len(lines) if name == QUERIES else not_blank(lines)), odd
+            assert kept >= 2 * len(sound), odd
+
+
+@pytest.mark.slow
+def test_a_raw_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    raw, output = folder / "raw", folder / "out"
+    raw.mkdir()
+
+    @settings(max_examples=250, **quick)
+    @given(
+        st.fixed_dictionaries({name: raw_file(lines) for name, lines in SOUND.items()}),
+        st.booleans(),
+        st.integers(0, 24),
+    )
+    def check(files, searched, missing):
+        names = [
+            name for place, name in enumerate(SOUND) if place != missing and (searched or name in (REVIEWS, METADATA))
+        ]
+        for name in SOUND:
+            (raw / name).unlink(missing_ok=True)
+            if name in names:
+                write(raw / name, *files[name])
+        try:
+            canonicalize(raw, CanonicalSettings(category="Toys"), output, 1)
+        except UserError as error:
+            check_refusal(error, [raw])
+            return
+        check_canonical(output)
+        assert not schema.ITEMS.read(output / "items.parquet")["text"].str.contains('"').any()
+        check_amazon_figures(read_record(output / "stage.json")["figures"], files, searched)
+
+    with working_in(folder):
+        check()
+
+
+def check_canonical(output: Path) -> None:
+    """The tables are whole, dense and in order."""
+    users, items, queries, events = (
+        schema.TABLES[name].read(output / f"{name}.parquet") for name in ("users", "items", "queries", "events")
+    )
+    for table, number, text in (
+        (users, "user_id", "raw_id"),
+        (items, "item_id", "raw_id"),
+        (queries, "query_id", "text"),
+    ):
+        assert table[number].to_list() == list(range(len(table)))
+        assert table[text].to_list() == sorted(set(table[text]))
+        assert set(events[number].drop_nulls()) == set(table[number])
+    assert (events["time"] > 0).all()
+    assert events["event_id"].to_list() == list(range(len(events)))
+    assert events.select("user_id", "time").rows() == sorted(events.select("user_id", "time").rows())
+    assert not items["text"].str.contains(r"\p{Cc}").any()
+
+
+def check_amazon_figures(figures: dict, files: dict, searched: bool) -> None:
+    """Every line, review and pair is used or has a count."""
+    assert figures["reviews_read"] + figures["reviews_broken_lines"] == not_blank(files[REVIEWS][0])
+    assert figures["metadata_cleaned"] + figures["metadata_broken_lines"] == not_blank(files[METADATA][0])
+    assert figures["reviews_read"] == sum(
+        figures[name] for name in ("duplicate_reviews", "reviews_on_dropped_items", "recommendation_interactions")
+    )
+    if not searched:
+        return
+    for name in ("qrels_train", "qrels_test"):
+        lines = not_blank(files[TRAIN if name == "qrels_train" else TEST][0])
+        assert figures[name] + figures[f"{name}_broken_lines"] == lines
+    assert figures["search_pairs_one_query"] == sum(
+        figures[name]
+        for name in ("search_pairs_on_dropped_items", "search_pairs_without_review", "search_interactions")
+    )
+
+
+# Event logs
+
+LOG_ITEMS = [{"item_id": item, "title": f"Kite {item}", "categories": "Toys > Kites"} for item in ITEMS]
+LOG_EVENTS = [
+    {"user_id": user, "time": str(1_300_000_000 + place), "kind": kind, "item_id": item, "query": query, "session_id": "s"}
+    for place, item in enumerate(ITEMS)
+    for user in USERS[:3]
+    for kind, query in (("recommendation", ""), ("search", "red kite"))
+]  # fmt: skip
+
+
+def csv_lines(rows: list[dict]) -> list[str]:
+    def cell(text):
+        return '"' + text.replace('"', '""') + '"' if '"' in text else text
+
+    return [",".join(rows[0]), *(",".join(map(cell, row.values())) for row in rows)]
+
+
+def json_lines(rows: list[dict]) -> list[str]:
+    return [json.dumps(row, ensure_ascii=False) for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suffix", "lines_of"), [(".csv.gz", csv_lines), (".jsonl.gz", json_lines), (".csv", csv_lines)]
+)
+def test_an_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffix, lines_of):
+    folder = tmp_path_factory.mktemp("fuzz")
+    paths = [folder / f"{name}{suffix}" for name in ("items", "events")]
+
+    @settings(max_examples=150, **quick)
+    @given(raw_file(lines_of(LOG_ITEMS)), raw_file(lines_of(LOG_EVENTS)), st.booleans())
+    def check(items, events, header_first):
+        for path, (lines, whole), header in zip(
+            paths, (items, events), map(lines_of, (LOG_ITEMS, LOG_EVENTS)), strict=True
+        ):
+            # Shuffled lines rarely begin with the header.
+            lines = [header[0].encode(), *lines] if header_first else lines
+            write(path, lines, whole)
+            if suffix == ".csv" and path.read_bytes()[:2] == b"\x1f\x8b":
+                path.write_bytes(gzip_or_rest(path.read_bytes()))
+        try:
+            canonicalize_events(*paths, EventLogSettings(min_interactions=0), folder / "out", 1)
+        except UserError as error:
+            check_refusal(error, paths)
+            return
+        check_canonical(folder / "out")
+        figures = read_record(folder / "out" / "stage.json")["figures"]
+        lost = [*EVENT_FAULTS, "unknown_item", "item_without_text", "duplicate"]
+        kept = figures["recommendation_interactions"] + figures["search_interactions"]
+        assert figures["events_read"] == kept + sum(figures[f"events_{fault}"] for fault in lost)
+
+    with working_in(folder):
+        check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "rows"), [(0, LOG_ITEMS), (1, LOG_EVENTS)])
+def test_each_odd_record_of_an_event_log_is_used_or_counted_or_the_file_refused(tmp_path, place, rows):
+    paths = [tmp_path / "items.jsonl", tmp_path / "events.jsonl"]
+    for path, sound in zip(paths, (LOG_ITEMS, LOG_EVENTS), strict=True):
+        path.write_text("\n".join(json_lines(sound)))
+    sound = [line.encode() for line in json_lines(rows)]
+    with working_in(tmp_path):
+        for odd in odd_lines(sound[-1].decode(), len(rows[0])):
+            paths[place].write_bytes(b"\n".join([*sound, *odd, *sound]))
+            try:
+                canonicalize_events(*paths, EventLogSettings(min_interactions=0), tmp_path / "out", 1)
+            except UserError as error:
+                check_refusal(error, [paths[place]])
+            else:
+                check_canonical(tmp_path / "out")
+
+
+def gzip_or_rest(data: bytes) -> bytes:
+    """The plain content of a gzip file, as far as it goes."""
+    try:
+        return zlib.decompressobj(31).decompress(data)
+    except zlib.error:
+        return data
+
+
+# KuaiSAR
+
+LEVELS = [f"{level}_level_category_{part}" for level in ("first", "second", "third", "fourth") for part in ("id", "name_en")]  # fmt: skip
+KUAISAR = {
+    "rec_inter.csv": ["user_id,item_id,timestamp,click", *(f"{user},{item},1684742000{user}{item}0.0,1" for user in (1, 2, 3) for item in (7, 8, 9))],
+    "src_inter.csv": ["user_id,search_session_id,search_session_timestamp,keyword,item_id,click_cnt",
+                      *(f'{user},{user},16847420{user}{item}000,"[20, {item}]",{item},1' for user in (1, 2, 3) for item in (7, 8, 9))],
+    "item_features.csv": [f"item_id,caption,{','.join(LEVELS)}", *(f'{item},"[1, 2]",9,Funny,0,empty,5,Tea,0,empty' for item in (7, 8, 9))],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    raw = folder / "raw"
+    raw.mkdir()
+
+    @settings(max_examples=150, **quick)
+    @given(st.fixed_dictionaries({name: raw_file(lines[1:]) for name, lines in KUAISAR.items()}), st.integers(0, 9))
+    def check(files, headless):
+        for place, (name, (lines, whole)) in enumerate(files.items()):
+            path = raw / name
+            write(path, lines if place == headless else [KUAISAR[name][0].encode(), *lines], whole)
+            path.write_bytes(gzip_or_rest(path.read_bytes()))
+        try:
+            canonicalize_kuaisar(raw, KuaiSARSettings(min_interactions=0), folder / "out", 1)
+        except UserError as error:
+            check_refusal(error, [raw])
+            return
+        check_canonical(folder / "out")
+        figures = read_record(folder / "out" / "stage.json")["figures"]
+        for kind, rows in (("recommendation", "recommendation_clicks"), ("search", "search_clicks")):
+            lost = [value for name, value in figures.items() if name.startswith(f"{rows}_") and name != f"{rows}_read"]
+            assert figures[f"{rows}_read"] == figures[f"{kind}_interactions"] + sum(lost)
+
+    with working_in(folder):
+        check()
