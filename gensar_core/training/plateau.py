@@ -1,12 +1,8 @@
-"""Learning rates of methods trained on rows, and which of their weights decay."""
+"""Lower the learning rate when validations bring no gain."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 
 #: By what learning rates are multiplied on a plateau, and at most altogether.
 _PLATEAU_FACTOR, _LOWEST_FACTOR = 0.1, 1.0e-3
@@ -35,18 +31,3 @@ class Plateau:
         if state["plateau_waited"] > self.patience:
             factor = max(state["plateau_factor"] * _PLATEAU_FACTOR, _LOWEST_FACTOR)
             state |= {"plateau_factor": factor, "plateau_waited": 0}
-
-
-def parameter_groups(model: RowModel, settings: RankedSettings) -> list[dict[str, Any]]:
-    """What the optimizer trains: tables of vectors at their own rate, and everything else; biases do not decay."""
-    tables = {id(table.weight) for table in model.tables()}
-    decay = settings.weight_decay
-    groups: dict[str, dict[str, Any]] = {
-        "weights": {"params": [], "weight_decay": decay},
-        "biases": {"params": [], "weight_decay": 0.0},
-        "tables": {"params": [], "weight_decay": decay, "lr": settings.learning_rate * settings.embedding_rate},
-    }
-    for name, parameter in model.named_parameters():
-        group = "tables" if id(parameter) in tables else "biases" if name.endswith("bias") else "weights"
-        groups[group]["params"].append(parameter)
-    return list(groups.values())

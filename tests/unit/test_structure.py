@@ -190,3 +190,23 @@ def test_of_settings_the_code_counts_that_a_stage_reads(old, new, counts):
         return ast.dump(_deciding(ast.parse(text), frozenset({"Read"})))
 
     assert (content(SETTINGS.replace(old, new)) != content(SETTINGS)) == counts
+
+
+def test_the_architecture_page_names_what_there_is():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = re.findall(r"^\| `(\w+)`(?:, `(\w+)`)? \|", page.split("## Floors")[1].split("## From")[0], re.MULTILINE)
+    assert [floor for pair in rooms for floor in pair if floor] == [
+        floor for floor in reversed(FLOORS) if floor != "__main__"
+    ]
+    for path in re.findall(r"`((?:gensar_core|rules|tests|workflow_scripts)/[\w./]*)`", page):
+        assert (ROOT / path).exists(), path
+    for path, names in re.findall(r"`(gensar_core/[\w/]+\.py)`: (`\w+`)", page):
+        assert re.search(rf"^(def|class) {names.strip('`')}\b", (ROOT / path).read_text(), re.MULTILINE), (path, names)
+    rules = {name for file in (ROOT / "rules").glob("*.smk") for name, _ in rule_texts(file)}
+    steps = page.split("## From")[1].split("##")[0]
+    named = {
+        name
+        for row in re.findall(r"^\| [^|]+ \| (`[^|]+`) \|", steps, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    assert named <= rules

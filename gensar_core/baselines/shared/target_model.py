@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -106,3 +106,18 @@ def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torc
     labels = torch.zeros_like(logits)
     labels[:, 0] = 1.0
     return functional.binary_cross_entropy_with_logits(logits[present], labels[present])
+
+
+def parameter_groups(model: RowModel, settings: RankedSettings) -> list[dict[str, Any]]:
+    """Group the weights for the optimizer: tables of vectors have a rate of their own, biases do not decay."""
+    tables = {id(table.weight) for table in model.tables()}
+    decay = settings.weight_decay
+    groups: dict[str, dict[str, Any]] = {
+        "weights": {"params": [], "weight_decay": decay},
+        "biases": {"params": [], "weight_decay": 0.0},
+        "tables": {"params": [], "weight_decay": decay, "lr": settings.learning_rate * settings.embedding_rate},
+    }
+    for name, parameter in model.named_parameters():
+        group = "tables" if id(parameter) in tables else "biases" if name.endswith("bias") else "weights"
+        groups[group]["params"].append(parameter)
+    return list(groups.values())

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from gensar_core.baselines.interface import Method
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives
 from gensar_core.baselines.shared.scoring_tower import DEAD_SHARE, ActiveUnits
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, ranking_loss
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, parameter_groups, ranking_loss
 from gensar_core.baselines.shared.target_rows import Rows, TrainingRows
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
@@ -28,7 +28,7 @@ from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.training.loop import Schedule, train, warmup_cosine
-from gensar_core.training.plateau import Plateau, parameter_groups
+from gensar_core.training.plateau import Plateau
 from gensar_core.training.state import TrainingRecord
 
 #: Lists scored at once; with 100 candidates each, activations stay in a CPU's caches.
