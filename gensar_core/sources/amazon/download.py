@@ -82,8 +82,7 @@ def _continue(url: str, partial: Path) -> None:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
-            # The server has no bytes beyond these: the file is complete, or is another file, which the gzip check will
-            # tell.
+            # The server has no further bytes: the file is complete or another one, which the gzip check reveals.
             return
         raise
     with response:
