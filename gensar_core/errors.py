@@ -1,11 +1,11 @@
-"""The one exception that speaks to a user: a mistake in a configuration, a raw file or the environment."""
+"""Define the one exception meant for users: a mistake in a configuration, a raw file or the environment."""
 
 
 class UserError(Exception):
-    """A mistake the user can cure. The message is one line: the place, what is wrong there, and what to do.
+    """Report a mistake that the user can fix. The message is one line: where it is, what is wrong, and what to do.
 
-    Command line and workflow scripts print the message alone, without a traceback; every other exception is a
-    defect of this project and keeps its traceback.
+    The command line and the workflow scripts print the message alone, without a traceback. Any other exception is a bug
+    in this project and keeps its traceback.
     """
 
     def __init__(self, message: str) -> None:

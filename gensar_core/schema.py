@@ -1,8 +1,8 @@
-"""The tables that stages hand to each other: columns, dtypes, meaning, and the checks every reader and writer makes.
+"""Define the tables that stages exchange: columns, dtypes, meanings, and the checks that readers and writers run.
 
-Users, items and queries are numbered densely from 0, in the order of their raw ids, so that row ``i`` of any matrix
-belongs to id ``i``. A *behavior* is the b of Eq. 1 in the paper: a recommended item clicked, a query, an item clicked
-after a query.
+Users, items and queries are numbered densely from 0, in the order of their raw ids, so row ``i`` of any matrix belongs
+to id ``i``. A *behavior* is the b of Eq. 1 in the paper: a recommended item that was clicked, a query, or an item
+clicked after a query.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gensar_core.errors import UserError
 TASKS: Final = ("rec", "search")
 SPLITS: Final = ("train", "valid", "test")
 
-#: Codes of ``history_behavior``; the tokens are those of Eq. 11.
+#: Behaviors by their number in ``history_behavior``; the tokens are those of Eq. 11.
 BEHAVIORS: Final = ("R_I", "S_Q", "S_I")
 RECOMMENDED_ITEM: Final = 0
 SEARCHED_QUERY: Final = 1
@@ -31,7 +31,7 @@ Split = pl.Enum(SPLITS)
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its dtype, what it means, and whether a value may be missing."""
+    """Describe a column: its dtype, its meaning, and whether it may hold nulls."""
 
     dtype: pl.DataType
     meaning: str
@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A named table. ``unique`` names the columns that together identify a row."""
+    """Describe a named table. ``unique`` lists the columns that together identify a row."""
 
     name: str
     meaning: str
@@ -49,14 +49,14 @@ class Table:
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
-        """Column name -> polars dtype, in order."""
+        """Map column names to polars dtypes, in order."""
         return {name: column.dtype for name, column in self.columns.items()}
 
     def check(self, frame: pl.DataFrame, where: str | Path = "") -> pl.DataFrame:
-        """Return ``frame`` cast to this table's columns and order.
+        """Return ``frame`` cast to this table's columns, in their order.
 
-        Raises UserError naming the table, ``where`` and the column when one is missing, cannot take its dtype, holds
-        a null it may not hold, or when a row's identity is not unique.
+        Raises UserError naming the table, ``where`` and the column when a column is missing, cannot be cast to its
+        dtype or holds a null that it may not hold, or when rows are not unique in ``unique``.
         """
         place = f"{where}: " if where else ""
         missing = [name for name in self.columns if name not in frame.columns]
@@ -80,7 +80,7 @@ class Table:
         return frame
 
     def empty(self) -> pl.DataFrame:
-        """This table without rows."""
+        """Return this table without rows."""
         return pl.DataFrame(schema=self.schema)
 
     def read(self, path: Path) -> pl.DataFrame:
@@ -94,9 +94,9 @@ class Table:
         return self.check(frame, path)
 
     def open(self, path: Path) -> tuple[pl.LazyFrame, int]:
-        """A Parquet file of this table to be read in parts, and its number of rows; check each part.
+        """Return a lazy frame over a Parquet file of this table, and its number of rows.
 
-        Raises UserError when it is missing or not readable.
+        Read it in parts and check each part. Raises UserError when the file is missing or unreadable.
         """
         if not path.is_file():
             raise UserError(f"{path}: no such file; build table {self.name!r} first")
@@ -107,7 +107,7 @@ class Table:
             raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
 
     def scan(self, path: Path) -> pl.LazyFrame:
-        """A Parquet file that this table was written to, to be read in parts; only dtypes are checked."""
+        """Return a lazy frame over a file written as this table, to be read in parts; only dtypes are checked."""
         return pl.scan_parquet(path).select(pl.col(name).cast(column.dtype) for name, column in self.columns.items())
 
     def write(self, frame: pl.DataFrame, path: Path) -> None:
@@ -116,9 +116,9 @@ class Table:
 
 
 def _distinct(identities: pl.DataFrame) -> bool:
-    """Whether no two rows are equal."""
+    """Return whether no two rows are equal."""
     if identities.width == 1:
-        # Most tables are in the order of their ids, which is cheap to see; finding duplicates takes a hash of each row.
+        # Most tables are sorted by id, which is cheap to check; finding duplicates hashes every row.
         number = identities.to_series()
         if number.dtype.is_integer() and (number.diff().drop_nulls() > 0).all():
             return True

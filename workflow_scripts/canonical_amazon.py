@@ -1,4 +1,4 @@
-"""Raw Amazon files -> canonical tables."""
+"""Build canonical tables from raw Amazon files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One's own event logs -> canonical tables."""
+"""Build canonical tables from the user's own event logs."""
 
 from pathlib import Path
 

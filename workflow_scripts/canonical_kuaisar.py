@@ -1,4 +1,4 @@
-"""KuaiSAR's published files -> canonical tables."""
+"""Build canonical tables from KuaiSAR's published files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Collision rates of a data set's identifiers, drawn side by side."""
+"""Draw the collision rates of a data set's identifiers side by side."""
 
 from pathlib import Path
 

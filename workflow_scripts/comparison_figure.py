@@ -1,4 +1,4 @@
-"""Ranks of several rows -> a figure of their metrics."""
+"""Draw a figure of the metrics of several rows from their ranks."""
 
 from pathlib import Path
 

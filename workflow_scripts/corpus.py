@@ -1,4 +1,4 @@
-"""Samples and identifiers -> the generator's corpus."""
+"""Build the generator's corpus from samples and identifiers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Records of models and ranks -> a table of costs in CSV and Markdown."""
+"""Write a table of costs in CSV and Markdown from the records of models and ranks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The raw files of an Amazon category, from their public home."""
+"""Download the raw files of an Amazon category from their public home."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The product-search files of an Amazon category, from their public home."""
+"""Download the product-search files of an Amazon category from their public home."""
 
 from pathlib import Path
 

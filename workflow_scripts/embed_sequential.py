@@ -1,4 +1,4 @@
-"""The item vectors of a trained method, as an embedding."""
+"""Extract the item vectors of a trained method as an embedding."""
 
 from pathlib import Path
 

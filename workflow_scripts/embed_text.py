@@ -1,4 +1,4 @@
-"""Item texts and queries -> vectors of a text encoder."""
+"""Embed item texts and queries with a text encoder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trained generator -> ranks of the test targets among all items."""
+"""Rank the test targets among all items with a trained generator."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Ranks of all parts of the targets among all items -> one table."""
+"""Gather the ranks among all items from all parts of the targets into one table."""
 
 from pathlib import Path
 

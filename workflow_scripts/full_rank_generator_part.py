@@ -1,4 +1,4 @@
-"""Trained generator -> ranks of the test targets among all items, one part of them."""
+"""Rank one part of the test targets among all items with a trained generator."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A fitted ranking method -> ranks of the test targets among all items."""
+"""Rank the test targets among all items with a fitted ranking method."""
 
 import json
 from pathlib import Path

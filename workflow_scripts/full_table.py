@@ -1,4 +1,4 @@
-"""Ranks among all items -> a table of Recall and NDCG in CSV and Markdown."""
+"""Write a table of Recall and NDCG in CSV and Markdown from ranks among all items."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Scores of several rankers -> ranks of their fusion."""
+"""Rank the targets by the fused scores of several rankers."""
 
 from pathlib import Path
 

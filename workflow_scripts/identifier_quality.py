@@ -1,4 +1,4 @@
-"""Quality report of identifiers."""
+"""Write a quality report of identifiers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Embeddings -> identifiers of every item."""
+"""Build the identifiers of every item from embeddings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A ranking method: fitted, and ranking the targets among their candidates."""
+"""Fit a ranking method, and rank the targets among their candidates."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Everything a data set's experiments came to -> one page."""
+"""Write all results of a data set's experiments on one page."""
 
 from pathlib import Path
 

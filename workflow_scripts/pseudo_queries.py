@@ -1,4 +1,4 @@
-"""Item texts and training queries -> queries for every item."""
+"""Generate queries for every item from item texts and training queries."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trained generator -> ranks of the targets among their candidates."""
+"""Rank the targets among their candidates with a trained generator."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Ranks of all parts of the targets among their candidates -> one table."""
+"""Gather the ranks among candidates from all parts of the targets into one table."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trained generator -> ranks of the targets among their candidates, one part of them."""
+"""Rank one part of the targets among their candidates with a trained generator."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Canonical tables -> samples, histories, candidates, audit."""
+"""Build samples, histories, candidates and the audit from canonical tables."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The samples of all parts of the users -> samples, candidates, audit."""
+"""Gather the samples of all parts of the users into samples, candidates and the audit."""
 
 from pathlib import Path
 

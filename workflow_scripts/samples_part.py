@@ -1,4 +1,4 @@
-"""Canonical tables -> the samples of one part of the users."""
+"""Build the samples of one part of the users from canonical tables."""
 
 from pathlib import Path
 

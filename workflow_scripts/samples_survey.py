@@ -1,4 +1,4 @@
-"""Canonical tables -> what all users share, for samples made in parts."""
+"""Survey the canonical tables for facts over all users, which samples built in parts share."""
 
 from pathlib import Path
 

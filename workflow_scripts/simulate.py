@@ -1,4 +1,4 @@
-"""The demo's raw files."""
+"""Write the demo's raw files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a data set holds: Table 2 and distributions."""
+"""Describe a data set: Table 2 and distributions."""
 
 from pathlib import Path
 

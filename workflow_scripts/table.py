@@ -1,4 +1,4 @@
-"""Ranks -> a metric table in CSV and Markdown."""
+"""Write a metric table in CSV and Markdown from ranks."""
 
 from pathlib import Path
 

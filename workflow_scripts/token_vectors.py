@@ -1,4 +1,4 @@
-"""Item vectors, identifiers and texts -> a vector for every token that describes items."""
+"""Build a vector for every token that describes items from item vectors, identifiers and texts."""
 
 from pathlib import Path
 

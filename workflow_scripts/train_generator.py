@@ -1,4 +1,4 @@
-"""Corpus -> trained generator."""
+"""Train a generator on its corpus."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Records of trainings -> a figure of their losses and validations."""
+"""Draw a figure of training losses and validations from the records of trainings."""
 
 from pathlib import Path
 

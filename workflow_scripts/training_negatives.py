@@ -1,4 +1,4 @@
-"""Train targets -> a few negatives each."""
+"""Draw a few negatives for each train target."""
 
 from pathlib import Path
 

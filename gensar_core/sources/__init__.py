@@ -1,1 +1,1 @@
-"""Turn raw logs into canonical tables (users, items, queries, events), one file or folder a source."""
+"""Turn raw logs into canonical tables (users, items, queries, events), with one file or folder per source."""

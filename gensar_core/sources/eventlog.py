@@ -1,4 +1,4 @@
-"""Source `eventlog`: a table of items and a table of events of one's own, as docs/own-data.md describes them."""
+"""Read source `eventlog`: the user's own item and event tables, as described in docs/own-data.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONAL_ITEM_COLUMNS: Final = ("description", "brand", "categories")
 EVENT_COLUMNS: Final = ("user_id", "time", "kind", "item_id", "query")
 OPTIONAL_EVENT_COLUMNS: Final = ("session_id",)
 
-#: What makes an event unusable, in the order of the checks -> what to write instead.
+#: Faults that make an event unusable, in the order of the checks -> what to write instead.
 EVENT_FAULTS: Final = {
     "empty_user_id": "give every event a user_id",
     "empty_item_id": "give every event an item_id",
@@ -30,9 +30,9 @@ EVENT_FAULTS: Final = {
 def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, output: Path, seed: int) -> None:
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
-    ``items`` and ``events`` are Parquet, CSV or JSON lines files. Nothing here is random; ``seed`` goes into the
-    record. Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, an event has
-    an unknown kind, or no event is left. Other rows that cannot be used are counted in stage.json and skipped.
+    ``items`` and ``events`` are Parquet, CSV or JSON lines files. Nothing is drawn at random; ``seed`` is only
+    recorded. Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, an event
+    has an unknown kind, or no event is left. Other unusable rows are counted in stage.json and skipped.
     """
     rows = EventRows("events", events, (False, True), EVENT_FAULTS)
     raw = RawClicks(clean_items(items), clean_events(events), items, (rows,))
@@ -41,7 +41,7 @@ def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, o
 
 
 def clean_items(path: Path) -> pl.LazyFrame:
-    """The item table as ``RawClicks.items``."""
+    """Return the item table in the form of ``RawClicks.items``."""
     table = scan_text(path, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS)
     raw_id = identity(pl.col("item_id"))
     return table.select(
@@ -53,7 +53,7 @@ def clean_items(path: Path) -> pl.LazyFrame:
 
 
 def clean_events(path: Path) -> pl.LazyFrame:
-    """The event table as ``RawClicks.events``."""
+    """Return the event table in the form of ``RawClicks.events``."""
     kind = pl.col("kind").str.strip_chars().fill_null("")
     by_name = {name: flag for flag, name in KINDS.items()}
     searched = kind.str.to_lowercase().replace_strict(by_name, default=None, return_dtype=pl.Boolean())

@@ -1,6 +1,6 @@
-"""Source `kuaisar`: the KuaiSAR data set (Sun et al., 2023) in its published files.
+"""Read source `kuaisar`: the published files of the KuaiSAR data set (Sun et al., 2023).
 
-Its words and ids are anonymized: a caption or a query is a list of word numbers, which stand here as words.
+Its words and ids are anonymized: a caption or a query is a list of word numbers, which serve as words here.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _SEARCH_FAULTS: Final = _FAULTS | {"without_query": "keyword should be a list of
 def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, seed: int) -> None:
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
-    ``raw`` is the folder of the published files. Recommendation clicks are rows of rec_inter.csv with click = 1,
-    search clicks rows of src_inter.csv with click_cnt > 0. Nothing here is random; ``seed`` goes into the record.
+    ``raw`` is the folder of the published files. Recommendation clicks are the rows of rec_inter.csv with click = 1,
+    search clicks the rows of src_inter.csv with click_cnt > 0. Nothing is drawn at random; ``seed`` is only recorded.
     Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, times are not in
     milliseconds, or no event is left.
     """
@@ -72,10 +72,10 @@ def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, see
 
 
 def clean_items(path: Path) -> pl.LazyFrame:
-    """item_features.csv as ``RawClicks.items``: caption words as title, English category names as description."""
+    """Return item_features.csv as ``RawClicks.items``: caption words as title, English categories as description."""
     names = [f"{level}_level_category_name_en" for level in _LEVELS]
     numbers = [f"{level}_level_category_id" for level in _LEVELS]
-    # Padding may stand at any level, also before a real one.
+    # Padding may occur at any level, even before a real one.
     real = [_real(name) & _real(number) for name, number in zip(names, numbers, strict=True)]
     levels = [pl.when(is_real).then(normalized(pl.col(name))) for name, is_real in zip(names, real, strict=True)]
     path_text = pl.concat_str(levels, separator=" > ", ignore_nulls=True)
@@ -92,14 +92,14 @@ def clean_items(path: Path) -> pl.LazyFrame:
 
 
 def clean_recommendations(path: Path) -> pl.LazyFrame:
-    """rec_inter.csv as ``RawClicks.events``: the rows with a click."""
+    """Return the rows of rec_inter.csv with a click, in the form of ``RawClicks.events``."""
     nothing = pl.lit(None, dtype=pl.String())
     table = scan_text(path, ("user_id", "item_id", _TIME, "click"))
     return _clicks(table, _TIME, "click", searched=False, query=nothing, session=nothing)
 
 
 def clean_searches(path: Path) -> pl.LazyFrame:
-    """src_inter.csv as ``RawClicks.events``: the shown items with a click."""
+    """Return the shown items of src_inter.csv with a click, in the form of ``RawClicks.events``."""
     columns = ("user_id", "item_id", "search_session_id", _SEARCH_TIME, "keyword", "click_cnt")
     query = _words(pl.col("keyword"))
     return _clicks(
@@ -142,7 +142,7 @@ def _clicks(
 
 
 def _words(numbers: pl.Expr) -> pl.Expr:
-    """``[20, 34, 3]`` -> ``20 34 3``; anything but a list of whole numbers becomes empty."""
+    """Convert ``[20, 34, 3]`` to ``20 34 3``; anything but a list of whole numbers becomes empty."""
     is_list = numbers.str.contains(r"^\s*\[[\d,\s]*\]\s*$")
     return pl.when(is_list).then(numbers.str.replace_all(r"\D+", " ").str.strip_chars()).otherwise(pl.lit(""))
 

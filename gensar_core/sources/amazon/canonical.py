@@ -1,4 +1,4 @@
-"""Source `amazon`: a category of the Amazon 2014 release -> canonical tables of users, items, queries and events."""
+"""Build canonical tables of users, items, queries and events from source `amazon`: a category of the 2014 release."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.amazon.search_sessions import searches_from_categories, searches_from_pairs
 from gensar_core.sources.shared.numbering import codes
 
-#: The steps of the preparation that `expected_rows` may name, in order. Those of product search have no count where
-#: queries are synthesized.
+#: Steps of the preparation that `expected_rows` may name, in order. Those of product search have no count when queries
+#: are synthesized.
 STEPS: Final = (
     "reviews_read",
     "users_read",
@@ -41,18 +41,19 @@ _EVENT_ORDER = ("user", "time", "searched", "rating", "row")
 
 
 def raw_names(category: str) -> tuple[str, str]:
-    """File names of a category's reviews and metadata."""
+    """Return the file names of a category's reviews and metadata."""
     return f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"
 
 
 def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int) -> None:
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
-    ``raw`` holds the category's reviews and metadata, and perhaps its product-search files. Every review of an item
-    with text is a recommendation click; with product-search files, those of their (user, item) pairs are searches as
-    well, each with one of the pair's queries; without, a share of all reviews with queries made of category paths.
-    Broken lines are counted in the record and skipped. Raises UserError when a file is missing, cannot be read or is
-    mostly broken, when ``expected_rows`` names an unknown step, and when no interaction is left.
+    ``raw`` holds the category's reviews and metadata, and optionally its product-search files. Every review of an item
+    with text is a recommendation click. With product-search files, the reviews of their (user, item) pairs are also
+    searches, each with one of the pair's queries; without them, a share of all reviews are also searches, with queries
+    made from category paths. Broken lines are counted in the record and skipped. Raises UserError when a file is
+    missing, cannot be read or is mostly broken, when ``expected_rows`` names an unknown step, and when no interaction
+    is left.
     """
     _check_steps(settings.expected_rows)
     reviews_path, metadata_path = _required_files(raw, settings.category)
@@ -67,7 +68,7 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
             reviews_on_dropped_items=len(reviews) - len(kept),
             recommendation_interactions=len(kept),
         )
-        # Nearly as large as those kept.
+        # Free memory: nearly as large as the kept reviews.
         del reviews
         if kept.is_empty():
             raise UserError(
@@ -111,7 +112,7 @@ def _required_files(raw: Path, category: str) -> list[Path]:
 
 
 def _load_reviews(stage: Stage, path: Path) -> pl.DataFrame:
-    """user, item, time, rating, row (place in the file); of equal user, item and time the first."""
+    """Return user, item, time, rating and row (place in the file): the first of equal user, item and time."""
     reviews, tally = read_reviews(path)
     distinct = reviews.with_row_index("row").unique(["user", "item", "time"], keep="first", maintain_order=True)
     stage.record(
@@ -125,7 +126,7 @@ def _load_reviews(stage: Stage, path: Path) -> pl.DataFrame:
 
 
 def _load_items(stage: Stage, path: Path, reviewed: pl.Series) -> pl.DataFrame:
-    """Reviewed items with text: the columns of the metadata, and text."""
+    """Return the reviewed items that have text: the columns of the metadata, and text."""
     metadata = read_metadata(path, frozenset(reviewed.to_list()))
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
     items = metadata.items.with_columns(text=text)
@@ -142,7 +143,7 @@ def _load_items(stage: Stage, path: Path, reviewed: pl.Series) -> pl.DataFrame:
 
 
 def _write_tables(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: pl.DataFrame) -> None:
-    """Number everything densely, put the events in order and write the four tables."""
+    """Number users, items and queries densely, order the events, and write the four tables."""
     names = {
         "user": reviews["user"].unique().sort(),
         "item": reviews["item"].unique().sort(),
@@ -150,7 +151,7 @@ def _write_tables(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, i
     }
     recommended = reviews.with_columns(query=pl.lit(None, dtype=pl.String()), searched=False)
     clicks = pl.concat([_coded(rows, names) for rows in (recommended, searches.with_columns(searched=True))])
-    # A missing rating comes first, so that where all are missing the file's order decides.
+    # Missing ratings come first, so where all are missing the file's order decides.
     clicks = clicks.sort(_EVENT_ORDER, nulls_last=False)
     searched = clicks["searched"]
     events = pl.select(
@@ -171,7 +172,7 @@ def _write_tables(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, i
 
 
 def _coded(rows: pl.DataFrame, names: Mapping[str, pl.Series]) -> pl.DataFrame:
-    """Clicks with the place of their user, item and query in the sorted names, which is the dense number."""
+    """Replace users, items and queries of clicks by their places in the sorted names, which are the dense numbers."""
     coded = [codes(pl.col(name), texts).alias(name) for name, texts in names.items()]
     return rows.select(*coded, "time", "searched", "rating", "row")
 
@@ -181,7 +182,7 @@ def _numbered(number: str, **column: pl.Series) -> pl.DataFrame:
 
 
 def _compare(stage: Stage, expected: Mapping[str, int]) -> None:
-    """Warn of every step whose rows differ from those expected."""
+    """Warn of every step whose number of rows differs from the expected one."""
     for step, rows in expected.items():
         found: Any = stage.figures.get(step)
         if found is None:

@@ -1,5 +1,7 @@
-"""Raw files from their public homes: reviews and metadata of the Amazon 2014 release (McAuley et al.), and the
-product-search files that Ai et al. (SIGIR 2017) publish for some of its categories.
+"""Download raw Amazon files from their public homes.
+
+Reviews and metadata are those of the Amazon 2014 release (McAuley et al.); Ai et al. (SIGIR 2017) publish
+product-search files for some of its categories.
 """
 
 from __future__ import annotations
@@ -24,21 +26,21 @@ _PIECE = 1 << 20
 _ATTEMPTS = 3
 _TIMEOUT = 60.0
 
-# What goes wrong between two machines. A full disk, an OSError as well, is none of it.
+# Failures of the connection. A full disk, also an OSError, is not one of them.
 _NETWORK_ERRORS = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
 
 
 def download_amazon(category: str, output: Path, home: str = HOME) -> None:
-    """Fetch a category's reviews and metadata into ``output``; files that are there already stay as they are.
+    """Download a category's reviews and metadata into ``output``, leaving existing files as they are.
 
-    A file appears when it is whole, a valid gzip file from begin to end; a broken-off download is continued by the next
-    call. Raises UserError that tells which files to put where when ``home`` cannot be reached or lacks the category.
+    A file appears only once it is complete, a valid gzip file from start to end; the next call resumes an interrupted
+    download. Raises UserError saying which files to put where when ``home`` cannot be reached or lacks the category.
     """
     _download(raw_names(category), home, output)
 
 
 def download_product_search(category: str, output: Path, home: str = PRODUCT_SEARCH_HOME) -> None:
-    """Fetch a category's product-search files into ``output``, in the same way."""
+    """Download a category's product-search files into ``output``, as ``download_amazon`` does."""
     _download(product_search.FILES, f"{home.rstrip('/')}/reviews_{category}_5.json.gz", output)
 
 
@@ -60,7 +62,7 @@ def _download(names: Sequence[str], home: str, output: Path) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Download ``url``, continuing what ``partial`` holds; try again when the connection breaks off."""
+    """Download ``url``, resuming from the content of ``partial``; retry when the connection breaks off."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _continue(url, partial)
@@ -80,7 +82,7 @@ def _continue(url: str, partial: Path) -> None:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
-            # Nothing lies beyond what is here: it is whole, or no part of this file, which the check will tell.
+            # The server has no further bytes: the file is complete or another one, which the gzip check reveals.
             return
         raise
     with response:
@@ -102,7 +104,7 @@ def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file is valid gzip from begin to end, and not empty."""
+    """Return whether a file is valid gzip from start to end, and not empty."""
     try:
         for _ in blocks(path):
             pass
@@ -112,7 +114,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The cause of a network error in a few words."""
+    """Describe the cause of a network error in a few words."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     cause = getattr(error, "reason", None) or error

@@ -1,4 +1,4 @@
-"""Metadata of the Amazon 2014 release: one Python literal a line, read as data and never run."""
+"""Read the metadata of the Amazon 2014 release: one Python literal per line, parsed as data and never executed."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ SCHEMA = {
     "categories": pl.List(pl.List(pl.String())),
 }
 _TEXTS = ("title", "description", "brand")
-# A longer line is no item; parsing it could take all memory.
+# No item has a longer line, and parsing one could exhaust the memory.
 _LONGEST_LITERAL = 1 << 22
 
 
 @dataclass
 class Metadata:
-    """What ``read_metadata`` found: the wanted items, one row an asin, and the account of all lines."""
+    """Hold the result of ``read_metadata``: the wanted items, one row per asin, and the tally of all lines."""
 
     items: pl.DataFrame
     tally: Tally
-    #: Lines that hold an item.
+    #: Number of lines that hold an item.
     cleaned: int
-    #: Lines among them whose asin stood on an earlier line already.
+    #: Number of these lines whose asin occurred on an earlier line.
     duplicates: int
 
 
 def read_metadata(path: Path, wanted: Collection[str]) -> Metadata:
-    """Read every line's item, and clean the items whose asin is ``wanted``, in file order.
+    """Read the item of every line, and clean the items whose asin is ``wanted``, in file order.
 
-    A line is broken, and skipped, when it is no literal of a dict in UTF-8, lacks asin, or holds a value of another
-    type in a field that is read. Of several lines with one asin the first stays. Raises UserError when the file cannot
-    be read or most of it is broken.
+    A line is broken, and skipped, when it is not the literal of a dict in UTF-8, lacks asin, or holds a value of the
+    wrong type in a field that is read. Of several lines with one asin, the first is kept. Raises UserError when the
+    file cannot be read or most of it is broken.
     """
     tally = Tally(path, "metadata")
     seen: set[str] = set()
     rows = []
     cleaned = 0
     with warnings.catch_warnings():
-        # Old literals hold escapes that today's Python warns about.
+        # Old literals contain escapes that today's Python warns about.
         warnings.simplefilter("ignore", (SyntaxWarning, DeprecationWarning))
         for block in blocks(path):
             for number, line in block.lines():
@@ -74,7 +74,7 @@ def read_metadata(path: Path, wanted: Collection[str]) -> Metadata:
 
 
 def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
-    """The item of one line, or the reason why it is broken. Of an unwanted item, asin alone may be returned."""
+    """Return the item of a line, or the reason why it is broken. An unwanted item may hold its asin alone."""
     if len(line) > _LONGEST_LITERAL:
         return "longer than an item can be"
     try:
@@ -85,7 +85,7 @@ def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
     if plain and plain["asin"] is not None and plain["asin"] not in wanted:
         return {"asin": plain["asin"]}
     if plain and plain["related"] is not None:
-        # Long lists of other items, of which nothing is read.
+        # Drop the long list of related items, which nothing reads.
         start, end = plain.span("related")
         text = f"{text[:start]}None{text[end:]}"
     try:
@@ -107,7 +107,7 @@ def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
 
 
 def _are_paths(value: Any) -> bool:
-    """Whether a value is a list of lists of texts, or absent."""
+    """Return whether a value is a list of lists of texts, or absent."""
     return value is None or (
         isinstance(value, list)
         and all(isinstance(path, list) and all(isinstance(name, str) for name in path) for path in value)
@@ -115,14 +115,14 @@ def _are_paths(value: Any) -> bool:
 
 
 def _clean(item: dict[str, Any]) -> tuple[Any, ...]:
-    """A row of the items: asin, cleaned texts, cleaned category paths (each once, without empty names)."""
+    """Return a row of the items: asin, cleaned texts, cleaned category paths (distinct, without empty names)."""
     texts = (clean_text(item.get(name) or "") for name in _TEXTS)
     paths = (tuple(filter(None, map(_clean_name, path))) for path in item.get("categories") or [])
     return item["asin"], *texts, [list(path) for path in dict.fromkeys(paths) if path]
 
 
 def _table(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    # Arrow takes nested lists far faster than polars does.
+    # Arrow converts nested lists far faster than polars does.
     columns = zip(*rows, strict=True) if rows else [[]] * len(SCHEMA)
     types = [pa.string()] * len(_TEXTS) + [pa.string(), pa.list_(pa.list_(pa.string()))]
     arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
@@ -132,8 +132,8 @@ def _table(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
 _clean_name = functools.lru_cache(maxsize=1 << 16)(clean_text)
 
 
-# What follows is a shortcut, not another grammar: a line that matches surely is an item that `_parse_line` accepts, so
-# the literals of items that nobody reviewed (most of a file) need no parsing. All other lines are parsed.
+# The pattern below is a shortcut, not a second grammar: a line that matches is always an item that `_parse_line`
+# accepts, so the literals of items without reviews (most of a file) need no parsing. All other lines are parsed.
 
 
 def _sequence(element: str, brackets: str) -> str:

@@ -1,7 +1,7 @@
-"""Product-search files of Ai et al. (2017): which queries lead which user to which item.
+"""Read the product-search files of Ai et al. (2017): the queries that lead each user to each item.
 
-``query_text.txt.gz`` holds one query a line, whose number from 0 is the query's id; ``train.qrels.gz`` and
-``test.qrels.gz`` hold ``<reviewerID>_<query id> 0 <asin> 1`` a line. Published for some categories at
+``query_text.txt.gz`` holds one query per line, and the line's number from 0 is the query's id. ``train.qrels.gz`` and
+``test.qrels.gz`` hold one ``<reviewerID>_<query id> 0 <asin> 1`` per line. Published for some categories at
 https://github.com/QingyaoAi/Amazon-Product-Search-Datasets.
 """
 
@@ -23,16 +23,16 @@ TRAIN = "train.qrels.gz"
 TEST = "test.qrels.gz"
 FILES = (QUERIES, TRAIN, TEST)
 
-# The user's id may hold blanks and underscores: the query id follows the last underscore before the fixed fields.
-# Digits are those of ASCII: a number in others would not be read as one.
+# The user's id may contain blanks and underscores: the query id follows the last underscore before the fixed fields.
+# Only ASCII digits match, because other digits would not parse as a number.
 _QREL = r"^(.+)_([0-9]{1,9})[ \t]+\S+[ \t]+(\S(?:.*\S)?)[ \t]+[1-9][0-9]*$"
-#: White space as in bytes.strip, by which the other raw files tell blank lines.
+#: White space as in bytes.strip, which identifies blank lines in the other raw files.
 _BLANKS = " \t\r\x0b\x0c"
 _PAIRS = {"user": pl.String(), "query_line": pl.Int64(), "item": pl.String()}
 
 
 def has_product_search(raw: Path) -> bool:
-    """Whether the folder has the product-search files. Raises UserError when it has only some of the three."""
+    """Return whether a folder holds the product-search files. Raises UserError when it has only some of the three."""
     missing = [name for name in FILES if not (raw / name).is_file()]
     if missing and len(missing) < len(FILES):
         raise UserError(
@@ -44,18 +44,18 @@ def has_product_search(raw: Path) -> bool:
 
 @dataclass
 class Searches:
-    """Which query leads a user to an item: user, item (raw ids), query (text); one row a (user, item) pair."""
+    """Hold the query of each (user, item) pair, one row per pair: user, item (raw ids), query (text); and counts."""
 
     pairs: pl.DataFrame
     figures: dict[str, Any]
 
 
 def read_searches(raw: Path, seed: int) -> Searches:
-    """Pool the pairs of both qrels files and keep one of the queries of each (user, item), drawn at random.
+    """Pool the pairs of both qrels files and keep one query per (user, item) pair, drawn at random.
 
-    The draw depends on the seed, the raw ids and the query's line alone. Broken qrels lines, lines of queries that are
-    not there, and lines of empty queries are counted and left out. Raises UserError when a file cannot be read or most
-    of it is broken.
+    The draw depends only on the seed, the raw ids and the query's line. Broken qrels lines, lines of unknown queries
+    and lines of empty queries are counted and left out. Raises UserError when a file cannot be read or most of it is
+    broken.
     """
     queries, query_tally = read_query_lines(raw / QUERIES)
     parts = [read_qrels(raw / TRAIN, "qrels_train"), read_qrels(raw / TEST, "qrels_test")]
@@ -79,7 +79,10 @@ def read_searches(raw: Path, seed: int) -> Searches:
 
 
 def read_query_lines(path: Path) -> tuple[pl.DataFrame, Tally]:
-    """query_line (from 0), query (white space collapsed, may be empty). A line that is not UTF-8 has no row."""
+    """Return query_line (from 0) and query (white space collapsed, may be empty), and the tally.
+
+    Lines that are not UTF-8 have no row.
+    """
     tally = Tally(path, "queries")
     frames = [_text_lines(block, tally) for block in blocks(path)]
     tally.check("a line should be the text of a query")
@@ -90,7 +93,10 @@ def read_query_lines(path: Path) -> tuple[pl.DataFrame, Tally]:
 
 
 def read_qrels(path: Path, name: str) -> tuple[pl.DataFrame, Tally]:
-    """user, query_line, item of every line. A line of another form, or of relevance 0, is broken and skipped."""
+    """Return user, query_line and item of every line, and the tally.
+
+    Lines of another form, or of relevance 0, are broken and skipped.
+    """
     tally = Tally(path, name)
     frames = []
     for block in blocks(path):
@@ -108,7 +114,7 @@ def read_qrels(path: Path, name: str) -> tuple[pl.DataFrame, Tally]:
 
 
 def _text_lines(block: Block, tally: Tally) -> pl.DataFrame:
-    """line (number from 1) and text of every line in UTF-8; the others are counted as broken."""
+    """Return line (number from 1) and text of every UTF-8 line; count the others as broken."""
     tally.lines += block.count
     try:
         text = block.data.decode("utf-8").removesuffix("\n")

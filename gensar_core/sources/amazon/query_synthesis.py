@@ -1,4 +1,4 @@
-"""Queries from category paths, for data sets without search logs (Van Gysel et al., 2016; Ai et al., 2017)."""
+"""Synthesize queries from category paths for data without search logs (Van Gysel et al., 2016; Ai et al., 2017)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gensar_core.sources.amazon.query_words import query_words
 
 
 def path_query(path: Sequence[str]) -> str:
-    """The query of one category path: its words from root to leaf, each once, where it stands last.
+    """Build the query of a category path: its words from root to leaf, each kept once, in its last place.
 
-    Published descriptions of the procedure keep a repeated word's first place; the published queries keep its last, and
-    so does this. "Electronics > Computers & Accessories > Cables & Accessories > Cables & Interconnects > Ethernet
-    Cables" is asked as "electronics computer accessory interconnect ethernet cable". Of the 989 queries of Electronics,
-    61 of the 120 about computers do not have "accessory" next to "computer", as the level "Computers & Accessories"
-    would give it at its first place, and 44 have "photo" before "camera", in spite of the level "Camera & Photo".
-    Empty for a path of one level, which says too little, and where only stop words are left.
+    Published descriptions of the procedure keep the first place of a repeated word; the published queries keep the
+    last, and so does this function. "Electronics > Computers & Accessories > Cables & Accessories > Cables &
+    Interconnects > Ethernet Cables" becomes "electronics computer accessory interconnect ethernet cable". Of the 989
+    queries of Electronics, 61 of the 120 about computers lack "accessory" next to "computer", where its first place
+    (the level "Computers & Accessories") would put it, and 44 have "photo" before "camera", despite the level "Camera &
+    Photo". The query is empty for a path of one level, which says too little, and when only stop words are left.
     """
     if len(path) < 2:
         return ""
@@ -32,13 +32,13 @@ def _name_words(name: str) -> tuple[str, ...]:
 
 
 def synthesize_queries(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """One query for each category path of each item.
+    """Build one query for each category path of each item.
 
-    ``items`` has item and categories. Returns item, queries (list of distinct texts, at least one; items without any
-    are left out), and figures: paths of one level, and queries that came out empty.
+    ``items`` has item and categories. Returns item and queries (list of distinct texts, at least one; items without any
+    are left out), and counts: paths of one level, and queries that came out empty.
     """
     paths = items.select("item", pl.col("categories").alias("path")).explode("path").drop_nulls()
-    # A catalogue has few distinct paths: each is worked on once.
+    # A catalogue has few distinct paths: process each once.
     distinct = paths.select("path").unique(maintain_order=True)
     queries = [path_query(path) for path in distinct["path"].to_list()]
     asked = paths.join(distinct.with_columns(query=pl.Series(queries, dtype=pl.String)), on="path", how="left")

@@ -1,8 +1,8 @@
-"""Words of category names -> words of queries, in the style of the published product-search queries.
+"""Turn words of category names into words of queries, in the style of the published product-search queries.
 
-Those queries were made with a dictionary-based stemmer: inflections are undone where that gives a word (accessories ->
-accessory), but words that stand in the dictionary themselves stay (electronics, supplies). Here simplemma's dictionary
-undoes inflections; query_words.yaml lists the words that stay and the few that become another.
+Those queries were made with a dictionary-based stemmer, which undoes inflections where that yields a word (accessories
+-> accessory) but keeps words that are themselves in the dictionary (electronics, supplies). Here simplemma's dictionary
+undoes inflections; query_words.yaml lists the words to keep and the few to replace by another.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ STOP_WORDS = frozenset(_LISTS["stop_words"].split())
 KEPT = frozenset(_LISTS["kept"].split())
 FORMS: dict[str, str] = _LISTS["forms"]
 
-# Shorter words are mostly abbreviations (LED, UPS, TVs), which a dictionary takes for something else.
+# Shorter words are mostly abbreviations (LED, UPS, TVs), which a dictionary mistakes for other words.
 _SHORTEST = 4
 
 
 def query_words(name: str) -> list[str]:
-    """The words of one category name, in order and with repetitions.
+    """Return the query words of a category name, in order and with repetitions.
 
-    Lower-cased, accents folded; digits and punctuation are dropped without a gap (MP3 -> mp, No-Contract ->
-    nocontract); single letters and stop words go; the rest takes its dictionary form.
+    The name is lower-cased and its accents folded; digits and punctuation are dropped without a gap (MP3 -> mp,
+    No-Contract -> nocontract); single letters and stop words are removed; the other words take their dictionary form.
     """
     folded = unicodedata.normalize("NFKD", name.lower())
     words = ("".join(filter(str.isalpha, word)) for word in re.split(r"\s+", folded))
@@ -37,7 +37,7 @@ def query_words(name: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def dictionary_form(word: str) -> str:
-    """The form under which a lower-case word stands in a query."""
+    """Return the form that a lower-case word takes in a query."""
     if len(word) < _SHORTEST or word in KEPT:
         return word
     lemma = simplemma.lemmatize(word, lang="en").lower()
@@ -47,7 +47,7 @@ def dictionary_form(word: str) -> str:
 
 
 def _singular(word: str) -> str:
-    """A word the dictionary does not know, without a plural ending."""
+    """Strip the plural ending from a word that is not in the dictionary."""
     if not word.endswith("s") or word.endswith(("ss", "us", "is", "ics")):
         return word
     if word.endswith("ies"):

@@ -1,4 +1,4 @@
-"""Reviews of the Amazon 2014 release: one JSON object a line, of which four fields are read."""
+"""Read the reviews of the Amazon 2014 release: one JSON object per line, of which four fields are read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import polars as pl
 
 from gensar_core.sources.shared.lines import Block, Tally, blocks
 
-#: Times must lie after 1970 and before 2100.
+#: Exclusive upper bound of times in unix seconds (2100-01-01); they must also lie after 1970.
 LATEST = 4_102_444_800
 
 _FIELDS = {"reviewerID": pl.String(), "asin": pl.String(), "unixReviewTime": pl.Int64(), "overall": pl.Float64()}
-# Leaves out infinity, NaN, and integers that no float holds.
+# Excludes infinity, NaN, and integers too large for a float.
 _LARGEST_RATING = 1e300
 _COLUMNS = ("user", "item", "time", "rating")
 _SCHEMA = dict(zip(_COLUMNS, _FIELDS.values(), strict=True))
@@ -25,16 +25,17 @@ _SCHEMA = dict(zip(_COLUMNS, _FIELDS.values(), strict=True))
 _PIECE_BYTES = 1 << 18
 
 _IDS = (b'"reviewerID"', b'"asin"')
-# What nearly all sound lines hold, and few broken ones.
+# Matches nearly all sound lines, and few broken ones.
 _PLAIN_TIME = re.compile(rb'"unixReviewTime": ?[0-9]{1,10}[,}]')
 
 
 def read_reviews(path: Path) -> tuple[pl.DataFrame, Tally]:
-    """Reviews in file order: user, item (raw ids), time (unix seconds), rating (null where absent).
+    """Return the reviews in file order, and the tally.
 
-    A line is broken, and skipped, when it is no JSON object in UTF-8, lacks reviewerID, asin or unixReviewTime, holds
-    a value of another type there or in overall, or a time outside (0, 2100). Raises UserError when the file cannot be
-    read or most of it is broken.
+    Columns are user, item (raw ids), time (unix seconds) and rating (null where absent). A line is broken, and skipped,
+    when it is not a JSON object in UTF-8, lacks reviewerID, asin or unixReviewTime, holds a value of the wrong type
+    there or in overall, or has a time outside 1970 to 2100. Raises UserError when the file cannot be read or most of it
+    is broken.
     """
     tally = Tally(path, "reviews")
     frames: list[pl.DataFrame] = []
@@ -45,7 +46,7 @@ def read_reviews(path: Path) -> tuple[pl.DataFrame, Tally]:
 
 
 def _parse(block: Block, tally: Tally) -> Iterator[pl.DataFrame]:
-    """The reviews of a block: all at once where it is sound, else piece by piece."""
+    """Yield the reviews of a block: in one frame if it is sound, else piece by piece."""
     frame = _parse_whole(block)
     for piece in block.pieces(_PIECE_BYTES) if frame is None else ():
         part = _parse_whole(piece)
@@ -57,7 +58,7 @@ def _parse(block: Block, tally: Tally) -> Iterator[pl.DataFrame]:
 
 
 def _parse_mixed(block: Block, tally: Tally) -> pl.DataFrame:
-    """The reviews of a block with broken lines: those that look sound at once, the others line by line."""
+    """Return the reviews of a block with broken lines: parse sound-looking lines at once, the others one by one."""
     plain = [(number, line) for number, line in block.lines() if _looks_sound(line)]
     frame = _parse_whole(Block(block.first, b"".join(line + b"\n" for _, line in plain))) if plain else None
     if frame is None:
@@ -81,13 +82,13 @@ def _looks_sound(line: bytes) -> bool:
 
 
 def _parse_whole(block: Block) -> pl.DataFrame | None:
-    """All reviews of a block, or None when it may hold a line that ``_parse_line`` would refuse or read otherwise."""
+    """Return all reviews of a block, or None if ``_parse_line`` might reject a line or read it differently."""
     try:
         frame = pl.read_ndjson(io.BytesIO(block.data), schema=_FIELDS)
     except pl.exceptions.PolarsError:
         return None
     rows = len(frame)
-    # The reader turns numbers and lists into text: each line must hold each id once, as text.
+    # The reader converts numbers and lists to text: check that each line holds each id once, as text.
     if rows != block.count or not all(_texts(block.data, key) == rows == block.data.count(key) for key in _IDS):
         return None
     frame = frame.rename(dict(zip(_FIELDS, _COLUMNS, strict=True)))
@@ -101,12 +102,12 @@ def _parse_whole(block: Block) -> pl.DataFrame | None:
 
 
 def _texts(data: bytes, key: bytes) -> int:
-    """How often ``key`` stands before a text value."""
+    """Count how often ``key`` precedes a text value."""
     return data.count(key + b': "') + data.count(key + b':"')
 
 
 def _parse_lines(lines: Iterable[tuple[int, bytes]], tally: Tally) -> pl.DataFrame:
-    """The reviews of some lines, given with their numbers, and the numbers as `line`."""
+    """Return the reviews of numbered lines, with the numbers as `line`."""
     rows = []
     for number, line in lines:
         if not line.strip():
@@ -121,7 +122,7 @@ def _parse_lines(lines: Iterable[tuple[int, bytes]], tally: Tally) -> pl.DataFra
 
 
 def _parse_line(line: bytes) -> tuple[str, str, int, float | None] | str:
-    """The review of one line, or the reason why it is broken."""
+    """Return the review of a line, or the reason why it is broken."""
     try:
         review = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -143,5 +144,5 @@ def _parse_line(line: bytes) -> tuple[str, str, int, float | None] | str:
 
 
 def _is_id(value: Any) -> bool:
-    """Whether a value is a text, not empty, that UTF-8 can write."""
+    """Return whether a value is a non-empty text that UTF-8 can encode."""
     return isinstance(value, str) and value != "" and not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -1,4 +1,4 @@
-"""Which reviews become search sessions as well: one query and the one item clicked for it, at the review's time."""
+"""Select the reviews that are also search sessions: one query and the one item clicked for it, at the review's time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gensar_core.sources.shared.draws import row_numbers
 def searches_from_pairs(
     reviews: pl.DataFrame, items: pl.Series, pairs: pl.DataFrame
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Searches of product-search pairs, at the time of the review of the same user and item (the first of several).
+    """Build searches from product-search pairs, at the time of the first review of the same user and item.
 
-    ``reviews`` are those of kept items, ``items`` the kept asins, ``pairs`` holds user, item, query. Returns the
-    reviews that are searches with their query, and figures.
+    ``reviews`` are those of kept items, ``items`` the kept asins, and ``pairs`` holds user, item, query. Returns the
+    reviews that are searches, with their query, and counts.
     """
     known = pairs.filter(pl.col("item").is_in(items.implode()))
     first = reviews.sort("time", "row").unique(["user", "item"], keep="first", maintain_order=True)
@@ -33,10 +33,10 @@ def searches_from_pairs(
 def searches_from_categories(
     reviews: pl.DataFrame, items: pl.DataFrame, share: float, seed: int
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Searches of a random ``share`` of the reviews, each with one of its item's synthesized queries at random.
+    """Draw a random ``share`` of the reviews as searches, each with a random synthesized query of its item.
 
-    Whether a review is a search, and with which query, depends on the seed and on its user, item and time alone.
-    ``items`` holds item and categories of the kept items. Returns as ``searches_from_pairs`` does.
+    Whether a review is a search, and with which query, depends only on the seed and on its user, item and time.
+    ``items`` holds item and categories of the kept items. Returns the same as ``searches_from_pairs``.
     """
     queries, figures = synthesize_queries(items)
     drawn = reviews.filter(pl.Series(_uniform(reviews, seed, "share") < share))
@@ -51,6 +51,6 @@ def searches_from_categories(
 
 
 def _uniform(reviews: pl.DataFrame, seed: int, purpose: str) -> np.ndarray:
-    """One number in (0, 1) a review."""
+    """Return one number in (0, 1) per review."""
     numbers = row_numbers(derive_seed(seed, "search", purpose), reviews["user"], reviews["item"], reviews["time"])
     return uniform(numbers.to_numpy())

@@ -1,4 +1,4 @@
-"""Category paths of a user's own item table: one text, or a list, becomes a list of paths from root to leaf."""
+"""Parse category paths of the user's own item table: a text or a list becomes a list of paths from root to leaf."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PATHS: Final = pl.List(pl.List(pl.String()))
 
 
 def category_paths(raw: str) -> list[list[str]]:
-    """The paths that one text means.
+    """Parse the category paths that a text holds.
 
-    ``Root > Child > Leaf`` is one path. A JSON list of texts is one path, its levels in order, unless a text holds
-    ``>``: then each text is a path. A JSON list of lists holds one path a list. Empty levels and paths are left out.
+    ``Root > Child > Leaf`` is one path. A JSON list of texts is one path, its levels in order, unless a text contains
+    ``>``: then each text is a path. A JSON list of lists holds one path per list. Empty levels and paths are left out.
     """
     entries = _json_list(raw)
     if entries is None:
@@ -30,7 +30,7 @@ def category_paths(raw: str) -> list[list[str]]:
 
 
 def category_column(raw: pl.Series) -> pl.Series:
-    """``category_paths`` over a column of texts or nulls, each distinct text once."""
+    """Apply ``category_paths`` to a column of texts or nulls, parsing each distinct text once."""
     distinct = raw.drop_nulls().unique(maintain_order=True)
     paths = pl.Series([category_paths(text) for text in distinct], dtype=PATHS)
     table = pl.DataFrame({"raw": distinct, "paths": paths})

@@ -1,31 +1,32 @@
-"""Texts of raw metadata, made fit for encoders and prompts (data preparation of the paper's experiments)."""
+"""Clean texts of raw metadata for encoders and prompts (data preparation of the paper's experiments)."""
 
 from __future__ import annotations
 
 import html
 import re
 
-#: A text of so many characters or more says more about its page than about its item, and is emptied.
+#: A text of this many characters or more describes its page rather than its item, and is emptied.
 LONGEST_TEXT = 2000
 
-# Tags that separate words; all others stand inside a line of text.
+# Tags that separate words; all others occur inside a line of text.
 _BREAKING = re.compile(
     r"</?(?:br|p|div|li|ul|ol|dl|dt|dd|tr|td|th|table|tbody|thead|h[1-6]|hr|blockquote|section)(?:\s[^<>]*|\s*/)?>",
     re.IGNORECASE,
 )
-# "<" opens a tag only where a name, "/" or "!" follows: "width < 5" is text.
+# "<" opens a tag only before a name, "/" or "!": "width < 5" is text.
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
 _QUOTES = re.compile('["\u201c\u201d\u201e\u201f\u00ab\u00bb]')
 _SPACE = re.compile(r"\s+")
-# What is left of control characters once white space is gone, and marks of no width.
+# Control characters that remain once white space is gone, and zero-width marks.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060\ufeff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def clean_text(raw: str) -> str:
-    """One line of plain text: no HTML, double quotes or control characters, single blanks, one dot at most at the end.
+    """Reduce a text to one plain line.
 
-    Empty when ``LONGEST_TEXT`` characters or more remain.
+    Removes HTML, double quotes and control characters, collapses white space to single blanks, and leaves one dot at
+    most at the end. Returns an empty text when ``LONGEST_TEXT`` characters or more remain.
     """
     text = html.unescape(raw)
     if _SURROGATE.search(text):
@@ -41,7 +42,7 @@ def clean_text(raw: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    # A regular expression would search to the end of the text for each comment that is never closed.
+    # A regular expression would scan to the end of the text for each unclosed comment.
     head, *parts = text.split("<!--")
     for part in parts:
         comment, end, after = part.partition("-->")

@@ -1,7 +1,7 @@
-"""Cleaned logs of clicks -> canonical tables: what the sources eventlog and kuaisar share.
+"""Build canonical tables from cleaned logs of clicks, for the sources eventlog and kuaisar.
 
-A source hands over its items and events as lazy frames of cleaned text. They stream to disk once; from there on events
-are whole numbers, so that tens of millions of them fit in memory.
+A source passes its items and events as lazy frames of cleaned text. They stream to disk once; after that, events are
+whole numbers, so that tens of millions of them fit in memory.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from gensar_core.sources.shared.numbering import codes, renumber, session_number
 from gensar_core.sources.shared.raw_tables import reading
 from gensar_core.sources.shared.whole_ids import whole_ids
 
-#: How many skipped rows are shown by number.
+#: Maximum number of skipped rows listed per reason, by their row numbers.
 EXAMPLES: Final = 5
 
-#: Kinds of events as they are written, by `searched`.
+#: Value of `searched` -> kind of event as logs write it.
 KINDS: Final = {False: "recommendation", True: "search"}
 
-#: Skipped rows that are more than this share of a file's are warned of.
+#: Warn when more than this share of a file's rows is skipped.
 _NOTABLE_SHARE: Final = 0.1
-#: 2000-01-01 in unix seconds: of what is clicked today, half does not lie before.
+#: 2000-01-01 in unix seconds. In a log of today, most clicks cannot lie before it.
 _YEAR_2000: Final = 946_684_800
-#: So many unknown kinds are listed, and so many letters of each.
+#: Maximum number of unknown kinds listed in an error, and of letters shown of each.
 _LISTED_KINDS: Final = 5
 _SHOWN_LETTERS: Final = 30
 
-#: What makes an item's row unusable -> what to write instead.
+#: Faults that make an item's row unusable -> what to write instead.
 ITEM_FAULTS: Final = {"empty_item_id": "give every row an item_id"}
 
 
 @dataclass(frozen=True)
 class EventRows:
-    """The event rows of one file: what the record calls them, and which faults they may have, each with its cure.
+    """Describe the event rows of one file: their name in the record, and their possible faults, each with its cure.
 
-    ``searched`` lists the values that the column of this name takes in them. ``time`` names the column of their times;
-    ``milliseconds`` tells that these are in milliseconds and real, so that a median before the year 2000 is a mistake.
+    ``searched`` lists the values of the column `searched` in these rows. ``time`` names the column of their times, and
+    ``milliseconds`` says that these are real times in milliseconds, so that a median before the year 2000 is a mistake.
     """
 
     name: str
@@ -61,13 +61,13 @@ class EventRows:
 
 @dataclass(frozen=True)
 class RawClicks:
-    """A source's cleaned rows. A row with a `fault` (its name, else null) is counted and skipped.
+    """Hold a source's cleaned rows. A row with a `fault` (its name, else null) is counted and skipped.
 
     ``items`` holds row (number in the raw file), raw_id, title, description, brand, categories (text, never null;
-    categories as ``category_paths`` reads them), fault. ``events`` holds row, user, item (raw ids), time (unix
-    seconds), searched (bool), query and session (text for a search that has one, else null), fault, and unknown_kind
-    (what a row holds for its kind when that is none of ``KINDS``, else null). ``kinds`` says where the events come
-    from; every value of `searched` belongs to one of them.
+    categories in the form that ``category_paths`` parses), fault. ``events`` holds row, user, item (raw ids), time
+    (unix seconds), searched (bool), query and session (text for a search that has one, else null), fault, and
+    unknown_kind (the kind as written when it is none of ``KINDS``, else null). ``kinds`` describes the event rows of
+    each file; every value of `searched` belongs to one of them.
     """
 
     items: pl.LazyFrame
@@ -77,14 +77,14 @@ class RawClicks:
 
     @property
     def event_files(self) -> list[Path]:
-        """The files behind ``events``."""
+        """Return the files that ``events`` are read from."""
         return [kind.file for kind in self.kinds]
 
 
 def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:
-    """Write users, items, queries and events.parquet, and every count into the stage's record.
+    """Write users, items, queries and events.parquet, and record every count.
 
-    Warns of a kind of which no event is left, of many skipped rows, and of times that most likely are no unix seconds.
+    Warns of a kind of event with no events left, of many skipped rows, and of times that are probably not unix seconds.
     Raises UserError when a file cannot be read, holds no rows, is unusable in more than half of its rows, holds unknown
     kinds, times in seconds instead of milliseconds or one id in two forms, or when no event is left.
     """
@@ -109,7 +109,7 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> No
     if not settings.keep_textless_items:
         has_text = known["has_text"].gather(events["item"])
         events = account.skip(events, ~has_text, "item_without_text")
-    # A search comes last within its time; inside a kind the file's order stands.
+    # Searches come last within their time; within a kind, the file's order is kept.
     events = events.sort("user", "time", "searched", "row")
     events = account.skip(events, _repeated(events), "duplicate")
     events = _core(stage, events, settings.min_interactions)
@@ -124,7 +124,7 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> No
 
 
 def _check_kinds(raw: RawClicks, events: pl.LazyFrame) -> None:
-    """Refuse events of a kind that is neither recommendation nor search; all of them are counted."""
+    """Reject events of a kind that is neither recommendation nor search, after counting all of them."""
     unknown = events.select("row", kind="unknown_kind").drop_nulls("kind")
     counts = unknown.group_by("kind").agg(pl.len(), pl.col("row").min()).collect(engine="streaming")
     if counts.is_empty():
@@ -143,10 +143,10 @@ def _check_kinds(raw: RawClicks, events: pl.LazyFrame) -> None:
 
 
 def _check_times(stage: Stage, kind: EventRows, times: pl.Series) -> None:
-    """Refuse times (or warn of them) of which half lie before the year 2000: they are in another unit than expected.
+    """Reject (or warn of) times most of which lie before the year 2000: their unit is not the expected one.
 
-    Only their order counts, and a log may well count from its own beginning, so this is an error only where the format
-    leaves no choice.
+    Only the order of times matters, and a log may well count from its own beginning, so this is an error only where the
+    format fixes the unit.
     """
     early = int((times < _YEAR_2000).sum())
     if 2 * early <= len(times):
@@ -159,7 +159,7 @@ def _check_times(stage: Stage, kind: EventRows, times: pl.Series) -> None:
 
 
 class _Account:
-    """Counts of what was read and skipped, with the numbers of the first few rows skipped for each reason."""
+    """Count rows read and skipped, and keep the numbers of the first few rows skipped for each reason."""
 
     def __init__(self, stage: Stage, raw: RawClicks) -> None:
         self.stage = stage
@@ -171,7 +171,7 @@ class _Account:
         stage.record(skipped_rows=self.examples)
 
     def add(self, name: str, rows: pl.Series) -> None:
-        """Count the rows of one reason."""
+        """Count the rows skipped for one reason."""
         self.skipped[name] = len(rows)
         self.stage.record(**{name: len(rows)})
         if len(rows):
@@ -185,7 +185,7 @@ class _Account:
         return events.filter(~bad)
 
     def event_faults(self, events: pl.LazyFrame) -> None:
-        """Count events read, and those that cannot be used as they stand."""
+        """Count the events read, and those that are unusable as written."""
         faulty = events.filter(pl.col("fault").is_not_null()).select("row", "searched", "fault")
         lost = faulty.with_columns(pl.col("searched").fill_null(False)).collect(engine="streaming")
         total = events.group_by(pl.col("searched").fill_null(False)).len().collect(engine="streaming")
@@ -195,7 +195,7 @@ class _Account:
             self._faults(kind.name, int(total.filter(own)["len"].sum()), lost.filter(own), kind.faults, kind.file)
 
     def item_faults(self, read: int, faulty: pl.DataFrame) -> None:
-        """Count items read, and those that cannot be used."""
+        """Count the items read, and those that are unusable."""
         self._faults("items", read, faulty, ITEM_FAULTS, self.raw.item_file)
 
     def _faults(self, name: str, read: int, lost: pl.DataFrame, faults: Mapping[str, str], file: Path) -> None:
@@ -214,7 +214,7 @@ class _Account:
             )
 
     def warn(self, searched: pl.Series) -> None:
-        """Warn of many skipped rows, and of a kind without events; ``searched`` tells the kinds of those left."""
+        """Warn of many skipped rows, and of kinds without events; ``searched`` holds the kinds of remaining events."""
         files = {"items": self.raw.item_file} | {kind.name: kind.file for kind in self.raw.kinds}
         for name, file in files.items():
             lost = sum(count for reason, count in self.skipped.items() if reason.startswith(f"{name}_"))
@@ -228,7 +228,7 @@ class _Account:
                 self.stage.warn(f"{kind.file}: {found}; nothing can be trained or measured on them")
 
     def summary(self, prefix: str = "") -> str:
-        """What was skipped, in words; of the reasons that begin with ``prefix``, without it."""
+        """Describe the skipped rows in words; with a ``prefix``, only reasons that begin with it, shown without it."""
         lost = [
             f"{name.removeprefix(prefix).replace('_', ' ')}: {count:,}"
             for name, count in self.skipped.items()
@@ -238,7 +238,7 @@ class _Account:
 
 
 def _known_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
-    """The usable items, in the order of raw_id: row, raw_id, has_text."""
+    """Return the usable items, in the order of raw_id: row, raw_id, has_text."""
     has_text = (pl.col("title") != "") | (pl.col("description") != "")
     table = items.select("row", "raw_id", "fault", has_text=has_text).collect(engine="streaming").sort("row")
     account.item_faults(len(table), table.filter(pl.col("fault").is_not_null()))
@@ -251,7 +251,7 @@ def _known_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _coded(events: pl.LazyFrame, item_names: pl.Series) -> tuple[dict[str, pl.Series], pl.DataFrame]:
-    """Events with numbers for texts, and the names behind the numbers: user, item and query; item null if unknown."""
+    """Replace texts of events by places in sorted names (null for unknown items); return the names and the events."""
     names = {
         "user": sorted_names(events.select("user")),
         "item": item_names,
@@ -263,11 +263,11 @@ def _coded(events: pl.LazyFrame, item_names: pl.Series) -> tuple[dict[str, pl.Se
 
 
 def _repeated(events: pl.DataFrame) -> pl.Series:
-    """Which events equal an earlier one in user, time, kind, item and query; ``events`` are in event order."""
+    """Mark events equal to an earlier one in user, time, kind, item and query; ``events`` are in event order."""
     moment = ("user", "time", "searched")
     as_before = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift()) for name in moment)
     tied = events.select(as_before | as_before.shift(-1, fill_value=False)).to_series()
-    # Equal events stand within one moment of one user, and few moments hold two events.
+    # Equal events share user, time and kind, and few such moments hold two events.
     places = pl.Series(np.flatnonzero(tied.to_numpy()))
     again = ~events.filter(tied).select(pl.struct(*moment, "item", "query").is_first_distinct()).to_series()
     repeated = np.zeros(len(events), dtype=bool)
@@ -276,7 +276,7 @@ def _repeated(events: pl.DataFrame) -> pl.Series:
 
 
 def _core(stage: Stage, events: pl.DataFrame, minimum: int) -> pl.DataFrame:
-    """The events of users and items with at least ``minimum`` events, over both kinds."""
+    """Keep the events of users and items with at least ``minimum`` events, over both kinds."""
     inside, rounds = interaction_core(events["user"].to_numpy(), events["item"].to_numpy(), minimum)
     kept = events.filter(pl.Series(inside))
     stage.record(
@@ -326,7 +326,7 @@ def _numbered(number: str, **column: pl.Series) -> pl.DataFrame:
 
 
 def _item_table(names: pl.Series, known: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:
-    """Table `items` for the items that have events; only their texts are read."""
+    """Build table `items` for the items that have events; only their texts are read."""
     numbers = _numbered("item_id", raw_id=names).join(known, on="raw_id", how="inner").select("item_id", "row")
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
     items = cleaned.join(numbers.lazy(), on="row", how="inner").with_columns(text=text).sort("item_id")

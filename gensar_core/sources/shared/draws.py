@@ -1,4 +1,4 @@
-"""Random numbers that belong to raw ids: the same draws whatever the order of rows, chunks or threads."""
+"""Draw random numbers tied to raw ids: the same draws in any order of rows, chunks or threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def row_numbers(seed: int, *columns: pl.Series) -> pl.Series:
-    """One random number a row, uint64, from the seed and the row's values (texts or whole numbers)."""
+    """Return one random number per row, uint64, from the seed and the row's values (texts or whole numbers)."""
     parts = [
         text_hashes(column).view(np.int64) if column.dtype == pl.String() else column.to_numpy() for column in columns
     ]
@@ -20,9 +20,9 @@ def row_numbers(seed: int, *columns: pl.Series) -> pl.Series:
 
 
 def text_hashes(texts: pl.Series) -> np.ndarray:
-    """A 64-bit hash of the UTF-8 bytes of each text, uint64 [rows]; the same on every machine and version.
+    """Hash the UTF-8 bytes of each text to 64 bits, uint64 [rows]; the same on every machine and version.
 
-    A text counts as its length and its bytes in little-endian words of eight, the last one filled up with zeros; the
+    A text is hashed as its length and its bytes in little-endian words of eight, the last one padded with zeros; the
     words are folded in one after the other with SplitMix64's finalizer.
     """
     distinct = texts.unique(maintain_order=True)
@@ -38,7 +38,7 @@ def text_hashes(texts: pl.Series) -> np.ndarray:
 def _hash_distinct(texts: pl.Series) -> np.ndarray:
     lengths = texts.str.len_bytes().to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
-    # The filling lets a whole word be read at the very end.
+    # The padding lets a whole word be read at the very end.
     data = np.frombuffer("".join(texts.to_list()).encode() + bytes(_WORD), dtype=np.uint8)
     hashes = scramble(lengths.astype(np.uint64) + _GAMMA)
     byte = np.arange(_WORD)

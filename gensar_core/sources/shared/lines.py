@@ -1,4 +1,4 @@
-"""Gzipped raw files as blocks of whole lines, and the account of the lines that could not be used."""
+"""Read gzipped raw files as blocks of whole lines, and count the lines that are unusable."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from gensar_core.errors import UserError
 
 BLOCK_BYTES = 1 << 24
-#: A raw line is a few kilobytes; far more without a line break means that the file does not consist of lines.
+#: Raw lines take a few kilobytes; a far longer one means that the file does not consist of lines.
 LONGEST_LINE = 1 << 26
-#: How many broken lines are shown by number.
+#: Maximum number of broken lines listed by their line numbers.
 EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of a file, each with its line break (the file's last line may lack it).
+    """Hold whole lines of a file, each with its line break (the file's last line may lack it).
 
     ``first`` is the number of the first line, counted from 1.
     """
@@ -32,11 +32,11 @@ class Block:
 
     @property
     def count(self) -> int:
-        """Number of lines."""
+        """Return the number of lines."""
         return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
 
     def pieces(self, size: int) -> Iterator[Block]:
-        """The block's lines in blocks of at least ``size`` bytes, but for the last one."""
+        """Split the block into blocks of whole lines, each of at least ``size`` bytes except the last."""
         first, start = self.first, 0
         while start < len(self.data):
             end = self.data.find(b"\n", start + size - 1) + 1 or len(self.data)
@@ -45,13 +45,13 @@ class Block:
             first, start = first + piece.count, end
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Number and content of every line, without line breaks."""
+        """Yield the number and content of every line, without line breaks."""
         for number, line in enumerate(self.data.removesuffix(b"\n").split(b"\n"), self.first):
             yield number, line.removesuffix(b"\r")
 
 
 def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Read a gzipped text file in blocks of at least ``size`` bytes, without the byte order mark it may begin with.
+    """Read a gzipped text file in blocks of at least ``size`` bytes, without its byte order mark if it has one.
 
     Raises UserError when the file is missing, unreadable, not gzip, cut off, damaged or empty.
     """
@@ -88,7 +88,7 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
 
 
 def no_line_break() -> str:
-    """What to say of a line longer than ``LONGEST_LINE``."""
+    """Return the error text for a line longer than ``LONGEST_LINE``."""
     return f"no line break within {LONGEST_LINE >> 20} MB, so this is no file of lines; put the right file there"
 
 
@@ -99,13 +99,13 @@ def _begins_as_gzip(path: Path) -> bool:
 
 @dataclass
 class Tally:
-    """How many lines of a file were read, and which of them are broken.
+    """Count the lines read from a file, and those of them that are broken.
 
     Broken lines are skipped, not fatal, unless they are more than half of the file: then it is the wrong file.
     """
 
     path: Path
-    #: What the figures are called by: reviews, metadata, ...
+    #: Prefix of the counts: reviews, metadata, ...
     name: str
     lines: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -119,7 +119,7 @@ class Tally:
 
     @property
     def broken(self) -> int:
-        """Number of broken lines."""
+        """Return the number of broken lines."""
         return self.reasons.total()
 
     def check(self, expected: str) -> None:
@@ -131,7 +131,7 @@ class Tally:
             )
 
     def figures(self) -> dict[str, Any]:
-        """The account for the stage's record."""
+        """Return counts, reasons and examples of broken lines for the stage's record."""
         return {
             f"{self.name}_broken_lines": self.broken,
             f"{self.name}_broken_reasons": dict(sorted(self.reasons.items())),

@@ -1,4 +1,4 @@
-"""Dense numbers for what occurs in a log: users, items, queries, sessions."""
+"""Assign dense numbers to the users, items, queries and sessions of a log."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import polars as pl
 
 
 def sorted_names(texts: pl.LazyFrame) -> pl.Series:
-    """The distinct texts of a one-column frame, without null, in the order of their code points."""
+    """Return the distinct texts of a one-column frame, without null, in the order of their code points."""
     distinct = texts.drop_nulls().unique().collect(engine="streaming")
     return distinct.to_series().sort()
 
 
 def codes(texts: pl.Expr, names: pl.Series) -> pl.Expr:
-    """The place of each text in ``names`` (sorted, distinct), UInt32; null where it is none of them."""
-    # An Enum's mapping is built once and read by every thread and batch; its codes are the places in `names`.
+    """Return the place of each text in ``names`` (sorted, distinct), UInt32; null if it is not among them."""
+    # An Enum's mapping is built once and shared by all threads and batches; its codes are the places in `names`.
     return texts.cast(pl.Enum(names), strict=False).to_physical().cast(pl.UInt32())
 
 
 def renumber(places: pl.Series, names: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Number the names that occur, from 0 in the order of ``names``.
+    """Renumber the names that occur, from 0 in the order of ``names``.
 
-    ``places`` [rows] are places in ``names``, or null. Returns the number of each row (Int32, null where the place
-    is) and the names that occur, one a number.
+    ``places`` [rows] are places in ``names``, or null. Returns the number of each row (Int32, null where the place is
+    null) and the names that occur, in the order of their numbers.
     """
     occurring = np.zeros(len(names), dtype=bool)
     occurring[places.drop_nulls().to_numpy()] = True
@@ -31,10 +31,10 @@ def renumber(places: pl.Series, names: pl.Series) -> tuple[pl.Series, pl.Series]
 
 
 def session_numbers(searches: pl.DataFrame) -> pl.Series:
-    """Number the sessions of search clicks, from 0 in the order of their first click, Int64 [rows].
+    """Assign numbers to the sessions of search clicks, from 0 in the order of their first click, Int64 [rows].
 
-    ``searches`` holds `user`, `query` and `session` in event order. Clicks share a session when all three are equal;
-    a click whose `session` is null is a session of its own.
+    ``searches`` holds `user`, `query` and `session` in event order. Clicks share a session when all three are equal; a
+    click whose `session` is null forms a session by itself.
     """
     place = pl.int_range(pl.len(), dtype=pl.Int64())
     first = pl.when(pl.col("session").is_null()).then("place")

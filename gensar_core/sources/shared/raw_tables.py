@@ -1,4 +1,4 @@
-"""Raw tables in Parquet, CSV or JSON lines, read lazily as text with numbered rows; a broken file is one clear line."""
+"""Read raw tables in Parquet, CSV or JSON lines lazily as text with numbered rows; report a broken file in one line."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FORMATS: Final = {
 }
 
 _ROW = "__row__"
-#: A JSON lines file has no header: its columns are the keys of its first records. Later ones are only searched for
-#: required keys that these lack.
+#: Number of first records whose keys are the columns of a JSON lines file, which has no header. Later records are only
+#: searched for required keys that these lack.
 _RECORDS_TO_PROBE = 1000
-#: So much of a text file is looked at at once.
+#: Number of bytes of a text file that are examined at once.
 _CHUNK_BYTES = 1 << 20
-# What may stand before an opening or after a closing quote, by byte.
+# Table by byte: may it precede an opening quote or follow a closing one?
 _BESIDE_QUOTES: Final = np.isin(np.arange(256), list(b'",\r\n'))
 # The rest of a quoted CSV text, up to its closing quote.
 _QUOTED_REST = re.compile(rb'(?:[^"]|"")*+"')
@@ -43,7 +43,7 @@ _UNCLOSED = f"the double quote that opens a text here is never closed; {_QUOTE_C
 
 
 def table_format(path: Path) -> str:
-    """The format a file's suffix tells. Raises UserError for a missing, empty or unknown file."""
+    """Return the format that a file's suffix implies. Raises UserError for a missing, empty or unknown file."""
     matching = [suffix for suffix in FORMATS if path.name.lower().endswith(suffix)]
     if not matching:
         raise UserError(f"{path}: unknown kind of file; its name must end in one of {', '.join(FORMATS)}")
@@ -55,12 +55,12 @@ def table_format(path: Path) -> str:
 
 
 def scan_text(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
-    """The named columns of a file as text, after `row`: the record's number from 1 (a CSV header is none).
+    """Return the named columns of a file as text, after `row`: the record's number from 1, without the CSV header.
 
     Numbers become their text, temporal values unix seconds, lists JSON; an optional column that the file lacks is all
-    null. Only names, types and the lengths of rows are looked at yet: collect the result within ``reading(path)``.
+    null. Only names, types and the lengths of rows are checked here: collect the result within ``reading(path)``.
     Raises UserError for a missing, empty or unreadable file, for a required column that is missing or a wanted one that
-    stands there twice, and for a row of a text file that is longer than ``lines.LONGEST_LINE``.
+    occurs twice, and for a row of a text file that is longer than ``lines.LONGEST_LINE``.
     """
     with reading(path):
         kind = table_format(path)
@@ -93,7 +93,7 @@ def scan_text(path: Path, required: Sequence[str], optional: Sequence[str] = ())
 
 @contextmanager
 def reading(*paths: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while the given files are read into one UserError: file, line where known, and cure."""
+    """Turn any failure to read the given files into one UserError: file, line if known, and cure."""
     try:
         yield
     except (pl.exceptions.PolarsError, UnicodeDecodeError, EOFError, zlib.error, OSError) as error:
@@ -108,12 +108,12 @@ def reading(*paths: Path) -> Iterator[None]:
 
 
 def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A Parquet column of any type as text, so that all formats give the same."""
+    """Convert a Parquet column of any type to text, so that all formats yield the same."""
     column = pl.col(name)
     if isinstance(dtype, pl.Date | pl.Datetime):
         return column.cast(pl.Datetime("ms")).dt.epoch("s").cast(pl.String())
     if dtype.is_float():
-        # A column of whole numbers with gaps is often stored as floats; 17.0 is the id 17.
+        # A column of whole numbers with missing values is often stored as floats; 17.0 is the id 17.
         whole = column.cast(pl.Int64(), strict=False)
         return pl.when(column == whole).then(whole.cast(pl.String())).otherwise(column.cast(pl.String()))
     if isinstance(dtype, pl.List | pl.Array):
@@ -123,17 +123,17 @@ def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _odd_quotes(path: Path, quoted: bool) -> bool:
-    """Whether a text file needs a slow look at its double quotes: some stand where no text begins or ends.
+    """Return whether a text file's double quotes need a slow check: some do not begin or end a text.
 
-    Refuses a file with a row that no reader could hold, such as a gzip of zeros, before anything reads it whole: memory
-    stays within ``lines.LONGEST_LINE``. Line breaks between double quotes end no row. Without ``quoted``, quotes mean
-    nothing.
+    Rejects a file with a row that no reader could hold, such as a gzip of zeros, before anything reads it whole: memory
+    stays within ``lines.LONGEST_LINE``. Line breaks inside double quotes do not end a row. Without ``quoted``, quotes
+    have no meaning.
     """
     read, row, inside, odd, tail = 0, 0, False, False, b"\n\n"
     with _opened(path) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             if quoted and (b'"' in chunk or tail.endswith(b'"')):
-                # The last byte waits for what follows it.
+                # The last byte is checked with the next chunk, once its neighbor is read.
                 odd = odd or _misplaced(tail + chunk, inside ^ tail.endswith(b'"'))
                 inside ^= chunk.count(b'"') % 2 == 1
             tail = (tail + chunk)[-2:]
@@ -146,7 +146,7 @@ def _odd_quotes(path: Path, quoted: bool) -> bool:
 
 
 def _line_at(path: Path, offset: int) -> int:
-    """The number of the line that begins at a place of the file."""
+    """Return the number of the line that begins at a byte offset of the file."""
     number = 1
     with _opened(path) as stream:
         while offset > 0 and (chunk := stream.read(min(offset, _CHUNK_BYTES))):
@@ -155,11 +155,11 @@ def _line_at(path: Path, offset: int) -> int:
 
 
 def _last_row_end(chunk: bytes, inside: bool) -> int:
-    """The place of the last line break outside of double quotes, or -1; ``inside`` tells whether the end is in some."""
+    """Return the place of the last line break outside double quotes, or -1; if ``inside``, the chunk ends in quotes."""
     end = len(chunk)
     while True:
         if inside:
-            # Between quotes no line break counts: go on before the quote that opened.
+            # Line breaks within quotes do not count: continue before the opening quote.
             end = chunk.rfind(b'"', 0, end)
             if end < 0:
                 return -1
@@ -171,10 +171,10 @@ def _last_row_end(chunk: bytes, inside: bool) -> int:
 
 
 def _misplaced(data: bytes, inside: bool) -> bool:
-    """Whether an opening quote does not begin a text, or a closing one does not end it; ``inside`` tells of the start.
+    """Return whether an opening quote does not begin a text, or a closing one does not end it.
 
-    Of ``data`` the first and the last byte are only neighbors. A quote inside a text is written twice: it closes the
-    text and opens it again.
+    ``inside`` says whether the data starts within quotes. The first and the last byte of ``data`` serve only as
+    neighbors. A quote inside a text is written twice: it closes the text and opens it again.
     """
     letters = np.frombuffer(data, dtype=np.uint8)
     places = 1 + np.flatnonzero(letters[1:-1] == ord('"'))
@@ -183,7 +183,7 @@ def _misplaced(data: bytes, inside: bool) -> bool:
 
 
 def _check_header(path: Path, wanted: Sequence[str]) -> None:
-    """Refuse a header in another encoding, which would read as columns of strange names, and a column named twice."""
+    """Reject a header in another encoding, which would garble column names, and a column named twice."""
     with _opened(path) as stream:
         fault = _utf8_fault(stream.readline())
     if fault:
@@ -196,7 +196,7 @@ def _check_header(path: Path, wanted: Sequence[str]) -> None:
 
 
 def _record_names(path: Path, required: Sequence[str]) -> list[str]:
-    """The keys of a JSON lines file's first records, in order of appearance, and required keys that appear later."""
+    """Return the keys of a JSON lines file's first records, in order, and required keys that appear later."""
     names: dict[str, None] = {}
     with _opened(path) as stream:
         records = filter(bytes.strip, stream)
@@ -209,7 +209,7 @@ def _record_names(path: Path, required: Sequence[str]) -> list[str]:
         missing = {json.dumps(name).encode(): name for name in required if name not in names}
         while missing and (line := next(records, b"")):
             for key in [key for key in missing if key in line]:
-                # A text may say the same; a broken line is told of when the whole file is read.
+                # A text may contain the key as well; a broken line is reported when the whole file is read.
                 if not _json_fault(line) and missing[key] in json.loads(line):
                     names[missing.pop(key)] = None
     return list(names)
@@ -227,7 +227,7 @@ def _line_of(path: Path, wanted: bytes) -> str:
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with a file that could not be read: a slow second look, line by line."""
+    """Diagnose a file that could not be read, in a slow second pass line by line."""
     kind = table_format(path)
     if kind == "Parquet":
         try:
@@ -257,7 +257,7 @@ def _utf8_fault(line: bytes) -> str | None:
 
 
 class _Twice(ValueError):
-    """A key stands twice in one JSON object."""
+    """Report a key that occurs twice in one JSON object."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -281,13 +281,13 @@ def _json_fault(line: bytes) -> str | None:
     except RecursionError:
         return "not a JSON object (nested too deep); write one object a line"
     except ValueError as error:
-        # Besides broken JSON, whole numbers of thousands of digits.
+        # Raised for broken JSON, and for whole numbers of thousands of digits.
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number is too long"
         return f"not a JSON object ({reason}); write one object a line"
 
 
 def _csv_fault(path: Path) -> str | None:
-    """The first row whose quotes do not match, or that has more fields than the header."""
+    """Describe the first row whose quotes do not match, or that has more fields than the header."""
     width, fields, opened = 0, 0, 0
     with _opened(path) as stream:
         for number, line in enumerate(stream, start=1):

@@ -1,4 +1,4 @@
-"""Ids that are whole numbers, but stand in some rows as floats are written: `1.0` and `1` are one id."""
+"""Unify whole-number ids that some rows write as floats: `1.0` and `1` are one id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from gensar_core.errors import UserError
 
-#: Columns of the events and of the items that hold ids of one kind.
+#: Kind of ids -> the columns of events and items that hold them.
 _PLACES: Final = {
     "user": (("events", "user"),),
     "item": (("items", "raw_id"), ("events", "item")),
@@ -23,11 +23,11 @@ _WHOLE: Final = r"^-?\d+(\.0)?$"
 def whole_ids(
     items: pl.LazyFrame, events: pl.LazyFrame, files: Mapping[str, Sequence[Path]]
 ) -> tuple[pl.LazyFrame, pl.LazyFrame]:
-    """Items and events (as ``RawClicks``) in which `1.0` is `1` where all ids of a kind are whole numbers.
+    """Return items and events (as ``RawClicks``) with `1.0` written as `1` if all ids of a kind are whole numbers.
 
-    A column of whole numbers becomes one of floats in most programs once a value is missing, so one log may hold both.
-    Where other ids are among them, ids are text and stay as they are. ``files`` are those behind `items` and `events`.
-    Raises UserError when such ids hold `1.0` and `1` alike: whether they are one, nothing tells.
+    Most programs turn a column of whole numbers into floats once a value is missing, so one log may hold both forms. If
+    other ids are among them, ids are text and stay as they are. ``files`` are those behind `items` and `events`. Raises
+    UserError when such ids hold both `1.0` and `1`, because nothing tells whether the two are one id.
     """
     frames = {"items": items, "events": events}
     for kind, places in _PLACES.items():

@@ -1,4 +1,4 @@
-"""Raw files with broken lines among the sound ones, to show that preparation counts and skips them."""
+"""Write raw files with broken lines among the sound ones, to show that preparation counts and skips them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-# Files that are read once or twice: a higher level costs more time than it saves.
+# The files are read once or twice: a higher level costs more time than it saves.
 _COMPRESSION = 1
 
-#: File -> one line of each kind of damage. "\udcff" is written as the byte FF, which no UTF-8 text holds.
+#: File -> one line of each kind of damage. "\udcff" is written as the byte FF, which no UTF-8 text contains.
 KINDS: Final = {
     "reviews": (
         '{"reviewerID": "A-CUT", "asin": "B-CUT", "unixRev',
@@ -43,15 +43,15 @@ KINDS_OF_FILE: Final = {**KINDS, "qrels_train": KINDS["qrels"], "qrels_test": KI
 
 
 def broken_lines(file: str, count: int) -> list[str]:
-    """So many broken lines for a kind of file, all kinds of damage in turn."""
+    """Return ``count`` broken lines for a kind of file, cycling through all kinds of damage."""
     kinds = KINDS_OF_FILE[file]
     return [kinds[place % len(kinds)] for place in range(count)]
 
 
 def write_lines(path: Path, chunks: Iterable[pl.Series], broken: Sequence[str], places: np.ndarray) -> None:
-    """Write lines to a gzip file whose bytes depend on them alone; stream them chunk by chunk.
+    """Write lines to a gzip file whose bytes depend on them alone, streaming chunk by chunk.
 
-    ``broken[i]`` stands before the sound line number ``places[i]`` (from 0, ascending; those past the end stand last).
+    ``broken[i]`` precedes sound line ``places[i]`` (from 0, ascending); broken lines placed past the end come last.
     """
     with path.open("wb") as file, gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as stream:
         start = 0

@@ -1,4 +1,4 @@
-"""The simulated shop's product pages, raw as scraped ones: gaps, entities and leftovers of HTML."""
+"""Draw the simulated shop's product pages, as raw as scraped ones: gaps, entities and leftovers of HTML."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import polars as pl
 from gensar_core.runtime.seeds import generator
 from gensar_core.sources.simulated.shop import WORDS, Leaf, Shelves
 
-#: Share of items that have no title.
+#: Share of items without a title.
 _NO_TITLE = 0.01
-#: Share of texts that keep leftovers of HTML, as scraped pages do.
+#: Share of texts with leftovers of HTML, as on scraped pages.
 _HTML = 0.1
-#: A description has an opening and so many sentences at most.
+#: Maximum number of sentences that follow the opening of a description.
 _SENTENCES = 4
-#: Rows drawn at once where each takes many numbers; bounds memory, not results.
+#: Number of rows drawn at once where each takes many numbers; bounds memory, not results.
 _SLICE = 1 << 17
-#: What a product is told by -> its list of words.
+#: Attribute that describes a product -> its list of words.
 _TOLD = {
     "brand": "brands",
     "adjective": "adjectives",
@@ -31,11 +31,12 @@ _TOLD = {
 
 @dataclass(frozen=True)
 class Pages:
-    """What stands on every product page, as numbers; ``text`` writes the pages of some rows.
+    """Store every product page as numbers; ``text`` writes the pages of some rows.
 
-    Arrays are [pages]: ``leaf`` and ``second`` as in `Shelves`, ``words`` maps a name of `_TOLD` to places in its list,
-    ``sentences`` [pages, _SENTENCES] are places in the list of sentences, of which ``length`` are used, ``html`` is the
-    kind of leftovers or -1, ``titled`` and ``described`` tell whether the page has the text.
+    Arrays are [pages]. ``leaf`` and ``second`` are as in `Shelves`; ``words`` maps a key of `_TOLD` to places in its
+    list of words; ``sentences`` [pages, _SENTENCES] are places in the list of sentences, of which ``length`` are used;
+    ``html`` is the kind of HTML leftovers or -1; ``titled`` and ``described`` say whether the page has a title and a
+    description.
     """
 
     leaves: list[Leaf]
@@ -52,7 +53,7 @@ class Pages:
         return len(self.leaf)
 
     def text(self, rows: slice) -> pl.DataFrame:
-        """title, description (each null where missing), brand and categories of some pages."""
+        """Return title, description (each null where missing), brand and categories of some pages."""
         products = pl.Series([entry.product for entry in self.leaves])
         told = {name: _list(source).gather(self.words[name][rows]) for name, source in _TOLD.items()}
         words = pl.DataFrame({"product": products.gather(self.leaf[rows]), **told})
@@ -68,7 +69,7 @@ class Pages:
         )
 
     def _descriptions(self, words: pl.DataFrame, opening: pl.Series, rows: slice) -> pl.Series:
-        """The opening and the other sentences, filled with the item's words."""
+        """Return the opening and the further sentences of pages, filled with the items' words."""
         texts = _filled(words, opening)
         for place in range(_SENTENCES):
             more = _filled(words, _list("sentences").gather(self.sentences[rows, place]))
@@ -78,7 +79,7 @@ class Pages:
 
 
 def product_pages(shelves: Shelves, missing_descriptions: float, n_unsold: int, seed: int) -> Pages:
-    """Draw the page of every item, and of ``n_unsold`` more that nobody ever buys.
+    """Draw the page of every item, and of ``n_unsold`` more items that nobody ever buys.
 
     At least one item has no text at all.
     """
@@ -91,7 +92,7 @@ def product_pages(shelves: Shelves, missing_descriptions: float, n_unsold: int, 
     length = draw.integers(2, 1 + _SENTENCES, count)
     untitled = draw.random(count) < _NO_TITLE
     undescribed = draw.random(count) < missing_descriptions
-    # Someone always forgets to fill in a page; take one that hardly anyone visits.
+    # Real shops have pages that nobody filled in: empty the page of the least popular item.
     nameless = int(np.argmin(shelves.popularity))
     untitled[nameless] = undescribed[nameless] = True
     return Pages(
@@ -108,7 +109,7 @@ def product_pages(shelves: Shelves, missing_descriptions: float, n_unsold: int, 
 
 
 def _shuffled(draw: np.random.Generator, count: int) -> np.ndarray:
-    """The first `_SENTENCES` sentences of a shuffled list, int8 [count, _SENTENCES]."""
+    """Return the first `_SENTENCES` sentences of a shuffled list per page, int8 [count, _SENTENCES]."""
     parts = []
     for start in range(0, count, _SLICE):
         numbers = draw.random((min(_SLICE, count - start), len(WORDS["sentences"])))
@@ -137,7 +138,7 @@ def _entities(texts: pl.Series) -> pl.Series:
 
 
 def _html(texts: pl.Series, kind: pl.Series) -> pl.Series:
-    """Leave tags and entities of some kind in the texts; none for kind -1."""
+    """Put tags and entities of the given kind into the texts; none for kind -1."""
     return pl.select(
         pl.when(kind == 0)
         .then("<b>" + texts.str.replace(". ", ".</b> ", literal=True))
@@ -152,7 +153,7 @@ def _html(texts: pl.Series, kind: pl.Series) -> pl.Series:
 
 
 def _paths(leaves: list[Leaf], leaf: np.ndarray, second: np.ndarray) -> pl.Series:
-    """List of one or two category paths an item."""
+    """Return a list of one or two category paths per item."""
     paths = pl.Series([list(entry.path) for entry in leaves])
     both = pl.DataFrame({"first": paths.gather(leaf), "second": paths.gather(np.maximum(second, 0))})
     alone = pl.concat_list(pl.col("first").implode().over(pl.int_range(pl.len())))

@@ -1,4 +1,4 @@
-"""The simulated shop's shelves: categories and products, with a style that no product page tells."""
+"""Stock the simulated shop: categories and products, with a style that no product page reveals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_
 REVIEW_SENTENCES: list[str] = WORDS["reviews"]
 ADJECTIVES: list[str] = WORDS["adjectives"]
 
-#: How many styles there are at least and at most; more where buckets stay filled.
+#: Minimum and maximum number of styles; between them, as many as keep buckets filled.
 _STYLES = (4, 16)
 _ITEMS_A_BUCKET = 4
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A leaf category: its path from the root, and what a product in it is called."""
+    """Describe a leaf category: its path from the root, and the name of a product in it."""
 
     path: tuple[str, ...]
     product: str
@@ -30,10 +30,11 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Shelves:
-    """What the shop sells; arrays are [items] unless said otherwise.
+    """Hold the items that the shop sells; arrays are [items] unless said otherwise.
 
-    ``leaf`` is the item's category, ``second`` another one or -1, ``style`` what shoppers go by though no text tells
-    it, ``popularity`` a positive weight. ``complement`` [leaves] is the category that one turns to after each.
+    ``leaf`` is the item's category, ``second`` another one or -1, ``style`` the trait that shoppers choose by although
+    no text reveals it, ``popularity`` a positive weight. ``complement`` [leaves] is the category that shoppers turn to
+    after each.
     """
 
     leaves: list[Leaf]
@@ -46,7 +47,7 @@ class Shelves:
 
 
 def all_leaves() -> list[Leaf]:
-    """Every leaf category: first one of each group, then another, so that any first few span all families."""
+    """Return every leaf category: one of each group, then another, so that any first few span all families."""
     groups = [
         [Leaf((family, group, leaf), product) for leaf, product in leaves.items()]
         for family, groups in WORDS["categories"].items()
@@ -56,9 +57,9 @@ def all_leaves() -> list[Leaf]:
 
 
 def stock_shelves(n_items: int, seed: int, second_categories: float = 0.25) -> Shelves:
-    """Draw the items. Categories and styles are spread evenly and independently of each other.
+    """Draw the items, with categories and styles spread evenly and independently of each other.
 
-    A share ``second_categories`` of the items stands in two categories.
+    A share ``second_categories`` of the items belongs to two categories.
     """
     draw = generator(seed, "shop", "shelves")
     leaves = all_leaves()
@@ -79,7 +80,7 @@ def stock_shelves(n_items: int, seed: int, second_categories: float = 0.25) -> S
 
 
 def _complements(leaves: list[Leaf]) -> np.ndarray:
-    """After a leaf comes the next one of its family, by groups: pans are followed by grinders, grinders by bowls."""
+    """Map each leaf to the next one of its family, by groups: grinders follow pans, bowls follow grinders."""
     following = np.arange(len(leaves))
     for family in dict.fromkeys(leaf.path[0] for leaf in leaves):
         members = [place for place, leaf in enumerate(leaves) if leaf.path[0] == family]

@@ -1,8 +1,8 @@
-"""The simulated shop's customers: what each buys after what, and which purchases began with a search.
+"""Simulate the shop's customers: their purchases in order, and which purchases began with a search.
 
-Three things decide on the next purchase, and each is told by one source of evidence only: the style that a shopper
-favors shows in what was clicked, never in a text; the category is told by the query, or foretold by the purchase
-before, which draws its complement after it; within a category and a style, popular items sell more.
+Three factors decide the next purchase, and only one source of evidence reveals each. The style that a shopper favors
+shows in the clicked items, never in a text. The category is named by the query, or predicted by the purchase before,
+which draws its complement after it. Within a category and a style, popular items sell more.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from gensar_core.sources.simulated.shop import Shelves
 
 FEWEST_REVIEWS = 5
 _MOST_REVIEWS = 120
-#: Categories a shopper is interested in; shares of purchases that keep to them, to the favorite style, and to what
-#: complements the purchase before.
+#: Number of categories that interest a shopper; shares of purchases that keep to them, to the favorite style, and to
+#: the complement of the purchase before.
 _INTERESTS = 4
 _INTERESTED = 0.85
 _FAITHFUL = 0.85
 _COMPLEMENTARY = 0.4
-#: After so many items that the shopper has already, any other item will do.
+#: Number of draws that may hit items the shopper already has; after these, any other item will do.
 _PATIENCE = 4
 
 _FIRST_DAY = 14_975  # 2011-01-01
 _DAYS = 900
 _SECONDS_A_DAY = 86_400
-#: Share of purchases made on the day of the one before, and mean days to the next one otherwise.
+#: Share of purchases made on the same day as the one before; otherwise, mean days between the two.
 _SAME_DAY = 0.25
 _MEAN_GAP = 12
 _SEARCHED = 0.76
@@ -37,9 +37,9 @@ _SEARCHED = 0.76
 
 @dataclass(frozen=True)
 class Purchases:
-    """Who bought and reviewed what and when; arrays are [purchases], by shopper and time.
+    """Hold the users, items and times of purchases with reviews; arrays are [purchases], by shopper and time.
 
-    ``time`` is the start of a day in unix seconds, ``rating`` lies in 1..5, ``searched`` tells whether the purchase
+    ``time`` is the start of a day in unix seconds, ``rating`` lies in 1..5, and ``searched`` says whether the purchase
     began with a search. No shopper buys an item twice.
     """
 
@@ -72,7 +72,7 @@ def simulate_purchases(shelves: Shelves, n_users: int, mean_reviews: float, seed
 
 
 def _days(lengths: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The day of every purchase [purchases], counted from 1970; never falls within a shopper."""
+    """Return the day of every purchase [purchases], counted from 1970; it never decreases within a shopper."""
     total = int(lengths.sum())
     first = np.cumsum(lengths) - lengths
     gaps = np.where(draw.random(total) < _SAME_DAY, 0, draw.geometric(1.0 / _MEAN_GAP, total))
@@ -84,7 +84,7 @@ def _days(lengths: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 class _Buckets:
-    """Items by category and style, to be drawn by popularity."""
+    """Group items by category and style, to draw them by popularity."""
 
     def __init__(self, shelves: Shelves) -> None:
         bucket = shelves.leaf * shelves.n_styles + shelves.style
@@ -95,7 +95,7 @@ class _Buckets:
         self.bounds = np.concatenate([[0], np.cumsum(sizes)])
 
     def draw(self, leaf: np.ndarray, style: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """One item for each category and style, from numbers in [0, 1)."""
+        """Draw one item for each category and style, from numbers in [0, 1)."""
         bucket = leaf * self.n_styles + style
         low, high = self.bounds[bucket], self.bounds[bucket + 1]
         weight = self.sums[low] + numbers * (self.sums[high] - self.sums[low])
@@ -106,7 +106,7 @@ class _Buckets:
 
 
 def _fill_baskets(shelves: Shelves, lengths: np.ndarray, favorite: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Items in order of purchase [users, longest], -1 after the last."""
+    """Draw every shopper's items in order of purchase [users, longest], -1 after the last."""
     buckets = _Buckets(shelves)
     n_users, n_leaves = len(lengths), len(shelves.leaves)
     interests = draw.integers(0, n_leaves, (n_users, _INTERESTS))
@@ -131,7 +131,7 @@ def _fill_baskets(shelves: Shelves, lengths: np.ndarray, favorite: np.ndarray, d
 def _next_leaf(
     shelves: Shelves, before: np.ndarray | None, interests: np.ndarray, draw: np.random.Generator
 ) -> np.ndarray:
-    """The category of the next purchase [users], after the items ``before`` (None: there are none)."""
+    """Draw the category of the next purchase [users], after the items ``before`` (None for the first purchase)."""
     count = len(interests)
     own = interests[np.arange(count), draw.integers(0, _INTERESTS, count)]
     leaf = np.where(draw.random(count) < _INTERESTED, own, draw.integers(0, len(shelves.leaves), count))

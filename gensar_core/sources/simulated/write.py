@@ -1,7 +1,7 @@
-"""Source `simulated`: the demo's shop, written in the raw formats of the Amazon release and its product-search files.
+"""Write source `simulated`: the demo's shop, in the raw formats of the Amazon release and its product-search files.
 
-It takes every stage through data of the right form, broken lines included; what methods reach on it proves nothing
-about real shops.
+It exercises every stage with data in the right form, broken lines included. Results on it prove nothing about real
+shops.
 """
 
 from __future__ import annotations
@@ -26,22 +26,21 @@ from gensar_core.sources.simulated.shoppers import Purchases, simulate_purchases
 
 CATEGORY = "Simulated"
 _CHUNK = 100_000
-#: Share of search pairs that stand in the test file.
+#: Share of search pairs in the test file.
 _TEST_PAIRS = 0.05
 
 
 def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
     """Write reviews, metadata, queries and qrels of a simulated shop into ``output``.
 
-    Broken lines, as many as a share ``dirty_lines`` of the sound ones, stand among those of each file; the record
-    tells the numbers of both.
+    Each file also holds broken lines, a share ``dirty_lines`` of its sound ones; the record holds the numbers of both.
     """
     with Stage("simulate", output, settings=settings, seed=seed, code=__name__) as stage:
         shelves = stock_shelves(settings.items, seed, settings.second_categories)
         purchases = simulate_purchases(shelves, settings.users, settings.mean_reviews, seed)
         reviewers = _ids("A{}SIM", settings.users, seed)
         asins = _ids("B{}", settings.items + settings.unreviewed_items, seed)
-        # Raw reviews stand item by item.
+        # Raw reviews are sorted by item.
         order = np.lexsort((purchases.user, pl.Series(asins).rank("dense").to_numpy()[purchases.item]))
 
         def write(name: str, figure: str, chunks: Iterable[pl.Series], lines: int, scattered: bool = True) -> None:
@@ -58,7 +57,7 @@ def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
         write(metadata_name, "metadata", _page_lines(pages, asins, settings.related_items, seed), len(pages))
 
         queries, bought, query = _searches(shelves, purchases, order, settings.query_variants, seed)
-        # A query's id is the number of its line: nothing may stand between them.
+        # A query's id is its line number, so broken lines must not come between queries.
         write(product_search.QUERIES, "queries", [queries], len(queries), scattered=False)
         test = generator(seed, "shop", "qrels").random(len(bought)) < _TEST_PAIRS
         for name, figure, part in (
@@ -70,7 +69,7 @@ def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
 
 
 def _ids(pattern: str, count: int, seed: int) -> pl.Series:
-    """Raw ids whose order says nothing of what they stand for."""
+    """Draw raw ids whose order reveals nothing about the users or items that they name."""
     numbers = pl.Series("number", generator(seed, "shop", "ids", pattern).permutation(count))
     return pl.select(pl.format(pattern, numbers.cast(pl.String()).str.zfill(9))).to_series()
 
@@ -78,7 +77,7 @@ def _ids(pattern: str, count: int, seed: int) -> pl.Series:
 def _review_lines(
     purchases: Purchases, order: np.ndarray, reviewers: pl.Series, asins: pl.Series, sentences: int, seed: int
 ) -> Iterator[pl.Series]:
-    """The reviews as JSON lines, in ``order``."""
+    """Yield the reviews as JSON lines, in ``order``."""
     draw = generator(seed, "shop", "reviews")
     pool = pl.Series(REVIEW_SENTENCES)
     for start in range(0, len(order), _CHUNK):
@@ -101,7 +100,7 @@ def _review_lines(
 
 
 def _page_lines(pages: Pages, asins: pl.Series, related: int, seed: int) -> Iterator[pl.Series]:
-    """The product pages as Python literals, each with ``related`` asins bought together with it."""
+    """Yield the product pages as Python literals, each with ``related`` asins bought together with it."""
     draw = generator(seed, "shop", "related")
     for start in range(0, len(pages), _CHUNK):
         rows = slice(start, min(start + _CHUNK, len(pages)))
@@ -121,10 +120,10 @@ def _page_lines(pages: Pages, asins: pl.Series, related: int, seed: int) -> Iter
 def _searches(
     shelves: Shelves, purchases: Purchases, order: np.ndarray, variants: int, seed: int
 ) -> tuple[pl.Series, np.ndarray, np.ndarray]:
-    """The lines of the queries; purchases that began with a search [pairs], and the line of the query of each [pairs].
+    """Return the query lines, the purchases that began with a search [pairs], and the query line of each [pairs].
 
-    A purchase stands there once for each category of its item. Each category is asked for in so many ``variants``:
-    plainly, and with a word more.
+    A purchase occurs once for each category of its item. Each category has ``variants`` queries: the plain one, and
+    ones with an additional word.
     """
     words = ["", *(f" {word.lower()}" for word in ADJECTIVES)]
     queries = pl.Series([path_query(leaf.path) + word for leaf in shelves.leaves for word in words[:variants]])
@@ -139,7 +138,7 @@ def _searches(
 def _pair_lines(
     purchases: Purchases, bought: np.ndarray, query: np.ndarray, reviewers: pl.Series, asins: pl.Series
 ) -> Iterator[pl.Series]:
-    """The lines of the qrels."""
+    """Yield the lines of the qrels."""
     for start in range(0, len(bought), _CHUNK):
         rows = bought[start : start + _CHUNK]
         yield _joined(
@@ -154,13 +153,13 @@ def _pair_lines(
 
 
 def _joined(count: int, *parts: str | pl.Series) -> pl.Series:
-    """Texts that repeat and columns of texts [count], one after the other."""
+    """Concatenate repeated texts and columns of texts [count], row by row."""
     columns = [pl.repeat(part, count) if isinstance(part, str) else pl.lit(part) for part in parts]
     return pl.select(pl.concat_str(columns)).to_series()
 
 
 def _field(name: str) -> pl.Expr:
-    """A field of a literal, or null where the page lacks it."""
+    """Return a field of a literal, or null where the page lacks it."""
     return pl.concat_str(pl.lit(f"'{name}': "), _quoted(pl.col(name)))
 
 
