@@ -9,8 +9,8 @@ import torch
 from gensar_core.baselines.interface import find
 from gensar_core.baselines.run import fit_and_rank
 from gensar_core.baselines.shared.scoring_tower import ActiveUnits, Tower, begin_at_chance
+from gensar_core.baselines.shared.target_model import parameter_groups
 from gensar_core.ranking.candidates import load_candidates
-from gensar_core.training.plateau import parameter_groups
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 
 SMALL = {"dimensions": 8, "query_item_negatives": 16, "batch_size": 8, "loss": "softmax"}
