@@ -1,1 +1,1 @@
-"""Item (and query) vectors: from text encoders, and out of trained sequential models."""
+"""Embed items and queries with text encoders, and items with trained sequential models."""

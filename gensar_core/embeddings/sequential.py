@@ -1,4 +1,4 @@
-"""Item vectors that a trained ranking method has learned: how they are stored, and how they become an embedding."""
+"""Store the item vectors that a trained ranking method has learned, and turn them into an embedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ FILE = "item_vectors.safetensors"
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """``vectors`` float32 [n_items, dimensions]; ``seen`` bool [n_items] says which items training has shown."""
+    """Hold learned item vectors.
+
+    ``vectors`` float32 [n_items, dimensions]; ``seen`` bool [n_items] marks the items seen in training.
+    """
 
     vectors: np.ndarray
     seen: np.ndarray
@@ -27,7 +30,7 @@ class ItemVectors:
 
     @classmethod
     def load(cls, folder: Path) -> ItemVectors:
-        """Read what ``save`` wrote. Raises UserError when it is not there, or not whole."""
+        """Read the file that ``save`` wrote. Raises UserError when it is missing or invalid."""
         path = folder / FILE
         if not path.is_file():
             raise UserError(
@@ -41,16 +44,16 @@ class ItemVectors:
         return cls(vectors, seen)
 
     def settled(self) -> np.ndarray:
-        """The vectors, with the mean of the seen items in place of each unseen one."""
+        """Return the vectors, with the mean of the seen items in place of each unseen one."""
         vectors = self.vectors.copy()
         vectors[~self.seen] = vectors[self.seen].mean(axis=0, dtype=np.float64)
         return vectors
 
 
 def extract_vectors(model: Path, output: Path) -> None:
-    """Write vectors.safetensors with `items`, from the folder of a trained method that learns item vectors.
+    """Write vectors.safetensors with `items` from the folder of a trained method that learns item vectors.
 
-    An item that training never showed gets the mean of the others; the record counts them. Raises UserError when the
+    An item unseen in training gets the mean of the seen ones; the record counts unseen items. Raises UserError when the
     method has learned no item vectors.
     """
     if not (model / FILE).is_file():

@@ -1,4 +1,4 @@
-"""Finished parts of a long encoding, on disk until the whole is: a killed run continues behind them."""
+"""Keep finished parts of a long encoding on disk until all of it is written, so a killed run continues after them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gensar_core.runtime.tensors import save_vectors
 
 
 class Shards:
-    """Shards of one encoding, in a folder of its own below ``folder``; None keeps nothing.
+    """Store the shards of one encoding in a separate folder below ``folder``; None stores nothing.
 
-    ``key`` stands for everything the vectors depend on: shards of another key are removed, not continued.
+    ``key`` identifies everything the vectors depend on: shards of another key are removed, not continued.
     """
 
     def __init__(self, folder: Path | None, key: str) -> None:
@@ -26,9 +26,9 @@ class Shards:
                 shutil.rmtree(other)
 
     def restore(self, name: str, rows: np.ndarray) -> int:
-        """Fill ``rows`` [n, D] from the front with the shards of ``name``; return how many rows are filled.
+        """Fill ``rows`` [n, D] from the front with the shards of ``name``; return the number of rows filled.
 
-        Raises UserError on a shard that is damaged or cut off.
+        Raises UserError on a damaged or truncated shard.
         """
         filled = number = 0
         while self._folder is not None and (path := self._path(name, number)).is_file():
@@ -49,7 +49,7 @@ class Shards:
         os.replace(partial, path)
 
     def remove(self) -> None:
-        """Delete all shards: what they were kept for is written."""
+        """Delete all shards, once the whole encoding is written."""
         if self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Stage `embed_text`: item texts and queries -> L2-normalized vectors of a sentence-transformers model."""
+"""Encode item texts and queries as L2-normalized vectors of a sentence-transformers model (stage `embed_text`)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import save_vectors
 
-#: Families that number positions after the padding's own number, which takes some of them away.
+#: Families whose position numbers start after the padding token's id, which leaves fewer positions for text.
 _POSITIONS_AFTER_PADDING: Final = ("roberta", "xlm-roberta", "camembert", "mpnet")
-#: Batches of a shard: minutes of work, not more, are lost by a kill.
+#: Batches of a shard: a kill loses no more than minutes of work.
 _SHARD_BATCHES: Final = 128
-#: Texts that are tokenized at once to learn their lengths.
+#: Texts tokenized at once to measure their lengths.
 _TEXTS_AT_ONCE: Final = 1 << 14
 
 
@@ -38,9 +38,9 @@ def embed_catalogue(
     """Write vectors.safetensors: `items` [n_items, dimensions] and `queries` [n_queries, dimensions], float32.
 
     ``canonical`` holds items.parquet and queries.parquet. Rows have length 1. An item without text gets the direction
-    of the mean of the others; the record counts them. ``checkpoints`` is a folder of this encoding alone, from which a
-    killed run continues to the same bytes. Nothing is drawn at random; ``seed`` is recorded. Raises UserError when the
-    model cannot be loaded, or when no item has text.
+    of the mean of the others; the record counts such items. ``checkpoints`` is a folder for this encoding alone, from
+    which a killed run continues to the same bytes. Nothing is drawn at random; ``seed`` is only recorded. Raises
+    UserError when the model cannot be loaded, or when no item has text.
     """
     folder = resolve_model(settings.model)
     inputs = [canonical / "items.parquet", canonical / "queries.parquet"]
@@ -51,7 +51,7 @@ def embed_catalogue(
         if not _has_text(items).any():
             raise UserError(f"{canonical / 'items.parquet'}: no item has text to embed; use a data set with titles")
         encoder = TextEncoder.load(settings)
-        # Another device, or another type of number, gives other vectors.
+        # Vectors differ between devices and between number types.
         shards = Shards(checkpoints, f"{stage.key[:24]}{encoder.numbers}")
         if encoder.max_tokens < settings.max_tokens:
             stage.warn(f"{settings.model} reads at most {encoder.max_tokens} tokens, not {settings.max_tokens}")
@@ -76,7 +76,7 @@ def embed_catalogue(
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A loaded model and how texts are put to it."""
+    """Encode texts with a loaded model."""
 
     model: SentenceTransformer
     query_prefix: str
@@ -86,7 +86,7 @@ class TextEncoder:
 
     @classmethod
     def load(cls, settings: TextEmbedding) -> TextEncoder:
-        """Load a model by hub name, local folder, or the name of one that an installed package carries.
+        """Load a model by hub name, local folder, or the name of one shipped in an installed package.
 
         Raises UserError when it cannot be loaded.
         """
@@ -108,26 +108,26 @@ class TextEncoder:
 
     @property
     def numbers(self) -> str:
-        """The device, and the type of number it computes with, such as `cuda-bfloat16`."""
+        """Return the device and the number type it computes with, such as `cuda-bfloat16`."""
         device = self.model.device
         return f"{device.type}-{str(compute_type(device)).removeprefix('torch.')}"
 
     def encode(self, texts: pl.Series, prefix: str, description: str, shards: Shards | None = None) -> np.ndarray:
-        """Vectors of length 1, float32 [texts, dimensions]; each distinct text is encoded once.
+        """Encode texts as vectors of length 1, float32 [texts, dimensions]; each distinct text is encoded once.
 
-        Texts of blanks alone get the direction of the mean of the other texts' vectors. What ``shards`` hold of an
-        earlier run under the same ``description`` is not encoded again.
+        Blank texts get the direction of the mean of the other texts' vectors. Rows that ``shards`` hold from an earlier
+        run under the same ``description`` are not encoded again.
         """
         distinct = self._longest_first(texts.filter(_has_text(texts)))
         encoded = np.zeros((len(distinct) + 1, self.dimensions), dtype=np.float32)
         self._fill(encoded[:-1], distinct, prefix, description, shards or Shards(None, ""))
-        # The last row stands for texts of blanks alone.
+        # The last row is the vector of blank texts.
         encoded[-1] = _unit(encoded[:-1].sum(axis=0, dtype=np.float64))
         place = {text: row for row, text in enumerate(distinct)}
         return encoded[[place.get(text, len(distinct)) for text in texts]]
 
     def _fill(self, rows: np.ndarray, texts: Sequence[str], prefix: str, description: str, shards: Shards) -> None:
-        """Encode ``texts`` into ``rows`` [texts, dimensions], batch by batch, from where the shards end."""
+        """Encode ``texts`` into ``rows`` [texts, dimensions], batch by batch, starting where the shards end."""
         name, size = description.replace(" ", "-"), self.batch_size
         shard_rows = _SHARD_BATCHES * size
         starts = range(shards.restore(name, rows), len(texts), size)
@@ -141,11 +141,11 @@ class TextEncoder:
 
     @functools.cached_property
     def dimensions(self) -> int:
-        """Length of a vector, as it comes out."""
+        """Return the length of an encoded vector."""
         return int(self._encode_batch(["text"], "").shape[1])
 
     def _longest_first(self, texts: pl.Series) -> list[str]:
-        """The distinct texts by falling number of tokens: little padding, and a lack of memory shows at once."""
+        """Sort the distinct texts by falling number of tokens: little padding, and lack of memory shows at once."""
         distinct = sorted(set(texts))
         lengths: list[int] = []
         for start in range(0, len(distinct), _TEXTS_AT_ONCE):
@@ -159,7 +159,7 @@ class TextEncoder:
 
     def _encode_batch(self, texts: Sequence[str], prefix: str) -> np.ndarray:
         with torch.inference_mode(), autocast(self.model.device):
-            # The prefix goes into the text, so that a prompt of the model's own is never added to it.
+            # Put the prefix into the text, so that the model's own prompt is never added to it.
             vectors = self.model.encode(
                 [prefix + text for text in texts],
                 prompt="",
@@ -167,13 +167,13 @@ class TextEncoder:
                 convert_to_tensor=True,
                 show_progress_bar=False,
             )
-        # Lengths are brought to 1 in float32, whatever the model computes with.
+        # Normalize in float32, whatever number type the model computes with.
         unit: np.ndarray = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
         return unit
 
 
 def _most_tokens(model: SentenceTransformer) -> int:
-    """How many tokens the model has positions for."""
+    """Return the number of tokens the model has positions for."""
     config = transformer_config(model)
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:

@@ -1,1 +1,1 @@
-"""Candidate lists and scores -> ranks, HR and NDCG: the one scorer that every method shares."""
+"""Rank scored candidate lists and compute HR and NDCG, the same way for every method."""

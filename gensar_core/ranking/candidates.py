@@ -1,4 +1,4 @@
-"""The candidate lists that every method ranks, and the ranks table that every method ends in."""
+"""Load the candidate lists that every method ranks, and build the ranks table that every method writes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 
-#: Which of more lists than are wanted are taken.
+#: Which lists to take when there are more than wanted.
 Choice: TypeAlias = Literal["spread", "latest"]
 
 
 @dataclass(frozen=True)
 class CandidateLists:
-    """Samples and the items to rank for each.
+    """Hold samples and the items to rank for each.
 
     ``samples`` are rows of the samples table; ``items`` int32 [rows, width] holds the target in column 0, then the
     negatives, then -1 where a list is shorter.
@@ -37,30 +37,30 @@ class CandidateLists:
 
     @property
     def present(self) -> np.ndarray:
-        """Where a candidate stands, bool [rows, width]."""
+        """Return which places hold a candidate, bool [rows, width]."""
         return self.items >= 0
 
     def take(self, start: int, stop: int) -> CandidateLists:
-        """Rows ``start`` to ``stop``."""
+        """Take rows ``start`` to ``stop``."""
         return CandidateLists(self.samples[start:stop], self.items[start:stop])
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a method makes of candidate lists: the tables `ranks` and `scores`."""
+    """Hold a method's results on candidate lists: the tables `ranks` and `scores`."""
 
     ranks: pl.DataFrame
     scores: pl.DataFrame
 
     def write(self, stage: Stage, name: str) -> None:
-        """Write {name}.parquet and {name}.scores.parquet among the stage's outputs, and record figures of them."""
+        """Write {name}.parquet and {name}.scores.parquet among the stage's outputs, and record their metrics."""
         schema.RANKS.write(self.ranks, stage.path(f"{name}.parquet"))
         schema.SCORES.write(self.scores, stage.path(f"{name}.scores.parquet"))
         stage.record(**figures(self.ranks))
 
 
 def figures(table: pl.DataFrame) -> dict[str, float]:
-    """HR@5, HR@10 and NDCG@5 of each task and split of a ranks table, by name, for a stage's record."""
+    """Compute HR@5, HR@10 and NDCG@5 of each task and split of a ranks table, by name, for a stage's record."""
     found: dict[str, float] = {}
     for (task, split), group in table.group_by("task", "split", maintain_order=True):
         ranks, name = group.get_column("rank").to_numpy(), f"{task}_{split}"
@@ -78,10 +78,10 @@ def load_candidates(
     choice: Choice = "spread",
     samples: pl.DataFrame | None = None,
 ) -> CandidateLists:
-    """The candidate lists of one task and split, in the order of sample_id.
+    """Load the candidate lists of one task and split, in the order of sample_id.
 
-    ``users`` > 0 takes that many of them: evenly spread, or those whose targets are the latest in time. ``samples``
-    saves reading the table again.
+    ``users`` > 0 takes that many lists: evenly spread, or those with the latest targets in time. Passing ``samples``
+    saves reading the table again. Raises UserError when a sample has no candidates.
     """
     if samples is None:
         samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
@@ -105,7 +105,7 @@ def rank_lists(
 ) -> Ranking:
     """Score candidate lists in batches and rank their targets.
 
-    ``score`` maps lists to floats [rows, width]; values where no candidate stands do not matter.
+    ``score`` maps lists to floats [rows, width]; values in places without a candidate are ignored.
     """
     ranks, scores = [], [schema.SCORES.empty()]
     for start in progress(range(0, len(lists), batch_rows), description, unit="batch"):
@@ -118,7 +118,7 @@ def rank_lists(
 
 
 def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
-    """The ranks table of these lists, given the rank of each target [rows]."""
+    """Build the ranks table of these lists from the rank of each target [rows]."""
     return schema.RANKS.check(
         lists.samples.select("task", "split", "sample_id", "user_id", "target_item").with_columns(
             rank=pl.Series(ranks, dtype=pl.Float64),
@@ -128,7 +128,7 @@ def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
 
 
 def concat_rankings(rankings: Iterable[Ranking]) -> Ranking:
-    """Rankings of several tasks and splits as one, in the order of sample_id."""
+    """Join the rankings of several tasks and splits, in the order of sample_id."""
     every = list(rankings)
     return Ranking(
         concat_ranks(ranking.ranks for ranking in every),
@@ -137,5 +137,5 @@ def concat_rankings(rankings: Iterable[Ranking]) -> Ranking:
 
 
 def concat_ranks(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Ranks tables of several tasks and splits as one, in the order of sample_id."""
+    """Join the ranks tables of several tasks and splits, in the order of sample_id."""
     return pl.concat(list(tables)).sort("sample_id")

@@ -1,7 +1,7 @@
-"""Full ranking: each test target among all items of the catalogue, by one protocol for every method.
+"""Rank each test target among all items of the catalogue, by one protocol for every method.
 
-All items are candidates. With ``exclude_clicked`` those that the user has clicked before are not: items of the user's
-training events of either task, and the user's valid targets; the target itself always stays.
+All items are candidates. ``exclude_clicked`` removes those that the user has clicked before: items of the user's
+training events of either task, and the user's valid targets. The target itself always stays a candidate.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
 
-#: (sample, item) pairs that are scored at a time.
+#: (sample, item) pairs scored at a time.
 _PAIRS = 1 << 20
 
 
 @dataclass(frozen=True)
 class CatalogueTargets:
-    """Test targets of one task: rows of the samples table, and items [rows, X] that are no candidates (-1: none)."""
+    """Hold test targets of one task.
+
+    ``samples`` are rows of the samples table; ``excluded`` [rows, X] holds items that are not candidates (-1: none).
+    """
 
     samples: pl.DataFrame
     excluded: np.ndarray
@@ -34,12 +37,12 @@ class CatalogueTargets:
         return len(self.samples)
 
     def take(self, start: int, stop: int) -> CatalogueTargets:
-        """Rows ``start`` to ``stop``."""
+        """Take rows ``start`` to ``stop``."""
         return CatalogueTargets(self.samples[start:stop], self.excluded[start:stop])
 
 
 def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings) -> CatalogueTargets:
-    """The test targets of a task, in the order of sample_id; of at most ``settings.users`` users, evenly spread."""
+    """Load a task's test targets in the order of sample_id; at most ``settings.users``, evenly spread (0: all)."""
     samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
     rows = samples.filter((pl.col("task") == task) & (pl.col("split") == "test")).sort("sample_id")
     if settings.users and len(rows) > settings.users:
@@ -58,14 +61,17 @@ def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings)
 
 
 def block_rows(n_items: int) -> int:
-    """Targets that are ranked by score at a time."""
+    """Return the number of targets to rank by score at a time."""
     return max(1, _PAIRS // n_items)
 
 
 def ranks_by_score(
     targets: CatalogueTargets, n_items: int, score: Callable[[pl.DataFrame], np.ndarray], *, description: str
 ) -> pl.DataFrame:
-    """The table `full_ranks` by exact scores; ``score`` maps samples to scores of all items, float [rows, n_items]."""
+    """Build the table `full_ranks` from exact scores.
+
+    ``score`` maps samples to scores of all items, float [rows, n_items].
+    """
     rows = block_rows(n_items)
     ranks = []
     for start in progress(range(0, len(targets), rows), description, unit="batch"):
@@ -75,9 +81,9 @@ def ranks_by_score(
 
 
 def catalogue_ranks(scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray:
-    """Rank of each target among the candidates, 1 the best, ties averaged, float64 [rows].
+    """Rank each target among the candidates: 1 is best, ties are averaged, float64 [rows].
 
-    ``scores`` [rows, n_items]. Raises UserError on a score that is not a number.
+    ``scores`` [rows, n_items]. Raises UserError on a NaN score.
     """
     if np.isnan(scores).any():
         raise UserError("full ranking: a score is not a number; the method cannot rank the catalogue")
@@ -93,9 +99,9 @@ def catalogue_ranks(scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray
 
 
 def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray:
-    """Rank of each target among what a search has found, float64 [rows]; NaN where it has not found the target.
+    """Rank each target among the items that a beam search returned, float64 [rows]; NaN where it missed the target.
 
-    ``items`` [rows, n] best first, -1 for none, and their ``scores``; equal scores take the average rank.
+    ``items`` [rows, n] holds the items, best first, -1 for none, and ``scores`` their scores; ties are averaged.
     """
     hit = items == targets.samples.get_column("target_item").to_numpy()[:, None]
     own = np.where(hit, scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
@@ -106,7 +112,7 @@ def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets
 
 
 def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl.DataFrame:
-    """The table `full_ranks` of these targets; a rank of NaN is stored as null."""
+    """Build the table `full_ranks` of these targets; a rank of NaN is stored as null."""
     columns = targets.samples.select("task", "split", "sample_id", "user_id", "target_item")
     return schema.FULL_RANKS.check(
         columns.with_columns(
@@ -117,7 +123,7 @@ def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl
 
 
 def figures(table: pl.DataFrame) -> dict[str, float]:
-    """Recall@20 of each task, and the share of targets without a rank, for a stage's record."""
+    """Compute Recall@20 of each task, and the share of targets without a rank, for a stage's record."""
     found: dict[str, float] = {}
     for (task,), group in table.group_by("task", maintain_order=True):
         ranks = group.get_column("rank")

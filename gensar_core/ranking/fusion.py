@@ -1,10 +1,10 @@
-"""Fusion of rankers: a conditional logit over the scores of its parts, fitted on the valid candidate lists.
+"""Fuse rankers by a conditional logit over their scores, fitted on the valid candidate lists.
 
-Each part gives two features of a candidate: its score, and minus the logarithm of its rank in the list. The score keeps
-how much better a candidate is than another, the rank is not misled by scores of odd shape (counts, say). The
-probability that candidate c of a list is the target is proportional to exp(w . x_c) (McFadden, 1974), and w maximizes
-the likelihood of the valid targets: a convex problem, the same answer whenever it is asked. The logarithm of an item's
-training clicks may be one more feature, the only one whose weight may be negative.
+Each part contributes two features of a candidate: its score, and minus the logarithm of its rank in the list. The score
+keeps how much better one candidate is than another; the rank is not misled by oddly distributed scores (counts, say).
+The probability that candidate c of a list is the target is proportional to exp(w . x_c) (McFadden, 1974), and w
+maximizes the likelihood of the valid targets: a convex problem, with the same answer in every run. The logarithm of an
+item's training clicks may be an additional feature, the only one whose weight may be negative.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage
 
-#: What each part contributes, in this order.
+#: Features of each part, in this order.
 FEATURES = ("score", "rank")
 
 _SPLITS = ("valid", "test")
@@ -34,7 +34,8 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
     """Write {name}.parquet (table `ranks`) and its record into the folder ``output``.
 
     ``parts`` maps the name of each part to its file of scores (table `scores`); ``samples`` is the folder of candidate
-    lists. A task is ranked when some part scored it. Raises UserError when a part scored other lists than these.
+    lists. A task is ranked when at least one part scored it. Raises UserError when a part scored other lists than
+    these, or when no task can be ranked.
     """
     inputs = [samples / "samples.parquet", samples / "candidates.parquet", *parts.values()]
     inputs += [samples / "training_events.parquet"] if settings.popularity else []
@@ -71,11 +72,11 @@ def fuse_task(
     settings: WeightSettings,
     prior: Sequence[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Ranks of the targets of the valid and of the test lists, and the weights that valid alone has decided.
+    """Fuse the parts of one task: return the ranks of valid and test targets, and the weights, fitted on valid alone.
 
-    ``parts`` holds the scores [rows, width] of each part for valid and test, ``present`` [rows, width] says where a
-    candidate stands; ``prior`` is a feature more, [rows, width] for both splits, of a weight of any sign. The weights
-    [2 * parts (+ 1)] belong to features of unit standard deviation.
+    ``parts`` holds each part's scores [rows, width] for valid and test; ``present`` [rows, width] marks the candidates
+    of both; ``prior`` is an additional feature, [rows, width] for both, whose weight may have any sign. The weights
+    [2 * parts (+ 1)] apply to features of unit standard deviation.
     """
     inside = [features([part[split] for part in parts], present[split]) for split in range(len(_SPLITS))]
     if prior is not None:
@@ -87,9 +88,9 @@ def fuse_task(
 
 
 def list_scores(scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | None:
-    """A part's scores of these lists, float64 [rows, width], 0 where no candidate stands; None when it has none.
+    """Return a part's scores of these lists, float64 [rows, width], 0 without a candidate; None if it scored no list.
 
-    Raises UserError when it has some of the lists only, or lists of other lengths.
+    Raises UserError when it scored only some of the lists, or lists of other lengths.
     """
     wanted = lists.samples.select("sample_id")
     rows = wanted.join(scores, on="sample_id", how="left", maintain_order="left").get_column("scores")
@@ -103,10 +104,10 @@ def list_scores(scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | Non
 
 
 def features(parts: list[np.ndarray], present: np.ndarray) -> np.ndarray:
-    """Features [rows, width, 2 * parts] of candidates from the parts' scores [rows, width] each.
+    """Compute the candidates' features [rows, width, 2 * parts] from the scores [rows, width] of each part.
 
-    Scores count from the mean of their list; minus infinity (a candidate that a beam search missed) becomes one less
-    than the lowest finite score of the list.
+    Scores are centred on the mean of their list; minus infinity (a candidate that a beam search missed) becomes one
+    less than the lowest finite score of the list.
     """
     columns = []
     for scores in parts:
@@ -120,25 +121,25 @@ def features(parts: list[np.ndarray], present: np.ndarray) -> np.ndarray:
 
 
 def spread(inside: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Standard deviation of each feature over the candidates that stand, [features]; 1 for a constant one."""
+    """Compute the standard deviation of each feature over all candidates, [features]; 1 for a constant feature."""
     deviation = inside[present].std(axis=0)
     spread: np.ndarray = np.where(deviation > 0, deviation, 1.0)
     return spread
 
 
 def log_clicks(training_events: Path) -> np.ndarray:
-    """Logarithm of one more than the training clicks of each item, of both tasks together, [items clicked]."""
+    """Compute log(1 + training clicks) of each item, both tasks together, [items up to the last clicked one]."""
     clicked = schema.EVENTS.read(training_events).get_column("item_id").drop_nulls().to_numpy()
     counted: np.ndarray = np.log1p(np.bincount(clicked))
     return counted
 
 
 def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float, signed: int = 0) -> np.ndarray:
-    """Weights [features] of greatest likelihood for the targets, which stand in column 0 of ``inside``.
+    """Fit the weights [features] that maximize the likelihood of the targets, which are column 0 of ``inside``.
 
     ``inside`` [rows, width, features], ``present`` [rows, width]. Minimizes the mean of -log p(target) plus
-    ``ridge`` / 2 times the squared weights. No weight but the last ``signed`` is negative: a part may count little,
-    never against itself, and alone it keeps its order.
+    ``ridge`` / 2 times the squared weights. Only the last ``signed`` weights may be negative: a part may count little
+    but never against its own scores, and a part alone keeps its order.
     """
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -160,13 +161,13 @@ def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float, signed: i
 
 
 def _looked_up(prior: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """``prior`` of ``items`` [rows, width]; 0 past its end, for items without clicks, and where no candidate stands."""
+    """Look up ``prior`` for ``items`` [rows, width]; 0 past its end (items without clicks) and without a candidate."""
     known = (items >= 0) & (items < len(prior))
     return np.where(known, prior[np.where(known, items, 0)], 0.0)
 
 
 def _scores_of(part: str, scores: pl.DataFrame, lists: Mapping[str, CandidateLists]) -> list[np.ndarray] | None:
-    """A part's scores of the valid and test lists of a task; None when it does not rank the task."""
+    """Return a part's scores of the valid and test lists of a task; None when it does not rank the task."""
     try:
         found = [list_scores(scores, lists[split]) for split in _SPLITS]
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Ranks and the metrics over them (paper, section 4.1.3)."""
+"""Compute ranks and the metrics over them (paper, section 4.1.3)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def average_ranks(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Rank of column 0 among the present columns of each row, 1 the best; ties take the average rank.
+    """Rank column 0 among the present columns of each row: 1 is best, ties take the average rank.
 
-    ``scores`` [rows, width] floats, higher is better; ``present`` [rows, width] says where a candidate stands, column
-    0 always. Returns float64 [rows]. Raises ValueError on a NaN at a present place. Equal scores for all of n
-    candidates give (n + 1) / 2, never 1.
+    ``scores`` [rows, width] floats, higher is better; ``present`` [rows, width] marks the candidates, column 0 always.
+    Returns float64 [rows]. Raises ValueError on a NaN score of a candidate. If all n candidates score the same, the
+    rank is (n + 1) / 2, never 1.
     """
     if np.isnan(scores[present]).any():
         raise ValueError("a candidate's score is not a number")
@@ -22,9 +22,9 @@ def average_ranks(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def ranks_in_list(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Rank of every present column of each row, 1 the best, ties averaged, float64 [rows, width]; 0 elsewhere.
+    """Rank every present column of each row: 1 is best, ties are averaged, float64 [rows, width]; 0 elsewhere.
 
-    ``scores`` are finite where a candidate stands.
+    ``scores`` must be finite for every candidate.
     """
     from scipy.stats import rankdata
 
@@ -33,10 +33,10 @@ def ranks_in_list(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def hit_rate(ranks: np.ndarray, k: int) -> float:
-    """HR@k: share of targets ranked at k or better."""
+    """Compute HR@k: the share of targets ranked at k or better."""
     return float(np.mean(ranks <= k)) if len(ranks) else float("nan")
 
 
 def ndcg(ranks: np.ndarray, k: int) -> float:
-    """NDCG@k with one relevant item: mean of 1 / log2(rank + 1) where rank <= k, else 0."""
+    """Compute NDCG@k with one relevant item: the mean of 1 / log2(rank + 1) where rank <= k, else 0."""
     return float(np.mean(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0))) if len(ranks) else float("nan")

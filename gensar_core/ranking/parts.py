@@ -1,7 +1,7 @@
-"""Ranking by several jobs: which lists each of them takes, and their tables put together again.
+"""Split a ranking among several jobs, and merge their tables.
 
-A part is whole blocks of lists, the blocks that one job alone would go through. So every forward pass sees the same
-lists whatever the number of parts, and the tables are the same, byte for byte.
+A part consists of whole blocks of lists, the same blocks that a single job would process. So every forward pass sees
+the same lists whatever the number of parts, and the tables are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gensar_core.runtime.stage import Stage, read_record
 
 @dataclass(frozen=True)
 class Part:
-    """One of ``of`` jobs, numbered from 0, that share the lists of a ranking."""
+    """Identify one of ``of`` jobs, numbered from 0, that share the lists of a ranking."""
 
     number: int = 0
     of: int = 1
@@ -32,10 +32,10 @@ class Part:
             raise UserError(f"part {self.number} of {self.of}: parts are numbered from 0 to {self.of - 1}")
 
     def spans(self, lengths: Sequence[int], block: int) -> list[tuple[int, int]]:
-        """(start, stop) of this part's rows in each of several tables of ``lengths`` rows.
+        """Return (start, stop) of this part's rows in each of several tables with ``lengths`` rows.
 
-        All tables' blocks of ``block`` rows are dealt out in their order, as evenly as they go; starts are multiples of
-        ``block``.
+        The blocks of ``block`` rows of all tables are dealt out in order, as evenly as possible; starts are multiples
+        of ``block``.
         """
         blocks = [-(-length // block) for length in lengths]
         first, last = (share * sum(blocks) // self.of for share in (self.number, self.number + 1))
@@ -47,14 +47,14 @@ class Part:
         return spans
 
 
-#: One job takes all.
+#: One job ranks all lists.
 WHOLE: Final = Part()
 
 
 def gather_rankings(parts: Sequence[Path], output: Path, name: str) -> None:
     """Write ``output``/{name}.parquet, {name}.scores.parquet and {name}.stage.json from those of all ``parts``.
 
-    ``parts`` are their ranks files; scores and records stand beside them.
+    ``parts`` are the ranks files of the parts; their scores and records are beside them.
     """
     scores = [path.with_suffix(".scores.parquet") for path in parts]
     with _gathering("rank_generator", [*parts, *scores], output, name) as stage:
@@ -77,7 +77,7 @@ def _gathering(stage: str, inputs: Sequence[Path], output: Path, name: str) -> S
 
 
 def _work(parts: Sequence[Path]) -> dict[str, float | str]:
-    """Seconds of all parts together, and the numbers they were computed in."""
+    """Return the total seconds of all parts, and the precisions they computed in."""
     records = [read_record(path.with_suffix(".stage.json")) for path in parts]
     seconds = sum(record["seconds"] for record in records)
     # Parts may run on different machines, not all of which multiply in bfloat16.

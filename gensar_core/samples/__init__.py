@@ -1,1 +1,1 @@
-"""Canonical tables -> prediction targets, splits, histories, candidates, and the audit of leaks."""
+"""Turn canonical tables into targets, splits, histories and candidates, and audit them for leaks."""

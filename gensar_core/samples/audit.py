@@ -1,6 +1,6 @@
-"""The leak audit: what a finished set of samples gives away, counted from its tables alone.
+"""Count the leaks of a finished set of samples, from its tables alone.
 
-Nothing here shares code with how the tables are made, so a mistake there shows here.
+Nothing here shares code with the building of the tables, so a mistake there shows here.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import polars as pl
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.schema import RECOMMENDED_ITEM, SEARCHED_ITEM, SEARCHED_QUERY, SPLITS, TASKS
 
-#: Samples worked on at once; bounds memory, not results.
+#: Samples processed at once; limits memory, does not affect results.
 _SLICE = 1 << 17
 
-#: More items than any catalogue has: user * _ITEMS + item is one number for the pair.
+#: More items than any catalogue has, so that user * _ITEMS + item identifies the pair.
 _ITEMS = 1 << 31
 
 
 def _pair(item: str) -> pl.Expr:
-    """User and item of a row as one number; ``item`` is the column of the item."""
+    """Encode user and item of a row in one number; ``item`` names the column of the item."""
     return pl.col("user_id").cast(pl.Int64) * _ITEMS + pl.col(item)
 
 
-#: What an event is in an input.
+#: Behavior code of an event in an input.
 _BEHAVIOR = pl.when(pl.col("task") == "rec").then(RECOMMENDED_ITEM).otherwise(SEARCHED_ITEM).cast(pl.UInt8)
 
 _NO_ENTRIES = pl.DataFrame(
@@ -57,35 +57,35 @@ _EVALUATION_MARKS = (
 
 
 class Audit:
-    """Counts, over all samples of a data set, in which something is wrong or worth knowing; a report at the end.
+    """Count the samples of a data set that have a fault or another property worth knowing, and report the counts.
 
-    Samples are added with those of their users; what a user's samples give is a few marks each, and histories and
-    candidate lists are worked on slice by slice.
+    All samples of a user are added together; each sample is reduced to a few marks, and histories and candidate lists
+    are processed slice by slice.
 
-    - ``samples``: all of them; ``leak_share`` is ``leaks`` over it, ``later_training_share``
+    - ``samples``: all samples; ``leak_share`` is ``leaks`` over it, ``later_training_share`` is
       ``targets_with_later_training`` over it.
-    - ``leaks``: the target's item stands in the sample's own input more often than the user's earlier clicks account
-      for, so an entry is from the target's time or after it.
-    - ``repeats``: it stands there, and an earlier click on it accounts for that.
-    - ``targets_in_own_input``: it stands there for either reason.
+    - ``leaks``: the target's item is in the sample's own input more often than the user's earlier clicks account for,
+      so an entry is from the target's time or later.
+    - ``repeats``: the target's item is in the input, and an earlier click on it accounts for that.
+    - ``targets_in_own_input``: the target's item is in the input for either reason.
     - ``targets_of_unseen_users``, ``targets_of_unseen_items``: no training event has the user, or the item.
     - train, ``inputs_with_held_out``: the input holds the item of a valid or test target of the user, of either task,
-      more often than the user's clicks before that target account for; ``targets_held_out``: the target is on such an
-      item, at that target's time or after it.
+      more often than the user's clicks before that target account for; ``targets_held_out``: the training target is on
+      such an item, at the time of that valid or test target or later.
     - valid and test, ``clicked_before``: the user clicked the item earlier, in either task, whether or not the input
-      reaches back so far; ``clicked_before_but_untrained``: and training has none of the user's clicks on it.
-    - valid and test, ``training_targets_of_other_task``: a training target of the other task has the user and the item,
-      at the target's time or after it.
+      reaches back that far; ``clicked_before_but_untrained``: and none of the user's clicks on it is in training.
+    - valid and test, ``training_targets_of_other_task``: a training target of the other task has the same user and
+      item, at the target's time or later.
     - valid and test, ``targets_with_later_training``: a training event of the user, of either task, is later than the
-      target; ``later_training_events``: how many are, summed over the targets.
-    - valid and test, ``only_candidate_in_history``: of all candidates the target alone stands in the input, or, in
-      ``only_candidate_not_in_history``, alone does not; whoever looks this up needs no model.
-    - valid and test, ``candidates_equal_target``, ``candidate_lists_short`` (of ``negatives``),
-      ``candidate_lists_missing``: samples whose candidates are so.
+      target; ``later_training_events``: the number of such events, summed over the targets.
+    - valid and test, ``only_candidate_in_history``: of all candidates, only the target is in the input;
+      ``only_candidate_not_in_history``: only the target is not. Either picks out the target without a model.
+    - valid and test, ``candidates_equal_target``: the target is among its negatives; ``candidate_lists_short``: the
+      list has fewer than ``negatives``; ``candidate_lists_missing``: there is no list.
     """
 
     def __init__(self, training_events: pl.LazyFrame, negatives: int) -> None:
-        """``training_events`` are all there are, ``negatives`` how many each candidate list should hold."""
+        """Take all ``training_events``, and the number of ``negatives`` that each candidate list should hold."""
         self._training = training_events.select("user_id", "time", pair=_pair("item_id"))
         self._users = _distinct(training_events, "user_id")
         self._items = _distinct(training_events, "item_id")
@@ -93,10 +93,10 @@ class Audit:
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
     def add(self, events: pl.DataFrame, samples: pl.DataFrame, candidates: pl.DataFrame) -> None:
-        """Count all samples of some users; ``events`` are all of these users', ``candidates`` at least the samples'."""
+        """Count all samples of some users, given all their events and at least the samples' candidate lists."""
         evaluated = pl.col("split") != "train"
         rows = samples.select("sample_id", "task", "split", "user_id", "time", "target_item", pair=_pair("target_item"))
-        # The first valid or test target on each pair: what is on the pair from then on tells of it.
+        # The first valid or test target on each pair: any event on the pair from then on reveals it.
         held_out = rows.filter(evaluated).group_by("pair").agg(held_from=pl.col("time").min()).sort("pair")
         rows = rows.join(held_out, on="pair", how="left", maintain_order="left").with_columns(
             targets_of_unseen_users=~pl.col("user_id").is_in(self._users.implode()),
@@ -118,7 +118,7 @@ class Audit:
                 self._counts[task, split, mark] += int(own[mark].sum())
 
     def report(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Task -> split -> counts."""
+        """Return the counts, as task -> split -> name -> count."""
         return {task: {split: self._report(task, split) for split in SPLITS} for task in TASKS}
 
     def _report(self, task: str, split: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Audit:
 
 
 def audit_time_split(training_events: pl.LazyFrame, samples: pl.LazyFrame) -> dict[str, int | None]:
-    """What lies on the wrong side of a split by time; all counts are zero when the split is right.
+    """Count the rows on the wrong side of a split by time; all counts are zero when the split is right.
 
     - ``valid_from``, ``test_from``: time of the first valid and of the first test target.
     - ``late_training_events``, ``late_training_targets``: at or after the first valid or test target's time.
@@ -150,12 +150,12 @@ def audit_time_split(training_events: pl.LazyFrame, samples: pl.LazyFrame) -> di
 
 
 def _distinct(table: pl.LazyFrame, name: str) -> pl.Series:
-    """The values of a column, each once."""
+    """Return the distinct values of a column."""
     return table.select(pl.col(name).unique()).collect(engine="streaming").to_series()
 
 
 def _count_from(rows: pl.LazyFrame, moment: int | None) -> int:
-    """How many rows are at or after the moment; none when there is no such moment."""
+    """Count the rows at or after the moment; 0 without a moment."""
     if moment is None:
         return 0
     return int(rows.filter(pl.col("time") >= moment).select(pl.len()).collect(engine="streaming").item())
@@ -166,9 +166,9 @@ def _marks(split: str) -> tuple[str, ...]:
 
 
 def _input_marks(samples: pl.DataFrame, events: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
-    """What the inputs of samples hold: sample_id, leaks, repeats, targets_in_own_input, inputs_with_held_out.
+    """Mark samples by their inputs: sample_id, leaks, repeats, targets_in_own_input, inputs_with_held_out.
 
-    ``held_out`` are the pairs of valid and test targets, ascending, and the time of the first on each, ``held_from``.
+    ``held_out`` holds the pairs of valid and test targets, ascending, and the time ``held_from`` of each pair's first.
     """
     pairs, accounted = held_out["pair"].to_numpy(), _clicks_before(held_out, events)
     holds, entries = [pl.DataFrame(schema={"sample_id": pl.Int64, "inputs_with_held_out": pl.Boolean})], [_NO_ENTRIES]
@@ -186,9 +186,9 @@ def _input_marks(samples: pl.DataFrame, events: pl.DataFrame, held_out: pl.DataF
 
 
 def _own_item(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """sample_id, leaks, repeats and targets_in_own_input of the samples whose input holds the target's item.
+    """Mark samples whose input holds the target's item: sample_id, leaks, repeats, targets_in_own_input.
 
-    ``entries`` are those entries of inputs that are the target's item: what `_NO_ENTRIES` has.
+    ``entries`` has a row for each place of an input that holds the target's item, with the columns of `_NO_ENTRIES`.
     """
     identity = ["sample_id", "behavior"]
     counted = entries.group_by(*identity, "user_id", "time", "target_item").agg(entries=pl.len())
@@ -214,7 +214,7 @@ def _own_item(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _clicks_before(held_out: pl.DataFrame, events: pl.DataFrame) -> np.ndarray:
-    """Clicks of the user on the item of each pair before its first target, int64 [pairs, 2]: rec, search."""
+    """Count the user's clicks on the item of each pair before its first target, int64 [pairs, 2]: rec, search."""
     clicks = events.select(pair=_pair("item_id"), clicked="time", behavior=_BEHAVIOR)
     found = (
         held_out.lazy()
@@ -232,9 +232,10 @@ def _clicks_before(held_out: pl.DataFrame, events: pl.DataFrame) -> np.ndarray:
 def _holds(
     users: np.ndarray, row: np.ndarray, item: np.ndarray, behavior: np.ndarray, pairs: np.ndarray, accounted: np.ndarray
 ) -> np.ndarray:
-    """Whether the items of each user [rows] hold one of the ``pairs`` more often than is accounted for, bool [rows].
+    """Return whether each input holds one of the ``pairs`` more often than is accounted for, bool [rows].
 
-    ``row``, ``item`` and ``behavior`` are [entries], ``pairs`` [pairs] ascending, ``accounted`` [pairs, 2] rec, search.
+    ``users`` [rows] are the inputs' users; ``row``, ``item`` and ``behavior`` [items] are the items of all inputs.
+    ``pairs`` [pairs] is ascending; ``accounted`` [pairs, 2]: rec, search.
     """
     holds = np.zeros(len(users), dtype=bool)
     if not len(pairs):
@@ -250,10 +251,10 @@ def _holds(
 
 
 def _training_marks(rows: pl.DataFrame, events: pl.DataFrame, training: pl.DataFrame) -> pl.DataFrame:
-    """sample_id and what each valid and test sample has to do with its user's training.
+    """Mark valid and test samples by their user's training: sample_id and one column for each mark.
 
-    ``rows`` are all samples of some users, with their ``pair``; ``events`` are all of these users', ``training`` those
-    of training: user_id, time and pair.
+    ``rows`` are all samples of some users, with their ``pair``; ``events`` are all events of these users; ``training``
+    their training events: user_id, time and pair.
     """
     first = events.group_by(pair=_pair("item_id")).agg(clicked=pl.col("time").min())
     last = rows.filter(pl.col("split") == "train").group_by("task", "pair").agg(trained=pl.col("time").max())
@@ -277,12 +278,12 @@ def _training_marks(rows: pl.DataFrame, events: pl.DataFrame, training: pl.DataF
 
 
 def _later(targets: pl.DataFrame, training: pl.DataFrame) -> np.ndarray:
-    """How many of the user's training events are later than each target, int64 [targets]."""
+    """Count the user's training events later than each target, int64 [targets]."""
     moments = np.unique(training["time"].to_numpy())
     width = len(moments) + 1
 
     def codes(frame: pl.DataFrame) -> np.ndarray:
-        # How many moments lie at or before the row's time, below the user.
+        # The user in the upper digit, the number of moments at or before the row's time in the lower.
         users, times = frame["user_id"].to_numpy().astype(np.int64), frame["time"].to_numpy()
         return users * width + np.searchsorted(moments, times, side="right")
 
@@ -293,7 +294,7 @@ def _later(targets: pl.DataFrame, training: pl.DataFrame) -> np.ndarray:
 
 
 def _candidate_marks(evaluated: pl.DataFrame, candidates: pl.DataFrame, negatives: int) -> pl.DataFrame:
-    """sample_id and what is wrong with the candidates of each valid and test sample; null is no.
+    """Mark valid and test samples by their candidates: sample_id and one column for each mark; null means no.
 
     ``evaluated`` are those samples, with their inputs.
     """
@@ -318,12 +319,12 @@ def _candidate_marks(evaluated: pl.DataFrame, candidates: pl.DataFrame, negative
 
 
 def _membership_marks(lists: pl.DataFrame) -> pl.DataFrame:
-    """sample_id and, of the samples whose target is set apart by standing or not standing in the input, by which.
+    """Mark samples whose target is the only candidate in the input, or the only one not in it: sample_id, both marks.
 
-    ``lists`` are samples with their inputs and ``negatives``. Others may be missing.
+    ``lists`` are samples with their inputs and ``negatives``. Samples without either mark may be missing.
     """
     count, shown = pl.col("negatives").list.len(), pl.col("shown")
-    # Short inputs cannot hold all negatives, and few hold the target: most lists need not be compared.
+    # Short inputs cannot hold all negatives, and few inputs hold the target, so most lists need no comparison.
     possible = pl.col("history_object").list.contains(pl.col("target_item"))
     possible |= pl.col("history_object").list.len() >= count
     lists = lists.filter((count > 0) & possible)
@@ -340,7 +341,7 @@ def _membership_marks(lists: pl.DataFrame) -> pl.DataFrame:
 
 
 def _items_of(samples: pl.DataFrame) -> pl.Series:
-    """The items of each sample's input, of both kinds."""
+    """Return the items of each sample's input, recommended and searched."""
     inputs = Ragged.from_series(samples["history_behavior"])
     objects = Ragged.from_series(samples["history_object"])
     return objects.filter(inputs.values != SEARCHED_QUERY).to_series("items", pl.Int32())

@@ -1,8 +1,8 @@
-"""BM25 over item texts: the hard negatives of search.
+"""Rank item texts by BM25, for the hard negatives of search.
 
 Scores are those of Lucene's BM25 (Kamphuis et al., 2020; Lù, 2024, for bm25s). Texts are lower-cased, split into words
-of two characters or more, freed of Lucene's English stop words, and brought to dictionary forms by simplemma, as the
-synthesized queries are; Lucene's own analyzer would apply Porter's stemmer instead.
+of two characters or more, stripped of Lucene's English stop words, and reduced to dictionary forms by simplemma, like
+the synthesized queries; Lucene's own analyzer would apply Porter's stemmer instead.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gensar_core.runtime.progress import progress
 
 
 def bm25_hits(texts: Sequence[str], queries: Sequence[str], count: int, *, k1: float, b: float) -> np.ndarray:
-    """The best documents for each query, best first, int32 [queries, count]; -1 where fewer match any word.
+    """Return the numbers of the best texts for each query, int32 [queries, count]; -1 where fewer match any word.
 
-    Documents with equal scores stand in the order of their number.
+    The best text comes first; texts with equal scores come in the order of their numbers.
     """
     if not queries:
         return np.full((0, count), -1, dtype=np.int32)
@@ -27,26 +27,26 @@ def bm25_hits(texts: Sequence[str], queries: Sequence[str], count: int, *, k1: f
 
 
 class BM25Index:
-    """Texts, ready to be scored for queries."""
+    """Index texts to score them for queries."""
 
     def __init__(self, texts: Sequence[str], *, k1: float, b: float) -> None:
         self.n_texts = len(texts)
         documents = bm25s.tokenize(list(texts), stopwords="en", stemmer=_dictionary_forms, show_progress=False)
         self._index: bm25s.BM25 | None = None
         if documents.vocab:
-            # 64 bits: rounding the sums to 32 below makes scores equal that are equal in exact arithmetic.
+            # Sum in 64 bits: rounding to 32 bits below then makes scores equal that are equal in exact arithmetic.
             self._index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
             self._index.index(documents, show_progress=False)
 
     def scores(self, words: list[str]) -> np.ndarray:
-        """Scores of all texts for one query of `query_words`, float32 [texts]; 0 where no word matches."""
+        """Return the scores of all texts for one query of `query_words`, float32 [texts]; 0 where no word matches."""
         if self._index is None or not words:
             return np.zeros(self.n_texts, dtype=np.float32)
         scores: np.ndarray = self._index.get_scores(words).astype(np.float32)
         return scores
 
     def hits(self, queries: Sequence[str], count: int) -> np.ndarray:
-        """The best texts for each query, as `bm25_hits` gives them."""
+        """Return the best texts for each query, as `bm25_hits` does."""
         hits = np.full((len(queries), count), -1, dtype=np.int32)
         for row, words in enumerate(progress(query_words(queries), "BM25", unit="query")):
             best = _best(self.scores(words), count)
@@ -55,7 +55,7 @@ class BM25Index:
 
 
 def query_words(queries: Sequence[str]) -> list[list[str]]:
-    """The words of each query as `BM25Index.scores` takes them."""
+    """Split each query into words, as `BM25Index.scores` takes them."""
     words: list[list[str]] = bm25s.tokenize(
         list(queries), stopwords="en", stemmer=_dictionary_forms, return_ids=False, show_progress=False
     )
@@ -63,7 +63,7 @@ def query_words(queries: Sequence[str]) -> list[list[str]]:
 
 
 def lexical_negatives(hits: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:
-    """The first ``count`` hits that are not the target, int32 [rows, count], -1 at the end where there are fewer.
+    """Return the first ``count`` hits other than the target, int32 [rows, count], -1 at the end of short rows.
 
     ``hits`` int32 [rows, more than count], -1 at the end; ``targets`` [rows].
     """
@@ -76,7 +76,7 @@ def lexical_negatives(hits: np.ndarray, targets: np.ndarray, count: int) -> np.n
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of the ``count`` highest positive scores, highest first, equal ones in ascending order."""
+    """Return the numbers of the ``count`` highest positive scores, highest first; equal scores in ascending order."""
     matching = np.flatnonzero(scores > 0)
     if len(matching) > count:
         threshold = np.partition(scores[matching], -count)[-count]

@@ -1,8 +1,8 @@
-"""Stage `samples`: canonical events -> targets with their histories, candidate lists, and what training may see.
+"""Build targets with their histories, candidate lists and training events from canonical events (stage `samples`).
 
-Users are worked on block by block, so memory grows with the catalogue and hardly with the log. `build_samples` does all
-of it in one process. `survey_samples` (samples/survey.py), `build_part` for each part of the users, and
-`gather_samples` do the same in several, on one machine or on many, with the same bytes for any number of parts.
+Users are processed block by block, so memory grows with the catalogue and hardly with the log. `build_samples` does all
+work in one process. `survey_samples` (samples/survey.py), `build_part` for each part of the users, and `gather_samples`
+do the same in several processes, on one machine or on many, with the same bytes for any number of parts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gensar_core.samples.survey import FILES as SURVEY_FILES
 from gensar_core.samples.survey import TABLES, Survey, survey
 from gensar_core.samples.targets import DROPPED, Selection, select_targets
 
-#: Samples made and written at once; bounds memory. The rows of a written file stand in groups of so many.
+#: Samples built and written at once; limits memory. It is also the size of a written file's row groups.
 _SLICE = 1 << 17
 
 
@@ -55,9 +55,9 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
 def build_part(
     canonical: Path, surveyed: Path, output: Path, settings: SampleSettings, seed: int, part: int, parts: int
 ) -> None:
-    """Stage `samples_part`: the samples of one of so many parts of the users, in the files of `parts.part_files`.
+    """Write the samples of one part of the users to the files of `parts.part_files` (stage `samples_part`).
 
-    ``surveyed`` is the folder of the stage `samples_survey`.
+    ``part`` of ``parts`` counts from 0; ``surveyed`` is the output folder of the stage `samples_survey`.
     """
     inputs = [
         *(canonical / f"{name}.parquet" for name in TABLES),
@@ -72,7 +72,10 @@ def build_part(
 def gather_samples(
     canonical: Path, surveyed: Path, parts: Sequence[Path], output: Path, settings: SampleSettings, seed: int
 ) -> None:
-    """Stage `samples` from all parts, in order: what `build_samples` writes. Raises UserError as that does."""
+    """Gather the samples of all parts, in order, into the output of `build_samples` (stage `samples`).
+
+    Raises UserError as `build_samples` does.
+    """
     inputs = [
         *(canonical / f"{name}.parquet" for name in TABLES),
         *(surveyed / name for name in SURVEY_FILES),
@@ -86,7 +89,7 @@ def gather_samples(
 
 
 class _Part:
-    """Makes the samples of some users, block by block."""
+    """Build the samples of some users, block by block."""
 
     def __init__(self, canonical: Path, found: Survey, settings: SampleSettings, seed: int) -> None:
         items = schema.ITEMS.read(canonical / "items.parquet").select("item_id", "text").sort("item_id")
@@ -99,7 +102,7 @@ class _Part:
         self._seed = seed
 
     def write(self, folder: Path, users: range) -> Counter[str]:
-        """Write the files of `parts.part_files`, ids counted from 0 in each, and return the row counts."""
+        """Write the files of `parts.part_files`, with ids from 0 in each, and return the row counts."""
         figures: Counter[str] = Counter(dict.fromkeys(_FIGURES, 0))
         counts: Counter[tuple[str, str]] = Counter()
         with contextlib.ExitStack() as stack:
@@ -141,7 +144,7 @@ class _Part:
                     targets = log.take(rows[part])
                     inputs = histories.inputs(targets, settings.max_recommendations, settings.max_searches)
                     tables[group].write(_sample_rows(*group, ids[group][part], targets, inputs))
-            # Those of training and of all events need not be in memory together.
+            # Histories over training events and over all events need not be in memory together.
             del histories
 
     def _write_candidates(
@@ -160,7 +163,7 @@ class _Part:
         return figures
 
 
-#: Row counts that the parts of the users add up.
+#: Row counts to sum over the parts of the users.
 _FIGURES = (
     *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users", "targets", "train_split")),
     *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in DROPPED),
@@ -173,7 +176,7 @@ _FIGURES = (
 
 
 def _sample_rows(task: str, split: str, ids: np.ndarray, targets: EventLog, inputs: Inputs) -> pl.DataFrame:
-    """Rows of table `samples`."""
+    """Build rows of the table `samples`."""
     return pl.DataFrame(
         {
             "sample_id": ids,
@@ -198,7 +201,7 @@ def _gather(
     figures: Mapping[str, int],
     settings: SampleSettings,
 ) -> None:
-    """The tables of all parts as one, their figures, and the audit."""
+    """Write the merged tables of all parts, their counts, and the audit."""
     _report(stage, figures, found.moments, settings)
     if not any(figures[f"{task}_{split}"] for task, split in GROUPS):
         raise UserError(f"{canonical / 'events.parquet'}: {_nothing_found(settings)}; such a log gives no samples")
@@ -221,14 +224,14 @@ def _gather(
 
 
 def _rows(paths: list[Path]) -> Iterator[pl.DataFrame]:
-    """The rows of all files, one after the other, so many at a time whatever the files' own sizes."""
+    """Yield the rows of all files in order, in frames of `_SLICE` rows whatever the sizes of the files."""
     rows = pl.scan_parquet(paths)
     for start in range(0, rows.select(pl.len()).collect().item(), _SLICE):
         yield rows.slice(start, _SLICE).collect()
 
 
 def _append(table: TableWriter, paths: list[Path], first: int) -> None:
-    """Write the rows of all files with sample ids counted from ``first``."""
+    """Write the rows of all files, with sample ids counted from ``first``."""
     for rows in _rows(paths):
         numbers = pl.int_range(first, first + len(rows), dtype=pl.Int64())
         table.write(rows.with_columns(sample_id=numbers))
@@ -236,13 +239,13 @@ def _append(table: TableWriter, paths: list[Path], first: int) -> None:
 
 
 def _queries_asked(samples: Path) -> int:
-    """Number of distinct queries of valid and test targets."""
+    """Count the distinct queries of valid and test targets."""
     asked = schema.SAMPLES.scan(samples).filter(pl.col("split") != "train").select(pl.col("query_id").drop_nulls())
     return int(asked.select(pl.col("query_id").n_unique()).collect(engine="streaming").item())
 
 
 def _nothing_found(settings: SampleSettings) -> str:
-    """Why no click became a target."""
+    """Explain why no click became a target."""
     both = "with both a recommendation click and a search before them"
     if settings.split == "time":
         return f"the clicks {both} have fewer than three different times"
@@ -250,7 +253,7 @@ def _nothing_found(settings: SampleSettings) -> str:
 
 
 def _report(stage: Stage, figures: Mapping[str, int], moments: np.ndarray, settings: SampleSettings) -> None:
-    """Put the row counts into the record, and warn where one is not what the settings expect."""
+    """Record the row counts, and warn where one differs from the settings' expected rows."""
     begins: Iterable[tuple[str, int]] = zip(("valid_from", "test_from"), moments.tolist(), strict=False)
     stage.record(**dict(begins), **{name: figures[name] for name in _FIGURES if name in figures})
     for step, rows in settings.expected_rows.items():
@@ -260,7 +263,7 @@ def _report(stage: Stage, figures: Mapping[str, int], moments: np.ndarray, setti
 
 
 def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[str, Any]:
-    """The leak audit of the tables as they were written."""
+    """Audit the written tables for leaks."""
     training_events = schema.EVENTS.scan(stage.path(EVENTS_FILE))
     samples = schema.SAMPLES.scan(stage.path("samples.parquet"))
     candidates = schema.CANDIDATES.scan(stage.path("candidates.parquet"))
@@ -279,7 +282,7 @@ def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[s
 
 
 def _lists_of(samples: pl.DataFrame, candidates: pl.LazyFrame) -> pl.DataFrame:
-    """The candidate lists of the evaluated samples among some users': ids of a task and split stand together."""
+    """Read the candidate lists of some users' evaluated samples; ids of a task and split are contiguous."""
     groups = samples.filter(pl.col("split") != "train").group_by("task", "split", maintain_order=True)
     ends = groups.agg(first=pl.col("sample_id").min(), last=pl.col("sample_id").max())
     parts = [

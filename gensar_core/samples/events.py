@@ -1,4 +1,4 @@
-"""The events table as flat arrays in event order: what targets and histories are computed from."""
+"""Read the events table as flat arrays in event order, the source of targets and histories."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 
-#: Stands for "no query" and "no session" of a recommendation click.
+#: Means "no query" and "no session" of a recommendation click.
 NONE = -1
-#: Events read at once; bounds memory, not results.
+#: Events read at once; limits memory, does not affect results.
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class EventLog:
-    """Some events of a data set, in event order; every field is an array [events].
+    """Hold some events of a data set in event order; every field is an array [events].
 
-    ``twins`` counts the earlier events of the whole data set that have the same user, time and item: no more events
-    than that can be hidden from the event's history for being the event's own click under another name.
+    ``twins`` counts the earlier events of the whole data set with the same user, time and item. At most that many
+    events can be hidden from the event's history for being the same click under another name.
     """
 
     event: np.ndarray
@@ -37,7 +37,7 @@ class EventLog:
 
     @classmethod
     def from_frame(cls, events: pl.DataFrame) -> EventLog:
-        """All events of a data set (table `events`, in order)."""
+        """Build the log of all given events (table `events`, in event order); twins are counted among them."""
         twins = events.select(pl.int_range(pl.len()).over("user_id", "time", "item_id")).to_series()
         return cls(
             event=events["event_id"].to_numpy(),
@@ -54,20 +54,20 @@ class EventLog:
         return len(self.event)
 
     def take(self, rows: np.ndarray) -> EventLog:
-        """Some of the events: a mask [events], or row numbers."""
+        """Select events by a mask [events] or by row numbers."""
         return EventLog(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     @property
     def pairs(self) -> np.ndarray:
-        """User and item of each event as one number, int64 [events]: the user in the upper half, the item below."""
+        """Encode each event's user and item in one number, int64 [events]: user in the upper half, item below."""
         codes: np.ndarray = (self.user.astype(np.int64) << 32) | self.item
         return codes
 
 
 class EventTable:
-    """The events table of a data set (checked by `check_events`), to be read for some users at a time.
+    """Read the events table of a data set (checked by `check_events`) for some users at a time.
 
-    ``offsets`` int64 [users + 1]: the rows where each user's events begin, and where those of the last one end.
+    ``offsets`` int64 [users + 1]: the rows where users' events begin, and where the last user's end.
     """
 
     def __init__(self, path: Path, offsets: np.ndarray) -> None:
@@ -75,12 +75,12 @@ class EventTable:
         self._offsets = offsets
 
     def read(self, users: range) -> pl.DataFrame:
-        """The events of these users, in event order."""
+        """Read the events of these users, in event order."""
         first, end = self._offsets[[users.start, users.stop]].tolist()
         return self._rows.slice(first, end - first).collect()
 
     def blocks(self, users: range | None = None) -> Iterator[range]:
-        """Users (all there are, unless given) in runs that have few enough events to be in memory together."""
+        """Yield ranges of users (by default of all users) with few enough events to be in memory together."""
         users = users if users is not None else range(len(self._offsets) - 1)
         first = users.start
         while first < users.stop:
@@ -92,12 +92,12 @@ class EventTable:
 
 
 def check_events(path: Path, n_items: int, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Check the events table for all that targets and histories rely on, block by block.
+    """Check everything that targets and histories assume of the events table, block by block.
 
     Returns the number of events of each user, int64 [users], and of recommendation clicks on each item, int64 [items].
-    Raises UserError when the table is missing or not readable, when event_id is no row number, the order is not that of
-    user and time, an id has no row in its table, a search click lacks its query or session, or a session has more than
-    one user or query.
+    Raises UserError when the table is missing or not readable, an event_id is not the row number, events are not in the
+    order of user and time, an id has no row in its table, a user_id is negative, a search click lacks its query or
+    session, or a session has more than one user or query.
     """
     users, clicks = np.zeros(0, dtype=np.int64), np.zeros(n_items, dtype=np.int64)
     last: pl.DataFrame | None = None
@@ -106,7 +106,7 @@ def check_events(path: Path, n_items: int, n_queries: int) -> tuple[np.ndarray, 
         joined = block if last is None else pl.concat([last, block])
         _check_block(path, first, block, joined, n_items, n_queries)
         sessions_ascend = sessions_ascend and _sessions_ascend(joined)
-        # The last search may stand before a run of other clicks, and the next session is compared with it.
+        # The next session is compared with the last search, which may precede a run of other clicks.
         last = pl.concat([joined.filter(pl.col("task") == "search").tail(1), block.tail(1)]).unique().sort("event_id")
         counts = np.bincount(block["user_id"].to_numpy(), minlength=len(users))
         counts[: len(users)] += users
@@ -119,7 +119,7 @@ def check_events(path: Path, n_items: int, n_queries: int) -> tuple[np.ndarray, 
 
 
 def _row_blocks(path: Path) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The rows of the events table so many at a time, each with the number of its first one."""
+    """Yield the events table in blocks of rows, each with the number of its first row."""
     rows, found = schema.EVENTS.open(path)
     for first in range(0, found, _BLOCK):
         try:
@@ -132,7 +132,7 @@ def _row_blocks(path: Path) -> Iterator[tuple[int, pl.DataFrame]]:
 def _check_block(
     path: Path, first: int, block: pl.DataFrame, joined: pl.DataFrame, n_items: int, n_queries: int
 ) -> None:
-    """Check what can be seen in some rows; ``joined`` has the row before them as well."""
+    """Check a block of rows; ``joined`` also holds the row and the search before it."""
     searches = block.filter(pl.col("task") == "search")
     step = pl.col("user_id").diff().fill_null(0)
     wrong = {
@@ -152,7 +152,7 @@ def _check_block(
 
 
 def _sessions_ascend(rows: pl.DataFrame) -> bool:
-    """Whether sessions are numbered in the order of events, and each has one user and one query."""
+    """Return whether sessions are numbered in event order, and each has one user and one query."""
     searches = rows.filter(pl.col("task") == "search")
     step = pl.col("session_id").diff().fill_null(1)
     other = (pl.col("user_id").diff() != 0) | (pl.col("query_id").diff() != 0)
@@ -160,7 +160,7 @@ def _sessions_ascend(rows: pl.DataFrame) -> bool:
 
 
 def _sessions_agree(path: Path) -> bool:
-    """Whether each session has one user and one query, however sessions are numbered."""
+    """Return whether each session has one user and one query, however sessions are numbered."""
     searches = schema.EVENTS.scan(path).filter(pl.col("task") == "search")
     names = ("user_id", "query_id")
     differ = [pl.col(name).min() != pl.col(name).max() for name in names]

@@ -1,13 +1,13 @@
-"""What a user did before a target: the inputs of Eq. 1, under either protocol, for all targets at once.
+"""Build the histories of targets, the inputs of Eq. 1, under either protocol and for all targets at once.
 
-A history holds the last so many recommendation clicks and the last so many search sessions, merged by event order. A
-session stands as one block, its query once and then its clicks, at the place of its first click.
+A history holds a target's last recommendation clicks and last search sessions, up to a maximum of each, merged in event
+order. A session is one block, its query once and then its clicks, at the place of its first click.
 
-Two protocols say what "before" means. Under both, an event is before a target when it precedes it in event order.
+Two protocols define "before". Under both, an event is before a target when it precedes the target in event order.
 
-- ``strict``: without the events at the target's own time that have the target's own item, and without the target's
-  own session. So nothing in an input tells the target, however coarse the times are.
-- ``paper``: with them, as the authors prepared their data; only the very last recommendation click before a search
+- ``strict``: leaves out events with the target's time and item, and the target's session. So nothing in an input
+  reveals the target, however coarse the times are.
+- ``paper``: keeps them, as the authors prepared their data; only the very last recommendation click before a search
   target is left out when it is that target's own review.
 """
 
@@ -25,13 +25,16 @@ from gensar_core.schema import RECOMMENDED_ITEM, SEARCHED_ITEM, SEARCHED_QUERY
 
 Protocol = Literal["strict", "paper"]
 
-#: Targets worked on at once; bounds memory, not results.
+#: Targets processed at once; limits memory, does not affect results.
 _SLICE = 1 << 18
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Histories of targets [rows], oldest entry first: what was done (codes of schema.BEHAVIORS) and to what."""
+    """Hold the histories of targets [rows], oldest first.
+
+    ``behavior`` holds what the user did (codes of schema.BEHAVIORS), ``object`` the item or query it was done to.
+    """
 
     behavior: Ragged
     object: Ragged
@@ -41,10 +44,10 @@ class Inputs:
 
 
 class Histories:
-    """The clicks and sessions of a log, ready to be asked what precedes a target.
+    """Look up the clicks and sessions of a log that precede targets.
 
-    ``log`` is what histories may contain: all events, or those that training may see. Targets are events of the same
-    data set; they need not be in the log.
+    ``log`` holds the events that histories may contain: all events, or those that training may see. Targets are events
+    of the same data set; they need not be in the log.
     """
 
     def __init__(self, log: EventLog, protocol: Protocol) -> None:
@@ -53,7 +56,7 @@ class Histories:
         self._clicks = log.take(~log.searched)
         searches = log.take(log.searched)
         _, first, names = np.unique(searches.session, return_index=True, return_inverse=True)
-        # Sessions are numbered by their first click, so those of a user stand together and in order.
+        # Number sessions by their first click, so a user's sessions are contiguous and in order.
         number = np.empty(len(first), dtype=np.int64)
         number[np.argsort(first)] = np.arange(len(first))
         session = number[names]
@@ -63,7 +66,7 @@ class Histories:
         self._sessions = self._searches.take(self._members.offsets[:-1])
 
     def both_sides(self, targets: EventLog) -> np.ndarray:
-        """Whether a recommendation click and a search session stand before each target, bool [targets]."""
+        """Return whether a recommendation click and a search session precede each target, bool [targets]."""
         found = [
             (self._recommendations(part, 1).lengths > 0) & (self._search_sessions(part, 1)[0].lengths > 0)
             for part in _slices(targets)
@@ -71,7 +74,7 @@ class Histories:
         return np.concatenate(found) if found else np.zeros(0, dtype=bool)
 
     def inputs(self, targets: EventLog, max_recommendations: int, max_searches: int) -> Inputs:
-        """The last recommendation clicks and search sessions before each target."""
+        """Build the histories of targets from the last recommendation clicks and search sessions before each."""
         parts = [
             self._merge(self._recommendations(part, max_recommendations), *self._search_sessions(part, max_searches))
             for part in _slices(targets)
@@ -84,7 +87,7 @@ class Histories:
         return Inputs(Ragged.from_lengths(lengths, behaviors), Ragged.from_lengths(lengths, objects))
 
     def _recommendations(self, targets: EventLog, most: int) -> Ragged:
-        """Rows of the clicks that stand before each target, the last ``most`` of them."""
+        """Return the rows of the recommendation clicks before each target, the last ``most`` of them."""
         window = _before(self._clicks, targets, most + targets.twins)
         row, click = window.rows, window.values
         own = self._same_moment(self._clicks, click, targets, row)
@@ -95,11 +98,11 @@ class Histories:
         return window.filter(~own).tail(most)
 
     def _search_sessions(self, targets: EventLog, most: int) -> tuple[Ragged, Ragged]:
-        """The sessions that stand before each target, and the rows of the searches that are visible in each.
+        """Return the search sessions before each target, and the rows of the visible searches in each session.
 
-        Returns sessions of each target (the last ``most`` with anything visible) and searches of each of those.
+        The sessions of a target are the last ``most`` with at least one visible search.
         """
-        # One session more than the twins can hide: the target's own.
+        # One session more than twins can hide, for the target's own session.
         window = _before(self._sessions, targets, most + targets.twins + 1)
         row = window.rows
         members = self._members.take(window.values)
@@ -110,7 +113,7 @@ class Histories:
         return Ragged(kept.offsets, window.values[kept.values]), members.take(kept.values)
 
     def _visible(self, targets: EventLog, row: np.ndarray, search: np.ndarray) -> np.ndarray:
-        """Which of these (target, search) pairs the protocol lets the target's history show."""
+        """Return which (target, search) pairs the protocol lets the target's history show."""
         visible: np.ndarray = self._searches.event[search] < targets.event[row]
         if self._strict:
             visible &= ~self._same_moment(self._searches, search, targets, row)
@@ -119,15 +122,15 @@ class Histories:
 
     @staticmethod
     def _same_moment(log: EventLog, events: np.ndarray, targets: EventLog, row: np.ndarray) -> np.ndarray:
-        """Whether an event has the target's time and the target's item."""
+        """Return whether each event has the time and the item of its target."""
         same: np.ndarray = (log.time[events] == targets.time[row]) & (log.item[events] == targets.item[row])
         return same
 
     def _merge(
         self, recommended: Ragged, sessions: Ragged, searches: Ragged
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lengths [targets], behaviors and objects [total] of the histories made of these clicks and sessions."""
-        # Each session becomes its query and then its clicks.
+        """Merge clicks and sessions into histories; return lengths [targets], behaviors and objects [total]."""
+        # Each session becomes its query, followed by its clicks.
         sizes = searches.lengths + 1
         starts = np.cumsum(sizes) - sizes
         clicked = ranges(starts + 1, searches.lengths)
@@ -150,7 +153,7 @@ class Histories:
 
 
 def _before(log: EventLog, targets: EventLog, most: np.ndarray) -> Ragged:
-    """Rows of ``log`` (in event order) that precede each target and are its user's, the last ``most`` [targets]."""
+    """Return the user's rows of ``log`` (in event order) before each target, the last ``most`` [targets] of them."""
     stop = np.searchsorted(log.event, targets.event)
     start = np.searchsorted(log.user, targets.user)
     lengths = np.minimum(stop - start, most)

@@ -1,4 +1,4 @@
-"""Negatives of targets: sampled by popularity for recommendation, BM25 hits for search."""
+"""Draw the negatives of targets: by popularity for recommendation, from BM25 hits for search."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gensar_core.samples.bm25 import BM25Index, lexical_negatives
 from gensar_core.samples.events import EventLog
 from gensar_core.samples.popularity import PopularityPool, popularity_negatives
 
-#: Rows worked on at once where each takes a row of hits; bounds memory, not results.
+#: Rows processed at once where each copies a row of hits; limits memory, does not affect results.
 _SLICE = 1 << 15
-#: Lists made and written at once; likewise.
+#: Lists built and written at once; likewise.
 _WRITTEN = 1 << 17
 
 
 class Group(NamedTuple):
-    """Targets of one task and split, with their sample ids."""
+    """Hold targets of one task and split with their sample ids."""
 
     task: str
     ids: np.ndarray
@@ -33,10 +33,10 @@ class Group(NamedTuple):
 
 
 class NegativeSampler:
-    """Draws negatives for targets of some users.
+    """Draw negatives for the targets of some users.
 
-    ``pool`` is what is drawn from, and what a user interacted with is what stands with that user in ``log``. Every draw
-    is keyed on the seed, ``purpose`` and the target's user, item, query, task and time, so a target's negatives do not
+    Items are drawn from ``pool``; a user has interacted with the items of the user's events in ``log``. Every draw is
+    keyed on the seed, ``purpose`` and the target's user, item, query, task and time, so a target's negatives do not
     depend on the other targets, on row order or on threads.
     """
 
@@ -45,20 +45,20 @@ class NegativeSampler:
         pairs = np.unique(log.pairs)
         users = pairs >> 32
         self._first = int(users[0]) if len(users) else 0
-        # Row u holds the items that the log's u-th user interacted with.
+        # Row u holds the items that user `_first + u` interacted with.
         self._items = Ragged.from_lengths(np.bincount(users - self._first), (pairs & 0xFFFFFFFF).astype(np.int32))
         self._seed = derive_seed(seed, purpose)
 
     def by_popularity(self, targets: EventLog, count: int) -> np.ndarray:
-        """Items the user never interacted with, drawn by popularity, int32 [targets, count], -1 where too few exist."""
+        """Draw items the user never interacted with, by popularity, int32 [targets, count]; -1 where too few exist."""
         return popularity_negatives(self._pool, self._keys(targets), self._interacted(targets), count)
 
     def by_bm25(self, targets: EventLog, hits: np.ndarray, hit_rows: np.ndarray, count: int) -> tuple[np.ndarray, int]:
-        """The best hits of each target's query, without the target.
+        """Return the best hits of each target's query, without the target.
 
-        ``hits`` int32 [queries, more than count] of `bm25_hits`, ``hit_rows`` [targets] each target's row there. Where
-        hits are too few, items follow that the user never interacted with, drawn by popularity. Returns int32
-        [targets, count], -1 where too few exist, and the number of targets with too few hits.
+        ``hits`` int32 [queries, more than count] comes from `bm25_hits`; ``hit_rows`` [targets] is each target's row in
+        it. Too few hits are topped up with items that the user never interacted with, drawn by popularity. Returns
+        int32 [targets, count], -1 where too few items exist, and the number of targets with too few hits.
         """
         negatives = np.empty((len(targets), count), dtype=np.int32)
         for start in range(0, len(targets), _SLICE):
@@ -69,7 +69,7 @@ class NegativeSampler:
         return negatives, len(short)
 
     def _top_up(self, targets: EventLog, negatives: np.ndarray) -> np.ndarray:
-        """Put sampled items into the open places at the end of each row."""
+        """Fill the open places at the end of each row with sampled items."""
         has = negatives >= 0
         hits = Ragged.from_lengths(has.sum(axis=1), negatives[has])
         taken = _joined(self._interacted(targets), hits)
@@ -79,7 +79,7 @@ class NegativeSampler:
         return filled
 
     def _interacted(self, targets: EventLog) -> Ragged:
-        """The items that each target's user interacted with."""
+        """Return the items that each target's user interacted with."""
         return self._items.take(targets.user - self._first)
 
     def _keys(self, targets: EventLog) -> np.ndarray:
@@ -87,9 +87,9 @@ class NegativeSampler:
 
 
 class QueryHits:
-    """BM25 hits of queries, each searched once, when it is first asked for.
+    """Store the BM25 hits of queries, each computed once, on first use.
 
-    ``item_texts`` and ``query_texts`` are those of all items and queries, by id.
+    ``item_texts`` and ``query_texts`` hold the texts of all items and queries, by id.
     """
 
     def __init__(self, item_texts: Sequence[str], query_texts: Sequence[str], settings: NegativesSettings) -> None:
@@ -98,14 +98,14 @@ class QueryHits:
         self._settings = settings
         self._index: BM25Index | None = None
         self._place = np.full(len(query_texts), -1, dtype=np.int64)
-        # A hit more than needed for each item that may be left out, and some to spare.
+        # More hits than negatives: the target is left out if it is among them, and a few are spare.
         self._hits = np.zeros((0, settings.negatives + 10), dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self._hits)
 
     def find(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Hits of the queries searched so far, as `bm25_hits` gives them, and the row of each query [rows]."""
+        """Return the hits of all queries looked up so far, as `bm25_hits` does, and the row of each query [rows]."""
         asked = np.unique(queries)
         new = asked[self._place[asked] < 0]
         if len(new):
@@ -120,10 +120,10 @@ class QueryHits:
 def write_negatives(
     table: TableWriter, sampler: NegativeSampler, groups: Iterable[Group], hits: QueryHits, count: int
 ) -> Counter[str]:
-    """Write sample_id and ``count`` negatives of all targets of the groups, in their order.
+    """Write sample_id and ``count`` negatives of all targets of the groups, in order.
 
     Recommendation targets get items drawn by popularity, search targets the best BM25 hits of their query. Returns the
-    numbers of lists, of lists topped up because BM25 found too few, and of those that stayed short.
+    counts of all lists, of lists topped up because BM25 returned too few hits, and of lists that stayed short.
     """
     figures = Counter(lists=0, lists_topped_up=0, lists_short=0)
     for task, ids, targets in _parts(groups):
@@ -139,7 +139,7 @@ def write_negatives(
 
 
 def _parts(groups: Iterable[Group]) -> Iterator[Group]:
-    """The groups, the long ones in parts."""
+    """Yield the groups, long ones in parts."""
     for task, ids, targets in groups:
         for start in range(0, len(ids), _WRITTEN):
             rows = np.arange(start, min(start + _WRITTEN, len(ids)))
@@ -147,14 +147,14 @@ def _parts(groups: Iterable[Group]) -> Iterator[Group]:
 
 
 def _list_frame(sample_ids: np.ndarray, negatives: np.ndarray) -> pl.DataFrame:
-    """sample_id and negatives, of int32 [samples, count] with -1 at the end of short lists."""
+    """Build a frame of sample_id and negatives from int32 [samples, count] with -1 at the end of short lists."""
     has = negatives >= 0
     lists = Ragged.from_lengths(has.sum(axis=1), negatives[has]).to_series("negatives", pl.Int32())
     return pl.DataFrame({"sample_id": sample_ids, "negatives": lists})
 
 
 def _joined(first: Ragged, second: Ragged) -> Ragged:
-    """Each row of ``first`` followed by the same row of ``second``."""
+    """Append to each row of ``first`` the same row of ``second``."""
     lengths = first.lengths + second.lengths
     joined = Ragged.from_lengths(lengths, np.empty(int(lengths.sum()), dtype=first.values.dtype))
     joined.values[ranges(joined.offsets[:-1], first.lengths)] = first.values

@@ -1,4 +1,4 @@
-"""Negatives drawn by popularity among items the user has not interacted with."""
+"""Draw negatives by popularity among items the user has not interacted with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import numpy as np
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.hashing import draws, scramble, uniform
 
-#: Matrix cells worked on at once; bounds memory, not results.
+#: Matrix cells processed at once; limits memory, does not affect results.
 _CELLS = 1 << 21
-#: So many draws an item of the pool cost more than looking at every item.
+#: Draws per pool item beyond which drawing costs more than going through all items.
 _SCARCE = 4
 
 
 @dataclass(frozen=True)
 class PopularityPool:
-    """The multiset of clicked items, as distinct ``items`` in ascending order, and every click's item in that order."""
+    """Hold the multiset of clicked items.
+
+    ``items`` are the distinct items in ascending order, ``counts`` their numbers of clicks, and ``clicks`` the item of
+    every click in the same order.
+    """
 
     items: np.ndarray
     counts: np.ndarray
@@ -25,26 +29,26 @@ class PopularityPool:
 
     @classmethod
     def from_clicks(cls, items: np.ndarray) -> PopularityPool:
-        """The pool of these clicked items, one entry a click."""
+        """Build the pool from the item of each click."""
         return cls.from_counts(np.bincount(items))
 
     @classmethod
     def from_counts(cls, counts: np.ndarray) -> PopularityPool:
-        """The pool in which item ``i`` was clicked ``counts[i]`` times."""
+        """Build the pool in which item ``i`` was clicked ``counts[i]`` times."""
         items = np.flatnonzero(counts).astype(np.int32)
         clicks = counts[items]
         return cls(items, clicks, np.repeat(items, clicks))
 
 
 def popularity_negatives(pool: PopularityPool, keys: np.ndarray, taken: Ragged, count: int) -> np.ndarray:
-    """Distinct items for each row, drawn in proportion to their clicks, none of them in the row's ``taken``.
+    """Draw distinct items for each row in proportion to their clicks, excluding the row's ``taken`` items.
 
-    ``keys`` uint64 [rows] decide the draws, ``taken`` holds item ids of each row. Returns int32 [rows, count] in the
-    order drawn, -1 at the end of a row for which the pool has too few items. The first n columns are what ``count=n``
-    gives, as long as the pool is not nearly used up.
+    ``keys`` uint64 [rows] determine the draws; ``taken`` holds item ids of each row. Returns int32 [rows, count] in the
+    order drawn, -1 at the end of a row for which the pool has too few items. The first n columns equal the result of
+    ``count=n``, as long as the pool is not nearly used up.
     """
-    # Draw with replacement and keep what is new: nearly all rows are full after the first width. A stream that is
-    # prolonged begins as before, so the widths do not show in the result.
+    # Draw with replacement and keep new items: nearly all rows are full after the first width. A longer stream of draws
+    # begins like a shorter one, so the widths do not affect the result.
     found = np.full((len(keys), count), -1, dtype=np.int32)
     left = np.arange(len(keys))
     for width in (count + count // 4 + 4, 8 * (count + 4)):
@@ -59,7 +63,7 @@ def popularity_negatives(pool: PopularityPool, keys: np.ndarray, taken: Ragged, 
 
 
 def _parts(rows: np.ndarray, taken: Ragged, width: int) -> list[np.ndarray]:
-    """Rows in groups of like ``taken`` length, each small enough to work on at once."""
+    """Group rows by similar ``taken`` length, each group small enough to process at once."""
     lengths = taken.lengths[rows]
     order = np.argsort(lengths, kind="stable")
     group = np.cumsum(lengths[order] + width) // _CELLS
@@ -67,12 +71,12 @@ def _parts(rows: np.ndarray, taken: Ragged, width: int) -> list[np.ndarray]:
 
 
 def _first_distinct(pool: PopularityPool, keys: np.ndarray, taken: Ragged, width: int, count: int) -> np.ndarray:
-    """The first ``count`` items that are new among ``width`` draws, int32 [rows, count], -1 at the end."""
+    """Return the first ``count`` new items among ``width`` draws, int32 [rows, count], -1 at the end of short rows."""
     numbers = draws(keys, width)
     numbers %= np.uint64(len(pool.clicks))
     before = int(taken.lengths.max(initial=0))
     items = np.concatenate([taken.padded(before, -1), pool.clicks[numbers]], axis=1)
-    # Sorted by item and then column, an item's first occurrence leads its run; taken items stand before all draws.
+    # Sorted by item and then column, an item's first occurrence leads its run; taken items precede all draws.
     shift = items.shape[1].bit_length()
     coded = np.sort((items.astype(np.int64) << shift) | np.arange(items.shape[1]), axis=1)
     item, column = coded >> shift, coded & ((1 << shift) - 1)
@@ -88,8 +92,8 @@ def _first_distinct(pool: PopularityPool, keys: np.ndarray, taken: Ragged, width
 def _complete(pool: PopularityPool, keys: np.ndarray, taken: Ragged, found: np.ndarray) -> np.ndarray:
     """Fill the open places of ``found`` by sampling the rest of the pool without replacement.
 
-    The order of exponential variables with rates equal to the counts is the order in which distinct items would turn
-    up in further draws (Efraimidis and Spirakis, 2006), so the law is that of drawing on.
+    The order of exponential variables with rates equal to the counts is the order in which distinct items would appear
+    in further draws (Efraimidis and Spirakis, 2006), so the distribution is that of further draws.
     """
     count = found.shape[1]
     if not len(pool.items) or not count:

@@ -1,7 +1,7 @@
-"""What must be known of all users before the samples of any: where each one's events stand, and what they share.
+"""Survey all users before building samples: the place of each user's events, and the statistics that users share.
 
-Everything else about a user's samples follows from the user's own events, so users can be worked on block by block, in
-one process or in many, and the results are the same.
+Everything else about a user's samples follows from that user's events, so users can be processed block by block, in one
+process or in many, with the same results.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ FILES: Final = ("users.parquet", "clicks.parquet", "survey.json")
 
 @dataclass(frozen=True)
 class Survey:
-    """``events`` int64 [users]: how many each user has; ``clicks`` int64 [items]: recommendation clicks on each item;
-    ``moments`` int64 [2]: when valid and test begin in a split by time, else empty, as where no such moments exist.
+    """Hold the statistics of all users that every user's samples depend on.
+
+    ``events`` int64 [users]: events of each user; ``clicks`` int64 [items]: recommendation clicks on each item;
+    ``moments`` int64 [2]: times at which valid and test begin in a split by time, empty for another split or where no
+    such times exist.
     """
 
     events: np.ndarray
@@ -37,14 +40,14 @@ class Survey:
 
     @property
     def offsets(self) -> np.ndarray:
-        """Row of the events table where each user's events begin, and where the last one's end, int64 [users + 1]."""
+        """Return the rows of the events table where users' events begin and the last user's end, int64 [users + 1]."""
         return np.concatenate([[0], np.cumsum(self.events)])
 
     def users(self, part: int, parts: int) -> range:
-        """The users of one of so many parts of about equally many events."""
+        """Return the users of one of ``parts`` parts with about equally many events."""
         offsets = self.offsets
         bounds = [int(np.searchsorted(offsets, offsets[-1] * place // parts)) for place in (part, part + 1)]
-        # Users without events belong to no block.
+        # The last part also takes the users after the last event; users without events belong to no block.
         return range(bounds[0], len(self.events) if part + 1 == parts else bounds[1])
 
     def write(self, stage: Stage) -> None:
@@ -55,7 +58,7 @@ class Survey:
 
     @classmethod
     def read(cls, folder: Path) -> Survey:
-        """What ``write`` wrote."""
+        """Read the files that ``write`` wrote."""
         users, clicks = (
             pl.read_parquet(folder / f"{name}.parquet")["count"].to_numpy() for name in ("users", "clicks")
         )
@@ -64,7 +67,7 @@ class Survey:
 
 
 def survey_samples(canonical: Path, output: Path, settings: SampleSettings, seed: int) -> None:
-    """Stage `samples_survey`: write the survey of a data set whose samples are made in parts.
+    """Write the survey of a data set whose samples are built in parts (stage `samples_survey`).
 
     Raises UserError when a table is missing or inconsistent.
     """
@@ -78,7 +81,7 @@ def survey_samples(canonical: Path, output: Path, settings: SampleSettings, seed
 def survey(canonical: Path, settings: SampleSettings) -> Survey:
     """Check the events of a data set, block by block, and count them.
 
-    Raises UserError when a table is missing or not readable, or when the events are not what `check_events` wants.
+    Raises UserError when a table is missing or not readable, or when the events fail `check_events`.
     """
     n_items, n_queries = (schema.TABLES[name].open(canonical / f"{name}.parquet")[1] for name in ("items", "queries"))
     events, clicks = check_events(canonical / "events.parquet", n_items, n_queries)
@@ -92,7 +95,7 @@ def survey(canonical: Path, settings: SampleSettings) -> Survey:
 
 
 def _target_times(table: EventTable, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct times at which targets stand, ascending, and how many stand there."""
+    """Return the distinct times of targets, ascending, and the number of targets at each."""
     times, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for users in table.blocks():
         log = EventLog.from_frame(table.read(users))
@@ -102,7 +105,7 @@ def _target_times(table: EventTable, settings: SampleSettings) -> tuple[np.ndarr
 
 
 def _added(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two lists of distinct values and their counts as one."""
+    """Merge two lists of distinct values and their counts into one."""
     values, counts = np.concatenate(columns[::2]), np.concatenate(columns[1::2])
     distinct, place = np.unique(values, return_inverse=True)
     return distinct, np.bincount(place, weights=counts, minlength=len(distinct)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Which clicks are to be predicted, and which of them train, validate and test."""
+"""Select the clicks to predict, and split them into train, valid and test."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from gensar_core.schema import SPLITS, TASKS
 
 TRAIN, VALID, TEST = range(len(SPLITS))
 _NOT_A_TARGET = -1
-#: Why a target that the split gives to train is dropped, the first reason that applies: the strict protocol withholds
-#: it, or the cut-off does, or too little is left of its history.
+#: Reasons to drop a target of the train split, of which the first that applies is counted: the strict protocol
+#: withholds it, the training cut-off withholds it, or it is left without one of its histories.
 DROPPED = ("held_out", "after_cutoff", "without_history")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The targets of a data set and what training may see.
+    """Hold the targets of a data set and the events that training may see.
 
-    ``targets`` maps (task, split) to rows of the log, in event order. ``training`` bool [events] says which events
-    training may use, ``shown`` bool [events] which of them the inputs of training rows may hold.
+    ``targets`` maps (task, split) to rows of the log, in event order. ``training`` bool [events] marks the training
+    events, ``shown`` bool [events] the events that inputs of training samples may hold. ``figures`` are the counts for
+    the stage's record.
     """
 
     targets: Mapping[tuple[str, str], np.ndarray]
@@ -34,22 +35,23 @@ class Selection:
 
 
 def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray | None = None) -> Selection:
-    """Targets of both tasks, split by leaving one out or at two moments.
+    """Select the targets of both tasks and split them by leave-one-out or by time.
 
-    ``log`` holds all events of some users. ``moments`` are those of all users' targets, for a split by time; without
-    them the users are all there are.
+    ``log`` holds all events of some users. ``moments`` are the two moments of a split by time, computed from the
+    targets of all users; without them, ``log`` must hold all users.
 
-    A target is a click whose history shows both a recommendation click and a search session. With
-    ``split: leave_one_out``, of a user's targets of one task the last is test, the one before it valid, the rest train;
-    a user with fewer than ``min_targets`` has none. With ``split: time``, the targets of all users and both tasks part
-    at the same two moments (`moments_of_split`), and training sees no event from the first of them on.
+    A target is a click whose history holds both a recommendation click and a search session. With
+    ``split: leave_one_out``, the last of a user's targets of one task is test, the one before it valid, and the rest
+    train; a user with fewer than ``min_targets`` of a task has none of that task. With ``split: time``, the targets of
+    all users and both tasks are split at the same two moments (`moments_of_split`), and training sees no event at or
+    after the first moment.
 
-    Under the strict protocol, training never meets a valid or test target of either task, its twin at the same moment,
-    or a later click of the user on its item: neither as a target, nor in an input, nor among the training events. What
-    the user clicked before stays: to take genuine earlier clicks away would make their absence tell the target. With
-    ``training_cutoff: per_user``, under either protocol, nothing later than a user's first valid or test target is for
-    training. A training target that this leaves without one of its histories is dropped. A log that gives no targets
-    gives a selection without any.
+    Under the strict protocol, training never sees a valid or test target of either task, its twin at the same moment,
+    or a later click of the user on its item: neither as a target, nor in an input, nor among the training events.
+    Earlier clicks on the item stay: if genuine earlier clicks were removed, their absence would reveal the target. With
+    ``training_cutoff: per_user``, under either protocol, training sees nothing later than a user's first valid or test
+    target. A training target left without one of its histories is dropped. A log without targets yields an empty
+    selection.
     """
     both_sides = Histories(log, settings.history_protocol).both_sides(log)
     if settings.split != "time":
@@ -70,7 +72,7 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
             parts = at_moments(log.time[rows], moments)
         figures[f"{task}_with_both_histories"] = len(rows)
         figures[f"{task}_users"] = len(np.unique(log.user[rows[parts != _NOT_A_TARGET]]))
-        # What the split gives, before the strict protocol drops training targets.
+        # Counts of the split itself, before training targets are dropped.
         figures[f"{task}_targets"] = int((parts != _NOT_A_TARGET).sum())
         figures[f"{task}_train_split"] = int((parts == TRAIN).sum())
         targets |= {(task, split): rows[parts == part] for part, split in enumerate(SPLITS)}
@@ -93,16 +95,17 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
 
 
 def moments_of_split(times: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """The times at which valid and test begin, int64 [2]; none at all when there are fewer than three times.
+    """Return the times at which valid and test begin, int64 [2]; empty for fewer than three distinct times.
 
-    ``times`` [targets] in any order. Of the moments at which targets stand, those are taken whose earlier targets come
-    nearest to the first share, and to the first two, so that no part is empty; of two equally near ones the earlier.
+    ``times`` [targets] may be in any order. Valid begins at the distinct time whose earlier targets come nearest to the
+    first share of all targets; test begins at the one whose earlier targets come nearest to the first two shares. No
+    part is empty; of two equally near times, the earlier is chosen.
     """
     return moments_of_counts(*np.unique(times, return_counts=True), shares)
 
 
 def moments_of_counts(moments: np.ndarray, counts: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """As `moments_of_split`, from the distinct times in ascending order and the number of targets at each."""
+    """Compute `moments_of_split` from the distinct times in ascending order and the number of targets at each."""
     if len(moments) < len(SPLITS):
         return moments[:0]
     total = int(counts.sum())
@@ -114,7 +117,7 @@ def moments_of_counts(moments: np.ndarray, counts: np.ndarray, shares: Sequence[
 
 
 def at_moments(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Split of each time, given the moments of `moments_of_split`; -1 for all when there are none."""
+    """Return the split of each time, given the moments of `moments_of_split`; -1 for all without moments."""
     if not len(moments):
         return np.full(len(times), _NOT_A_TARGET)
     parts: np.ndarray = np.searchsorted(moments, times, side="right")
@@ -122,7 +125,7 @@ def at_moments(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
 
 
 def leave_one_out(users: np.ndarray, min_targets: int) -> np.ndarray:
-    """Split of each target [targets], given their users in event order; -1 for users with too few."""
+    """Split targets, given their users [targets] in event order: the split of each, -1 for users with too few."""
     if not len(users):
         return np.zeros(0, dtype=np.int64)
     begins = np.flatnonzero(np.diff(users, prepend=users[0] - 1))
@@ -133,9 +136,9 @@ def leave_one_out(users: np.ndarray, min_targets: int) -> np.ndarray:
 
 
 def _withheld(log: EventLog, held_out: np.ndarray, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Events that training may not see: by the strict protocol, and by the cut-off; bool [events] each.
+    """Mark the events withheld from training by the strict protocol, and those withheld by the cut-off; bool [events].
 
-    ``held_out`` bool [events] are the valid and test targets of both tasks.
+    ``held_out`` bool [events] marks the valid and test targets of both tasks.
     """
     told, late = np.zeros((2, len(log)), dtype=bool)
     if settings.history_protocol == "strict":
@@ -146,12 +149,13 @@ def _withheld(log: EventLog, held_out: np.ndarray, settings: SampleSettings) -> 
 
 
 def _first_held_out(keys: np.ndarray, times: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Time of the first valid or test target that has each event's key, int64 [events]; the end of time where none has.
+    """Return the time of the first held-out target with each event's key, int64 [events]; the int64 maximum if none.
 
-    ``keys`` and ``times`` are of events in event order, ``held_out`` bool [events]; a key belongs to one user.
+    ``keys`` and ``times`` [events] are in event order; ``held_out`` bool [events] marks the valid and test targets. A
+    key belongs to one user.
     """
     held, first = np.unique(keys[held_out], return_index=True)
-    # A user's events are in the order of time, so the first with a key is the earliest; the last row is for no key.
+    # A user's events are in time order, so the first with a key is the earliest. The last row is for keys without one.
     moments = np.append(times[held_out][first], np.iinfo(np.int64).max)
     place = np.searchsorted(held, keys)
     found = np.append(held, -1)[place] == keys

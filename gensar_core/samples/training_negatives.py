@@ -1,10 +1,10 @@
-"""Stage `training_negatives`: a few negatives for every train target, drawn once, for methods that train on them.
+"""Draw a few negatives for every train target, once for all methods that train on them (stage `training_negatives`).
 
-Recommendation targets get items drawn by popularity that the user has not interacted with, search targets the best
-BM25 hits of their query without the target, topped up likewise where BM25 finds too few. All of it is known from the
-training events alone: they are the pool, and only items that the user meets there count as interacted with. An item
-that the user clicks later, the held-out target itself included, may so become a negative of an earlier target; to
-spare it would tell a method what comes.
+Recommendation targets get items drawn by popularity that the user has not interacted with. Search targets get the best
+BM25 hits of their query without the target, topped up by popularity where BM25 returns too few. Only the training
+events are used: they form the pool, and only their items count as interacted with. So an item that the user clicks
+later, even the held-out target itself, may become a negative of an earlier target; sparing it would reveal the future
+to a method.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def draw_training_negatives(
 ) -> None:
     """Write training_negatives.parquet: the negatives of every train sample.
 
-    ``canonical`` is a folder with the tables `items` and `queries`, ``samples`` the folder of the stage `samples` built
-    from it. Raises UserError when a table is missing, or when the two folders do not belong together.
+    ``canonical`` is a folder with the tables `items` and `queries`, ``samples`` the output folder of the stage
+    `samples` built from it. Raises UserError when a table is missing, or when the two folders do not match.
     """
     sources = {
         name: folder / f"{name}.parquet"
@@ -47,7 +47,7 @@ def draw_training_negatives(
             raise UserError(
                 f"{sources['training_events']}: an item or a query has no row in {canonical}; build the samples again"
             )
-        # Histories, by far the largest part of the table, are not read.
+        # Do not read the histories, by far the largest part of the table.
         train = schema.SAMPLES.scan(sources["samples"]).filter(pl.col("split") == "train")
         train_rows = train.select("sample_id", "task", "event_id").collect().sort("sample_id")
         groups = [_group(task, train_rows.filter(pl.col("task") == task), log, sources) for task in schema.TASKS]
@@ -59,7 +59,7 @@ def draw_training_negatives(
 
 
 def _group(task: str, train: pl.DataFrame, log: EventLog, sources: dict[str, Path]) -> Group:
-    """The train targets of one task; each is a training event."""
+    """Look up the train targets of one task among the training events; each must be one."""
     events = train["event_id"].to_numpy()
     rows = np.searchsorted(log.event, events)
     known = rows < len(log)
