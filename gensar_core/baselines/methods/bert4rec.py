@@ -1,4 +1,4 @@
-"""Recommend by BERT4Rec: bidirectional self-attention over a user's recommendation clicks, trained on masked ones.
+"""Recommend by BERT4Rec: bidirectional self-attention over recommendation clicks, trained to predict masked ones.
 
 Sun et al.: BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer. CIKM 2019.
 To predict, a mask is appended to the history (the oldest click is dropped if there is no room), and its state is

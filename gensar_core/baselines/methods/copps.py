@@ -59,7 +59,7 @@ class CoPPSModel(TEMModel):
 class CoPPS(TEM):
     """Rank by CoPPS (Dai et al., 2023), reconstructed from its abstract: no code is public. Label its table rows so.
 
-    The abstract states a ranker whose reading of histories is regularized by three contrasts: by a knowledge graph,
+    The abstract has a ranker whose reading of histories is regularized by three contrasts: by a knowledge graph,
     within a user's sequence, and between users' sequences. Our choices: the ranker is TEM, whose items carry the
     queries that led to them; the graph links brands and leaf categories, and two views replace items by others of their
     brand; within a sequence, two views are cropped, masked or shuffled; between users, two histories that end in the

@@ -2,14 +2,14 @@
 
 Zhou, Yu, Zhao and Wen: Filter-enhanced MLP is All You Need for Sequential Recommendation. WWW 2022. A filter is a
 learned circular convolution over a window of fixed width, so every position sees every other: training predicts from
-the last position alone, and each prefix of a sequence is a row. The filter has one complex number for each of the width
-// 2 + 1 frequencies of a real signal, so the width is the same in training and ranking. Rows are padded in front with
-zero vectors that are not masked: they carry their position, as in the authors' code. As published it is trained with
-`loss: bce`. Prefixes of all users are shuffled together.
+the last position alone, and each prefix of a sequence is a row. A filter has a complex number for each of the
+width // 2 + 1 frequencies of a real signal, so the width is the same in training and ranking. Rows are padded in front
+with zero vectors that are not masked: they carry their position, as in the authors' code. As published it is trained
+with `loss: bce`. Prefixes of all users are shuffled together.
 
 Deviations, all deliberate:
-- The negative of `bce` is not among the user's training clicks; the authors' is not in the prefix. The other losses can
-  be chosen.
+- The negative of `bce` is none of the user's training clicks; the authors exclude only the prefix. Other losses may be
+  chosen.
 - Filters run in float32 whatever the surrounding precision: no half-precision FFT exists for most widths.
 - The last block computes only what the last position needs (equal results in less time).
 """

@@ -3,9 +3,9 @@
 A user's score of an item is a network over the product of their vectors. The item's vector also predicts the words of
 its title, and an item scores for a query as well as it predicts the query's words (query likelihood).
 
-After Zamani and Croft (2020), as in the public code of HyperSaR, with these differences:
+Follows Zamani and Croft (2020), as in the public code of HyperSaR, with these differences:
 
-- Word vectors, frozen, are a truncated eigendecomposition of the titles' tf-idf co-occurrences, not pre-trained ones.
+- Frozen word vectors are a truncated eigendecomposition of the titles' tf-idf co-occurrences, not pre-trained ones.
 - Word probabilities are not smoothed by those of the whole catalogue (mu = 1, the default there too).
 - Losses and negatives of recommendation are those of all methods trained on rows; there: bce with one uniform negative.
 """

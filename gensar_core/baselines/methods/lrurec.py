@@ -139,7 +139,7 @@ class LRURec(CausalRecommender[LRURecSettings]):
         return LRURecEncoder(self.data.n_items, self.settings)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Return AdamW, without weight decay of the recurrence's nu, theta and gamma."""
+        """Return AdamW, without weight decay on the recurrence's nu, theta and gamma."""
         named = dict(self.encoder.named_parameters())
         free = [name for name in named if name.endswith("recurrence.recurrence")]
         groups: list[dict[str, Any]] = [

@@ -21,8 +21,8 @@ class QueryFrequencySettings(Settings):
 class QueryFrequency(Method[QueryFrequencySettings]):
     """Score items by their training clicks after the query; break ties by their clicks after any query.
 
-    With c(q, i) the clicks of item i after query q and c(i) those after all queries, the score is c(q, i) + c(i) / (1 +
-    max c). Its second part is below one, so it only decides between equal counts.
+    With c(q, i) the clicks of item i after query q and c(i) those after all queries, the score is
+    c(q, i) + c(i) / (1 + max c). Its second part is below one, so it only decides between equal counts.
     """
 
     tasks = ("search",)

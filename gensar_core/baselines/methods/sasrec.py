@@ -104,7 +104,10 @@ class SASRecEncoder(SequenceEncoder):
 
 
 class SASRec(CausalRecommender[SASRecSettings]):
-    """Recommend by SASRec (Kang and McAuley, 2018), by default with a softmax over many negatives, not one binary."""
+    """Recommend by SASRec (Kang and McAuley, 2018).
+
+    By default a softmax over many negatives replaces the one binary negative.
+    """
 
     paper = "Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018"
     settings_model = SASRecSettings
