@@ -1,1 +1,1 @@
-"""Rank candidates by methods to compare with: what a method is, how one runs, the methods, and what they share."""
+"""Rank candidates by baseline methods: their interface, the stage that runs one, the methods, and their shared code."""

@@ -1,4 +1,4 @@
-"""The section `methods` of a configuration, checked by the methods' own files."""
+"""Validate the section `methods` of a configuration with the settings models in the methods' files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from gensar_core.runtime.fingerprint import fingerprint
 
 
 class Traits(NamedTuple):
-    """What a kind of method says of itself that others must know."""
+    """Hold what the workflow needs of a method's class: its inputs, and whether its scores depend on the seed."""
 
     inputs: list[str]
     seeded: bool
 
 
 def check_methods(experiments: Experiments, where: str = "config", checked: Path | None = None) -> dict[str, Traits]:
-    """Check the own keys of every entry of `methods`; return the traits of each `kind` that they name.
+    """Validate the method-specific keys of every entry of `methods`; return the traits of each `kind` in use.
 
-    Importing the methods takes seconds (they import torch), so what was found right is remembered in the folder
-    ``checked`` under a hash of the entries and of the methods' code. Raises UserError naming the first wrong entry.
+    Importing the methods takes seconds (they import torch), so a passed check is cached in the folder ``checked`` under
+    a hash of the entries and of the methods' code. Raises UserError naming the first wrong entry.
     """
     entries = {name: {"kind": entry.kind, **entry.own()} for name, entry in experiments.methods.items()}
     code = fingerprint(*(f"gensar_core.baselines.methods.{kind}" for kind in kinds()))

@@ -1,4 +1,4 @@
-"""Define what a ranking method is: one class in one file of methods/, found by the file's name."""
+"""Define the interface of ranking methods: one class in one file of methods/, looked up by the file's name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from gensar_core.runtime.tensors import load_vectors
 
 S = TypeVar("S", bound=Settings)
 
-#: The folder that holds the methods, a file each, and nothing else.
+#: The folder of the method files; it holds nothing else.
 _METHODS = Path(__file__).parent / "methods"
 
-#: What a method may read of a data set, to learn or to rank.
+#: The data that a method may read for training or ranking.
 INPUTS: Final = {
     "clicks": "recommendation clicks of users",
     "searches": "queries of users and the clicks after them",
@@ -38,9 +38,9 @@ INPUTS: Final = {
 
 @dataclass(frozen=True)
 class MethodData:
-    """All that a method may see of a data set: canonical tables, samples, and one text embedding if it names one.
+    """Hold everything a method may see of a data set: canonical tables, samples, and at most one text embedding.
 
-    ``training_negatives`` is the table's file, for methods that name it among their inputs.
+    ``training_negatives`` is the path of the table, for methods that list it among their inputs.
     """
 
     canonical: Path
@@ -50,49 +50,49 @@ class MethodData:
 
     @functools.cached_property
     def n_items(self) -> int:
-        """Number of items; ids are 0 to n_items - 1."""
+        """Return the number of items; ids are 0 to n_items - 1."""
         return pl.scan_parquet(self.canonical / "items.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
 
     @functools.cached_property
     def n_queries(self) -> int:
-        """Number of queries."""
+        """Return the number of queries."""
         return pl.scan_parquet(self.canonical / "queries.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
 
     @functools.cached_property
     def n_users(self) -> int:
-        """Number of users."""
+        """Return the number of users."""
         return pl.scan_parquet(self.canonical / "users.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
 
     @functools.cached_property
     def training_events(self) -> pl.DataFrame:
-        """The events that training may use: no valid or test target is among them (table `events`)."""
+        """Return the events that training may use (table `events`); they include no valid or test target."""
         return schema.EVENTS.read(self.samples_folder / "training_events.parquet")
 
     @functools.cached_property
     def samples(self) -> pl.DataFrame:
-        """All samples (table `samples`)."""
+        """Return all samples (table `samples`)."""
         return schema.SAMPLES.read(self.samples_folder / "samples.parquet")
 
     @functools.cached_property
     def negatives(self) -> pl.DataFrame:
-        """The stored negatives of train samples (table `training_negatives`)."""
+        """Return the stored negatives of train samples (table `training_negatives`)."""
         if self.training_negatives is None:
             raise UserError("this method trains on stored negatives: give it the table training_negatives")
         return schema.TRAINING_NEGATIVES.read(self.training_negatives)
 
     def vectors(self, name: str) -> np.ndarray:
-        """A matrix of the text embedding: `items` or `queries`, float32 [rows, dimensions]."""
+        """Return a matrix of the text embedding: `items` or `queries`, float32 [rows, dimensions]."""
         if self.embedding is None:
             raise UserError("this method ranks with text vectors: name an embedding under its key 'embedding'")
         return load_vectors(self.embedding, name)
 
 
 class Method(abc.ABC, Generic[S]):
-    """A ranking method: fitted once on a data set, then asked for scores of candidate lists.
+    """Rank candidates: fit once on a data set, then score candidate lists.
 
-    A file of methods/ defines one subclass and names it ``METHOD``. ``tasks`` says which tasks it ranks, ``inputs``
-    what it reads (keys of ``INPUTS``), ``paper`` where it comes from, and ``seeded`` whether another seed may change
-    its scores.
+    A file of methods/ defines one subclass and binds it to ``METHOD``. ``tasks`` lists the tasks it ranks, ``inputs``
+    what it reads (keys of ``INPUTS``), ``paper`` is its source, and ``seeded`` says whether the seed may change its
+    scores.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -105,46 +105,47 @@ class Method(abc.ABC, Generic[S]):
         self.settings = settings
         self.data = data
         self.seed = seed
-        #: What a user should know of the fit that is no error; `fit` adds to it, and it ends in the stage's record.
+        #: Messages for the user about the fit that are not errors; `fit` appends them, and the stage records them.
         self.warnings: list[str] = []
 
     @abc.abstractmethod
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Learn from the training split (and choose by valid). Returns figures for the stage's record.
+        """Learn from the training split, selecting on valid. Returns counts and metrics for the stage's record.
 
-        ``checkpoints`` and ``key`` are for `training.loop.train`.
+        ``checkpoints`` and ``key`` are passed on to `training.loop.train`.
         """
 
     @abc.abstractmethod
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Scores of candidates, float [rows, width], higher is better; anything finite where no candidate stands."""
+        """Return the candidates' scores, float [rows, width], higher is better; empty slots take any finite value."""
 
     def score_catalogue(self, samples: pl.DataFrame) -> np.ndarray:
-        """Scores of all items for some samples (table `samples`), float [rows, n_items], higher is better.
+        """Return the scores of all items for each sample (table `samples`), float [rows, n_items], higher is better.
 
-        By default all items are scored as candidates; a method that can compare with all of them at once overrides it.
+        By default all items are scored as candidates; override this where a method can score the whole catalogue at
+        once.
         """
         items = np.tile(np.arange(self.data.n_items, dtype=np.int32), (len(samples), 1))
         return self.score(CandidateLists(samples, items))
 
     def save(self, folder: Path) -> None:
-        """Write what ``load`` needs into an existing folder. Nothing, for a method that learns nothing."""
+        """Write what ``load`` needs into an existing folder; a method that learns nothing writes nothing."""
 
     def load(self, folder: Path) -> None:
-        """Become the fitted method that was saved in ``folder``."""
+        """Restore the fitted method saved in ``folder``."""
 
     def item_vectors(self) -> ItemVectors | None:
-        """Learned item vectors, for methods that can feed identifiers; else None."""
+        """Return the learned item vectors if identifiers can be built from them, else None."""
         return None
 
 
 def kinds() -> list[str]:
-    """Every method there is, by the name of its file."""
+    """List all methods by the names of their files, sorted."""
     return sorted(file.stem for file in _METHODS.glob("*.py") if file.stem != "__init__")
 
 
 def find(kind: str, where: str = "methods") -> type[Method[Any]]:
-    """The class of a method. Raises UserError when no file has that name."""
+    """Return the class of a method. Raises UserError when no file has that name."""
     if kind not in kinds():
         raise UserError(f"{where}: no method {kind!r} (there: {', '.join(kinds())})")
     method: type[Method[Any]] = importlib.import_module(f"gensar_core.baselines.methods.{kind}").METHOD

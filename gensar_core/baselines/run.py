@@ -1,4 +1,4 @@
-"""Rule `method`: fit a ranking method and rank the valid and test targets of its tasks."""
+"""Run rule `method`: fit a ranking method and rank the valid and test targets of its tasks."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def fit_and_rank(
     checkpoints: Path | None,
     training_negatives: Path | None = None,
 ) -> None:
-    """Write the folder ``model`` of a fitted method, and {name}.parquet (table `ranks`) into the folder ``ranks``.
+    """Write a fitted method into the folder ``model``, and {name}.parquet (table `ranks`) into the folder ``ranks``.
 
-    ``kind`` names the method's file and ``own`` its settings; ``embedding`` is a vectors.safetensors file for methods
-    that read text vectors; ``checkpoints`` a folder of this method alone, from which a killed training continues, and
-    which is gone when all is written; ``training_negatives`` the table's file for methods that name it among their
-    inputs. Raises UserError on wrong settings, or when there is no target to rank.
+    ``kind`` names the method's file and ``own`` holds its settings. ``embedding`` is a vectors.safetensors file for
+    methods that read text vectors. ``checkpoints`` is a folder for this method alone: a killed training resumes from
+    it, and it is removed once everything is written. ``training_negatives`` is the path of the table, for methods that
+    list it among their inputs. Raises UserError on wrong settings, or when there is no target to rank.
     """
     method_class = find(kind, f"methods.{name}.kind")
     settings = validate(method_class.settings_model, dict(own), f"methods.{name}")
@@ -81,11 +81,11 @@ def fit_and_rank(
 
 
 def weights_learned(method: Method[Any]) -> int:
-    """Number of weights in the torch modules that a fitted method holds; 0 for one that counts or compares."""
+    """Count the weights in a fitted method's torch modules; 0 for a method that only counts or compares."""
     import torch
 
     modules = [value for value in vars(method).values() if isinstance(value, torch.nn.Module)]
-    # A weight that two modules share is one weight.
+    # A weight shared by two modules counts once.
     return sum(weight.numel() for weight in {id(w): w for module in modules for w in module.parameters()}.values())
 
 
@@ -136,7 +136,7 @@ def rank_catalogue(
 
 
 def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:
-    """Those of the method's tasks that have targets. Raises UserError when none has."""
+    """List the method's tasks that have targets. Raises UserError when none has."""
     found = samples.filter(pl.col("split") != "train").get_column("task").unique()
     tasks = [task for task in method_class.tasks if task in found]
     if not tasks:
@@ -148,7 +148,7 @@ def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: 
 
 
 def rank_targets(method: Method[Any], tasks: list[str]) -> Ranking:
-    """The ranks table of a fitted method, over the valid and test targets of ``tasks``."""
+    """Return the ranks table of a fitted method for the valid and test targets of ``tasks``."""
     data = method.data
     return concat_rankings(
         rank_lists(

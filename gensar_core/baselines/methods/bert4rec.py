@@ -1,18 +1,18 @@
-"""BERT4Rec: self-attention both ways over a user's recommendation clicks, trained to guess masked ones.
+"""Recommend by BERT4Rec: bidirectional self-attention over recommendation clicks, trained to predict masked ones.
 
 Sun et al.: BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer. CIKM 2019.
-To predict, a mask is put after the history (the oldest click goes if there is no room), and its state compared with
-items. The mask and the padding are inputs only: neither has a row in the table that states are compared with, so
-neither can be scored, and `item_vectors` are the input vectors of items, not the head's output. Paddings are never
-masked nor looked at.
+To predict, a mask is appended to the history (the oldest click is dropped if there is no room), and its state is
+compared with items. The mask and the padding are inputs only: neither has a row in the weights that states are compared
+with, so neither can be scored, and `item_vectors` are the input vectors of items, not the head's output. Padding is
+never masked nor attended to.
 
 Deviations, all deliberate:
-- A mask is drawn anew in every step, where the authors store ten maskings of each window; their extra sample that masks
-  the last item alone is a share of the rows (`last_item_share`).
-- Windows do not overlap but in one item; the authors move theirs by a tenth of its width.
-- A masked item is always replaced by the mask, as in their script for Amazon; not by BERT's 80/10/10.
+- Masks are drawn anew in every step; the authors store ten maskings of each window. Their extra sample that masks the
+  last item alone is a share of the rows (`last_item_share`).
+- Windows overlap in one item only; the authors move theirs by a tenth of its width.
+- A masked item is always replaced by the mask, as in their script for Amazon, not by BERT's 80/10/10.
 - The loss may be a softmax over sampled negatives; `loss: softmax` is the published one. Adam without warm-up.
-It needs many more steps than causal methods, since only masked places teach: give it epochs.
+It needs many more steps than causal methods, since only masked positions are trained on: allow enough epochs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from gensar_core.nn.self_attention import Pointwise, SelfAttention, initialize
 
 
 class BERT4RecSettings(SequentialSettings):
-    """Sizes of the encoder and its masks, beside what all sequential methods have."""
+    """Hold the sizes of the encoder and its masks, on top of the settings of all sequential methods."""
 
-    #: Places that a state can depend on, the mask's included.
+    #: Positions that a state can depend on, the mask's included.
     max_history: Annotated[int, Field(ge=2)] = 50
     blocks: Positive = 2
     heads: Positive = 2
     mask_share: Share = 0.6
-    #: Share of the rows in which the last item alone is masked.
+    #: Share of the rows in which only the last item is masked.
     last_item_share: Share = 0.1
 
     @model_validator(mode="after")
@@ -51,7 +51,7 @@ class BERT4RecSettings(SequentialSettings):
 
 
 class Block(torch.nn.Module):
-    """Self-attention, then a point-wise network; each added to its input and normalized after."""
+    """Apply self-attention, then a point-wise network; add each to its input and normalize after."""
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class Block(torch.nn.Module):
 
 
 class BERT4RecEncoder(SequenceEncoder):
-    """Item and position vectors, blocks, and a head before the comparison with items and their biases."""
+    """Encode item and position vectors by blocks and a head; compare with items, adding their biases."""
 
     def __init__(self, n_items: int, settings: BERT4RecSettings) -> None:
         size = settings.dimensions
         super().__init__(n_items, size, bias=True)
-        # Padding and mask: the two inputs after the items.
+        # Padding and mask: the two inputs numbered after the items.
         self.special = torch.nn.Embedding(2, size)
         self.positions = torch.nn.Embedding(settings.max_history, size)
         self.normalization = torch.nn.LayerNorm(size)
@@ -83,7 +83,7 @@ class BERT4RecEncoder(SequenceEncoder):
         initialize(self, std=0.02)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """States [rows, width, dimensions] at inputs int64 [rows, width], of which any may be padding or a mask."""
+        """Return states [rows, width, dimensions] of inputs int64 [rows, width], any of them padding or a mask."""
         inputs = functional.embedding(items, torch.cat([self.items.weight, self.special.weight]))
         states = self.dropout(self.normalization(inputs + self.positions.weight[: items.shape[1]]))
         visible = items != self.items.num_embeddings
@@ -94,18 +94,18 @@ class BERT4RecEncoder(SequenceEncoder):
 
 
 class BERT4Rec(SequentialRecommender[BERT4RecSettings]):
-    """Sun et al., 2019."""
+    """Recommend by BERT4Rec (Sun et al., 2019)."""
 
     paper = "Sun et al.: BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations. CIKM 2019"
     settings_model = BERT4RecSettings
 
     def build(self) -> BERT4RecEncoder:
-        """An untrained encoder."""
+        """Build an untrained encoder."""
         return BERT4RecEncoder(self.data.n_items, self.settings)
 
     @functools.cached_property
     def form(self) -> MaskedPlaces:
-        """Masked places are asked."""
+        """Predict the items at masked positions."""
         settings = self.settings
         return MaskedPlaces(
             settings.max_history, self.data.n_items, settings.mask_share, settings.last_item_share, self.seed

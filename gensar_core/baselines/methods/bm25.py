@@ -1,4 +1,4 @@
-"""BM25: items by the words that their text shares with the query."""
+"""Rank items by the words their text shares with the query (BM25)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gensar_core.samples.bm25 import BM25Index, query_words
 
 
 class BM25Settings(Settings):
-    """The two constants of the formula: how soon repeated words stop to count, and how much long texts pay."""
+    """Hold the formula's constants: how soon repeated words saturate (k1), how much long texts lose (b)."""
 
     k1: Annotated[float, Field(gt=0.0)] = 0.9
     b: Share = 0.4
 
 
 class BM25(Method[BM25Settings]):
-    """Robertson et al., 1994, as Lucene computes it, over item texts (title and description); it learns nothing.
+    """Score item texts (title and description) by BM25 (Robertson et al., 1994) as Lucene computes it; learn nothing.
 
-    Search candidates are themselves the best BM25 hits of their query, so this ranks a target low wherever its text
-    alone would not have found it. It is the row to have on other candidates.
+    Search candidates are themselves the best BM25 hits of their query, so a target that its text alone would not have
+    retrieved ranks low. Use it as a baseline on other candidates.
     """
 
     tasks = ("search",)
@@ -38,22 +38,22 @@ class BM25(Method[BM25Settings]):
 
     @functools.cached_property
     def index(self) -> BM25Index:
-        """The item texts."""
+        """Build the index of the item texts."""
         items = schema.ITEMS.read(self.data.canonical / "items.parquet").sort("item_id")
         return BM25Index(items.get_column("text").to_list(), k1=self.settings.k1, b=self.settings.b)
 
     @functools.cached_property
     def words(self) -> list[list[str]]:
-        """The words of each query [n_queries]."""
+        """Return the words of each query [n_queries]."""
         queries = schema.QUERIES.read(self.data.canonical / "queries.parquet").sort("query_id")
         return query_words(queries.get_column("text").to_list())
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
-        """Learn nothing; index the texts."""
+        """Index the texts; learn nothing."""
         return {"texts": self.index.n_texts, "queries": len(self.words)}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Scores of the formula; each query is put to the index once."""
+        """Return BM25 scores; each query is looked up in the index once."""
         queries, rows = np.unique(lists.samples.get_column("query_id").to_numpy(), return_inverse=True)
         order = np.argsort(rows, kind="stable")
         scores = np.empty(lists.items.shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""CoPPS: TEM whose reading of histories is regularized by contrasts between views of them."""
+"""Rank by CoPPS: TEM, regularized by contrasting views of the histories."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from gensar_core.runtime.seeds import generator
 
 
 class CoPPSSettings(TEMSettings):
-    """The contrasts, beside what TEM has."""
+    """Hold the settings of the contrasts, on top of TEM's."""
 
-    #: Weight of the mean of the three contrasts, and what cosines are divided by in them.
+    #: Weight of the mean of the three contrasts, and the temperature that divides their cosines.
     contrast_weight: Annotated[float, Field(ge=0.0)] = 0.1
     contrast_temperature: Rate = 0.1
 
 
 class CoPPSModel(TEMModel):
-    """TEM over items and the queries they were found by, and vectors of histories for the contrasts."""
+    """Run TEM over items joined with the queries that led to them, and encode histories for the contrasts."""
 
     reads_past_queries = True
 
@@ -39,34 +39,34 @@ class CoPPSModel(TEMModel):
         size = settings.dimensions
         self.found_by = torch.nn.Linear(size, size, bias=False)
         self.user = torch.nn.Parameter(torch.randn(size) * 0.02)
-        #: Stands for an item that a view hides; its number is n_items.
+        #: Vector in place of an item hidden by a view; its item number is n_items.
         self.hidden = torch.nn.Parameter(torch.randn(1, size) * 0.02)
         self.contrasted = torch.nn.Sequential(torch.nn.Linear(size, size), torch.nn.ReLU(), torch.nn.Linear(size, size))
 
     def tokens(self, clicked: ItemSequences) -> torch.Tensor:
-        """Vectors [rows, width, dimensions] of the user's items, each with that of its query if it has one."""
+        """Return vectors [rows, width, dimensions] of the user's items, each plus its query's vector if it has one."""
         vectors = functional.embedding(clicked.items, torch.cat([self.item_vectors(), self.hidden]))
         searched = clicked.queries >= 0
         asked: torch.Tensor = self.found_by(self.queries(clicked.queries.clamp(min=0)))
         return vectors + asked * searched[:, :, None]
 
     def histories(self, clicked: ItemSequences) -> torch.Tensor:
-        """Vectors [rows, dimensions] of length 1 of what users clicked, whatever they ask for now."""
+        """Return vectors [rows, dimensions] of length 1 of users' clicks, independent of the current query."""
         users = self.user.expand(len(clicked.items), -1)
         return functional.normalize(self.contrasted(self.encode(users, self.tokens(clicked), clicked.present)), dim=1)
 
 
 class CoPPS(TEM):
-    """Dai et al., 2023, reconstructed from its abstract: no code of it is public. Name its rows so.
+    """Rank by CoPPS (Dai et al., 2023), reconstructed from its abstract: no code is public. Label its table rows so.
 
-    Certain are a ranker whose reading of histories is regularized by three contrasts: by a knowledge graph, within a
-    user's sequence, and between users' sequences. Our choices: the ranker is TEM, whose items carry the queries they
-    were found by; the graph is of brands and leaf categories, and two views have items replaced by others of their
-    brand; within, two views are cropped, hidden or shuffled; between, histories of two users that end in the same query
-    and item (failing that, leaf category) belong together.
+    The abstract has a ranker whose reading of histories is regularized by three contrasts: by a knowledge graph,
+    within a user's sequence, and between users' sequences. Our choices: the ranker is TEM, whose items carry the
+    queries that led to them; the graph links brands and leaf categories, and two views replace items by others of their
+    brand; within a sequence, two views are cropped, masked or shuffled; between users, two histories that end in the
+    same query and item (failing that, leaf category) form a pair.
 
     Histories are contrasted without the current query, which would make all rows of one query alike; views of one user
-    or one target are no negatives of each other; vectors have length 1; the ranking reads histories as they are.
+    or one target are not negatives of each other; vectors have length 1; ranking reads the unaltered histories.
     """
 
     paper = "Dai et al.: Contrastive Learning for User Sequence Representation in Personalized Product Search. KDD 2023"
@@ -74,18 +74,18 @@ class CoPPS(TEM):
     settings_model = CoPPSSettings
 
     def build(self) -> CoPPSModel:
-        """An untrained model."""
+        """Build an untrained model."""
         return CoPPSModel(self.data, self.settings)  # type: ignore[arg-type]
 
     def training_set(self, task: str) -> TrainingSet:
-        """The train rows of a task, with contrasts."""
+        """Return the train rows of a task, with contrasts."""
         rows = super().training_set(task)
         assert isinstance(rows, RowSet)
         return _Contrasting(self, rows)
 
 
 class _Contrasting:
-    """Train rows whose losses are the ranking's and the three contrasts."""
+    """Train on rows by the ranking loss and the three contrasts."""
 
     def __init__(self, method: RankedMethod[Any], rows: RowSet) -> None:
         self.method = method
@@ -98,7 +98,7 @@ class _Contrasting:
         self.partners = Partners(users, rows.train.rows.queries, targets, leaf, method.seed)
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
-        """The ranking loss and the weighted mean of the contrasts."""
+        """Return the ranking loss and the weighted mean of the contrasts."""
         found = self.rows.losses(rows, step)
         weight = self.method.settings.contrast_weight
         if not weight:
@@ -122,7 +122,7 @@ class _Contrasting:
     def _contrast(
         self, rows: np.ndarray, one: ItemSequences, other: ItemSequences, others: np.ndarray, use: torch.Tensor | None
     ) -> torch.Tensor:
-        """The contrast of one view of each of ``rows`` with another, which is of the rows ``others``."""
+        """Contrast view ``one`` of each of ``rows`` with view ``other``, which belongs to the rows ``others``."""
         model: Any = self.method.model
         users, targets = self.rows.train.rows.users, self.rows.train.targets
         keep = one.present.any(dim=1) & other.present.any(dim=1)
@@ -141,9 +141,9 @@ class _Contrasting:
 
 
 def contrast(vectors: torch.Tensor, alike: torch.Tensor, temperature: float) -> torch.Tensor:
-    """NT-Xent (Chen et al., 2020, Eq. 1) of views [2 n, dimensions] of length 1, of which i and n + i belong together.
+    """Return NT-Xent (Chen et al., 2020, Eq. 1) of views [2 n, dimensions] of length 1, where i and n + i are a pair.
 
-    The other views of the batch are negatives, but for those ``alike`` bool [2 n, 2 n]. Zero when n is 0.
+    The other views of the batch are negatives, except those ``alike`` bool [2 n, 2 n]. Zero when n is 0.
     """
     count = len(vectors) // 2
     if not count:
@@ -157,7 +157,7 @@ def contrast(vectors: torch.Tensor, alike: torch.Tensor, temperature: float) -> 
 
 
 class Partners:
-    """For each train row another user's row with the same query and item; failing that, query and leaf category."""
+    """Pair each train row with another user's row of the same query and item; failing that, query and leaf category."""
 
     def __init__(
         self, users: np.ndarray, queries: np.ndarray, targets: np.ndarray, leaf: np.ndarray, seed: int
@@ -168,7 +168,7 @@ class Partners:
         self.groups = [_grouped(queries * width + targets), _grouped(queries * width + leaf[targets])]
 
     def draw(self, rows: np.ndarray, step: int) -> np.ndarray:
-        """A partner of each row, int64 [rows], -1 where the draw met none."""
+        """Draw a partner for each row, int64 [rows]; -1 where both draws hit the same user."""
         rng = generator(self.seed, "partners", step)
         partners = np.full(len(rows), -1, dtype=np.int64)
         for order, start, size in self.groups:
@@ -178,14 +178,14 @@ class Partners:
 
 
 def _grouped(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in the order of their codes; for each row, where there the rows of its code begin and how many they are."""
+    """Sort rows by code; return the order and, for each row, where its code's group begins in it and its size."""
     _, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
     starts = np.cumsum(counts) - counts
     return np.argsort(codes, kind="stable"), starts[place], counts[place]
 
 
 def brands_and_leaves(items: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The brand and the leaf category of the first path of each item, as numbers [n_items], 0 for none."""
+    """Encode each item's brand and the leaf category of its first path as numbers [n_items], 0 for none."""
     leaves = items.get_column("categories").list.first().list.last().fill_null("")
     return _numbered(items.get_column("brand")), _numbered(leaves)
 

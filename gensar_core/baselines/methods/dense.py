@@ -1,4 +1,4 @@
-"""Dense retrieval fine-tuned on the training log: a text encoder whole, or linear maps of its frozen vectors."""
+"""Fine-tune dense retrieval on the training log: a whole text encoder, or linear maps of its frozen vectors."""
 
 from __future__ import annotations
 
@@ -28,49 +28,52 @@ from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
 from gensar_core.training.loop import Schedule, train, warmup_cosine
 
-#: What ranking reads of a trained model.
+#: File of the vectors that ranking reads.
 _FILE = "dense_vectors.safetensors"
-#: Lists whose candidate vectors are gathered at once.
+#: Candidate lists whose item vectors are gathered at once.
 _LISTS_AT_ONCE = 256
 
 
 class TuningSettings(Settings):
-    """The loss, and how it is made small."""
+    """Hold the settings of the loss and its optimization."""
 
-    #: Cosines are divided by it.
+    #: Divisor of the cosines.
     temperature: Rate = 0.02
-    #: Stored BM25 negatives of each pair that join its batch.
+    #: Stored BM25 negatives per pair that join its batch.
     bm25_negatives: Count = 4
-    #: Each pair of a query and an item once an epoch, or as often as it was clicked.
+    #: Train on each pair of a query and an item once an epoch, instead of as often as it was clicked.
     distinct_pairs: bool = False
-    #: Leave out of a query's negatives the items that were clicked after it in other rows.
+    #: Exclude from a query's negatives the items clicked after it in other rows.
     spare_clicked: bool = False
-    #: Take the logarithm of an item's pairs from its logits in training. Popular items are negatives more often, for
-    #: which the softmax makes up by learning log p(item | query) - log p(item); with this it learns the former.
+    #: Subtract the logarithm of an item's number of pairs from its logits in training. Popular items are negatives more
+    #: often, and the softmax compensates by learning log p(item | query) - log p(item); with this correction it learns
+    #: log p(item | query).
     correct_popularity: bool = True
-    #: Pairs a step; the items of all are each one's negatives.
+    #: Pairs per step; each pair's negatives are the items of all of them.
     batch_size: Positive = 64
     learning_rate: Rate = 2.0e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_share: Share = 0.1
     gradient_clip: Rate = 1.0
     epochs: Positive = 3
-    #: After each epoch validate on at most so many targets (0: all); stop after `patience` times without a gain.
+    #: Validate after each epoch on at most this many targets (0: all); stop after `patience` validations without a
+    #: gain.
     validation_users: Count = 0
     patience: Positive = 3
 
 
 class DenseSettings(TuningSettings):
-    """What is tuned, and how."""
+    """Choose what to tune, and how."""
 
-    #: encoder: all weights of the text encoder; head: a linear map of its query vectors and one of its item vectors.
+    #: encoder: all weights of the text encoder; head: one linear map of its query vectors and one of its item vectors.
     train: Literal["encoder", "head"] = "encoder"
-    #: How a head is trained first, whose maps the encoder's vectors then go through, and which are tuned on with it:
-    #: what is kept ranks the valid targets at least as well as that head. Null: the encoder starts as it is.
+    #: Settings of a head to train first. The encoder's vectors then pass through its maps, which are tuned along with
+    #: the encoder; the model kept ranks the valid targets at least as well as that head. Null: start from the encoder
+    #: alone.
     head: TuningSettings | None = None
-    #: Tokens of a text that the training of an encoder reads; null, and ranking, take what the embedding says.
+    #: Tokens of a text read in training an encoder; null: the embedding's own limit, which ranking always uses.
     max_tokens: Positive | None = None
-    #: A learned score of each item's own beside the cosine of texts. It makes a head more than a text encoder.
+    #: Add a learned score per item to the cosine of texts. A head with it is more than a text encoder.
     item_bias: bool = False
 
     @model_validator(mode="after")
@@ -83,16 +86,16 @@ class DenseSettings(TuningSettings):
 
 
 class Dense(Method[DenseSettings]):
-    """Dense passage retrieval (Karpukhin et al., 2020): InfoNCE of query and item vectors, in-batch and BM25 negatives.
+    """Retrieve by dense vectors (Karpukhin et al., 2020): InfoNCE of queries and items, in-batch and BM25 negatives.
 
-    The encoder is the one of the entry's embedding: with BAAI/bge-base-en-v1.5 this is BGE fine-tuned (Xiao et al.,
-    2024), with intfloat/multilingual-e5-base E5 fine-tuned (Wang et al., 2024), their prefixes and pooling included.
-    Deviations: one encoder serves both sides, as in BGE and E5; ``train: head`` tunes no encoder but linear maps of its
-    vectors, which takes minutes on a CPU, and a row of it must be named so; an encoder may start from these maps
-    (``head``); ``item_bias`` adds what no text tells.
+    The encoder is that of the entry's embedding: with BAAI/bge-base-en-v1.5 this is BGE fine-tuned (Xiao et al., 2024),
+    with intfloat/multilingual-e5-base E5 fine-tuned (Wang et al., 2024), prefixes and pooling included. Deviations: one
+    encoder serves both queries and items, as in BGE and E5; ``train: head`` tunes linear maps of the encoder's vectors
+    instead of the encoder, which takes minutes on a CPU, and its table rows must be labelled so; an encoder may start
+    from these maps (``head``); ``item_bias`` adds what texts do not tell.
     By default a pair counts as often as it was clicked, against all other items, with the sampling bias corrected (Yi
-    et al., 2019): what is ranked here is which of a query's items is clicked, not which items are relevant at all.
-    ``distinct_pairs`` and ``spare_clicked`` without ``correct_popularity`` give the usual recipe of relevance.
+    et al., 2019): the ranking here asks which of a query's items is clicked, not which items are relevant at all.
+    ``distinct_pairs`` and ``spare_clicked`` without ``correct_popularity`` give the usual recipe for relevance.
     """
 
     tasks = ("search",)
@@ -103,7 +106,7 @@ class Dense(Method[DenseSettings]):
 
     @functools.cached_property
     def towers(self) -> Towers:
-        """The encoder as it was pretrained, or a head that changes nothing, until it is trained."""
+        """Build the towers to train: the pretrained encoder, or a head that initially changes nothing."""
         embedding = self.data.embedding
         if embedding is None:
             raise UserError("this method tunes a text encoder: name an embedding under its key 'embedding'")
@@ -115,7 +118,7 @@ class Dense(Method[DenseSettings]):
         return EncoderTowers(entry, texts_of(self.data.canonical), self.settings.max_tokens, mapped)
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Tune, stopping early by NDCG@5 on the valid candidates; what it starts from is among what it chooses from."""
+        """Tune, stopping early by NDCG@5 on the valid candidates; the starting point competes too."""
         head = self._start_from_head(None if checkpoints is None else checkpoints / "head", key)
         task = _Training(self)
         steps = task.steps_per_epoch * self.settings.epochs
@@ -139,7 +142,7 @@ class Dense(Method[DenseSettings]):
         }
 
     def _start_from_head(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Train the head that the settings name, if any, and take over its maps; its figures."""
+        """Train the head that the settings name, if any, and take over its maps; return its counts."""
         if self.settings.head is None or self.towers.maps is None:
             return {}
         settings = DenseSettings(train="head", **self.settings.head.model_dump())
@@ -150,7 +153,7 @@ class Dense(Method[DenseSettings]):
         return {"head": {name: figures[name] for name in ("steps", "best_step", "best_valid_ndcg@5")}}
 
     def settle(self) -> None:
-        """Take the vectors that the towers give now for those to rank with."""
+        """Store the towers' current vectors for ranking."""
         self.towers.eval()
         bias = self.towers.bias
         vectors = self.towers.vectors()
@@ -158,7 +161,7 @@ class Dense(Method[DenseSettings]):
         self.ranked_with = {**vectors, "bias": none if bias is None else bias.detach().cpu().numpy()}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Cosines divided by the temperature, and biases."""
+        """Return cosines divided by the temperature, plus item biases."""
         queries = self.ranked_with["queries"][lists.samples.get_column("query_id").to_numpy()]
         scores = np.empty(lists.items.shape, dtype=np.float32)
         for start in range(0, len(lists), _LISTS_AT_ONCE):
@@ -169,7 +172,7 @@ class Dense(Method[DenseSettings]):
         return scores
 
     def item_vectors(self) -> ItemVectors:
-        """The tuned vectors of item texts; all count as seen, because texts can be read."""
+        """Return the tuned vectors of item texts; all items count as seen, because every text can be encoded."""
         vectors = self.ranked_with["items"]
         return ItemVectors(vectors, np.ones(len(vectors), dtype=bool))
 
@@ -186,7 +189,7 @@ class Dense(Method[DenseSettings]):
 
 
 class _Training:
-    """Tuning as the shared training loop sees it."""
+    """Adapt tuning to the shared training loop."""
 
     def __init__(self, method: Dense) -> None:
         settings, data = method.settings, method.data
@@ -211,7 +214,7 @@ class _Training:
         self.steps_per_epoch = -(-len(self.queries) // settings.batch_size)
 
     def batches(self, first_step: int) -> Iterator[np.ndarray]:
-        """The pairs of each step, in an order that depends on the seed and the epoch alone."""
+        """Yield the pairs of each step, in an order that depends on the seed and the epoch alone."""
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
             order = generator(derive_seed(self.method.seed, "pairs"), "epoch", epoch).permutation(len(self.queries))
@@ -219,7 +222,7 @@ class _Training:
             epoch, skipped = epoch + 1, 0
 
     def backward(self, pairs: np.ndarray) -> Mapping[str, torch.Tensor]:
-        """One step: each distinct text of the batch goes through the towers once."""
+        """Run one step; each distinct text of the batch goes through the towers once."""
         queries, asked = np.unique(self.queries[pairs], return_inverse=True)
         targets, negatives = self.targets[pairs], self.negatives[pairs]
         items = np.unique(np.concatenate([targets, negatives[negatives >= 0]]))
@@ -234,14 +237,14 @@ class _Training:
         return {"loss": loss.detach()}
 
     def validate(self) -> Mapping[str, float]:
-        """NDCG@5 and HR@10 on the valid candidates."""
+        """Return NDCG@5 and HR@10 on the valid candidates."""
         self.method.settle()
         ranks = average_ranks(self.method.score(self.lists), self.lists.present)
         figure = ndcg(ranks, 5)
         return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
 
     def _logits(self, queries: np.ndarray, items: np.ndarray) -> torch.Tensor:
-        """Logits [queries, items]."""
+        """Return logits [queries, items]."""
         towers = self.method.towers
         logits: torch.Tensor = towers("queries", queries) @ towers("items", items).T / self.method.settings.temperature
         numbers = torch.from_numpy(items).to(logits.device)

@@ -1,4 +1,4 @@
-"""EASE: the linear map of what a user has clicked to itself, without a diagonal, in closed form.
+"""Recommend by EASE: a linear map from a user's clicks to themselves, with a zero diagonal, in closed form.
 
 Steck: Embarrassingly Shallow Autoencoders for Sparse Data. WWW 2019.
 """
@@ -18,30 +18,30 @@ from gensar_core.config.base import Count, Rate, Share
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
-#: Cells of the matrix [n_items, n_items] that are worked on at once.
+#: Cells of the matrix [n_items, n_items] processed at once.
 _CELLS = 1 << 24
 
 
 class EASESettings(LinearSettings):
-    """How weights are held back, beside what all linear recommenders have."""
+    """Hold the regularization, on top of the settings of all linear recommenders."""
 
     neighbours: Count = 500
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     #: lambda: weight of the squared weights in the loss.
     l2: Rate = 200.0
-    #: The power of the candidate's clicks that weights are divided by: 0 is as published, more suits candidates that
+    #: Power of the candidate's clicks that divides its weights: 0 is as published, larger values suit candidates that
     #: are themselves drawn by popularity.
     popularity_power: Share = 0.6
-    #: Refuse catalogues whose matrix [n_items, n_items] would take more.
+    #: Refuse catalogues whose matrix [n_items, n_items] would be larger.
     max_gigabytes: Rate = 20.0
 
 
 class EASE(LinearRecommender[EASESettings]):
-    """W minimizes |X - X W|^2 + lambda |W|^2 with a diagonal of zeros, X which items each user has clicked.
+    """Minimize |X - X W|^2 + lambda |W|^2 over W with a zero diagonal, where X marks the items each user has clicked.
 
-    With P = (X'X + lambda I)^-1 that is W_ij = -P_ij / P_jj (Eq. 8). P is computed in place, in float32.
-    Deviations: the clicks of a history may count less the older they are (``decay``), a candidate the less the more
-    popular it is (``popularity_power``), and small weights are dropped (``neighbours``).
+    With P = (X'X + lambda I)^-1 the solution is W_ij = -P_ij / P_jj (Eq. 8). P is computed in place, in float32.
+    Deviations: older clicks of a history may count less (``decay``), more popular candidates may score less
+    (``popularity_power``), and small weights are dropped (``neighbours``).
     """
 
     seeded = False
@@ -49,7 +49,7 @@ class EASE(LinearRecommender[EASESettings]):
     settings_model = EASESettings
 
     def learned(self, clicks: Ragged) -> Iterator[sparse.coo_array]:
-        """Weights of some items on all, after the other. Raises UserError on too many items for the memory."""
+        """Yield item weights block by block of rows. Raises UserError when there are too many items for the memory."""
         settings, n_items = self.settings, self.data.n_items
         gigabytes = n_items**2 * np.dtype(np.float32).itemsize / 1e9
         if gigabytes > settings.max_gigabytes:
@@ -65,16 +65,16 @@ class EASE(LinearRecommender[EASESettings]):
 
 
 def clicked_items(clicks: Ragged, n_items: int) -> sparse.csr_array:
-    """Which items each user has clicked, once or more often: ones float32 [users, n_items]."""
+    """Mark the items each user has clicked, once or more often: ones float32 [users, n_items]."""
     users, items = np.divmod(np.unique(clicks.rows * n_items + clicks.values), n_items)
     return sparse.csr_array((np.ones(len(users), dtype=np.float32), (users, items)), shape=(len(clicks), n_items))
 
 
 def inverted(clicks: sparse.csr_array, l2: float) -> np.ndarray:
-    """(X'X + ``l2`` I)^-1, float32 [items, items], of clicks X [users, items]; one such matrix is held."""
+    """Return (X'X + ``l2`` I)^-1, float32 [items, items], of clicks X [users, items], holding one such matrix."""
     by_item = sparse.csr_array(clicks.T)
     n_items = by_item.shape[0]
-    # LAPACK works in place on columns that lie together.
+    # LAPACK works in place on contiguous columns.
     matrix = np.zeros((n_items, n_items), dtype=np.float32, order="F")
     for start, stop in _blocks(n_items):
         matrix[:, start:stop] = (by_item[start:stop] @ clicks).toarray().T
@@ -84,7 +84,7 @@ def inverted(clicks: sparse.csr_array, l2: float) -> np.ndarray:
         matrix, failed = lapack.spotri(matrix, overwrite_c=True)
     if failed:
         raise UserError(f"EASE: X'X + {l2:g} I has no inverse in float32; raise l2")
-    # The upper triangle alone is computed.
+    # LAPACK fills the upper triangle only.
     for start, stop in _blocks(n_items):
         upper = np.triu(matrix[start:stop, start:stop])
         matrix[start:stop, start:stop] = upper + np.triu(upper, 1).T
@@ -94,13 +94,13 @@ def inverted(clicks: sparse.csr_array, l2: float) -> np.ndarray:
 
 
 def _blocks(n_items: int) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of the rows that are worked on at once."""
+    """Yield the first row and the last row + 1 of each block."""
     step = max(1, _CELLS // n_items)
     return ((start, min(start + step, n_items)) for start in range(0, n_items, step))
 
 
 def _largest(weights: np.ndarray, first: int, count: int) -> sparse.coo_array:
-    """The ``count`` weights of each row that are largest in size beside the item's own; all when it is 0.
+    """Keep the ``count`` weights of each row that are largest in magnitude, the item's own aside; 0 keeps all.
 
     ``weights`` [rows, n_items] are overwritten; the item of row r is ``first`` + r.
     """

@@ -1,17 +1,17 @@
-"""FMLP-Rec: learned filters in the frequency domain over a user's recommendation clicks.
+"""Recommend by FMLP-Rec: learned filters in the frequency domain over a user's recommendation clicks.
 
 Zhou, Yu, Zhao and Wen: Filter-enhanced MLP is All You Need for Sequential Recommendation. WWW 2022. A filter is a
-learned circular convolution over a window of fixed width, so every place sees every other: training asks the last place
-alone, and each prefix of a sequence is a row. The filter has a complex number for each of the width // 2 + 1
-frequencies of a real signal, so the width is the same in training and later. Rows are padded before their beginning,
+learned circular convolution over a window of fixed width, so every position sees every other: training predicts from
+the last position alone, and each prefix of a sequence is a row. A filter has a complex number for each of the
+width // 2 + 1 frequencies of a real signal, so the width is the same in training and ranking. Rows are padded in front
 with zero vectors that are not masked: they carry their position, as in the authors' code. As published it is trained
 with `loss: bce`. Prefixes of all users are shuffled together.
 
 Deviations, all deliberate:
-- The negative of `bce` is none of the user's training clicks, where the authors' is none of the prefix; and the other
-  losses can be chosen.
-- Filters run in float32 whatever the precision around them: no half-precision FFT exists for most widths.
-- The last block computes only what the last place needs (equal results in less time).
+- The negative of `bce` is none of the user's training clicks; the authors exclude only the prefix. Other losses may be
+  chosen.
+- Filters run in float32 whatever the surrounding precision: no half-precision FFT exists for most widths.
+- The last block computes only what the last position needs (equal results in less time).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from gensar_core.nn.self_attention import Pointwise, initialize
 
 
 class FMLPSettings(SequentialSettings):
-    """Sizes of the encoder, beside what all sequential methods have."""
+    """Hold the sizes of the encoder, on top of the settings of all sequential methods."""
 
     blocks: Positive = 2
 
 
 class Filter(torch.nn.Module):
-    """A circular convolution along time [rows, width, dimensions] -> the same, as a product of spectra."""
+    """Convolve circularly along time, [rows, width, dimensions] -> the same, as a product of spectra."""
 
     def __init__(self, width: int, dimensions: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Filter(torch.nn.Module):
 
 
 class Block(torch.nn.Module):
-    """A filter, then a point-wise network; each added to its input and normalized after."""
+    """Apply a filter, then a point-wise network; add each to its input and normalize after."""
 
     def __init__(self, width: int, dimensions: int, dropout: float) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Block(torch.nn.Module):
 
 
 class FMLPEncoder(SequenceEncoder):
-    """Item and position vectors, then blocks of filters."""
+    """Encode item and position vectors by blocks of filters."""
 
     def __init__(self, n_items: int, settings: FMLPSettings) -> None:
         size, width = settings.dimensions, settings.max_history
@@ -83,7 +83,7 @@ class FMLPEncoder(SequenceEncoder):
         initialize(self, std=0.02)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """The state [rows, 1, dimensions] of the last place of inputs int64 [rows, width], padded in front."""
+        """Return the last position's state [rows, 1, dimensions] for inputs int64 [rows, width], padded in front."""
         real = items < self.items.num_embeddings
         vectors = self.items(items.where(real, 0)) * real[:, :, None]
         states: torch.Tensor = self.dropout(self.normalization(vectors + self.positions.weight))
@@ -94,18 +94,18 @@ class FMLPEncoder(SequenceEncoder):
 
 
 class FMLP(SequentialRecommender[FMLPSettings]):
-    """Zhou et al., 2022."""
+    """Recommend by FMLP-Rec (Zhou et al., 2022)."""
 
     paper = "Zhou et al.: Filter-enhanced MLP is All You Need for Sequential Recommendation. WWW 2022"
     settings_model = FMLPSettings
 
     def build(self) -> FMLPEncoder:
-        """An untrained encoder."""
+        """Build an untrained encoder."""
         return FMLPEncoder(self.data.n_items, self.settings)
 
     @functools.cached_property
     def form(self) -> LastPlace:
-        """The last place of every prefix is asked."""
+        """Predict from the last position of every prefix."""
         return LastPlace(self.settings.max_history, self.data.n_items)
 
 

@@ -1,18 +1,18 @@
-"""GRU4Rec: a recurrent network over a user's recommendation clicks.
+"""Recommend by GRU4Rec: a recurrent network over a user's recommendation clicks.
 
 Hidasi, Karatzoglou, Baltrunas and Tikk: Session-based Recommendations with Recurrent Neural Networks. ICLR 2016, with
 the losses of Hidasi and Karatzoglou: Recurrent Neural Networks with Top-k Gains. CIKM 2018 (`sampled_softmax` is their
-cross-entropy; `bpr_max`, whose softmax is over the negatives alone). Items are read and compared with by one table,
-their "constrained" form, plus a bias an item.
+cross-entropy; `bpr_max` takes its softmax over the negatives alone). Inputs and outputs share one set of item vectors,
+their "constrained" form, plus a bias per item.
 
 Deviations, all deliberate:
-- A whole user sequence, or each of its prefixes, is one row, and gradients flow through all of it. The authors run
-  sessions in parallel slots, keep the state across steps and cut its gradient, so theirs flow through one step; here
-  each row begins from zero.
+- A row is a whole user sequence, or one of its prefixes, and gradients flow through all of it. The authors run sessions
+  in parallel slots, keep the state across steps and cut its gradient, so theirs flow through one step; here each row
+  begins from zero.
 - Adam. Their Adagrad with momentum on sparse rows takes about a hundred times the learning rate.
-- Negatives are drawn samples alone, not the batch's other targets; each copy that equals the target is put out, which
-  their diagonal does for one copy. No correction by log q, and no ELU on the scores of `bpr_max`.
-- Rows are padded after their end, so no padding is ever run through before a state that is read.
+- Negatives are drawn samples alone, not the batch's other targets; each copy that equals the target is masked out,
+  where their diagonal masks one copy. No correction by log q, and no ELU on the scores of `bpr_max`.
+- Rows are padded at the end, so no state that is read follows padding.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from gensar_core.nn.attention import Dropout
 
 
 class GRU4RecSettings(CausalSettings):
-    """Sizes of the network, beside what all causal methods have."""
+    """Hold the sizes of the network, on top of the settings of all causal methods."""
 
     layers: Positive = 1
 
 
 class GRU4RecEncoder(SequenceEncoder):
-    """Item vectors, gated recurrent layers of the same size."""
+    """Encode item vectors by gated recurrent layers of the same size."""
 
     def __init__(self, n_items: int, settings: GRU4RecSettings) -> None:
         size = settings.dimensions
@@ -44,12 +44,12 @@ class GRU4RecEncoder(SequenceEncoder):
             if "bias" in name:
                 torch.nn.init.zeros_(weight)
                 continue
-            # Each gate is a matrix of its own, and its bound sqrt(6 / (fan in + fan out)).
+            # Each gate is a separate matrix, initialized within sqrt(6 / (fan in + fan out)).
             for gate in weight.detach().chunk(3):
                 torch.nn.init.xavier_uniform_(gate)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+        """Return the states [rows, width, dimensions] after each of the items int64 [rows, width]."""
         states: torch.Tensor = self.dropout(self.items(items))
         for layer in self.layers:
             states = self.dropout(layer(states)[0])
@@ -57,13 +57,13 @@ class GRU4RecEncoder(SequenceEncoder):
 
 
 class GRU4Rec(CausalRecommender[GRU4RecSettings]):
-    """Hidasi et al., 2016; Hidasi and Karatzoglou, 2018."""
+    """Recommend by GRU4Rec (Hidasi et al., 2016; Hidasi and Karatzoglou, 2018)."""
 
     paper = "Hidasi et al.: Session-based Recommendations with Recurrent Neural Networks. ICLR 2016"
     settings_model = GRU4RecSettings
 
     def build(self) -> GRU4RecEncoder:
-        """An untrained encoder."""
+        """Build an untrained encoder."""
         return GRU4RecEncoder(self.data.n_items, self.settings)
 
 

@@ -1,7 +1,7 @@
-"""ItemKNN: what users clicked about the same time as the items of the history, and about its latest items above all.
+"""Recommend by ItemKNN: items that users clicked close to the items of the history, its latest ones above all.
 
 Sarwar, Karypis, Konstan and Riedl: Item-Based Collaborative Filtering Recommendation Algorithms. WWW 2001, over clicks
-in place of ratings (Deshpande and Karypis: Item-Based Top-N Recommendation Algorithms. TOIS 2004, who also divide by a
+instead of ratings (Deshpande and Karypis: Item-Based Top-N Recommendation Algorithms. TOIS 2004, who also divide by a
 power of popularity). Well tuned it is hard to beat (Ferrari Dacrema et al.: Are We Really Making Much Progress? RecSys
 2019). With ``distance_decay`` and ``backward`` at 1 it is the plain cosine of co-clicks.
 """
@@ -19,32 +19,32 @@ from gensar_core.baselines.shared.linear_recommender import LinearRecommender, L
 from gensar_core.config.base import Positive, Share
 from gensar_core.runtime.arrays import Ragged, ranges
 
-#: Pairs of clicks that are counted at once, unless a single item has more.
+#: Pairs of clicks counted at once, unless a single item has more.
 _PAIRS = 1 << 22
 
 
 class ItemKNNSettings(LinearSettings):
-    """How co-clicks become similarities, beside what all linear recommenders have."""
+    """Hold how co-clicks become similarities, on top of the settings of all linear recommenders."""
 
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
-    #: Two clicks of a user are a co-click when the later one is among so many after the other.
+    #: Two clicks of a user are a co-click when they are at most this many clicks apart.
     window: Positive = 50
-    #: What a co-click counts beside one that is a click closer together.
+    #: Weight of a co-click relative to one whose clicks are one position closer.
     distance_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    #: What a co-click counts for the item clicked first, as a candidate after the other; for the later one it is 1.
+    #: Weight of a co-click when the item clicked first is the candidate; for the item clicked later it is 1.
     backward: Share = 0.4
-    #: Added to the divisor of co-clicks: similarities out of few clicks shrink most.
+    #: Added to the divisor of co-clicks; shrinks similarities from few clicks most.
     shrinkage: Annotated[float, Field(ge=0.0)] = 0.0
-    #: The power of the candidate's clicks that co-clicks are divided by, beside that of the other item's clicks to 1
-    #: less it. 0.5 is the cosine; more suits candidates that are themselves drawn by popularity.
+    #: Power p of the candidate's clicks in the divisor of co-clicks; the other item's clicks have power 1 - p. 0.5 is
+    #: the cosine; larger values suit candidates that are themselves drawn by popularity.
     popularity_power: Share = 0.7
 
 
 class ItemKNN(LinearRecommender[ItemKNNSettings]):
-    """With n_i the clicks of item i and n_ij the co-clicks of i and j, W_ij = n_ij / (n_i^(1 - p) n_j^p + shrinkage).
+    """Set W_ij = n_ij / (n_i^(1 - p) n_j^p + shrinkage), with n_i the clicks of i and n_ij the co-clicks of i and j.
 
-    A co-click of clicks that are k places apart counts ``distance_decay`` to the power of k - 1, and ``backward`` times
-    that where j came first.
+    A co-click of clicks k positions apart counts ``distance_decay`` to the power of k - 1, and ``backward`` times that
+    where j came first.
     """
 
     seeded = False
@@ -52,7 +52,7 @@ class ItemKNN(LinearRecommender[ItemKNNSettings]):
     settings_model = ItemKNNSettings
 
     def learned(self, clicks: Ragged) -> Iterator[sparse.coo_array]:
-        """Similarities of some items with all, after the other."""
+        """Yield similarities of items with all items, block by block of rows."""
         settings, counts = self.settings, np.bincount(clicks.values, minlength=self.data.n_items).astype(np.float64)
         first = 0
         for block in co_clicks(clicks, self.data.n_items, settings):
@@ -64,14 +64,14 @@ class ItemKNN(LinearRecommender[ItemKNNSettings]):
 
 
 def co_clicks(clicks: Ragged, n_items: int, settings: ItemKNNSettings) -> Iterator[sparse.coo_array]:
-    """Co-clicks n_ij of items, block by block of rows i, each float64 [rows, n_items]."""
+    """Count the co-clicks n_ij, block by block of rows i, each float64 [rows, n_items]."""
     place = np.arange(len(clicks.values)) - clicks.offsets[clicks.rows]
     after = np.minimum(clicks.lengths[clicks.rows] - 1 - place, settings.window)
     before = np.minimum(place, settings.window)
     by_item = np.argsort(clicks.values, kind="stable")
     of_item = np.searchsorted(clicks.values[by_item], np.arange(n_items + 1))
     pairs_before = np.concatenate([[0], np.cumsum((after + before)[by_item])])[of_item]
-    # Items whose pairs end within the same multiple of _PAIRS go together.
+    # A block holds the items whose pairs end within the same multiple of _PAIRS.
     starts = np.flatnonzero(np.diff(pairs_before[1:] // _PAIRS, prepend=-1))
     for start, stop in zip(starts, [*starts[1:], n_items], strict=True):
         chosen = by_item[of_item[start] : of_item[stop]]
@@ -82,12 +82,12 @@ def co_clicks(clicks: Ragged, n_items: int, settings: ItemKNNSettings) -> Iterat
             others.append(clicks.values[np.repeat(chosen, reach) + direction * apart])
             counted.append(worth * settings.distance_decay ** (apart - 1))
         cells = (np.concatenate(counted), (np.concatenate(rows), np.concatenate(others)))
-        # Through rows, which adds up what stands twice.
+        # The conversion to rows sums duplicate cells.
         yield sparse.coo_array(sparse.csr_array(cells, shape=(stop - start, n_items)))
 
 
 def nearest(similarities: sparse.coo_array, count: int) -> sparse.coo_array:
-    """Of each row the ``count`` highest similarities (0: all) above zero, of equal ones those of lower items."""
+    """Keep each row's ``count`` highest similarities above zero (0: all); lower items win ties."""
     positive = similarities.data > 0
     rows, items, values = similarities.row[positive], similarities.col[positive], similarities.data[positive]
     order = np.lexsort((items, -values, rows))

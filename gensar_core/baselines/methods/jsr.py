@@ -1,11 +1,10 @@
-"""JSR: one table of item vectors for two scorers, of a user's items and of a query's, trained together.
+"""Rank by JSR: one set of item vectors for two scorers, by user and by query, trained together.
 
 As described by Zamani and Croft (2018), with these differences:
 
-- Items have learned vectors of their own, where the paper makes them of the words of descriptions (`jsr2020` reads
-  titles).
+- Items have learned vectors; the paper makes them from the words of descriptions (`jsr2020` reads titles).
 - The networks over products have three layers: d, d / 2, 1.
-- Losses and negatives are those of all methods trained on rows, not a hinge loss of pairs.
+- Losses and negatives are those of all methods trained on rows, not a pairwise hinge loss.
 - A user without a training row gets the mean of the others' vectors.
 """
 
@@ -24,7 +23,7 @@ from gensar_core.nn.attention import on_distinct, xavier
 
 
 class JSRSettings(RankedSettings):
-    """Sizes and weights, beside what all methods trained on rows have."""
+    """Hold sizes and weights, on top of the settings of all methods trained on rows."""
 
     max_recommendations: Count = 0
     max_searches: Count = 0
@@ -34,7 +33,7 @@ class JSRSettings(RankedSettings):
 
 
 class JSRModel(RowModel):
-    """Scorers of products of vectors."""
+    """Score products of item vectors with user or query vectors."""
 
     def __init__(self, data: MethodData, settings: JSRSettings) -> None:
         size = settings.dimensions
@@ -47,7 +46,7 @@ class JSRModel(RowModel):
             torch.nn.init.zeros_(self.words.weights.weight)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits of the candidates."""
+        """Return the candidates' logits."""
         assert self.users is not None
         asking = self.users(batch.users) if batch.task == "rec" else on_distinct(self.words, batch.queries)
         logits: torch.Tensor = self.scorers[batch.task](asking[:, None] * self.items(batch.candidates))
@@ -55,7 +54,7 @@ class JSRModel(RowModel):
 
 
 class JSR(RankedMethod[JSRSettings]):
-    """Zamani and Croft, 2018."""
+    """Rank by JSR (Zamani and Croft, 2018)."""
 
     tasks = ("rec", "search")
     inputs = ("clicks", "searches", "words", "training_negatives")
@@ -63,11 +62,11 @@ class JSR(RankedMethod[JSRSettings]):
     settings_model = JSRSettings
 
     def build(self) -> JSRModel:
-        """An untrained model."""
+        """Build an untrained model."""
         return JSRModel(self.data, self.settings)
 
     def task_weight(self, task: str) -> float:
-        """The weight of a task's losses."""
+        """Return the weight of a task's losses."""
         return self.settings.search_weight if task == "search" else 1.0
 
 

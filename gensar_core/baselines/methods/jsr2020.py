@@ -1,12 +1,12 @@
-"""JSR of 2020: search learned from recommendation clicks and item texts alone, without a query that was ever asked.
+"""Rank by JSR of 2020: learn search from recommendation clicks and item texts alone, without any logged query.
 
-A user's score of an item is a network over the product of their vectors. From the item's vector also the words of its
-title are predicted, and an item answers a query as well as it predicts the query's words (query likelihood).
+A user's score of an item is a network over the product of their vectors. The item's vector also predicts the words of
+its title, and an item scores for a query as well as it predicts the query's words (query likelihood).
 
-After Zamani and Croft (2020), as the public code of HyperSaR has it, with these differences:
+Follows Zamani and Croft (2020), as in the public code of HyperSaR, with these differences:
 
-- Word vectors, frozen, are a truncated eigendecomposition of the titles' tf-idf co-occurrences, not pre-trained ones.
-- The probabilities of words are not smoothed by those of the whole catalogue (mu = 1, the default there too).
+- Frozen word vectors are a truncated eigendecomposition of the titles' tf-idf co-occurrences, not pre-trained ones.
+- Word probabilities are not smoothed by those of the whole catalogue (mu = 1, the default there too).
 - Losses and negatives of recommendation are those of all methods trained on rows; there: bce with one uniform negative.
 """
 
@@ -31,23 +31,23 @@ from gensar_core.runtime.arrays import Ragged
 
 
 class JSR2020Settings(RankedSettings):
-    """Sizes and weights, beside what all methods trained on rows have."""
+    """Hold sizes and weights, on top of the settings of all methods trained on rows."""
 
     max_recommendations: Count = 0
     max_searches: Count = 0
     #: Linear layers of the network over the product of user and item; 0: their inner product.
     layers: Count = 2
-    #: Words that are predicted: the most frequent ones that so many titles have at least, without stop words.
+    #: Predicted words: the most frequent ones without stop words, each in at least `min_titles` titles.
     vocabulary_size: Positive = 2000
     min_titles: Positive = 5
     word_dimensions: Positive = 64
     max_words: Positive = 50
-    #: Weight of the loss of predicting an item's words.
+    #: Weight of the loss that predicts an item's words.
     words_weight: Share = 0.1
 
 
 class JSR2020Model(RowModel):
-    """User and item vectors, the network over their product, and the projection from items to words."""
+    """Hold user and item vectors, the network over their product, and the projection from items to words."""
 
     words: torch.Tensor
     query_means: torch.Tensor
@@ -75,7 +75,7 @@ class JSR2020Model(RowModel):
             torch.nn.init.normal_(self.users.weight, std=size**-0.5)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits of the candidates; in training also the loss of the targets' words."""
+        """Return the candidates' logits; in training also the loss of the targets' words."""
         if batch.task == "search":
             projected = on_distinct(self.projected, batch.candidates)
             likelihoods = projected[..., :-1] @ self.query_means[batch.queries][:, :, None]
@@ -86,22 +86,22 @@ class JSR2020Model(RowModel):
         return scores, {"words": self.weight * self.words_loss(batch.candidates[:, 0])} if self.training else {}
 
     def projected(self, items: torch.Tensor) -> torch.Tensor:
-        """For items int64 [items], phi_i and, last, log of the sum over words of exp(phi_i e_w) [items, size + 1].
+        """Return, for items int64 [items], phi_i and log of the sum over words of exp(phi_i e_w): [items, size + 1].
 
-        The mean of log P(w | i) over some words is phi_i times the mean of their vectors, less that logarithm.
+        The mean of log P(w | i) over several words is phi_i times the mean of their vectors, minus that logarithm.
         """
         vectors = self.projection(self.items(items))
         return torch.cat([vectors, torch.logsumexp(vectors @ self.words.T, dim=1, keepdim=True)], dim=1)
 
     def words_loss(self, items: torch.Tensor) -> torch.Tensor:
-        """Mean over items int64 [items] of -log P(w | i), itself a mean over the words of each item's title."""
+        """Return the mean over items int64 [items] of -log P(w | i), itself a mean over the words of a title."""
         projected = on_distinct(self.projected, items)
         likelihoods = (projected[:, :-1] * self.item_means[items]).sum(dim=1) - projected[:, -1]
         return -masked_mean(likelihoods[:, None], self.has_words[items]).squeeze(0)
 
 
 def texts_of(data: MethodData, settings: JSR2020Settings) -> tuple[np.ndarray, Ragged, Ragged]:
-    """Vectors of words [words, size], and the words of each item's title and of each query."""
+    """Return word vectors [words, size], and the words of each item's title and of each query."""
     titles = schema.ITEMS.read(data.canonical / "items.parquet").sort("item_id")["title"].to_list()
     queries = schema.QUERIES.read(data.canonical / "queries.parquet").sort("query_id")["text"].to_list()
     counts = Counter(word for title in titles for word in set(words_of(title)))
@@ -114,9 +114,9 @@ def texts_of(data: MethodData, settings: JSR2020Settings) -> tuple[np.ndarray, R
 
 
 def word_vectors(titles: Ragged, n_words: int, dimensions: int) -> np.ndarray:
-    """Vectors of words float32 [words, dimensions or fewer], whose products are nearest to tf-idf co-occurrences.
+    """Return word vectors float32 [words, dimensions or fewer] whose products are nearest to tf-idf co-occurrences.
 
-    They have a mean length of 1. Without words there is one vector of zeros.
+    Their mean length is 1. Without words, return one vector of zeros.
     """
     if not n_words:
         return np.zeros((1, 1), dtype=np.float32)
@@ -126,7 +126,7 @@ def word_vectors(titles: Ragged, n_words: int, dimensions: int) -> np.ndarray:
     matrix = sparse.csr_matrix((inverse[words], (rows, words)), shape=(len(titles), n_words))
     values, directions = np.linalg.eigh((matrix.T @ matrix).toarray())
     size = min(dimensions, n_words)
-    # Eigenvectors are known up to their sign: let the largest entry be positive.
+    # Eigenvectors are unique up to their sign: make the largest entry positive.
     directions = directions[:, -size:][:, ::-1]
     directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(size)])
     vectors = directions * np.sqrt(np.maximum(values[-size:][::-1], 0.0))
@@ -135,7 +135,7 @@ def word_vectors(titles: Ragged, n_words: int, dimensions: int) -> np.ndarray:
 
 
 def means(words: Ragged, vectors: np.ndarray) -> np.ndarray:
-    """Mean vector of the words of each row, float32 [rows, size]; zero for a row without words."""
+    """Return the mean vector of each row's words, float32 [rows, size]; zero for a row without words."""
     chosen = sparse.csr_matrix(
         (np.ones(len(words.values)), words.values, words.offsets), shape=(len(words), len(vectors))
     )
@@ -144,7 +144,7 @@ def means(words: Ragged, vectors: np.ndarray) -> np.ndarray:
 
 
 class JSR2020(RankedMethod[JSR2020Settings]):
-    """Zamani and Croft, 2020."""
+    """Rank by JSR of 2020 (Zamani and Croft, 2020)."""
 
     tasks = ("rec", "search")
     inputs = ("clicks", "words", "texts", "training_negatives")
@@ -152,11 +152,11 @@ class JSR2020(RankedMethod[JSR2020Settings]):
     settings_model = JSR2020Settings
 
     def build(self) -> JSR2020Model:
-        """An untrained model."""
+        """Build an untrained model."""
         return JSR2020Model(self.data, self.settings)
 
     def training_set(self, task: str) -> TrainingSet:
-        """The train rows of rec; none of search."""
+        """Return the train rows of rec; no rows for search."""
         if task == "rec":
             return super().training_set(task)
         return RowSet(self, TrainingRows.from_samples(task, self.data.samples[:0], None, 0, 0))

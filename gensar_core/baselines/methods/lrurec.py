@@ -1,16 +1,17 @@
-"""LRURec: linear recurrent units over a user's recommendation clicks.
+"""Recommend by LRURec: linear recurrent units over a user's recommendation clicks.
 
 Yue et al.: Linear Recurrent Units for Sequential Recommendation. WSDM 2024. The recurrence is linear with a diagonal
-complex decay, so all its states come out of a scan in log2(width) steps. |decay| = exp(-exp(nu)) < 1 whatever is
-learned, and inputs are scaled by gamma, initially sqrt(1 - |decay|^2), which keeps the variance of states at that of
-inputs. The published loss is `softmax`; a softmax-trained SASRec is its fair peer.
+complex decay, so a scan computes all its states in log2(width) steps. |decay| = exp(-exp(nu)) < 1 whatever is learned,
+and inputs are scaled by gamma, initially sqrt(1 - |decay|^2), which keeps the variance of states at that of inputs. The
+published loss is `softmax`; a softmax-trained SASRec is its fair peer.
 
 Deviations, all deliberate:
-- Rows are padded after their end, where the authors pad before it and mask; a state then never follows a padding. The
-  first click of a sequence is no target; theirs is predicted from padding.
+- Rows are padded at the end, so no state follows padding; the authors pad in front and mask. The first click of a
+  sequence is not a target; theirs is predicted from padding.
 - Real parts of complex products are one real product: reading a complex state takes as many weights either way.
-- nu, theta and gamma are free of weight decay, which would pull |decay| towards exp(-1); the authors decay them too.
-- Complex numbers are complex64 in any precision around them. No history is put out of the ranking: candidates decide.
+- nu, theta and gamma have no weight decay, which would pull |decay| towards exp(-1); the authors decay them too.
+- Complex numbers are complex64 whatever the surrounding precision. Items of the history stay in the ranking: candidates
+  decide.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from gensar_core.config.base import Positive, Rate
 from gensar_core.nn.attention import Dropout
 from gensar_core.nn.self_attention import Pointwise
 
-#: Bounds of |decay| at the start.
+#: Bounds of |decay| at initialization.
 _SLOWEST, _FASTEST = 0.99, 0.8
 
 
 class LRURecSettings(CausalSettings):
-    """Sizes of the encoder, beside what all causal methods have."""
+    """Hold the sizes of the encoder, on top of the settings of all causal methods."""
 
     blocks: Positive = 2
     weight_decay: float = 0.01
@@ -40,9 +41,9 @@ class LRURecSettings(CausalSettings):
 
 
 def scan(inputs: torch.Tensor, log_decay: torch.Tensor) -> torch.Tensor:
-    """States s_t = exp(log_decay) * s_(t-1) + u_t of ``inputs`` u [rows, width, size], from s_0 = 0; complex.
+    """Compute states s_t = exp(log_decay) * s_(t-1) + u_t of ``inputs`` u [rows, width, size], from s_0 = 0; complex.
 
-    In round k, the last state of each left half of 2^k neighbors is carried through the right half.
+    Round k carries the last state of each left half of 2^k neighbors through the right half.
     """
     rows, width, size = inputs.shape
     rounds = (width - 1).bit_length()
@@ -57,7 +58,7 @@ def scan(inputs: torch.Tensor, log_decay: torch.Tensor) -> torch.Tensor:
 
 
 class LinearRecurrence(torch.nn.Module):
-    """A linear recurrent unit [rows, width, dimensions] -> the same; its state has 2 * dimensions complex numbers."""
+    """Apply a linear recurrent unit [rows, width, dimensions] -> the same, with 2 * dimensions complex states."""
 
     def __init__(self, dimensions: int, dropout: float) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class LinearRecurrence(torch.nn.Module):
         self.outputs = torch.nn.Linear(2 * self.size, dimensions)
         self.normalization = torch.nn.LayerNorm(dimensions)
         self.dropout = Dropout(dropout)
-        # Decays uniform on a ring of the complex plane; rows are nu, theta and log gamma.
+        # Decays are uniform on a ring of the complex plane; rows are nu, theta and log gamma.
         first, second = torch.rand(2, self.size)
         nu = torch.log(-0.5 * torch.log(first * (_SLOWEST**2 - _FASTEST**2) + _FASTEST**2))
         theta = torch.log(2 * math.pi * second)
@@ -74,7 +75,7 @@ class LinearRecurrence(torch.nn.Module):
         self.recurrence = torch.nn.Parameter(torch.stack([nu, theta, gamma]))
 
     def log_decay(self) -> torch.Tensor:
-        """Logarithms of the decays, complex [size]; their real parts are negative."""
+        """Return the logarithms of the decays, complex [size]; their real parts are negative."""
         nu, theta, _ = self.recurrence.float()
         return torch.complex(-torch.exp(nu), torch.exp(theta))
 
@@ -89,7 +90,7 @@ class LinearRecurrence(torch.nn.Module):
 
 
 class Block(torch.nn.Module):
-    """A recurrence, then a point-wise network, added to its input and normalized."""
+    """Apply a recurrence, then a point-wise network; add the latter to its input and normalize."""
 
     def __init__(self, dimensions: int, dropout: float) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class Block(torch.nn.Module):
 
 
 class LRURecEncoder(SequenceEncoder):
-    """Item vectors without positions, blocks, and a bias an item."""
+    """Encode item vectors by blocks, without positions, and add a bias per item to scores."""
 
     def __init__(self, n_items: int, settings: LRURecSettings) -> None:
         size = settings.dimensions
@@ -120,7 +121,7 @@ class LRURecEncoder(SequenceEncoder):
                 torch.nn.init.zeros_(module.bias)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+        """Return the states [rows, width, dimensions] after each of the items int64 [rows, width]."""
         states: torch.Tensor = self.normalization(self.dropout(self.items(items)))
         for block in self.blocks:
             states = block(states)
@@ -128,17 +129,17 @@ class LRURecEncoder(SequenceEncoder):
 
 
 class LRURec(CausalRecommender[LRURecSettings]):
-    """Yue et al., 2024."""
+    """Recommend by LRURec (Yue et al., 2024)."""
 
     paper = "Yue et al.: Linear Recurrent Units for Sequential Recommendation. WSDM 2024"
     settings_model = LRURecSettings
 
     def build(self) -> LRURecEncoder:
-        """An untrained encoder."""
+        """Build an untrained encoder."""
         return LRURecEncoder(self.data.n_items, self.settings)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW, without decay of what the recurrence itself is made of."""
+        """Return AdamW, without weight decay on the recurrence's nu, theta and gamma."""
         named = dict(self.encoder.named_parameters())
         free = [name for name in named if name.endswith("recurrence.recurrence")]
         groups: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Popularity: the most clicked items first, for everybody."""
+"""Rank the most clicked items first, the same for every user."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gensar_core.ranking.candidates import CandidateLists
 
 
 class PopularitySettings(Settings):
-    """Nothing to set."""
+    """Hold no settings."""
 
 
 class Popularity(Method[PopularitySettings]):
-    """Recommendation clicks of each item in training.
+    """Score items by their recommendation clicks in training.
 
     On candidates that are themselves drawn by popularity this ranks about as well as chance.
     """
@@ -38,7 +38,7 @@ class Popularity(Method[PopularitySettings]):
         return {"unseen_items": int((self.clicks == 0).sum())}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """The items' clicks."""
+        """Return the items' clicks."""
         scores: np.ndarray = self.clicks[lists.items].astype(np.float64)
         return scores
 

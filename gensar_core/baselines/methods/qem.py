@@ -1,4 +1,4 @@
-"""QEM: items by the query's words alone, for every user alike."""
+"""Rank by QEM: items by the query's words alone, the same for every user."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from gensar_core.baselines.shared.target_rows import RowBatch
 
 
 class QEMModel(SearchModel):
-    """A query's vector is what is asked for."""
+    """Encode a request as its query's vector."""
 
     def requests(self, batch: RowBatch) -> torch.Tensor:
-        """Vectors [rows, dimensions] of the queries."""
+        """Return the vectors [rows, dimensions] of the queries."""
         return self.queries(batch.queries)
 
 
 class QEM(SearchMethod[SearchSettings]):
-    """The query embedding model of Ai et al., 2019, as the code of Bi et al., 2020, has it.
+    """Rank by the query embedding model of Ai et al., 2019, as in the code of Bi et al., 2020.
 
-    The query's vector is tanh(W mean of word vectors + b), the score its inner product with the item's plus the item's
-    bias: without the bias, and in few epochs, a model of so few queries falls short of counting clicks.
+    The query's vector is tanh(W mean of word vectors + b), the score its inner product with the item's vector plus the
+    item's bias: without the bias, and in few epochs, a model trained on so few queries ranks worse than counting
+    clicks.
 
-    Deviations: the loss is a softmax over the catalogue, which learns p(item | query), and each query has a vector of
-    its own beside its words'; without ``catalogue_softmax`` and ``query_vectors`` it is the binary loss over the stored
-    BM25 negatives (the mean over a row's candidates, not their sum; the paper draws five uniformly: ``stored_negatives:
-    false, sampled_negatives: 5, popularity_power: 0.0``). Vectors start at a standard deviation of 0.05, not 1, which
-    would make logits huge. The paragraph-vector loss over review texts is left out: samples hold no reviews, and the
-    comparison is of ids. With ``item_vectors`` a projection of text vectors stands for the items' own, or is added.
+    Deviations: the loss is a softmax over the catalogue, which learns p(item | query), and each query has a learned
+    vector beside its words'; without ``catalogue_softmax`` and ``query_vectors`` the loss is the binary one over the
+    stored BM25 negatives (the mean over a row's candidates, not their sum; the paper draws five uniformly:
+    ``stored_negatives: false, sampled_negatives: 5, popularity_power: 0.0``). Vectors start at a standard deviation of
+    0.05, not 1, which would make logits huge. The paragraph-vector loss over review texts is left out: samples hold no
+    reviews, and the comparison is of ids. With ``item_vectors`` a projection of text vectors replaces the items'
+    learned vectors, or is added to them.
     """
 
     paper = "Ai et al.: A Zero Attention Model for Personalized Product Search. CIKM 2019"
@@ -35,7 +37,7 @@ class QEM(SearchMethod[SearchSettings]):
     settings_model = SearchSettings
 
     def build(self) -> QEMModel:
-        """An untrained model."""
+        """Build an untrained model."""
         return QEMModel(self.data, self.settings)
 
 

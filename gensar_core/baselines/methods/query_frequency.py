@@ -1,4 +1,4 @@
-"""Query frequency: the items most often clicked after the same query first."""
+"""Rank the items most often clicked after the same query first."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gensar_core.ranking.candidates import CandidateLists
 
 
 class QueryFrequencySettings(Settings):
-    """Nothing to set."""
+    """Hold no settings."""
 
 
 class QueryFrequency(Method[QueryFrequencySettings]):
-    """Clicks of an item after the query in training; where these tie, clicks of the item after any query.
+    """Score items by their training clicks after the query; break ties by their clicks after any query.
 
-    With c(q, i) clicks of item i after query q and c(i) after all queries, the score is c(q, i) + c(i) / (1 + max c),
-    whose second part is below one: it decides between equal counts and nothing else.
+    With c(q, i) the clicks of item i after query q and c(i) those after all queries, the score is
+    c(q, i) + c(i) / (1 + max c). Its second part is below one, so it only decides between equal counts.
     """
 
     tasks = ("search",)
@@ -30,7 +30,7 @@ class QueryFrequency(Method[QueryFrequencySettings]):
     paper = "none"
     settings_model = QueryFrequencySettings
     seeded = False
-    #: query * n_items + item of each pair clicked in training, rising [pairs], and its clicks [pairs].
+    #: query * n_items + item of each pair clicked in training, ascending [pairs], and its clicks [pairs].
     pairs: np.ndarray
     clicks: np.ndarray
     #: c(i) / (1 + max c) [n_items].
@@ -47,7 +47,7 @@ class QueryFrequency(Method[QueryFrequencySettings]):
         return {"query_item_pairs": len(self.pairs), "unseen_items": int((counts == 0).sum())}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Scores as the class says."""
+        """Return the scores that the class defines."""
         queries = lists.samples.get_column("query_id").to_numpy()[:, None]
         scores: np.ndarray = self._pair_clicks(self._codes(queries, lists.items)) + self.popularity[lists.items]
         return scores

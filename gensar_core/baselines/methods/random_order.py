@@ -1,4 +1,4 @@
-"""Random order: what a method that knows nothing reaches."""
+"""Rank candidates at random: the level that a method reaches without learning anything."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gensar_core.runtime.seeds import derive_seed
 
 
 class RandomOrderSettings(Settings):
-    """Nothing to set."""
+    """Hold no settings."""
 
 
 class RandomOrder(Method[RandomOrderSettings]):
-    """A score drawn for each (sample, item) pair, whatever its place in the list."""
+    """Draw a score for each (sample, item) pair, whatever its slot in the list."""
 
     tasks = ("rec", "search")
     inputs = ()
@@ -31,7 +31,7 @@ class RandomOrder(Method[RandomOrderSettings]):
         return {}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Uniform scores between 0 and 1."""
+        """Return uniform scores between 0 and 1."""
         samples = np.repeat(lists.samples.get_column("sample_id").to_numpy(), lists.items.shape[1])
         keys = row_keys(derive_seed(self.seed, "random_order"), samples, lists.items.ravel())
         return uniform(draws(keys, 1)).reshape(lists.items.shape)

@@ -1,20 +1,20 @@
-"""SASRec: causal self-attention over a user's recommendation clicks.
+"""Recommend by SASRec: causal self-attention over a user's recommendation clicks.
 
 Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018. As published it is trained with one binary
-negative a place (`loss: bce`, negatives uniform over what the user has not clicked in training); with a softmax over
-many (`softmax`, `sampled_softmax`) or with gBCE it is a much stronger method, and stronger again with each prefix as a
-row (`rows: prefixes`), so tables show both forms. One sequence a user, as published, makes epochs short: without a
-softmax it takes hundreds of them.
+negative per position (`loss: bce`, negatives uniform over what the user has not clicked in training). With a softmax
+over many negatives (`softmax`, `sampled_softmax`) or with gBCE it is a much stronger method, and stronger again with
+each prefix as a row (`rows: prefixes`), so tables show both forms. One sequence per user, as published, makes epochs
+short: without a softmax it takes hundreds of them.
 
 Deviations, all deliberate:
 - Ordinary pre-norm blocks. The paper normalizes the query alone and adds the normalized input; the two train alike.
-- Rows are padded after their end and positions count from a row's first item, where the paper pads before it and
-  counts slots from the left. The causal mask alone then keeps paddings out of every state, and no row of attention
-  is fully masked, which is where left padding makes NaN.
-- Items start from N(0, 0.02), so that the factor sqrt(dimensions) on inputs does not make logits explode.
+- Rows are padded at the end and positions count from a row's first item; the paper pads in front and counts slots from
+  the left. The causal mask alone then keeps padding out of every state, and no attention row is fully masked, which is
+  where left padding produces NaN.
+- Item vectors start from N(0, 0.02), so that the factor sqrt(dimensions) on inputs does not make logits explode.
 - Sequences longer than `max_history` are cut into windows, so their beginnings are trained on as well.
-- With `item_vectors: text` items are a projection of frozen text vectors in place of ids, on both sides (the
-  GenSAR paper, Figure 1b, reduces BGE vectors to the dimensions of ids).
+- With `item_vectors: text` a projection of frozen text vectors replaces id vectors, as input and as output (the GenSAR
+  paper, Figure 1b, reduces BGE vectors to the dimensions of ids).
 - Candidates are drawn by popularity but the negatives of `bce` uniformly; this lowers its HR@1, and is left as it is.
 """
 
@@ -35,15 +35,15 @@ from gensar_core.nn.self_attention import Pointwise, SelfAttention
 
 
 class SASRecSettings(CausalSettings):
-    """Sizes of the encoder, beside what all causal methods have."""
+    """Hold the sizes of the encoder, on top of the settings of all causal methods."""
 
     blocks: Positive = 2
     heads: Positive = 1
-    #: Standard deviation that matrices start from; null: Xavier's, which is larger, as published. Blocks that hardly
-    #: add anything at first learn faster with prefixes as rows (docs/tuning.md).
+    #: Standard deviation of initial matrices; null: Xavier's, which is larger, as published. Blocks that add hardly
+    #: anything at first learn faster with prefixes as rows (docs/tuning.md).
     initial_std: Rate | None = None
-    #: What an item's vector is: learned for each item (id), or a learned projection of its text vector, of the
-    #: `embedding` that the entry names (text).
+    #: Source of an item's vector. id: learned for each item; text: a learned projection of the item's text vector from
+    #: the entry's `embedding`.
     item_vectors: Literal["id", "text"] = "id"
 
     @model_validator(mode="after")
@@ -54,7 +54,7 @@ class SASRecSettings(CausalSettings):
 
 
 class Block(torch.nn.Module):
-    """Self-attention, then a point-wise network; each normalized before and added to its input."""
+    """Apply self-attention, then a point-wise network; normalize before each and add it to its input."""
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Block(torch.nn.Module):
 
 
 class SASRecEncoder(SequenceEncoder):
-    """Item and position vectors, blocks, a last normalization."""
+    """Encode item and position vectors by blocks and a last normalization."""
 
     def __init__(self, data: MethodData, settings: SASRecSettings) -> None:
         super().__init__(data.n_items, settings.dimensions)
@@ -94,7 +94,7 @@ class SASRecEncoder(SequenceEncoder):
                     torch.nn.init.zeros_(module.bias)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """States [rows, width, dimensions] after each of the items int64 [rows, width]."""
+        """Return the states [rows, width, dimensions] after each of the items int64 [rows, width]."""
         scale = self.items.embedding_dim**0.5
         states = self.dropout(self.items(items) * scale + self.positions.weight[: items.shape[1]])
         for block in self.blocks:
@@ -104,13 +104,16 @@ class SASRecEncoder(SequenceEncoder):
 
 
 class SASRec(CausalRecommender[SASRecSettings]):
-    """Kang and McAuley, 2018; by default with a softmax over many negatives in place of one binary negative."""
+    """Recommend by SASRec (Kang and McAuley, 2018).
+
+    By default a softmax over many negatives replaces the one binary negative.
+    """
 
     paper = "Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018"
     settings_model = SASRecSettings
 
     def build(self) -> SASRecEncoder:
-        """An untrained encoder."""
+        """Build an untrained encoder."""
         return SASRecEncoder(self.data, self.settings)
 
 

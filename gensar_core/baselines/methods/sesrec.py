@@ -1,15 +1,15 @@
-"""SESRec: recommendation from clicks and searches, parted into what both histories say and what only one says.
+"""Recommend by SESRec from clicks and searches, separating what both histories say from what only one says.
 
 As published (Si et al., 2023) and as released, with these differences:
 
-- A row without a history on one side has zero states and interests there; the released code needs both sides.
-- Padding takes no part in the similarity of the two histories, so that the width of a batch does not matter.
+- A row without clicks or without searches has zero states and interests there; the released code needs both.
+- Padding takes no part in the similarity of the two histories, so the width of a batch does not matter.
 - The alignment of queries and items draws its negatives without replacement, and anew in each step.
-- Learning rates follow valid NDCG@5, as for all methods trained on rows, in place of MRR; biases do not decay.
-- The tower's last layer begins at zero, and learned vectors have ten times the rate of matrices: otherwise most of its
-  units are inactive for good before it has learned anything.
-- The tower sees not only interests, user and candidate, but the products of the first two with the candidate as well
-  (`products`): few clicks do not teach a network to compare what stands side by side.
+- Learning rates follow valid NDCG@5, as for all methods trained on rows, instead of MRR; biases do not decay.
+- The tower's last layer begins at zero, and learned vectors have ten times the learning rate of matrices: otherwise
+  most of its units become inactive for good before it has learned anything.
+- The tower reads interests, user and candidate, and also the products of the first two with the candidate (`products`):
+  a network does not learn from few clicks to compare concatenated inputs.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against four stored ones.
 """
 
@@ -39,12 +39,15 @@ from gensar_core.nn.attention import (
 )
 
 _Weight = Annotated[float, Field(ge=0.0)]
-#: A weight of exactly 1 / n may come out lower by rounding.
+#: Tolerance: rounding may lower a weight of exactly 1 / n.
 _ROUNDING = 1.0e-6
 
 
 class SESRecSettings(RankedSettings):
-    """Sizes and weights, beside what all methods trained on rows have. They are those of the paper's Amazon data."""
+    """Hold sizes and weights, on top of those of all methods trained on rows.
+
+    Defaults are for the paper's Amazon data.
+    """
 
     dimensions: Positive = 32
     heads: Positive = 4
@@ -53,12 +56,12 @@ class SESRecSettings(RankedSettings):
     max_query_words: Positive = 15
     batch_size: Positive = 256
     embedding_rate: Rate = 10.0
-    #: Show the tower also the products of each interest, and of the user, with the candidate, dimension by dimension.
+    #: Also show the tower the products of each interest, and of the user, with the candidate, dimension by dimension.
     products: bool = True
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024
-    #: Of the triplet losses that part similar from dissimilar states, and their margin.
+    #: Weight of the triplet losses, which separate similar from dissimilar states, and their margin.
     triplet_weight: _Weight = 0.001
     triplet_margin: _Weight = 0.1
 
@@ -70,7 +73,7 @@ class SESRecSettings(RankedSettings):
 
 
 class SESRecModel(RowModel):
-    """An encoder of each history, their co-attention, target attention, and a tower."""
+    """Encode both histories, apply co-attention and target attention, and score by a tower."""
 
     reads_past_queries = True
 
@@ -83,7 +86,7 @@ class SESRecModel(RowModel):
         self.query_ids = torch.nn.Embedding(data.n_queries, size // 2)
         self.item_projection = torch.nn.Linear(size, size)
         self.query_projection = torch.nn.Linear(size, size)
-        #: What tells a search of the history from a query alone.
+        #: Distinguishes a search of the history from a query alone.
         self.source = torch.nn.Embedding(1, size)
         widths = {"clicks": settings.max_recommendations, "searches": settings.max_searches}
         self.positions = torch.nn.ModuleDict(
@@ -93,21 +96,21 @@ class SESRecModel(RowModel):
             {name: EncoderLayer(size, settings.heads, dropout, torch.nn.LeakyReLU(), eps=1.0e-8) for name in widths}
         )
         self.similarity = torch.nn.Linear(size, size, bias=False)
-        #: w_d, which weighs search states where clicks are scored, and w_q, the other way round.
+        #: w_d, which weighs search states when clicks are scored, and w_q, the reverse.
         self.scorers = torch.nn.ModuleDict({name: torch.nn.Linear(size, 1, bias=False) for name in widths})
         self.attention = torch.nn.ModuleDict({name: TargetAttention(size) for name in widths})
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
-        #: Six interests, user and candidate; and the first seven times the candidate.
+        #: Inputs: six interests, user and candidate; with `products`, also the first seven times the candidate.
         self.tower = Tower(((15 if settings.products else 8) * size, 200, 80), dropout)
         xavier(self)
         begin_at_chance(self)
 
     def query_table(self) -> torch.nn.Embedding:
-        """What tells queries of the same words apart."""
+        """Return the vectors that distinguish queries of the same words."""
         return self.query_ids
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits of the candidates; in training also the alignment and triplet losses."""
+        """Return the candidates' logits; in training also the alignment and triplet losses."""
         assert self.users is not None
         states = self.states(batch.history)
         masks = {"clicks": batch.history.is_click, "searches": batch.history.is_search}
@@ -124,7 +127,7 @@ class SESRecModel(RowModel):
         return logits, self._further(batch.history, triplets) if self.training else {}
 
     def states(self, history: HistoryBatch) -> dict[str, torch.Tensor]:
-        """Encoded clicks and searches [rows, width of the side, dimensions]."""
+        """Encode clicks and searches, each as states [rows, width of the history, dimensions]."""
         found = masked_mean(on_distinct(self.encode_items, history.found), history.is_found)
         sides = {
             "clicks": (on_distinct(self.encode_items, history.clicks), history.is_click),
@@ -140,9 +143,9 @@ class SESRecModel(RowModel):
         return encoded
 
     def weights(self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """How much each slot agrees with the other history: softmax over the slots of a side [rows, width]."""
+        """Weigh slots by agreement with the other history: softmax over a history's slots [rows, width]."""
         clicks, searches = states["clicks"], states["searches"]
-        # M [rows, clicks, searches]; states of padding are zero, and so are their rows and columns.
+        # M [rows, clicks, searches]; padding has zero states, so its rows and columns are zero.
         similar = torch.tanh(self.similarity(clicks) @ searches.transpose(1, 2))
         logits = {
             "clicks": similar @ self.scorers["clicks"](searches),
@@ -151,30 +154,30 @@ class SESRecModel(RowModel):
         return {side: masked_softmax(logits[side].squeeze(-1), mask, dim=1) for side, mask in masks.items()}
 
     def encode_items(self, items: torch.Tensor) -> torch.Tensor:
-        """Vectors [items, dimensions] of item numbers int64 [items]."""
+        """Return vectors [items, dimensions] of item numbers int64 [items]."""
         vectors: torch.Tensor = self.item_projection(self.items(items))
         return vectors
 
     def encode_queries(self, queries: torch.Tensor) -> torch.Tensor:
-        """Vectors [queries, dimensions] of query numbers int64 [queries]."""
+        """Return vectors [queries, dimensions] of query numbers int64 [queries]."""
         vectors: torch.Tensor = self.query_projection(torch.cat([self.query_ids(queries), self.words(queries)], dim=-1))
         return vectors
 
     def item_vectors(self) -> torch.Tensor:
-        """The projected vectors, which the histories are made of."""
+        """Return the projected vectors, from which the histories are built."""
         return self.encode_items(torch.arange(self.n_items, device=self.items.weight.device))
 
     def _triplet(
         self, states: torch.Tensor, weights: torch.Tensor, similar: torch.Tensor, dissimilar: torch.Tensor
     ) -> torch.Tensor:
-        """The weighted history is nearer to the plain mean of similar states than to that of dissimilar ones."""
+        """Pull the weighted history towards the plain mean of similar states, away from that of dissimilar ones."""
         anchor = (weights[:, None] @ states).squeeze(1)
         near = functional.pairwise_distance(anchor, masked_mean(states, similar))
         far = functional.pairwise_distance(anchor, masked_mean(states, dissimilar))
         return functional.relu(near - far + self.settings.triplet_margin).mean()
 
     def _further(self, history: HistoryBatch, triplets: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Weighted losses."""
+        """Return the weighted auxiliary losses."""
         settings = self.settings
         losses = {"triplet": settings.triplet_weight * torch.stack(triplets).sum()}
         row, search, item = history.is_found.nonzero(as_tuple=True)
@@ -186,9 +189,9 @@ class SESRecModel(RowModel):
 
 
 def parted(weights: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which slots are similar, with a weight of at least 1 / n among n real slots, and which are not [rows, width].
+    """Split real slots into similar ones, with a weight of at least 1 / n among n, and the rest, bool [rows, width].
 
-    A group without slots becomes all real slots. No gradient passes here.
+    An empty group becomes all real slots. No gradient passes here.
     """
     real = mask.sum(dim=1, keepdim=True)
     similar = mask & (weights.detach() * real >= 1.0 - _ROUNDING)
@@ -198,7 +201,7 @@ def parted(weights: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 class SESRec(RankedMethod[SESRecSettings]):
-    """Si et al., 2023."""
+    """Recommend by SESRec (Si et al., 2023)."""
 
     tasks = ("rec",)
     inputs = ("clicks", "searches", "words", "training_negatives")
@@ -206,7 +209,7 @@ class SESRec(RankedMethod[SESRecSettings]):
     settings_model = SESRecSettings
 
     def build(self) -> SESRecModel:
-        """An untrained model."""
+        """Build an untrained model."""
         return SESRecModel(self.data, self.settings)
 
 

@@ -1,4 +1,4 @@
-"""TEM: a transformer over the query and the items that the user clicked before."""
+"""Rank by TEM: a transformer over the query and the user's earlier clicked items."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gensar_core.nn.attention import Dropout
 
 
 class TEMSettings(SearchSettings):
-    """Sizes of the transformer, beside what all methods of product search have."""
+    """Hold the sizes of the transformer, on top of the settings of all product search methods."""
 
     blocks: Positive = 1
     heads: Positive = 4
     inner_dimensions: Positive = 256
-    #: Clicked items that are read, the last ones.
+    #: Number of clicked items to read, the latest ones.
     max_items: Positive = 20
 
     @model_validator(mode="after")
@@ -33,9 +33,9 @@ class TEMSettings(SearchSettings):
 
 
 class Block(torch.nn.Module):
-    """Self-attention, then a feed-forward network, each normalized before and added to its input.
+    """Apply self-attention, then a feed-forward network; normalize before each and add it to its input.
 
-    The attention of the ``first`` block reads its input as it is.
+    The attention of the ``first`` block reads its input without normalization.
     """
 
     def __init__(self, settings: TEMSettings, first: bool) -> None:
@@ -56,9 +56,9 @@ class Block(torch.nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, states: torch.Tensor, present: torch.Tensor, read: int) -> torch.Tensor:
-        """States [rows, read, dimensions] of the first ``read`` slots, of all slots' [rows, width, dimensions].
+        """Return the first ``read`` slots' states [rows, read, dimensions], from all slots' [rows, width, dimensions].
 
-        ``present`` bool [rows, width] says which slots may be attended to; in each row one does.
+        ``present`` bool [rows, width] marks the slots that may be attended to; each row has at least one.
         """
         rows, width, size = states.shape
         normalized = states if self.before_attention is None else self.before_attention(states)
@@ -71,7 +71,7 @@ class Block(torch.nn.Module):
 
 
 class TEMModel(SearchModel):
-    """The query's slot after attending to the user's items is what is asked for."""
+    """Encode a request as its query's slot after attention to the user's items."""
 
     places: torch.Tensor
 
@@ -83,16 +83,16 @@ class TEMModel(SearchModel):
         self.normalization = torch.nn.LayerNorm(settings.dimensions, eps=1.0e-6)
 
     def requests(self, batch: RowBatch) -> torch.Tensor:
-        """Vectors [rows, dimensions] of the queries as their users mean them."""
+        """Return vectors [rows, dimensions] of the queries, personalized by their users' histories."""
         clicked = ItemSequences.from_history(batch.history, self.max_items)
         return self.encode(self.queries(batch.queries), self.tokens(clicked), clicked.present)
 
     def tokens(self, clicked: ItemSequences) -> torch.Tensor:
-        """Vectors [rows, width, dimensions] of the user's items."""
+        """Return vectors [rows, width, dimensions] of the user's items."""
         return functional.embedding(clicked.items, self.item_vectors())
 
     def encode(self, first: torch.Tensor, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """The output [rows, dimensions] at the slot of ``first`` [rows, dimensions], which ``tokens`` follow."""
+        """Return the output [rows, dimensions] at the slot of ``first`` [rows, dimensions], followed by ``tokens``."""
         states = torch.cat([first[:, None], tokens * present[:, :, None]], dim=1)
         states = self.dropout(states + self.places[: states.shape[1]])
         present = torch.cat([present.new_ones(len(present), 1), present], dim=1)
@@ -104,23 +104,24 @@ class TEMModel(SearchModel):
 
 
 def sinusoids(places: int, dimensions: int) -> torch.Tensor:
-    """Vectors [places, dimensions] of places, from 0 (Vaswani et al., 2017, Section 3.5)."""
+    """Return position vectors [places, dimensions], counted from 0 (Vaswani et al., 2017, Section 3.5)."""
     rates = torch.exp(torch.arange(0, dimensions, 2) * (-math.log(10000.0) / dimensions))
     angles = torch.arange(places)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
 class TEM(SearchMethod[TEMSettings]):
-    """Bi et al., 2020, in its form of inner products: a request is encoded once for all its candidates.
+    """Rank by TEM (Bi et al., 2020) in its inner-product form: a request is encoded once for all its candidates.
 
-    The query stands first, then the user's items, oldest first, so that places depend on the length; the sinusoids of
-    places are added without scaling; the first block's attention reads its input as it is; no slot of zeros is added,
-    for the query's own slot is what attention falls back to. Normalizations start with gains of one: the released
-    code draws them at random.
+    The query comes first, then the user's items, oldest first, so positions depend on the length; sinusoidal position
+    vectors are added without scaling; the first block's attention reads its input without normalization; no slot of
+    zeros is added, because attention falls back to the query's own slot. Normalizations start with gains of one: the
+    released code draws them at random.
 
-    Deviations: the loss and the query's own vector as in `qem.py`; a history holds what stands before its target, never
-    later purchases, and not the target (the samples' strict protocol); runs of one item count as one purchase, since
-    a purchase may stand among both the clicks and the searches; after the last block only the query's slot is computed.
+    Deviations: the loss and the query's learned vector are as in `qem.py`; a history holds what precedes its target,
+    never later purchases, and not the target (the samples' strict protocol); a run of one item counts as one purchase,
+    since a purchase may be among both the clicks and the searches; after the last block only the query's slot is
+    computed.
     """
 
     paper = "Bi et al.: A Transformer-based Embedding Model for Personalized Product Search. SIGIR 2020"
@@ -128,7 +129,7 @@ class TEM(SearchMethod[TEMSettings]):
     settings_model = TEMSettings
 
     def build(self) -> TEMModel:
-        """An untrained model."""
+        """Build an untrained model."""
         return TEMModel(self.data, self.settings)
 
 

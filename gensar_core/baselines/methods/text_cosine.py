@@ -1,4 +1,4 @@
-"""Text cosine: items by the similarity of their text to the query's, as a text encoder sees it."""
+"""Rank items by the cosine of their text vector with the query's, both from a text encoder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PAIRS_AT_ONCE = 1 << 15
 
 
 class TextCosineSettings(Settings):
-    """Nothing to set but the embedding, which every entry of `methods` may name."""
+    """Hold no settings but the embedding, which every entry of `methods` may name."""
 
 
 class TextCosine(Method[TextCosineSettings]):
-    """Dense retrieval without training: cosines of query and item vectors."""
+    """Retrieve by dense vectors without training: cosines of query and item vectors."""
 
     tasks = ("search",)
     inputs = ("vectors",)
@@ -32,20 +32,20 @@ class TextCosine(Method[TextCosineSettings]):
 
     @functools.cached_property
     def items(self) -> np.ndarray:
-        """Item vectors of length 1 [n_items, dimensions]."""
+        """Return item vectors of length 1 [n_items, dimensions]."""
         return self._vectors("items", self.data.n_items)
 
     @functools.cached_property
     def queries(self) -> np.ndarray:
-        """Query vectors of length 1 [n_queries, dimensions]."""
+        """Return query vectors of length 1 [n_queries, dimensions]."""
         return self._vectors("queries", self.data.n_queries)
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
-        """Learn nothing; check that the vectors are there."""
+        """Check that the vectors exist; learn nothing."""
         return {"dimensions": self.items.shape[1], "queries": len(self.queries)}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Cosines. Queries are few and asked often, so each (query, item) pair is computed once."""
+        """Return cosines. Queries are few and recur often, so each (query, item) pair is computed once."""
         queries = lists.samples.get_column("query_id").to_numpy().astype(np.int64)[:, None]
         codes, place = np.unique(queries * len(self.items) + np.maximum(lists.items, 0), return_inverse=True)
         cosines = np.empty(len(codes), dtype=np.float32)

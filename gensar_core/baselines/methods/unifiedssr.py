@@ -1,17 +1,17 @@
-"""UnifiedSSR: one encoder for sequences of clicks, and for sequences of queries and the clicks after them.
+"""Rank by UnifiedSSR: one encoder for sequences of clicks, and for sequences of queries and the clicks after them.
 
 As published (Xie et al., 2024) and as released, with these differences:
 
-- Attention is causal. The released collate functions pass the padding mask alone, so a state sees the item it is asked
-  to predict.
-- Layers are chained. The released loop feeds the original input into every layer, so that only the last has effect.
+- Attention is causal. The released collate functions pass the padding mask alone, so a state sees the item that it must
+  predict.
+- Layers are chained. The released loop feeds the original input into every layer, so only the last has effect.
 - Keys are masked by their own sequence's mask, in attention across sequences too.
-- Windows of sessions, which no gradient moves there, are the middle halves of a sequence's own two halves, without
-  padding; what lies in a window is doubled, as released.
+- Session windows, which receive no gradient there, are the middle halves of a sequence's own two halves, without
+  padding; states inside a window are doubled, as released.
 - One model serves both tasks; the paper fine-tunes a copy for each. Learning rates are constant until a plateau.
 - A session of several clicks is one step for each click in training, and one step with their mean in a history.
-- Negatives of bce are drawn by clicks ** popularity_power, 0 (uniformly) as published. `loss: softmax` sets each target
-  against `sampled_negatives` shared by a batch.
+- Negatives of bce are drawn by clicks ** popularity_power, 0 (uniformly) as published. `loss: softmax` compares each
+  target with `sampled_negatives` shared by a batch.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from gensar_core.nn.attention import masked_mean
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.seeds import derive_seed
 
-#: Parts that a sequence is cut into.
+#: Number of sessions that a sequence is cut into.
 _SESSIONS = 2
 
 
 def session_windows(mask: torch.Tensor) -> torch.Tensor:
-    """Which places lie in each session's window, bool [sessions, rows, width], for padded rows bool [rows, width]."""
+    """Mark each session's window, bool [sessions, rows, width], in padded rows bool [rows, width]."""
     place = (torch.arange(mask.shape[1], device=mask.device) + 0.5) / mask.sum(dim=1, keepdim=True).clamp(min=1)
     centers = [(number + 0.5) / _SESSIONS for number in range(_SESSIONS)]
     return torch.stack([mask & ((place - center).abs() <= 0.25 / _SESSIONS) for center in centers])
 
 
 class SequenceSet:
-    """Users' training sequences of one task: every place is a target, but for the first where no query is asked.
+    """Hold users' training sequences of one task: every position is a target, except the first where there is no query.
 
     ``users`` [rows], ``items`` and, for search, ``queries`` Ragged [rows].
     """
@@ -69,7 +69,7 @@ class SequenceSet:
         method.model.seen_users[torch.from_numpy(self.users)] = True
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
-        """The loss of all targets, and the correlation of sessions."""
+        """Return the loss of all targets, and the correlation of sessions."""
         model = self.method.model
         device = model.items.weight.device
         taken = self.items.take(rows)
@@ -94,7 +94,7 @@ class SequenceSet:
         return {"ranking": model.mixed(losses), "sessions": weight * correlation(states, windows)}
 
     def _next_items(self, states: torch.Tensor, targets: torch.Tensor, step: int) -> torch.Tensor:
-        """Mean loss of states [targets, d] and their targets [targets]."""
+        """Return the mean loss of states [targets, d] against their targets [targets]."""
         settings, table = self.method.settings, self.method.model.items.weight
         scaled = states * self.method.model.scale
         if settings.loss == "softmax":
@@ -109,9 +109,9 @@ class SequenceSet:
 
 
 def correlation(states: tuple[torch.Tensor, ...], windows: torch.Tensor) -> torch.Tensor:
-    """Sessions of a sequence should differ, and sessions of items and of queries agree.
+    """Penalize similar sessions within a sequence, and reward agreement of item sessions with query sessions.
 
-    ``states`` [rows, width, d] of items, and of queries if there are some; ``windows`` bool [sessions, rows, width].
+    ``states`` [rows, width, d] of items, and of queries if there are any; ``windows`` bool [sessions, rows, width].
     """
     sessions = [torch.stack([masked_mean(state, window) for window in windows]) for state in states]
     adjacent = [functional.cosine_similarity(own[:-1], own[1:], dim=2).abs().mean() for own in sessions]
@@ -122,7 +122,7 @@ def correlation(states: tuple[torch.Tensor, ...], windows: torch.Tensor) -> torc
 
 
 class UnifiedSSR(RankedMethod[UnifiedSSRSettings]):
-    """Xie et al., 2024."""
+    """Rank by UnifiedSSR (Xie et al., 2024)."""
 
     tasks = ("rec", "search")
     inputs = ("clicks", "searches", "words")
@@ -131,15 +131,15 @@ class UnifiedSSR(RankedMethod[UnifiedSSRSettings]):
     model: UnifiedSSRModel
 
     def build(self) -> UnifiedSSRModel:
-        """An untrained model."""
+        """Build an untrained model."""
         return UnifiedSSRModel(self.data, self.settings)
 
     def training_set(self, task: str) -> TrainingSet:
-        """Users' sequences of a task."""
+        """Return users' sequences of a task."""
         return SequenceSet(self, task)
 
     def task_weight(self, task: str) -> float:
-        """The weight of a task's losses."""
+        """Return the weight of a task's losses."""
         return self.settings.search_weight if task == "search" else 1.0
 
 

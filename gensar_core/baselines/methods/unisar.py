@@ -1,17 +1,18 @@
-"""UniSAR: transitions between recommendation and search behavior, fused, and a mixture of experts for both tasks.
+"""Rank by UniSAR: fuse transitions between recommendation and search, and mix experts for both tasks.
 
 As published (Shi et al., 2024) and as released, with these differences:
 
 - The encoder of the merged history blocks attention between slots of one kind. So its recommendation slots attend to
-  search slots and the other way round, and it is computed as these two cross-attentions, which gives the same states.
-- A row without a history on one side has no keys there: it gets a zero context, a zero interest, and no part in the
-  alignment of that side, where the released code needs both sides.
-- The alignment of queries and items counts no pair twice in its negatives' softmax, and draws them without replacement.
-- Batches are made of rows with histories of like length, and padded to their own longest only.
-- Towers' last layers begin at zero, and learned vectors have ten times the rate of matrices: otherwise most of their
-  units are inactive for good before they have learned anything.
-- Experts see not only interests, user, query and candidate, but the products of the others with the candidate as well
-  (`products`): few clicks do not teach a network to compare what stands side by side.
+  search slots and vice versa, and it is computed as these two cross-attentions, which give the same states.
+- A row without clicks or without searches has no keys there: it gets a zero context, a zero interest, and no part in
+  the alignment of that history; the released code needs both.
+- The alignment of queries and items counts no pair twice in its negatives' softmax, and draws negatives without
+  replacement.
+- Batches hold rows with histories of similar length, and are padded to their own longest only.
+- The towers' last layers begin at zero, and learned vectors have ten times the learning rate of matrices: otherwise
+  most of their units become inactive for good before they have learned anything.
+- Experts read interests, user, query and candidate, and also the products of the others with the candidate
+  (`products`): a network does not learn from few clicks to compare concatenated inputs.
 - Losses and negatives may be chosen (`loss`, `sampled_negatives`); as published: bce against the four stored ones.
 """
 
@@ -47,16 +48,19 @@ _Weight = Annotated[float, Field(ge=0.0)]
 
 
 class UniSARSettings(RankedSettings):
-    """Sizes and weights, beside what all methods trained on rows have. Weights are those of the paper's Amazon data."""
+    """Hold sizes and weights, on top of those of all methods trained on rows.
 
-    #: Of item, user and word vectors, before they are projected to `dimensions`.
+    Default weights are for the paper's Amazon data.
+    """
+
+    #: Size of item, user and word vectors, before they are projected to `dimensions`.
     embedding_size: Positive = 32
     heads: Positive = 2
-    #: Experts that both tasks share, and experts of each.
+    #: Number of experts that both tasks share, and number of experts of each task.
     experts: Positive = 4
     max_query_words: Positive = 50
     embedding_rate: Rate = 10.0
-    #: Show the experts also the products of each interest, of the user and of the query with the candidate, dimension
+    #: Also show the experts the products of each interest, of the user and of the query with the candidate, dimension
     #: by dimension.
     products: bool = True
     #: Weight of the search loss.
@@ -75,7 +79,7 @@ class UniSARSettings(RankedSettings):
 
 
 class UniSARModel(RowModel):
-    """Extractors of the four transitions, fusion, target attention, experts and towers."""
+    """Extract the four transitions, fuse them, apply target attention, and score by experts and towers."""
 
     def __init__(self, data: MethodData, settings: UniSARSettings) -> None:
         size, heads, dropout = settings.dimensions, settings.heads, settings.dropout
@@ -106,7 +110,8 @@ class UniSARModel(RowModel):
         )
         self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
         self.no_query = torch.nn.Embedding(1, size)
-        #: Two interests, candidate, user and query; and all but the candidate times the candidate.
+        #: Inputs: two interests, candidate, user and query; with `products`, also all but the candidate times the
+        #: candidate.
         self.experts = Experts((9 if settings.products else 5) * size, size, settings.experts, dropout)
         widths = (size, 128, size, 200, 80)
         self.towers = torch.nn.ModuleDict({task: Tower(widths, dropout) for task in TASKS})
@@ -114,7 +119,7 @@ class UniSARModel(RowModel):
         begin_at_chance(self)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits of the candidates; in training also the two alignment losses."""
+        """Return the candidates' logits; in training also the two alignment losses."""
         transitions = self.transitions(batch.history)
         masks = {"clicks": batch.history.is_click, "searches": batch.history.is_search}
         candidates = on_distinct(self.encode_items, batch.candidates)
@@ -133,9 +138,9 @@ class UniSARModel(RowModel):
         return logits, self._alignments(batch.history, transitions, masks) if self.training else {}
 
     def transitions(self, history: HistoryBatch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """For each side its states as seen from the other side (s2r, r2s) and from its own (r2r, s2s).
+        """Return each history's states as seen from the other history (s2r, r2s) and from itself (r2r, s2s).
 
-        States are [rows, width of the side, dimensions].
+        States are [rows, width of the history, dimensions].
         """
         clicks = on_distinct(self.encode_items, history.clicks)
         found = masked_mean(on_distinct(self.encode_items, history.found), history.is_found)
@@ -155,24 +160,24 @@ class UniSARModel(RowModel):
         }
 
     def encode_items(self, items: torch.Tensor) -> torch.Tensor:
-        """Vectors [items, dimensions] of item numbers int64 [items]."""
+        """Return vectors [items, dimensions] of item numbers int64 [items]."""
         return torch.tanh(self.projections["item"](self.items(items)))
 
     def encode_queries(self, queries: torch.Tensor) -> torch.Tensor:
-        """Vectors [queries, dimensions] of query numbers int64 [queries]."""
+        """Return vectors [queries, dimensions] of query numbers int64 [queries]."""
         return torch.tanh(self.projections["query"](self.words(queries)))
 
     def encode_users(self, users: torch.Tensor) -> torch.Tensor:
-        """Vectors [users, dimensions] of user numbers int64 [users]."""
+        """Return vectors [users, dimensions] of user numbers int64 [users]."""
         assert self.users is not None
         return torch.tanh(self.projections["user"](self.users(users)))
 
     def item_vectors(self) -> torch.Tensor:
-        """The projected vectors, which the histories are made of."""
+        """Return the projected vectors, from which the histories are built."""
         return self.encode_items(torch.arange(self.n_items, device=self.items.weight.device))
 
     def _asked(self, batch: RowBatch) -> torch.Tensor:
-        """The vector of each row's query, or a learned one where none is asked [rows, dimensions]."""
+        """Return each row's query vector, or a learned one without a query [rows, dimensions]."""
         if batch.task == "search":
             return on_distinct(self.encode_queries, batch.queries)
         return self.no_query.weight.expand(len(batch.users), -1)
@@ -183,7 +188,7 @@ class UniSARModel(RowModel):
         transitions: dict[str, tuple[torch.Tensor, torch.Tensor]],
         masks: dict[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """Weighted losses: queries with the items clicked after them, and each side as seen from both sides."""
+        """Return weighted losses that align queries with the items clicked after them, and each history's two views."""
         settings, losses = self.settings, {}
         if settings.history_weight:
             views = [
@@ -200,12 +205,12 @@ class UniSARModel(RowModel):
 
 
 class Experts(torch.nn.Module):
-    """Progressive layered extraction, one level (Tang et al., 2020): shared experts, and experts of each task."""
+    """Mix shared experts and those of each task: progressive layered extraction, one level (Tang et al., 2020)."""
 
     def __init__(self, inputs: int, size: int, experts: int, dropout: float) -> None:
         super().__init__()
         self.size = size
-        #: All experts of one kind as one matrix.
+        #: All experts of one kind in one matrix.
         self.experts = torch.nn.ModuleDict(
             {name: torch.nn.Linear(inputs, experts * size) for name in ("shared", *TASKS)}
         )
@@ -213,10 +218,10 @@ class Experts(torch.nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, task: str, of_candidates: torch.Tensor, of_rows: torch.Tensor) -> torch.Tensor:
-        """Mixed outputs [rows, candidates, size] of the task's and the shared experts.
+        """Return the mixed outputs [rows, candidates, size] of the task's and the shared experts.
 
-        Their input is ``of_candidates`` [rows, candidates, any] and then ``of_rows`` [rows, any], which is multiplied
-        once a row.
+        Their input is ``of_candidates`` [rows, candidates, any] followed by ``of_rows`` [rows, any], which is
+        multiplied once per row.
         """
         layers = [
             cast(torch.nn.Linear, layer) for layer in (self.experts["shared"], self.experts[task], self.gates[task])
@@ -234,7 +239,7 @@ class Experts(torch.nn.Module):
 
 
 class UniSAR(RankedMethod[UniSARSettings]):
-    """Shi et al., 2024. Its item vectors are what the paper's collaborative identifiers were made of."""
+    """Rank by UniSAR (Shi et al., 2024), whose item vectors the paper's collaborative identifiers are made of."""
 
     tasks = ("rec", "search")
     inputs = ("clicks", "searches", "words", "training_negatives")
@@ -242,11 +247,11 @@ class UniSAR(RankedMethod[UniSARSettings]):
     settings_model = UniSARSettings
 
     def build(self) -> UniSARModel:
-        """An untrained model."""
+        """Build an untrained model."""
         return UniSARModel(self.data, self.settings)
 
     def task_weight(self, task: str) -> float:
-        """The weight of a task's losses."""
+        """Return the weight of a task's losses."""
         return self.settings.search_weight if task == "search" else 1.0
 
 
