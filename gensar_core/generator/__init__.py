@@ -1,1 +1,1 @@
-"""The T5 generator: backbone, training, exact candidate ranking."""
+"""Build and train the T5 generator, and rank candidates with it exactly."""

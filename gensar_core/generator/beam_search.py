@@ -1,7 +1,7 @@
-"""Whole-catalogue retrieval: beam search for the items whose tokens the model finds most probable after a prompt.
+"""Retrieve from the whole catalogue: search by beams for the items with the most probable tokens after a prompt.
 
-One pass a level of the catalogue's trie, for all beams of all users of a batch at once. Shapes: B users, K beams, W
-slots for children of a node (see `Branches`), X excluded items.
+Each level of the trie takes one decoder pass for all beams of all users in a batch. Shapes: B users, K beams, W slots
+for a node's children (see `Branches`), X excluded items.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from gensar_core.generator.vocabulary_likelihood import log_normalizers
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.threads import side_by_side
 
-#: Beams of all users in one pass on a CPU, or more where what a layer makes of them stays in its cache.
+#: Maximum beams, over all users, in one pass on a CPU; more if the layers are so narrow that more stay in its cache.
 _CPU_BEAMS = 256
 
 
 @dataclass(frozen=True)
 class Found:
-    """Items for each user, best first: ``items`` int32 [users, top], -1 where there are no more; ``scores`` float32."""
+    """Hold each user's items, best first: ``items`` int32 [users, top], -1 past the last; ``scores`` float32."""
 
     items: np.ndarray
     scores: np.ndarray
@@ -46,15 +46,15 @@ def search_catalogue(
     over_catalogue: bool = False,
     answer_at_once: bool = False,
 ) -> Found:
-    """The best ``top`` items (None: as many as ``beams``) after each prompt, as a search with ``beams`` beams finds.
+    """Return the best ``top`` items (None: ``beams`` of them) after each prompt, by a search with ``beams`` beams.
 
-    ``prompts`` are encoder tokens, one row a user. Scores are those of `score_candidates`. ``allowed`` bool [n_items]
-    restricts what may be found, for all users; ``excluded`` int [users, X] takes items away from single users (-1:
-    none). Both close the branches that lead nowhere else, so beams are spent on what may be found. As in Hugging Face's
-    search with ``early_stopping="never"``: the best 2 ``beams`` continuations of a level are looked at; whole rows
-    among the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``over_catalogue`` normalizes
-    over the whole catalogue in place of the vocabulary. ``answer_at_once`` is for few users that wait: batches take
-    turns on all cores, and then the last bits of scores depend on how many cores there are.
+    ``prompts`` holds encoder tokens, one row per user. Scores are those of `score_candidates`. ``allowed`` bool
+    [n_items] restricts the results of all users; ``excluded`` int [users, X] removes items for single users (-1: none).
+    Both close the branches that lead nowhere else, so that no beams are spent on such items. As in Hugging Face's
+    search with ``early_stopping="never"``, each level considers the best 2 ``beams`` continuations: whole rows among
+    the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``over_catalogue`` normalizes over
+    the whole catalogue instead of the vocabulary. ``answer_at_once`` is for a few waiting users: batches take turns on
+    all cores, and the last bits of scores then depend on the number of cores.
     """
     device = model.lm_head.weight.device
     trie = trie.to(device)
@@ -91,21 +91,21 @@ def search_catalogue(
 
 @dataclass
 class Leaves:
-    """Whole token rows that beams have found: their level in the trie, and [B, n] nodes and scores a level."""
+    """Collect the whole token rows that beams reach: levels in the trie, with nodes and scores [B, n] per level."""
 
     levels: list[int]
     nodes: list[torch.Tensor]
     scores: list[torch.Tensor]
 
     def places(self, trie: TokenTrie, *, root_level: int, by_length: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places in the trie's order of the items found [B, n], and their scores; -inf where no item stands.
+        """Return the items' places in the trie's order [B, n], and their scores; -inf in slots without an item.
 
         ``by_length`` divides scores by the number of tokens from ``root_level`` on.
         """
         places, scores = [], []
         for depth, node, score in zip(self.levels, self.nodes, self.scores, strict=True):
             level = trie.levels[depth]
-            # One token row may mean several items.
+            # Several items may share one token row.
             place = level.start[node][:, :, None].long() + torch.arange(trie.most_alike, device=node.device)
             beyond = place >= level.stop[node][:, :, None]
             value = score / (depth - root_level) if by_length else score
@@ -115,7 +115,7 @@ class Leaves:
 
 
 class _Decoder:
-    """One decoder pass a level over all beams, whose keys and values it keeps."""
+    """Run one decoder pass per level over all beams, and keep its keys and values."""
 
     def __init__(self, model: T5, tokens: torch.Tensor, depth: int, beams: int) -> None:
         states = encode(model, tokens)
@@ -130,7 +130,7 @@ class _Decoder:
         self.ancestors = torch.zeros((len(tokens), 1, 0), dtype=torch.int64, device=states.device)
 
     def step(self, token: torch.Tensor, beam: torch.Tensor) -> torch.Tensor:
-        """Outputs [B, K, d_model] after ``token`` [B, K], each going on from ``beam`` [B, K] of the last step."""
+        """Return outputs [B, K, d_model] after ``token`` [B, K], each continuing ``beam`` [B, K] of the last step."""
         users, beams = token.shape
         own = torch.arange(self.size, self.size + users * beams, device=token.device).view(users, beams, 1)
         taken = self.ancestors.gather(1, beam[:, :, None].expand(-1, -1, self.ancestors.shape[2]))
@@ -162,7 +162,7 @@ def find_leaves(
     closed: Closed | None = None,
     over_catalogue: bool = False,
 ) -> Leaves:
-    """Beam search after the prompts ``tokens`` [B, L] (negative after a row's end).
+    """Run a beam search after the prompts ``tokens`` [B, L] (negative past a row's end).
 
     User i starts at the node ``roots[i]`` of level ``root_level`` (None: at the trie's root).
     """
@@ -187,9 +187,9 @@ def find_leaves(
 def _log_probabilities(
     model: T5, outputs: torch.Tensor, branches: Branches, trie: TokenTrie, depth: int, node: torch.Tensor | None
 ) -> torch.Tensor:
-    """Log-probabilities [B, K, tokens] of the tokens between the first and the last that may come.
+    """Compute log-probabilities [B, K, tokens] of the tokens from the first to the last possible one.
 
-    Normalized over the vocabulary, or over what follows ``node`` [B, K] in the catalogue.
+    Normalized over the vocabulary, or over the continuations of ``node`` [B, K] in the catalogue.
     """
     weight, flat = model.lm_head.weight, outputs.flatten(0, 1)
     logits: torch.Tensor = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
@@ -203,7 +203,7 @@ def _log_probabilities(
 def _by_slot(
     chances: torch.Tensor, node: torch.Tensor, trie: TokenTrie, depth: int, branches: Branches
 ) -> torch.Tensor:
-    """Of ``chances`` [B, K, tokens] those of the children of ``node`` [B, K], by slot [B, K, W]; -inf for no child."""
+    """Select from ``chances`` [B, K, tokens] the children of ``node`` [B, K], by slot [B, K, W]; -inf for no child."""
     if branches.table is not None:
         return chances.masked_fill_(branches.table[node] < 0, -torch.inf)
     level, below = trie.levels[depth], trie.levels[depth + 1]
@@ -225,13 +225,13 @@ def _best(
     beams: int,
     leaves: Leaves,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best continuations [B, K']: their score, the beam they go on from and their node.
+    """Return the best continuations [B, K']: their scores, the beams they continue and their nodes.
 
     Whole token rows among them are added to ``leaves`` and do not go on.
     """
     below = trie.levels[depth + 1]
     some_end, all_end = below.some_end, below.all_end
-    # Ending continuations may stand before those that go on, but not more than as many.
+    # At most ``beams`` ending continuations rank above those that go on.
     looked_at = 2 * beams if some_end and not all_end else beams
     best, place = scores.flatten(1).topk(min(looked_at, scores.shape[1] * scores.shape[2]))
     beam, slot = place // branches.width, place % branches.width
@@ -240,7 +240,7 @@ def _best(
         child = trie.levels[depth].first_child[above] + slot
     else:
         child = branches.table[above, slot].long()
-    # Where a user has fewer continuations, any node will do under its score of -inf.
+    # If a user has fewer continuations, any node will do: its score is -inf.
     child = child.clamp_(0, len(below) - 1)
     if not some_end:
         return best, beam, child
@@ -262,7 +262,7 @@ def _items(
     closed: Closed | None,
     by_length: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best items [B, top] of the leaves found, -1 where there are no more, and their scores."""
+    """Return the best items [B, top] of the leaves, -1 past the last, and their scores."""
     place, score = leaves.places(trie, root_level=0, by_length=by_length)
     item = trie.items[place]
     if subset is not None:

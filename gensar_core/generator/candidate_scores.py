@@ -1,8 +1,8 @@
-"""Exact scores of candidates: the log-probability of each item's tokens, by one decoder pass over a prefix tree.
+"""Score candidates exactly by the log-probabilities of their tokens, in one decoder pass over a prefix tree.
 
-A prompt is encoded once. Every node of the user's tree is one decoder token that attends to its own ancestors, with
-the position bias of their difference in depth, and to the prompt; so each prefix is computed once, whatever number of
-candidates share it, and the scores are those of scoring each candidate alone.
+Each prompt is encoded once. Every node of a user's prefix tree is one decoder token. It attends to the prompt and to
+its ancestors, with the position bias of their difference in depth. Each prefix is thus computed once, however many
+candidates share it, and the scores equal those of scoring each candidate alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from gensar_core.generator.vocabulary_likelihood import log_normalizers
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.threads import side_by_side
 
-#: Candidates of all users in one pass; on a CPU more where a layer is so narrow that more stays in its cache.
+#: Maximum candidates, over all users, in one pass. A CPU takes more if the layers are so narrow that more stay in its
+#: cache.
 _CPU_CANDIDATES = 400
 _GPU_CANDIDATES = 1 << 15
 
@@ -37,13 +38,14 @@ def score_candidates(
     beams: int | None = None,
     catalogue: TokenTrie | None = None,
 ) -> np.ndarray:
-    """Score of each candidate, float32 [users, W]; -inf where none stands (an item of -1).
+    """Return each candidate's score, float32 [users, W]; -inf in empty slots (item -1).
 
-    ``prompts`` are encoder tokens, one row a user; ``candidates`` int [users, W]. The score is the sum of the
-    log-probabilities of the item's tokens under the softmax over the whole vocabulary, the end of sequence included;
-    where items differ in length, it is divided by the number of tokens. With ``catalogue``, the trie of all items on
-    the model's device, it is the log-probability of the item under the softmax over the catalogue, of whatever length.
-    With ``beams``, what a beam search of that width would miss has -inf as well; it knows no ``catalogue``.
+    ``prompts`` holds encoder tokens, one row per user; ``candidates`` is int [users, W]. A score is the sum of the
+    log-probabilities of the item's tokens, including the end of sequence, under the softmax over the whole vocabulary.
+    If items differ in length, the sum is divided by the number of tokens. With ``catalogue``, the trie of all items on
+    the model's device, a score is the item's log-probability under the softmax over the catalogue, whatever its length.
+    With ``beams``, candidates that a beam search of this width would miss also score -inf; cannot be combined with
+    ``catalogue``.
     """
     assert beams is None or catalogue is None
     scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
@@ -74,7 +76,7 @@ def _exact(
 
 
 def _by_beams(model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTokens, beams: int) -> np.ndarray:
-    """Scores of what a beam search finds that goes through the user's own candidates only."""
+    """Score the candidates reached by a beam search over each user's own candidates; the others score -inf."""
     scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
     some = np.flatnonzero((candidates >= 0).any(axis=1))
     if not len(some):
@@ -82,7 +84,7 @@ def _by_beams(model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTok
     device = model.lm_head.weight.device
     user, column = np.nonzero(candidates[some] >= 0)
     chosen = candidates[some][user, column]
-    # One trie for all: a user's candidates stand beneath a token of the user's own.
+    # One trie serves all users: each user's candidates hang below a token that stands for the user.
     rows = np.concatenate([user[:, None], items.tokens[chosen]], axis=1)
     lengths = items.lengths[chosen] + 1
     trie = TokenTrie.from_rows(Ragged.from_lengths(lengths, rows[np.arange(rows.shape[1]) < lengths[:, None]]))
@@ -103,7 +105,7 @@ def _by_beams(model: T5, prompts: Ragged, candidates: np.ndarray, items: ItemTok
 def path_log_probabilities(
     model: T5, prompts: Ragged, trees: PrefixTrees, catalogue: TokenTrie | None = None
 ) -> np.ndarray:
-    """Log-probability of each token of each candidate given those before it, float32 [B, W, D]; 0 past its end."""
+    """Return each candidate's token log-probabilities given the tokens before, float32 [B, W, D]; 0 past its end."""
     device = model.lm_head.weight.device
     tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).to(device)
     number = None
@@ -115,14 +117,14 @@ def path_log_probabilities(
     else:
         normalizers = _catalogue_normalizers(model, trees, outputs, catalogue, number)
     edges = _edge_logits(model, trees, outputs) - normalizers[torch.from_numpy(trees.edge_parent).to(device)]
-    # Index -1, past a candidate's end or where it has no choice, meets the zero at the end.
+    # Index -1 (past a candidate's end, or where it has a single continuation) reads the zero at the end.
     padded = np.append(edges.cpu().numpy(), np.float32(0.0))
     paths: np.ndarray = padded[trees.paths]
     return paths
 
 
 def _node_outputs(model: T5, trees: PrefixTrees, states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Decoder outputs at all nodes [N, d_model]."""
+    """Compute the decoder outputs at all nodes [N, d_model]."""
     device = states.device
     start = model.config.decoder_start_token_id
     tokens = torch.from_numpy(np.where(trees.node_token < 0, start, trees.node_token)).to(device)
@@ -144,7 +146,7 @@ def _node_outputs(model: T5, trees: PrefixTrees, states: torch.Tensor, present: 
 
 
 def _edge_logits(model: T5, trees: PrefixTrees, outputs: torch.Tensor) -> torch.Tensor:
-    """Logit of each edge's token after its prefix [E]."""
+    """Compute the logit of each edge's token after its prefix [E]."""
     parent = torch.from_numpy(trees.edge_parent).to(outputs.device)
     token = torch.from_numpy(trees.edge_token).to(outputs.device)
     before = functional.embedding(parent, outputs).float()
@@ -155,7 +157,7 @@ def _edge_logits(model: T5, trees: PrefixTrees, outputs: torch.Tensor) -> torch.
 def _catalogue_normalizers(
     model: T5, trees: PrefixTrees, outputs: torch.Tensor, catalogue: TokenTrie, number: np.ndarray
 ) -> torch.Tensor:
-    """Log of the sum of exponentiated logits of all that may follow each node [N], whoever's candidate it leads to."""
+    """Compute the log-sum-exp over each node's continuations in the catalogue [N], candidates or not."""
     normalizers = torch.zeros(len(outputs), device=outputs.device)
     for depth in range(catalogue.depth):
         own = np.flatnonzero(trees.node_depth == depth)

@@ -1,9 +1,9 @@
-"""The softmax over the catalogue: a token of an identifier competes with those by which some item goes on, no others.
+"""Normalize over the catalogue: a token of an identifier competes only with tokens that continue some item.
 
-A factor p(c_l | c_<l, prompt) is normalized over the children of the prefix in the catalogue's trie, not over the
-vocabulary as in Eq. 12. The probabilities of all items then sum to one, none is lost to identifiers that do not exist,
-and where a prefix leaves one continuation it costs nothing: what is learned is which item, not which identifiers there
-are. Shapes: n prefixes, d = d_model.
+A factor p(c_l | c_<l, prompt) is normalized over the prefix's children in the trie of all items, not over the
+vocabulary as in Eq. 12. The probabilities of all items then sum to one, and none is lost to identifiers that do not
+exist. A prefix with a single continuation costs nothing: the model learns which item to choose, not which identifiers
+exist. Shapes: n prefixes, d = d_model.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from gensar_core.corpora.trie import TokenTrie
 def log_normalizers(
     outputs: torch.Tensor, weight: torch.Tensor, trie: TokenTrie, depth: int, node: torch.Tensor
 ) -> torch.Tensor:
-    """Log of the sum of exponentiated logits of what may follow each prefix, float32 [n].
+    """Compute the log-sum-exp over the logits of each prefix's continuations, float32 [n].
 
-    ``outputs`` [n, d] are the decoder's after the prefixes ``node`` int64 [n] of level ``depth``, none of them a whole
-    token row; ``weight`` [vocabulary, d] is the output matrix.
+    ``outputs`` [n, d] are the decoder outputs after the prefixes, ``node`` int64 [n] the prefixes' nodes at level
+    ``depth``; none of them is a whole token row. ``weight`` [vocabulary, d] is the output matrix.
     """
     logits, row = _continuations(outputs, weight, trie, depth, node)
     return logits.logsumexp(1) if row is None else _grouped_logsumexp(logits, row, len(outputs))
@@ -28,11 +28,11 @@ def log_normalizers(
 def token_losses(
     outputs: torch.Tensor, weight: torch.Tensor, trie: TokenTrie, targets: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Negative log-probability of each token of items' token rows, float32 [rows, L]; 0 past a row's end.
+    """Compute the negative log-probability of each token of the items' rows, float32 [rows, L]; 0 past a row's end.
 
-    ``outputs`` [rows, L, d] are the decoder's before each token, ``targets`` int64 [rows, L] the tokens, negative past
-    a row's end; every row is one of the trie's. ``smoothing`` moves that share of the target's mass to all
-    continuations alike.
+    ``outputs`` [rows, L, d] are the decoder outputs before each token, ``targets`` int64 [rows, L] the tokens, negative
+    past a row's end. Every row must be in the trie. ``smoothing`` spreads that share of the target's mass evenly over
+    all continuations.
     """
     losses = torch.zeros(targets.shape, dtype=torch.float32, device=outputs.device)
     places = torch.arange(len(targets), device=targets.device)
@@ -60,8 +60,8 @@ def _losses(
     smoothing: float,
 ) -> torch.Tensor:
     logits, row = _continuations(outputs, weight, trie, depth, node)
-    # The token's logit is one of those that are normalized: computed again, perhaps in other numbers, it could exceed
-    # the logarithm of their sum.
+    # Take the token's logit from those that are normalized: recomputed, perhaps at another precision, it could exceed
+    # their log-sum-exp.
     aim = _chosen(logits, row, trie, depth, node, token)
     if smoothing:
         aim = (1.0 - smoothing) * aim + smoothing * _means(logits, row, len(outputs))
@@ -72,7 +72,7 @@ def _losses(
 def _continuations(
     outputs: torch.Tensor, weight: torch.Tensor, trie: TokenTrie, depth: int, node: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits of the children of the nodes: [n, span], -inf for no child; or [children of all] and the row of each."""
+    """Compute the logits of the nodes' children: [n, span], -inf for no child; or [all children] and their rows."""
     branches = trie.branches[depth]
     if branches.table is not None:
         logits = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
@@ -93,7 +93,7 @@ def _chosen(
     node: torch.Tensor,
     token: torch.Tensor,
 ) -> torch.Tensor:
-    """Of the logits that `_continuations` gives, that of each node's child by ``token`` [n]."""
+    """Select, from the logits of `_continuations`, that of each node's child by ``token`` [n]."""
     if row is None:
         return logits.gather(1, (token - trie.branches[depth].first_token)[:, None]).squeeze(1)
     first = trie.levels[depth].first_child
@@ -103,7 +103,7 @@ def _chosen(
 
 
 def _grouped_logsumexp(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Tensor:
-    """logsumexp of ``values`` [m] by ``group`` [m], each of which has some, [groups]."""
+    """Compute the logsumexp of ``values`` [m] by ``group`` [m], [groups]; every group has values."""
     largest = torch.full((groups,), -torch.inf, device=values.device)
     largest = largest.scatter_reduce(0, group, values.detach(), "amax")
     sums = torch.zeros(groups, device=values.device).index_add(0, group, (values - largest[group]).exp())
@@ -111,7 +111,7 @@ def _grouped_logsumexp(values: torch.Tensor, group: torch.Tensor, groups: int) -
 
 
 def _means(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
-    """Mean logit of each row's children, [rows]."""
+    """Average the logits of each row's children, [rows]."""
     if row is None:
         real = logits > -torch.inf
         return logits.where(real, 0.0).sum(1) / real.sum(1)

@@ -1,7 +1,7 @@
-"""The stage `pseudo_queries`: a T5 learns which queries lead to an item text, and asks some for every item.
+"""Train a T5 to predict the queries that lead to an item's text, and sample queries for every item.
 
-Nogueira et al. (2019), "Document expansion by query prediction". It sees training pairs alone: queries of search
-clicks that methods may train on.
+The stage `pseudo_queries`, after Nogueira et al. (2019), "Document expansion by query prediction". The model sees
+training pairs only: queries of search clicks that methods may train on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gensar_core.runtime.stage import Stage, write_json
 from gensar_core.training.loop import train
 from gensar_core.training.state import TrainingRecord
 
-#: Queries sampled in one go: each holds its item's encoded text in every layer.
+#: Queries sampled at once: each holds its item's encoded text in every layer.
 _QUERIES: Final = 256
 
 
@@ -46,9 +46,9 @@ def make_pseudo_queries(
 ) -> None:
     """Write ``output``/pseudo_queries.parquet (table `pseudo_queries`) and curve.json.
 
-    Training pairs are those of samples/training_events.parquet; with ``settings.epochs`` 0 there is no training. An
-    item without text gets no query, and of equal queries of an item one stays. ``checkpoints`` is a folder of this
-    training alone, from which a killed run continues. Raises UserError when there are no pairs, or backbone and
+    Training pairs come from samples/training_events.parquet; with ``settings.epochs`` 0 there is no training. An item
+    without text gets no query, and equal queries of an item are kept once. ``checkpoints`` is a folder for this
+    training only, from which a killed run continues. Raises UserError if there are no pairs, or if backbone and
     tokenizer do not belong together.
     """
     inputs = [canonical / "items.parquet", canonical / "queries.parquet", samples / "training_events.parquet"]
@@ -80,7 +80,7 @@ def _learn(
     checkpoints: Path | None,
     stage: Stage,
 ) -> TrainingRecord:
-    """Train the model on (item, query) pairs and keep its weights at the lowest loss of the held-out ones."""
+    """Train the model on (item, query) pairs and keep its weights at the lowest held-out loss."""
     items, queries = pairs
     learned, held_out = _split(items, settings.held_out, derive_seed(seed, "held out"))
     task = QueryTask(
@@ -108,7 +108,7 @@ def _learn(
 
 
 def training_pairs(path: Path, without_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each (item, query) of the training's search clicks once, for items with text. Raises UserError on none."""
+    """Read the distinct (item, query) pairs of training search clicks on items with text. Raises UserError on none."""
     events = schema.EVENTS.read(path).filter(pl.col("task") == "search")
     pairs = events.select("item_id", "query_id").unique().sort("item_id", "query_id")
     pairs = pairs.filter(~pl.Series(without_text[pairs.get_column("item_id").to_numpy()]))
@@ -118,7 +118,7 @@ def training_pairs(path: Path, without_text: np.ndarray) -> tuple[np.ndarray, np
 
 
 class QueryTask(GeneratorTask):
-    """Training that is validated by the mean loss of the held-out pairs."""
+    """Train with validation by the mean loss of held-out pairs."""
 
     def __init__(
         self, model: T5, settings: PseudoQuerySettings, examples: Examples, held_out: Examples, seed: int
@@ -128,13 +128,13 @@ class QueryTask(GeneratorTask):
         self._held_out = batches.micro_batches(np.arange(len(held_out)), 0)
 
     def validate(self) -> Mapping[str, float]:
-        """The held-out loss per token; the score is its negative."""
+        """Return the held-out loss per token; the score is its negative."""
         losses = torch.cat([self._token_losses(part)[0].double() for part in self._held_out])
         return {"held_out_loss": float(losses.mean()), "score": -float(losses.mean())}
 
 
 def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuerySettings, seed: int) -> pl.DataFrame:
-    """Table `pseudo_queries`: for each item with text, up to ``settings.queries_per_item`` different queries."""
+    """Sample up to ``settings.queries_per_item`` different queries per item with text, as table `pseudo_queries`."""
     device = model.lm_head.weight.device
     model.eval()
     order = np.argsort(items.tokens.lengths, kind="stable")
@@ -166,7 +166,7 @@ def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuer
 
 @dataclass(frozen=True)
 class _Texts:
-    """Item texts and queries as tokens."""
+    """Hold item texts and queries as tokens."""
 
     tokenizer: Any
     items: Texts
@@ -188,7 +188,7 @@ class _Texts:
         )
 
     def examples(self, items: np.ndarray, queries: np.ndarray) -> Examples:
-        """Pairs as training examples; those of one item share its text."""
+        """Turn pairs into training examples; pairs of one item share its text."""
         distinct, prompt = np.unique(items, return_inverse=True)
         end = self.tokenizer.eos_token_id
         return Examples(
@@ -205,7 +205,7 @@ def _ended(rows: Ragged, end: int) -> Ragged:
 
 
 def _split(items: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs to learn and pairs held out, an item's all on one side; all pairs on both where one would be empty."""
+    """Split pairs into learned and held-out, each item's on one side; return all pairs twice if a side is empty."""
     held = uniform(row_keys(seed, items)) < share
     if held.all() or not held.any():
         return np.arange(len(items)), np.arange(len(items))

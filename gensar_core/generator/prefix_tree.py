@@ -1,8 +1,9 @@
-"""Prefix trees of candidates' token sequences, built for a batch of users at once.
+"""Build the prefix trees of candidates' token sequences, for a batch of users at once.
 
-One tree a user: the root is the decoder's start, an *edge* is one token after one prefix, a *node* is a prefix that
-goes on (a whole sequence, ending in the end of sequence, has an edge but needs no node). A token sequence is a path of
-edges; every shared prefix stands once. Shapes: B users, W candidates, D longest sequence, N nodes, E edges.
+Each user has one tree. The root is the decoder's start, an *edge* is one token after one prefix, and a *node* is a
+prefix that goes on (a whole sequence, ending in the end of sequence, has an edge but needs no node). A token sequence
+is a path of edges; every shared prefix is stored once. Shapes: B users, W candidates, D longest sequence, N nodes, E
+edges.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from gensar_core.corpora.trie import TokenTrie
 
 @dataclass(frozen=True)
 class PrefixTrees:
-    """The trees of a batch, nodes and edges of one user after those of the other.
+    """Hold the trees of a batch, with each user's nodes and edges after those of the user before.
 
-    ``node_token`` int64 [N] what the decoder reads at the node, -1 at a root; ``node_depth`` [N] tokens from the root;
-    ``node_user`` [N] row of the batch, ascending; ``ancestors`` [N, D]: nodes from the root (column 0) down to the
-    node itself (column of its depth), later columns hold the root and mean nothing.
-    ``edge_parent`` [E] is a node, ``edge_token`` [E] what comes after it; ``paths`` [B, W, D] are the edges of each
-    candidate, -1 past its end and where no candidate stands.
+    ``node_token`` int64 [N] is what the decoder reads at the node, -1 at a root; ``node_depth`` [N] counts tokens from
+    the root; ``node_user`` [N] is the row of the batch, ascending. ``ancestors`` [N, D] are the nodes from the root
+    (column 0) down to the node itself (column of its depth); later columns hold the root and mean nothing.
+    ``edge_parent`` [E] is a node, ``edge_token`` [E] the token after it. ``paths`` [B, W, D] are the edges of each
+    candidate, -1 past its end and in empty slots.
     """
 
     node_token: np.ndarray
@@ -38,16 +39,16 @@ class PrefixTrees:
 
     @property
     def node_place(self) -> np.ndarray:
-        """Place of each node among its user's [N]."""
+        """Return each node's place among its user's nodes [N]."""
         first = np.searchsorted(self.node_user, np.arange(self.node_user[-1] + 1))
         place: np.ndarray = np.arange(len(self.node_user)) - first[self.node_user]
         return place
 
 
 def build_trees(candidates: np.ndarray, items: ItemTokens) -> PrefixTrees:
-    """The prefix tree of each row of ``candidates`` int [B, W]; -1 where none stands.
+    """Build the prefix tree of each row of ``candidates`` int [B, W]; -1 marks an empty slot.
 
-    Candidates are taken in the order of their tokens, so that equal prefixes stand together: a prefix is new exactly
+    Candidates are added in the order of their tokens, so that equal prefixes are adjacent: a prefix is new exactly
     where it differs from that of the candidate before.
     """
     order = np.argsort(np.where(candidates >= 0, items.order[candidates], len(items)), axis=1, kind="stable")
@@ -55,7 +56,7 @@ def build_trees(candidates: np.ndarray, items: ItemTokens) -> PrefixTrees:
 
 
 def catalogue_nodes(trees: PrefixTrees, catalogue: TokenTrie) -> np.ndarray:
-    """The number of each node's prefix among those of its depth in the catalogue's trie, int64 [N]."""
+    """Look up each node's number among the prefixes of its depth in the trie of all items, int64 [N]."""
     device = catalogue.items.device
     number = torch.zeros(len(trees.node_token), dtype=torch.int64, device=device)
     by_depth = np.argsort(trees.node_depth, kind="stable")
@@ -70,10 +71,10 @@ def catalogue_nodes(trees: PrefixTrees, catalogue: TokenTrie) -> np.ndarray:
 
 
 def where_items_part(trees: PrefixTrees, number: np.ndarray, catalogue: TokenTrie) -> tuple[PrefixTrees, np.ndarray]:
-    """The trees without what is certain under the softmax over the catalogue, and the ``number`` of the nodes left.
+    """Drop what is certain under the softmax over the catalogue; return the trees and the ``number`` of the nodes left.
 
-    An edge that is the only way on from its prefix in the catalogue has probability 1. Such edges leave the paths, and
-    nodes that no other edge hangs from, nor any node below them, leave the tree; roots stay.
+    An edge that is its prefix's only continuation in the catalogue has probability 1. Such edges leave the paths. A
+    node leaves the tree if neither it nor any node below it has another edge; roots stay.
     """
     parts = np.zeros(len(number), dtype=bool)
     for depth, level in enumerate(catalogue.levels[:-1]):
@@ -103,7 +104,7 @@ def where_items_part(trees: PrefixTrees, number: np.ndarray, catalogue: TokenTri
 def _grow(
     candidates: np.ndarray, order: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The fields of PrefixTrees, in their order. ``order`` [B, W] sorts each row, places without a candidate last."""
+    """Compute the fields of PrefixTrees, in their order. ``order`` [B, W] sorts each row, empty slots last."""
     users, width = candidates.shape
     depth = tokens.shape[1]
     room = users * (1 + width * depth)
@@ -111,7 +112,7 @@ def _grow(
     ancestors = np.empty((room, depth), np.int64)
     edge_parent, edge_token = np.empty(room, np.int64), np.empty(room, np.int64)
     paths = np.full((users, width, depth), -1, np.int64)
-    # Of the candidate at hand: its node at each depth, and the edge that leads on from there.
+    # The current candidate's node at each depth, and the edge that leads on from it.
     chain, path = np.empty(depth + 1, np.int64), np.empty(depth, np.int64)
     nodes = edges = 0
     for user in range(users):

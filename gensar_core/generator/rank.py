@@ -1,6 +1,6 @@
-"""The stage `rank_generator`: every valid and test candidate list of both tasks, ranked by a trained generator.
+"""Rank every valid and test candidate list of both tasks by a trained generator (stage `rank_generator`).
 
-Either ranking may be shared by several jobs, see `ranking.parts`.
+Several jobs may share the ranking of candidates, or that of the catalogue; see `ranking.parts`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gensar_core.ranking.parts import WHOLE, Part
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 
-#: Lists sorted by prompt length together before they are cut into batches.
+#: Number of lists sorted together by prompt length before they are cut into batches.
 _LISTS = 4096
 
 
@@ -46,8 +46,8 @@ def rank_candidates(
 ) -> None:
     """Write ``output``/{name}.parquet (table `ranks`), {name}.scores.parquet (table `scores`) and {name}.stage.json.
 
-    ``model`` is the folder of a trained generator, ``corpus`` the one it was trained on, ``samples`` the folder of
-    candidate lists, of which ``part`` is ranked. Raises UserError when they do not belong together.
+    ``model`` is the folder of a trained generator, ``corpus`` the folder it was trained on, ``samples`` the folder of
+    candidate lists; ``part`` selects the lists to rank. Raises UserError if they do not belong together.
     """
     inputs = _inputs(model, corpus, samples)
     with Stage(
@@ -77,10 +77,10 @@ def rank_catalogue(
     protocol: FullRankingSettings,
     part: Part = WHOLE,
 ) -> None:
-    """Write ``output``/{name}.parquet (table `full_ranks`) and its record: test targets among all items.
+    """Write ``output``/{name}.parquet (table `full_ranks`) and its record: test targets ranked among all items.
 
-    With beams, a target that the search does not find has no rank. ``part`` says which of the targets are ranked.
-    Raises UserError when the folders do not belong together.
+    With beams, a target that the search misses has no rank. ``part`` selects the targets to rank. Raises UserError if
+    the folders do not belong together.
     """
     with Stage(
         "full_rank_generator",
@@ -111,7 +111,7 @@ def rank_catalogue(
 def catalogue_table(
     generator: TrainedGenerator, prompts: Prompts, task: str, targets: CatalogueTargets, settings: RetrievalSettings
 ) -> pl.DataFrame:
-    """The table `full_ranks` of the targets of one task."""
+    """Build the table `full_ranks` of one task's targets."""
     n_items = len(generator.items[task])
 
     def score(batch: pl.DataFrame) -> np.ndarray:
@@ -145,7 +145,7 @@ def rank_split(
     split: str,
     settings: RankingSettings,
 ) -> Ranking:
-    """The ranking of the lists of one task and split."""
+    """Rank the lists of one task and split."""
     (other,) = (name for name in schema.TASKS if name != task)
     weight = float(getattr(settings.other_identifier, task))
 

@@ -1,9 +1,9 @@
-"""The stage `token_vectors`: what a token describes, as a vector in the space of the items' embeddings.
+"""Build a vector of each token's meaning in the space of the items' embeddings (stage `token_vectors`).
 
-A word stands for the items whose texts hold it and for those clicked after queries that hold it; a code stands for the
-items that carry it. Each gets the mean of their vectors, a code that of what the codes before it have left over, so
-that the vectors of an identifier's tokens add up to an approximation of the item's. A generator may start from them
-(`warm_start`) in place of random embeddings.
+A word represents the items whose texts contain it and those clicked after queries that contain it; a code represents
+the items that have it. A token's vector is the mean over its items. Codes average what the codes before them have left
+over, so that the vectors of an identifier's tokens add up to an approximation of the item's. A generator may start from
+them (`warm_start`) instead of random embeddings.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import load_vectors, save_vectors
 
-#: Principal components that are kept of each side, at most.
+#: Maximum number of principal components kept per side.
 _KEPT: Final = 256
-#: Items that a word has to be seen with before its vector has half of its length: rare words say little.
+#: Items that a word must be seen with before its vector has half of its length: rare words say little.
 _SHRINKAGE: Final = 3.0
-#: Name of the file that the stage writes.
+#: Name of the stage's output file.
 FILE: Final = "token_vectors.safetensors"
 
 
@@ -44,10 +44,10 @@ def build_token_vectors(
 ) -> None:
     """Write token_vectors.safetensors into the folder ``output``.
 
-    ``embeddings`` are the files of item vectors that the identifiers were made from, by side. The file holds a
-    matrix [vocabulary, <= 256] a side, its columns by falling variance over the items, and `groups` [vocabulary, 1]: 0
-    for a known word, 1, 2, ... for the codes of a level, -1 for a token that nothing is known of. Only training clicks
-    are read. Raises UserError when the inputs do not belong together.
+    ``embeddings`` are the files of item vectors that the identifiers were made from, by side. The file holds one matrix
+    [vocabulary, <= 256] per side, its columns by falling variance over the items, and `groups` [vocabulary, 1]: 0 for a
+    known word, 1, 2, ... for the codes of a level, -1 for a token without any item. Only training clicks are read.
+    Raises UserError if the inputs do not belong together.
     """
     inputs = [canonical / "items.parquet", canonical / "queries.parquet", samples / "training_events.parquet"]
     inputs += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
@@ -76,7 +76,7 @@ def build_token_vectors(
 
 
 def principal(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [n, D] less their mean, in their principal axes by falling variance, scaled to a mean squared norm of 1.
+    """Center vectors [n, D], rotate them to principal axes by falling variance, and scale to a mean squared norm of 1.
 
     At most 256 axes are kept. The sign of each makes the largest entry of its direction positive.
     """
@@ -91,9 +91,9 @@ def principal(vectors: np.ndarray) -> np.ndarray:
 
 
 def word_vectors(seen_with: csr_matrix, items: np.ndarray) -> np.ndarray:
-    """Mean vector [vocabulary, D] of the items [n, D] that each token is seen with, drawn to zero where they are few.
+    """Average the items [n, D] that each token is seen with, shrunk to zero where they are few, [vocabulary, D].
 
-    ``seen_with`` [vocabulary, n] counts.
+    ``seen_with`` [vocabulary, n] holds counts.
     """
     count = np.asarray(seen_with.sum(axis=1)).reshape(-1, 1)
     mean: np.ndarray = (seen_with @ items) / (count + _SHRINKAGE)
@@ -101,9 +101,9 @@ def word_vectors(seen_with: csr_matrix, items: np.ndarray) -> np.ndarray:
 
 
 def code_vectors(codes: np.ndarray, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of ``rest`` [n, D] by code [size, D], and what it leaves over of each item [n, D].
+    """Return the mean of ``rest`` [n, D] by code [size, D], and what it leaves over of each item [n, D].
 
-    ``codes`` [n] are below ``size``; -1 for an item without a code, of which all is left.
+    ``codes`` [n] are below ``size``; -1 marks an item without a code, which keeps its whole ``rest``.
     """
     some = np.flatnonzero(codes >= 0)
     carried = csr_matrix((np.ones(len(some)), (codes[some], some)), shape=(size, len(codes)))
@@ -115,7 +115,7 @@ def code_vectors(codes: np.ndarray, size: int, rest: np.ndarray) -> tuple[np.nda
 
 
 def _words(canonical: Path, samples: Path, corpus: Path, vocabulary: int) -> csr_matrix:
-    """How often each token is seen with each item, [vocabulary, n_items]: once in its text, once a query's click."""
+    """Count how often each token is seen with each item, [vocabulary, n_items]: once by text, once by query click."""
     tokenizer = load_tokenizer(corpus / "tokenizer")
     encoder, reserved = Encoder(tokenizer), sorted(tokenizer.get_added_vocab())
     texts = schema.ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text")
@@ -132,7 +132,7 @@ def _words(canonical: Path, samples: Path, corpus: Path, vocabulary: int) -> csr
 
 
 def _levels(identifiers: Path) -> dict[str, list[str]]:
-    """Names of the levels in the order in which an identifier names them, each with the sides that have it."""
+    """Map each level's name to the sides that have it, in the order in which an identifier names the levels."""
     vocabulary = read_vocabulary(identifiers / "vocabulary.json")
     levels: dict[str, list[str]] = {}
     for side in SIDES:
@@ -142,7 +142,7 @@ def _levels(identifiers: Path) -> dict[str, list[str]]:
 
 
 def _codes(table: IdentifierTable, level: str, side: str) -> np.ndarray:
-    """The code that each item has at a level [n_items], -1 for none."""
+    """Return each item's code at a level [n_items], -1 for none."""
     of_level = [number for number, token in enumerate(table.tokens) if _level_of(token) == level]
     rows: Ragged = table.sides[side]
     codes = np.full(len(rows), -1)

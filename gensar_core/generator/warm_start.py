@@ -1,10 +1,10 @@
-"""A T5 from scratch that knows from the first step which tokens are alike, and that answers resemble the prompt.
+"""Start a T5 from scratch with similar tokens alike and with answers that resemble the prompt.
 
-A small T5 spends most of a short training on finding out what its tokens mean and that a user's next item is like the
-last ones. Both are known beforehand: the first from the items' embeddings (see `token_vectors`), the second is written
-into the decoder's cross-attention, whose value and output maps start as one rotation and its inverse. Its even
-attention then adds the mean of the prompt to the decoder's state, and the output matrix, which is the embeddings, reads
-from it the tokens like those of the prompt.
+A small T5 spends most of a short training on learning what its tokens mean and that a user's next item is like the last
+ones. Both are known in advance. Token meanings come from the items' embeddings (see `token_vectors`). The likeness to
+the prompt is written into the decoder's cross-attention, whose value and output maps start as one rotation and its
+inverse. Its even attention then adds the mean of the prompt to the decoder's state, and the output matrix, which is the
+embeddings, reads from that state the tokens similar to those of the prompt.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from gensar_core.identifiers.table import SIDES
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.tensors import load_vectors
 
-#: Share of an embedding's variance that comes from what its token describes; the rest stays random and tells tokens of
-#: equal vectors apart.
+#: Share of an embedding's variance that comes from the token's vector; the rest stays random and separates tokens with
+#: equal vectors.
 _SHARE: Final = 0.8
-#: Entries beyond so many standard deviations of their level are cut.
+#: Entries beyond this many standard deviations of their level are clipped.
 _LARGEST: Final = 3.0
-#: How strongly each decoder layer adds the mean of the prompt.
+#: Strength with which each decoder layer adds the mean of the prompt.
 _COPYING: Final = 2.0
 
 
 def warm_start(model: T5, token_vectors: Path, seed: int) -> None:
     """Overwrite token embeddings and cross-attention maps of a new T5; ``token_vectors`` is the file of that stage.
 
-    Sides share the model's width evenly, each with its first principal components, and are turned together by a random
-    rotation. Words have the scale of T5's own embeddings, and so have codes, all levels by one factor: the tokens of an
-    identifier still add up to its item. Raises UserError when the file is not of this vocabulary.
+    The sides share the model's width evenly, each with its first principal components, and are rotated together at
+    random. Words take the scale of T5's own embeddings. So do codes, with one factor for all levels: the tokens of an
+    identifier still add up to its item. Raises UserError if the file has another vocabulary.
     """
     embeddings = model.shared.weight.data
     vectors, groups = _load(token_vectors, len(embeddings), embeddings.shape[1])
@@ -56,12 +56,12 @@ def warm_start(model: T5, token_vectors: Path, seed: int) -> None:
 
 
 def _size(rows: torch.Tensor) -> float:
-    """The root mean square of all entries."""
+    """Compute the root mean square of all entries."""
     return float(rows.square().mean().sqrt())
 
 
 def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token vectors [vocabulary, width] and groups [vocabulary]."""
+    """Load token vectors [vocabulary, width] and groups [vocabulary]."""
     groups = load_vectors(path, "groups")[:, 0].astype(np.int64)
     if len(groups) != vocabulary:
         raise UserError(f"{path}: has {len(groups)} tokens, the model {vocabulary}; build it from the model's corpus")
@@ -84,7 +84,7 @@ def _holds(path: Path, name: str) -> bool:
 
 
 def _orthogonal(size: int, seed: int, *purpose: str | int) -> torch.Tensor:
-    """A random orthogonal matrix [size, size]."""
+    """Draw a random orthogonal matrix [size, size]."""
     draw = torch.Generator().manual_seed(derive_seed(seed, "warm start", *purpose))
     found: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
     return found

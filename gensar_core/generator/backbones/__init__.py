@@ -1,1 +1,1 @@
-"""Load and run the models that generate, one file a family."""
+"""Load and run generative models, one file per family."""

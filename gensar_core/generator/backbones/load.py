@@ -1,4 +1,4 @@
-"""The model before training: a T5 built from scratch, or a pretrained one with rows for the corpus' tokens."""
+"""Build the model that training starts from: a T5 from scratch, or a pretrained one with rows for corpus tokens."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from gensar_core.runtime.hub import Hub, first_line
 from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
 
-#: Files of which a folder with a tokenizer has one.
+#: Files that a folder with a tokenizer holds at least one of.
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer_config.json", "spiece.model")
 
 
 def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path | None = None) -> T5:
-    """The model that training starts from, float32, on the CPU.
+    """Build the model that training starts from, float32, on the CPU.
 
-    ``start_from`` is the folder of a trained generator, which then stands for the backbone. Raises UserError when a
-    pretrained model cannot be loaded, is no T5, or has another vocabulary than the tokenizer of the corpus.
+    ``start_from`` is the folder of a trained generator, which then replaces the backbone. Raises UserError if a
+    pretrained model cannot be loaded, is not a T5, or its vocabulary differs from that of the corpus' tokenizer.
     """
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_tokenizer(corpus / "tokenizer")
@@ -49,9 +49,9 @@ def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path 
 
 
 def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) -> T5:
-    """A T5 (first version: ReLU, tied embeddings) with the initialization of its authors, drawn from ``seed``.
+    """Build a T5 (first version: ReLU, tied embeddings) with its authors' initialization, drawn from ``seed``.
 
-    Embeddings are N(0, 1) and outputs scaled by d_model**-0.5, so first logits have about unit variance.
+    Embeddings are drawn from N(0, 1) and outputs scaled by d_model**-0.5, so the first logits have about unit variance.
     """
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     start = {"decoder_start_token_id": tokenizer.pad_token_id}
@@ -62,17 +62,17 @@ def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) 
 
 
 def add_tokens(model: T5, known: int, vocabulary: int, seed: int, kept: Mapping[int, int]) -> None:
-    """Give token ids ``known`` to ``vocabulary`` their rows in the embeddings (and in an output matrix of its own).
+    """Add rows for token ids ``known`` to ``vocabulary`` to the embeddings (and to a separate output matrix).
 
-    ``kept`` maps the ids of those that the model was trained with to the rows it has for them. The others get fresh
-    rows, each dimension drawn from the normal distribution of the known rows in this dimension: to the trained layers
-    they look like ordinary words, and no two are alike. (Rows of zero or unit scale would enter a pretrained network at
-    a size it has never seen.) What is drawn for a token does not depend on which others are kept. Rows that the model
-    has in reserve are overwritten as well: they were never trained.
+    ``kept`` maps the ids of tokens that the model was trained with to their rows in the model. Every other token gets a
+    fresh row, each dimension drawn from the normal distribution of the known rows in that dimension. To the trained
+    layers such rows look like ordinary words, and no two are alike. (Rows of zero or unit scale would enter a
+    pretrained network at a size it has never seen.) A token's draw does not depend on which others are kept. The
+    model's spare rows are overwritten as well, because they were never trained.
     """
     here, there = list(kept), list(kept.values())
     trained = [table.data[there].clone() for table in _token_tables(model)]
-    # A row past the vocabulary may be that of a token with another id now, and would compete with it.
+    # A row past the vocabulary may belong to a token that now has another id, and would compete with it.
     rows = vocabulary if kept else max(vocabulary, model.get_input_embeddings().weight.shape[0])
     model.resize_token_embeddings(rows, mean_resizing=False)
     for number, table in enumerate(_token_tables(model)):
@@ -85,15 +85,15 @@ def add_tokens(model: T5, known: int, vocabulary: int, seed: int, kept: Mapping[
 
 
 def _token_tables(model: T5) -> list[torch.Tensor]:
-    """The embeddings [vocabulary, d_model], and the output matrix where it is another."""
+    """Return the embeddings [vocabulary, d_model], and the output matrix if it is a separate one."""
     embeddings: torch.Tensor = model.get_input_embeddings().weight
     return [embeddings] if model.lm_head.weight is embeddings else [embeddings, model.lm_head.weight]
 
 
 def _kept_rows(model: T5, name: str, tokenizer: Any, corpus: Path) -> dict[int, int]:
-    """The ids of the corpus' identifier and behavior tokens that the model knows by name, and its rows for them.
+    """Map the ids of identifier and behavior tokens that the model has, by name, to its rows for them.
 
-    Raises UserError when the two tokenizers number their words differently.
+    Raises UserError if the two tokenizers number their words differently.
     """
     own, rows, wanted = _own_tokens(name), len(model.get_input_embeddings().weight), corpora.new_tokens(corpus)
     if own:
@@ -114,7 +114,7 @@ def _kept_rows(model: T5, name: str, tokenizer: Any, corpus: Path) -> dict[int, 
 
 
 def _own_tokens(name: str) -> dict[str, int]:
-    """Ids of all tokens of a backbone's own tokenizer; none where it comes without one."""
+    """Return the ids of all tokens in a backbone's tokenizer; empty if it comes without one."""
     folder = Path(name)
     if folder.is_dir():
         has = any((folder / file).is_file() for file in _TOKENIZERS)
@@ -122,17 +122,17 @@ def _own_tokens(name: str) -> dict[str, int]:
     try:
         return dict(AutoTokenizer.from_pretrained(name, **Hub(name).options).get_vocab())
     except Exception:
-        # The hub's client has no common exception for a file that is not there or not reachable.
+        # The hub's client has no common exception for missing and unreachable files.
         return {}
 
 
 def over_catalogue(model: T5) -> bool:
-    """Whether this model's identifiers are scored by the softmax over the catalogue: its config.json says so."""
+    """Return whether the model scores identifiers by the softmax over the catalogue, as its config.json says."""
     return bool(getattr(model.config, "identifier_likelihood", "vocabulary") == "catalogue")
 
 
 def load_model(name: str) -> T5:
-    """A T5 or mT5 by hub name or local folder, float32. Raises UserError when it is not there or another kind."""
+    """Load a T5 or mT5, float32, by hub name or local folder. Raises UserError if it is missing or another kind."""
     hub = Hub(name)
     try:
         model_type = AutoConfig.from_pretrained(name, **hub.options).model_type
@@ -146,13 +146,13 @@ def load_model(name: str) -> T5:
         raise _unloadable(name, hub.reason(error)) from error
     assert isinstance(model, T5ForConditionalGeneration | MT5ForConditionalGeneration)
     if model.lm_head.weight is not model.shared.weight:
-        # The library reads every T5 as tied and keeps an output matrix of its own only until the embeddings grow.
+        # Transformers treats every T5 as tied and keeps a separate output matrix only until the embeddings grow.
         model.config.tie_word_embeddings = False
     return model
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a corpus or a trained model. Raises UserError when the folder holds none."""
+    """Load the tokenizer of a corpus or a trained model. Raises UserError if the folder holds none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; build the corpus first")
     try:

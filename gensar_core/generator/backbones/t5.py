@@ -1,10 +1,10 @@
-"""The forward pass of T5 over the weights of a Hugging Face model, with attention patterns of our own.
+"""Run T5's forward pass over the weights of a Hugging Face model, with custom attention patterns.
 
-Hugging Face's modules hold the weights, so that what is trained here opens there. The pass itself is written out for
-two reasons: a decoder over prefix trees needs its own self-attention, and training is faster without the passes over
-memory that the general modules make. Shapes: B rows, L encoder tokens, T decoder tokens, H heads, D sizes of one head.
-T5 (Raffel et al., 2020): RMS norm before each sublayer, no biases, attention logits unscaled, one learned relative
-position bias a stack, shared by its layers.
+Hugging Face's modules hold the weights, so that models trained here open there. The pass itself is written out for two
+reasons: a decoder over prefix trees needs its own self-attention, and training is faster without the extra passes over
+memory of the general modules. Shapes: B rows, L encoder tokens, T decoder tokens, H heads, D dimensions of one head.
+T5 (Raffel et al., 2020): RMS norm before each sublayer, no biases, unscaled attention logits, one learned relative
+position bias per stack, shared by its layers.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from torch.nn import functional
 
 from gensar_core.nn.dropout import dropout
 
-#: Added to a score, it leaves no weight; finite, so that a row without any key stays a number.
+#: Added to an attention score, it leaves no weight. It is finite, so that a row without keys stays a number.
 _NEVER = torch.finfo(torch.float32).min / 2
 
-#: Bytes of the cache that each core of a CPU has for itself.
+#: Bytes of cache private to each CPU core.
 _CPU_CACHE = 1 << 20
 
-#: A T5 model of the library, or one of its parts; their attributes have no types of use here.
+#: A T5 model of Transformers, or one of its modules; their attributes have no useful types.
 T5: TypeAlias = Any
 
-#: Takes queries, keys and values of one layer, gives the mixed values.
+#: Maps the queries, keys and values of one layer to the mixed values.
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-#: What a layer's attention reads.
+#: Keys and values that a layer attends to.
 KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
 def encode(model: T5, tokens: torch.Tensor) -> torch.Tensor:
-    """Encoder states [B, L, d_model] of ``tokens`` [B, L], which are negative after a row's end."""
+    """Encode ``tokens`` [B, L], negative past a row's end, into states [B, L, d_model]."""
     stack = model.encoder
     place = torch.arange(tokens.shape[1], device=tokens.device)
     bias = _as_scores(position_bias(stack, place[None, :] - place[:, None], bidirectional=True))
@@ -50,7 +50,7 @@ def encode(model: T5, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def project(model: T5, states: torch.Tensor) -> list[KeysValues]:
-    """For each decoder layer, the keys and values [B, L, H * D] of the encoder ``states`` [B, L, d_model]."""
+    """Project encoder ``states`` [B, L, d_model] to each decoder layer's keys and values [B, L, H * D]."""
     across = [block.layer[1].EncDecAttention for block in model.decoder.block]
     return [(weights.k(states), weights.v(states)) for weights in across]
 
@@ -58,10 +58,10 @@ def project(model: T5, states: torch.Tensor) -> list[KeysValues]:
 def decode(
     model: T5, tokens: torch.Tensor, prompt: Sequence[KeysValues], attend_self: Attend, attend_prompt: Attend
 ) -> torch.Tensor:
-    """Decoder outputs [..., d_model] at ``tokens`` [...], ready for the output matrix ``model.lm_head.weight``.
+    """Compute decoder outputs [..., d_model] at ``tokens`` [...], ready for the output matrix ``model.lm_head.weight``.
 
-    ``attend_self`` mixes among the decoder's tokens and is called once a layer, first to last; ``attend_prompt`` takes
-    queries [..., H * D] and the layer's keys and values of ``prompt`` (see `project`).
+    ``attend_self`` mixes values among the decoder's tokens and is called once per layer, first to last.
+    ``attend_prompt`` takes queries [..., H * D] and the layer's keys and values of ``prompt`` (see `project`).
     """
     stack = model.decoder
     outputs = _drop(stack, _embed(stack, tokens))
@@ -76,10 +76,11 @@ def decode(
 def decode_rows(
     model: T5, targets: torch.Tensor, states: torch.Tensor, present: torch.Tensor, prompt: np.ndarray | None = None
 ) -> torch.Tensor:
-    """Decoder outputs [R, T, d_model] of plain sequences: at each place, what predicts the token that stands there.
+    """Compute decoder outputs [R, T, d_model] of plain sequences; the output at each position predicts its token.
 
-    ``targets`` [R, T] are negative after a row's end; ``present`` [B, L] says where the encoder has tokens.
-    ``prompt`` int [R] is the encoder row that each target belongs to, ascending; None: R = B, each its own.
+    ``targets`` [R, T] are negative past a row's end; ``present`` [B, L] marks the positions of encoder tokens.
+    ``prompt`` int [R], ascending, is the encoder row of each target; None means that R = B and each target has its own
+    row.
     """
     stack = model.decoder
     tokens = targets.roll(1, dims=1).clamp_min(0)
@@ -94,7 +95,7 @@ def decode_rows(
 
 
 def _attend_shared(attend: Attend, prompt: np.ndarray, states: torch.Tensor) -> Attend:
-    """Attention of rows [R, T, H * D] to the states of their prompts: rows of one prompt lie side by side."""
+    """Build attention of rows [R, T, H * D] to their prompts' states; rows of one prompt lie side by side."""
     place = np.arange(len(prompt)) - np.searchsorted(prompt, prompt)
     widest = int(place.max()) + 1
     at = torch.from_numpy(prompt).to(states.device), torch.from_numpy(place).to(states.device)
@@ -108,12 +109,12 @@ def _attend_shared(attend: Attend, prompt: np.ndarray, states: torch.Tensor) -> 
 
 
 def rows_in_cache(model: T5) -> int:
-    """Decoder tokens whose widest layer stays in the cache of a CPU's core."""
+    """Return how many decoder tokens fit in a CPU core's cache at the widest layer."""
     return int(_CPU_CACHE // (model.config.d_ff * model.lm_head.weight.element_size()))
 
 
 def position_bias(stack: T5, relative: torch.Tensor, *, bidirectional: bool) -> torch.Tensor:
-    """The bias [..., H] of attending at ``relative`` [...] = position of the key - position of the query."""
+    """Look up the bias [..., H] of attention at ``relative`` [...] = position of the key - position of the query."""
     config = stack.config
     table = stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     buckets = position_buckets(
@@ -126,9 +127,9 @@ def position_bias(stack: T5, relative: torch.Tensor, *, bidirectional: bool) -> 
 
 
 def position_buckets(relative: torch.Tensor, *, bidirectional: bool, buckets: int, max_distance: int) -> torch.Tensor:
-    """T5's bucket of each relative position: exact for small distances, logarithmic up to ``max_distance``.
+    """Map relative positions to T5's buckets: exact for small distances, logarithmic up to ``max_distance``.
 
-    With ``bidirectional`` the later half of the buckets is for keys after the query; without it they share bucket 0.
+    With ``bidirectional`` the upper half of the buckets is for keys after the query; without it they share bucket 0.
     """
     if bidirectional:
         buckets //= 2
@@ -144,8 +145,8 @@ def position_buckets(relative: torch.Tensor, *, bidirectional: bool, buckets: in
 
 
 def padding_bias(present: torch.Tensor) -> torch.Tensor | None:
-    """What keeps attention off the places where no token stands, [B, 1, 1, L]; None says that all are present."""
-    # On a GPU the question would make the host wait.
+    """Build the bias [B, 1, 1, L] that blocks attention to padding; None means that there is no padding."""
+    # On a GPU this check would make the host wait.
     if present.device.type == "cpu" and bool(present.all()):
         return None
     blocked = torch.zeros(present.shape, device=present.device).masked_fill_(~present, _NEVER)
@@ -153,21 +154,21 @@ def padding_bias(present: torch.Tensor) -> torch.Tensor | None:
 
 
 def scales_outputs(model: T5) -> bool:
-    """Whether decoder outputs are multiplied by d_model**-0.5: true of the first T5, false of T5 1.1 and mT5."""
+    """Return whether decoder outputs are scaled by d_model**-0.5: true for the first T5, false for T5 1.1 and mT5."""
     config = model.config
     if config.model_type == "mt5":
         return False
-    # The library's later versions keep the switch apart from the tying of weights.
+    # Later versions of Transformers separate this switch from weight tying.
     return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings))
 
 
 def split_heads(values: torch.Tensor, count: int) -> torch.Tensor:
-    """[..., H * D] as [..., H, D]."""
+    """Reshape [..., H * D] to [..., H, D]."""
     return values.view(*values.shape[:-1], count, -1)
 
 
 def attend_padded(stack: T5, bias: torch.Tensor | None) -> Attend:
-    """Attention of rows that are padded to one length, under ``bias`` broadcast to [B, H, T, L]."""
+    """Build attention over rows padded to one length, under ``bias`` broadcast to [B, H, T, L]."""
     count = stack.config.num_heads
     rate = stack.config.dropout_rate if stack.training else 0.0
 
@@ -214,7 +215,7 @@ def _feed_forward(block: T5, states: torch.Tensor) -> torch.Tensor:
 
 
 def _embed(stack: T5, tokens: torch.Tensor) -> torch.Tensor:
-    # Whatever the weights are held in: what layers add up is float32, only what goes into products is rounded.
+    # Whatever the weights' dtype, layers add up in float32; only the operands of products are rounded.
     return functional.embedding(tokens, stack.embed_tokens.weight).float()
 
 
@@ -231,5 +232,5 @@ def _drop(module: T5, values: torch.Tensor, rate: float | None = None) -> torch.
 
 
 def _as_scores(bias: torch.Tensor) -> torch.Tensor:
-    """[T, L, H] as [1, H, T, L]."""
+    """Permute [T, L, H] to [1, H, T, L]."""
     return bias.permute(2, 0, 1)[None]
