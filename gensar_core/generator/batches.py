@@ -1,12 +1,12 @@
-"""Which examples make which optimizer step, as a function of the step's number alone.
+"""Assign examples to optimizer steps, as a function of the step's number alone.
 
 A step is ``batch_size`` examples of a random order over the whole corpus, so that its gradient is unbiased. Sorting by
-length happens inside the step: it is cut into micro-batches of like lengths, each within a budget of padded tokens.
+length happens inside the step: it is cut into micro-batches of similar lengths, each within a budget of padded tokens.
 
-Examples that share a prompt stay together, so that the encoder reads the prompt once for all of them. An epoch is a
-random order of prompts, then, and a step may be a little less varied; its gradient stays unbiased.
+Examples that share a prompt stay together, so that the encoder reads the prompt once for all of them. An epoch is
+therefore a random order of prompts. A step may be a little less varied, but its gradient stays unbiased.
 
-A prompt takes an instruction drawn anew each time that a step holds it, the same for all of its examples there.
+Each time a step holds a prompt, it draws a new instruction for it, the same for all of its examples there.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from gensar_core.runtime.arrays import ranges
 from gensar_core.runtime.seeds import generator
 from gensar_core.training.processes import ALONE, Processes, shares
 
-#: Targets up to this length are one group when a step is sorted; longer ones are grouped by powers of two.
+#: Targets up to this length form one group when a step is sorted; longer ones are grouped by powers of two.
 _SHORT_TARGET = 8
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes. Filled with -1 where a row has ended.
+    """Hold the arrays of one forward pass, filled with -1 past a row's end.
 
     ``inputs`` int32 [prompts, longest input], ``targets`` int32 [rows, longest target]; ``prompt`` int64 [rows]
     (ascending) is the input of each target, ``task`` uint8 [rows] its task, ``rows`` int64 [rows] the example's number.
-    ``place`` is the micro-batch's own number in its step.
+    ``place`` is the micro-batch's number within its step.
     """
 
     inputs: np.ndarray
@@ -47,9 +47,9 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Step:
-    """One process' share of an optimizer step.
+    """Hold one process' share of an optimizer step.
 
-    ``parts`` are the micro-batches that it takes; ``tokens`` int64 [tasks] counts the target tokens of the whole step.
+    ``parts`` are its micro-batches; ``tokens`` int64 [tasks] counts the target tokens of the whole step.
     """
 
     parts: list[MicroBatch]
@@ -57,13 +57,13 @@ class Step:
 
 
 class Batches:
-    """Optimizer steps over ``examples``.
+    """Cut ``examples`` into optimizer steps.
 
-    An epoch is a seeded permutation. A task of weight w gives each of its examples floor(w) times, and the remaining
-    share of them, drawn anew each epoch, once more; one with a number of examples gives so many, drawn anew each epoch,
-    or all it has. Weights of tasks that ``examples`` lack do not count. ``tokens`` bounds the padded input and target
-    tokens of a micro-batch. ``processes`` share each step. Raises UserError when a single example is longer, or none is
-    left.
+    An epoch is a seeded permutation. A task of weight w contributes each of its examples floor(w) times, and the
+    remaining share of them, redrawn each epoch, once more. A task with a number of examples contributes that many,
+    redrawn each epoch, or all it has. Weights of tasks absent from ``examples`` do not count. ``tokens`` bounds the
+    padded input and target tokens of a micro-batch. ``processes`` share each step. Raises UserError if a single example
+    is longer than ``tokens``, or if no example is left.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Batches:
             )
         task = examples.task[self._first]
         self._prompts_of = [np.flatnonzero(task == code) for code in range(len(examples.task_names))]
-        #: By task: how often all of it is taken in an epoch, and how many more of its rows are drawn.
+        #: By task: how many times an epoch takes all of its rows, and how many more of them it draws.
         self._taken = [
             _taken(int(self._rows[prompts].sum()), weights.get(name, 1.0))
             for name, prompts in zip(examples.task_names, self._prompts_of, strict=True)
@@ -105,11 +105,11 @@ class Batches:
             raise UserError("task_weights: no example is left to train on; give some task a larger weight")
 
     def steps(self, epochs: float) -> int:
-        """Optimizer steps of so many epochs, at least one."""
+        """Return the number of optimizer steps in ``epochs`` epochs, at least one."""
         return max(1, round(epochs * self.epoch_size / self.batch_size))
 
     def from_step(self, step: int) -> Iterator[Step]:
-        """This process' share of step ``step``, of the next one, and so on without end."""
+        """Yield this process' share of step ``step`` and of each step after it, without end."""
         while True:
             rows = self.rows(step)
             tokens = np.zeros(len(self.examples.task_names), dtype=np.int64)
@@ -118,7 +118,7 @@ class Batches:
             step += 1
 
     def rows(self, step: int) -> np.ndarray:
-        """The examples of one step, int64 [batch_size]; epochs follow each other without a gap."""
+        """Return the examples of one step, int64 [batch_size]; epochs follow each other without a gap."""
         start, stop = step * self.batch_size, (step + 1) * self.batch_size
         parts = []
         for epoch in range(start // self.epoch_size, math.ceil(stop / self.epoch_size)):
@@ -127,7 +127,7 @@ class Batches:
         return np.concatenate(parts)
 
     def micro_batches(self, rows: np.ndarray, step: int, processes: Processes = ALONE) -> list[MicroBatch]:
-        """Cut the examples of a step into micro-batches of like lengths within the budget; take this process' share.
+        """Cut a step's examples into micro-batches of similar lengths within the budget; return this process' share.
 
         The cuts do not depend on the processes, and shares have about equally many padded tokens.
         """
@@ -160,7 +160,7 @@ class Batches:
         )
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The permutation of one epoch. The last one is kept: steps ask for it again and again."""
+        """Return the permutation of one epoch. The latest is cached, because consecutive steps read it."""
         if self._kept is None or self._kept[0] != epoch:
             draw = generator(self.seed, "epoch", epoch)
             parts = []
@@ -174,7 +174,7 @@ class Batches:
         return self._kept[1]
 
     def _some(self, prompts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first of ``prompts`` that have so many rows together, and how many of each: the last may be cut."""
+        """Return the first of ``prompts`` that have ``rows`` rows together, and their counts; the last may be cut."""
         total = np.cumsum(self._rows[prompts])
         taken = prompts[: np.searchsorted(total, rows) + 1] if rows else prompts[:0]
         counts = self._rows[taken]
@@ -184,29 +184,29 @@ class Batches:
 
 
 def prompt_rows(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each prompt and how many it has, int64 [prompts] each."""
+    """Return each prompt's first row and its number of rows, int64 [prompts] each."""
     first = np.flatnonzero(np.diff(examples.prompt, prepend=-1))
     return first, np.diff(first, append=len(examples))
 
 
 def prompt_tokens(examples: Examples) -> np.ndarray:
-    """Most tokens of each prompt with all its targets, which go through one forward pass together, int64 [prompts]."""
+    """Return the maximum tokens of each prompt with all its targets, which share a forward pass, int64 [prompts]."""
     first, rows = prompt_rows(examples)
     tokens: np.ndarray = examples.inputs.longest + rows * np.maximum.reduceat(examples.targets.lengths, first)
     return tokens
 
 
 def cuts(inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, tokens: int) -> list[int]:
-    """Where micro-batches end, over prompts in the given order.
+    """Return where micro-batches end, over prompts in the given order.
 
-    ``inputs`` are their lengths, ``targets`` the length of the longest target of each, ``counts`` how many it has.
-    Each micro-batch takes as many prompts as keep (prompts) * (longest input) + (targets) * (longest target) within
-    ``tokens``, and at least one.
+    ``inputs`` are the prompts' lengths, ``targets`` the length of each one's longest target, ``counts`` its number of
+    targets. Each micro-batch takes as many prompts as keep (prompts) * (longest input) + (targets) * (longest target)
+    within ``tokens``, and at least one.
     """
     ends = []
     start = 0
     while start < len(inputs):
-        # More prompts than these cannot fit, whatever follows.
+        # No more prompts than these can fit.
         window = slice(start, start + tokens // int(inputs[start] + targets[start]))
         longest_input, longest_target = np.maximum.accumulate(inputs[window]), np.maximum.accumulate(targets[window])
         padded = longest_input * np.arange(1, len(longest_input) + 1) + longest_target * np.cumsum(counts[window])
@@ -216,7 +216,7 @@ def cuts(inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, tokens: in
 
 
 def _taken(rows: int, weight: float | ExamplesPerEpoch) -> tuple[int, int]:
-    """How often all ``rows`` of a task are taken in an epoch, and how many of them once more."""
+    """Return how many times an epoch takes all ``rows`` of a task, and how many of them once more."""
     if isinstance(weight, ExamplesPerEpoch):
         return divmod(min(weight.examples, rows), rows) if rows else (0, 0)
     whole = math.floor(weight)

@@ -1,4 +1,4 @@
-"""Items that single users are not to be shown, as closed branches of the catalogue's trie."""
+"""Close branches of the trie to single users, by their excluded items."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from gensar_core.corpora.trie import Branches, TokenTrie
 
 
 class Closed:
-    """What users' excluded items close.
+    """Hold the trie nodes closed to each user by excluded items.
 
     ``places`` int64 [B, X] are the items' places in the trie's order, ascending, n_items for none. ``nodes[d]`` [B, X]
-    are the nodes of level d beneath which the user has nothing left (-1: none), ``parents[d]`` those above them.
+    are the nodes of level d below which the user has no item left (-1: none), ``parents[d]`` their parents.
     """
 
     def __init__(
@@ -20,7 +20,7 @@ class Closed:
         n_items = len(trie)
         excluded = excluded.sort(1).values
         gone = excluded < 0
-        # Counted once each, and only if a restriction has not taken them away already.
+        # Count each item once, and only if a restriction has not removed it already.
         gone[:, 1:] |= excluded[:, 1:] == excluded[:, :-1]
         if subset is not None:
             gone |= ~subset[excluded.clamp_min(0)]
@@ -37,7 +37,7 @@ class Closed:
             self.parents.append(torch.searchsorted(above, node.int(), right=True) - 1)
 
     def close(self, scores: torch.Tensor, node: torch.Tensor, depth: int, trie: TokenTrie, branches: Branches) -> None:
-        """Set ``scores`` [B, K, W] of closed children of the beams' nodes [B, K] of level ``depth`` to -inf."""
+        """Set ``scores`` [B, K, W] to -inf for closed children of the beams' nodes [B, K] of level ``depth``."""
         child, parent = self.nodes[depth + 1], self.parents[depth + 1]
         user, beam, which = ((node[:, :, None] == parent[:, None, :]) & (child >= 0)[:, None, :]).nonzero(as_tuple=True)
         found = child[user, which]
@@ -48,6 +48,6 @@ class Closed:
         scores[user, beam, slot.long()] = -torch.inf
 
     def excludes(self, places: torch.Tensor) -> torch.Tensor:
-        """Whether a user has excluded the items at ``places`` [B, n], bool [B, n]."""
+        """Check which items at ``places`` [B, n] a user has excluded, bool [B, n]."""
         nearest = torch.searchsorted(self.places, places).clamp_max(self.places.shape[1] - 1)
         return self.places.gather(1, nearest) == places

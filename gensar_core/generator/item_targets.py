@@ -1,4 +1,4 @@
-"""Which training tasks answer with an item, and the token rows that their answers come from."""
+"""Select the training tasks that answer with an item, and build the tries of their answers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gensar_core.runtime.arrays import Ragged
 
 
 def target_tries(corpus: Path, model: T5) -> dict[str, TokenTrie]:
-    """The trie of all items as each task writes them, by the name of the task; tasks that write texts have none.
+    """Build the trie of all items as each task writes them, by the task's name; tasks that write texts have none.
 
-    Raises UserError when the corpus' table of items' tokens is broken.
+    Raises UserError if the corpus' table of item tokens is broken.
     """
     items = load_item_tokens(corpus, model.lm_head.weight.shape[0], int(model.config.eos_token_id))
     by_kind = {task.target.kind: items[source] for source, task in RANKING_TASKS.items()}
@@ -26,7 +26,7 @@ def target_tries(corpus: Path, model: T5) -> dict[str, TokenTrie]:
     for name, task in TASKS.items():
         if task.target.kind not in by_kind:
             continue
-        # Items' tokens are stored as the ranking tasks write them, the behavior's token first.
+        # Item tokens are stored as the ranking tasks write them, with the behavior token first.
         bare = have_behaviors and task.target.behavior is None
         key = task.target.kind, bare
         if key not in found:
@@ -36,7 +36,7 @@ def target_tries(corpus: Path, model: T5) -> dict[str, TokenTrie]:
 
 
 def _rows(items: ItemTokens, skipped: int) -> Ragged:
-    """Items' tokens without the first ``skipped`` of each."""
+    """Return the items' tokens without the first ``skipped`` of each."""
     tokens = items.tokens[:, skipped:]
     real = np.arange(tokens.shape[1]) < (items.lengths - skipped)[:, None]
     return Ragged.from_lengths(items.lengths - skipped, tokens[real])

@@ -1,4 +1,4 @@
-"""`train_generator` in one process or several, to the same result."""
+"""Run `train_generator` in one process or several, with the same result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def train_generator_in(
     token_vectors: Path | None = None,
     start_from: Path | None = None,
 ) -> None:
-    """`train_generator` in so many processes of this machine; one is this process itself."""
+    """Run `train_generator` in ``processes`` processes of this machine; 1 means this process itself."""
     if processes == 1:
         train_generator(
             corpus, samples, output, settings, seed, checkpoints, token_vectors=token_vectors, start_from=start_from

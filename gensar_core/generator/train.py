@@ -1,4 +1,4 @@
-"""The stage `train_generator`: a T5 learns the corpus (paper, section 3.4.1) and is kept at its best validation."""
+"""Train a T5 on the corpus (paper, section 3.4.1) and keep its best validated weights (stage `train_generator`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CORPUS = (
     "templates.yaml",
     "tokenizer",
 )
-#: What a trained generator is read from.
+#: Files that a trained generator is read from.
 _MODEL = ("model.safetensors", "config.json", "tokenizer.json")
 
 
@@ -44,13 +44,13 @@ def train_generator(
     token_vectors: Path | None = None,
     start_from: Path | None = None,
 ) -> None:
-    """Train on the folder ``corpus``, choose weights by the valid candidates in ``samples``.
+    """Train on the folder ``corpus`` and choose weights by the valid candidates in ``samples``.
 
-    Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry a validation. ``checkpoints`` is a
-    folder of this training alone, from which a killed run continues to the same weights. Of several ``processes``, all
-    of which call this alike, the first writes. A warm start reads the file ``token_vectors``. ``start_from`` is the
-    folder of a trained generator to go on from: its weights take the place of the settings' backbone. Raises UserError
-    when corpus, samples and backbone do not belong together, and when the loss is no longer a number.
+    Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry per validation. ``checkpoints`` is a
+    folder for this training only, from which a killed run continues to the same weights. All ``processes`` make the
+    same call, and the first one writes. A warm start reads the file ``token_vectors``. ``start_from`` is the folder of
+    a trained generator to continue from: its weights replace the settings' backbone. Raises UserError if corpus,
+    samples and backbone do not belong together, and if the loss is no longer a number.
     """
     if not processes.first:
         key = processes.tell(None)
@@ -60,7 +60,7 @@ def train_generator(
         "train_generator",
         output,
         settings=settings,
-        # Files, not the folder: its record tells how long it took, and a checkpoint must not depend on that.
+        # Files, not the folder: its record holds the run time, and a checkpoint must not depend on that.
         inputs=[
             *(corpus / name for name in _CORPUS),
             samples / "samples.parquet",
@@ -110,7 +110,7 @@ def _train(
     model.to(pick_device())
     examples = load_examples(corpus, model.lm_head.weight.shape[0])
     if settings.backbone != "scratch":
-        # T5's positions are relative and have no end, but it has never seen longer inputs.
+        # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
     tries = target_tries(corpus, model) if backbone.over_catalogue(model) else None

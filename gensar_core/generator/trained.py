@@ -1,4 +1,4 @@
-"""A trained generator, opened to score items for prompts and to be asked for items."""
+"""Open a trained generator to score candidates for prompts and to retrieve items."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
 
-#: Beams of a single question, where more are asked for: a wide search is cheap for one user.
+#: Default beams of a single request, or ``top`` if that is larger: a wide search is cheap for one user.
 _BEAMS = 50
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An item found, and its score: the log-probability of its tokens."""
+    """Hold a retrieved item and its score: the log-probability of its tokens."""
 
     item: int
     score: float
@@ -38,25 +38,25 @@ class Hit:
 
 @dataclass
 class TrainedGenerator:
-    """A model with its tokenizer, and the tokens that mean each item (by task)."""
+    """Hold a model with its tokenizer and, by task, the tokens of each item."""
 
     model: T5
     tokenizer: Any
     items: dict[str, ItemTokens]
     folder: Path
     corpus: Path
-    #: In which numbers it computes.
+    #: Number type of the computation.
     precision: Precision = "float32"
 
     @classmethod
     def load(
         cls, model: Path, corpus: Path, device: torch.device | None = None, precision: Precision = "float32"
     ) -> TrainedGenerator:
-        """Open the model in the folder ``model``, which was trained on the folder ``corpus``.
+        """Load the model in the folder ``model``, which was trained on the folder ``corpus``.
 
-        With ``precision`` bfloat16 its weights are rounded and its products taken in that type: faster, and scores
-        differ in the second decimal. A device without such products computes in float32, with a line that says so.
-        Raises UserError when one is not there or they do not belong together.
+        With ``precision`` bfloat16, weights are rounded and products computed in that type: this is faster, and scores
+        differ in the second decimal. A device without such products computes in float32 and logs a line. Raises
+        UserError if a folder is missing or they do not belong together.
         """
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
@@ -66,7 +66,7 @@ class TrainedGenerator:
             raise UserError(
                 f"{corpus}: has {given} tokens, the model in {model} knows {known}; name the corpus it was trained on"
             )
-        # What is broken in itself is told as such, before what merely belongs to another model.
+        # Report a broken corpus before one that merely belongs to another model.
         items = load_item_tokens(corpus, known, int(network.config.eos_token_id))
         _check_same_items(model, corpus)
         device = device or pick_device()
@@ -78,17 +78,17 @@ class TrainedGenerator:
 
     @property
     def vocabulary(self) -> int:
-        """How many token ids the model has embeddings for."""
+        """Return the number of token ids that the model has embeddings for."""
         return int(self.model.lm_head.weight.shape[0])
 
     @property
     def over_catalogue(self) -> bool:
-        """Whether the model was trained with the softmax over the catalogue, and is to score by it."""
+        """Return whether the model was trained with the softmax over the catalogue, and must score by it."""
         return over_catalogue(self.model)
 
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
-        """The catalogue's tries by task, on the model's device."""
+        """Load the tries of all items, by task, onto the model's device."""
         tries = load_tries(self.corpus / "trie.safetensors")
         for task, items in self.items.items():
             if task not in tries or len(tries[task]) != len(items):
@@ -97,7 +97,7 @@ class TrainedGenerator:
 
     @functools.cached_property
     def prompts(self) -> LivePrompts:
-        """Writes prompts for histories that no table holds."""
+        """Build the writer of prompts for histories that are in no table."""
         return LivePrompts(self.corpus)
 
     def recommend(
@@ -109,11 +109,11 @@ class TrainedGenerator:
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
     ) -> list[Hit]:
-        """The ``top`` items to recommend after ``history`` (oldest first), best first.
+        """Recommend ``top`` items after ``history`` (oldest first), best first.
 
-        ``excluded`` are numbers of items not to return, ``allowed`` bool [n_items] says which may be returned at all.
-        ``beams`` None takes 50, or ``top`` if that is more. Raises UserError on an empty history and on items that the
-        corpus does not have.
+        ``excluded`` are numbers of items not to return; ``allowed`` bool [n_items] marks the items that may be
+        returned. ``beams`` None means 50, or ``top`` if that is larger. Raises UserError on an empty history and on
+        items that are not in the corpus.
         """
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
@@ -129,7 +129,7 @@ class TrainedGenerator:
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
     ) -> list[Hit]:
-        """The ``top`` items for ``query`` asked by a user with this ``history``; else as `recommend`."""
+        """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
         return self._ask("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
 
     def _ask(
@@ -174,10 +174,10 @@ class TrainedGenerator:
         users_per_batch: int = 64,
         beams: int | None = None,
     ) -> np.ndarray:
-        """Scores float32 [users, width] of ``candidates`` int32 [users, width] (-1: none) after each prompt.
+        """Score ``candidates`` int32 [users, width] (-1: none) after each prompt, float32 [users, width].
 
-        ``task`` (rec or search) says which tokens mean an item. See `score_candidates`. Raises UserError on items and
-        tokens that the model does not know.
+        ``task`` (rec or search) selects the tokens that mean an item. See `score_candidates`. Raises UserError on items
+        and tokens that are unknown to the model.
         """
         items = self.items[task]
         if candidates.size and candidates.max() >= len(items):
@@ -200,7 +200,7 @@ class TrainedGenerator:
 
 
 def _check_same_items(model: Path, corpus: Path) -> None:
-    """Raise UserError when the model's record says that it was trained on other item tokens."""
+    """Raise UserError if, by its record, the model was trained on other item tokens."""
     if not (model / "stage.json").is_file():
         return
     inputs = read_record(model / "stage.json")["inputs"]

@@ -1,4 +1,4 @@
-"""What a step of the generator's training is: micro-batches of prompts, their losses, and validation by ranking."""
+"""Define a training step of the generator: micro-batches of prompts, their losses, and validation by ranking."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
-#: Padded tokens of a pass on a CPU. Smaller ones spend more on what each operation costs beside its arithmetic, larger
-#: ones leave the caches; and the fewer there are of a step, the worse it is shared among the cores.
+#: Padded tokens of a pass on a CPU. Smaller passes spend more on the overhead of each operation, larger ones leave the
+#: caches; and the fewer passes a step has, the less evenly the cores share it.
 _CPU_TOKENS = range(2048, 4097)
-#: Passes that a step is cut into, where they are then within these bounds.
+#: Passes that a step is cut into, if their sizes then lie within these bounds.
 _CPU_PASSES = 8
-#: On a CPU, conversions cost narrower models more than bfloat16 products give (measured: 0.9 times the speed at a width
+#: On a CPU, conversions cost narrower models more than bfloat16 products save (measured: 0.9 times the speed at a width
 #: of 64, 1.4 at 128, 1.9 at 512).
 _CPU_BFLOAT16_WIDTH = 128
 
 
 def parameter_groups(model: T5, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """What the optimizer trains: token embeddings (input and output) at their own rate, and everything else."""
+    """Group parameters for the optimizer: token embeddings (input and output) at their own rate, then the others."""
     embeddings = {id(parameter) for parameter in (model.shared.weight, model.lm_head.weight)}
     parameters = list(model.parameters())
     return [
@@ -50,7 +50,7 @@ def parameter_groups(model: T5, settings: TrainingSettings) -> list[dict[str, An
 
 
 class GeneratorTask:
-    """What the shared training loop asks: steps, their gradients, and validation."""
+    """Define steps, gradients and validation for the shared training loop."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class GeneratorTask:
         processes: Processes = ALONE,
         tries: Mapping[str, TokenTrie] | None = None,
     ) -> None:
-        """``tries`` are those of the tasks whose targets are scored by the softmax over the catalogue."""
+        """Take the ``tries`` of the tasks whose targets are scored by the softmax over the catalogue."""
         self.module = model
         self.processes = processes
         self.settings = settings
         self.validation = validation
         self.names = examples.task_names
         self.device = model.lm_head.weight.device
-        #: By the code of each task.
+        #: Tries by the code of each task.
         self.tries = {
             self.names.index(name): trie.to(self.device) for name, trie in (tries or {}).items() if name in self.names
         }
@@ -89,7 +89,7 @@ class GeneratorTask:
         )
 
     def schedule(self) -> Schedule:
-        """Epochs of the settings in optimizer steps."""
+        """Convert the settings' epochs to optimizer steps."""
         settings = self.settings
         total = self.order.steps(settings.epochs)
         return Schedule(
@@ -101,19 +101,19 @@ class GeneratorTask:
         )
 
     def batches(self, first_step: int) -> Iterator[Step]:
-        """Steps from ``first_step`` on, each as this process' share of its micro-batches."""
+        """Return the steps from ``first_step`` on, each as this process' share of its micro-batches."""
         return self.order.from_step(first_step)
 
     def backward(self, batch: Step) -> Mapping[str, torch.Tensor]:
-        """Gradients of the mean loss over all target tokens of the step, however it is cut into micro-batches.
+        """Compute gradients of the mean loss over all target tokens of the step, however it is cut into micro-batches.
 
-        Returns that mean as `loss`, and the mean over each task's tokens as `loss_{task}`; of both, as of the
-        gradients, what this process' micro-batches add to them.
+        Returns that mean as `loss`, and the mean over each task's tokens as `loss_{task}`. Like the gradients, both are
+        only the contribution of this process' micro-batches.
         """
         counts = batch.tokens
         sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        # Dropout of a micro-batch depends on the step and its place there, not on what ran before or beside it.
+        # A micro-batch's dropout depends on the step and its place there, not on what runs before or beside it.
         first_seed = torch.initial_seed()
 
         def gradients(part: MicroBatch) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
@@ -129,7 +129,7 @@ class GeneratorTask:
         return {"loss": sums.sum() / counts.sum(), **by_task}
 
     def validate(self) -> Mapping[str, float]:
-        """Exact rankings of the valid lists; the score is the mean NDCG@5 of the tasks."""
+        """Rank the valid lists exactly and return metrics; the score is the mean NDCG@5 of the tasks."""
         figures: dict[str, float] = {}
         for lists in self.validation:
             figures.update(lists.metrics(self.module, self.processes))
@@ -137,7 +137,7 @@ class GeneratorTask:
         return figures
 
     def spoiling_samples(self, step: int) -> str:
-        """Task, row and sample id of each example of the step whose own loss is no finite number."""
+        """List task, row and sample id of each example of the step whose own loss is not finite."""
         rows = self.order.rows(step)
         first_seed = torch.initial_seed()
         bad = []
@@ -154,8 +154,8 @@ class GeneratorTask:
         return f"{every}: {self.order.examples.describe(found)}"
 
     def _token_losses(self, part: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of every target token [n] and the task it belongs to [n]."""
-        # Which places are real is found out on the host: a GPU would make it wait for the answer.
+        """Compute the loss of every target token [n], and return it with the token's task [n]."""
+        # Determine the real places on the host: a GPU would make it wait for the answer.
         real = part.targets >= 0
         inputs, targets = self._send(part.inputs), self._send(part.targets)
         places, wanted = self._send(np.flatnonzero(real)), self._send(part.targets[real])
@@ -172,7 +172,7 @@ class GeneratorTask:
         return cross_entropy(outputs, self.module.lm_head.weight, wanted, self.settings.label_smoothing)
 
     def _over_catalogue(self, outputs: torch.Tensor, targets: torch.Tensor, part: MicroBatch) -> torch.Tensor:
-        """Losses of all places [rows * longest target]: items' tokens over the catalogue, words over the vocabulary."""
+        """Compute losses at all places [rows * longest target]: items over the catalogue, words over the vocabulary."""
         weight = self.module.lm_head.weight
         losses = torch.zeros(targets.shape, device=self.device)
         for code, trie in self.tries.items():
@@ -196,14 +196,14 @@ class GeneratorTask:
 
 
 def _cpu_tokens(examples: Examples, batch_size: int) -> int:
-    """Padded tokens of a micro-batch on a CPU; no prompt with all its targets is longer."""
+    """Choose the padded tokens of a micro-batch on a CPU, at least those of any prompt with all its targets."""
     prompts = prompt_tokens(examples)
     step = int(prompts.sum() / len(examples) * batch_size)
     return max(min(max(step // _CPU_PASSES, _CPU_TOKENS[0]), _CPU_TOKENS[-1]), int(prompts.max()))
 
 
 def _add_gradients(parameters: list[torch.nn.Parameter], found: Sequence[torch.Tensor | None]) -> None:
-    """Add what one micro-batch contributes."""
+    """Add one micro-batch's gradients to those of the parameters."""
     for parameter, gradient in zip(parameters, found, strict=True):
         if gradient is None:
             continue

@@ -1,4 +1,4 @@
-"""Self-attention of decoder tokens that stand in trees: each attends to its own ancestors and to itself."""
+"""Attend from decoder tokens in trees, each to its own ancestors and to itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GPU_TOKENS = 1 << 16
 
 
 def ancestor_bias(model: T5, depth: int, device: torch.device) -> torch.Tensor:
-    """Position bias [depth, depth, H] of a token at depth i attending to its ancestor at depth j; -inf for j > i."""
+    """Compute the position bias [depth, depth, H] of a token at depth i to its ancestor at depth j; -inf for j > i."""
     place = torch.arange(depth, device=device)
     relative = place[None, :] - place[:, None]
     bias = position_bias(model.decoder, relative, bidirectional=False)
@@ -23,10 +23,10 @@ def ancestor_bias(model: T5, depth: int, device: torch.device) -> torch.Tensor:
 def attend_ancestors(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, ancestors: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """Mixed values [n, H * D] of ``query`` [n, H * D].
+    """Mix the ancestors' values for each ``query`` [n, H * D], [n, H * D].
 
-    ``ancestors`` [n, A] are rows of ``keys`` and ``values`` [m, H * D], which may be more than n; ``bias`` [n, A, H]
-    (or [1, A, H]) is added to the scores.
+    ``ancestors`` [n, A] are rows of ``keys`` and ``values`` [m, H * D], where m may exceed n; ``bias`` [n, A, H] (or
+    [1, A, H]) is added to the attention scores.
     """
     count = bias.shape[-1]
     mixed = torch.empty_like(query)

@@ -1,4 +1,4 @@
-"""How good a generator is while it trains: it ranks the valid candidates exactly."""
+"""Validate a generator during training by its exact ranking of the valid candidates."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _USERS_PER_BATCH = 64
 
 @dataclass(frozen=True)
 class Validation:
-    """The valid candidate lists of one task, with their prompts."""
+    """Hold the valid candidate lists of one task, with their prompts."""
 
     task: str
     lists: CandidateLists
     prompts: Ragged
     items: ItemTokens
-    #: All items, where the model scores by the softmax over the catalogue.
+    #: The trie of all items, if the model scores by the softmax over the catalogue.
     catalogue: TokenTrie | None = None
 
     def metrics(self, model: T5, processes: Processes = ALONE) -> dict[str, float]:
-        """Metrics of the model's exact ranking, to which each process adds a share of the lists."""
+        """Compute metrics of the model's exact ranking; each process ranks a share of the lists."""
         own = processes.own(len(self.lists))
         candidates = self.lists.items[own]
         prompts = self.prompts.take(own)
@@ -49,9 +49,9 @@ class Validation:
 
 
 def load_validation(corpus: Path, samples: Path, model: T5, users: int, choice: Choice = "spread") -> list[Validation]:
-    """Valid lists of both tasks; of at most ``users`` users each (0: all), by ``choice``. Tasks without any are out.
+    """Load the valid lists of both tasks, for at most ``users`` users each (0: all), by ``choice``.
 
-    Raises UserError when no task has valid samples.
+    Tasks without lists are left out. Raises UserError if no task has valid samples.
     """
     vocabulary = model.lm_head.weight.shape[0]
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))

@@ -1,20 +1,20 @@
-"""The softmax over the whole vocabulary: its normalizer, without ever holding all logits."""
+"""Normalize over the whole vocabulary, without ever holding all logits."""
 
 from __future__ import annotations
 
 import torch
 
 #: Outputs and tokens whose logits are held at a time. On a CPU both operands and the logits then stay in its cache:
-#: with all tokens at once, the output matrix would come from memory again for every few rows.
+#: with all tokens at once, the output matrix would be read from memory again for every few rows.
 _CPU_ROWS, _CPU_TOKENS = 512, 1024
 _GPU_LOGITS = 1 << 28
 
 
 def log_normalizers(outputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Log of the sum of exponentiated logits of each output, [n].
+    """Compute the log-sum-exp over the logits of each output, [n].
 
-    ``outputs`` [n, d_model], ``weight`` [vocabulary, d_model] the output matrix. A token's log-probability is its
-    logit less this.
+    ``outputs`` [n, d_model]; ``weight`` [vocabulary, d_model] is the output matrix. A token's log-probability is its
+    logit minus this.
     """
     on_cpu = outputs.device.type == "cpu"
     tokens = _CPU_TOKENS if on_cpu else len(weight)
