@@ -1,4 +1,4 @@
-"""Layers that methods over mixed histories share."""
+"""Encode mixed histories: attention blocks, masked pooling and alignment losses."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch.nn import functional
 
 from gensar_core.nn.dropout import dropout
 
-#: Below it, learned temperatures would make a softmax of logits up to 1 / temperature overflow.
+#: Lower learned temperatures would make a softmax of logits up to 1 / temperature overflow.
 _LOWEST_TEMPERATURE = 0.01
 
 
 class Dropout(torch.nn.Module):
-    """Dropout that is cheap on a CPU."""
+    """Apply dropout at low cost on a CPU."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Dropout(torch.nn.Module):
 
 
 def xavier(module: torch.nn.Module) -> None:
-    """Xavier-normal matrices and tables, zero biases; normalizations stay as they are."""
+    """Draw matrices and embeddings from Xavier's normal distribution, zero the biases, and keep normalizations."""
     for name, parameter in module.named_parameters():
         if parameter.dim() >= 2:
             torch.nn.init.xavier_normal_(parameter)
@@ -34,26 +34,26 @@ def xavier(module: torch.nn.Module) -> None:
 
 
 def on_distinct(encode: Callable[[torch.Tensor], torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
-    """``encode`` (numbers [n] -> vectors [n, dimensions]) of numbers of any shape, each distinct one encoded once."""
+    """Apply ``encode`` (numbers [n] -> vectors [n, dimensions]) to numbers of any shape, once per distinct number."""
     distinct, place = torch.unique(numbers, return_inverse=True)
     return functional.embedding(place, encode(distinct))
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of states [..., width, dimensions] where ``mask`` [..., width] holds; zero where it holds nowhere."""
+    """Average states [..., width, dimensions] where ``mask`` [..., width] is true; zero where it is true nowhere."""
     weights = mask.to(states.dtype)
     weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1.0)
     return (weights[..., None, :] @ states).squeeze(-2)
 
 
 def masked_softmax(logits: torch.Tensor, mask: torch.Tensor, dim: int) -> torch.Tensor:
-    """Softmax over the places of ``dim`` where ``mask`` (as ``logits``, or broadcast to it) holds; zero elsewhere."""
+    """Compute the softmax over ``dim`` where ``mask`` (as ``logits``, or broadcast to it) is true; zero elsewhere."""
     weights = torch.softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=dim)
     return weights * mask
 
 
 class Attention(torch.nn.Module):
-    """Multi-head attention from some states to others; a row without keys gets a zero context."""
+    """Apply multi-head attention from some states to others; a row without keys gets a zero context."""
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class Attention(torch.nn.Module):
         self.output = torch.nn.Linear(dimensions, dimensions)
 
     def forward(self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Contexts of states [rows, width, d] from others [rows, length, d].
+        """Compute contexts of states [rows, width, d] from others [rows, length, d].
 
-        ``mask`` says who may be attended to: bool [rows, length], or [rows, width, length].
+        ``mask`` marks the states that may be attended to: bool [rows, length], or [rows, width, length].
         """
         rows, width, dimensions = states.shape
         mask = mask[:, None].expand(rows, width, -1) if mask.dim() == 2 else mask
@@ -74,7 +74,7 @@ class Attention(torch.nn.Module):
         queries = self.queries(states).view(rows, width, self.heads, -1).transpose(1, 2)
         # [rows, length, 2 d] -> two of [rows, heads, length, d / heads]
         keys, values = self.keys(others).view(rows, others.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        # Where nobody may be attended to, attend to all, so that the softmax is finite, and forget it below.
+        # Where nothing may be attended to, attend to everything to keep the softmax finite; zeroed below.
         contexts = functional.scaled_dot_product_attention(
             queries, keys, values, (mask | ~some)[:, None], dropout_p=self.dropout if self.training else 0.0
         )
@@ -83,7 +83,7 @@ class Attention(torch.nn.Module):
 
 
 class EncoderLayer(torch.nn.Module):
-    """Attention, then a point-wise network; each is added to its input and then normalized (Vaswani et al., 2017)."""
+    """Apply attention, then a point-wise network, each added to its input and normalized (Vaswani et al., 2017)."""
 
     def __init__(
         self, dimensions: int, heads: int, dropout: float, activation: torch.nn.Module, eps: float = 1.0e-5
@@ -101,14 +101,14 @@ class EncoderLayer(torch.nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """New states [rows, width, d], which attend to ``others`` [rows, length, d] where ``mask`` allows."""
+        """Update states [rows, width, d] by attention to ``others`` [rows, length, d] where ``mask`` allows."""
         states = self.after_attention(states + self.dropout(self.attention(states, others, mask)))
         normalized: torch.Tensor = self.after_pointwise(states + self.dropout(self.pointwise(states)))
         return normalized
 
 
 class DecoderLayer(torch.nn.Module):
-    """Self-attention, then an encoder layer that attends to a memory."""
+    """Apply self-attention, then an encoder layer that attends to a memory."""
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -118,21 +118,21 @@ class DecoderLayer(torch.nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, states: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """New states [rows, width, d]; ``memory`` [rows, width, d] stands at the same slots, ``mask`` [rows, width]."""
+        """Update states [rows, width, d]; ``memory`` [rows, width, d] has the same slots, ``mask`` [rows, width]."""
         states = self.after_own(states + self.dropout(self.own(states, states, mask)))
         decoded: torch.Tensor = self.cross(states, memory, mask)
         return decoded
 
 
 class TargetAttention(torch.nn.Module):
-    """What a candidate finds in a history: states weighted by softmax over h_t W e."""
+    """Pool a history for each candidate: states weighted by softmax over h_t W e."""
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
         self.bilinear = torch.nn.Linear(dimensions, dimensions, bias=False)
 
     def forward(self, states: torch.Tensor, candidates: torch.Tensor, *masks: torch.Tensor) -> list[torch.Tensor]:
-        """Interests [rows, candidates, d], one for each of the ``masks`` bool [rows, width].
+        """Return interests [rows, candidates, d], one for each of the ``masks`` bool [rows, width].
 
         ``states`` [rows, width, d], ``candidates`` [rows, candidates, d].
         """
@@ -141,7 +141,7 @@ class TargetAttention(torch.nn.Module):
 
 
 class QueryItemAlignment(torch.nn.Module):
-    """InfoNCE that draws the vectors of a query and of an item clicked after it together, both ways (SESRec, Eq. 6)."""
+    """Align the vectors of a query and of an item clicked after it by InfoNCE, both ways (SESRec, Eq. 6)."""
 
     def __init__(self, dimensions: int, temperature: float, negatives: int) -> None:
         super().__init__()
@@ -158,9 +158,9 @@ class QueryItemAlignment(torch.nn.Module):
         n_queries: int,
         n_items: int,
     ) -> torch.Tensor:
-        """Loss of the pairs (``queries``, ``items``) int64 [pairs], each against the same random items, and queries.
+        """Compute the loss of (``queries``, ``items``) int64 [pairs], each pair against the same random items and queries.
 
-        A pair's partner may be among the random ones; with 1,024 of them that moves the loss by little.
+        A pair's partner may be among the random ones; with 1,024 of them that changes the loss little.
         """
         device = queries.device
         query, query_place = torch.unique(queries, return_inverse=True)
@@ -170,7 +170,7 @@ class QueryItemAlignment(torch.nn.Module):
         random_queries = self.bilinear(encode_queries(torch.randperm(n_queries, device=device)[: self.negatives]))
         temperature = self.temperature.clamp(min=_LOWEST_TEMPERATURE)
         positive = (asked[query_place] * found[item_place]).sum(dim=1).tanh() / temperature
-        # The negatives of a pair depend on its query alone, or on its item alone.
+        # A pair's negatives depend on its query alone, or on its item alone.
         to_items = torch.logsumexp((asked @ random_items.T).tanh() / temperature, dim=1)[query_place]
         to_queries = torch.logsumexp((found @ random_queries.T).tanh() / temperature, dim=1)[item_place]
         losses = [functional.softplus(negative - positive).mean() for negative in (to_items, to_queries)]
@@ -178,7 +178,7 @@ class QueryItemAlignment(torch.nn.Module):
 
 
 class ViewAlignment(torch.nn.Module):
-    """NT-Xent with tanh(z W z') / temperature as similarity: two views of a row belong together (UniSAR, Eq. 12)."""
+    """Align two views of a row by NT-Xent, with tanh(z W z') / temperature as similarity (UniSAR, Eq. 12)."""
 
     def __init__(self, dimensions: int, temperature: float) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class ViewAlignment(torch.nn.Module):
         self.temperature = torch.nn.Parameter(torch.tensor(temperature))
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Loss of views [rows, d]; a view's negatives are the 2 rows - 2 others. Zero without rows."""
+        """Compute the loss of views [rows, d]; a view's negatives are the 2 rows - 2 others. Zero without rows."""
         rows = len(first)
         if not rows:
             return first.sum() * 0.0

@@ -1,4 +1,4 @@
-"""Cross entropy of decoder outputs against a large vocabulary, without ever holding all logits."""
+"""Compute cross entropy of decoder outputs against a large vocabulary, without ever holding all logits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ _GPU_LOGITS = 1 << 28
 def cross_entropy(
     outputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Negative log-likelihood of each target, [n] (Eq. 12).
+    """Compute the negative log-likelihood of each target, [n] (Eq. 12).
 
     ``outputs`` [n, d_model], ``weight`` [vocabulary, d_model] the output matrix, ``targets`` [n] token ids.
-    ``smoothing`` moves that share of the target's mass to all tokens alike. Only its sum may be differentiated (the
-    gradient must be the same number for all n): gradients are computed in the forward pass, chunk by chunk.
+    ``smoothing`` spreads that share of the target's mass evenly over all tokens. Only the sum of the losses may be
+    differentiated (the gradient must be the same number for all n): gradients are computed in the forward pass, chunk
+    by chunk.
     """
     losses: torch.Tensor = _LinearCrossEntropy.apply(outputs, weight, targets, smoothing)  # type: ignore[no-untyped-call]
     return losses
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
-    """How many rows of logits to hold at a time."""
+    """Return how many rows of logits to hold at a time."""
     return max(1, (_CPU_LOGITS if device.type == "cpu" else _GPU_LOGITS) // vocabulary)
 
 

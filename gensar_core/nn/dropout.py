@@ -1,4 +1,4 @@
-"""Dropout that costs little on a CPU, where drawing one Bernoulli number an element takes longer than the layer."""
+"""Apply dropout cheaply on a CPU, where drawing one Bernoulli number per element takes longer than the layer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-#: A draw decides by 15 bits, so that one 64-bit number serves four elements.
+#: A draw uses 15 bits, so that one 64-bit number serves four elements.
 _LEVELS = 1 << 15
 _LOW_15_BITS = 0x7FFF_7FFF_7FFF_7FFF
-#: Where this thread draws from, if not from torch's common generator.
+#: Random generator of this thread, if it does not draw from torch's common one.
 _OWN = threading.local()
 
 
 @contextlib.contextmanager
 def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Make `dropout` draw by ``seed`` alone, whatever other threads draw on a CPU meanwhile."""
+    """Make `dropout` draw from ``seed`` alone, whatever other threads draw on a CPU meanwhile."""
     if device.type != "cpu":
         torch.manual_seed(seed)
         yield
@@ -34,8 +34,8 @@ def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
 def dropout(values: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
     """Zero each element with probability ``rate`` and scale the others by 1 / (1 - rate), in training.
 
-    On a CPU the rate is rounded to a multiple of 2**-15. Randomness comes from torch's generator of the device, or from
-    the stream that `drawing_from` has opened.
+    On a CPU the rate is rounded to a multiple of 2**-15. Random numbers come from torch's generator of the device, or
+    from the stream opened by `drawing_from`.
     """
     if not training or rate == 0.0:
         return values
@@ -62,9 +62,9 @@ class _CheapDropout(torch.autograd.Function):
 
 
 def _draws(shape: torch.Size) -> torch.Tensor:
-    """Uniform int16 numbers in [0, 2**15)."""
+    """Draw uniform int16 numbers in [0, 2**15)."""
     count = shape.numel()
-    # `random_` without bounds fills 63 bits; the highest bit of each quarter is cleared to treat all four alike.
+    # `random_` without bounds fills 63 bits; the top bit of each quarter is cleared to treat all four alike.
     numbers = torch.empty((count + 3) // 4, dtype=torch.int64)
     numbers.random_(generator=getattr(_OWN, "generator", None)).bitwise_and_(_LOW_15_BITS)
     return numbers.view(torch.int16)[:count].view(shape)

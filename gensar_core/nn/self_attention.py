@@ -1,4 +1,4 @@
-"""Layers that several encoders of click sequences are made of."""
+"""Build encoders of click sequences: self-attention, point-wise layers, and their initialization."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gensar_core.nn.attention import Dropout
 
 
 class SelfAttention(torch.nn.Module):
-    """Self-attention [rows, width, dimensions] -> the same.
+    """Apply self-attention to states [rows, width, dimensions], and return the same shape.
 
-    Without a mask it is causal. ``visible`` bool [rows, width] are the places that every place of the row may look at,
-    earlier or later; each row has one at least.
+    Without a mask it is causal. ``visible`` bool [rows, width] marks the places that every place of the row attends to,
+    earlier or later; each row has at least one.
     """
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
@@ -41,7 +41,7 @@ class SelfAttention(torch.nn.Module):
 
 
 class Pointwise(torch.nn.Sequential):
-    """Two linear layers with an activation between them, at each place alone."""
+    """Apply two linear layers with an activation between them, at each place separately."""
 
     def __init__(self, dimensions: int, inner: int, activation: torch.nn.Module, dropout: float) -> None:
         super().__init__(
@@ -50,7 +50,7 @@ class Pointwise(torch.nn.Sequential):
 
 
 def initialize(module: torch.nn.Module, std: float) -> None:
-    """Normal weights of linear and embedding layers within ``module``, and zero biases."""
+    """Draw weights of linear and embedding layers within ``module`` from N(0, std**2); zero the biases."""
     for part in module.modules():
         if isinstance(part, torch.nn.Linear | torch.nn.Embedding):
             torch.nn.init.normal_(part.weight, std=std)

@@ -1,4 +1,4 @@
-"""Checkpoints that a killed training continues from."""
+"""Store checkpoints that a killed training continues from."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gensar_core.runtime.progress import say
 from gensar_core.runtime.sealing import check_seal, seal
 from gensar_core.training.state import TrainingRecord, TrainingState
 
-#: Where the Snakefile puts `checkpoint_seconds` of config.yaml. No result depends on it, so it is none of the settings
-#: that a stage is known by; and every process of a training finds it.
+#: Environment variable that the Snakefile sets to `checkpoint_seconds` of config.yaml. No result depends on it, so it
+#: is not among the settings that identify a stage; and every process of a training inherits it.
 _SECONDS_VARIABLE = "GENSAR_CHECKPOINT_SECONDS"
 _SECONDS = "60"
 
 
 class Checkpoints:
-    """The one checkpoint of a training, replaced whole, in a folder of its own (None: there is none).
+    """Store the one checkpoint of a training, replaced whole, in a folder for it only (None: no checkpoint).
 
-    The file is named by ``key`` (settings, inputs and code). So a training whose settings have changed does not meet
-    the checkpoint of the old ones, which `remove_others` takes away, and a file under the right name is either this
-    training's own or spoiled. It ends in a digest of itself, so one with a changed bit is refused. ``clock`` gives
-    seconds that never go back.
+    The file is named by ``key`` (settings, inputs and code). A training whose settings have changed thus never reads
+    the old checkpoint, which `remove_others` deletes, and a file under the right name is either this training's own or
+    damaged. It ends in a digest of itself, so that a file with a changed bit is refused. ``clock`` returns seconds that
+    never go back.
     """
 
     def __init__(self, folder: Path | None, key: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,11 +41,11 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether `checkpoint_seconds` have passed since the last checkpoint, or since the training began."""
+        """Return whether `checkpoint_seconds` have passed since the last checkpoint, or since the training began."""
         return self.file is not None and self._clock() - self._last >= self._seconds
 
     def remove_others(self) -> None:
-        """Remove what trainings of other settings, inputs or code have left in the folder."""
+        """Remove checkpoints of other settings, inputs or code from the folder."""
         if self.file is None:
             return
         others = [path for path in self.file.parent.glob("last*") if path.stem != self.file.stem]
@@ -55,7 +55,7 @@ class Checkpoints:
             say(f"{self.file.parent}: held a checkpoint of other settings, inputs or code; it is removed")
 
     def save(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
-        """Write all that the training goes on from."""
+        """Write everything that the training continues from."""
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,11 +81,11 @@ class Checkpoints:
         )
         seal(partial)
         os.replace(partial, self.file)
-        # Counted from its end: a slow disk is not kept busy with nothing but checkpoints.
+        # Timed from its end, so that a slow disk does not spend all its time on checkpoints.
         self._last = self._clock()
 
     def load(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState | None:
-        """Put module and optimizer where the checkpoint left them; None when there is no checkpoint.
+        """Restore module and optimizer from the checkpoint; return None if there is none.
 
         Raises UserError on a file that is damaged, cut off, no checkpoint, or of another training.
         """

@@ -1,8 +1,8 @@
-"""Starting the processes of one training on this machine, and ending them: all at once, with one message.
+"""Start the processes of one training on this machine, and end them all at once, with one message.
 
-Torch's elastic agent, which stands behind `accelerate launch` and `torchrun`, starts a module N times, watches over
-the processes, and ends all when one fails or the agent is told to end. What they have to know they get as words of the
-command line, and what they print goes where this process prints.
+Torch's elastic agent, on which `accelerate launch` and `torchrun` build, starts a module N times, watches the
+processes, and ends all of them when one fails or the agent is told to end. Worker processes receive their settings as
+command-line arguments, and print where this process prints.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from gensar_core.runtime import progress
 from gensar_core.runtime.logs import THREADS, set_loggers
 from gensar_core.training.processes import Processes, join, leave
 
-#: A process that fails because another has died is ended before this time is over, and need not be heard.
+#: A process that fails because another has died is ended within this time, and need not report.
 _SECONDS_TO_BE_ENDED = 5.0
 _SECONDS_BETWEEN_LOOKS = 1.0
 _USER_ERROR = "UserError: "
 
 
 def count_processes(gpus: int, processes: int) -> int:
-    """In how many processes a job trains that was given so many GPUs, or so many ``processes`` where there is no GPU.
+    """Return how many processes train: one per GPU that the job was given, or ``processes`` on a machine without GPUs.
 
-    Raises UserError when the machine has fewer GPUs than the job was given.
+    Raises UserError if the machine has fewer GPUs than the job was given.
     """
     import torch
 
@@ -39,7 +39,7 @@ def count_processes(gpus: int, processes: int) -> int:
     if wanted == "cpu" or not torch.cuda.is_available():
         return max(1, processes)
     if wanted != "cuda":
-        # One GPU, by its number.
+        # A single GPU, named by its number.
         return 1
     there = torch.cuda.device_count()
     if gpus > there:
@@ -62,7 +62,7 @@ def launch(module: str, words: Sequence[str], count: int) -> None:
     for variable in THREADS:
         if os.environ.get(variable, "").isdigit():
             os.environ[variable] = str(max(1, int(os.environ[variable]) // count))
-    # What the agent has to tell is told below, in one line.
+    # The agent's messages are replaced by one line, below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torchelastic-events-null").disabled = True
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def launch(module: str, words: Sequence[str], count: int) -> None:
             elastic_launch(config, sys.executable)("-m", module, *words)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            # A dictionary when the process has told its error, text when it was killed before it could.
+            # A dictionary if the process reported its error, text if it was killed before it could.
             told: Any = failure.message
             message = str(told["message"] if isinstance(told, dict) else told)
             if message.startswith(_USER_ERROR):
@@ -90,7 +90,7 @@ def launch(module: str, words: Sequence[str], count: int) -> None:
 
 
 def work(task: Callable[[Processes], None]) -> NoReturn:
-    """The main of a process that `launch` has started: join the others, do the task, tell a failure, end."""
+    """Join the other processes, do the task, report a failure, and exit: the main of a process started by `launch`."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -113,7 +113,7 @@ def work(task: Callable[[Processes], None]) -> NoReturn:
     try:
         joined()
     except BaseException:
-        # Leaving by the usual way would wait for the lines to processes that are gone.
+        # A normal exit would wait for connections to processes that are gone.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

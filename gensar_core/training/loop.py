@@ -1,8 +1,8 @@
-"""The training loop that every trained model of the project shares, from RQ-VAE to T5.
+"""Train every model of the project, from RQ-VAE to T5, by one loop.
 
-A task says what a step is; the loop steps, validates, keeps the best weights, stops early, and writes checkpoints from
-which a killed run continues to the same result: step ``s`` draws its randomness from (seed, s) alone, and its batch
-from the task's own order, so nothing but weights and optimizer state has to be remembered.
+A task defines a step. The loop steps, validates, keeps the best weights, stops early, and writes checkpoints from which
+a killed run continues to the same result: step ``s`` draws its randomness from (seed, s) alone, and its batch from the
+task's own order, so that only weights and optimizer state must be saved.
 """
 
 from __future__ import annotations
@@ -25,68 +25,68 @@ from gensar_core.training.state import TrainingRecord, TrainingState
 
 
 class TrainingTask(Protocol):
-    """What the loop needs to know of a model and its data."""
+    """Provide the loop with a model and its data."""
 
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
 
     def batches(self, first_step: int) -> Iterator[Any]:
-        """Batches of optimizer steps ``first_step``, ``first_step + 1``, ... in a fixed order.
+        """Return the batches of optimizer steps ``first_step``, ``first_step + 1``, ... in a fixed order.
 
-        Where several processes train, each gets its own share of a step.
+        With several processes, each gets its own share of a step.
         """
 
     def backward(self, batch: Any) -> Mapping[str, torch.Tensor]:
-        """Run one step's forward and backward passes; return detached losses by name, `loss` the one that counts.
+        """Run one step's forward and backward passes; return detached losses by name, `loss` being the objective.
 
-        A name may be missing in some steps; its mean is over the steps that give it. Of several processes each gives
-        its share: losses, under the same names, and gradients are summed over them.
+        A name may be missing in some steps; its mean is over the steps that have it. With several processes, each
+        returns its share under the same names: losses and gradients are summed over them.
         """
 
     def validate(self) -> Mapping[str, float]:
-        """Figures on the validation split; `score` (higher is better) chooses the weights that are kept."""
+        """Compute metrics on the validation split; `score` (higher is better) chooses the weights to keep."""
 
 
 @runtime_checkable
 class NamesSamples(Protocol):
-    """A task that can tell which samples spoil a step."""
+    """Extend a task to list the samples that spoil a step."""
 
     def spoiling_samples(self, step: int) -> str:
-        """Name the samples of step ``step`` whose own loss is no finite number under the weights as they are.
+        """List the samples of step ``step`` whose own loss is not finite under the current weights.
 
-        Called without gradients, after the random numbers of the step have been seeded as they were for `backward`.
+        Called without gradients, after the random numbers of the step have been seeded as for `backward`.
         """
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train and when to look. All counts are optimizer steps."""
+    """Set how long to train and when to validate. All counts are optimizer steps."""
 
     total_steps: int
     validate_every: int
-    #: Stop after so many validations without improvement; None never stops early.
+    #: Stop after this many validations without improvement; None never stops early.
     patience: int | None = None
     gradient_clip: float | None = None
-    #: Factor on the optimizer's learning rates at a step.
+    #: Factor on the optimizer's learning rates, by step.
     rate: Callable[[int], float] | None = None
-    #: Validate before the first step as well, so that the weights kept are no worse than those at the start.
+    #: Validate before the first step as well, so that the weights kept are no worse than the initial ones.
     validate_first: bool = False
 
 
 def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:
-    """Linear warm-up over a share of the steps, then a cosine down to zero at ``total_steps``."""
+    """Warm up linearly over a share of the steps, then follow a cosine down to zero at ``total_steps``."""
     return _after_warmup(total_steps, warmup_share, lambda done, of: 0.5 * (1.0 + math.cos(math.pi * done / of)))
 
 
 def warmup_linear(total_steps: int, warmup_share: float) -> Callable[[int], float]:
-    """Linear warm-up over a share of the steps, then a straight line down to zero at ``total_steps``."""
+    """Warm up linearly over a share of the steps, then fall linearly to zero at ``total_steps``."""
     return _after_warmup(total_steps, warmup_share, lambda done, of: 1.0 - done / of)
 
 
 def _after_warmup(
     total_steps: int, warmup_share: float, falling: Callable[[int, int], float]
 ) -> Callable[[int], float]:
-    """Linear warm-up, then what ``falling`` says of the steps done since, and of how many there are."""
+    """Warm up linearly, then apply ``falling`` to the steps done since and the number of steps after warm-up."""
     warmup = max(1, round(total_steps * warmup_share))
 
     def factor(step: int) -> float:
@@ -110,11 +110,11 @@ def train(
 ) -> TrainingRecord:
     """Train until the steps are done or patience runs out; leave the best weights in ``task.module``.
 
-    ``checkpoints`` is a folder of this training alone; a checkpoint there is continued if it was written under the
-    same ``key`` (settings, inputs and code), and removed if not. One is written every so many seconds by ``clock``, and
-    at the end; the result does not depend on when. The caller deletes the folder when the results are safe. Of several
-    ``processes``, all of which call this alike, the first decides and writes checkpoints, which any number of them may
-    continue. Raises UserError on a loss that is not finite, and on a checkpoint that is spoiled.
+    ``checkpoints`` is a folder for this training only. A checkpoint there is continued if it was written under the same
+    ``key`` (settings, inputs and code), and removed if not. One is written every `checkpoint_seconds` by ``clock``, and
+    at the end; the result does not depend on when. The caller deletes the folder once the results are safe. All
+    ``processes`` make the same call; the first decides and writes checkpoints, which any number of processes may
+    continue. Raises UserError on a loss that is not finite, and on a damaged checkpoint.
     """
     store = Checkpoints(checkpoints, key, clock)
     if processes.first:
@@ -140,7 +140,7 @@ def train(
         done = step + 1
         if done % schedule.validate_every == 0 or done == schedule.total_steps:
             run.validate()
-        # The other processes look at no clock of their own: they meet the first one again in the next step.
+        # The other processes read no clock: they meet the first one again in the next step.
         if processes.first and (done == schedule.total_steps or state.stopped or store.due):
             run.check_finite()
             store.save(task.module, task.optimizer, state)
@@ -150,7 +150,7 @@ def train(
 
 @dataclass
 class _Run:
-    """One training as it goes."""
+    """Run the steps and validations of one training."""
 
     task: TrainingTask
     schedule: Schedule
@@ -160,7 +160,7 @@ class _Run:
     processes: Processes
 
     def step(self, step: int, batch: Any) -> None:
-        """One optimizer step."""
+        """Run one optimizer step."""
         task, schedule, state = self.task, self.schedule, self.state
         self._seed(step)
         factor = schedule.rate(step) if schedule.rate else 1.0
@@ -172,14 +172,14 @@ class _Run:
             norm = torch.nn.utils.clip_grad_norm_(task.module.parameters(), schedule.gradient_clip)
             losses = {**losses, "gradient_norm": norm.detach()}
         state.add(losses)
-        # On a CPU there is nothing to wait for, and the weights are still those that the loss came from.
+        # On a CPU this check costs no wait, and the weights are still those that the loss came from.
         if losses["loss"].device.type == "cpu":
             self.check_finite()
         task.optimizer.step()
         state.record.steps = step + 1
 
     def validate(self) -> None:
-        """Look at the validation split; keep the weights if they are the best so far."""
+        """Validate the model; keep the weights if they are the best so far."""
         self.check_finite()
         task, state, record = self.task, self.state, self.state.record
         task.module.eval()
@@ -200,7 +200,7 @@ class _Run:
             state.stopped = patience is not None and state.without_gain >= patience
 
     def check_finite(self) -> None:
-        """Raise UserError if some loss since the last validation is no finite number."""
+        """Raise UserError if some loss since the last validation is not finite."""
         bad = self.state.not_finite()
         if bad:
             self._refuse(bad)

@@ -1,7 +1,7 @@
-"""The processes of one training on one machine: each does a share of every step, all take the same step.
+"""Coordinate the processes of one training on one machine: each does a share of every step, all take the same step.
 
-`launch` starts them; here is what they say to each other. Weights are equal everywhere at all times, because each
-process starts from the same ones and every step adds the same sum to them.
+`launch` starts them; this module holds their communication. Weights are equal in all processes at all times, because
+each process starts from the same ones and every step adds the same sum to them.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import numpy as np
 import torch
 from torch import distributed
 
-#: Numbers that are summed over the processes at a time: enough to fill the line, few beside the weights.
+#: Numbers summed over the processes at a time: enough to saturate the connection, few beside the weights.
 _BUCKET = 1 << 23
-#: A process that has died is noticed by `launch`; those that wait for a slow one must not give up.
+#: `launch` notices a process that has died; those that wait for a slow one must not give up.
 _PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """``count`` processes, of which this one is number ``rank``; alone, each method gives back what it gets."""
+    """Connect ``count`` processes, of which this one is number ``rank``; alone, each method returns its input."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Return whether this process writes files and logs."""
         return self.rank == 0
 
     def own(self, rows: int) -> np.ndarray:
-        """This process' share of ``rows`` rows, int64, ascending: every ``count``-th."""
+        """Return this process' share of ``rows`` rows, int64, ascending: every ``count``-th."""
         return np.arange(self.rank, rows, self.count)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """The sum of all processes' float64 arrays, all of one shape."""
+        """Sum the float64 arrays of all processes, all of one shape."""
         if self.count == 1:
             return values
         sums = torch.from_numpy(values).to(_device())
@@ -47,9 +47,9 @@ class Processes:
         return summed
 
     def sum_step(self, module: torch.nn.Module, losses: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Replace the gradients in ``module`` by their sums over all processes, and return those of the losses.
+        """Replace the gradients in ``module`` by their sums over all processes, and return the sums of the losses.
 
-        Every process gives losses of the same names. A parameter that no process has a gradient of keeps none.
+        Every process passes losses of the same names. A parameter that has a gradient in no process keeps none.
         """
         if self.count == 1:
             return losses
@@ -72,7 +72,7 @@ class Processes:
         return dict(zip(losses, told, strict=False))
 
     def agree(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """The figures of the first process, everywhere: what is decided by them must not hang on a last bit."""
+        """Broadcast the metrics of the first process: decisions by them must not depend on a last bit."""
         if self.count == 1:
             return dict(figures)
         values = torch.tensor(list(figures.values()), dtype=torch.float64, device=_device())
@@ -80,7 +80,7 @@ class Processes:
         return dict(zip(figures, values.tolist(), strict=True))
 
     def tell(self, key: str | None) -> str:
-        """The key of a stage (64 hexadecimal digits) that the first process knows, everywhere; the others give None."""
+        """Broadcast a stage's key (64 hexadecimal digits) from the first process; the others pass None."""
         if self.count == 1 and key is not None:
             return key
         digits = torch.tensor(list(bytes.fromhex(key or "00" * 32)), dtype=torch.uint8, device=_device())
@@ -92,7 +92,7 @@ ALONE = Processes()
 
 
 def join() -> Processes:
-    """Take one's place among the processes that `launch` has started: one GPU each, or the CPUs' cores."""
+    """Join the processes that `launch` has started: one GPU each, or the CPU's cores."""
     from accelerate import PartialState
 
     on_cpu = os.environ.get("GENSAR_DEVICE") == "cpu" or not torch.cuda.is_available()
@@ -101,16 +101,17 @@ def join() -> Processes:
 
 
 def leave() -> None:
-    """Close the lines to the other processes, when nothing more is to be said."""
+    """Close the connections to the other processes, once nothing more is to be sent."""
     from accelerate import PartialState
 
     PartialState().destroy_process_group()
 
 
 def shares(costs: Sequence[int], count: int) -> list[list[int]]:
-    """Places 0, 1, ... of jobs with these costs, dealt out to ``count`` processes; ascending within each.
+    """Deal jobs with these costs to ``count`` processes; return their places 0, 1, ..., ascending within each.
 
-    The dearest job goes first, each to the process that has least to do: none has more than its fair part and one job.
+    The most expensive job goes first, each to the process with the least work: none exceeds its fair share by more than
+    one job.
     """
     dealt: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count

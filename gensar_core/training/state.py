@@ -1,4 +1,4 @@
-"""What a training remembers between its steps: figures so far, the best weights, and the first step that went wrong."""
+"""Keep a training's state between steps: metrics so far, the best weights, and the first step that went wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @dataclass
 class TrainingRecord:
-    """What happened: one entry a validation, with mean training losses since the last one."""
+    """Record a training: one entry per validation, with mean training losses since the last one."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     steps: int = 0
@@ -21,7 +21,7 @@ class TrainingRecord:
 
 @dataclass
 class TrainingState:
-    """Everything that a checkpoint holds beside the weights and the optimizer's own state."""
+    """Hold everything that a checkpoint stores beside the weights and the optimizer's own state."""
 
     record: TrainingRecord = field(default_factory=TrainingRecord)
     best_weights: dict[str, torch.Tensor] | None = None
@@ -30,12 +30,12 @@ class TrainingState:
     counts: dict[str, int] = field(default_factory=dict)
     without_gain: int = 0
     stopped: bool = False
-    #: The first step whose losses held one that is no finite number, -1 so far; on the device, like the sums.
+    #: The first step with a loss that is not finite, -1 if none; on the device, like the sums.
     bad_step: torch.Tensor | None = None
 
     def add(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Count the losses of the step that comes after ``record.steps``."""
-        # Summed on the device: reading a loss at each step would wait for the device each time.
+        """Add the losses of the step after ``record.steps``."""
+        # Summed on the device: reading a loss at each step would wait for it each time.
         for name, value in losses.items():
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -47,13 +47,13 @@ class TrainingState:
         self.bad_step = torch.where(self.bad_step < 0, found, self.bad_step)
 
     def not_finite(self) -> list[str]:
-        """Names of the losses that are no finite numbers since the last validation. Waits for the device."""
+        """Return the names of losses that are not finite since the last validation. Waits for the device."""
         if self.bad_step is None or int(self.bad_step) < 0:
             return []
         return [name for name, value in self.sums.items() if not torch.isfinite(value)]
 
     def take_means(self) -> dict[str, float]:
-        """Mean losses since the last call, by name."""
+        """Return the mean losses since the last call, by name."""
         means = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
