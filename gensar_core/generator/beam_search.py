@@ -1,4 +1,4 @@
-"""Retrieve from the whole catalogue: search by beams for the items with the most probable tokens after a prompt.
+"""Retrieve items from the whole catalogue by a beam search for the most probable tokens after a prompt.
 
 Each level of the trie takes one decoder pass for all beams of all users in a batch. Shapes: B users, K beams, W slots
 for a node's children (see `Branches`), X excluded items.
@@ -50,8 +50,8 @@ def search_catalogue(
 
     ``prompts`` holds encoder tokens, one row per user. Scores are those of `score_candidates`. ``allowed`` bool
     [n_items] restricts the results of all users; ``excluded`` int [users, X] removes items for single users (-1: none).
-    Both close the branches that lead nowhere else, so that no beams are spent on such items. As in Hugging Face's
-    search with ``early_stopping="never"``, each level considers the best 2 ``beams`` continuations: whole rows among
+    Both close the branches that hold only ruled-out items, so that no beams are spent there. As in Hugging Face's
+    search with ``early_stopping="never"``, each level considers the best 2 * ``beams`` continuations: whole rows among
     the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``over_catalogue`` normalizes over
     the whole catalogue instead of the vocabulary. ``answer_at_once`` is for a few waiting users: batches take turns on
     all cores, and the last bits of scores then depend on the number of cores.

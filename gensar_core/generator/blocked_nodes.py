@@ -1,4 +1,4 @@
-"""Close branches of the trie to single users, by their excluded items."""
+"""Close branches of the trie to users who excluded their items."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from gensar_core.training.threads import side_by_side
 #: Padded tokens of a pass on a CPU. Smaller passes spend more on the overhead of each operation, larger ones leave the
 #: caches; and the fewer passes a step has, the less evenly the cores share it.
 _CPU_TOKENS = range(2048, 4097)
-#: Passes that a step is cut into, if their sizes then lie within these bounds.
+#: Passes that a step is cut into, if their sizes then lie within ``_CPU_TOKENS``.
 _CPU_PASSES = 8
 #: On a CPU, conversions cost narrower models more than bfloat16 products save (measured: 0.9 times the speed at a width
 #: of 64, 1.4 at 128, 1.9 at 512).

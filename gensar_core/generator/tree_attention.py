@@ -23,7 +23,7 @@ def ancestor_bias(model: T5, depth: int, device: torch.device) -> torch.Tensor:
 def attend_ancestors(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, ancestors: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """Mix the ancestors' values for each ``query`` [n, H * D], [n, H * D].
+    """Mix the ancestors' values for each ``query`` [n, H * D]; return [n, H * D].
 
     ``ancestors`` [n, A] are rows of ``keys`` and ``values`` [m, H * D], where m may exceed n; ``bias`` [n, A, H] (or
     [1, A, H]) is added to the attention scores.

@@ -1,9 +1,9 @@
-"""Start a T5 from scratch with similar tokens alike and with answers that resemble the prompt.
+"""Initialize a T5 from scratch so that similar tokens are alike and answers resemble the prompt.
 
 A small T5 spends most of a short training on learning what its tokens mean and that a user's next item is like the last
 ones. Both are known in advance. Token meanings come from the items' embeddings (see `token_vectors`). The likeness to
 the prompt is written into the decoder's cross-attention, whose value and output maps start as one rotation and its
-inverse. Its even attention then adds the mean of the prompt to the decoder's state, and the output matrix, which is the
+inverse. Its even attention then adds the mean of the prompt to the decoder's state, and the output matrix, tied to the
 embeddings, reads from that state the tokens similar to those of the prompt.
 """
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from gensar_core.nn.dropout import dropout
 
-#: Lower learned temperatures would make a softmax of logits up to 1 / temperature overflow.
+#: Lowest value of learned temperatures; below it, a softmax of logits up to 1 / temperature would overflow.
 _LOWEST_TEMPERATURE = 0.01
 
 
@@ -158,7 +158,7 @@ class QueryItemAlignment(torch.nn.Module):
         n_queries: int,
         n_items: int,
     ) -> torch.Tensor:
-        """Compute the loss of (``queries``, ``items``) int64 [pairs], each pair against the same random items and queries.
+        """Compute the loss of (``queries``, ``items``) int64 [pairs], all against the same random items and queries.
 
         A pair's partner may be among the random ones; with 1,024 of them that changes the loss little.
         """

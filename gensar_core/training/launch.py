@@ -1,7 +1,7 @@
 """Start the processes of one training on this machine, and end them all at once, with one message.
 
 Torch's elastic agent, on which `accelerate launch` and `torchrun` build, starts a module N times, watches the
-processes, and ends all of them when one fails or the agent is told to end. Worker processes receive their settings as
+processes, and ends all of them when one fails or the agent is stopped. Worker processes receive their settings as
 command-line arguments, and print where this process prints.
 """
 

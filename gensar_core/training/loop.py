@@ -86,7 +86,7 @@ def warmup_linear(total_steps: int, warmup_share: float) -> Callable[[int], floa
 def _after_warmup(
     total_steps: int, warmup_share: float, falling: Callable[[int, int], float]
 ) -> Callable[[int], float]:
-    """Warm up linearly, then apply ``falling`` to the steps done since and the number of steps after warm-up."""
+    """Warm up linearly, then apply ``falling`` to the steps since the warm-up and their total number."""
     warmup = max(1, round(total_steps * warmup_share))
 
     def factor(step: int) -> float:
@@ -113,8 +113,8 @@ def train(
     ``checkpoints`` is a folder for this training only. A checkpoint there is continued if it was written under the same
     ``key`` (settings, inputs and code), and removed if not. One is written every `checkpoint_seconds` by ``clock``, and
     at the end; the result does not depend on when. The caller deletes the folder once the results are safe. All
-    ``processes`` make the same call; the first decides and writes checkpoints, which any number of processes may
-    continue. Raises UserError on a loss that is not finite, and on a damaged checkpoint.
+    ``processes`` make the same call; the first one makes the decisions and writes checkpoints, which any number of
+    processes may continue. Raises UserError on a loss that is not finite, and on a damaged checkpoint.
     """
     store = Checkpoints(checkpoints, key, clock)
     if processes.first:

@@ -1,8 +1,8 @@
 """Run independent pieces of work at the same time: on a CPU each piece computes on one core.
 
 By default, torch divides every product among the cores. With small matrices, the cores then wait for each other after
-each of thousands of operations, and two of them can be slower than one. Whole pieces meet once. A piece's computation
-does not depend on how many run beside it, so results are the same bytes with any number of threads.
+each of thousands of operations, and two of them can be slower than one. Whole pieces synchronize once. A piece's
+computation does not depend on how many run beside it, so results are the same bytes with any number of threads.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Result = TypeVar("Result")
 def side_by_side(work: Callable[[Piece], Result], pieces: Iterable[Piece], device: torch.device) -> Iterator[Result]:
     """Yield ``work(piece)`` for each of the ``pieces``, in their order.
 
-    On a CPU, as many pieces run at a time as torch has threads, and at most one more result is held than that. ``work``
+    On a CPU, as many pieces run at a time as torch has threads, and at most one more result than that is held. ``work``
     must not draw from torch's common generator, and must enter modes such as `torch.inference_mode` itself: they belong
-    to a thread. A GPU takes the pieces one after the other. The first error is raised, and pieces not yet begun never
+    to a thread. On a GPU the pieces run one after the other. The first error is raised, and pieces not yet begun never
     start.
     """
     threads = torch.get_num_threads()

@@ -132,7 +132,7 @@ def over_catalogue(model: T5) -> bool:
 
 
 def load_model(name: str) -> T5:
-    """Load a T5 or mT5, float32, by hub name or local folder. Raises UserError if it is missing or another kind."""
+    """Load a T5 or mT5, float32, by hub name or local folder. Raises UserError if it is missing or of another kind."""
     hub = Hub(name)
     try:
         model_type = AutoConfig.from_pretrained(name, **hub.options).model_type
