@@ -1,1 +1,1 @@
-"""Prompt corpora: templates, tasks, tokenizer, materialization to Parquet."""
+"""Build prompt corpora: templates, tasks, tokenizer, materialization to Parquet."""

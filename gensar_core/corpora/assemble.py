@@ -1,4 +1,4 @@
-"""Examples as token ids: pieces gathered into what prompts show and targets, all rows of a chunk at once."""
+"""Assemble examples as token ids: gather pieces into shown content and targets, all rows of a chunk at once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import draws, row_keys
 from gensar_core.runtime.seeds import derive_seed
 
-#: What joins the entries of a history; a blank follows it.
+#: Separator between the entries of a history; a blank follows it.
 SEPARATOR: Final = ";"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a chunk of examples is made of.
+    """Hold the ids, objects and histories from which a chunk of examples is assembled.
 
-    ``ids`` [rows] are sample ids, or item ids for tasks without a sample; ``objects`` [rows] the item or query that
-    each kind of value is to show. ``copies`` [rows] number the rows of one id, where it has several.
+    ``ids`` [rows] are sample ids, or item ids for tasks without a sample; ``objects`` maps each kind of value to the
+    items or queries to show [rows]. ``copies`` [rows] number the rows of one id, where it has several.
     """
 
     ids: np.ndarray
@@ -38,11 +38,11 @@ class Rows:
 
     @property
     def key_columns(self) -> list[np.ndarray]:
-        """What tells a row from all others, for random choices."""
+        """Return the columns that together identify a row, as keys for random choices."""
         return [self.ids] if self.copies is None else [self.ids, self.copies]
 
     def take(self, places: np.ndarray) -> Rows:
-        """The given rows, in the given order."""
+        """Return the given rows, in the given order."""
         return Rows(
             self.ids[places],
             {kind: objects[places] for kind, objects in self.objects.items()},
@@ -51,27 +51,27 @@ class Rows:
         )
 
     def copied(self, count: int) -> Rows:
-        """Each row ``count`` times, one after the other."""
+        """Repeat each row ``count`` times, its copies next to each other."""
         rows = self.take(np.repeat(np.arange(len(self)), count))
         return replace(rows, copies=np.tile(np.arange(count), len(self)))
 
     def recent(self, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> Rows:
-        """The same rows with histories cut to their last part."""
+        """Return the same rows with histories cut to their last part."""
         if self.histories is None:
             return self
         return replace(self, histories=self.histories.recent(max_recommendations, max_searches))
 
 
 def shortened(rows: Rows, seed: int, task: str, max_recommendations: int, max_searches: int) -> Rows:
-    """Histories of copies 1, 2, ... cut to a random number of last clicks and sessions; copy 0 shows all it may."""
+    """Cut histories of copies 1, 2, ... to random numbers of last clicks and sessions; copy 0 keeps the maximum."""
     assert rows.copies is not None
     numbers = draws(row_keys(derive_seed(seed, "shorter", task), *rows.key_columns), 2)
     clicks = (numbers[:, 0] % np.uint64(max_recommendations + 1)).astype(np.int64)
     sessions = (numbers[:, 1] % np.uint64(max_searches + 1)).astype(np.int64)
     whole = rows.copies == 0
     clicks, sessions = np.where(whole, max_recommendations, clicks), np.where(whole, max_searches, sessions)
-    # Of a history that would be empty, because what is kept of it is nothing or of the kind that it lacks, the last
-    # click and session stay.
+    # A history would become empty if both limits are 0 or the only nonzero one is for a kind that it lacks; it then
+    # keeps its last click and session.
     cut = rows.recent(clicks, sessions)
     assert cut.histories is not None
     none = cut.histories.behaviors.lengths == 0
@@ -79,7 +79,7 @@ def shortened(rows: Rows, seed: int, task: str, max_recommendations: int, max_se
 
 
 def shown(pieces: Pieces, task: Task, rows: Rows) -> Shown:
-    """What the prompt of each row shows beside its instruction."""
+    """Gather the content that each row's prompt shows besides its instruction."""
     nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), np.zeros(0, dtype=np.int64))
     history = nothing if rows.histories is None or not task.history else _history(pieces, rows.histories)
     value = nothing
@@ -90,18 +90,18 @@ def shown(pieces: Pieces, task: Task, rows: Rows) -> Shown:
 
 
 def targets(pieces: Pieces, task: Task, rows: Rows) -> Ragged:
-    """The decoder target of each row, end of sequence included."""
+    """Gather the decoder target of each row, end of sequence included."""
     return value_tokens(pieces, task.target, rows.objects[task.target.kind])
 
 
 def value_tokens(pieces: Pieces, value: Value, objects: np.ndarray) -> Ragged:
-    """Each object written as ``value``, with the end of sequence."""
+    """Write each object as ``value``, followed by the end of sequence."""
     numbers = np.column_stack([pieces.values(value) + objects, np.full(len(objects), pieces.eos)])
     return _gather(pieces, Ragged.from_lengths(np.full(len(objects), 2), numbers.ravel()))
 
 
 def _history(pieces: Pieces, histories: Histories) -> Ragged:
-    """Piece numbers of histories: entries with the separator after each but the last."""
+    """Convert histories to piece numbers: entries with the separator after each but the last."""
     behaviors, lengths = histories.behaviors, histories.behaviors.lengths
     numbers = _entries(pieces, SEPARATOR)[behaviors.values] + histories.objects.values
     last = behaviors.offsets[1:][lengths > 0] - 1
@@ -110,11 +110,11 @@ def _history(pieces: Pieces, histories: Histories) -> Ragged:
 
 
 def _entries(pieces: Pieces, tail: str) -> np.ndarray:
-    """By behavior, the number of object 0's entry (Eq. 11) with ``tail`` after it."""
+    """Return, by behavior, the piece number of object 0's entry (Eq. 11) with ``tail`` after it."""
     return np.asarray([pieces.values(Value(kind, code), tail) for code, kind in enumerate(BEHAVIOR_KINDS)])
 
 
 def _gather(pieces: Pieces, numbers: Ragged) -> Ragged:
-    """Rows of piece numbers -> rows of token ids."""
+    """Convert rows of piece numbers to rows of token ids."""
     flat = pieces.table.take(numbers.values)
     return Ragged(flat.offsets[numbers.offsets], flat.values)

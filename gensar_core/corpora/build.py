@@ -1,4 +1,4 @@
-"""The stage `corpus`: samples, texts and identifiers -> the generator's training examples and prompts as token ids."""
+"""Build training examples and prompts as token ids from samples, texts and identifiers: the stage `corpus`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
 
-# Texts that a tokenizer is trained on: evenly spread over a larger catalogue, of which they tell enough.
+# Limit of texts to train a tokenizer on; spread evenly over a larger catalogue, they represent it well enough.
 _TRAINING_TEXTS: Final = 200_000
 
 Templates = Mapping[str, tuple[Template, ...]]
@@ -56,11 +56,11 @@ def build_corpus(
 ) -> None:
     """Materialize a corpus in the folder ``output``.
 
-    Writes train.parquet (table `corpus`: by task, then sample or item id; training puts it into the instructions of
+    Writes train.parquet (table `corpus`: by task, then sample or item id; training inserts it into the instructions of
     templates.yaml), prompts.parquet (table `prompts`: the valid and test samples of both tasks, with the first
-    template), item_tokens.parquet (table `item_tokens`), trie.safetensors (the same as a trie a task), tokenizer/ and
-    new_tokens.json. ``pseudo_queries`` is the table that task `doc2query` reads. Raises UserError when an input is
-    missing or does not belong to the others, or when the tokenizer cannot be loaded or does not fit.
+    template), item_tokens.parquet (table `item_tokens`), trie.safetensors (the same as one trie per task), tokenizer/
+    and new_tokens.json. Task `doc2query` reads the table ``pseudo_queries``. Raises UserError when an input is missing
+    or does not match the others, or when the tokenizer cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
@@ -130,13 +130,13 @@ def build_corpus(
 
 @dataclass(frozen=True)
 class _Corpus:
-    """What the tables of a corpus are made from."""
+    """Hold the inputs of a corpus' tables."""
 
     settings: MaterializationSettings
     seed: int
     samples: Path
     instructions: Instructions
-    #: The number of each task among the instructions.
+    #: Number of each task in the instructions.
     numbers: Mapping[str, int]
     descriptions: Texts
     queries: Texts
@@ -145,22 +145,22 @@ class _Corpus:
     suggested: Texts
 
     def sample_chunks(self) -> Iterator[pl.DataFrame]:
-        """The samples table, part by part."""
+        """Read the samples table in chunks."""
         return sample_chunks(self.samples, len(self.descriptions.texts), len(self.queries.texts), CHUNK_ROWS)
 
     def sample_rows(self, chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
-        """Samples as rows, with histories as long as prompts show them."""
+        """Return samples as rows, with histories cut to the length that prompts show."""
         return sample_rows(chunk, task, splits).recent(self.settings.max_recommendations, self.settings.max_searches)
 
     def evaluated(self, task: Task, asked: Shown) -> Ragged:
-        """Prompts in the instruction that evaluation takes."""
+        """Write prompts in the instruction that evaluation uses."""
         first = self.instructions.first[self.numbers[task.name]]
         return self.instructions.write(asked, np.full(len(asked), first))
 
     def training_rows(self, task: Task) -> Iterator[tuple[Rows, np.ndarray | None, Rows]]:
-        """The training examples of a task, part by part, in the order of their ids.
+        """Yield the training examples of a task in parts, in the order of their ids.
 
-        A part is its prompts; for each target the number of its prompt (None: prompt i has target i); the targets.
+        A part holds its prompts, the prompt number of each target (None: prompt i has target i), and the targets.
         """
         if task.source == "item":
             for rows in _slices(np.flatnonzero(~self.descriptions.empty), item_rows):
@@ -177,7 +177,7 @@ class _Corpus:
     def _asked(
         self, task: Task, shown: Rows, chunk: pl.DataFrame, following: pl.DataFrame
     ) -> tuple[Rows, np.ndarray | None, Rows]:
-        """Training samples of a chunk with their prefix augmentation."""
+        """Return the training samples of a chunk with their prefix augmentation."""
         settings, copies = self.settings, 1 + self.settings.shorter_histories
         limits = settings.max_recommendations, settings.max_searches
         later = settings.later_targets if task.asks_by_history_alone else 0
@@ -186,7 +186,7 @@ class _Corpus:
         prompt, wanted = later_targets(chunk, following, task.source, later)
         if copies > 1:
             shown = shortened(shown.copied(copies), self.seed, task.name, *limits)
-            # Every copy of a prompt has all of its targets.
+            # Every copy of a prompt keeps all of its targets.
             counts = np.repeat(np.bincount(prompt), copies)
             starts = np.repeat(np.searchsorted(prompt, np.arange(len(shown) // copies)), copies)
             wanted = wanted.take(ranges(starts, counts))
@@ -202,30 +202,30 @@ def _slices(numbers: np.ndarray, rows: Callable[[np.ndarray], Rows]) -> Iterator
 
 
 class _Lengths:
-    """How many rows there are and how long, added up over chunks."""
+    """Accumulate the number of rows and their lengths over chunks."""
 
     def __init__(self) -> None:
         self._rows = self._total = self._longest = 0
 
     def add(self, lengths: np.ndarray) -> None:
-        """Count a chunk of rows of these lengths."""
+        """Add the row lengths of a chunk."""
         self._rows += len(lengths)
         self._total += int(lengths.sum())
         self._longest = max(self._longest, int(lengths.max(initial=0)))
 
     def figures(self, name: str, more: np.ndarray | int = 0) -> dict[str, float]:
-        """Mean and longest length of what is called ``name``, each row with one of ``more`` tokens besides."""
+        """Return the mean and longest length of ``name``, adding to each row one of the token counts ``more``."""
         mean = self._total / max(self._rows, 1) + float(np.mean(more))
         return {f"mean_{name}": round(mean, 3), f"longest_{name}": self._longest + int(np.max(more))}
 
     @property
     def rows(self) -> int:
-        """Rows counted."""
+        """Return the number of rows counted."""
         return self._rows
 
 
 def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
-    """Write all examples of all tasks; return rows and lengths by task, in whichever instruction."""
+    """Write all examples of all tasks; return rows and lengths by task, over all its instructions."""
     figures = {}
     with TableWriter(schema.CORPUS, path) as table:
         for task in active_tasks(corpus.settings):
@@ -264,7 +264,7 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
 
 
 def _write_item_tokens(corpus: _Corpus, path: Path, trie_path: Path) -> None:
-    """Write what the decoder is to say for each item and task, as a table and as tries."""
+    """Write the decoder tokens of each item for each task, as a table and as tries."""
     items = np.arange(len(corpus.descriptions.texts), dtype=np.int32)
     rows = {source: value_tokens(corpus.pieces, task.target, items) for source, task in RANKING_TASKS.items()}
     parts = [
@@ -283,14 +283,14 @@ def _columns(rows: Rows, **tokens: Ragged) -> pl.DataFrame:
 
 
 def _texts(canonical: Path) -> tuple[pl.Series, pl.Series]:
-    """Texts of all items and of all queries, in the order of their ids."""
+    """Read the texts of all items and of all queries, in the order of their ids."""
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
     return items.get_column("text"), queries.get_column("text")
 
 
 def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSettings) -> pl.DataFrame:
-    """The pseudo-queries in the order of item and number; none when no task asks for them."""
+    """Read the pseudo-queries in the order of item and number; return none when no task needs them."""
     if path is None or "doc2query" not in settings.active_tasks:
         return pl.DataFrame(schema=schema.PSEUDO_QUERIES.schema)
     table = schema.PSEUDO_QUERIES.read(path).sort("item_id", "number")
@@ -305,7 +305,7 @@ def _base_tokenizer(
     if settings.tokenizer != TRAINED:
         return load_tokenizer(settings.tokenizer)
     instructions = [template.text for some in templates.values() for template in some]
-    # Each item stands in a history and has a separator after it, which is one token if training sees it as often.
+    # Each item in a history is followed by a separator, which becomes one token if training sees it as often.
     separators = [SEPARATOR] * min(len(items), _TRAINING_TEXTS)
     texts = chain(_sampled(items), _sampled(queries), instructions, separators)
     return train_tokenizer(texts, settings.vocabulary_size)

@@ -1,4 +1,4 @@
-"""Samples in and examples out, chunk by chunk: memory does not grow with the number of rows."""
+"""Convert samples to rows of examples chunk by chunk, so that memory does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CHUNK_ROWS: Final = 50_000
 
 
 def sample_chunks(path: Path, n_items: int, n_queries: int, chunk_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
-    """The samples table in parts, in the order of sample_id.
+    """Read the samples table in chunks, in the order of sample_id.
 
-    Raises UserError when the file is missing, is no samples table, is in another order, or names items or queries
-    that the catalogue does not have.
+    Raises UserError when the file is missing, is no samples table, is in another order, or names items or queries that
+    the data set does not have.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; build table 'samples' first")
@@ -46,7 +46,7 @@ def sample_chunks(path: Path, n_items: int, n_queries: int, chunk_rows: int = CH
 
 
 def with_following(chunks: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Each chunk with the one that follows it, which is empty after the last."""
+    """Pair each chunk with the next one, which is empty after the last."""
     held = None
     for chunk in chunks:
         if held is not None:
@@ -57,11 +57,11 @@ def with_following(chunks: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFram
 
 
 def later_targets(chunk: pl.DataFrame, following: pl.DataFrame, task: str, count: int) -> tuple[np.ndarray, Rows]:
-    """What the training samples of a chunk, and up to ``count`` samples after each, ask for.
+    """Return the targets of a chunk's training samples and of up to ``count`` samples after each.
 
-    Returns for each target the number of the sample whose history it is asked of, ascending, and the targets as rows
-    under this sample's id. Later samples are those of the same user and task, in the order of sample_id;
-    ``following`` is the next chunk.
+    The first result is, for each target, the number of the sample whose history predicts it, ascending; the second
+    holds the targets as rows under this sample's id. Later samples are those of the same user and task, in the order of
+    sample_id; ``following`` is the next chunk.
     """
     asked = sample_rows(chunk, task, ("train",))
     after = sample_rows(following, task, ("train",))
@@ -77,7 +77,7 @@ def later_targets(chunk: pl.DataFrame, following: pl.DataFrame, task: str, count
 
 
 def pseudo_rows(table: pl.DataFrame, usable: np.ndarray) -> Rows:
-    """The ``usable`` rows of table `pseudo_queries`, which is in the order of item and number."""
+    """Return the ``usable`` rows of table `pseudo_queries`, which is in the order of item and number."""
     items = table.get_column("item_id").to_numpy()[usable]
     numbers = table.get_column("number").to_numpy()[usable]
     return Rows(items.astype(np.int64), {"collaborative": items, "semantic": items, "pseudo": usable}, None, numbers)
@@ -88,7 +88,7 @@ def _users(chunk: pl.DataFrame, task: str) -> np.ndarray:
 
 
 def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
-    """The samples of one task and of the given splits as rows to assemble."""
+    """Select the samples of one task and of the given splits as rows to assemble."""
     chunk = chunk.filter((pl.col("task") == task) & pl.col("split").is_in(list(splits)))
     item = chunk.get_column("target_item").to_numpy()
     return Rows(
@@ -102,7 +102,7 @@ def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows
 
 
 def item_rows(items: np.ndarray) -> Rows:
-    """Items as rows of a task without histories."""
+    """Convert items to rows of a task without histories."""
     return Rows(items.astype(np.int64), {"collaborative": items, "semantic": items, "description": items})
 
 

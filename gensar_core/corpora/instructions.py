@@ -1,7 +1,7 @@
-"""Prompts as token ids: what a prompt shows, put into one of its task's instructions.
+"""Write prompts as token ids: put shown content into one of the task's instructions.
 
-Instructions and what they show are tokenized apart and meet when a prompt is written, so that training may draw another
-instruction at each visit. A placeholder stands between blanks, so the tokens are those of the whole text.
+Instructions and shown content are tokenized separately and joined when a prompt is written, so that training may draw
+another instruction at each visit. Placeholders have blanks on both sides, so the tokens are those of the whole text.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import row_keys
 from gensar_core.runtime.seeds import derive_seed
 
-#: The corpus' copy of the templates that its prompts are written with.
+#: File name of the corpus' copy of the templates that its prompts use.
 TEMPLATES_COPY: Final = "templates.yaml"
 
-#: What stands at a place of an instruction: the history, the other thing shown, or text number `place - _TEXTS`.
+#: Content of a place in an instruction: the history, the other value shown, or text number `place - _TEXTS`.
 _HISTORY, _VALUE, _TEXTS = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What prompts show: ``history`` and ``value`` (a query, a description, an identifier) are rows of token ids.
+    """Hold what prompts show: ``history`` and ``value`` (a query, a description, an identifier) as rows of token ids.
 
-    A row is empty where the task has no such thing.
+    A row is empty where the task does not show it.
     """
 
     history: Ragged
@@ -47,21 +47,21 @@ class Shown:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64 [rows]."""
+        """Count the tokens of each row, int64 [rows]."""
         lengths: np.ndarray = self.history.lengths + self.value.lengths
         return lengths
 
     def take(self, rows: np.ndarray) -> Shown:
-        """The given rows, in the given order."""
+        """Return the given rows, in the given order."""
         return Shown(self.history.take(rows), self.value.take(rows))
 
 
 @dataclass(frozen=True)
 class Instructions:
-    """The instructions of some tasks as token ids, with what ends a prompt (behavior token, end of sequence).
+    """Hold the instructions of some tasks as token ids, with the end of each prompt (behavior token, end of sequence).
 
-    ``texts`` are the rows of fixed tokens; ``places`` int64 [instructions, places] says what stands at each place;
-    those of task number t are ``first[t]`` to ``first[t + 1] - 1``, the one that evaluation takes in front.
+    ``texts`` are the rows of fixed tokens; ``places`` int64 [instructions, places] is the content of each place; the
+    instructions of task number t are ``first[t]`` to ``first[t + 1] - 1``, beginning with the one that evaluation uses.
     """
 
     texts: Ragged
@@ -70,7 +70,7 @@ class Instructions:
 
     @classmethod
     def none(cls) -> Instructions:
-        """Of one task, whose prompts are what they show as `history` and nothing else."""
+        """Return a bare instruction of one task: its prompts are the shown `history` and nothing else."""
         no_text = Ragged.from_lengths(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32))
         return cls(no_text, np.array([[_HISTORY]]), np.array([0, 1]))
 
@@ -83,7 +83,7 @@ class Instructions:
         tokens: Mapping[str, int],
         end: int,
     ) -> Instructions:
-        """Those of the named tasks. ``tokens`` are the added tokens' ids, ``end`` is the end of sequence."""
+        """Tokenize the named tasks' instructions; ``tokens`` maps added tokens to ids, ``end`` ends a sequence."""
         texts = [np.zeros(0, dtype=np.int32)]
         rows = []
         for name in names:
@@ -98,7 +98,7 @@ class Instructions:
                 row.append(_TEXTS + len(texts))
                 texts.append(np.array([*_asked(name, tokens), end], dtype=np.int32))
                 rows.append(row)
-        # Text 0 is empty and fills places that an instruction does not have.
+        # Text 0 is empty and fills places that an instruction lacks.
         places = np.full((len(rows), max(map(len, rows))), _TEXTS, dtype=np.int64)
         for number, row in enumerate(rows):
             places[number, : len(row)] = row
@@ -107,7 +107,7 @@ class Instructions:
 
     @classmethod
     def load(cls, corpus: Path, names: Sequence[str]) -> Instructions:
-        """Those that the prompts of the folder ``corpus`` are written with. Raises UserError when it has no copy."""
+        """Load the named tasks' instructions from the folder ``corpus``. Raises UserError when it lacks templates."""
         if not (corpus / TEMPLATES_COPY).is_file():
             raise UserError(f"{corpus / TEMPLATES_COPY}: no such file; build the corpus again")
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
@@ -117,34 +117,34 @@ class Instructions:
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
-        """How many each task has, int64 [tasks]."""
+        """Count the instructions of each task, int64 [tasks]."""
         return np.diff(self.first)
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each, without what it shows, int64 [instructions]."""
+        """Count the tokens of each instruction without its shown content, int64 [instructions]."""
         fixed = self.places >= _TEXTS
         lengths: np.ndarray = np.where(fixed, self.texts.lengths[np.where(fixed, self.places - _TEXTS, 0)], 0).sum(1)
         return lengths
 
     @functools.cached_property
     def longest(self) -> np.ndarray:
-        """Tokens of each task's longest, int64 [tasks]."""
+        """Return the token count of each task's longest instruction, int64 [tasks]."""
         longest: np.ndarray = np.maximum.reduceat(self.lengths, self.first[:-1])
         return longest
 
     def draw(self, seed: int, visit: int, numbers: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """The instructions that prompts take at one visit, int64 [prompts].
+        """Draw the instructions that prompts take at one visit, int64 [prompts].
 
-        ``numbers`` [prompts] tell a prompt from all others, ``task`` [prompts] is its task: the draw depends on them,
-        on the seed and on the visit, not on what is drawn beside it.
+        ``numbers`` [prompts] identify the prompts, ``task`` [prompts] are their tasks. The draw depends on both, on the
+        seed and on the visit, not on the other prompts of the call.
         """
         keys = row_keys(derive_seed(seed, "template", visit), numbers)
         drawn: np.ndarray = self.first[task] + (keys % self.counts[task].astype(np.uint64)).astype(np.int64)
         return drawn
 
     def write(self, shown: Shown, chosen: np.ndarray) -> Ragged:
-        """Prompts as token ids: row i of ``shown`` in instruction ``chosen[i]``."""
+        """Write prompts as token ids: row i of ``shown`` in instruction ``chosen[i]``."""
         count = len(shown)
         source = stack([shown.history, shown.value, self.texts])
         places = self.places[chosen]
@@ -155,6 +155,6 @@ class Instructions:
 
 
 def _asked(name: str, tokens: Mapping[str, int]) -> list[int]:
-    """The token of the behavior that a task asks for, where it asks for one and the corpus has behavior tokens."""
+    """Return the behavior token that ends the prompts of a task, if it has one and the corpus uses behavior tokens."""
     asks = TASKS[name].asks
     return [tokens[BEHAVIOR_TOKENS[asks]]] if asks is not None and BEHAVIOR_TOKENS[asks] in tokens else []

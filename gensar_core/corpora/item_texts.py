@@ -1,4 +1,4 @@
-"""Item texts and queries as prompts hold them: one blank between words, no reserved token, no longer than the cap."""
+"""Prepare item texts and queries for prompts: one blank between words, no reserved tokens, length capped."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from transformers import PreTrainedTokenizerBase
 
 from gensar_core.runtime.arrays import Ragged
 
-# Texts tokenized in one call: bounds what the tokenizer's results take in memory.
+# Texts tokenized in one call; bounds the memory of the tokenizer's results.
 _BATCH: Final = 8192
 
-# What counts as a blank: white space, control characters, the zero-width space, the byte order mark, and U+2581, by
-# which tokenizers write a blank.
+# Characters treated as blanks: white space, control characters, the zero-width space, the byte order mark, and U+2581,
+# which tokenizers write for a blank.
 _BLANKS: Final = r"[\s\p{Cc}\u{200B}\u{FEFF}\u{2581}]+"
 
 
 def clean(texts: pl.Series, reserved: Sequence[str]) -> tuple[list[str], int]:
-    """Texts with single blanks and without tokens of the tokenizer, and how many texts held such a token.
+    """Reduce blanks to single ones and remove the tokenizer's tokens; count the texts that held such a token.
 
-    A text from outside that spells a token (`</s>`, `<R_I>`) would otherwise be read as that token.
+    An outside text that spells a token (`</s>`, `<R_I>`) would otherwise be read as that token.
     """
     found = texts.str.contains_any(list(reserved)) if reserved else pl.Series([False]).head(0)
     cleaned = texts.str.replace_many(list(reserved), [" "] * len(reserved)) if found.any() else texts
@@ -33,7 +33,7 @@ def clean(texts: pl.Series, reserved: Sequence[str]) -> tuple[list[str], int]:
 
 
 class Encoder:
-    """Texts to token ids, many at a time, without an end of sequence."""
+    """Encode texts as token ids, many at a time, without an end of sequence."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._backend = tokenizer.backend_tokenizer
@@ -42,7 +42,7 @@ class Encoder:
         self.unknown_id: int | None = tokenizer.unk_token_id
 
     def encode(self, texts: Sequence[str]) -> Ragged:
-        """Token ids of each text, int32."""
+        """Return the token ids of each text, int32."""
         lengths = np.zeros(len(texts), dtype=np.int64)
         values = []
         for start in range(0, len(texts), _BATCH):
@@ -53,14 +53,14 @@ class Encoder:
         return Ragged.from_lengths(lengths, np.concatenate(values) if values else np.zeros(0, dtype=np.int32))
 
     def after_token(self, text: str, token: str) -> np.ndarray:
-        """Token ids of a text that stands right after the added ``token``, int32."""
+        """Return the token ids of a text that directly follows the added ``token``, int32."""
         ids = self._backend.encode(token + text, add_special_tokens=False).ids
         return np.asarray(ids[1:], dtype=np.int32)
 
     def cut(self, texts: Sequence[str], limit: int) -> list[str]:
-        """The longest beginning of each text that ends with a word and has at most ``limit`` tokens.
+        """Cut each text to its longest beginning that ends with a word and has at most ``limit`` tokens.
 
-        Where the first word alone has more, it is cut inside.
+        If the first word alone has more, it is cut inside.
         """
         cut = []
         for start in range(0, len(texts), _BATCH):
@@ -75,7 +75,7 @@ class Encoder:
         if len(spans) <= limit:
             return text
         for kept in range(limit, 0, -1):
-            # A token's span may or may not take in the blank before it.
+            # A token's span may or may not include the blank before it.
             if " " in text[spans[kept - 1][1] : spans[kept][0] + 1]:
                 return text[: spans[kept - 1][1]].rstrip()
         for kept in range(limit, 0, -1):
@@ -87,10 +87,10 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of all items or all queries, in the order of their ids, and their tokens.
+    """Hold the texts of all items or all queries, in the order of their ids, and their tokens.
 
-    ``cut`` counts texts that were shortened, ``reserved`` those that spelled a token, ``unknown`` the tokens that
-    stand for characters outside the vocabulary.
+    ``cut`` counts shortened texts, ``reserved`` texts that spelled a token, ``unknown`` tokens for characters outside
+    the vocabulary.
     """
 
     texts: list[str]
@@ -114,7 +114,7 @@ class Texts:
         return cls(texts, tokens, len(long), with_reserved, unknown)
 
     def figures(self) -> dict[str, int]:
-        """Counts for the stage's record."""
+        """Return counts for the stage's record."""
         return {
             "texts": len(self.texts),
             "empty": int(self.empty.sum()),
@@ -125,13 +125,13 @@ class Texts:
 
     @property
     def empty(self) -> np.ndarray:
-        """Which texts have no token, bool [texts]."""
+        """Mark the texts without tokens, bool [texts]."""
         empty: np.ndarray = self.tokens.lengths == 0
         return empty
 
 
 def _replace(rows: Ragged, places: np.ndarray, by: Ragged) -> Ragged:
-    """``rows`` with those at ``places`` replaced."""
+    """Replace the rows at ``places`` with those of ``by``."""
     both = Ragged(
         np.concatenate([rows.offsets, rows.offsets[-1] + by.offsets[1:]]), np.concatenate([rows.values, by.values])
     )

@@ -1,4 +1,4 @@
-"""Prompts for a history that no table holds: put together by the code that writes the corpus' own prompts."""
+"""Write prompts for histories that no table holds, with the code that writes the corpus' own prompts."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import read_record
 
-#: The identifier that each task asks for, by which its clicks stand in histories as well.
+#: Side of the identifier that each task predicts; histories write its clicks by the same identifier.
 _SIDE_OF: Mapping[str, Side] = {"rec": "collaborative", "search": "semantic"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that a user did: a code of schema.BEHAVIORS, and the item's number or the query's words."""
+    """Hold one user action: a code of schema.BEHAVIORS, and the item's number or the query's words."""
 
     behavior: int
     object: int | str
 
     @classmethod
     def clicked(cls, item: int) -> Entry:
-        """A click on a recommended item."""
+        """Return a click on a recommended item."""
         return cls(schema.RECOMMENDED_ITEM, item)
 
     @classmethod
     def searched(cls, query: str) -> Entry:
-        """A query; the entries `found` after it are its clicks."""
+        """Return a query; the `found` entries after it are its clicks."""
         return cls(schema.SEARCHED_QUERY, query)
 
     @classmethod
     def found(cls, item: int) -> Entry:
-        """A click on an item that the last query found."""
+        """Return a click on a result of the last query."""
         return cls(schema.SEARCHED_ITEM, item)
 
 
 class LivePrompts:
-    """What a corpus folder tells about how its prompts are written."""
+    """Write prompts for new histories as a corpus writes its own."""
 
     def __init__(self, corpus: Path) -> None:
-        """Raises UserError when ``corpus`` is no corpus folder."""
+        """Load the corpus' settings, tokenizer and templates. Raises UserError when ``corpus`` is no corpus folder."""
         record = read_record(corpus / "stage.json")
         self.settings = validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
@@ -63,14 +63,14 @@ class LivePrompts:
         self._encoder = Encoder(tokenizer)
         self._eos = int(tokenizer.eos_token_id)
         self._reserved = sorted(tokenizer.get_added_vocab())
-        # What the model was trained on, whatever the library's templates are by now.
+        # The templates that the model was trained on; the library's may have changed since.
         self._instructions = Instructions.load(corpus, [task.name for task in RANKING_TASKS.values()])
         self._identifiers = _identifiers(corpus / "item_tokens.parquet", self.settings.behavior_tokens)
 
     def prompt(self, task: str, history: Sequence[Entry], query: str | None = None) -> Ragged:
-        """The encoder input of one question, as one row.
+        """Write one encoder input, as a single row.
 
-        ``history`` is oldest first and may be longer than prompts show. ``query`` is what `search` asks for. Raises
+        ``history`` is oldest first and may be longer than prompts show. ``query`` is the query of a `search`. Raises
         UserError on an item that the corpus does not have and on a query without a word.
         """
         items = sorted({entry.object for entry in history if isinstance(entry.object, int)})
@@ -111,7 +111,7 @@ class LivePrompts:
 
 
 def _identifiers(path: Path, behavior_tokens: bool) -> dict[Side, Ragged]:
-    """The identifiers' tokens of every item: what stands between the behavior token and the end of sequence."""
+    """Read the identifier tokens of every item, between the behavior token and the end of sequence."""
     table = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
     found = {}
     for task, side in _SIDE_OF.items():

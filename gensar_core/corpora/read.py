@@ -1,4 +1,4 @@
-"""A corpus folder as the arrays that training and ranking read."""
+"""Read a corpus folder as arrays for training and ranking."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from gensar_core.runtime.arrays import Ragged
 
 Known = TypeVar("Known")
 
-#: Rows of train.parquet that are decoded at a time.
+#: Rows of train.parquet decoded at a time.
 _ROWS = 1 << 17
-#: Rows that an error names.
+#: Limit of rows that an error names.
 _DESCRIBED = 10
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Encoder inputs, written when they are asked for: what each shows, in an instruction of its task.
+    """Hold encoder inputs, written on demand: the content of each prompt, in an instruction of its task.
 
-    ``task`` int64 [prompts] is the number of each one's task among the ``instructions``.
+    ``task`` int64 [prompts] is the number of each prompt's task in ``instructions``.
     """
 
     shown: Shown
@@ -41,7 +41,7 @@ class Inputs:
 
     @classmethod
     def whole(cls, rows: Ragged) -> Inputs:
-        """Inputs that are token rows as they are."""
+        """Return inputs that are the given token rows, unchanged."""
         nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), rows.values[:0])
         return cls(Shown(rows, nothing), np.zeros(len(rows), dtype=np.int64), Instructions.none())
 
@@ -50,32 +50,32 @@ class Inputs:
 
     @functools.cached_property
     def longest(self) -> np.ndarray:
-        """Tokens of each in the longest instruction that it may take, int64 [prompts]."""
+        """Count each prompt's tokens in the longest instruction that it may take, int64 [prompts]."""
         longest: np.ndarray = self.shown.lengths + self.instructions.longest[self.task]
         return longest
 
     def draw(self, seed: int, visit: int, prompts: np.ndarray) -> np.ndarray:
-        """The instructions that ``prompts`` take at this visit; see `Instructions.draw`."""
+        """Draw the instructions that ``prompts`` take at this visit; see `Instructions.draw`."""
         return self.instructions.draw(seed, visit, prompts, self.task[prompts])
 
     def lengths(self, prompts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """Tokens of ``prompts`` in the instructions ``chosen``, int64 [prompts]."""
+        """Count the tokens of ``prompts`` in the instructions ``chosen``, int64 [prompts]."""
         own = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
         lengths: np.ndarray = own + self.instructions.lengths[chosen]
         return lengths
 
     def write(self, prompts: np.ndarray, chosen: np.ndarray) -> Ragged:
-        """Token ids of ``prompts`` in the instructions ``chosen``."""
+        """Return the token ids of ``prompts`` in the instructions ``chosen``."""
         return self.instructions.write(self.shown.take(prompts), chosen)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples: what is asked and what is to be answered.
+    """Hold training examples: prompts and their targets.
 
     ``inputs`` are the prompts, ``targets`` [rows] token rows; ``prompt`` int64 [rows] is the input of each row,
-    ascending, so that rows of one prompt stand together; ``task`` [rows] indexes ``task_names``; ``path`` is the file
-    they stand in, row by row.
+    ascending, so that rows of one prompt are adjacent; ``task`` [rows] indexes ``task_names``; ``path`` is the file
+    that holds them, row by row.
     """
 
     inputs: Inputs
@@ -89,7 +89,7 @@ class Examples:
         return len(self.task)
 
     def describe(self, rows: np.ndarray) -> str:
-        """For an error's one line: some of the given rows, by task, sample and place in the file."""
+        """Describe some of the given rows in one line of an error: task, sample and place in the file."""
         shown = rows[:_DESCRIBED]
         names = [f"{self.task_names[self.task[row]]} row {row}" for row in shown]
         if self.path is not None:
@@ -101,14 +101,14 @@ class Examples:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Encoder inputs of valid and test samples; ``sample_id`` [rows] ascends."""
+    """Hold the encoder inputs of valid and test samples; ``sample_id`` [rows] ascends."""
 
     sample_id: np.ndarray
     inputs: Ragged
     path: Path
 
     def of(self, sample_ids: np.ndarray) -> Ragged:
-        """The prompts of the given samples. Raises UserError when there is none for one of them."""
+        """Return the prompts of the given samples. Raises UserError when a sample has none."""
         places = np.searchsorted(self.sample_id, sample_ids)
         found = self.sample_id[np.minimum(places, len(self.sample_id) - 1)] == sample_ids if len(self.sample_id) else 0
         if not np.all(found):
@@ -118,9 +118,9 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ItemTokens:
-    """The decoder tokens of every item, for one task.
+    """Hold the decoder tokens of every item, for one task.
 
-    ``tokens`` int32 [n_items, longest] is filled with -1 after each row's end, ``lengths`` [n_items] count the end of
+    ``tokens`` int32 [n_items, longest] is padded with -1 after each row's end, ``lengths`` [n_items] include the end of
     sequence, ``order`` [n_items] is each item's place when all token rows are sorted.
     """
 
@@ -130,11 +130,11 @@ class ItemTokens:
 
     @classmethod
     def from_rows(cls, rows: Ragged) -> ItemTokens:
-        """Rows of items 0, 1, ... in this order."""
+        """Build the tokens of items 0, 1, ... from rows in this order."""
         lengths = rows.lengths
         tokens = rows.padded(int(lengths.max(initial=1)), -1).astype(np.int32)
         order = np.empty(len(rows), dtype=np.int64)
-        # The last key counts most.
+        # `lexsort` takes its primary key last.
         order[np.lexsort(tokens.T[::-1])] = np.arange(len(rows))
         return cls(tokens, lengths, order)
 
@@ -143,22 +143,22 @@ class ItemTokens:
 
     @property
     def fixed_length(self) -> bool:
-        """Whether all items have equally many tokens."""
+        """Tell whether all items have the same number of tokens."""
         return bool((self.lengths == self.tokens.shape[1]).all())
 
 
 def vocabulary_size(corpus: Path) -> int:
-    """How many token ids the corpus' tokenizer has. Raises UserError when new_tokens.json does not say."""
+    """Return the number of the tokenizer's token ids. Raises UserError when new_tokens.json does not record it."""
     return _of_tokenizer(corpus, "vocabulary_size", int)
 
 
 def base_vocabulary_size(corpus: Path) -> int:
-    """How many token ids the tokenizer had before identifier and behavior tokens came to it."""
+    """Return the number of the tokenizer's token ids before identifier and behavior tokens were added."""
     return _of_tokenizer(corpus, "base_vocabulary_size", int)
 
 
 def new_tokens(corpus: Path) -> dict[str, int]:
-    """The token ids of identifier and behavior tokens. Raises UserError when new_tokens.json does not say."""
+    """Return the ids of identifier and behavior tokens. Raises UserError when new_tokens.json does not record them."""
     return _of_tokenizer(corpus, "tokens", dict)
 
 
@@ -173,7 +173,7 @@ def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Known]) -> Know
 
 
 def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
-    """Raise UserError unless the model's tokenizer gives identifier and behavior tokens the numbers of the corpus."""
+    """Raise UserError unless the model's tokenizer numbers identifier and behavior tokens as the corpus does."""
     path = corpus / "new_tokens.json"
     wanted = new_tokens(corpus)
     given = tokenizer.get_vocab()
@@ -187,7 +187,7 @@ def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
 
 
 def check_lengths(inputs: Inputs, positions: int | None, where: Path) -> None:
-    """Raise UserError on an input longer than the positions that a pretrained model has seen (None: no such limit)."""
+    """Raise UserError on an input longer than the ``positions`` of the backbone's pretraining (None: no limit)."""
     longest = int(inputs.longest.max(initial=0))
     if positions is not None and longest > positions:
         raise UserError(
@@ -197,7 +197,7 @@ def check_lengths(inputs: Inputs, positions: int | None, where: Path) -> None:
 
 
 def load_examples(corpus: Path, vocabulary: int) -> Examples:
-    """Read train.parquet part by part; rows that show the same and follow each other become one prompt of a task.
+    """Read train.parquet in parts; consecutive rows of a task with the same content become one prompt.
 
     Raises UserError on an empty corpus and on tokens outside the vocabulary.
     """
@@ -233,7 +233,7 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
 
 
 def begins_prompt(task: pl.Series, shown: Shown) -> np.ndarray:
-    """Whether each row asks another task or shows something else than the row before, bool [rows]."""
+    """Mark the rows whose task or shown content differs from the row before, bool [rows]."""
     begins = (task != task.shift(1)).fill_null(True).to_numpy().copy()
     for part in (shown.history, shown.value):
         lengths = part.lengths
@@ -260,8 +260,8 @@ def load_prompts(corpus: Path, vocabulary: int) -> Prompts:
 def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemTokens]:
     """Read item_tokens.parquet: the tokens of every item by task.
 
-    Raises UserError unless items are numbered from 0 and each row ends with ``end``, its only end of sequence: then
-    no item's tokens begin another's.
+    Raises UserError unless items are numbered from 0 and each row ends with ``end``, its only end of sequence: then no
+    item's tokens are a prefix of another's.
     """
     path = corpus / "item_tokens.parquet"
     frame = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
@@ -280,14 +280,14 @@ def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemT
 
 
 def check_tokens(rows: Ragged, vocabulary: int, where: Path) -> None:
-    """Raise UserError on an empty row and on token ids that a model of this vocabulary does not know."""
+    """Raise UserError on an empty row and on token ids outside the model's vocabulary."""
     if len(rows) and rows.lengths.min() == 0:
         raise UserError(f"{where}: row {int(rows.lengths.argmin())} has no tokens; build the corpus again")
     check_known(rows, vocabulary, where)
 
 
 def check_known(rows: Ragged, vocabulary: int, where: Path) -> None:
-    """Raise UserError on token ids that a model of this vocabulary does not know."""
+    """Raise UserError on token ids outside the model's vocabulary."""
     if len(rows.values) and (rows.values.min() < 0 or rows.values.max() >= vocabulary):
         raise UserError(
             f"{where}: token {int(rows.values.max())} is outside the model's vocabulary of {vocabulary}; "

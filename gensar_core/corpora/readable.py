@@ -1,4 +1,4 @@
-"""Training examples as text, to look at."""
+"""Show training examples as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gensar_core.runtime.arrays import Ragged
 
 
 def readable(corpus_folder: Path, rows: int) -> str:
-    """The first ``rows`` examples of each task as text, in the first instruction, tokens spelled out.
+    """Write the first ``rows`` examples of each task as text, in the first instruction, tokens spelled out.
 
     Raises UserError without a corpus.
     """
@@ -44,5 +44,5 @@ def readable(corpus_folder: Path, rows: int) -> str:
 
 
 def _spaced(text: str) -> str:
-    """Decoded text with blanks where a reader expects them: around tokens, not before punctuation."""
+    """Put blanks into decoded text where a reader expects them: around tokens, not before punctuation."""
     return re.sub(r"> (?=[;.,:?])", ">", re.sub(r"(?<=[^\s>])(?=<)", " ", text))

@@ -1,4 +1,4 @@
-"""What each training task shows and asks for (paper, section 3.3)."""
+"""Define what each training task shows and predicts (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Final, Literal
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 
-#: What can stand at a place of a prompt or as its target.
+#: Kinds of content at a place of a prompt or as its target.
 Kind = Literal["collaborative", "semantic", "query", "description", "pseudo"]
 Side = Literal["semantic", "collaborative"]
 
 SIDES: Final[tuple[Side, Side]] = ("semantic", "collaborative")
 
-#: The identifier or text by which each behavior's object is written (Eq. 11).
+#: Identifier or text that each behavior's object is written as (Eq. 11).
 BEHAVIOR_KINDS: Final[tuple[Kind, Kind, Kind]] = ("collaborative", "query", "semantic")
 
-#: The token of each behavior b of Eq. 1.
+#: Token of each behavior b of Eq. 1.
 BEHAVIOR_TOKENS: Final = tuple(f"<{behavior}>" for behavior in schema.BEHAVIORS)
 
 
 @dataclass(frozen=True)
 class Value:
-    """One thing to write: its kind, and the behavior whose token precedes it (None: no token)."""
+    """Describe a value to write: its kind, and the behavior whose token precedes it (None: no token)."""
 
     kind: Kind
     behavior: int | None = None
@@ -32,9 +32,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Task:
-    """One training task.
+    """Describe one training task.
 
-    ``option`` is its name in the settings; ``source`` says whether its examples are the training samples of `rec` or
+    ``option`` is its name in the settings; ``source`` is the source of its examples: the training samples of `rec` or
     `search`, the items, or the pseudo-queries; ``values`` fills the placeholders other than {history}; ``asks`` is the
     behavior whose token ends the prompt.
     """
@@ -49,12 +49,12 @@ class Task:
 
     @property
     def placeholders(self) -> frozenset[str]:
-        """The placeholders that each of its templates must hold, once each."""
+        """Return the placeholders that each of the task's templates must hold, once each."""
         return frozenset(self.values) | ({"history"} if self.history else set())
 
     @property
     def asks_by_history_alone(self) -> bool:
-        """Whether equal histories make equal prompts, which may then be shared by several targets."""
+        """Tell whether equal histories make equal prompts, which several targets may then share."""
         return self.history and not self.values
 
 
@@ -82,15 +82,15 @@ TASKS: Final[Mapping[str, Task]] = {
             Task(f"id2desc_{side}", "id2desc", "item", Value("description"), {"identifier": Value(side)})
             for side in SIDES
         ),
-        # An ad-hoc search: a query that the item's text suggests, and nobody's history.
+        # An ad-hoc search: a query suggested by the item's text, without a history.
         Task("doc2query", "doc2query", "pseudo", FOUND, {"query": PSEUDO_ASKED}, asks=schema.SEARCHED_ITEM),
     )
 }
 
-#: The task whose prompt asks for the item of a sample, by the sample's task.
+#: Training task that predicts the item of a sample, by the sample's task.
 RANKING_TASKS: Final[Mapping[str, Task]] = {"rec": NRIP, "search": NSIP}
 
 
 def active_tasks(settings: MaterializationSettings) -> list[Task]:
-    """The tasks to materialize: in the order of the settings, each with all its identifiers."""
+    """Return the tasks to materialize: in the order of the settings, each with all its identifiers."""
     return [task for option in settings.active_tasks for task in TASKS.values() if task.option == option]

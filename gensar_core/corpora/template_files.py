@@ -1,4 +1,4 @@
-"""Files of templates, the instructions of the tasks: read, checked, cut at their placeholders, and written."""
+"""Read, check and write files of templates, the tasks' instructions, and split templates at their placeholders."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import yaml
 from gensar_core.corpora.tasks import TASKS
 from gensar_core.errors import UserError
 
-#: A word that is a placeholder, and one that holds something like one.
+#: Pattern of a placeholder; a word must match it in full or not contain it.
 _SLOT: Final = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place to fill."""
+    """Mark a place to fill in a template."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Template:
-    """An instruction as written, and as its fixed texts and slots in order."""
+    """Hold an instruction as written, and as its fixed texts and slots in order."""
 
     text: str
     parts: tuple[str | Slot, ...]
 
 
 def read_templates(path: Path) -> dict[str, tuple[Template, ...]]:
-    """Every task's templates by the task's name. Raises UserError naming the first template that is wrong."""
+    """Read every task's templates, by the task's name. Raises UserError naming the first template that is wrong."""
     try:
         lists = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def read_templates(path: Path) -> dict[str, tuple[Template, ...]]:
 
 
 def write_templates(templates: Mapping[str, Sequence[Template]], path: Path) -> None:
-    """Write templates as `read_templates` reads them."""
+    """Write templates in the form that `read_templates` reads."""
     texts = {name: [template.text for template in some] for name, some in templates.items()}
     path.write_text(yaml.safe_dump(texts, sort_keys=False, allow_unicode=True, width=10_000), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The library's own templates, with which new corpora are built; a corpus keeps a copy of those it was built with."""
+"""Load the library's own templates, used to build new corpora; a corpus keeps a copy of those it was built with."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ TEMPLATES_FILE: Final = Path(__file__).with_suffix(".yaml")
 
 
 def load_templates() -> dict[str, tuple[Template, ...]]:
-    """Every task's templates by the task's name."""
+    """Return every task's templates, by the task's name."""
     return read_templates(TEMPLATES_FILE)

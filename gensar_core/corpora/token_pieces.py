@@ -1,4 +1,4 @@
-"""Token pieces: everything that prompts show and answers hold, tokenized once and numbered."""
+"""Tokenize and number the token pieces of prompts and targets, each once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gensar_core.runtime.arrays import Ragged, ranges
 
 
 class Pieces:
-    """A numbered collection of token pieces, grown on demand.
+    """Hold a numbered collection of token pieces, grown on demand.
 
     A piece is the end of sequence or a value (an identifier, a query, a description) with its behavior token before it
     and the punctuation that follows it without a blank. Every piece ends where a blank or an added token follows, so
-    pieces put side by side equal the whole text tokenized at once.
+    adjacent pieces equal the whole text tokenized at once.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Pieces:
         behavior_tokens: bool,
         eos_id: int,
     ) -> None:
-        """``tokens`` are the added tokens' ids, ``identifiers`` the token ids of every item."""
+        """Take the ids of the added tokens, ``tokens``, and the token ids of every item, ``identifiers``."""
         self._encoder = encoder
         self._tokens = tokens
         self._identifiers = identifiers
@@ -47,14 +47,14 @@ class Pieces:
 
     @property
     def table(self) -> Ragged:
-        """Token ids of all pieces so far, by piece number."""
+        """Return the token ids of all pieces so far, by piece number."""
         if self._table is None:
             self._table = stack(self._blocks)
             self._blocks = [self._table]
         return self._table
 
     def values(self, value: Value, tail: str = "") -> int:
-        """The piece of object 0 as ``value`` with ``tail`` after it; that of object i is i further on."""
+        """Return the piece number of object 0 as ``value`` with ``tail`` after it; add i for object i."""
         return self._number((value, tail), lambda: self._value_rows(value, tail))
 
     def _value_rows(self, value: Value, tail: str) -> Ragged:
@@ -69,7 +69,7 @@ class Pieces:
             rows = self._identifiers[kind]
             if not tail or not len(rows):
                 return rows
-            # Any added token stands for the identifier's last one: text after it is tokenized alike.
+            # Any added token may replace the identifier's last one: text after it is tokenized alike.
             after = self._encoder.after_token(tail, next(iter(self._tokens)))
             return beside(rows, repeated(after, len(rows)))
         texts = self._texts[kind]
@@ -86,13 +86,13 @@ class Pieces:
 
 
 def stack(parts: Sequence[Ragged]) -> Ragged:
-    """The rows of all parts, one part after the other."""
+    """Stack the rows of all parts, one part after the other."""
     lengths = np.concatenate([part.lengths for part in parts])
     return Ragged.from_lengths(lengths, np.concatenate([part.values for part in parts]))
 
 
 def beside(*parts: Ragged) -> Ragged:
-    """Row i is row i of every part, one after the other; all parts have equally many rows."""
+    """Join row i of every part, one after the other; all parts have equally many rows."""
     lengths = sum((part.lengths for part in parts), start=np.zeros(len(parts[0]), dtype=np.int64))
     joined = Ragged.from_lengths(lengths, np.empty(int(lengths.sum()), dtype=parts[0].values.dtype))
     starts = joined.offsets[:-1].copy()
@@ -103,7 +103,7 @@ def beside(*parts: Ragged) -> Ragged:
 
 
 def repeated(row: np.ndarray, count: int) -> Ragged:
-    """The same row ``count`` times."""
+    """Repeat a row ``count`` times."""
     return Ragged.from_lengths(np.full(count, len(row)), np.tile(row, count))
 
 

@@ -1,4 +1,4 @@
-"""The generator's tokenizer: a T5's own or one trained on the data set, with a token for every code and behavior."""
+"""Load T5's tokenizer or train one on the data set, and add a token for every code and behavior."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from gensar_core.runtime.stage import write_json
 
 TRAINED: Final = "trained"
 
-#: T5's first three tokens; their numbers are those that T5's configuration expects.
+#: T5's first three tokens, numbered as T5's configuration expects.
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 _BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-# Metaspace has turned blanks into U+2581 when this splits: words, numbers and punctuation stand apart, and each keeps
-# the blank before it, so no token reaches over a blank.
+# Splits after Metaspace has turned blanks into U+2581: words, numbers and punctuation are separated, and each keeps the
+# blank before it, so no token spans a blank.
 _WORDS: Final = Regex("▁?[\\p{L}\\p{M}]+|▁?\\p{N}+|▁?[^▁\\p{L}\\p{M}\\p{N}]+|▁")
 
-# Texts whose tokens tell whether a tokenizer treats words alike wherever they stand.
+# Texts whose tokens show whether a tokenizer treats words alike in every position.
 _PROBES: Final = ("piano keys", "USB-C cable, 6 ft.", "naïve; (2nd) edition", "钢琴 键盘")
 
 
 @dataclass(frozen=True)
 class NewTokens:
-    """The tokens added to a tokenizer, and its size (highest token id + 1) with and without them."""
+    """Hold the tokens added to a tokenizer, and its size (highest token id + 1) with and without them."""
 
     tokens: dict[str, int]
     vocabulary_size: int
     base_vocabulary_size: int
 
     def write(self, path: Path) -> None:
-        """Write as new_tokens.json."""
+        """Write new_tokens.json."""
         write_json(
             path,
             {
@@ -51,14 +51,14 @@ class NewTokens:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A T5 or mT5 tokenizer by hub name or local folder. Raises UserError when there is none that fits."""
+    """Load a T5 or mT5 tokenizer by hub name or local folder. Raises UserError when it is missing or does not fit."""
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(f"tokenizer {name!r}: no such folder")
     hub = Hub(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **hub.options)
     except Exception as error:
-        # The hub's client has no common exception for "not there" and "not a tokenizer".
+        # The hub's client has no common exception for "missing" and "not a tokenizer".
         raise UserError(
             f"tokenizer {name!r} cannot be loaded ({hub.reason(error)}); download it while online, name a local folder "
             f"or a model of the hub that this machine can reach, or write `tokenizer: {TRAINED}`"
@@ -68,7 +68,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raise UserError unless prompts put together from separately tokenized words equal prompts tokenized whole."""
+    """Raise UserError unless prompts joined from separately tokenized words equal prompts tokenized whole."""
     cure = f"take one of T5 or mT5, or write `tokenizer: {TRAINED}`"
     if not tokenizer.is_fast:
         raise UserError(f"tokenizer {name!r} has no fast form (tokenizer.json); {cure}")
@@ -84,10 +84,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerBase:
-    """A byte-pair tokenizer of at most ``vocabulary_size`` tokens, trained on ``texts``.
+    """Train a byte-pair tokenizer of at most ``vocabulary_size`` tokens on ``texts``.
 
-    Token 0 pads, 1 ends a sequence, 2 is unknown, as in T5; 256 byte tokens follow and write what the vocabulary
-    lacks, so every text comes back from its tokens (up to NFC and runs of blanks).
+    Token 0 pads, 1 ends a sequence, 2 is unknown, as in T5; 256 byte tokens follow and write what the vocabulary lacks,
+    so every text can be restored from its tokens (up to NFC and runs of blanks).
     """
     learned = Tokenizer(models.BPE(unk_token=UNKNOWN))
     learned.normalizer = _normalizer()
@@ -107,14 +107,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], name: str) -> NewTokens:
-    """Add ``tokens`` at the end of the vocabulary, in their order. Raises UserError when one is there already."""
+    """Add ``tokens`` at the end of the vocabulary, in their order. Raises UserError when one is already in it."""
     base = len(tokenizer)
     known = tokenizer.get_vocab()
     for token in tokens:
         if token in known:
             raise UserError(f"tokenizer {name!r} holds the token {token} already; name the tokenizer it was made from")
-    # Blanks before a token belong to it and blanks after it to the next word: so a word after a token is tokenized
-    # like a word after a word. Not normalized: a token is found in the text as written.
+    # Blanks before a token belong to it and blanks after it to the next word, so a word after a token is tokenized like
+    # a word after a word. Not normalized: tokens match the text as written.
     added = [AddedToken(token, lstrip=True, rstrip=False, normalized=False, special=True) for token in tokens]
     tokenizer.add_tokens(added, special_tokens=True)
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
@@ -134,7 +134,7 @@ def _splitter() -> Any:
 
 
 def _with_bytes(learned: Tokenizer) -> Tokenizer:
-    """The same merges, with the byte tokens after the special ones."""
+    """Rebuild a tokenizer with the same merges, and byte tokens after the special ones."""
     model = json.loads(learned.to_str())["model"]
     special = (PAD, EOS, UNKNOWN)
     rest = [token for token in sorted(model["vocab"], key=model["vocab"].__getitem__) if token not in special]

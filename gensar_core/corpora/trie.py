@@ -1,4 +1,4 @@
-"""The catalogue as a tree of tokens in flat arrays: what generation may say next, and which items it then means."""
+"""Store all items' identifiers as a trie in flat arrays: the tokens allowed next, and the items they lead to."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from safetensors.torch import load_file, save_file
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
-#: Entries that the dense table of one level may have.
+#: Limit of entries in the dense table of one level.
 _DENSE: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Level:
-    """The n nodes (prefixes) of one depth, numbered in the order of their tokens; int32.
+    """Hold the n nodes (prefixes) of one depth, numbered in the order of their tokens; int32.
 
-    ``token`` [n] is the node's last token. Its children are the nodes ``first_child[i]`` to ``first_child[i + 1]``
-    (excluded) of the next level; a node without any is a whole token row. The items beneath it stand at the places
-    ``start[i]`` to ``stop[i]`` of the trie's order.
+    ``token`` [n] is the last token of each node. The children of node i are the nodes ``first_child[i]`` to
+    ``first_child[i + 1]`` (excluded) of the next level; a node without children is a whole token row. The items beneath
+    it are at places ``start[i]`` to ``stop[i]`` of the trie's order.
     """
 
     token: torch.Tensor
@@ -39,28 +39,28 @@ class Level:
 
     @functools.cached_property
     def ends(self) -> torch.Tensor:
-        """Which nodes are whole token rows, bool [n]."""
+        """Mark the nodes that are whole token rows, bool [n]."""
         return self.first_child[1:] == self.first_child[:-1]
 
     @functools.cached_property
     def some_end(self) -> bool:
-        """Whether any node is a whole token row."""
+        """Tell whether any node is a whole token row."""
         return bool(self.ends.any())
 
     @functools.cached_property
     def all_end(self) -> bool:
-        """Whether all nodes are."""
+        """Tell whether all nodes are whole token rows."""
         return bool(self.ends.all())
 
 
 @dataclass(frozen=True)
 class Branches:
-    """How the children of a level's nodes are found.
+    """Locate the children of a level's nodes.
 
-    Slots: ``width`` places a node has for children. Dense levels have one for each token from ``first_token`` on, and
-    ``table`` int32 [n, width] holds the child's number or -1; in sparse ones (``table`` is None) slot j is the node's
-    child j. ``last_token`` is the largest token of a child. ``alive`` bool [children] says which children a restriction
-    left over, None: all; the table has it worked in.
+    A node has ``width`` slots for children. In dense levels, each token from ``first_token`` on has one, and ``table``
+    int32 [n, width] holds the child's number or -1; in sparse levels (``table`` is None), slot j is the node's child j.
+    ``last_token`` is the largest token of a child. ``alive`` bool [children] marks the children that a restriction left
+    over, None: all; the table already reflects it.
     """
 
     width: int
@@ -72,10 +72,10 @@ class Branches:
 
 @dataclass(frozen=True)
 class TokenTrie:
-    """All items' token rows as a tree. No row may begin another, so every row ends in a node without children.
+    """Hold all items' token rows as a trie. No row may be a prefix of another, so every row ends in a leaf.
 
-    ``items`` int32 [n_items] are the items in the order of their rows; ``levels[d]`` the prefixes of d tokens, the
-    first of them the root alone. Items with equal rows share a node.
+    ``items`` int32 [n_items] are the items in the order of their rows; ``levels[d]`` holds the prefixes of d tokens,
+    ``levels[0]`` the root alone. Items with equal rows share a node.
     """
 
     items: torch.Tensor
@@ -83,10 +83,10 @@ class TokenTrie:
 
     @classmethod
     def from_rows(cls, rows: Ragged) -> TokenTrie:
-        """The trie of items 0, 1, ... with these token rows."""
+        """Build the trie of items 0, 1, ... from their token rows."""
         longest = int(rows.lengths.max(initial=1))
         tokens = rows.padded(longest, -1)
-        # The last key counts most.
+        # `lexsort` takes its primary key last.
         order = np.lexsort(tokens.T[::-1])
         tokens, lengths = tokens[order], rows.lengths[order]
         found = [(np.array([-1]), np.array([0]), np.array([len(order)]))]
@@ -110,34 +110,34 @@ class TokenTrie:
 
     @property
     def depth(self) -> int:
-        """Tokens of the longest row."""
+        """Return the number of tokens of the longest row."""
         return len(self.levels) - 1
 
     @functools.cached_property
     def fixed_length(self) -> bool:
-        """Whether all rows have equally many tokens."""
+        """Tell whether all rows have the same number of tokens."""
         return not any(level.some_end for level in self.levels[:-1])
 
     @functools.cached_property
     def most_alike(self) -> int:
-        """How many items share one token row, at most."""
+        """Return the largest number of items that share one token row."""
         return max(int((level.stop - level.start)[level.ends].max()) for level in self.levels if level.some_end)
 
     @functools.cached_property
     def place(self) -> torch.Tensor:
-        """Each item's place in the order, int64 [n_items]."""
+        """Return each item's place in the order, int64 [n_items]."""
         place = torch.empty(len(self.items), dtype=torch.int64, device=self.items.device)
         place[self.items.long()] = torch.arange(len(self.items), device=self.items.device)
         return place
 
     @functools.cached_property
     def branches(self) -> tuple[Branches, ...]:
-        """Of every level but the last."""
+        """Return the branches of every level but the last."""
         return tuple(_branches(level, below) for level, below in zip(self.levels, self.levels[1:], strict=False))
 
     @functools.cached_property
     def _keys(self) -> tuple[torch.Tensor, ...]:
-        """Of every level but the first, parent and token of each node as one ascending number, int64 [n]."""
+        """Combine each node's parent and token into one ascending number, int64 [n], for every level but the first."""
         found = []
         for level, below in zip(self.levels, self.levels[1:], strict=False):
             parent = torch.repeat_interleave(
@@ -147,11 +147,11 @@ class TokenTrie:
         return tuple(found)
 
     def descend(self, depth: int, node: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        """The children of nodes ``node`` of level ``depth`` by their tokens, int64 [n]; each has to be there."""
+        """Return the children of nodes ``node`` of level ``depth`` by their tokens, int64 [n]; each must exist."""
         return torch.searchsorted(self._keys[depth], (node.long() << 32) + token.long())
 
     def to(self, device: torch.device) -> TokenTrie:
-        """The same trie on another device."""
+        """Return the same trie on another device."""
         if self.items.device == device:
             return self
         moved = [Level(*(getattr(level, field.name).to(device) for field in fields(Level))) for level in self.levels]
@@ -159,7 +159,7 @@ class TokenTrie:
 
 
 def counts(trie: TokenTrie, allowed: torch.Tensor | None) -> list[torch.Tensor]:
-    """How many allowed items stand beneath each node, int64 [n] a level. ``allowed`` bool [n_items]; None: all."""
+    """Count the allowed items beneath each node, int64 [n] a level. ``allowed`` bool [n_items]; None: all."""
     if allowed is None:
         return [(level.stop - level.start).long() for level in trie.levels]
     before = torch.zeros(len(trie) + 1, dtype=torch.int64, device=allowed.device)
@@ -168,7 +168,7 @@ def counts(trie: TokenTrie, allowed: torch.Tensor | None) -> list[torch.Tensor]:
 
 
 def restricted(trie: TokenTrie, allowed: torch.Tensor) -> tuple[Branches, ...]:
-    """The trie's branches, less those that lead to no allowed item. ``allowed`` bool [n_items]."""
+    """Return the trie's branches without those that lead to no allowed item. ``allowed`` bool [n_items]."""
     found = []
     for branches, beneath in zip(trie.branches, counts(trie, allowed)[1:], strict=True):
         alive, table = beneath > 0, branches.table
@@ -190,7 +190,7 @@ def save_tries(tries: Mapping[str, TokenTrie], path: Path) -> None:
 
 
 def load_tries(path: Path) -> dict[str, TokenTrie]:
-    """Read what `save_tries` wrote, by task. Raises UserError when the file is missing or holds something else."""
+    """Read the tries that `save_tries` wrote, by task. Raises UserError when the file is missing or holds no tries."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the corpus again")
     try:
@@ -211,7 +211,7 @@ def _branches(level: Level, below: Level) -> Branches:
     span = last - first + 1
     counted = level.first_child.diff().long()
     widest = int(counted.max())
-    # A table pays where most of its row would have to be looked at anyway.
+    # A table pays off where most of its row would have to be scanned anyway.
     if len(level) * span > _DENSE or 4 * widest < span:
         return Branches(widest, first, last, None, None)
     table = torch.full((len(level), span), -1, dtype=torch.int32, device=below.token.device)

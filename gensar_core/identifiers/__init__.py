@@ -1,1 +1,1 @@
-"""Joint identifiers: RQ-VAE, unique assignment, quality figures."""
+"""Build joint identifiers: RQ-VAE, unique assignment, quality metrics."""

@@ -1,4 +1,4 @@
-"""The stage `identifiers`: item vectors in, two unique identifiers of every item out (paper, section 3.2)."""
+"""Build two unique identifiers for every item from item vectors (paper, section 3.2): the stage `identifiers`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def build_identifiers(
 ) -> None:
     """Learn identifiers from one or two vectors.safetensors files and write them to the folder ``output``.
 
-    Writes identifiers.parquet, vocabulary.json, model.safetensors and curve.json. With one file alone, both sides get
-    the identifiers learned from it. ``checkpoints`` is a folder from which a killed run continues. Raises UserError
-    when vectors are missing, not finite or of different numbers of items, and when all identifiers are to be unique and
-    the levels have too few.
+    Writes identifiers.parquet, vocabulary.json, model.safetensors and curve.json. With a single file, both sides get
+    the identifiers learned from it. A killed run continues from the folder ``checkpoints``. Raises UserError when
+    vectors are missing, not finite or cover different numbers of items, and when identifiers must be unique but the
+    levels offer too few.
     """
     paths = {side: path for side, path in zip(SIDES, (semantic, collaborative), strict=True) if path is not None}
     if not paths:
@@ -55,7 +55,7 @@ def build_identifiers(
         items = len(next(iter(vectors.values())))
         if settings.collisions == "unique":
             check_room(items, settings.sizes)
-        # The stage's own key does not say which file is which side.
+        # The stage's key does not record which file belongs to which side.
         key = f"{stage.key} {' '.join(f'{side}={digest(path)}' for side, path in paths.items())}"
         model, record = fit(vectors, settings, seed, checkpoints, key)
 
@@ -83,7 +83,7 @@ def build_identifiers(
 
 
 def read_sides(paths: Mapping[str, Path]) -> dict[str, Tensor]:
-    """Item vectors of each side, on the device that fitting uses. Raises UserError when they cannot be used."""
+    """Read the item vectors of each side onto the device used for fitting. Raises UserError when they are unusable."""
     device = pick_device()
     matrices = {side: load_vectors(path) for side, path in paths.items()}
     for side, matrix in matrices.items():
@@ -105,14 +105,14 @@ def read_sides(paths: Mapping[str, Path]) -> dict[str, Tensor]:
 
 
 def _changed(raw: Codes, now: Codes, side: str) -> Tensor:
-    """Which items have other codes than they were encoded to [n]."""
+    """Mark items whose codes differ from those they were encoded to, bool [n]."""
     return (raw.identifier(side) != now.identifier(side)).any(dim=1)
 
 
 def _figures(
     model: RQVAE, scaled: Mapping[str, Tensor], latents: Tensor, raw: Codes, resolved: Resolved
 ) -> dict[str, dict[str, Any]]:
-    """Side -> figures of its identifiers, before (raw) and after collisions were dealt with."""
+    """Return each side's quality metrics, before (raw) and after resolving collisions."""
     unexplained = model.unexplained_variance(scaled, raw), model.unexplained_variance(scaled, resolved.codes)
     whole = model.split(latents)
     before, after = model.split(model.quantized(raw)), model.split(model.quantized(resolved.codes))
@@ -134,9 +134,9 @@ def _figures(
 
 
 def _vocabulary(sides: tuple[str, ...], settings: QuantizerSettings, resolved: Resolved) -> Vocabulary:
-    """M levels, then S or R levels; with one side alone all levels are of its own letter, and both sides have them.
+    """Name the levels of each side: M for the shared levels, then S or R for the side's specific levels.
 
-    An extra digit is one more of a side's own levels.
+    With a single side, all levels carry its letter, and both sides use them. An extra digit is one more specific level.
     """
     letters = dict(zip(SIDES, "SR", strict=True))
     shared = 0 if len(sides) == 1 else settings.shared_levels
@@ -153,7 +153,7 @@ def _vocabulary(sides: tuple[str, ...], settings: QuantizerSettings, resolved: R
 
 
 def _both_sides(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The one side's value for both, where there is one side alone."""
+    """Map both sides to their values, using the only value twice when there is a single side."""
     return {side: values[side] if side in values else next(iter(values.values())) for side in SIDES}
 
 

@@ -1,4 +1,4 @@
-"""What becomes of items that share an identifier: one function a way of `collisions`."""
+"""Resolve collisions, items that share an identifier: one function for each value of the setting `collisions`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from gensar_core.identifiers.unique import unique_codes
 
 @dataclass(frozen=True)
 class Resolved:
-    """Codes after collisions were dealt with, and the extra digits, if any."""
+    """Hold the codes after collisions are resolved, and any extra digits."""
 
     codes: Codes
-    #: side -> [n]: the number of each item among those with its identifier.
+    #: side -> [n]: each item's number among the items with its identifier.
     digits: dict[str, Tensor] = field(default_factory=dict)
 
     def identifier(self, side: str) -> Tensor:
-        """The whole identifiers of a side [n, L], the digit last."""
+        """Return a side's full identifiers [n, L], extra digit last."""
         codes = self.codes.identifier(side)
         return torch.cat([codes, self.digits[side].unsqueeze(1)], dim=1) if self.digits else codes
 
 
 def resolve(model: RQVAE, latents: Tensor, raw: Codes) -> Resolved:
-    """Deal with the collisions of ``raw``, the nearest codes of ``latents``, as ``model.settings.collisions`` says.
+    """Resolve the collisions of ``raw``, the nearest codes of ``latents``, as ``model.settings.collisions`` specifies.
 
-    Raises UserError when all identifiers are to be unique and there are fewer of them than items.
+    Raises UserError when identifiers must be unique but there are fewer of them than items.
     """
     match model.settings.collisions:
         case "unique":
@@ -47,7 +47,7 @@ def resolve(model: RQVAE, latents: Tensor, raw: Codes) -> Resolved:
 
 
 def occurrence(identifiers: Tensor) -> Tensor:
-    """How many earlier items have the identifier of each [n], for identifiers [n, L]: TIGER's last code."""
+    """Count the earlier items with the same identifier, [n] for identifiers [n, L]: TIGER's last code."""
     _, group = torch.unique(identifiers, dim=0, return_inverse=True)
     groups = group.cpu().numpy()
     order = np.argsort(groups, kind="stable")
@@ -58,7 +58,7 @@ def occurrence(identifiers: Tensor) -> Tensor:
 
 
 def _moved(model: RQVAE, latents: Tensor, raw: Codes) -> Codes:
-    """Codes that no two items share on any side, as close to ``raw`` as `unique.unique_codes` says."""
+    """Make identifiers unique on every side while staying close to ``raw``; see `unique.unique_codes`."""
     shared, specific = unique_codes(
         latents.cpu().numpy(),
         [codebook.detach().cpu().numpy() for codebook in model.shared],
@@ -71,7 +71,7 @@ def _moved(model: RQVAE, latents: Tensor, raw: Codes) -> Codes:
 
 
 def _repaired(model: RQVAE, latents: Tensor, raw: Codes) -> Codes:
-    """Codes whose last level `sinkhorn.repair` has gone over, each side by itself."""
+    """Repair the last level with `sinkhorn.repair`, each side separately."""
     settings = model.settings.sinkhorn or SinkhornSettings()
     nothing = raw.shared[:, :0]
     if not model.settings.specific_levels:

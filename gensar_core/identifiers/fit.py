@@ -1,4 +1,4 @@
-"""Fitting: of the joint RQ-VAE with the shared training loop (paper, section 3.2.3), or by k-means alone."""
+"""Fit the joint RQ-VAE with the shared training loop (paper, section 3.2.3), or codebooks by k-means alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fit(
     checkpoints: Path | None = None,
     key: str = "",
 ) -> tuple[RQVAE, TrainingRecord]:
-    """Learn a quantizer of the kind that ``settings`` name from item vectors, side -> [n, d_in] on one device."""
+    """Fit a quantizer of the kind named in ``settings`` to item vectors, side -> [n, d_in] on one device."""
     if settings.quantizer == "rq-kmeans":
         return fit_rq_kmeans(vectors, settings, seed)
     return fit_rqvae(vectors, settings, seed, checkpoints, key)
@@ -39,7 +39,7 @@ def fit(
 def fit_rq_kmeans(
     vectors: Mapping[str, Tensor], settings: QuantizerSettings, seed: int
 ) -> tuple[RQVAE, TrainingRecord]:
-    """Residual k-means on the scaled vectors, level by level, without training."""
+    """Fit residual k-means to the scaled vectors, level by level, without training."""
     model = RQVAE({side: matrix.shape[1] for side, matrix in vectors.items()}, settings)
     model.to(next(iter(vectors.values())).device)
     model.fit_scale(vectors)
@@ -59,8 +59,8 @@ def fit_rqvae(
 ) -> tuple[RQVAE, TrainingRecord]:
     """Learn encoders, codebooks and decoders from item vectors, side -> [n, d_in] on one device.
 
-    The module that comes back has the weights with the lowest collision rate (the mean of the sides), as validated
-    every ``settings.evaluate_every`` epochs. ``checkpoints`` and ``key`` are those of `training.loop.train`.
+    The returned model has the weights with the lowest collision rate (mean over sides), validated every
+    ``settings.evaluate_every`` epochs. ``checkpoints`` and ``key`` are those of `training.loop.train`.
     """
     task = _Fitting(vectors, settings, seed)
     total = settings.epochs * task.steps_per_epoch
@@ -76,7 +76,7 @@ def fit_rqvae(
 
 
 class _Fitting:
-    """The RQ-VAE as the training loop sees it. A batch is its step's number and the items in it."""
+    """Adapt the RQ-VAE to the training loop. A batch is its step number and its items."""
 
     def __init__(self, vectors: Mapping[str, Tensor], settings: QuantizerSettings, seed: int) -> None:
         first = next(iter(vectors.values()))
@@ -91,7 +91,7 @@ class _Fitting:
             start_as_principal_components(model, self.scaled)
         initialize_codebooks(model, self.scaled, derive_seed(seed, "codebooks"))
         self.model, self.use = model, CodeUse(model)
-        # Both are in a checkpoint: a rerun continues in the middle of an epoch.
+        # Checkpoint both, so that a rerun can continue in the middle of an epoch.
         self.module: torch.nn.Module = torch.nn.ModuleList([self.model, self.use])
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -121,15 +121,15 @@ class _Fitting:
         return {name: value.detach() for name, value in losses.items()}
 
     def validate(self) -> dict[str, float]:
-        """Figures over all items; training goes on from the codebooks that separation gives."""
+        """Return metrics over all items; training continues from the separated codebooks."""
         return validate(self.model, self.scaled)
 
 
 @torch.no_grad()
 def validate(model: RQVAE, scaled: Mapping[str, Tensor]) -> dict[str, float]:
-    """Collision rate and unexplained variance of each side, over all items, and the score that they make.
+    """Return each side's collision rate and unexplained variance over all items, and the score derived from them.
 
-    Colliding items are separated first: so the weights that are kept are separated ones, and the rate is theirs.
+    Separates colliding items first, so that the kept weights are separated ones and the rate is theirs.
     """
     latents = model.all_latents(scaled)
     figures = _collision_rates(model.encode_latents(latents), "unseparated_collision_rate")
@@ -138,7 +138,7 @@ def validate(model: RQVAE, scaled: Mapping[str, Tensor]) -> dict[str, float]:
     figures |= _collision_rates(codes, "collision_rate")
     unexplained = model.unexplained_variance(scaled, codes)
     figures |= {f"unexplained_variance_{side}": share for side, share in unexplained.items()}
-    # Reconstruction only breaks ties: it moves the score by less than one collision of one side does.
+    # Reconstruction only breaks ties: it changes the score by less than one collision on one side.
     error = sum(unexplained.values())
     tie_break = 0.5 * error / (1.0 + error) / (len(latents) * len(model.sides))
     mean_rate = sum(figures[f"collision_rate_{side}"] for side in model.sides) / len(model.sides)

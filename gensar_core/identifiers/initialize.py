@@ -1,4 +1,4 @@
-"""Where fitting begins: encoders that are principal components, and codebooks by k-means over their residuals."""
+"""Initialize encoders as principal components, and codebooks by k-means over their residuals."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gensar_core.runtime.seeds import derive_seed, generator
 
 _ITERATIONS = 25
 _ROWS = 8192
-#: Spare codes lie this far (in standard deviations of the data) from the vectors they are drawn beside.
+#: Distance of spare codes from the vectors they are drawn near, in standard deviations of the data.
 _JITTER = 0.05
 
 
 @torch.no_grad()
 def start_as_principal_components(model: RQVAE, scaled: Mapping[str, Tensor]) -> None:
-    """Let each autoencoder begin as the best linear one: projection on its vectors' principal components and back.
+    """Start each autoencoder as the best linear one: project onto its vectors' principal components and back.
 
-    A ReLU network passes a vector h on unchanged as relu(h) - relu(-h), so 2p hidden units carry p components. All
-    other units keep their random weights and begin without effect on the output; training takes them up.
+    A ReLU network can pass a vector h through unchanged as relu(h) - relu(-h), so 2p hidden units carry p components.
+    All other units keep their random weights and start without effect on the output; training puts them to use.
     """
     widths = model.settings.hidden_sizes
     for side, matrix in scaled.items():
@@ -37,7 +37,7 @@ def start_as_principal_components(model: RQVAE, scaled: Mapping[str, Tensor]) ->
 
 @torch.no_grad()
 def initialize_codebooks(model: RQVAE, scaled: Mapping[str, Tensor], seed: int) -> None:
-    """Set all codebooks by k-means over the residuals of the items, or of ``initialization_share`` of them."""
+    """Set all codebooks by k-means over the residuals of the items, or of a share ``initialization_share`` of them."""
     items = len(next(iter(scaled.values())))
     wanted = max(round(items * model.settings.initialization_share), min(items, max(model.settings.sizes)))
     if wanted < items:
@@ -50,10 +50,10 @@ def initialize_codebooks(model: RQVAE, scaled: Mapping[str, Tensor], seed: int) 
 
 
 def kmeans(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Centers [clusters, D] of the vectors [n, D], float32; the same for the same seed.
+    """Compute cluster centers [clusters, D] of the vectors [n, D], float32; equal seeds yield equal centers.
 
-    Where there are no more distinct vectors than clusters, every distinct vector is a center and the spare centers lie
-    beside vectors drawn at random, so that they are of use to the unique assignment.
+    If there are no more distinct vectors than clusters, every distinct vector becomes a center, and the spare centers
+    lie near vectors drawn at random, so that the unique assignment can use them.
     """
     distinct = _few_distinct(vectors, clusters)
     if distinct is not None:
@@ -71,7 +71,7 @@ def kmeans(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def _principal_components(matrix: Tensor, count: int) -> Tensor:
-    """The first ``count`` principal components [count, D] of centered vectors [n, D], signs fixed."""
+    """Return the first ``count`` principal components [count, D] of centered vectors [n, D], signs fixed."""
     scatter = torch.zeros((matrix.shape[1],) * 2, dtype=torch.float64, device=matrix.device)
     for block in torch.split(matrix, _ROWS):
         scatter += block.double().T @ block.double()
@@ -98,7 +98,7 @@ def _carry(network: nn.Module, inward: Tensor, outward: Tensor) -> None:
 
 
 def _fill_chain(codebooks: Sequence[nn.Parameter], residual: Tensor, seed: int) -> Tensor:
-    """Set the codebooks, [K, D] each, level by level; return the residuals that the last level leaves."""
+    """Set the codebooks, [K, D] each, level by level; return the residuals after the last level."""
     for level, codebook in enumerate(codebooks):
         centers = kmeans(residual.cpu().numpy(), len(codebook), derive_seed(seed, level))
         codebook.copy_(torch.from_numpy(centers))
@@ -107,8 +107,8 @@ def _fill_chain(codebooks: Sequence[nn.Parameter], residual: Tensor, seed: int) 
 
 
 def _few_distinct(vectors: np.ndarray, clusters: int) -> np.ndarray | None:
-    """The distinct vectors, if there are no more than ``clusters`` of them; else None."""
-    # The first rows nearly always show that there are more, which spares a sort of all rows.
+    """Return the distinct vectors if there are at most ``clusters`` of them, else None."""
+    # The first rows nearly always contain more, which saves sorting all rows.
     if len(vectors) > 4 * clusters and len(np.unique(vectors[: 4 * clusters], axis=0)) > clusters:
         return None
     distinct = np.unique(vectors, axis=0)
@@ -116,7 +116,7 @@ def _few_distinct(vectors: np.ndarray, clusters: int) -> np.ndarray | None:
 
 
 def _beside(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` points near vectors drawn at random."""
+    """Draw ``count`` points near vectors drawn at random."""
     random = generator(seed, "beside")
     spread = float(vectors.std()) or 1.0
     drawn = vectors[random.integers(len(vectors), size=count)]

@@ -1,4 +1,4 @@
-"""How good identifiers are: collisions, use of the codes, and what the unique assignment costs."""
+"""Measure the quality of identifiers: collisions, code use, and the cost of the unique assignment."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 def collision_rate(identifiers: Tensor) -> float:
-    """1 - distinct identifiers / items, for identifiers [n, L] (paper, section 4.5)."""
+    """Compute 1 - distinct identifiers / items, for identifiers [n, L] (paper, section 4.5)."""
     return 1.0 - len(torch.unique(identifiers, dim=0)) / len(identifiers)
 
 
 def colliding_items(identifiers: Tensor) -> int:
-    """Items that share their identifier with another, for identifiers [n, L]."""
+    """Count the items that share their identifier with another, for identifiers [n, L]."""
     _, counts = torch.unique(identifiers, dim=0, return_counts=True)
     return int(counts[counts > 1].sum())
 
 
 def code_use(identifiers: Tensor, sizes: Sequence[int]) -> dict[str, list[float]]:
-    """For each level of [n, L]: the share of its codes that some item has, and the perplexity of their distribution.
+    """Compute, for each level of [n, L], the share of its codes in use and the perplexity of their distribution.
 
     The perplexity of a level is the number of codes that, evenly used, would carry as much information.
     """
@@ -34,5 +34,5 @@ def code_use(identifiers: Tensor, sizes: Sequence[int]) -> dict[str, list[float]
 
 
 def distortion(latents: Tensor, quantized: Tensor) -> float:
-    """Mean squared distance between latents and their quantization, both [n, d]."""
+    """Compute the mean squared distance between latents and their quantization, both [n, d]."""
     return float((latents - quantized).square().sum(dim=1).mean())

@@ -1,4 +1,4 @@
-"""The stage `identifier_quality`: what identifiers are like, and what their prefixes tell of categories and clicks."""
+"""Report identifier quality and what prefixes reveal about categories and clicks: the stage `identifier_quality`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gensar_core.runtime.stage import Stage, read_record, write_json
 def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
     """Write quality.json for the identifiers in a folder, to the folder ``output``.
 
-    It holds, for each side, the figures of the identifiers' own record (collisions, usage, perplexity, unexplained
-    variance) and, for each prefix length, how much likelier than by chance two items with the same prefix are of the
-    same category, or clicked one after the other by the same user. ``canonical`` holds items.parquet and
-    events.parquet. Raises UserError when these are of another data set than the identifiers.
+    For each side, it holds the metrics in the identifiers' stage record (collisions, usage, perplexity, unexplained
+    variance) and, for each prefix length, how much likelier than by chance two items with the same prefix are to share
+    a category, or to be clicked one after the other by the same user. ``canonical`` holds items.parquet and
+    events.parquet. Raises UserError when these belong to another data set than the identifiers.
     """
     files = [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
     tables = [canonical / "items.parquet", canonical / "events.parquet"]
@@ -45,16 +45,16 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
 
 
 def categories(items: pl.DataFrame) -> np.ndarray:
-    """A number for each item's first category path [n]; -1 for an item without one."""
+    """Assign a number to each item's first category path [n]; -1 to an item without one."""
     paths = items.get_column("categories").list.first().list.join("\0")
     numbers = paths.rank("dense").cast(pl.Int64) - 1
     return numbers.fill_null(-1).to_numpy()
 
 
 def click_pairs(events: pl.DataFrame) -> np.ndarray:
-    """The distinct pairs of different items that some user clicked one right after the other [pairs, 2], lower first.
+    """Return the distinct pairs of different items that some user clicked in succession [pairs, 2], lower first.
 
-    Clicks of both tasks count; a repeated click on one item is one.
+    Clicks of both tasks count; repeated clicks on one item count as one.
     """
     users, items = (events.get_column(name).to_numpy() for name in ("user_id", "item_id"))
     changed = np.ones(len(items), dtype=bool)
@@ -65,16 +65,16 @@ def click_pairs(events: pl.DataFrame) -> np.ndarray:
 
 
 def prefix_figures(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list[dict[str, Any]]:
-    """For each length of prefix that some two items share: how many pairs do, and what it tells of them.
+    """Measure, for each prefix length that some two items share, how many pairs share it and what it reveals.
 
-    ``rows`` are identifiers, ``category`` [n] numbers (-1 for none), ``pairs`` [m, 2] of items clicked one after the
+    ``rows`` are identifiers, ``category`` [n] numbers (-1 for none), ``pairs`` [m, 2] items clicked one after the
     other. Shares are of the pairs of items with the same prefix; the chance level is the share of all pairs.
     """
     codes = Ragged.from_lengths(rows.lengths, rows.values).padded(int(rows.lengths.max(initial=0)), -1)
     found = []
     for length in range(1, codes.shape[1] + 1):
         _, node = np.unique(codes[:, :length], axis=0, return_inverse=True)
-        # An identifier that ends before this length stands for itself.
+        # An identifier that ends before this length has a node to itself.
         node = np.where(rows.lengths >= length, node.ravel(), len(codes) + np.arange(len(codes)))
         sharing = _pairs_within(node)
         if sharing:
@@ -103,7 +103,7 @@ def _shares(hits: int, pairs: int, all_hits: int, all_pairs: int) -> Mapping[str
 
 
 def _pairs_within(group: np.ndarray) -> int:
-    """Pairs of items with equal numbers."""
+    """Count the pairs of items with equal numbers."""
     _, counts = np.unique(group, return_counts=True)
     return int((counts * (counts - 1) // 2).sum())
 

@@ -1,4 +1,4 @@
-"""Dead codes: codes that no item chose in a whole epoch start again beside badly quantized items."""
+"""Revive dead codes: restart codes that no item chose in a whole epoch beside badly quantized items."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gensar_core.identifiers.rqvae import RQVAE, Codes
 
 
 class CodeUse(nn.Module):
-    """How often each code was chosen since the last ``clear``: buffers, so that a checkpoint continues the count."""
+    """Count the choices of each code since the last ``clear``, in buffers so that a checkpoint keeps the counts."""
 
     def __init__(self, model: RQVAE) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class CodeUse(nn.Module):
                 self.register_buffer(f"{name}_{level}", counts)
 
     def clear(self) -> None:
-        """Start counting anew."""
+        """Reset all counts."""
         for counts in self.buffers():
             counts.zero_()
 
@@ -33,7 +33,7 @@ class CodeUse(nn.Module):
                 self.of(name, level).scatter_add_(0, code, torch.ones_like(code))
 
     def of(self, chain: str, level: int) -> Tensor:
-        """The counts [K] of one level of a chain."""
+        """Return the counts [K] of one level of a chain."""
         return self.get_buffer(f"{chain}_{level}")
 
 
@@ -41,8 +41,8 @@ class CodeUse(nn.Module):
 def revive(model: RQVAE, use: CodeUse, scaled: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Move every unused code to a residual of the batch ``scaled``, drawn in proportion to its squared error.
 
-    The optimizer's averages of a moved code are cleared: they belong to the place it has left. Draws come from the
-    global generator of the device, which the training loop seeds at each step.
+    The optimizer's averages of a moved code are cleared, because they belong to its old position. Draws come from the
+    device's global generator, which the training loop seeds at each step.
     """
     parts = {"shared": model.latents(scaled)}
     for name, codebooks in model.chains().items():
@@ -54,7 +54,7 @@ def revive(model: RQVAE, use: CodeUse, scaled: Mapping[str, Tensor], optimizer: 
 
 
 def _revive_level(codebook: nn.Parameter, counts: Tensor, residual: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Revive the codes [K, D] of one level on residuals [batch, D]; return what they leave."""
+    """Revive the codes [K, D] of one level on residuals [batch, D]; return the residuals after this level."""
     dead = torch.nonzero(counts == 0).squeeze(1)
     _, left = encode(residual, [codebook])
     error = left.square().sum(dim=1)

@@ -1,4 +1,4 @@
-"""The joint RQ-VAE: two autoencoders whose latents share their first codebooks (paper, section 3.2, Eq. 2-10).
+"""Define the joint RQ-VAE: two autoencoders whose latents share their first codebooks (paper, section 3.2, Eq. 2-10).
 
 With `quantizer: rq-kmeans` the networks are the identity, and the latents are the scaled vectors themselves.
 """
@@ -22,13 +22,13 @@ from gensar_core.errors import UserError
 from gensar_core.identifiers.quantize import Choice, encode, nearest, quantize
 from gensar_core.identifiers.sinkhorn import balanced
 
-#: Rows that go through an encoder at once when no gradient is wanted.
+#: Rows encoded at once when no gradient is needed.
 _ROWS = 8192
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes of n items: L_m shared levels, and L_n levels of each side."""
+    """Hold the codes of n items: L_m shared levels, and L_n specific levels for each side."""
 
     #: [n, L_m]
     shared: Tensor
@@ -36,20 +36,20 @@ class Codes:
     specific: dict[str, Tensor]
 
     def chains(self) -> dict[str, Tensor]:
-        """Codes by the name of their chain of codebooks: `shared`, then each side."""
+        """Map the name of each chain of codebooks to its codes: `shared`, then each side."""
         return {"shared": self.shared, **self.specific}
 
     def identifier(self, side: str) -> Tensor:
-        """Eq. 5: the shared codes followed by the side's own [n, L_m + L_n]."""
+        """Return Eq. 5: the shared codes followed by the side's specific codes [n, L_m + L_n]."""
         return torch.cat([self.shared, self.specific[side]], dim=1)
 
 
 class RQVAE(nn.Module):
-    """Encoders, codebooks and decoders of one or two sides, `semantic` and `collaborative`.
+    """Encode, quantize and decode the vectors of one or two sides, `semantic` and `collaborative`.
 
-    Shared codes have the dimensions of all sides' latents together (Eq. 3). With one side alone, shared and specific
-    levels are one chain of codebooks of d dimensions. Vectors come in as the embedding stage wrote them: the mean and
-    one factor a side, which brings the mean squared norm to 1, are part of the module.
+    Shared codes span the latents of all sides together (Eq. 3). With a single side, shared and specific levels form one
+    chain of codebooks of d dimensions. The module takes vectors as the embedding stage wrote them and holds, for each
+    side, their mean and one factor that brings the mean squared norm to 1.
     """
 
     def __init__(self, dimensions: Mapping[str, int], settings: QuantizerSettings) -> None:
@@ -73,7 +73,7 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def fit_scale(self, vectors: Mapping[str, Tensor]) -> None:
-        """Take mean and factor of each side from its vectors [n, d_in]."""
+        """Set the mean and factor of each side from its vectors [n, d_in]."""
         for side, matrix in vectors.items():
             mean = matrix.mean(dim=0)
             power = sum_of_squares(matrix, mean) / len(matrix)
@@ -81,30 +81,30 @@ class RQVAE(nn.Module):
             self.get_buffer(f"factor_{side}").fill_(power**-0.5 if power > 0 else 1.0)
 
     def scale(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Vectors with mean 0 and mean squared norm 1: then Eq. 8 is each side's share of unexplained variance."""
-        # In place from the difference on: a large catalogue's vectors should stand in memory twice at most.
+        """Scale vectors to mean 0 and mean squared norm 1: then Eq. 8 is each side's share of unexplained variance."""
+        # Scale the difference in place: memory should hold a large catalogue's vectors twice at most.
         return {
             side: (matrix - self.get_buffer(f"mean_{side}")).mul_(self.get_buffer(f"factor_{side}"))
             for side, matrix in vectors.items()
         }
 
     def latents(self, scaled: Mapping[str, Tensor]) -> Tensor:
-        """Eq. 2: [z_s; z_c], [n, d * sides]."""
+        """Compute Eq. 2: [z_s; z_c], [n, d * sides]."""
         return torch.cat([self.encoders[side](scaled[side]) for side in self.sides], dim=1)
 
     def decode(self, quantized: Tensor) -> dict[str, Tensor]:
-        """Eq. 7: reconstructions of the scaled vectors from [z^_s; z^_c]."""
+        """Compute Eq. 7: reconstructions of the scaled vectors from [z^_s; z^_c]."""
         parts = self.split(quantized)
         return {side: self.decoders[side](parts[side]) for side in self.sides}
 
     def split(self, latents: Tensor) -> dict[str, Tensor]:
-        """The part of each side [n, d] of [n, d * sides]."""
+        """Split [n, d * sides] into the part of each side [n, d]."""
         return dict(zip(self.sides, torch.split_with_sizes(latents, list(self.widths.values()), dim=1), strict=True))
 
     def losses(self, scaled: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Codes]:
-        """Eq. 8-10 on a batch of scaled vectors, and the codes chosen.
+        """Compute Eq. 8-10 on a batch of scaled vectors, and the chosen codes.
 
-        Squared norms are summed over dimensions and levels as the equations are written, and averaged over the batch.
+        Squared norms are summed over dimensions and levels, as the equations are written, and averaged over the batch.
         """
         settings = self.settings
         latents = self.latents(scaled)
@@ -114,8 +114,8 @@ class RQVAE(nn.Module):
             for side, part in self.split(shared.residual).items()
         }
         left = torch.cat([own[side].residual for side in self.sides], dim=1).detach()
-        # Straight-through: forward the quantized latents of Eq. 6, backward as if they were the latents themselves.
-        # Written as z - sg[r] so that both forms of residual gradient train the decoder's path alike.
+        # Straight-through: the forward pass uses the quantized latents of Eq. 6, the backward pass the latents
+        # themselves. Written as z - sg[r] so that both forms of residual gradient train the decoder's path alike.
         decoded = self.decode(latents - left)
         losses = {
             f"reconstruction_{side}": (scaled[side] - decoded[side]).square().sum(dim=1).mean() for side in self.sides
@@ -125,15 +125,15 @@ class RQVAE(nn.Module):
         return losses, Codes(shared.codes, {side: part.codes for side, part in own.items()})
 
     def own(self, side: str) -> list[nn.Parameter]:
-        """The codebooks of a side's own levels, [K, d] each."""
+        """Return the codebooks of a side's specific levels, [K, d] each."""
         return list(self.specific[side].parameters())
 
     def chains(self) -> dict[str, list[nn.Parameter]]:
-        """The chains of codebooks, [K, dimensions] a level: `shared`, then each side's own."""
+        """Return the chains of codebooks, [K, dimensions] a level: `shared`, then the specific ones of each side."""
         return {"shared": list(self.shared), **{side: self.own(side) for side in self.sides}}
 
     def _own_choices(self) -> list[Choice]:
-        """How each of a side's own levels chooses its code in training."""
+        """Return the functions by which a side's specific levels choose codes in training."""
         levels, sinkhorn = self.settings.specific_levels, self.settings.sinkhorn
         if sinkhorn is None:
             return [nearest] * levels
@@ -143,20 +143,20 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def all_latents(self, scaled: Mapping[str, Tensor]) -> Tensor:
-        """Latents of all items [n, d * sides], in blocks of fixed size."""
+        """Compute the latents of all items [n, d * sides], in blocks of fixed size."""
         blocks = zip(*(torch.split(scaled[side], _ROWS) for side in self.sides), strict=True)
         return torch.cat([self.latents(dict(zip(self.sides, block, strict=True))) for block in blocks])
 
     @torch.no_grad()
     def encode_latents(self, latents: Tensor) -> Codes:
-        """Eq. 3-5 for the latents of any number of items."""
+        """Compute Eq. 3-5 for the latents of any number of items."""
         shared, left = encode(latents, list(self.shared))
         parts = self.split(left)
         return Codes(shared, {side: encode(parts[side].contiguous(), self.own(side))[0] for side in self.sides})
 
     @torch.no_grad()
     def quantized(self, codes: Codes) -> Tensor:
-        """Eq. 6: [z^_s; z^_c] of codes, [n, d * sides]."""
+        """Compute Eq. 6: [z^_s; z^_c] of codes, [n, d * sides]."""
         quantized = torch.cat(
             [_sum_of_codes(self.own(side), codes.specific[side], width) for side, width in self.widths.items()], dim=1
         )
@@ -164,7 +164,7 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def unexplained_variance(self, scaled: Mapping[str, Tensor], codes: Codes) -> dict[str, float]:
-        """Squared error of each side's vectors reconstructed from codes, divided by the vectors' own variance."""
+        """Return each side's squared error of reconstruction from codes, divided by the variance of its vectors."""
         error = dict.fromkeys(self.sides, 0.0)
         for start, latents in enumerate(torch.split(self.quantized(codes), _ROWS)):
             rows = slice(start * _ROWS, start * _ROWS + len(latents))
@@ -175,20 +175,20 @@ class RQVAE(nn.Module):
 
 
 def sum_of_squares(matrix: Tensor, center: Tensor | float = 0.0) -> float:
-    """Squared norm of all rows less ``center``, added up in double precision without a copy of the matrix."""
+    """Sum the squared norms of all rows less ``center``, in double precision without a copy of the matrix."""
     return sum(float((block - center).double().square().sum()) for block in torch.split(matrix, _ROWS))
 
 
 def save_model(model: RQVAE, path: Path) -> None:
-    """Write weights, codebooks and scales as safetensors; settings and input sizes stand in its metadata."""
+    """Write weights, codebooks and scales as safetensors, with settings and input sizes in the metadata."""
     sizes = {side: len(model.get_buffer(f"mean_{side}")) for side in model.sides}
-    # One entry alone: safetensors writes several in an order of chance.
+    # A single entry, because safetensors writes several in arbitrary order.
     metadata = {"rqvae": json.dumps({"settings": model.settings.canonical(), "dimensions": sizes})}
     save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path, metadata)
 
 
 def load_model(path: Path) -> RQVAE:
-    """Read what `save_model` wrote, onto the CPU. Raises UserError when there is no such file."""
+    """Read a model that `save_model` wrote, onto the CPU. Raises UserError when there is no such file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the identifiers first")
     with safe_open(path, framework="pt") as stored:
@@ -204,7 +204,7 @@ def _codebooks(sizes: Sequence[int], width: int) -> nn.ParameterList:
 
 
 def _sum_of_codes(codebooks: Sequence[Tensor], codes: Tensor, width: int) -> Tensor:
-    """Sum over levels of the chosen code embeddings: [K, D] a level and [n, L] give [n, D]."""
+    """Sum the chosen code embeddings over levels, [n, D], from [K, D] a level and codes [n, L]."""
     total = torch.zeros((len(codes), width), device=codes.device)
     for codebook, chosen in zip(codebooks, codes.unbind(dim=1), strict=True):
         total = total + codebook[chosen]
@@ -212,7 +212,7 @@ def _sum_of_codes(codebooks: Sequence[Tensor], codes: Tensor, width: int) -> Ten
 
 
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between; Xavier-normal weights, zero biases."""
+    """Build linear layers with ReLU between; Xavier-normal weights, zero biases."""
     layers: list[nn.Module] = []
     for position, (wide, narrow) in enumerate(itertools.pairwise(sizes)):
         if position:

@@ -1,8 +1,8 @@
-"""Separation: a few of the last level's codes are spent on telling colliding items apart.
+"""Separate colliding items by spending a few of the last level's codes on them.
 
-k-means places codes where items are dense, which is exactly where two items fall on one code. A pair a, b on code e is
-told apart by one more code on the line through them, beyond a: close enough to a to take it from e, far enough from b
-to leave b on e. The codes for that are those whose items lose least by going to their second nearest code.
+k-means places codes where items are dense, which is exactly where two items share a code. A pair a, b on code e is
+separated by one more code on the line through them, beyond a: close enough to a to take it from e, far enough from b to
+leave b on e. The codes to spend are those whose items lose least by moving to their second nearest code.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 from gensar_core.identifiers.quantize import encode, row_blocks
 from gensar_core.identifiers.rqvae import RQVAE
 
-#: Each round looks at all items, so a few rounds must do.
+#: Each round scans all items, so a few rounds must suffice.
 _ROUNDS = 16
 
 
 @torch.no_grad()
 def separate_last_level(model: RQVAE, latents: Tensor) -> None:
-    """Separate the items that collide under ``model``, by its last codebook of each side; all items' ``latents``."""
+    """Separate the items that collide under ``model`` by each side's last codebook, given all items' ``latents``."""
     chosen = torch.zeros((len(latents), 0), dtype=torch.int64, device=latents.device)
     if not model.settings.specific_levels:
         _separate_chain(list(model.shared), chosen, latents, model.settings.separation_share)
@@ -34,15 +34,15 @@ def separate_last_level(model: RQVAE, latents: Tensor) -> None:
 
 
 def _separate_chain(codebooks: Sequence[Tensor], above: Tensor, residual: Tensor, share: float) -> None:
-    """Separate by the last of ``codebooks``; ``above`` [n, any] are the codes chosen before this chain."""
+    """Separate items by the last of ``codebooks``; ``above`` [n, any] are the codes chosen before this chain."""
     node, left = last_nodes(codebooks, above, residual)
     codebooks[-1].copy_(separate(node, left, codebooks[-1], share))
 
 
 def last_nodes(codebooks: Sequence[Tensor], above: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Where items stand before the last of ``codebooks``: a number for each path of codes [n], and what is left [n, D].
+    """Return each item's node before the last of ``codebooks`` [n] and what remains to quantize there [n, D].
 
-    ``above`` [n, any] are the codes that were chosen before the first of them.
+    A node is the number of a path of codes. ``above`` [n, any] are the codes chosen before the first codebook.
     """
     codes, left = encode(residual, codebooks[:-1])
     _, node = torch.unique(torch.cat([above, codes], dim=1), dim=0, return_inverse=True)
@@ -51,10 +51,10 @@ def last_nodes(codebooks: Sequence[Tensor], above: Tensor, residual: Tensor) -> 
 
 @torch.no_grad()
 def separate(node: Tensor, residual: Tensor, codebook: Tensor, share: float) -> Tensor:
-    """A codebook [K, D] under which fewer items collide, at most ``share`` of its codes moved.
+    """Return a codebook [K, D] under which fewer items collide, with at most ``share`` of its codes moved.
 
-    ``node`` [n] numbers what items have chosen before the last level, ``residual`` [n, D] what is left to quantize.
-    The returned codebook never has more collisions than the given one.
+    ``node`` [n] numbers the codes chosen before the last level, ``residual`` [n, D] is what remains to quantize. The
+    returned codebook never has more collisions than the given one.
     """
     budget = at_once = int(share * len(codebook))
     choice = _nearest_two(residual, codebook)
@@ -81,7 +81,7 @@ class _Choice(NamedTuple):
     #: Nearest and second nearest code of every item [n].
     first: Tensor
     second: Tensor
-    #: How much farther the second is, in squared distance [n].
+    #: Squared distance to the second less that to the first [n].
     gap: Tensor
 
 
@@ -98,15 +98,15 @@ def _nearest_two(residual: Tensor, codebook: Tensor) -> _Choice:
 
 
 def _collisions(node: Tensor, code: Tensor, size: int) -> int:
-    """Items less distinct identifiers."""
+    """Count items less distinct identifiers."""
     return len(node) - len(torch.unique(node * size + code))
 
 
 def _dispensable(node: Tensor, choice: _Choice, size: int) -> Tensor:
-    """All codes, the most dispensable first: by the collisions, then the loss, of going to second codes."""
+    """Order all codes, most dispensable first: by the collisions, then the loss, of moving items to second codes."""
     held = torch.unique(node * size + choice.first)
     would_collide = torch.isin(node * size + choice.second, held)
-    # Added up on the CPU, where the order of the sum is fixed.
+    # Sum on the CPU, where the order is fixed.
     first = choice.first.cpu().numpy()
     loss = np.bincount(first, weights=choice.gap.cpu().double().numpy(), minlength=size)
     collide = np.bincount(first, weights=would_collide.cpu().numpy(), minlength=size)
@@ -114,11 +114,11 @@ def _dispensable(node: Tensor, choice: _Choice, size: int) -> Tensor:
 
 
 def _parting_points(node: Tensor, residual: Tensor, codebook: Tensor, code: Tensor) -> Tensor:
-    """One point [groups, D] for each group of colliding items that differ: it parts the group's outermost item a."""
+    """Return one point [groups, D] for each group of colliding items that differ: it parts off the outermost item a."""
     _, group, size = torch.unique(node * len(codebook) + code, return_inverse=True, return_counts=True)
     rows = torch.nonzero(size[group] > 1).squeeze(1)
     distance = (residual[rows] - codebook[code[rows]]).norm(dim=1)
-    # Sorted by group and, inside, from the outermost item inwards: a and b are the first two of each group.
+    # Sort by group and, within it, from the outermost item inwards: a and b are the first two of each group.
     order = torch.argsort(distance, descending=True, stable=True)
     order = order[torch.argsort(group[rows][order], stable=True)]
     rows, distance = rows[order], distance[order]

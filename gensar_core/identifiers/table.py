@@ -1,4 +1,4 @@
-"""The identifiers of every item as token strings: what corpora and the command line read."""
+"""Store every item's identifiers and read them as token strings, for corpora and the command line."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ SIDES = ("semantic", "collaborative")
 
 
 class Scheme(Settings):
-    """The token of code c at position p is ``<{levels[p]}_{c}>``, with c below ``sizes[p]``."""
+    """Define the tokens of an identifier: code c at position p is ``<{levels[p]}_{c}>``, with c below ``sizes[p]``."""
 
     levels: list[str]
     sizes: list[int]
 
 
 class Vocabulary(Settings):
-    """The schemes of both identifiers: what vocabulary.json holds."""
+    """Hold the schemes of both identifiers, the content of vocabulary.json."""
 
     semantic: Scheme
     collaborative: Scheme
 
     def scheme(self, side: str) -> Scheme:
-        """The scheme of `semantic` or `collaborative`."""
+        """Return the scheme of `semantic` or `collaborative`."""
         return self.semantic if side == "semantic" else self.collaborative
 
 
 @dataclass(frozen=True)
 class IdentifierTable:
-    """Identifiers of all items, in the order of their ids.
+    """Hold the identifiers of all items, in the order of their ids.
 
-    ``tokens`` lists the distinct token strings of both sides, those that no item uses included; ``sides`` maps
-    `semantic` and `collaborative` to one row of indices into ``tokens`` an item. Rows may differ in length.
+    ``tokens`` lists the distinct token strings of both sides, including those that no item uses; ``sides`` maps
+    `semantic` and `collaborative` to one row of indices into ``tokens`` for each item. Rows may differ in length.
     """
 
     tokens: list[str]
@@ -50,7 +50,7 @@ class IdentifierTable:
 
     @classmethod
     def load(cls, folder: Path) -> IdentifierTable:
-        """Read identifiers.parquet and vocabulary.json of a folder.
+        """Read identifiers.parquet and vocabulary.json from a folder.
 
         Raises UserError when a file is missing or broken, when item ids have gaps, or when a code has no token.
         """
@@ -71,7 +71,7 @@ class IdentifierTable:
         return len(self.sides["semantic"])
 
     def text(self, side: str, item: int) -> str:
-        """The identifier of one item as text, tokens side by side."""
+        """Return the identifier of one item as text, tokens side by side."""
         rows = self.sides[side]
         return "".join(self.tokens[token] for token in rows.values[rows.offsets[item] : rows.offsets[item + 1]])
 
@@ -81,7 +81,8 @@ def save_identifiers(
 ) -> None:
     """Write a table of identifiers and its vocabulary.
 
-    ``codes`` maps each side to one row of codes an item, ``moved`` [n] says which items the unique assignment moved.
+    ``codes`` maps each side to one row of codes for each item; ``moved`` [n] marks items that the unique assignment
+    moved.
     """
     columns = {"item_id": pl.Series(np.arange(len(codes["semantic"])), dtype=pl.Int32())}
     columns |= {side: codes[side].to_series(side, pl.Int32()) for side in SIDES}
@@ -91,7 +92,7 @@ def save_identifiers(
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Read vocabulary.json. Raises UserError when it is missing or not one."""
+    """Read vocabulary.json. Raises UserError when it is missing or malformed."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -107,7 +108,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def _first_token(vocabulary: Vocabulary) -> dict[str, tuple[int, int]]:
-    """Level name -> (index of the token of its code 0, number of its codes); a name used twice is one level."""
+    """Map each level name to (token index of its code 0, number of its codes); a name used twice is one level."""
     sizes: dict[str, int] = {}
     for side in SIDES:
         scheme = vocabulary.scheme(side)
@@ -118,7 +119,7 @@ def _first_token(vocabulary: Vocabulary) -> dict[str, tuple[int, int]]:
 
 
 def _token_rows(column: pl.Series, scheme: Scheme, first: Mapping[str, tuple[int, int]], where: str) -> Ragged:
-    """Codes as indices of tokens."""
+    """Convert codes to indices of tokens."""
     codes = Ragged.from_series(column)
     position = np.arange(len(codes.values)) - codes.offsets[codes.rows]
     if codes.lengths.max(initial=0) > len(scheme.levels):

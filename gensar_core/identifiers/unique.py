@@ -1,15 +1,14 @@
-"""Unique identifiers by proof: the fewest possible items move, each to a free identifier at little added distortion.
+"""Make identifiers provably unique: move the fewest possible items, to free identifiers at little added distortion.
 
-Identifiers are paths in a tree with K branches a level, so a node that has B levels below it has room for K^B items
-(for the product of their sizes, where levels differ in size).
-Two steps make every path the path of one item:
+Identifiers are paths in a tree with K branches a level, so a node with B levels below it has room for K^B items (for
+the product of their sizes, where levels differ in size). Two steps give every item a path to itself:
 
-1. *Rebalance*, from the root down: a node with more items than room sends the excess to siblings with places left,
+1. *Rebalance*, from the root down: a node with more items than room sends the excess to siblings with free places,
    nearest first. Siblings always have enough, because their parent holds no more items than their rooms add up to.
-2. *Place*, at the last level: every node now has at most K items, and an assignment of least cost gives the colliding
-   ones different codes; one of each colliding group keeps its identifier.
+2. *Place*, at the last level: every node now has at most K items, and an assignment of least cost maps the colliding
+   ones to different codes; one of each colliding group keeps its identifier.
 
-Nobody else moves. Of g items with one identifier g - 1 move, on each side by itself, unless a node of the *shared*
+No other item moves. Of g items with one identifier, g - 1 move, on each side separately, unless a node of the *shared*
 levels overflows: an item that leaves it moves on both sides, because both identifiers begin with the shared codes.
 """
 
@@ -24,25 +23,25 @@ from scipy.optimize import linear_sum_assignment
 
 from gensar_core.errors import UserError
 
-#: Entries of a distance matrix that are held at once.
+#: Entries of a distance matrix held at once.
 _BLOCK = 1 << 24
-#: Share of a node's free codes from which on an assignment is eased.
+#: An assignment that fills at least this share of a node's free codes is eased.
 _NEARLY_FULL = 0.9
 
 
 @dataclass(frozen=True)
 class Paths:
-    """What the assignment works on: n items below known nodes, and L levels of codebooks that lead on from there."""
+    """Hold the input of the assignment: n items at known nodes, and L levels of codebooks below these nodes."""
 
-    #: Number of the node each item stands in [n]; equal numbers are one node.
+    #: Number of each item's node [n]; equal numbers are one node.
     node: np.ndarray
-    #: What is left to quantize there [n, D].
+    #: Residual to quantize there [n, D].
     residual: np.ndarray
-    #: One [K, D] a level.
+    #: One codebook [K, D] a level.
     codebooks: Sequence[np.ndarray]
     #: Codes to make unique [n, L].
     codes: np.ndarray
-    #: Whether the item still follows the codes it was encoded to [n]; an unsettled one has no claim on its place.
+    #: Whether the item still follows the codes it was encoded to [n]; an unsettled item has no claim on its place.
     settled: np.ndarray
 
 
@@ -53,7 +52,7 @@ def unique_codes(
     shared_codes: np.ndarray,
     specific_codes: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Codes that are unique on every side, from codes that are not.
+    """Make codes unique on every side.
 
     ``latents`` [n, D] are the items' latents, the sides' parts next to each other. ``shared`` holds one codebook [K, D]
     a level and ``specific``, for each side, one [K, its part of D] a level. ``shared_codes`` [n, L_m] and
@@ -86,7 +85,7 @@ def unique_codes(
 
 
 def check_room(items: int, sizes: Sequence[int]) -> None:
-    """Raise UserError when levels of these ``sizes`` give fewer identifiers than there are items."""
+    """Raise UserError when levels of these ``sizes`` offer fewer identifiers than there are items."""
     room = math.prod(sizes)
     if room < items:
         equal = len(set(sizes)) == 1
@@ -100,7 +99,7 @@ def check_room(items: int, sizes: Sequence[int]) -> None:
 
 
 def _make_unique(paths: Paths) -> np.ndarray:
-    """Unique codes [n, L] of paths whose nodes have room for their items."""
+    """Make the codes [n, L] of paths unique, given nodes that have room for their items."""
     claims = _keepers(paths, paths.codes[:, :0])
     last = paths.codebooks[-1]
     above = Paths(paths.node, paths.residual, paths.codebooks[:-1], paths.codes[:, :-1], paths.settled)
@@ -110,7 +109,7 @@ def _make_unique(paths: Paths) -> np.ndarray:
 
 
 def _keepers(paths: Paths, further: np.ndarray) -> np.ndarray:
-    """One settled item of each identifier, which rebalancing leaves where it is: the one quantized best [n].
+    """Mark one settled item of each identifier, the best quantized one [n]; rebalancing leaves it in place.
 
     ``further`` [n, any] are codes of levels below those of ``paths``.
     """
@@ -133,8 +132,8 @@ def _keepers(paths: Paths, further: np.ndarray) -> np.ndarray:
 def _rebalance(paths: Paths, room_below: int, claims: np.ndarray) -> Paths:
     """Move items so that no node at the end of these paths holds more than ``room_below`` of them.
 
-    Items with lower ``claims`` [n] go first. Returns the nodes at the end of the paths, what is left to quantize there,
-    the codes, and who is still settled.
+    Items with lower ``claims`` [n] go first. Returns the nodes at the end of the paths, the residuals to quantize
+    there, the codes, and which items are still settled.
     """
     node, residual = paths.node, paths.residual
     codes, settled = paths.codes.copy(), paths.settled.copy()
@@ -153,7 +152,7 @@ def _rebalance(paths: Paths, room_below: int, claims: np.ndarray) -> Paths:
 def _overflow(
     node: np.ndarray, residual: np.ndarray, codebook: np.ndarray, code: np.ndarray, room: int, claims: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items that must leave their child node for a sibling, and the code of the sibling."""
+    """Return the items that must leave their child node for a sibling, and the codes of these siblings."""
     nodes, place = np.unique(node, return_inverse=True)
     size = len(codebook)
     child, counts = np.unique(place * size + code, return_counts=True)
@@ -178,7 +177,7 @@ def _overflow(
 def _dearest_last(
     residual: np.ndarray, codebook: np.ndarray, own: int, open_codes: np.ndarray, claims: np.ndarray
 ) -> np.ndarray:
-    """Order in which items leave code ``own``: fewest claims first, then least distortion added next."""
+    """Order items leaving code ``own``: fewest claims first, then least added distortion."""
     added = np.empty(len(residual), dtype=np.float32)
     for rows in _row_blocks(len(residual), len(codebook)):
         distance = _distances(residual[rows], codebook)
@@ -187,7 +186,7 @@ def _dearest_last(
 
 
 def _seat(residual: np.ndarray, codebook: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Codes for items [n]: each asks its nearest code with places left; a code takes the nearest askers first.
+    """Assign codes to items [n]: each tries its nearest code with places left; a code accepts the nearest items first.
 
     ``free`` [K] counts the places of each code, at least n in all, and is reduced by those taken.
     """
@@ -215,10 +214,10 @@ def _seat(residual: np.ndarray, codebook: np.ndarray, free: np.ndarray) -> np.nd
 
 
 def _place(paths: Paths, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Last codes [n] that are unique within each node; a node has at most K items.
+    """Choose last codes [n] that are unique within each node; a node has at most K items.
 
     An item alone on its code stays. The others of a node, and the unsettled, get the free codes and the codes they
-    collide on, by an assignment of least squared distance in which as many as possible keep their code.
+    collide on, by an assignment in which as many items as possible keep their code and squared distances are least.
     """
     size = len(codebook)
     _, cell = np.unique(paths.node * size + code, return_inverse=True)
@@ -251,10 +250,10 @@ def _place(paths: Paths, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
 
 
 def _assign(distance: np.ndarray, columns: np.ndarray, code: np.ndarray, settled: np.ndarray) -> np.ndarray:
-    """Different codes out of ``columns`` for the rows of ``distance`` [m, K]: most kept first, then least in sum."""
+    """Assign different codes out of ``columns`` to the rows of ``distance`` [m, K]: most kept first, then least sum."""
     cost = distance[:, columns].astype(np.float64)
     cost -= cost.min(axis=1, keepdims=True)
-    # One kept code outweighs any sum of distances, so the number of moves comes first.
+    # One kept code outweighs any sum of distances, so the number of moves is minimized first.
     bonus = (len(cost) + 1) * (cost.max() or 1.0)
     own = np.searchsorted(columns, code[settled])
     cost[np.flatnonzero(settled), own] -= bonus
@@ -263,11 +262,11 @@ def _assign(distance: np.ndarray, columns: np.ndarray, code: np.ndarray, settled
 
 
 def _eased(cost: np.ndarray) -> np.ndarray:
-    """An assignment problem with the same solution whose first rows are those of ``cost`` [m, n], m <= n.
+    """Return an assignment problem with the same solution whose first rows are those of ``cost`` [m, n], m <= n.
 
-    Near-copies that fill a node are the solver's worst case: all want the same codes in the same order. With a row for
-    every column, any constant of a column may be taken off; its mean leaves such items little to contend for
-    (measured at 1,024 codes: 2 to 5 times faster). It does not pay where many columns stay free.
+    Near-copies that fill a node are the solver's worst case: all prefer the same codes in the same order. With a row
+    for every column, any constant may be subtracted from a column; subtracting its mean leaves such items little to
+    contend for (measured at 1,024 codes: 2 to 5 times faster). It does not pay off where many columns stay free.
     """
     rows, columns = cost.shape
     if rows < _NEARLY_FULL * columns:
@@ -283,21 +282,21 @@ def _eased(cost: np.ndarray) -> np.ndarray:
 
 
 def _descend(node: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Numbers of the nodes reached from ``node`` [n] by ``codes`` [n, L], kept dense so that they never overflow."""
+    """Number the nodes reached from ``node`` [n] by ``codes`` [n, L], densely so that numbers never overflow."""
     for code in codes.T:
         _, node = np.unique(node * (int(code.max(initial=0)) + 1) + code, return_inverse=True)
     return node
 
 
 def _distances(residual: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """Squared distance of every row to every code [n, K], less the row's own squared norm."""
+    """Compute the squared distance of every row to every code [n, K], less the squared norm of the row."""
     distance: np.ndarray = residual @ (-2.0 * codebook.T)
     distance += np.einsum("kd,kd->k", codebook, codebook)
     return distance
 
 
 def _encode(residual: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
-    """Nearest codes [n, L], level by level (Eq. 3, 4)."""
+    """Choose nearest codes [n, L], level by level (Eq. 3, 4)."""
     codes = np.empty((len(residual), len(codebooks)), dtype=np.int64)
     for rows in _row_blocks(len(residual), max(map(len, codebooks), default=1)):
         left = residual[rows]
@@ -310,20 +309,20 @@ def _encode(residual: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray
 def _encode_unsettled(
     settled: np.ndarray, residual: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray
 ) -> np.ndarray:
-    """``codes`` [n, L], encoded anew where an item has left the path they were found on."""
+    """Return ``codes`` [n, L], encoded anew for items that left the path their codes were computed on."""
     codes = codes.copy()
     codes[~settled] = _encode(residual[~settled], codebooks)
     return codes
 
 
 def _row_blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices of at most `_BLOCK / width` rows."""
+    """Slice rows into blocks of at most `_BLOCK / width`."""
     step = max(1, _BLOCK // width)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _group_blocks(bounds: np.ndarray, width: int) -> Iterator[tuple[int, int]]:
-    """Runs of groups (first, one past the last) whose rows together are at most `_BLOCK / width`."""
+    """Yield runs of groups (first, one past the last) whose rows together are at most `_BLOCK / width`."""
     step = max(1, _BLOCK // width)
     first = 0
     while first < len(bounds) - 1:
