@@ -1,10 +1,10 @@
-# GenSAR: from raw logs to the tables of the paper. Rules stand in rules/, in the order of the flow.
+# GenSAR: from raw logs to the tables of the paper. The rules are in rules/, in pipeline order.
 #
 #   snakemake --cores 8 results/tables/amazon.csv      the paper's Amazon experiment
 #   snakemake --cores 2 results/tables/demo.csv        the embedded demo
 #
-# All settings live in config.yaml; a rule's parameters are exactly the settings its stage reads and a fingerprint of
-# the code it reaches, so an edit reruns the stages it concerns and what depends on them.
+# All settings are in config.yaml. A rule's parameters are exactly the settings its stage reads and a fingerprint of the
+# code it reaches, so an edit reruns only the stages it affects and those that depend on them.
 import os
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# No parameter of a rule, since no result depends on it. On a cluster's node this file is read again.
+# An environment variable, not a rule's parameter, since no result depends on it. Cluster nodes read this file again.
 os.environ["GENSAR_CHECKPOINT_SECONDS"] = str(experiments.checkpoint_seconds)
 
 
@@ -67,5 +67,5 @@ rule all:
         [path for dataset in experiments.datasets for path in final_files(dataset)],
 
 
-# Snakemake alone would say that there is no rule for a misspelt target, and not which name was meant.
+# For a misspelt target, Snakemake reports only that no rule makes it; this also names the nearest target.
 check_targets(sys.argv[1:])

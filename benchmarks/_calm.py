@@ -1,4 +1,4 @@
-"""Imported before torch: its threads then wait without spinning, which on shared cores would slow every loop alike."""
+"""Make torch's threads wait without spinning, which on shared cores would slow every loop; import this before torch."""
 
 import os
 

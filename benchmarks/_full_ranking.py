@@ -1,8 +1,8 @@
-"""The field's usual protocol for sequential recommendation: leave one out, and rank the whole catalogue.
+"""Rank the whole catalogue after leaving one out, the field's usual protocol for sequential recommendation.
 
-Of each user's clicks in order, the last is the test target, the one before it the valid target, the others train. A
-target is ranked among all items that its user has not clicked before, as the scripts of S3-Rec and those after it do (a
-user reviews an item once, so no target is lost), or among all items whatever; ties count half.
+Of each user's clicks in order, the last is the test target, the one before it the valid target, and the others are for
+training. A target is ranked among the items that its user has not clicked before, as in the scripts of S3-Rec and later
+ones (a user reviews an item once, so no target is lost), or among all items; ties count half.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.loop import Schedule, train, warmup_cosine
 from gensar_core.training.state import TrainingRecord
 
-#: Users whose scores of all items are in memory at once.
+#: Users per scoring batch; their scores of all items are in memory at once.
 _USERS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class ClickLog:
-    """``clicks`` of each user in order, three or more, of items 0 to ``n_items`` - 1."""
+    """Hold each user's ``clicks`` in order, three or more, on items 0 to ``n_items`` - 1."""
 
     clicks: Ragged
     n_items: int
 
     @classmethod
     def from_reviews(cls, path: Path) -> ClickLog:
-        """Reviews of the Amazon releases (JSON lines, gzip): users in order of time, then of the file."""
+        """Read reviews of the Amazon releases (JSON lines, gzip), ordered per user by time, then by line."""
         with gzip.open(path) as file:
             reviews = pl.read_ndjson(file.read())
         ordered = reviews.select(
@@ -49,16 +49,16 @@ class ClickLog:
         return cls(clicks.take(np.flatnonzero(counts >= 3)), int(items.max()) + 1)
 
     def without_last(self, count: int) -> Ragged:
-        """The clicks before each user's last ``count``."""
+        """Return the clicks before each user's last ``count``."""
         from_end = np.repeat(self.clicks.offsets[1:], self.clicks.lengths) - np.arange(len(self.clicks.values))
         return self.clicks.filter(from_end > count)
 
     def target(self, count: int) -> np.ndarray:
-        """The item that follows `without_last`(count), int64 [users]."""
+        """Return the item that follows `without_last`(count), int64 [users]."""
         return self.clicks.values[self.clicks.offsets[1:] - count].astype(np.int64)
 
     def data(self, folder: Path) -> MethodData:
-        """Training clicks as a method reads them, written into ``folder``."""
+        """Write the training clicks into ``folder`` in the form that methods read."""
         training = self.without_last(2)
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame({"item_id": np.arange(self.n_items)}).write_parquet(folder / "items.parquet")
@@ -80,7 +80,7 @@ class ClickLog:
 def full_ranks(
     method: SequentialRecommender[Any], histories: Ragged, targets: np.ndarray, *, filter_seen: bool = False
 ) -> np.ndarray:
-    """Rank of each target [users] among all items; with ``filter_seen``, among those not in the user's history."""
+    """Rank each target [users] among all items; with ``filter_seen``, among those not in the user's history."""
     states, table = method.states(histories), method.encoder.table()
     wanted = torch.from_numpy(targets).to(table.device)
     ranks = []
@@ -92,14 +92,14 @@ def full_ranks(
             seen = histories.take(users)
             scores[torch.from_numpy(seen.rows), torch.from_numpy(seen.values.astype(np.int64))] = -torch.inf
             scores.scatter_(1, wanted[start : start + _USERS_AT_ONCE, None], own)
-        # Better less worse items; that and their ties with the target make the average rank.
+        # The number of better items minus worse ones; the average rank with ties follows from it.
         surplus = scores.sub_(own).sign_().sum(dim=1)
         ranks.append((0.5 * (table.shape[0] + 1 + surplus)).cpu().numpy())
     return np.concatenate(ranks)
 
 
 def figures(ranks: np.ndarray) -> dict[str, float]:
-    """Recall@10 and NDCG@10 (one target a user: recall is the hit rate)."""
+    """Compute Recall@10 and NDCG@10 (with one target per user, recall is the hit rate)."""
     return {"recall@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
 
 

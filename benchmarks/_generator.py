@@ -1,4 +1,4 @@
-"""A generator of a given size with random weights, a catalogue of random identifiers, and Hugging Face's search."""
+"""Build a generator with random weights and a catalogue of random identifiers; run Hugging Face's beam search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gensar_core.corpora.trie import TokenTrie
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import has_bfloat16
 
-#: The paper's backbone, and the small T5 that is trained from scratch on a laptop.
+#: The paper's backbone, and a small T5 that a laptop can train from scratch.
 SIZES: dict[str, dict[str, int]] = {
     "t5_small": {"d_model": 512, "d_ff": 2048, "d_kv": 64, "num_heads": 8, "num_layers": 6, "words": 32_100},
     "small": {"d_model": 128, "d_ff": 512, "d_kv": 32, "num_heads": 4, "num_layers": 3, "words": 4_000},
@@ -28,7 +28,7 @@ LEVELS, CODES, END = 4, 256, 1
 
 @dataclass(frozen=True)
 class Setting:
-    """A model, the tokens of its catalogue's items, and prompts of as many tokens as real ones have (60 to 140)."""
+    """Hold a model, the tokens of its catalogue's items, and prompts of realistic length (60 to 140 tokens)."""
 
     model: Any
     items: ItemTokens
@@ -36,9 +36,9 @@ class Setting:
 
 
 def setting(size: str, n_items: int, users: int) -> Setting:
-    """Random weights, codes and prompts from a fixed seed.
+    """Draw weights, codes and prompts from a fixed seed.
 
-    Random codes share the fewest prefixes: the least favorable case for whoever computes each prefix once.
+    Random codes share the fewest prefixes: the least favorable case for methods that compute each prefix once.
     """
     shape = dict(SIZES[size])
     words = shape.pop("words")
@@ -52,22 +52,22 @@ def setting(size: str, n_items: int, users: int) -> Setting:
 
 
 def in_bfloat16(case: Setting) -> Setting:
-    """The same with its model's weights rounded to bfloat16, as ``precision: bfloat16`` ranks with them."""
+    """Copy the setting with its model's weights rounded to bfloat16, as ``precision: bfloat16`` ranks with them."""
     return dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU does; one that does not would rank in float32, and there is nothing to claim of bfloat16."""
+    """Check whether this CPU multiplies in bfloat16; otherwise it would rank in float32, with no claim for bfloat16."""
     return has_bfloat16(torch.device("cpu"))
 
 
 def token_trie(items: ItemTokens) -> TokenTrie:
-    """The trie of items that all have equally many tokens."""
+    """Build the trie of items with equally many tokens."""
     return TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
 
 
 def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens:
-    """Behavior token, four codes, end of sequence; all items differ."""
+    """Draw distinct items, each a behavior token, four codes and the end of sequence."""
     numbers = np.zeros(0, dtype=np.int64)
     while len(numbers) < n_items:
         numbers = np.unique(np.concatenate([numbers, draw.integers(0, CODES**LEVELS, n_items)]))
@@ -79,7 +79,7 @@ def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens
 
 
 def dictionary_trie(rows: np.ndarray) -> dict[int, Any]:
-    """Nested dictionaries of token rows, as generative retrieval code builds them."""
+    """Build nested dictionaries from token rows, as generative retrieval code does."""
     trie: dict[int, Any] = {}
     for row in rows.tolist():
         node = trie
@@ -89,7 +89,7 @@ def dictionary_trie(rows: np.ndarray) -> dict[int, Any]:
 
 
 def search(model: Any, prompts: Ragged, tries: list[dict[int, Any]], beams: int) -> torch.Tensor:
-    """Hugging Face's constrained beam search; scores of what it finds [users, beams], -inf where it finds less."""
+    """Run Hugging Face's constrained beam search; return the beams' scores [users, beams], -inf for missing beams."""
 
     def continuations(user: int, sequence: torch.Tensor) -> list[int]:
         node = tries[user]
@@ -115,7 +115,7 @@ def search(model: Any, prompts: Ragged, tries: list[dict[int, Any]], beams: int)
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of one run, and what it gives."""
+    """Run once; return the seconds and the result."""
     started = time.perf_counter()
     result = run()
     return time.perf_counter() - started, result

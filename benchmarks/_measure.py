@@ -1,4 +1,4 @@
-"""What all benchmarks share: a child process with its times and peak memory, and the JSON line at the end."""
+"""Run child processes with their times and peak memory, and print the JSON line that ends every benchmark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Usage:
-    """What a child process took: wall seconds, CPU seconds over all its threads, peak resident memory in GB."""
+    """Hold a child process's wall seconds, CPU seconds over all threads, peak resident memory in GB, and output."""
 
     seconds: float
     cpu_seconds: float
@@ -24,9 +24,9 @@ class Usage:
 
 
 def run_child(code: str, *arguments: str | Path) -> Usage:
-    """Run Python code in a process of its own; ``sys.argv[1:]`` are the arguments.
+    """Run Python code in a separate process; ``sys.argv[1:]`` are the arguments.
 
-    The calling process should stay small: Linux counts its memory, at the moment of the start, as the child's.
+    The calling process should stay small: Linux counts the caller's memory at the start as the child's.
     """
     started = time.perf_counter()
     child = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
@@ -42,7 +42,7 @@ def run_child(code: str, *arguments: str | Path) -> Usage:
 
 
 def claim(name: str, value: float, unit: str, how: str) -> dict[str, Any]:
-    """One claim of the report."""
+    """Build one claim of the report."""
     return {"name": name, "value": float(f"{value:.4g}"), "unit": unit, "how": how}
 
 
@@ -52,7 +52,7 @@ def report(benchmark: str, claims: list[dict[str, Any]]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine that was measured; a load above its cores means that others shared it."""
+    """Describe the measured machine; a load above its number of cores means that others shared it."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -1,8 +1,8 @@
-"""The peer of benchmarks/identifiers.py: the joint RQ-VAE trained as the paper and its released code train it.
+"""Train the joint RQ-VAE as the paper and its released code do, as the peer of benchmarks/identifiers.py.
 
-Plain torch, as a reader of the paper would write it: Xavier start, codebooks by k-means on the first batch, residuals
-that carry no gradient past a level, losses as means, Sinkhorn on the last specific level, a data set that is read item
-by item, identifiers counted as strings, the weights with the lowest collision rate kept.
+This is plain torch, as a reader of the paper would write it: Xavier initialization, codebooks from k-means on the first
+batch, residuals that pass no gradient beyond a level, losses as means, Sinkhorn on the last specific level, a data set
+read item by item, identifiers counted as strings. The weights with the lowest collision rate are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EVALUATE_EVERY = 10
 
 
 class Items(Dataset):
-    """One item at a time."""
+    """Read one item at a time."""
 
     def __init__(self, semantic: np.ndarray, collaborative: np.ndarray) -> None:
         self.semantic, self.collaborative = semantic, collaborative
@@ -72,7 +72,7 @@ def sinkhorn(distance: torch.Tensor) -> torch.Tensor:
 
 
 class Level(nn.Module):
-    """One codebook."""
+    """Quantize residuals with one codebook."""
 
     def __init__(self, size: int, dimensions: int, balanced: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Level(nn.Module):
 def chain(
     levels: nn.ModuleList, residual: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-    """What is left, what the codes add up to, the losses and the codes of some levels."""
+    """Quantize by successive levels; return the residual, the sum of the code vectors, the losses and the codes."""
     total, losses, codes = torch.zeros_like(residual), [], []
     for level in levels:
         quantized, loss, chosen = level(residual)
@@ -112,7 +112,7 @@ def chain(
 
 
 class JointRQVAE(nn.Module):
-    """Two autoencoders, two shared levels and two levels each."""
+    """Combine two autoencoders with two shared levels and two specific levels each."""
 
     def __init__(self, semantic: int, collaborative: int, codes: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class JointRQVAE(nn.Module):
 
 @dataclass
 class Trained:
-    """What the loop gives: seconds, and figures of the weights with the lowest collision rate."""
+    """Hold the training's seconds, and the metrics of the weights with the lowest collision rate."""
 
     seconds: float
     collision_rate: dict[str, float]
@@ -148,7 +148,7 @@ class Trained:
 
 
 def train(semantic: np.ndarray, collaborative: np.ndarray, codes: int, epochs: int, batch: int = BATCH) -> Trained:
-    """Train for some epochs."""
+    """Train for ``epochs`` epochs."""
     torch.manual_seed(0)
     started = time.perf_counter()
     items = Items(semantic, collaborative)
@@ -192,7 +192,7 @@ def collision_rates(model: JointRQVAE, items: Items, batch: int) -> dict[str, fl
 
 @torch.no_grad()
 def unexplained(model: JointRQVAE, items: Items) -> dict[str, float]:
-    """Squared error over the vectors' own variance."""
+    """Compute the squared error relative to the vectors' variance, by side."""
     model.eval()
     vectors = {"semantic": torch.from_numpy(items.semantic), "collaborative": torch.from_numpy(items.collaborative)}
     decoded, _, _ = model(vectors)

@@ -1,7 +1,7 @@
-"""The peer of benchmarks/sequential.py, run in a process of its own: SASRec of RecBole.
+"""Run RecBole's SASRec in a separate process, as the peer of benchmarks/sequential.py.
 
-`python _recbole.py PEER_FOLDER WORK_FOLDER SETTINGS` reads WORK_FOLDER/clicks/clicks.inter and prints, as JSON, seconds
-of training epochs and of rankings of all test users over the whole catalogue, both by RecBole's own trainer.
+`python _recbole.py PEER_FOLDER WORK_FOLDER SETTINGS` reads WORK_FOLDER/clicks/clicks.inter. It prints as JSON the
+seconds of training epochs and of ranking the whole catalogue for all test users, both with RecBole's trainer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-#: Names that RecBole uses and NumPy 2 has dropped.
+#: Names that RecBole uses and NumPy 2 removed.
 _FORMER_NAMES = {"float_": np.float64, "bool8": np.bool_, "unicode_": np.str_, "complex_": np.complex128}
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     from recbole.trainer import Trainer
     from recbole.utils import init_seed
 
-    # It writes logs and event files where it stands.
+    # RecBole writes logs and event files into the working directory.
     os.chdir(work)
     sys.argv = sys.argv[:1]
     config = Config(model="SASRec", dataset="clicks", config_dict=configuration(work, settings))
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def configuration(work: Path, settings: dict[str, object]) -> dict[str, object]:
-    """The peer's configuration: our sizes, full softmax, leave one out, all items ranked."""
+    """Return the peer's configuration: our sizes, full softmax, leave one out, all items ranked."""
     return {
         "data_path": str(work),
         "USER_ID_FIELD": "user",

@@ -1,9 +1,9 @@
-"""The peer of benchmarks/data.py: histories and negatives prepared row by row, as notebooks of this field do it.
+"""Prepare histories and negatives row by row, as notebooks of this field do, as the peer of benchmarks/data.py.
 
-It does the same as the stage `samples` under the strict protocol, without the rule that training must not meet held-out
-pairs: histories of all targets, sampled negatives and BM25 negatives of the last two targets of each user and task.
-Run as a program, it prints rows, wall and CPU seconds of each step for some users as JSON, after checking that the
-histories of valid and test targets are those of the finished samples.
+It does the same as the stage `samples` under the strict protocol, except for the rule that training must not contain
+held-out pairs: histories of all targets, and sampled and BM25 negatives of the last two targets of each user and task.
+Run as a program, it checks that the histories of valid and test targets equal those of the finished samples. It then
+prints rows, wall and CPU seconds of each step for some users as JSON.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ NEGATIVES = 99
 
 
 class Clock:
-    """Seconds since it was made."""
+    """Measure the seconds since its creation."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> tuple[float, float]:
-        """Wall seconds and CPU seconds."""
+        """Return wall seconds and CPU seconds."""
         return time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
 def histories(events: pd.DataFrame) -> list[dict[str, Any]]:
-    """Every click with an earlier recommendation click and an earlier search, and what stands before it."""
+    """Return every click with an earlier recommendation click and an earlier search, together with its history."""
     targets = []
     for _, own in events.groupby("user_id", sort=False):
         clicks: list[Any] = []
@@ -60,7 +60,7 @@ def histories(events: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def held_out(targets: list[dict[str, Any]]) -> list[Any]:
-    """The last two targets of each user and task, where there are at least three."""
+    """Return the last two targets of each user and task that have at least three."""
     table = pd.DataFrame({"row": [target["row"] for target in targets]})
     table["user_id"] = [row.user_id for row in table["row"]]
     table["task"] = [row.task for row in table["row"]]
@@ -72,7 +72,7 @@ def held_out(targets: list[dict[str, Any]]) -> list[Any]:
 
 
 def sampled_negatives(rows: list[Any], seen: dict[int, set[int]], pool: np.ndarray) -> list[list[int]]:
-    """Distinct unseen items, drawn by popularity until there are enough."""
+    """Draw distinct unseen items by popularity until there are enough."""
     draw = np.random.default_rng(0)
     lists = []
     for row in rows:
@@ -86,7 +86,7 @@ def sampled_negatives(rows: list[Any], seen: dict[int, set[int]], pool: np.ndarr
 
 
 def bm25_negatives(rows: list[Any], queries: list[str], index: bm25s.BM25) -> list[list[int]]:
-    """The best hits of each row's query without the clicked item."""
+    """Return the best hits of each row's query, without the clicked item."""
     lists = []
     for row in rows:
         words = bm25s.tokenize(queries[int(row.query_id)], stopwords="en", show_progress=False)
@@ -96,7 +96,7 @@ def bm25_negatives(rows: list[Any], queries: list[str], index: bm25s.BM25) -> li
 
 
 def equal_to_samples(targets: list[dict[str, Any]], samples: pd.DataFrame) -> int:
-    """How many of these samples there are; ends the program when a history differs."""
+    """Check that the samples' histories are equal and count the samples; exit if a history differs."""
     found = {target["row"].event_id: target for target in targets}
     for sample in samples.itertuples():
         target = found[sample.event_id]

@@ -1,4 +1,4 @@
-"""A simulated shop taken as far as the corpus, for the benchmarks of what comes after: one call a stage."""
+"""Build a simulated shop up to its corpus for benchmarks of later stages, one call per stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEED = 42
 #: 2 shared and 2 specific levels of 256 codes, as in the paper.
 LEVELS = {"semantic": ["M1", "M2", "S1", "S2"], "collaborative": ["M1", "M2", "R1", "R2"]}
 CODES = 256
-#: As tests/config_real.yaml has it for the Amazon categories that a laptop can train on.
+#: The settings in tests/config_real.yaml for the Amazon categories that a laptop can train on.
 CORPUS = MaterializationSettings(tokenizer="trained", vocabulary_size=4000, max_item_tokens=48, max_query_tokens=24)
 
 
@@ -37,7 +37,7 @@ def build_shop(folder: Path, users: int, items: int, mean_reviews: float = 8.8) 
 
 
 def write_identifiers(folder: Path, items: int) -> None:
-    """Random unique identifiers: the shared levels by chance, the specific ones numbered within them."""
+    """Write random unique identifiers: random shared codes, and specific codes from a permutation of the items."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(SEED)
     shared = draw.integers(0, CODES, (items, 2))

@@ -1,8 +1,8 @@
-"""How fast samples become token ids, against formatting and tokenizing one at a time in a data loader's collator.
+"""Compare the speed of materializing samples as token ids with formatting and tokenizing them in a collator.
 
-`python benchmarks/corpora.py` simulates a shop, materializes its corpus (templates drawn, Parquet written), and lets a
-data loader do the same work for some of the samples as the authors do: text put together and tokenized sample by
-sample, padded by the collator. Peak memory is measured on the samples once and four times over.
+`python benchmarks/corpora.py` simulates a shop and materializes its corpus (templates drawn, Parquet written). For
+some of the samples, a data loader does the same work as the authors do: it builds and tokenizes text sample by sample
+and pads in the collator. Peak memory is measured on the samples and on four copies of them.
 
     --quick         a smoke size
     --users 12000   users of the simulated shop
@@ -42,7 +42,7 @@ BATCH = 64
 
 
 class Scribe:
-    """Prompts as text, put together for one sample: what a data set's `__getitem__` and its collator do."""
+    """Write prompts as text, one sample at a time, as a data set's `__getitem__` and its collator do."""
 
     def __init__(self, shop: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -55,7 +55,7 @@ class Scribe:
         }
 
     def entry(self, behavior: int, thing: int) -> str:
-        """One entry of a history."""
+        """Format one entry of a history."""
         if behavior == 1:
             return f"<S_Q> {self.queries[thing]}"
         return (
@@ -63,7 +63,7 @@ class Scribe:
         )
 
     def example(self, row: dict[str, Any], task: str) -> tuple[str, str]:
-        """Prompt and target of a sample."""
+        """Return the prompt and the target of a sample."""
         history = "; ".join(map(self.entry, row["history_behavior"], row["history_object"]))
         template = self.templates[task][row["sample_id"] % len(self.templates[task])]
         asked = {"nrip": " <R_I>", "nsip": " <S_I>", "nsqp": ""}[task]
@@ -75,7 +75,7 @@ class Scribe:
         return prompt + asked, self.entry(0 if task == "nrip" else 2, row["target_item"])
 
     def collate(self, batch: list[tuple[dict[str, Any], str]]) -> dict[str, torch.Tensor]:
-        """A padded batch."""
+        """Tokenize samples into a padded batch."""
         texts = [self.example(row, task) for row, task in batch]
         inputs = [self.tokenizer(prompt).input_ids for prompt, _ in texts]
         targets = [self.tokenizer(target).input_ids for _, target in texts]
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def collated(shop: Path, tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[int, float]:
-    """Examples that the data loader gave, and in how many seconds."""
+    """Return the number of examples the data loader yields, and the seconds it takes."""
     samples = pl.read_parquet(shop / "samples" / "samples.parquet").filter(pl.col("split") == "train")
     rows = samples.sample(min(count, len(samples)), shuffle=True, seed=1).to_dicts()
     pairs = [(row, task) for row in rows for task in (["nrip"] if row["task"] == "rec" else ["nsqp", "nsip"])]
@@ -126,7 +126,7 @@ def collated(shop: Path, tokenizer: PreTrainedTokenizerBase, count: int) -> tupl
 
 
 def _repeated(shop: Path, folder: Path, times: int) -> Path:
-    """The same shop with its samples so many times over."""
+    """Copy the shop with its samples repeated ``times`` times."""
     folder.mkdir()
     for name in ("canonical", "identifiers"):
         (folder / name).symlink_to(shop / name)

@@ -1,12 +1,12 @@
-"""How fast, and in how much memory, raw Amazon files become samples with candidates.
+"""Measure the time and memory of turning raw Amazon files into samples with candidates.
 
-`python benchmarks/data.py` writes raw files of the size of Electronics with the project's simulator (192,403 users,
-63,001 reviewed items of 498,196, 1.69 million reviews), takes them through the stages `canonical` and `samples`, each
-in a process of its own, and prepares the samples of some users row by row with pandas for comparison.
+`python benchmarks/data.py` simulates raw files of the size of Electronics (192,403 users, 63,001 reviewed items of
+498,196, 1.69 million reviews) and runs the stages `canonical` and `samples` on them, each in a separate process. For
+comparison, it prepares the samples of some users row by row with pandas.
 
-    --quick         2,000 users, for a test of the benchmark itself
+    --quick         2,000 users, to test the benchmark itself
     --scale 10      ten times the users, items and reviews
-    --keep FOLDER   keep the raw files there, or use those that are there
+    --keep FOLDER   keep the raw files there, or use the ones already there
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path
 
 from _measure import Usage, claim, report, run_child
 
-#: Electronics, 5-core (2014 release); the last two figures are lines of metadata, and queries of product search.
+#: Electronics, 5-core (2014 release); the last two numbers are lines of metadata, and queries of product search.
 USERS, ITEMS, PAGES, QUERIES = 192_403, 63_001, 498_196, 989
 QUICK_USERS = 2_000
-#: The simulated shop has 72 categories: asked for in 14 ways each, they give about as many queries as Electronics.
+#: The simulated shop has 72 categories; 14 query variants of each make about as many queries as Electronics has.
 SHOP = {
     "mean_reviews": 8.78,
     "missing_descriptions": 0.1,
@@ -60,7 +60,7 @@ ROWWISE = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.
 
 @dataclass(frozen=True)
 class Folders:
-    """Where raw files and results of a run are."""
+    """Hold the folders of a run's raw files and results."""
 
     raw: Path
     canonical: Path
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def write_raw(folder: Path, scale: float) -> None:
-    """Write the raw files, unless the folder has those of this scale already."""
+    """Write the raw files, unless the folder already has files of this scale."""
     items = max(150, round(ITEMS * scale))
     settings = json.dumps(
         SHOP | {"users": round(USERS * scale), "items": items, "unreviewed_items": round((PAGES - ITEMS) * scale)}
@@ -108,7 +108,7 @@ def write_raw(folder: Path, scale: float) -> None:
 
 
 def stage_claims(folders: Folders, stages: dict[str, Usage]) -> list[dict[str, object]]:
-    """Seconds and memory of both stages."""
+    """Report the seconds and memory of both stages."""
     canonical, samples = figures(folders.canonical), figures(folders.samples)
     size = (
         f"{canonical['reviews_read']:,} reviews of {canonical['users_read']:,} users and {canonical['items_read']:,} "
@@ -129,7 +129,7 @@ def stage_claims(folders: Folders, stages: dict[str, Usage]) -> list[dict[str, o
 
 
 def rowwise_claims(folders: Folders, ours: Usage, peer: Usage) -> list[dict[str, object]]:
-    """The stage `samples` against the peer's steps, scaled to as many rows."""
+    """Compare the stage `samples` with the peer's steps, scaled to the same number of rows."""
     done = figures(folders.samples)
     found = json.loads(peer.output)
     rows = {
@@ -155,18 +155,18 @@ def rowwise_claims(folders: Folders, ours: Usage, peer: Usage) -> list[dict[str,
 
 
 def number_of_samples(figures: dict[str, int]) -> int:
-    """Samples of both tasks and all splits."""
+    """Count the samples of both tasks and all splits."""
     return sum(figures[f"{task}_{split}"] for task in ("rec", "search") for split in ("train", "valid", "test"))
 
 
 def figures(folder: Path) -> dict[str, int]:
-    """The figures of a stage's record."""
+    """Read the counts of a stage's record."""
     found: dict[str, int] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["figures"]
     return found
 
 
 def say(line: str) -> None:
-    """Progress, apart from the last line."""
+    """Print progress to stderr, since stdout ends in the report."""
     print(line, file=sys.stderr, flush=True)
 
 

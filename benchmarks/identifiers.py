@@ -1,10 +1,10 @@
-"""Identifiers: the RQ-VAE's training against a plain port of the paper's, and a million items made unique.
+"""Compare RQ-VAE training with a plain port of the paper's, and assign unique identifiers to a million items.
 
 `python benchmarks/identifiers.py [--quick] [--semantic FILE --collaborative FILE]`
 
 The files are vectors.safetensors of a data set, such as results/beauty/embeddings/minilm/vectors.safetensors; without
-them, clustered random vectors of Amazon Beauty's size stand in. Both trainings run in this process one after the other,
-with all cores.
+them, clustered random vectors of Amazon Beauty's size are used. Both trainings run one after the other in this process,
+on all cores.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from _measure import Usage, claim, report, run_child
 
-#: Of the plain port, as its authors' batches of 1,024; ours is better in every figure after fewer.
+#: Epochs of the plain port, in its authors' batches of 1,024; ours is better in every metric after fewer epochs.
 PLAIN_EPOCHS = 100
 OUR_EPOCHS, OUR_BATCH = 20, 256
-#: (levels shared, of each side's own, codes a level).
+#: (shared levels, specific levels per side, codes per level).
 SHAPES = ((2, 2, 256), (1, 2, 1024))
 ASSIGN = """
 import json, sys, time
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--plain-epochs", type=int, default=PLAIN_EPOCHS)
     parser.add_argument("--epochs", type=int, default=OUR_EPOCHS)
     options = parser.parse_args()
-    # Children first: a child's peak memory begins at this process's own.
+    # Children first: a child's peak memory starts at this process's memory.
     claims = assign_claims(3_000 if options.quick else 1_000_000)
     claims += training_claims(options)
     report("identifiers", claims)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def assign_claims(items: int) -> list[dict[str, Any]]:
-    """A million random vectors: encoded, and made unique."""
+    """Measure encoding and unique assignment of random vectors, a million of them unless ``--quick``."""
     seconds, memory, words = [], [], []
     for shape in SHAPES:
         usage: Usage = run_child(ASSIGN, str(items), *map(str, shape))
@@ -105,7 +105,7 @@ def assign_claims(items: int) -> list[dict[str, Any]]:
 
 
 def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Both trainings, and how much shorter ours is."""
+    """Run both trainings and return the speed-up of ours."""
     vectors, data = training_vectors(options)
     codes, plain_epochs, epochs = (32, 2, 2) if options.quick else (256, options.plain_epochs, options.epochs)
     plain = run_plain(vectors, codes, plain_epochs)
@@ -136,7 +136,7 @@ def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def told(found: dict[str, Any], epochs: int, batch: int) -> str:
-    """One training in words."""
+    """Describe one training in words."""
     unexplained = " / ".join(f"{share:.4f}" for share in found["unexplained_variance"].values())
     collisions = " / ".join(f"{100 * rate:.3f} %" for rate in found["raw_collision_rate"].values())
     return (
@@ -146,7 +146,7 @@ def told(found: dict[str, Any], epochs: int, batch: int) -> str:
 
 
 def run_plain(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[str, Any]:
-    """The port's seconds and figures."""
+    """Train the port; return its seconds and metrics."""
     import _plain_rqvae
     import torch
 
@@ -162,7 +162,7 @@ def run_plain(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[s
 
 
 def run_ours(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[str, Any]:
-    """Our seconds and figures, start and validations included."""
+    """Train ours; return its seconds, initialization and validations included, and its metrics."""
     import torch
 
     from gensar_core.config.identifiers import QuantizerSettings
@@ -186,7 +186,7 @@ def run_ours(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[st
 
 
 def training_vectors(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], str]:
-    """Vectors of both sides and what they are."""
+    """Return the vectors of both sides and their description."""
     if options.semantic and options.collaborative:
         from gensar_core.runtime.tensors import load_vectors
 
@@ -199,7 +199,7 @@ def training_vectors(options: argparse.Namespace) -> tuple[dict[str, np.ndarray]
 
 
 def clustered(items: int) -> dict[str, np.ndarray]:
-    """Items in a tree of topics, seen through two mixtures of factors whose variance falls off, and with noise."""
+    """Draw items from a tree of topics; each side is a noisy random mixture of factors with decaying variance."""
     source = np.random.default_rng(0)
     factors = 96
     scale = (1.0 + np.arange(factors)) ** -0.5

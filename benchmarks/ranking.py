@@ -1,14 +1,14 @@
-"""How fast 100 candidates a user are ranked, against Hugging Face's constrained beam search.
+"""Compare ranking 100 candidates per user with Hugging Face's constrained beam search.
 
-`python benchmarks/ranking.py` ranks the same candidates of the same users with the same weights, on the CPU: by exact
-scores of all candidates over a prefix tree, normalized over the vocabulary and over the catalogue, each in float32 and
-in bfloat16; by our beam search among the candidates; and by `generate` with `prefix_allowed_tokens_fn`, a dictionary
-trie a user and 30 beams, which is the paper's way. The latter two are the same search, and there is no claim unless
-their best scores agree. A CPU without bfloat16 products makes no claim of them. What rounding to bfloat16 does to the
-scores is told as a share of what tells a user's candidates apart. Models are of the size of t5-small and of a small one
-trained from scratch.
+`python benchmarks/ranking.py` ranks the same candidates of the same users with the same weights, on the CPU, in three
+ways: by exact scores of all candidates over a prefix tree, normalized over the vocabulary and over the catalogue, each
+in float32 and in bfloat16; by our beam search among the candidates; and by `generate` with `prefix_allowed_tokens_fn`,
+one dictionary trie per user and 30 beams, as in the paper. The latter two run the same search, and there is no claim
+unless their best scores agree. A CPU without bfloat16 products makes no claim about them. The error of rounding to
+bfloat16 is reported relative to the spread of a user's candidate scores. Models have the size of t5-small and of a
+small T5 trained from scratch.
 
-    --quick    two users, one run: a test of the benchmark itself
+    --quick    two users, one run, to test the benchmark itself
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.prefix_tree import build_trees
 
 CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
-#: Users a run: the peer takes seconds for each. Batches of 8 are the peer's best on a CPU.
+#: Users per run: the peer takes seconds for each. On a CPU the peer is fastest in batches of 8.
 USERS = {"t5_small": 16, "small": 64}
 PEER_BATCH = 8
 REPEATS = 3
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
-    """Claims of one size; ours and the peer take turns, the fastest run of each counts."""
+    """Measure the claims of one model size; ours and the peer alternate, and the fastest run of each counts."""
     case = setting(size, CATALOGUE, users)
     draw = np.random.default_rng(1)
     candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
@@ -107,7 +107,7 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def ours(case: Setting, candidates: np.ndarray, beams: int | None, catalogue: TokenTrie | None = None) -> np.ndarray:
-    """Our scores [users, candidates]."""
+    """Compute our scores [users, candidates]."""
     prompts = case.prompts.take(np.arange(len(candidates)))
     return score_candidates(
         case.model, prompts, candidates, case.items, users_per_batch=64, beams=beams, catalogue=catalogue
@@ -115,7 +115,7 @@ def ours(case: Setting, candidates: np.ndarray, beams: int | None, catalogue: To
 
 
 def beam_search(case: Setting, candidates: np.ndarray) -> np.ndarray:
-    """The peer's scores of what it finds, best first [users, beams]; its tries are part of its work."""
+    """Run the peer's search; return its scores, best first [users, beams]. Building its tries is part of its work."""
     found = []
     for start in range(0, len(candidates), PEER_BATCH):
         rows = np.arange(start, min(start + PEER_BATCH, len(candidates)))

@@ -1,13 +1,13 @@
-"""How fast the whole catalogue is searched, against Hugging Face's constrained beam search; what the trie costs.
+"""Compare searching the whole catalogue with Hugging Face's constrained beam search, and measure the trie's cost.
 
 `python benchmarks/retrieval.py` searches the 12,101 items of Beauty with 30 beams, on the CPU and with the same
-weights, by tensor trie and by `generate` with `prefix_allowed_tokens_fn` over a dictionary trie. Both are the same
-search, and there is no claim unless their best scores agree. The same search normalized over the catalogue in place of
-the vocabulary stands beside it, and both in bfloat16 where the CPU multiplies in it. A single user's search is timed on
-all cores and on one. Then it searches catalogues of 12,101, 100,000 and 1,000,000 items and tells what share of the
-time goes to everything but the model: finding children in the trie, choosing the best continuations, naming the items.
+weights, by tensor trie and by `generate` with `prefix_allowed_tokens_fn` over a dictionary trie. Both run the same
+search, and there is no claim unless their best scores agree. It also measures this search normalized over the catalogue
+instead of the vocabulary, and both in bfloat16 if the CPU multiplies in it. A single user's search is timed on all
+cores and on one. Then it searches catalogues of 12,101, 100,000 and 1,000,000 items and reports the time outside the
+model relative to the time in it: finding children in the trie, choosing the best continuations, mapping them to items.
 
-    --quick    two users, the small model, catalogues up to 100,000 items: a test of the benchmark itself
+    --quick    two users, the small model, catalogues up to 100,000 items, to test the benchmark itself
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}
 USERS = {"t5_small": 16, "small": 64}
 PEER_BATCH = 8
 REPEATS = 3
-#: Parts of the search that are no work of the model's.
+#: Functions of the search that run outside the model.
 TRIE_PARTS = ("_by_slot", "_best", "_items")
 
 
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
-    """Claims of one size of model; ours and the peer take turns, the fastest run of each counts."""
+    """Measure the claims of one model size; ours and the peer alternate, and the fastest run of each counts."""
     users = len(case.prompts)
     trie = token_trie(case.items)
     nested = dictionary_trie(case.items.tokens)
@@ -95,18 +95,18 @@ def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def by_precision(case: Setting) -> dict[str, Setting]:
-    """The case in float32 and in bfloat16 where the CPU multiplies in it, by what a claim's name ends in."""
+    """Return the case in float32 and, if the CPU multiplies in it, in bfloat16, by the suffix of the claims' names."""
     return {"": case, "_bfloat16": in_bfloat16(case)} if multiplies_bfloat16() else {"": case}
 
 
 def found_by_ours(case: Setting, trie: TokenTrie, over_catalogue: bool) -> np.ndarray:
-    """Scores of what our search finds, best first [users, beams]."""
+    """Run our search; return its scores, best first [users, beams]."""
     found = search_catalogue(case.model, case.prompts, trie, beams=BEAMS, over_catalogue=over_catalogue)
     return found.scores
 
 
 def single_question(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
-    """Claims of one user's search: on all cores at once, and how much faster that is than on one."""
+    """Measure one user's search on all cores at once, and its speed-up over one core."""
     trie, claims = token_trie(case.items), []
     for precision, one in by_precision(case).items():
         prompt = one.prompts.take(np.zeros(1, dtype=np.int64))
@@ -123,7 +123,7 @@ def single_question(case: Setting, size: str, repeats: int) -> list[dict[str, An
 
 
 def trie_share(case: Setting, size: str, name: str, n_items: int, repeats: int) -> dict[str, Any]:
-    """The claim of one catalogue: time of all but the model / time of the model."""
+    """Measure one catalogue: time outside the model / time in the model."""
     trie = token_trie(catalogue(n_items, SIZES[size]["words"], np.random.default_rng(0)))
     search_catalogue(case.model, case.prompts, trie, beams=BEAMS)
     shares = []
@@ -144,13 +144,13 @@ def trie_share(case: Setting, size: str, name: str, n_items: int, repeats: int) 
 
 
 class Clock:
-    """Adds up the seconds that watched functions take."""
+    """Sum the seconds that watched functions take."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, watched."""
+        """Wrap a function to count its seconds."""
 
         def watched(*arguments: Any) -> Any:
             started = time.perf_counter()
@@ -162,7 +162,7 @@ class Clock:
 
 
 def generate(case: Setting, nested: dict[int, Any]) -> np.ndarray:
-    """The peer's scores of what it finds, best first [users, beams]."""
+    """Run the peer's search; return its scores, best first [users, beams]."""
     found = []
     for start in range(0, len(case.prompts), PEER_BATCH):
         rows = np.arange(start, min(start + PEER_BATCH, len(case.prompts)))

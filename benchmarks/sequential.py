@@ -1,17 +1,17 @@
-"""How fast SASRec trains and ranks, beside a well-known public implementation: that of RecBole, from PyPI.
+"""Compare SASRec's training and ranking speed with a well-known public implementation, RecBole from PyPI.
 
 `python benchmarks/sequential.py` simulates clicks (22,363 users, 12,101 items, about as many clicks as Amazon Beauty,
-5-core), and has both train one epoch on the same targets and rank the whole catalogue for every test user: same sizes
-of the encoder, full softmax, and as many targets a step, each in a process of its own. RecBole makes a padded row of
-every prefix of a sequence; here a sequence is one row, all of whose places are trained at once.
+5-core). Both implementations train one epoch on the same targets and rank the whole catalogue for every test user, each
+in a separate process, with the same encoder sizes, full softmax, and the same number of targets per step. RecBole makes
+a padded row of every prefix of a sequence; here a sequence is one row, trained at all of its places at once.
 
-RecBole is no dependency of the project. Unless --peer names a folder that has it, it is installed for this run, beside
-the environment and not into it, which needs PyPI: `pip install --no-deps --target FOLDER` with the pins below.
+RecBole is no dependency of the project. Unless --peer names a folder that has it, it is installed for this run outside
+the environment, which needs PyPI: `pip install --no-deps --target FOLDER` with the pins below.
 
-    --users N       so many users, and items in proportion
-    --peer FOLDER   install RecBole there, or use what is there
-    --raw FOLDER    click logs of reviews_Beauty_5.json.gz there, in place of simulated ones
-    --quick         200 users, for a test of the benchmark itself
+    --users N       number of users; items scale in proportion
+    --peer FOLDER   install RecBole there, or use it from there
+    --raw FOLDER    use clicks from reviews_Beauty_5.json.gz there instead of simulated ones
+    --quick         200 users, to test the benchmark itself
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PINS = (
     "markdown==3.11.3",
     "werkzeug==3.1.9",
 )
-#: Of both implementations.
+#: Settings of both implementations.
 SETTINGS = {
     "dimensions": 64,
     "blocks": 2,
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def claims(ours: dict[str, Any], theirs: dict[str, Any], log: ClickLog) -> list[dict[str, Any]]:
-    """The ratios, and what they are made of."""
+    """Compute the speed-ups, with the numbers behind them."""
     size = f"{ours['targets']:,} targets of {ours['users']:,} users, {log.n_items:,} items"
     training, ranking = ours["training_seconds"], ours["ranking_seconds"]
     return [
@@ -148,7 +148,7 @@ def claims(ours: dict[str, Any], theirs: dict[str, Any], log: ClickLog) -> list[
 
 
 def install(folder: Path) -> Path:
-    """RecBole in a folder of its own; the environment stays as it is."""
+    """Install RecBole into a separate folder, leaving the environment unchanged."""
     if not (folder / "recbole").is_dir():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *PINS]
         done = subprocess.run(command, stdout=sys.stderr, check=False)
@@ -158,7 +158,7 @@ def install(folder: Path) -> Path:
 
 
 def simulated(users: int) -> ClickLog:
-    """Five clicks a user or more, on items of which few are popular and some follow each other."""
+    """Simulate five or more clicks per user, on items of which few are popular and some follow each other."""
     rng = np.random.default_rng(42)
     items = max(50, round(ITEMS * users / USERS))
     lengths = 5 + np.minimum(rng.geometric(0.205, size=users) - 1, 200)
@@ -169,7 +169,7 @@ def simulated(users: int) -> ClickLog:
 
 
 def write(log: ClickLog, work: Path) -> None:
-    """clicks.inter, RecBole's format, in order."""
+    """Write clicks.inter in RecBole's format, in order."""
     (work / "clicks").mkdir()
     pl.DataFrame(
         {
@@ -181,7 +181,7 @@ def write(log: ClickLog, work: Path) -> None:
 
 
 def result(usage: Usage) -> dict[str, Any]:
-    """What a child printed last."""
+    """Parse the last line that a child process printed."""
     found: dict[str, Any] = json.loads(usage.output.splitlines()[-1])
     return found
 

@@ -1,11 +1,11 @@
-"""How well SASRec recommends on Amazon Beauty under the field's usual protocol: the whole catalogue ranked.
+"""Measure SASRec's quality on Amazon Beauty under the field's usual protocol, ranking the whole catalogue.
 
 `python benchmarks/sequential_quality.py` trains SASRec on the 5-core Beauty reviews (22,363 users, 12,101 items) with
 the settings below, chosen by NDCG@10 on the valid targets, and ranks the test targets among all items.
 
-    --raw FOLDER      where reviews_Beauty_5.json.gz is
-    --set KEY=VALUE   another value of a setting (JSON); once a setting
-    --quick           a small simulated shop, for a test of the benchmark itself
+    --raw FOLDER      folder of reviews_Beauty_5.json.gz
+    --set KEY=VALUE   override a setting (JSON value); repeat for several settings
+    --quick           a small simulated shop, to test the benchmark itself
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gensar_core.config.base import validate
 from gensar_core.runtime.arrays import Ragged
 
 RAW = Path(__file__).parents[2] / "shared" / "data" / "amazon_beauty"
-#: The best of what docs/tuning.md lists, on the valid targets.
+#: The best settings on the valid targets among those in docs/tuning.md.
 CHOSEN = {
     "loss": "softmax",
     "rows": "prefixes",
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def simulated() -> ClickLog:
-    """A shop where the next item is mostly the one after the last, for a smoke test."""
+    """Simulate a shop for a smoke test: the next item is mostly the last item plus one."""
     rng = np.random.default_rng(0)
     starts, steps = rng.integers(200, size=(300, 1)), rng.choice([1, 1, 1, 7], size=(300, 9))
     clicks = (starts + np.cumsum(steps, axis=1)) % 200

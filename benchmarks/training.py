@@ -1,14 +1,14 @@
-"""How many examples a second the generator is trained on, against the Hugging Face Trainer fed with text.
+"""Compare the generator's training throughput with the Hugging Face Trainer fed with text.
 
-`python benchmarks/training.py` trains one model (from scratch, 128 wide, 3 + 3 layers)
-on one corpus with one batch size, by turns with the project's loop and with the Trainer as the authors use it: texts
-tokenized in the collator, padded to the longest, float32. On a GPU it also tells tokens a second and the share of the
-device's peak arithmetic.
+`python benchmarks/training.py` trains one model (from scratch, 128 wide, 3 + 3 layers) on one corpus with one batch
+size, alternating between the project's loop and the Trainer as the authors use it: texts tokenized in the collator,
+padded to the longest, float32. On a GPU it also reports tokens per second and the share of the device's peak
+arithmetic.
 
     --quick         a smoke size
     --t5-small      the sizes of t5-small (60 million parameters with its vocabulary)
-    --rounds 3      turns of each loop
-    --threads 2     CPU threads of all
+    --rounds 3      rounds of each loop
+    --threads 2     CPU threads of every loop
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from gensar_core.training.loop import Schedule, train
 LAPTOP = ScratchSize(d_model=128, d_ff=512, d_kv=32, num_heads=4, num_layers=3, num_decoder_layers=3)
 T5_SMALL = ScratchSize(d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6, num_decoder_layers=6)
 TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1)
-#: Dense bfloat16 operations a second, by a part of the device's name (the makers' data sheets).
+#: Peak dense bfloat16 operations per second, by a part of the device's name (the makers' data sheets).
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12}
-#: As many examples go through the Trainer's model at once; the authors' figure.
+#: Examples per forward pass of the Trainer, as the authors set it.
 PEER_ROWS = 64
 
 
 @dataclass
 class Clock:
-    """Steps of one loop, their wall and CPU seconds, and real tokens."""
+    """Count the steps of one loop, their wall and CPU seconds, and real tokens."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -59,12 +59,12 @@ class Clock:
     _mark: tuple[float, float] | None = None
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         _finish()
         self._mark = time.perf_counter(), time.process_time()
 
     def stop(self, steps: int) -> None:
-        """Add what passed since the start."""
+        """Add the steps and the time since the start."""
         _finish()
         assert self._mark is not None
         self.seconds += time.perf_counter() - self._mark[0]
@@ -73,13 +73,13 @@ class Clock:
 
 
 class Ours(GeneratorTask):
-    """The project's training without validation; the clock runs from the end of the first step."""
+    """Time the project's training without validation, from the end of the first step."""
 
     clock: Clock
     timed: int
 
     def batches(self, first_step: int) -> Iterator[Step]:
-        """Batches, with the clock started after the first."""
+        """Yield batches; start the clock after the first one."""
         for number, batch in enumerate(super().batches(first_step)):
             if number == 1:
                 self.clock.start()
@@ -90,25 +90,25 @@ class Ours(GeneratorTask):
             yield batch
 
     def validate(self) -> Mapping[str, float]:
-        """Nothing: the last step is over."""
+        """Stop the clock after the last step, without validating."""
         self.clock.stop(self.timed)
         return {"score": 0.0}
 
     def round(self, steps: int, clock: Clock) -> None:
-        """Time so many steps after one of warming up."""
+        """Time ``steps`` steps after one warm-up step."""
         self.clock, self.timed = clock, steps
         schedule = Schedule(total_steps=steps + 1, validate_every=steps + 1, gradient_clip=1.0)
         train(self, schedule, seed=1, description="ours", checkpoints=None)
 
 
 class Timer(TrainerCallback):  # type: ignore[misc]
-    """Starts the clock after the Trainer's first step."""
+    """Time the Trainer's steps after the first one."""
 
     def __init__(self, clock: Clock, steps: int) -> None:
         self.clock, self.timed = clock, steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """After the first step the clock starts, after the last it stops."""
+        """Start the clock after the first step and stop it after the last."""
         if state.global_step == 1:
             self.clock.start()
         elif state.global_step == self.timed + 1:
@@ -116,14 +116,14 @@ class Timer(TrainerCallback):  # type: ignore[misc]
 
 
 def trainer_round(corpus: Path, settings: TrainingSettings, steps: int) -> Callable[[Clock], None]:
-    """The authors' way: texts in, tokenized by the collator, padded to the batch's longest."""
+    """Prepare the Trainer as the authors use it: texts tokenized by the collator, padded to the batch's longest."""
     tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
     model = backbone.build(settings, corpus, 1)
     examples = load_examples(corpus, model.lm_head.weight.shape[0])
     some = np.random.default_rng(1).permutation(len(examples))[: (steps + 2) * settings.batch_size]
     prompts = examples.prompt[some]
     shown = examples.inputs.write(prompts, examples.inputs.draw(1, 0, prompts))
-    # Without the end of sequence, which the tokenizer puts there again.
+    # Drop the end of sequence, which the tokenizer adds again.
     rows = [
         {"input": tokenizer.decode(given[:-1]), "target": tokenizer.decode(wanted[:-1])}
         for given, wanted in zip(_lists(shown), _lists(examples.targets.take(some)), strict=True)
@@ -164,7 +164,7 @@ def _lists(rows: Ragged) -> list[list[int]]:
 def our_round(
     corpus: Path, settings: TrainingSettings, steps: int, precision: str | None = None
 ) -> Callable[[Clock], None]:
-    """The project's loop, in its own precision or in the one named."""
+    """Prepare the project's loop, in its default precision or in ``precision``."""
     model = backbone.build(settings, corpus, 1).to(pick_device())
     task = Ours(model, settings, load_examples(corpus, model.lm_head.weight.shape[0]), [], 1)
 
@@ -206,7 +206,7 @@ def main() -> None:
             "shared": our_round(shared, settings, steps),
         }
         clocks = {name: Clock() for name in ways}
-        # By turns, so that what else the machine does meets all alike.
+        # Alternate, so that other load on the machine affects all loops alike.
         for _ in range(rounds):
             for name, run in ways.items():
                 run(clocks[name])
@@ -215,7 +215,7 @@ def main() -> None:
 
 
 def claims(clocks: Mapping[str, Clock], settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Ratios and rates of the measured loops."""
+    """Compute ratios and rates of the measured loops."""
     rate = {name: clock.steps * settings.batch_size / clock.seconds for name, clock in clocks.items()}
     cpu = {name: clock.steps * settings.batch_size / clock.cpu for name, clock in clocks.items()}
     device = pick_device()
@@ -246,7 +246,7 @@ def claims(clocks: Mapping[str, Clock], settings: TrainingSettings) -> list[dict
 
 
 def _products(size: ScratchSize) -> int:
-    """Weights that a token is multiplied by, on average of encoder and decoder tokens (most are the encoder's)."""
+    """Estimate the weights that multiply a token, on average, by the encoder's: most tokens are the encoder's."""
     inner = size.num_heads * size.d_kv
     return size.num_layers * (4 * size.d_model * inner + 2 * size.d_model * size.d_ff)
 
@@ -261,7 +261,7 @@ def _finish() -> None:
 
 
 def say(line: str) -> None:
-    """Progress, apart from the last line."""
+    """Print progress to stderr, since stdout ends in the report."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,13 +1,13 @@
-"""Search of a method's settings by validation: every combination of a grid is fitted, and none sees a test target.
+"""Search a method's settings by validation: fit every combination of a grid, without looking at a test target.
 
 `python benchmarks/tune.py results/beauty sasrec --grid '{"dropout": [0.3, 0.5], "negatives": [512, 2048]}'` reads the
-data set's folder of results (canonical/, samples/, and training_negatives/ if it is there), fits the method with each
-combination, and prints for each, and at the end for the best, one JSON object: the settings, valid NDCG@5 (the mean of
-the method's tasks), which validation was the best if there were several, and seconds.
+data set's results (canonical/, samples/, and training_negatives/ if present) and fits the method with each combination.
+It prints one JSON object for each, and at the end for the best: the settings, valid NDCG@5 (the mean over the method's
+tasks), the best validation if there were several, and seconds.
 
-    --set KEY=VALUE   a setting that all combinations share (JSON); once a setting
+    --set KEY=VALUE   a setting for all combinations (JSON value); repeat for several settings
     --embedding FILE  vectors.safetensors, for methods that read text vectors
-    --one-by-one      vary one key at a time, from the first value of each (a search along coordinates)
+    --one-by-one      coordinate search: vary one key at a time, starting from the first value of each
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 
 def main() -> None:
-    """Search, and print what was found."""
+    """Run the search and print its results."""
     parser = argparse.ArgumentParser(description="a method's settings, searched by valid NDCG@5")
     parser.add_argument("dataset", type=Path, help="folder of the data set's results")
     parser.add_argument("method", help="a file of gensar_core/baselines, by name")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def fit(kind: str, own: Mapping[str, Any], data: MethodData, seed: int) -> dict[str, Any]:
-    """Fit once; what validation says of it."""
+    """Fit once and return the validation result and the costs."""
     method_class = find(kind)
     method = method_class(validate(method_class.settings_model, dict(own), kind), data, seed)
     started, worked = time.perf_counter(), time.process_time()
@@ -72,7 +72,7 @@ def fit(kind: str, own: Mapping[str, Any], data: MethodData, seed: int) -> dict[
 
 
 def best_validation(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training says of its validations."""
+    """Summarize the validations of a training."""
     return {
         "valid_ndcg@5": round(figures["best_valid_ndcg@5"], 5),
         "best_validation": 1 + [entry["step"] for entry in figures["curve"]].index(figures["best_step"]),
@@ -81,25 +81,25 @@ def best_validation(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def validated(method: Method[Any]) -> float:
-    """Mean valid NDCG@5 over the tasks of a method that does not validate itself."""
+    """Compute mean valid NDCG@5 over the tasks of a method that does not validate itself."""
     lists = [load_candidates(method.data.samples_folder, task, "valid") for task in method.tasks]
     return float(np.mean([ndcg(average_ranks(method.score(own), own.present), 5) for own in lists if len(own)]))
 
 
 def combinations(grid: Grid) -> Iterator[dict[str, Any]]:
-    """Every combination of the grid's values."""
+    """Yield every combination of the grid's values."""
     for values in itertools.product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
 
 
 def over_all(grid: Grid, trial: Any) -> dict[str, Any]:
-    """The best of all combinations."""
+    """Return the best trial of all combinations."""
     found: dict[str, Any] = max((trial(own) for own in combinations(grid)), key=score)
     return found
 
 
 def along_coordinates(grid: Grid, trial: Any) -> dict[str, Any]:
-    """The best found by trying the values of one key after the other, keeping the best of each."""
+    """Return the best trial of a coordinate search: vary one key after another, keeping the best value of each."""
     best: dict[str, Any] = trial({key: values[0] for key, values in grid.items()})
     for key, values in grid.items():
         best = max([best, *(trial({**best["settings"], key: value}) for value in values[1:])], key=score)
@@ -107,7 +107,7 @@ def along_coordinates(grid: Grid, trial: Any) -> dict[str, Any]:
 
 
 def score(found: Mapping[str, Any]) -> float:
-    """What a trial is chosen by."""
+    """Return the metric that selects a trial."""
     return float(found["valid_ndcg@5"])
 
 

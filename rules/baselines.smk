@@ -1,4 +1,4 @@
-# Every other ranking method: fitted and ranked in one job.
+# Samples -> every other ranking method, fitted and ranked in one job.
 
 
 rule method:
@@ -19,7 +19,7 @@ rule method:
         embedding=method_embedding,
         negatives=method_negatives,
     output:
-        # Which files a model is depends on the method; its record comes last and stands for all of them.
+        # A model's files depend on the method; the record is written last and represents all of them.
         model="results/{dataset}/models/{method}/stage.json",
         ranks="results/{dataset}/ranks/{method}.parquet",
         scores="results/{dataset}/ranks/{method}.scores.parquet",

@@ -1,4 +1,4 @@
-# What rules ask about the experiments: which files an entry reads, which entries a wildcard may name.
+# Look up in the experiments which files an entry reads and which entries a wildcard may name.
 import difflib
 
 from snakemake.io import get_wildcard_names, strip_wildcard_constraints
@@ -7,7 +7,7 @@ from gensar_core.config.base import canonical_json
 from gensar_core.samples.parts import part_files
 
 PRODUCT_SEARCH_FILES = ["query_text.txt.gz", "train.qrels.gz", "test.qrels.gz"]
-# The categories that Ai et al. publish product-search files for.
+# Categories for which Ai et al. publish product-search files.
 PRODUCT_SEARCH_CATEGORIES = [
     "CDs_and_Vinyl",
     "Cell_Phones_and_Accessories",
@@ -16,11 +16,11 @@ PRODUCT_SEARCH_CATEGORIES = [
 ]
 
 
-# Where results for people lie, which are asked for by name.
+# Folders of results for people, which are requested by name.
 SHOWN_FOLDERS = ("results/tables", "results/figures", "results/overview")
 CHECKOUT = Path(workflow.current_basedir).parent
 SCRIPTS = CHECKOUT / "workflow_scripts"
-# A paragraph a kind of result, shown by the report and on the data sets' pages.
+# One paragraph per kind of result, shown in the report and on the data sets' pages.
 CAPTIONS = {
     path.stem: " ".join(path.read_text(encoding="utf-8").split())
     for path in sorted((CHECKOUT / "report").glob("*.rst"))
@@ -28,24 +28,24 @@ CAPTIONS = {
 
 
 def code_of(script, *modules):
-    """Fingerprint of a rule's script and the library code it reaches; ``modules`` are those it looks up by name."""
+    """Fingerprint a rule's script and the library code it reaches; ``modules`` are those it looks up by name."""
     return script_fingerprint(SCRIPTS / f"{script}.py", *modules)
 
 
 def any_of(names):
-    """A wildcard constraint: one of the names, or nothing at all when there are none."""
+    """Build a wildcard constraint that matches one of the names; without names it matches nothing."""
     return "|".join(sorted(names, key=len, reverse=True)) or "(?!)"
 
 
 def scaled(base, per_mb=0):
-    """A resource that grows with the size of a job's inputs (MB of files) and with each attempt at it."""
+    """Build a resource that grows with the size of a job's inputs (MB of files) and with each attempt."""
     return lambda wildcards, input, attempt: round(
         attempt * (base + per_mb * input.size_mb)
     )
 
 
 def of_source(*sources):
-    """Names of the data sets that come from one of the sources."""
+    """Name the data sets that come from one of the sources."""
     return [
         name
         for name, dataset in experiments.datasets.items()
@@ -54,7 +54,7 @@ def of_source(*sources):
 
 
 def sampled_in_parts(several):
-    """Names of the data sets whose samples are made in several jobs, or of those where one makes them."""
+    """Name the data sets whose samples are built in several jobs or, if not ``several``, in one."""
     return [
         name
         for name, dataset in experiments.datasets.items()
@@ -63,7 +63,7 @@ def sampled_in_parts(several):
 
 
 def sample_parts(wildcards):
-    """The files of all parts of a data set's samples, part by part."""
+    """List the files of all parts of a data set's samples, part by part."""
     parts = experiments.datasets[wildcards.dataset].scatter
     folder = f"results/{wildcards.dataset}/samples_parts"
     return [
@@ -74,7 +74,7 @@ def sample_parts(wildcards):
 
 
 def ranked_in_parts(several):
-    """Names of the generators that rank in several jobs, or of those that rank in one."""
+    """Name the generators that rank in several jobs or, if not ``several``, in one."""
     return [
         name
         for name, generator in experiments.generators.items()
@@ -83,14 +83,14 @@ def ranked_in_parts(several):
 
 
 def ranking_parts(wildcards, folder, ending):
-    """The files of one kind of all parts of a generator's ranking, in their order."""
+    """List the files of one kind for all parts of a generator's ranking, in order."""
     parts = experiments.generators[wildcards.generator].scatter
     place = f"results/{wildcards.dataset}/{folder}/{wildcards.generator}"
     return [f"{place}/{part}-of-{parts}{ending}" for part in range(parts)]
 
 
 def user_file(dataset, key, path):
-    """A raw file that the user has to bring; missing, it is named together with the key that told where to look."""
+    """Return a raw file that the user must provide; if missing, raise an error that names it and its config key."""
     if not Path(path).is_file():
         raise WorkflowError(
             f"config: datasets.{dataset}.{key}: there is no {path}; put the file there, or name its place"
@@ -99,7 +99,7 @@ def user_file(dataset, key, path):
 
 
 def amazon_files(wildcards):
-    """The raw files of an Amazon category: simulated, downloaded, or found in the user's folder."""
+    """List the raw files of an Amazon category: simulated, downloaded, or in the user's folder."""
     dataset = experiments.datasets[wildcards.dataset]
     category = dataset.category
     names = [f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"]
@@ -119,7 +119,7 @@ def amazon_files(wildcards):
 
 
 def embeddings_of(dataset, identifier):
-    """The vectors that identifiers are learned from, by side."""
+    """Return the files of the vectors that identifiers are learned from, by side."""
     entry = experiments.identifiers[identifier]
     sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
     return {
@@ -130,22 +130,22 @@ def embeddings_of(dataset, identifier):
 
 
 def identifier_embeddings(wildcards):
-    """The vectors an identifier is learned from, by side."""
+    """Return the files of the vectors that an entry of identifiers is learned from, by side."""
     return embeddings_of(wildcards.dataset, wildcards.identifier)
 
 
 def corpus_identifier(wildcards):
-    """The entry of identifiers that a corpus writes."""
+    """Return the entry of identifiers that a corpus writes."""
     return experiments.corpora[wildcards.corpus].identifier
 
 
 def corpus_embeddings(wildcards):
-    """The vectors that the identifiers of a corpus are learned from, by side."""
+    """Return the files of the vectors that a corpus's identifiers are learned from, by side."""
     return embeddings_of(wildcards.dataset, corpus_identifier(wildcards))
 
 
 def generator_token_vectors(wildcards):
-    """What a generator starts from, if it starts warm."""
+    """Return the token vectors that a generator starts from, if it has a warm start."""
     entry = experiments.generators[wildcards.generator]
     return (
         [
@@ -157,7 +157,7 @@ def generator_token_vectors(wildcards):
 
 
 def generator_start(wildcards):
-    """The trained generator whose weights a generator goes on from, if it does."""
+    """Return the files of the trained generator whose weights a generator starts from, if any."""
     other = experiments.generators[wildcards.generator].start_from
     return (
         multiext(
@@ -172,7 +172,7 @@ def generator_start(wildcards):
 
 
 def compared_identifiers(wildcards):
-    """The identifiers whose collision rates a data set's figure shows."""
+    """Name the entries of identifiers whose collision rates a data set's figure shows."""
     names = experiments.datasets[wildcards.dataset].compared_identifiers
     if not names:
         raise WorkflowError(
@@ -182,7 +182,7 @@ def compared_identifiers(wildcards):
 
 
 def corpus_pseudo_queries(wildcards):
-    """The pseudo-queries that a corpus reads, if it does."""
+    """Return the file of pseudo-queries that a corpus reads, if any."""
     corpus = experiments.corpora[wildcards.corpus]
     if "doc2query" not in corpus.active_tasks:
         return []
@@ -190,7 +190,7 @@ def corpus_pseudo_queries(wildcards):
 
 
 def corpus_files(wildcards, name):
-    """The named files of the corpus that a generator is trained on."""
+    """List the named files of the corpus that a generator is trained on."""
     return multiext(
         f"results/{{dataset}}/corpora/{experiments.generators[wildcards.generator].corpus}/",
         *name,
@@ -198,7 +198,7 @@ def corpus_files(wildcards, name):
 
 
 def method_embedding(wildcards):
-    """The text vectors a method asks for, if it does."""
+    """Return the file of text vectors that a method reads, if any."""
     embedding = experiments.methods[wildcards.method].embedding
     return (
         [f"results/{wildcards.dataset}/embeddings/{embedding}/vectors.safetensors"]
@@ -208,7 +208,7 @@ def method_embedding(wildcards):
 
 
 def method_negatives(wildcards):
-    """The stored training negatives, for a method that trains on them."""
+    """Return the file of stored training negatives, if the method trains on them."""
     return (
         [f"results/{wildcards.dataset}/training_negatives/training_negatives.parquet"]
         if "training_negatives"
@@ -218,34 +218,34 @@ def method_negatives(wildcards):
 
 
 def method_settings(wildcards):
-    """What the method's own file reads."""
+    """Return the settings that the method's file reads."""
     entry = experiments.methods[wildcards.method]
     return canonical_json({"kind": entry.kind, **entry.own()})
 
 
 def table_name(wildcards):
-    """The entry of tables that a rule's table shows: the one it names, or the data set's own."""
+    """Return the entry of tables that a rule's table shows: the named one, or the data set's."""
     return wildcards.get("table", experiments.datasets[wildcards.dataset].table)
 
 
 def table_runs(wildcards):
-    """(row, entry) for each entry that a table shows: one a row, or one a row and seed."""
+    """List (row, entry) for each entry that a table shows: one per row, or one per row and seed."""
     shown = runs[table_name(wildcards)]
     return [(row, entry) for row, entries in shown.items() for entry in entries]
 
 
 def table_rows(wildcards):
-    """The row that each of a table's ranks files belongs to, in order."""
+    """List the row of each of a table's ranks files, in order."""
     return [row for row, _ in table_runs(wildcards)]
 
 
 def table_comparison(wildcards):
-    """Which rows of a table are tested against each other."""
+    """Return the settings that say which rows of a table are tested against each other."""
     return experiments.tables[table_name(wildcards)].comparison().canonical()
 
 
 def table_ranks(wildcards):
-    """The ranks files of a table's rows."""
+    """List the ranks files of a table's rows."""
     return [
         f"results/{wildcards.dataset}/ranks/{entry}.parquet"
         for _, entry in table_runs(wildcards)
@@ -253,17 +253,17 @@ def table_ranks(wildcards):
 
 
 def full_ranking(wildcards):
-    """The protocol of a data set's full ranking."""
+    """Return the protocol of a data set's full ranking."""
     return experiments.datasets[wildcards.dataset].full_ranking.canonical()
 
 
 def full_table_rows(wildcards):
-    """Those rows of a data set's own table that can rank the catalogue: all but fusions, which weigh lists."""
+    """List the rows of a data set's table that can rank the catalogue: all but fusions, which weight lists."""
     return [row for row in table_rows(wildcards) if row not in experiments.fusions]
 
 
 def full_table_ranks(wildcards):
-    """The files of these rows' ranks among all items."""
+    """List the files of these rows' ranks among all items."""
     return [
         f"results/{wildcards.dataset}/full_ranks/{entry}.parquet"
         for row, entry in table_runs(wildcards)
@@ -272,17 +272,17 @@ def full_table_ranks(wildcards):
 
 
 def cost_runs(wildcards):
-    """Those of a table's runs that are trained or fitted: a fusion costs what its parts do."""
+    """List a table's runs that are trained or fitted: a fusion costs the sum of its parts."""
     return [run for run in table_runs(wildcards) if run[0] not in experiments.fusions]
 
 
 def cost_rows(wildcards):
-    """The row that each of these runs belongs to."""
+    """List the row of each of these runs."""
     return [row for row, _ in cost_runs(wildcards)]
 
 
 def cost_ranks(wildcards):
-    """The ranks files of these runs."""
+    """List the ranks files of these runs."""
     return [
         f"results/{wildcards.dataset}/ranks/{entry}.parquet"
         for _, entry in cost_runs(wildcards)
@@ -290,7 +290,7 @@ def cost_ranks(wildcards):
 
 
 def cost_records(wildcards):
-    """The records of how these ranks came to be."""
+    """List the stage records of these ranks."""
     return [
         f"results/{wildcards.dataset}/ranks/{entry}.stage.json"
         for _, entry in cost_runs(wildcards)
@@ -298,7 +298,7 @@ def cost_records(wildcards):
 
 
 def cost_models(wildcards):
-    """The records of the fitted methods and trained generators of these runs."""
+    """List the stage records of these runs' fitted methods and trained generators."""
     return [
         f"results/{wildcards.dataset}/models/{entry}/stage.json"
         for _, entry in cost_runs(wildcards)
@@ -306,14 +306,14 @@ def cost_models(wildcards):
 
 
 def shown_tables(dataset):
-    """Names of the tables shown for a data set -> the stems of their files."""
+    """Map the names of a data set's shown tables to the stems of their files."""
     entry = experiments.datasets[dataset]
     named = [name for name in entry.experiments if name in experiments.tables]
     return {entry.table: dataset} | {name: f"{dataset}_{name}" for name in named}
 
 
 def shown_figures(dataset):
-    """Names of the figures shown for a data set."""
+    """Name the figures shown for a data set."""
     entry = experiments.datasets[dataset]
     trained = shown_models(dataset) + shown_identifiers(dataset)
     figures = ["distributions"] + (["training"] if trained else [])
@@ -322,7 +322,7 @@ def shown_figures(dataset):
 
 
 def shown_rows(dataset):
-    """Every method, generator and fusion of a data set's tables and figures; of a table over seeds, by the first."""
+    """Name the methods, generators and fusions of a data set's tables and figures; over seeds, those of the first."""
     entry = experiments.datasets[dataset]
     found = []
     for name in [entry.table, *entry.experiments]:
@@ -335,13 +335,13 @@ def shown_rows(dataset):
 
 
 def shown_corpora(dataset):
-    """Every corpus that those are trained on."""
+    """Name the corpora that the shown rows are trained on."""
     rows = [row for row in shown_rows(dataset) if row in experiments.generators]
     return list(dict.fromkeys(experiments.generators[row].corpus for row in rows))
 
 
 def shown_identifiers(dataset):
-    """Every set of identifiers that those rest on."""
+    """Name the entries of identifiers that the shown corpora and comparisons use."""
     found = [
         experiments.corpora[corpus].identifier for corpus in shown_corpora(dataset)
     ]
@@ -351,12 +351,12 @@ def shown_identifiers(dataset):
 
 
 def shown_models(dataset):
-    """Every model that is trained by steps: generators, and methods whose code reaches the training loop."""
+    """Name the models trained by steps: generators, and methods whose code reaches the training loop."""
     return [row for row in shown_rows(dataset) if trains_by_steps(row)]
 
 
 def trains_by_steps(row):
-    """Whether a training of a table's row leaves a curve."""
+    """Check whether training a table's row leaves a curve."""
     if row in experiments.methods:
         kind = experiments.methods[row].kind
         return "gensar_core.training.loop" in reached(
@@ -366,18 +366,18 @@ def trains_by_steps(row):
 
 
 def drawn_models(wildcards):
-    """The models whose trainings a figure draws: the one it names, or all that its data set shows."""
+    """Name the models whose training a figure draws: the named one, or all that its data set shows."""
     one = wildcards._model.removeprefix("_")
     return [one] if one else shown_models(wildcards.dataset)
 
 
 def drawn_identifiers(wildcards):
-    """The sets of identifiers drawn beside them."""
+    """Name the entries of identifiers drawn beside those models."""
     return [] if wildcards._model else shown_identifiers(wildcards.dataset)
 
 
 def shown_records(wildcards):
-    """The records of all stages that a data set's page rests on."""
+    """List the records of all stages behind a data set's page."""
     dataset = wildcards.dataset
     entries = [
         experiments.identifiers[identifier] for identifier in shown_identifiers(dataset)
@@ -398,7 +398,7 @@ def shown_records(wildcards):
 
 
 def final_files(dataset):
-    """What a data set's experiments end in: the page of all, with its tables and figures."""
+    """List the final files of a data set's experiments: the overview page, with its tables and figures."""
     tables = [*shown_tables(dataset).values(), f"{dataset}_statistics"]
     figures = shown_figures(dataset)
     return (
@@ -409,7 +409,7 @@ def final_files(dataset):
 
 
 def check_targets(words):
-    """Refuse a table, figure or page among the words of a command line that no rule makes, and name the nearest."""
+    """Refuse a table, figure or page on the command line that no rule makes, and name the nearest one."""
     for word in words:
         wanted = Path(word)
         if wanted.parent not in map(Path, SHOWN_FOLDERS) or wanted.exists():
@@ -427,12 +427,12 @@ def check_targets(words):
 
 
 def makeable():
-    """Every file that some rule makes of the configuration's entries."""
+    """Yield every file that some rule makes from the configuration's entries."""
     names = {
         section.removesuffix("s"): list(getattr(experiments, section))
         for section in ("datasets", "tables", "figures", "methods", "generators")
     }
-    # Of all trainings that a data set shows, or of one model.
+    # Curves of all models that a data set shows, or of one.
     names["_model"] = [
         "",
         *(f"_{name}" for name in names["method"] + names["generator"]),

@@ -1,4 +1,4 @@
-# Samples and identifiers -> token ids to train on and to rank with.
+# Samples and identifiers -> token ids for training and ranking.
 
 
 rule pseudo_queries:

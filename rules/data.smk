@@ -206,7 +206,7 @@ rule samples:
         "../workflow_scripts/samples.py"
 
 
-# With `scatter: N`, N jobs share the users of a data set; the gathered tables are those that one job writes.
+# With `scatter: N`, N jobs share the users of a data set; the gathered tables equal those of a single job.
 
 
 rule samples_survey:

@@ -1,4 +1,4 @@
-# Vectors of items: from a text encoder, or out of a trained ranking method.
+# Texts, or a trained ranking method -> item vectors.
 
 
 rule embed_text:
@@ -6,7 +6,7 @@ rule embed_text:
         item_table="results/{dataset}/canonical/items.parquet",
         queries="results/{dataset}/canonical/queries.parquet",
     output:
-        # One multiext, as a cache between workflows asks for.
+        # A single multiext, as caching between workflows requires.
         multiext(
             "results/{dataset}/embeddings/{embedding}/",
             vectors="vectors.safetensors",

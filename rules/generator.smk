@@ -69,7 +69,7 @@ rule train_generator:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        # GPUs, or processes where there is none, that share the work of each step; no result depends on them.
+        # GPUs (without any: processes) that share the work of each step; no result depends on their number.
         gpu=1,
         processes=1,
         mem_mb=scaled(6000, 20),

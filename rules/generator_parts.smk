@@ -1,4 +1,4 @@
-# Rankings by several jobs, for generators with `scatter: N`; the gathered tables are those that one job writes.
+# Rank in several jobs, for generators with `scatter: N`; the gathered tables equal those of a single job.
 
 
 rule rank_generator_part:

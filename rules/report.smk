@@ -1,7 +1,7 @@
 # Tables, figures and records -> pages for people.
 
 
-# Of all that a data set shows, or of one model (results/figures/demo_sasrec_training.svg).
+# Curves of all models that a data set shows, or of one (results/figures/demo_sasrec_training.svg).
 rule training_curves:
     input:
         models=lambda wildcards: expand(

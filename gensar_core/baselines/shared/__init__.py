@@ -1,1 +1,1 @@
-"""Share encoders, examples, losses and training between methods."""
+"""Share encoders, training examples, losses and training across methods."""

@@ -1,4 +1,7 @@
-"""What methods share whose states see no later click, so that a sequence can be asked at all of its places at once."""
+"""Share training and scoring across causal encoders, whose states see no later click.
+
+A sequence can therefore be trained at all of its places at once.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from gensar_core.baselines.shared.sequential_recommender import SequentialRecomm
 
 
 class CausalSettings(SequentialSettings):
-    """How a causal method is trained."""
+    """Configure the training of a causal method."""
 
-    #: What a row of training is: a user's sequence, asked at every place, or each of its prefixes, asked at the end.
-    #: Prefixes of all users are shuffled, so that a step sees more users and, of each, fewer targets: they cost a few
-    #: times as much an epoch, learn more from it, and recommended better wherever both were tried (docs/tuning.md).
+    #: Training rows: users' sequences with a target at every place, or all their prefixes with a target at the end.
+    #: Prefixes of all users are shuffled, so a step sees more users and fewer targets of each. Prefixes cost a few
+    #: times as much per epoch, learn more from it, and recommended better wherever both were tried (docs/tuning.md).
     rows: Literal["sequences", "prefixes"] = "sequences"
 
 
@@ -22,10 +25,10 @@ S = TypeVar("S", bound=CausalSettings)
 
 
 class CausalRecommender(SequentialRecommender[S]):
-    """A sequential method with a causal encoder."""
+    """Train and score a sequential method with a causal encoder."""
 
     @functools.cached_property
     def form(self) -> EveryPlace:
-        """Sequences, or each of their prefixes."""
+        """Return the form of the examples: sequences, or each of their prefixes."""
         form = EachPrefix if self.settings.rows == "prefixes" else EveryPlace
         return form(self.settings.max_history, self.data.n_items)

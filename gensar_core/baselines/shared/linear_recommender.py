@@ -1,7 +1,7 @@
-"""What linear recommenders share: an item's score is the weighted sum of what the clicks of the history say of it.
+"""Score items by item-item weights summed over the clicks of the history.
 
-Such a method adds how it makes the item-item weights out of training clicks, and its settings; clicks, histories,
-scoring and files are here.
+A method adds its settings and the way it learns the weights from training clicks. This module provides clicks,
+histories, scoring and files.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.arrays import Ragged
 
-#: Scores [rows, n_items] that are held at once where a few of them are asked for.
+#: Cells of the score matrix [rows, n_items] in memory at once when only the candidates' scores are needed.
 _CELLS = 1 << 24
 
 
 class LinearSettings(Settings):
-    """How much is remembered of items, and of histories."""
+    """Configure how many weights an item keeps and how fast clicks of a history fade."""
 
-    #: Weights that are kept of each item's on others, the largest in size (0: all).
+    #: Weights kept per item, the largest in magnitude (0: all).
     neighbours: Count = 1000
-    #: What a click of the history counts beside the click after it; 1 counts all alike.
+    #: Weight of a click of the history relative to the next one; 1 weighs all clicks equally.
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
 
 
@@ -41,21 +41,21 @@ S = TypeVar("S", bound=LinearSettings)
 
 
 class LinearRecommender(Method[S]):
-    """A method of the task rec with item-item weights W: the score of item j is the sum over clicks i of d_i W_ij.
+    """Recommend by item-item weights W: the score of item j is the sum over clicks i of d_i W_ij.
 
-    d_i is ``decay`` to the power of how many clicks came after i. An item that training has not shown scores 0.
+    d_i is ``decay`` to the power of the number of clicks after i. An item that training never showed scores 0.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("rec",)
     inputs: ClassVar[tuple[str, ...]] = ("clicks",)
-    #: Sparse float32 [n_items, n_items]: a row is what a click says of all items.
+    #: Sparse float32 [n_items, n_items]: row i holds what a click on item i adds to every item's score.
     weights: sparse.csr_array
 
     @abc.abstractmethod
     def learned(self, clicks: Ragged) -> Iterator[sparse.coo_array]:
-        """Blocks of rows of the weights, one after the other, each [rows, n_items]: no more than `neighbours` a row.
+        """Yield consecutive blocks of rows of the weights, each [rows, n_items], with at most `neighbours` per row.
 
-        ``clicks`` are the items that each user has clicked in training, oldest first [users].
+        ``clicks`` are the items that each user clicked in training, oldest first [users].
         """
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
@@ -69,7 +69,7 @@ class LinearRecommender(Method[S]):
         return {"users": len(clicks), "weights": int(self.weights.nnz), "unseen_items": unseen}
 
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """The candidates' scores among those of the catalogue."""
+        """Score the whole catalogue and return the candidates' scores."""
         scores = np.zeros(lists.items.shape, dtype=np.float32)
         step = max(1, _CELLS // self.data.n_items)
         for start in range(0, len(lists), step):
@@ -79,7 +79,7 @@ class LinearRecommender(Method[S]):
         return scores
 
     def score_catalogue(self, samples: pl.DataFrame) -> np.ndarray:
-        """Scores of all items for some samples, float32 [rows, n_items]."""
+        """Score all items for some samples, float32 [rows, n_items]."""
         history = recommended_histories(samples)
         later = np.repeat(history.offsets[1:], history.lengths) - np.arange(len(history.values)) - 1
         counted = np.power(self.settings.decay, later).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Next-item losses over states and an item table, and how their negatives are drawn.
+"""Compute next-item losses over states and an item table, and draw their negatives.
 
 ``states`` [targets, dimensions], ``targets`` int64 [targets], ``table`` [items, dimensions]; each loss is a mean over
 targets.
@@ -14,7 +14,7 @@ from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.seeds import generator
 
-#: Logit of a negative that is the target itself; finite, so that a row of nothing else has a gradient.
+#: Logit of a negative that is the target itself; finite, so that a row with only such negatives still has a gradient.
 _NEVER = -1.0e30
 
 #: Keeps the logarithm of a probability finite.
@@ -24,17 +24,17 @@ _REDRAWS = 10
 
 
 def full_softmax(states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy over the whole catalogue."""
+    """Compute cross-entropy over the whole catalogue."""
     return cross_entropy(states, table, targets).mean()
 
 
 def sampled_softmax(
     states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy of each target against the ``negatives`` [drawn] that all targets share.
+    """Compute cross-entropy of each target against ``negatives`` [drawn] shared by all targets.
 
-    Logits are not corrected for how negatives are drawn: drawn from a distribution q, the optimal score of item i is
-    log p(i | history) - log q(i), which orders candidates that were themselves drawn from q (Oord et al., 2018).
+    Logits are not corrected for the sampling distribution: with negatives drawn from q, the optimal score of item i is
+    log p(i | history) - log q(i), which ranks candidates that were also drawn from q (Oord et al., 2018).
     """
     positive, negative = _logits(states, targets, table, negatives)
     # -log(exp p / (exp p + sum of exp n)) = log(1 + exp(logsumexp n - p))
@@ -42,7 +42,7 @@ def sampled_softmax(
 
 
 def binary(states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of each target and its one negative [targets] (Kang and McAuley, 2018, Eq. 7)."""
+    """Compute binary cross-entropy of each target and its one negative [targets] (Kang and McAuley, 2018, Eq. 7)."""
     positive = (states * functional.embedding(targets, table)).sum(dim=1)
     negative = (states * functional.embedding(negatives, table)).sum(dim=1)
     return (functional.softplus(-positive) + functional.softplus(negative)).mean()
@@ -51,10 +51,10 @@ def binary(states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, neg
 def generalized_binary(
     states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor, calibration: float
 ) -> torch.Tensor:
-    """gBCE: binary cross-entropy of each target against ``negatives`` [drawn], drawn uniformly and shared by all.
+    """Compute gBCE: binary cross-entropy of each target against uniform ``negatives`` [drawn] shared by all targets.
 
-    The probability of the target is raised to beta = alpha (t (1 - 1 / alpha) + 1 / alpha), where alpha is the share of
-    the other items that is drawn and t the ``calibration``: at 0 this is the plain binary loss, at 1 its scores are
+    The target's probability is raised to beta = alpha (t (1 - 1 / alpha) + 1 / alpha), where alpha is the share of the
+    other items that is drawn and t is the ``calibration``: at 0 this is the plain binary loss, at 1 its scores are
     those of a full softmax (Petrov and Macdonald, 2023, Eq. 11 to 13).
     """
     positive, negative = _logits(states, targets, table, negatives)
@@ -67,12 +67,15 @@ def generalized_binary(
 def bpr_max(
     states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor, regularization: float
 ) -> torch.Tensor:
-    """-log of the chance that the target beats a negative, under a softmax over the ``negatives`` [drawn] alone, plus
-    ``regularization`` times their squared scores under the same softmax (Hidasi and Karatzoglou, 2018, Eq. 10)."""
+    """Compute BPR-max: -log of the probability that the target beats a negative.
+
+    The negative is weighted by a softmax over the ``negatives`` [drawn] alone. Adds ``regularization`` times the
+    negatives' squared scores under the same softmax (Hidasi and Karatzoglou, 2018, Eq. 10).
+    """
     positive, negative = _logits(states, targets, table, negatives)
     weights = torch.softmax(negative, dim=1)
     beaten = (weights * torch.sigmoid(positive[:, None] - negative)).sum(dim=1)
-    # A row whose negatives are all its own target has weights on them; their logits are no scores.
+    # A row whose negatives all equal its target still puts weight on them, but their logits are no scores.
     scores = negative.masked_fill(negatives == targets[:, None], 0.0)
     return ((weights * scores.square()).sum(dim=1) * regularization - torch.log(beaten + _SMALL)).mean()
 
@@ -80,16 +83,16 @@ def bpr_max(
 def _logits(
     states: torch.Tensor, targets: torch.Tensor, table: torch.Tensor, negatives: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the targets [targets], and of the negatives [targets, drawn] with those that are the target put out."""
+    """Compute logits of targets [targets] and negatives [targets, drawn]; negatives that are the target are masked."""
     positive = (states * functional.embedding(targets, table)).sum(dim=1)
     negative = states @ functional.embedding(negatives, table).T
     return positive, negative.masked_fill(negatives == targets[:, None], _NEVER)
 
 
 class PopularityNegatives:
-    """Items drawn with a probability proportional to a power of their clicks: 1 by popularity, 0 uniformly.
+    """Draw items with probability proportional to a power of their clicks: 1 by popularity, 0 uniformly.
 
-    Under a positive power an item without clicks is never drawn.
+    With a positive power, an item without clicks is never drawn.
     """
 
     def __init__(self, clicks: np.ndarray, power: float, seed: int) -> None:
@@ -98,17 +101,17 @@ class PopularityNegatives:
         self.seed = seed
 
     def draw(self, step: int, count: int) -> np.ndarray:
-        """``count`` items of one step, with replacement, int64."""
+        """Draw ``count`` items for one step, with replacement, int64."""
         numbers = generator(self.seed, "negatives", step).random(count) * self.upper[-1]
         items: np.ndarray = np.searchsorted(self.upper, numbers, side="right")
         return items
 
 
 class UnseenNegatives:
-    """One item for each target, drawn uniformly among those its own user has not clicked.
+    """Draw one item per target, uniformly from those its user has not clicked.
 
-    ``clicked`` holds the items of each row. A user who has clicked nearly everything may still get a clicked one,
-    after a few redraws.
+    ``clicked`` holds each user's items, one row per user. Redraws are limited, so a user who has clicked nearly
+    everything may still get a clicked item.
     """
 
     def __init__(self, clicked: Ragged, n_items: int, seed: int) -> None:
@@ -117,7 +120,7 @@ class UnseenNegatives:
         self.pairs = np.unique(clicked.rows * n_items + clicked.values)
 
     def draw(self, step: int, rows: np.ndarray) -> np.ndarray:
-        """One item for each of the given rows [targets] of ``clicked``, int64 [targets]."""
+        """Draw one item for each of the given rows [targets] of ``clicked``, int64 [targets]."""
         rng = generator(self.seed, "negatives", step)
         items = rng.integers(self.n_items, size=len(rows))
         for _ in range(_REDRAWS):

@@ -1,7 +1,7 @@
-"""What methods of product search share that compare items with a vector of the request.
+"""Train product-search methods that compare items with a request vector.
 
-Such a method adds a model (a batch of rows -> request vectors); query vectors, the user's items in order, the catalogue
-loss and scoring are here.
+A method adds a model (a batch of rows -> request vectors). This module provides query vectors, the user's items in
+order, the loss over the catalogue, and scoring.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.config.base import Positive
 from gensar_core.nn.attention import Dropout, on_distinct
 
-#: Standard deviation of vectors as initialized. At 1, logits of 64 dimensions would start out in the tens.
+#: Standard deviation of initial vectors. At 1, logits of 64 dimensions would start in the tens.
 _SMALL = 0.05
 
-#: A place that stands after all others.
+#: Sort key after every real place.
 _LAST = 2**40
 
 
 class SearchSettings(RankedSettings):
-    """Query and item vectors, and the loss over them, beside what all methods trained on rows have."""
+    """Configure query and item vectors and the loss over them, on top of the settings for training on rows."""
 
     max_query_words: Positive = 50
-    #: Cross-entropy over the whole catalogue, in place of the negatives and the `loss` above.
+    #: Use cross-entropy over the whole catalogue instead of the negatives and the `loss` above.
     catalogue_softmax: bool = True
-    #: A vector of each query's own, added to that of its words.
+    #: Learn a vector for each query, added to the vector of its words.
     query_vectors: bool = True
-    #: What an item's vector is: learned for each item (id), a learned projection of its text vector, of the `embedding`
-    #: that the entry names (text), or their sum (both). With text alone no item has a bias of its own either.
+    #: Item vectors: learned per item (id), a learned projection of the item's text vector from the entry's `embedding`
+    #: (text), or their sum (both). With text alone, items have no bias either.
     item_vectors: Literal["id", "text", "both"] = "id"
 
 
@@ -48,7 +48,7 @@ S = TypeVar("S", bound=SearchSettings)
 
 
 class SearchModel(RowModel):
-    """Request vectors, compared with item vectors by inner products."""
+    """Score items by the inner product of the request vector and the item vector, plus the item's bias."""
 
     bias: torch.Tensor
 
@@ -59,7 +59,7 @@ class SearchModel(RowModel):
         self.own = torch.nn.Embedding(data.n_queries, size) if settings.query_vectors else None
         self.projection = torch.nn.Linear(size, size)
         self.dropout = Dropout(settings.dropout)
-        #: What an item scores whatever the request.
+        #: Score of each item independent of the request.
         bias = torch.zeros(data.n_items)
         if settings.item_vectors == "text":
             self.register_buffer("bias", bias, persistent=False)
@@ -75,33 +75,33 @@ class SearchModel(RowModel):
 
     @abc.abstractmethod
     def requests(self, batch: RowBatch) -> torch.Tensor:
-        """Vectors [rows, dimensions] of what is asked for."""
+        """Compute the request vectors [rows, dimensions]."""
 
     def further_losses(self, batch: RowBatch) -> dict[str, torch.Tensor]:  # noqa: ARG002
-        """Losses beside the ranking's in training, weighted, by name."""
+        """Compute training losses besides the ranking loss, weighted, by name."""
         return {}
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits [rows, width] of the candidates, and further losses in training."""
+        """Compute the candidates' logits [rows, width] and, in training, further losses."""
         vectors = functional.embedding(batch.candidates, self.item_vectors())
         logits = (vectors @ self.requests(batch)[:, :, None]).squeeze(2) + self.bias[batch.candidates]
         return logits, self.further_losses(batch) if self.training else {}
 
     def catalogue(self, batch: RowBatch) -> torch.Tensor:
-        """Logits [rows, n_items] of all items."""
+        """Compute the logits [rows, n_items] of all items."""
         logits: torch.Tensor = torch.addmm(self.bias, self.requests(batch), self.item_vectors().T)
         return logits
 
     def item_vectors(self) -> torch.Tensor:
-        """The vector of every item [n_items, dimensions]."""
+        """Return the vector of every item [n_items, dimensions]."""
         return self.items.weight if self.texts is None else self.items.weight + self.texts.weight
 
     def query_table(self) -> torch.nn.Embedding | None:
-        """The queries' own vectors."""
+        """Return the table of learned query vectors; None without `query_vectors`."""
         return self.own
 
     def queries(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Vectors of queries int64 [any shape]: tanh(W mean of word vectors + b), and the query's own."""
+        """Compute vectors of queries int64 [any shape]: tanh(W mean of word vectors + b), plus the query's vector."""
         vectors: torch.Tensor = on_distinct(self._query_vectors, numbers)
         return vectors
 
@@ -111,12 +111,12 @@ class SearchModel(RowModel):
 
 
 class SearchMethod(RankedMethod[S]):
-    """A method of the task search over a `SearchModel`."""
+    """Train a `SearchModel` for the task search."""
 
     tasks: ClassVar[tuple[str, ...]] = ("search",)
 
     def training_set(self, task: str) -> TrainingSet:
-        """The train rows of a task."""
+        """Return the train rows of a task."""
         settings = self.settings
         if not settings.catalogue_softmax:
             return super().training_set(task)
@@ -125,7 +125,7 @@ class SearchMethod(RankedMethod[S]):
 
 
 class _CatalogueSet(RowSet):
-    """Train rows whose targets compete with the whole catalogue."""
+    """Hold train rows whose targets compete with the whole catalogue."""
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:  # noqa: ARG002
         model: Any = self.method.model
@@ -136,10 +136,10 @@ class _CatalogueSet(RowSet):
 
 @dataclass(frozen=True)
 class ItemSequences:
-    """The items a user clicked, oldest first, padded after their end.
+    """Hold the items each user clicked, oldest first, padded at the end.
 
-    ``items`` int64 [rows, width]; ``queries`` int64 [rows, width] is the query after which an item was clicked, -1 for
-    none; ``present`` bool [rows, width].
+    ``items`` int64 [rows, width]; ``queries`` int64 [rows, width] is the query that led to each click, -1 for none;
+    ``present`` bool [rows, width].
     """
 
     items: torch.Tensor
@@ -148,9 +148,9 @@ class ItemSequences:
 
     @classmethod
     def from_history(cls, history: HistoryBatch, most: int) -> ItemSequences:
-        """Recommendation clicks and clicks after queries in the order of time, the last ``most`` of them.
+        """Merge recommendation and search clicks in time order and keep the last ``most``.
 
-        Of equal items that follow one another the last stands for all: a purchase that stands in both logs is one.
+        A run of the same item keeps only its last click: a purchase recorded in both logs counts once.
         """
         places = history.search_places[:, :, None].expand_as(history.found).flatten(1)
         queries = history.searches[:, :, None].expand_as(history.found).flatten(1)
@@ -171,6 +171,6 @@ class ItemSequences:
 
 
 def _ordered(columns: tuple[torch.Tensor, ...], keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The columns [rows, width], each row in the rising order of its keys, equal keys as they stand."""
+    """Sort each row of the columns [rows, width] by ascending key; equal keys keep their order."""
     order = keys.argsort(dim=1, stable=True)
     return tuple(column.gather(1, order) for column in columns)

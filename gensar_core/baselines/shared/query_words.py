@@ -1,4 +1,4 @@
-"""Queries as words: a vocabulary learned from the queries of training, and vectors of queries made of their words'."""
+"""Represent queries by their words: a vocabulary from the training queries, and query vectors from word vectors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WORD = re.compile(r"\w+")
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-cased runs of letters and digits, in order."""
+    """Split a text into lower-cased runs of letters and digits, in order."""
     return _WORD.findall(text.lower())
 
 
 def query_words(data: MethodData, max_words: int) -> tuple[Ragged, int]:
-    """Word numbers of each query of a data set [n_queries], the first ``max_words`` of each, and how many words exist.
+    """Return the word numbers of each query [n_queries], at most ``max_words`` each, and the vocabulary size.
 
-    Words are numbered from 0 in alphabetical order. A word that no training query has is left out: nothing could be
-    learned for it, so a query of none but such words has no words at all.
+    Words are numbered from 0 in alphabetical order. A word that no training query contains is left out, since nothing
+    could be learned for it; a query of only such words has no words.
     """
     texts = QUERIES.read(data.canonical / "queries.parquet").sort("query_id")["text"].to_list()
     trained = data.training_events.get_column("query_id").drop_nulls().unique().to_list()
@@ -34,17 +34,17 @@ def query_words(data: MethodData, max_words: int) -> tuple[Ragged, int]:
 
 
 def numbered(texts: Sequence[str], vocabulary: dict[str, int], max_words: int) -> Ragged:
-    """The numbers of the words of each text that the vocabulary has, the first ``max_words`` of each."""
+    """Return the numbers of each text's words in the vocabulary, the first ``max_words`` of each text."""
     lists = [[vocabulary[word] for word in words_of(text) if word in vocabulary][:max_words] for text in texts]
     values = np.array([number for numbers in lists for number in numbers], dtype=np.int64)
     return Ragged.from_lengths(np.array([len(numbers) for numbers in lists], dtype=np.int64), values)
 
 
 class QueryWords(torch.nn.Module):
-    """Mean of the vectors of each query's words; zero for a query without words.
+    """Average the vectors of each query's words; a query without words is zero.
 
-    ``weighted`` learns a weight of each word, and takes a softmax of them over the words of a query. Words are learned;
-    which query has which words is data, and is not saved with the weights.
+    With ``weighted``, the average uses a learned weight per word, by a softmax over the words of a query. Only the
+    learned vectors and weights are saved with the model; the words of each query are data.
     """
 
     offsets: torch.Tensor
@@ -58,7 +58,7 @@ class QueryWords(torch.nn.Module):
         self.register_buffer("words", torch.from_numpy(queries.values), persistent=False)
 
     def forward(self, queries: torch.Tensor) -> torch.Tensor:
-        """Vectors [queries, dimensions] of query numbers int64 [queries]."""
+        """Compute vectors [queries, dimensions] of query numbers int64 [queries]."""
         starts = self.offsets[queries]
         lengths = self.offsets[queries + 1] - starts
         ends = lengths.cumsum(0)

@@ -1,8 +1,8 @@
-"""Towers of ReLUs that score candidates: how they begin, and how many of their units stay active.
+"""Score candidates with ReLU towers: initialize them and track their active units.
 
-A ReLU whose input is below zero for every candidate passes no gradient on and does not come back. Steps that are too
-long at the beginning, when nothing is to be gained yet but by the bias of the units, put out most of them within a
-hundred steps; the loss then stays at chance.
+A ReLU whose input is below zero for every candidate passes no gradient and never recovers. Early steps gain only by
+moving the units' biases; if these steps are too long, they deactivate most units within a hundred steps, and the loss
+stays at chance.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 
 from gensar_core.nn.attention import Dropout
 
-#: Below this share of active ReLUs a tower is taken for dead. One that has just been drawn has a half.
+#: A tower with a smaller share of active ReLUs counts as dead. At initialization the share is a half.
 DEAD_SHARE = 0.1
 
 
 class Tower(torch.nn.Sequential):
-    """Linear layers with a ReLU and dropout after each but the last: features [..., widths[0]] -> scores [..., 1]."""
+    """Map features [..., widths[0]] to scores [..., 1] by linear layers, each but the last with a ReLU and dropout."""
 
     def __init__(self, widths: Sequence[int], dropout: float) -> None:
         layers: list[torch.nn.Module] = []
@@ -30,15 +30,15 @@ class Tower(torch.nn.Sequential):
 
 
 def towers_of(model: torch.nn.Module) -> list[Tower]:
-    """Find all towers within a model."""
+    """Return all towers in a model."""
     return [part for part in model.modules() if isinstance(part, Tower)]
 
 
 @torch.no_grad()
 def begin_at_chance(model: torch.nn.Module) -> None:
-    """Zero the last layer of all towers within a model: at first all candidates score the same.
+    """Zero the last layer of every tower in a model, so that all candidates start with the same score.
 
-    The first step then moves these layers alone, and what lies below them learns as far as they tell candidates apart.
+    The first step then moves these layers alone; the layers below learn only as far as they tell candidates apart.
     """
     for tower in towers_of(model):
         for parameter in tower[-1].parameters():
@@ -46,7 +46,7 @@ def begin_at_chance(model: torch.nn.Module) -> None:
 
 
 class ActiveUnits:
-    """Count the active ReLUs of a model's towers in all forward passes within a `with` block."""
+    """Count the active ReLUs of a model's towers over all forward passes inside a `with` block."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._units = [unit for tower in towers_of(model) for unit in tower if isinstance(unit, torch.nn.ReLU)]
@@ -55,7 +55,7 @@ class ActiveUnits:
 
     @property
     def share(self) -> float | None:
-        """Mean over units and candidates of whether the unit is above zero; None where no tower has run."""
+        """Return the share of units above zero, over units and candidates; None when no tower has run."""
         return self._active / self._all if self._all else None
 
     def __enter__(self) -> ActiveUnits:

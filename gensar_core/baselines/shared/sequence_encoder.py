@@ -1,4 +1,4 @@
-"""Sequences of recommendation clicks as arrays, and what encodes them."""
+"""Extract sequences of recommendation clicks as arrays, and encode them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from gensar_core.runtime.arrays import Ragged
 
 
 def recommended_clicks(events: pl.DataFrame) -> tuple[np.ndarray, Ragged]:
-    """Users [rows] with recommendation clicks, and each one's clicked items in event order."""
+    """Return the users [rows] with recommendation clicks, and each user's clicked items in event order."""
     clicks = events.filter(pl.col("task") == "rec").sort("user_id", "event_id")
     users, counts = np.unique(clicks.get_column("user_id").to_numpy(), return_counts=True)
     return users, Ragged.from_lengths(counts, clicks.get_column("item_id").to_numpy())
 
 
 def recommended_histories(samples: pl.DataFrame) -> Ragged:
-    """Items of the recommendation clicks in each sample's history, oldest first."""
+    """Return the items of the recommendation clicks in each sample's history, oldest first."""
     behaviors = Ragged.from_series(samples.get_column("history_behavior"))
     objects = Ragged.from_series(samples.get_column("history_object"))
     return objects.filter(behaviors.values == schema.RECOMMENDED_ITEM)
 
 
 class SequenceEncoder(torch.nn.Module, abc.ABC):
-    """Items -> states, which are compared with items by inner products, plus a bias of the item if there is one.
+    """Encode items as states; an item's score is its inner product with a state, plus its bias unless None.
 
-    ``items`` is the table that states are compared with; ``seen`` bool [n_items] says which items training has shown.
+    ``items`` is the table of item vectors; ``seen`` bool [n_items] marks the items that training showed.
     """
 
     items: torch.nn.Embedding | TextItems
@@ -46,25 +46,25 @@ class SequenceEncoder(torch.nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """States [rows, width, dimensions] of inputs int64 [rows, width], laid out by the method's form.
+        """Compute states [rows, width, dimensions] of inputs int64 [rows, width], laid out by the method's form.
 
-        A method whose form asks one place alone gives that state alone, [rows, 1, dimensions].
+        A method whose form predicts from one place only returns that state, [rows, 1, dimensions].
         """
 
     def states(self, inputs: np.ndarray, places: np.ndarray) -> torch.Tensor:
-        """States [places, columns] at some places of all states flattened, to be multiplied with `table`."""
+        """Compute states [places, columns] at the given places of the flattened states, to multiply `table`."""
         device = self.items.weight.device
         states = self(torch.from_numpy(inputs).to(device)).flatten(0, 1)
         states = states.index_select(0, torch.from_numpy(places).to(device))
         return states if self.bias is None else torch.cat([states, states.new_ones(len(states), 1)], dim=1)
 
     def table(self) -> torch.Tensor:
-        """What states are multiplied with, [n_items, columns]: a bias is one more column, against ones."""
+        """Return the matrix that states multiply, [n_items, columns]: the bias is an extra column, against ones."""
         return self.items.weight if self.bias is None else torch.cat([self.items.weight, self.bias[:, None]], dim=1)
 
     @torch.no_grad()
     def settle_unseen(self) -> None:
-        """Give items that training never showed the mean of the others: their own vectors are still random."""
+        """Set the vectors and biases of unseen items to the mean of the seen ones, since theirs are still random."""
         own = self.items.weight if isinstance(self.items, torch.nn.Embedding) else None
         for learned in (own, self.bias):
             if learned is not None:
@@ -72,9 +72,9 @@ class SequenceEncoder(torch.nn.Module, abc.ABC):
 
 
 def last_states(encoder: SequenceEncoder, form: Form, histories: Ragged, *, batch_size: int = 1024) -> torch.Tensor:
-    """The state that tells what follows each history, float32 [rows, columns], on the encoder's device.
+    """Compute the state that predicts each history's next click, float32 [rows, columns], on the encoder's device.
 
-    The state of an empty history is zero: it prefers nothing.
+    The state of an empty history is zero: it prefers no item.
     """
     lengths = np.minimum(histories.lengths, form.width)
     order = np.argsort(lengths, kind="stable")

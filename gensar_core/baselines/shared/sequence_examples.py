@@ -1,7 +1,7 @@
-"""How click sequences become training examples, and how a history is asked for the next click.
+"""Turn click sequences into training examples, and histories into inputs that predict the next click.
 
-A form belongs to an encoder: one that is causal learns at every place of a sequence at once; one that looks both ways
-can only be asked about places whose item it does not see, or about the end.
+The form depends on the encoder: a causal encoder learns at every place of a sequence at once; a bidirectional one can
+only predict items that it does not see, or the item after the end.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import numpy as np
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.seeds import generator
 
-#: Batches whose rows are sorted by length together, so that rows of a batch are about equally long.
+#: Batches whose rows are sorted by length together, so that the rows of a batch have similar lengths.
 _POOLED_BATCHES = 32
 
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """Rows of one optimizer step.
+    """Hold the rows of one optimizer step.
 
-    ``inputs`` int64 [rows, width]; ``places`` int64 [targets] are the asked positions of the flattened states;
-    ``targets`` int64 [targets] is the item clicked at each; ``rows`` int64 [targets] the sequence each belongs to.
+    ``inputs`` int64 [rows, width]; ``places`` int64 [targets] are the positions of the predicting states among the
+    flattened states; ``targets`` int64 [targets] are the items to predict there; ``rows`` int64 [targets] are the
+    sequences they belong to.
     """
 
     step: int
@@ -35,7 +36,7 @@ class SequenceBatch:
 
 
 class Form(abc.ABC):
-    """Examples out of sequences of items 0 to ``n_items`` - 1, of which a state sees ``width`` places at most."""
+    """Turn sequences of items 0 to ``n_items`` - 1 into examples in which a state sees at most ``width`` places."""
 
     def __init__(self, width: int, n_items: int) -> None:
         self.width = width
@@ -43,40 +44,40 @@ class Form(abc.ABC):
 
     @property
     def padding(self) -> int:
-        """The input that stands for no item, in forms whose encoders see it."""
+        """Return the input that means no item, for forms whose encoders read padding."""
         return self.n_items
 
     @property
     def mask(self) -> int:
-        """The input that stands for an item to be guessed."""
+        """Return the input that replaces an item to predict."""
         return self.n_items + 1
 
     @abc.abstractmethod
     def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
-        """The row of each training sequence and the sequences, of two items or more, from the ``clicks`` of users."""
+        """Cut users' ``clicks`` into training sequences of two items or more; return their rows, and the sequences."""
 
     @abc.abstractmethod
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
-        """The step that trains on ``sequences``, which are the given ``rows`` of all examples."""
+        """Build the batch of a step from ``sequences``, which are the given ``rows`` of all examples."""
 
     @abc.abstractmethod
     def question(self, histories: Ragged) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs int64 [rows, width], and which of their flattened states tells each next click; no row is empty."""
+        """Return inputs int64 [rows, width] and the flattened state that predicts each next click; no row is empty."""
 
 
 class EveryPlace(Form):
-    """For causal encoders: the item after each place is its target.
+    """Train causal encoders at every place: the target of a place is the next item.
 
-    Rows are padded after their end. A padding then follows all real places and can reach none of them, so it needs
-    no mask, no vector of its own, and an empty history no special case in attention.
+    Rows are padded at the end. Padding then follows all real places and cannot affect them, so it needs no mask and no
+    vector, and empty histories need no special case in attention.
     """
 
     def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
-        """Windows that have each item but a user's first as a target once."""
+        """Cut windows in which each item but a user's first is a target once."""
         return windows(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
-        """A target a place."""
+        """Build a batch with one target per place."""
         lengths = sequences.lengths - 1
         width = int(lengths.max())
         inputs = sequences.padded(width + 1, 0)[:, :-1].astype(np.int64)
@@ -86,44 +87,44 @@ class EveryPlace(Form):
         return SequenceBatch(step, inputs, places, targets, np.repeat(rows, lengths))
 
     def question(self, histories: Ragged) -> tuple[np.ndarray, np.ndarray]:
-        """The state of the last item."""
+        """Return inputs and the state of each last item."""
         histories = histories.tail(self.width)
         width = int(histories.lengths.max())
         return histories.padded(width, 0).astype(np.int64), np.arange(len(histories)) * width + histories.lengths - 1
 
 
 class EachPrefix(EveryPlace):
-    """For causal encoders too, but each prefix of a sequence is a row, of which only what follows its end is asked."""
+    """Train causal encoders on every prefix of a sequence: each prefix is a row with one target, its last item."""
 
     def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
-        """Every prefix of two items or more, or its last ``width`` + 1 items."""
+        """Return every prefix of two items or more, cut to its last ``width`` + 1 items."""
         return prefixes(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
-        """A target a row: its last item."""
+        """Build a batch with one target per row, its last item."""
         last = sequences.offsets[1:] - 1
         shown = Ragged.from_lengths(sequences.lengths - 1, np.delete(sequences.values, last))
         return SequenceBatch(step, *self.question(shown), sequences.values[last].astype(np.int64), rows)
 
 
 class LastPlace(Form):
-    """For encoders that mix all places of a fixed width and give one state a row: each prefix is an example.
+    """Train encoders that mix all places of a fixed width into one state per row: each prefix is an example.
 
-    Rows are padded before their beginning, to the full width.
+    Rows are padded at the start, to the full width.
     """
 
     def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
-        """Every prefix of two items or more, or its last ``width`` + 1 items."""
+        """Return every prefix of two items or more, cut to its last ``width`` + 1 items."""
         return prefixes(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
-        """A target a row."""
+        """Build a batch with one target per row, its last item."""
         ends = sequences.offsets[1:] - 1
         inputs = self._laid_out(sequences.padded(self.width + 1, -1, left=True)[:, :-1])
         return SequenceBatch(step, inputs, np.arange(len(rows)), sequences.values[ends].astype(np.int64), rows)
 
     def question(self, histories: Ragged) -> tuple[np.ndarray, np.ndarray]:
-        """The state of the last place, where the last item stands."""
+        """Return inputs and the single state of each row; the last item is at the last place."""
         return self._laid_out(histories.padded(self.width, -1, left=True)), np.arange(len(histories))
 
     def _laid_out(self, items: np.ndarray) -> np.ndarray:
@@ -131,10 +132,10 @@ class LastPlace(Form):
 
 
 class MaskedPlaces(Form):
-    """For encoders that look both ways: masked items are the targets, and a mask after the history asks what follows.
+    """Train bidirectional encoders to predict masked items; a mask after the history predicts the next click.
 
-    In each step, each item of a row is masked with probability ``share``, one at least; in a ``last_share`` of the rows
-    the last item alone is, which is how a history is asked. Rows are padded after their end.
+    In each step, each item of a row is masked with probability ``share``, at least one per row; in a ``last_share`` of
+    the rows only the last item is masked, as in prediction. Rows are padded at the end.
     """
 
     def __init__(self, width: int, n_items: int, share: float, last_share: float, seed: int) -> None:
@@ -144,15 +145,15 @@ class MaskedPlaces(Form):
         self.last_share = last_share
 
     def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
-        """Windows of ``width`` items at most, which cover every click of users with two or more."""
+        """Cut windows of at most ``width`` items that cover every click of users with two or more clicks."""
         return windows(clicks, self.width - 1)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
-        """Targets are what the masks hide."""
+        """Build a batch whose targets are the masked items."""
         rng = generator(self.seed, "masks", step)
         lengths, ends = sequences.lengths, sequences.offsets[1:] - 1
         masked = rng.random(len(sequences.values)) < self.share
-        # One place of each row is masked in any case: its last, or any.
+        # Every row has at least one masked place: its last, or a random one.
         last = rng.random(len(rows)) < self.last_share
         masked &= ~last[sequences.rows]
         unmasked = np.bincount(sequences.rows, weights=masked, minlength=len(rows)) == 0
@@ -169,7 +170,7 @@ class MaskedPlaces(Form):
         )
 
     def question(self, histories: Ragged) -> tuple[np.ndarray, np.ndarray]:
-        """The state of the mask that follows the last item."""
+        """Return inputs and the state of the mask that follows each last item."""
         histories = histories.tail(self.width - 1)
         lengths = histories.lengths
         width = int(lengths.max()) + 1
@@ -179,9 +180,9 @@ class MaskedPlaces(Form):
 
 
 class SequenceBatches:
-    """All sequences once an epoch, in an order that depends on the seed and the epoch alone.
+    """Batch all sequences once per epoch, in an order that depends only on the seed and the epoch.
 
-    ``sequences`` have two items or more each.
+    Each of the ``sequences`` has two items or more.
     """
 
     def __init__(self, sequences: Ragged, batch_size: int, seed: int, form: Form) -> None:
@@ -192,7 +193,7 @@ class SequenceBatches:
         self.steps_per_epoch = max(1, -(-len(sequences) // batch_size))
 
     def __call__(self, first_step: int) -> Iterator[SequenceBatch]:
-        """Batches of the steps ``first_step``, ``first_step`` + 1, ... without end."""
+        """Yield the batches of steps ``first_step``, ``first_step`` + 1, ... without end."""
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
             for position, rows in enumerate(self._epoch(epoch)):
@@ -202,7 +203,7 @@ class SequenceBatches:
             epoch, skipped = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of one epoch."""
+        """Return the rows of each batch in one epoch."""
         rng = generator(self.seed, "epoch", epoch)
         order = rng.permutation(len(self.sequences))
         pool = np.arange(len(order)) // (_POOLED_BATCHES * self.batch_size)
@@ -212,10 +213,10 @@ class SequenceBatches:
 
 
 def windows(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
-    """Cut sequences into windows of at most ``width`` + 1 items, so that each item but the first is a target once.
+    """Cut sequences into windows of at most ``width`` + 1 items, in which each item but the first is a target once.
 
     Neighboring windows share one item: the last target of one is the first input of the next. Cuts are made from the
-    end, so a sequence's last window is its longest. Returns the row of each window and the windows.
+    end, so the last window of a sequence is its longest. Returns the row of each window, and the windows.
     """
     targets = np.maximum(sequences.lengths - 1, 0)
     counts = -(-targets // width)
@@ -228,9 +229,9 @@ def windows(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
 
 
 def prefixes(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
-    """Every prefix of two items or more, or the last ``width`` + 1 items of it: the last one is its target.
+    """Return every prefix of two items or more, cut to its last ``width`` + 1 items; its last item is the target.
 
-    Returns the row of each prefix and the prefixes.
+    Returns the row of each prefix, and the prefixes.
     """
     counts = np.maximum(sequences.lengths - 1, 0)
     rows = np.repeat(np.arange(len(sequences)), counts)

@@ -1,4 +1,4 @@
-"""Views of item sequences: what contrasts between histories are drawn from. Randomness is torch's, of the device."""
+"""Augment item sequences into views for contrastive losses between histories. Randomness is torch's, on the device."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 from gensar_core.baselines.shared.product_search import ItemSequences
 
-#: Share of a sequence that is replaced, kept by a crop, hidden, and shuffled.
+#: Shares of a sequence that are replaced, kept by a crop, hidden, and shuffled.
 _REPLACED, _KEPT, _HIDDEN, _SHUFFLED = 0.3, 0.8, 0.3, 0.5
-#: A sequence this short has nothing to crop or to shuffle.
+#: Longest sequence that is too short to crop or shuffle.
 _SHORT = 2
 
 
 @dataclass(frozen=True)
 class Substitutes:
-    """For each item those that may stand for it: of its brand; failing that, of its leaf category; else itself alone.
+    """Store each item's substitutes: items of its brand; failing that, of its leaf category; else the item itself.
 
-    Those of item i are ``members[starts[i] : starts[i] + counts[i]]``.
+    The substitutes of item i are ``members[starts[i] : starts[i] + counts[i]]``.
     """
 
     starts: torch.Tensor
@@ -28,7 +28,7 @@ class Substitutes:
 
     @classmethod
     def of(cls, brand: np.ndarray, leaf: np.ndarray) -> Substitutes:
-        """From the number of each item's brand and leaf category [n_items], 0 for none."""
+        """Build substitutes from each item's brand and leaf category numbers [n_items], 0 for none."""
         n_items = len(brand)
         members = [np.arange(n_items)]
         starts, counts = np.arange(n_items), np.ones(n_items, dtype=np.int64)
@@ -44,7 +44,7 @@ class Substitutes:
         return cls(torch.from_numpy(starts), torch.from_numpy(counts), torch.from_numpy(np.concatenate(members)))
 
     def __call__(self, clicked: ItemSequences) -> ItemSequences:
-        """A view in which each item is replaced with a probability of 0.3."""
+        """Return a view in which each item is replaced with a probability of 0.3."""
         device = clicked.items.device
         starts, counts, members = (part.to(device) for part in (self.starts, self.counts, self.members))
         drawn = (torch.rand(clicked.items.shape, device=device) * counts[clicked.items]).long()
@@ -54,7 +54,7 @@ class Substitutes:
 
 
 def altered(clicked: ItemSequences, hidden: int) -> ItemSequences:
-    """A view in which each row is cropped, has items hidden behind the item ``hidden``, or is partly shuffled."""
+    """Return a view in which each row is cropped, has items replaced by the item ``hidden``, or is partly shuffled."""
     lengths = clicked.present.sum(dim=1)
     drawn = torch.randint(3, lengths.shape, device=lengths.device)
     drawn = drawn.masked_fill(lengths <= _SHORT, 1)[:, None]
@@ -71,7 +71,7 @@ def altered(clicked: ItemSequences, hidden: int) -> ItemSequences:
 
 
 def cropped(clicked: ItemSequences, lengths: torch.Tensor) -> ItemSequences:
-    """A run of 0.8 of each row's items (at least one), moved to its beginning."""
+    """Keep a run of 0.8 of each row's items (at least one), moved to the row's start."""
     kept = _part(lengths, _KEPT)
     places = _places(clicked)
     source = (places + _start(lengths, kept)).clamp(max=places.shape[1] - 1)
@@ -81,7 +81,7 @@ def cropped(clicked: ItemSequences, lengths: torch.Tensor) -> ItemSequences:
 
 
 def with_hidden(clicked: ItemSequences, lengths: torch.Tensor, hidden: int) -> ItemSequences:
-    """0.3 of each row's items (at least one) behind the item ``hidden``, their queries too."""
+    """Replace 0.3 of each row's items (at least one) by the item ``hidden``, and drop their queries."""
     order = torch.rand(clicked.items.shape, device=lengths.device).masked_fill(~clicked.present, 2.0).argsort(dim=1)
     rank = order.argsort(dim=1)
     behind = (rank < _part(lengths, _HIDDEN)) & clicked.present
@@ -91,24 +91,24 @@ def with_hidden(clicked: ItemSequences, lengths: torch.Tensor, hidden: int) -> I
 
 
 def shuffled(clicked: ItemSequences, lengths: torch.Tensor) -> ItemSequences:
-    """A run of 0.5 of each row's items (at least one) in random order."""
+    """Shuffle a run of 0.5 of each row's items (at least one)."""
     part = _part(lengths, _SHUFFLED)
     start = _start(lengths, part)
     places = _places(clicked)
     inside = (places >= start) & (places < start + part)
     keys = torch.where(inside, start + torch.rand(places.shape, device=places.device) * part, places.float())
-    # A key of the run's very beginning may equal the place before it; a stable order keeps them apart.
+    # A key of the run may round up to the place after it; a stable sort keeps the two apart.
     order = keys.argsort(dim=1, stable=True)
     return ItemSequences(clicked.items.gather(1, order), clicked.queries.gather(1, order), clicked.present)
 
 
 def _part(lengths: torch.Tensor, share: float) -> torch.Tensor:
-    """A share of each length [rows, 1], at least one where there is one."""
+    """Compute a share of each length [rows, 1], at least one for nonempty rows."""
     return torch.minimum((lengths * share).long().clamp(min=1), lengths)[:, None]
 
 
 def _start(lengths: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """Where a run of ``part`` [rows, 1] begins in rows of these lengths, [rows, 1]."""
+    """Draw the start [rows, 1] of a run of ``part`` [rows, 1] items in rows of these lengths."""
     room = lengths[:, None] - part + 1
     return (torch.rand(part.shape, device=part.device) * room).long()
 

@@ -1,7 +1,7 @@
-"""What methods share that read a user's recommendation clicks in order and predict the next one.
+"""Train methods that read a user's recommendation clicks in order and predict the next one.
 
-Such a method adds an encoder (items -> states), its settings and the form of its examples (`causal` has those of causal
-encoders); data, losses, training, early stopping and scoring are here.
+A method adds an encoder (items -> states), its settings and the form of its examples (`causal_recommender` has those of
+causal encoders). This module provides data, losses, training, early stopping and scoring.
 """
 
 from __future__ import annotations
@@ -46,36 +46,37 @@ from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.training.loop import Schedule, train, warmup_cosine
 
-#: Lists whose candidate vectors are gathered at once.
+#: Candidate lists per scoring batch.
 _LISTS_AT_ONCE = 1024
 
 
 class SequentialSettings(Settings):
-    """How a sequential method is trained."""
+    """Configure the training of a sequential method."""
 
     dimensions: Positive = 64
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    #: Clicks that a state can depend on.
+    #: Maximum number of clicks that a state depends on.
     max_history: Positive = 50
-    #: softmax: over the catalogue; sampled_softmax, gbce, bpr_max: against `negatives` shared by a batch; bce: against
-    #: one item that the user has not clicked.
+    #: softmax: over the catalogue; sampled_softmax, gbce, bpr_max: against `negatives` items shared by a batch; bce:
+    #: against one item that the user has not clicked.
     loss: Literal["softmax", "sampled_softmax", "bce", "gbce", "bpr_max"] = "sampled_softmax"
     negatives: Positive = 512
-    #: How shared negatives are drawn: in proportion to clicks ** power (gbce asks for 0).
+    #: Shared negatives are drawn in proportion to clicks ** popularity_power (gbce requires 0).
     popularity_power: Share = 1.0
-    #: Of gbce: 0 is plain binary cross-entropy, 1 aims at the scores of a softmax.
+    #: For gbce: 0 is plain binary cross-entropy, 1 targets the scores of a softmax.
     calibration: Share = 0.75
-    #: Of bpr_max: weight of the negatives' squared scores.
+    #: For bpr_max: weight of the negatives' squared scores.
     score_regularization: Annotated[float, Field(ge=0.0)] = 1.0
     batch_size: Positive = 256
     learning_rate: Rate = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    #: Gradients longer than this are shortened to it.
+    #: Maximum gradient norm; longer gradients are scaled down to it.
     gradient_clip: Rate | None = None
     epochs: Positive = 100
-    #: Let the learning rate fall to zero along a cosine over `epochs`; otherwise it stays.
+    #: Decay the learning rate to zero along a cosine over `epochs`; otherwise it is constant.
     falling_rate: bool = False
-    #: Validate every so many epochs, on at most so many users (0: all); stop after `patience` times without a gain.
+    #: Validate every `validate_every` epochs on at most `validation_users` users (0: all); stop after `patience`
+    #: validations without a gain.
     validate_every: Positive = 1
     validation_users: Count = 0
     patience: Positive = 5
@@ -85,9 +86,9 @@ S = TypeVar("S", bound=SequentialSettings)
 
 
 class SequentialRecommender(Method[S]):
-    """A method of the task rec: an encoder of click sequences, compared with the item table by inner products.
+    """Recommend by the inner product of an encoded click sequence and each item's vector.
 
-    An item that training has not shown gets the mean of the others' vectors, and is counted.
+    An item that training never showed gets the mean vector of the others, and is counted in the stage's record.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("rec",)
@@ -95,11 +96,11 @@ class SequentialRecommender(Method[S]):
 
     @abc.abstractmethod
     def build(self) -> SequenceEncoder:
-        """An untrained encoder for `data.n_items` items, on the CPU."""
+        """Build an untrained encoder for `data.n_items` items on the CPU."""
 
     @functools.cached_property
     def encoder(self) -> SequenceEncoder:
-        """The encoder, initialized from the seed until it is trained or loaded."""
+        """Return the encoder, initialized from the seed until it is trained or loaded."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "initialization"))
             return self.build().to(pick_device())
@@ -107,11 +108,11 @@ class SequentialRecommender(Method[S]):
     @property
     @abc.abstractmethod
     def form(self) -> Form:
-        """How sequences become examples."""
+        """Return the form that turns sequences into examples."""
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """What the encoder is trained with."""
-        # Fused: one pass over the weights in place of a dozen, which counts where the item table is most of the model.
+        """Build the encoder's optimizer."""
+        # Fused: one pass over the weights instead of a dozen, which matters when the item table dominates the model.
         return torch.optim.Adam(
             self.encoder.parameters(),
             lr=self.settings.learning_rate,
@@ -120,7 +121,7 @@ class SequentialRecommender(Method[S]):
         )
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Train with early stopping by NDCG@5 on the valid candidates."""
+        """Train with early stopping on NDCG@5 over the valid candidates."""
         task = SequenceTraining(self, self._validation())
         epoch = task.batches.steps_per_epoch
         validate_every = epoch * self.settings.validate_every
@@ -145,13 +146,13 @@ class SequentialRecommender(Method[S]):
 
     @torch.no_grad()
     def states(self, histories: Ragged) -> torch.Tensor:
-        """The state that tells what follows each history, float32 [rows, columns], to be multiplied with `table`."""
+        """Compute the state that predicts each history's next click, float32 [rows, columns], to multiply `table`."""
         self.encoder.eval()
         return last_states(self.encoder, self.form, histories)
 
     @torch.no_grad()
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Inner products of the last state and the candidates' vectors."""
+        """Score candidates by inner products with the last state."""
         states, table = self.states(recommended_histories(lists.samples)), self.encoder.table()
         items = torch.from_numpy(np.maximum(lists.items, 0).astype(np.int64))
         scores = [
@@ -163,12 +164,12 @@ class SequentialRecommender(Method[S]):
 
     @torch.no_grad()
     def score_catalogue(self, samples: pl.DataFrame) -> np.ndarray:
-        """Inner products of the last state and all items' vectors."""
+        """Score all items by inner products with the last state."""
         scores: np.ndarray = (self.states(recommended_histories(samples)) @ self.encoder.table().T).cpu().numpy()
         return scores
 
     def item_vectors(self) -> ItemVectors:
-        """The item table."""
+        """Return the learned item vectors."""
         return ItemVectors(self.encoder.items.weight.detach().cpu().numpy(), self.encoder.seen.cpu().numpy())
 
     def save(self, folder: Path) -> None:
@@ -181,7 +182,7 @@ class SequentialRecommender(Method[S]):
         self.encoder.load_state_dict(load_file(folder / "model.safetensors"))
 
     def _validation(self) -> Callable[[], Mapping[str, float]]:
-        """NDCG@5 and HR@10 on the valid candidates."""
+        """Return a function that computes NDCG@5 and HR@10 on the valid candidates."""
         lists = load_candidates(
             self.data.samples_folder, "rec", "valid", users=self.settings.validation_users, samples=self.data.samples
         )
@@ -197,7 +198,7 @@ class SequentialRecommender(Method[S]):
 
 
 class SequenceTraining:
-    """A sequential method as the shared training loop sees it; ``validate`` gives the figures to choose by."""
+    """Adapt a sequential method to the shared training loop; ``validate`` returns the metrics for model selection."""
 
     def __init__(self, method: SequentialRecommender[Any], validate: Callable[[], Mapping[str, float]]) -> None:
         settings, data = method.settings, method.data
@@ -216,7 +217,7 @@ class SequenceTraining:
         self.validate = validate
 
     def backward(self, batch: SequenceBatch) -> Mapping[str, torch.Tensor]:
-        """One step."""
+        """Run one step."""
         loss = self.loss(self.encoder.states(batch.inputs, batch.places), self.encoder.table(), batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
@@ -226,9 +227,9 @@ _Loss = Callable[[torch.Tensor, torch.Tensor, SequenceBatch], torch.Tensor]
 
 
 def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, n_items: int, seed: int) -> _Loss:
-    """The loss that the settings name, of states [targets, columns], the item table and the batch they are from.
+    """Build the configured loss over states [targets, columns], the item table and the states' batch.
 
-    ``clicks`` are each user's training clicks; ``users`` [sequences] the row there of each training sequence.
+    ``clicks`` are each user's training clicks; ``users`` [sequences] is each training sequence's row in them.
     """
     popular = PopularityNegatives(np.bincount(clicks.values, minlength=n_items), settings.popularity_power, seed)
     unseen = UnseenNegatives(clicks, n_items, seed)

@@ -1,4 +1,4 @@
-"""What models share that score a few candidates of a row: their settings, their tables, and their loss."""
+"""Define settings, vector tables and the loss of models that score a few candidates per row."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 
 
 class RankedSettings(Settings):
-    """How a method is trained on rows."""
+    """Configure the training of a method on rows."""
 
     dimensions: Positive = 64
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    #: The part of a history that the method sees: the last recommendation clicks and search sessions.
+    #: Length of the history that the method reads: the last recommendation clicks and search sessions.
     max_recommendations: Count = 30
     max_searches: Count = 30
-    #: bce: mean over a row's candidates; softmax: cross-entropy of the target among them.
+    #: bce: binary cross-entropy, averaged over the candidates; softmax: cross-entropy of the target among a row's
+    #: candidates.
     loss: Literal["bce", "softmax"] = "bce"
-    #: A row's negatives: those stored for it, and so many drawn anew in each epoch in proportion to the task's
-    #: clicks ** popularity_power.
+    #: Negatives of a row: the stored ones, plus `sampled_negatives` drawn anew in each epoch in proportion to the
+    #: task's clicks ** popularity_power.
     stored_negatives: bool = True
     sampled_negatives: Count = 0
     popularity_power: Share = 1.0
-    #: Rows of the task with more rows; the other task's batches are smaller, so that both end an epoch together.
+    #: Batch size of the task with more rows; the other task's batches are smaller, so that both finish an epoch
+    #: together.
     batch_size: Positive = 1024
     learning_rate: Rate = 1.0e-3
-    #: Factor on the learning rate of learned vectors (of items, users, words, queries, places). Where they meet in a
-    #: network, they need longer steps than its matrices, which every target moves.
+    #: Factor on the learning rate of learned vectors (of items, users, words, queries, places). As inputs of a network
+    #: they need longer steps than its matrices, which every target moves.
     embedding_rate: Rate = 1.0
-    #: Of all parameters but biases.
+    #: Applies to all parameters except biases.
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     epochs: Positive = 100
-    #: Let the learning rate fall to zero along a cosine over `epochs`, in place of falling on a plateau.
+    #: Decay the learning rate to zero along a cosine over `epochs`, instead of lowering it on a plateau.
     falling_rate: bool = False
-    #: Validate every so many epochs, on at most so many targets a task (0: all); stop after `patience` times without a
-    #: gain, and after `plateau_patience` lower the learning rate to a tenth.
+    #: Validate every `validate_every` epochs on at most `validation_users` targets per task (0: all). Stop after
+    #: `patience` validations without a gain; after `plateau_patience`, lower the learning rate to a tenth.
     validate_every: Positive = 1
     validation_users: Count = 0
     patience: Positive = 5
@@ -50,17 +52,17 @@ class RankedSettings(Settings):
 
 
 class RowModel(torch.nn.Module, abc.ABC):
-    """A batch of rows -> logits of its candidates.
+    """Map a batch of rows to logits of its candidates.
 
-    ``items`` and ``users`` (unless ``user_size`` is 0) are the tables of learned vectors; ``seen_items`` [n_items],
-    ``seen_users`` [n_users] and ``seen_queries`` [n_queries] say which of them training has shown.
+    ``items`` and ``users`` (unless ``user_size`` is 0) are tables of learned vectors; ``seen_items`` [n_items],
+    ``seen_users`` [n_users] and ``seen_queries`` [n_queries] mark those that training showed.
     """
 
     items: torch.nn.Embedding | TextItems
     seen_items: torch.Tensor
     seen_users: torch.Tensor
     seen_queries: torch.Tensor
-    #: Whether the queries of histories are read, beside the one that is asked.
+    #: Whether the model reads the queries of histories besides the target's query.
     reads_past_queries: ClassVar[bool] = False
 
     def __init__(self, data: MethodData, item_size: int, user_size: int = 0) -> None:
@@ -72,26 +74,26 @@ class RowModel(torch.nn.Module, abc.ABC):
         self.register_buffer("seen_queries", torch.zeros(data.n_queries, dtype=torch.bool))
 
     def tables(self) -> list[torch.nn.Embedding]:
-        """The tables of learned vectors: of items, users, words, queries and places."""
+        """Return the tables of learned vectors: items, users, words, queries and places."""
         return [part for part in self.modules() if isinstance(part, torch.nn.Embedding)]
 
     @abc.abstractmethod
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits [rows, width] of the batch's candidates; and, in training, further losses, weighted, by name."""
+        """Compute the candidates' logits [rows, width] and, in training, further losses, weighted, by name."""
 
     def item_vectors(self) -> torch.Tensor:
-        """The learned vector of every item [n_items, dimensions]."""
+        """Return the learned vector of every item [n_items, dimensions]."""
         return self.items.weight
 
     def query_table(self) -> torch.nn.Embedding | None:
-        """The table of vectors that queries have of their own, beside those of their words, if there is one."""
+        """Return the table of vectors learned per query, besides those of words; None without one."""
         return None
 
     @torch.no_grad()
     def settle_unseen(self) -> None:
-        """Give items, users and queries that training never showed the mean of the others: theirs are still random.
+        """Set the still random vectors of unseen items, users and queries to the mean of the seen ones.
 
-        Where it has shown none, they are zero.
+        Where none was seen, the vectors become zero.
         """
         tables = (self.items, self.seen_items), (self.users, self.seen_users), (self.query_table(), self.seen_queries)
         for table, seen in tables:
@@ -100,7 +102,7 @@ class RowModel(torch.nn.Module, abc.ABC):
 
 
 def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torch.Tensor:
-    """Loss of logits [rows, width] whose positive stands in column 0, over the places that are ``present``."""
+    """Compute the loss of logits [rows, width] with the positive in column 0, over ``present`` candidates only."""
     if loss == "softmax":
         return (torch.logsumexp(logits.masked_fill(~present, -torch.inf), dim=1) - logits[:, 0]).mean()
     labels = torch.zeros_like(logits)

@@ -1,7 +1,7 @@
-"""What methods share that are trained to rank one target above a few negatives, in one or both tasks.
+"""Train methods to rank one target above a few negatives, in one or both tasks.
 
-Such a method adds a model (a batch of rows -> logits of its candidates) and its settings; data, negatives, losses,
-training of both tasks in one loop, early stopping and scoring are here.
+A method adds a model (a batch of rows -> logits of its candidates) and its settings. This module provides data,
+negatives, losses, one training loop for both tasks, early stopping and scoring.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ from gensar_core.training.loop import Schedule, train, warmup_cosine
 from gensar_core.training.plateau import Plateau
 from gensar_core.training.state import TrainingRecord
 
-#: Lists scored at once; with 100 candidates each, activations stay in a CPU's caches.
+#: Candidate lists per scoring batch; with 100 candidates each, activations stay in a CPU's caches.
 _LISTS_AT_ONCE = 256
-#: Batches whose rows are sorted by length together, so that rows of a batch are about equally long.
+#: Batches whose rows are sorted by length together, so that the rows of a batch have similar lengths.
 _POOLED_BATCHES = 16
 
 S = TypeVar("S", bound=RankedSettings)
 
 
 class TrainingSet(Protocol):
-    """What the training loop needs to know of the rows of one task."""
+    """Define what the training loop needs from one task's rows."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """A size of each row [rows], by which rows are put into batches of about equally long ones."""
+        """Return each row's length [rows], used to batch rows of similar length."""
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
-        """Losses of the given rows by name; their sum is what the task adds to the loss."""
+        """Compute the losses of the given rows, by name; the task contributes their sum."""
 
 
 class RankedMethod(Method[S]):
-    """A method that is trained on rows: a target, its history, its query, and negatives.
+    """Train and score a method on rows: a target, its history, its query, and negatives.
 
-    Its ``inputs`` name training_negatives, unless it has another `training_set`.
+    Its ``inputs`` must name training_negatives unless it overrides `training_set`.
     """
 
     @abc.abstractmethod
     def build(self) -> RowModel:
-        """An untrained model, on the CPU."""
+        """Build an untrained model on the CPU."""
 
     def task_weight(self, task: str) -> float:  # noqa: ARG002
-        """The weight of a task's losses."""
+        """Return the weight of a task's losses."""
         return 1.0
 
     def training_set(self, task: str) -> TrainingSet:
-        """The train rows of a task."""
+        """Return the train rows of a task."""
         settings, negatives = self.settings, None
         if settings.stored_negatives:
             negatives = self.data.negatives
@@ -76,13 +76,13 @@ class RankedMethod(Method[S]):
 
     @functools.cached_property
     def model(self) -> RowModel:
-        """The model, initialized from the seed until it is trained or loaded."""
+        """Return the model, initialized from the seed until it is trained or loaded."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "initialization"))
             return self.build().to(pick_device())
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Train with early stopping by the mean NDCG@5 of the method's tasks on the valid candidates."""
+        """Train with early stopping on the mean NDCG@5 of the method's tasks over the valid candidates."""
         task = RankedTraining(self)
         every = task.steps_per_epoch * self.settings.validate_every
         steps = task.steps_per_epoch * self.settings.epochs
@@ -108,7 +108,7 @@ class RankedMethod(Method[S]):
         }
 
     def _warn_of_dead_towers(self, record: TrainingRecord) -> None:
-        """Tell of towers whose units are nearly all inactive under the weights that are kept."""
+        """Warn of towers that are almost entirely inactive under the selected weights."""
         kept = next((entry for entry in record.history if entry["step"] == record.best_step), {})
         for task in self.tasks:
             share = kept.get(f"{task}_active_share", 1.0)
@@ -120,7 +120,7 @@ class RankedMethod(Method[S]):
 
     @torch.no_grad()
     def score(self, lists: CandidateLists) -> np.ndarray:
-        """Logits: each history is encoded once for all its candidates."""
+        """Return the candidates' logits; each history is encoded once for all its candidates."""
         self.model.eval()
         scores = np.zeros(lists.items.shape, dtype=np.float32)
         if not len(lists):
@@ -136,7 +136,7 @@ class RankedMethod(Method[S]):
         return scores
 
     def item_vectors(self) -> ItemVectors:
-        """The learned vector of every item."""
+        """Return the learned vector of every item."""
         vectors = self.model.item_vectors().detach().float().cpu().numpy()
         return ItemVectors(vectors, self.model.seen_items.cpu().numpy())
 
@@ -151,7 +151,7 @@ class RankedMethod(Method[S]):
 
 
 class RowSet:
-    """The train rows of one task, with the negatives that the settings name."""
+    """Hold the train rows of one task, with negatives as the settings specify."""
 
     def __init__(self, method: RankedMethod[Any], train: TrainingRows) -> None:
         settings, data, task = method.settings, method.data, train.rows.task
@@ -165,7 +165,7 @@ class RowSet:
         self._mark_seen(counts)
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
-        """The ranking loss and what the model adds to it."""
+        """Compute the ranking loss and the model's additional losses."""
         model, settings = self.method.model, self.method.settings
         count = settings.sampled_negatives
         sampled = self.sampler.draw(step, len(rows) * count).reshape(len(rows), count)
@@ -174,7 +174,7 @@ class RowSet:
         return {"ranking": ranking_loss(logits, batch.present, settings.loss), **further}
 
     def _mark_seen(self, clicks: np.ndarray) -> None:
-        """Say which items, users and queries this task's rows show."""
+        """Mark the items, users and queries that occur in this task's rows as seen."""
         model, histories = self.method.model, self.train.rows.histories
         shown = [self.train.targets, self.train.negatives[self.train.negatives >= 0]]
         shown += [histories.clicks.values, histories.found.values]
@@ -189,9 +189,9 @@ class RowSet:
 
 
 class RankedTraining:
-    """A method as the shared training loop sees it.
+    """Adapt a method to the shared training loop.
 
-    Every step takes rows of each task, and all tasks end an epoch together.
+    Every step takes rows of each task, and all tasks finish an epoch together.
     """
 
     def __init__(self, method: RankedMethod[Any], tasks: tuple[str, ...] | None = None) -> None:
@@ -217,7 +217,7 @@ class RankedTraining:
         self.steps_per_epoch = -(-most // settings.batch_size)
 
     def batches(self, first_step: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Each step and its rows of each task."""
+        """Yield each step and its rows by task."""
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
             orders = {task: self._epoch(task, epoch) for task in self.sets}
@@ -227,7 +227,7 @@ class RankedTraining:
             epoch, skipped = epoch + 1, 0
 
     def backward(self, batch: tuple[int, dict[str, np.ndarray]]) -> Mapping[str, torch.Tensor]:
-        """One step; one task after the other, so that only one's activations are in memory."""
+        """Run one step, one task after the other, so that only one task's activations are in memory."""
         step, tasks = batch
         found: dict[str, torch.Tensor] = {}
         total = torch.zeros((), device=next(self.module.parameters()).device)
@@ -240,9 +240,9 @@ class RankedTraining:
         return {"loss": total, **found}
 
     def validate(self) -> Mapping[str, float]:
-        """NDCG@5 and HR@10 of each task on its valid candidates; the mean NDCG@5 counts.
+        """Compute NDCG@5 and HR@10 of each task on its valid candidates; the mean NDCG@5 is the score.
 
-        Of a model with towers also how many of their units are active there.
+        For a model with towers, also report the share of their units that are active there.
         """
         figures: dict[str, float] = {}
         for task, lists in self.lists.items():
@@ -256,7 +256,7 @@ class RankedTraining:
         return {"score": score, **figures}
 
     def _epoch(self, task: str, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of one epoch of a task."""
+        """Return the rows of each batch in one epoch of a task."""
         lengths = self.sets[task].lengths
         rng = generator(self.method.seed, "epoch", epoch, task)
         order = rng.permutation(len(lengths))

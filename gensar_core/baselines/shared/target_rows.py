@@ -1,7 +1,7 @@
-"""Prediction targets as flat arrays: what methods train on that take one target, its history and its query at a time.
+"""Store prediction targets as flat arrays for methods that train on one target, its history and its query at a time.
 
-A history's *slots* are its recommendation clicks and its search sessions. The *place* of a slot is its number among all
-slots of its row, from 0, oldest first. In batches, rows are padded after their end.
+The *slots* of a history are its recommendation clicks and its search sessions. The *place* of a slot is its index among
+all slots of its row, from 0, oldest first. In batches, rows are padded at the end.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gensar_core.runtime.arrays import Ragged, ranges
 
 @dataclass(frozen=True)
 class Histories:
-    """Histories of rows [rows].
+    """Hold the histories of rows [rows].
 
     ``clicks`` are the items of recommendation clicks and ``searches`` the queries of search sessions, both oldest
-    first, with their places ``click_places`` [total clicks] and ``search_places`` [total searches]; ``found`` has one
-    row for each search, of all rows one after the other: the items clicked after it.
+    first, with their places ``click_places`` [total clicks] and ``search_places`` [total searches]. ``found`` has one
+    row per search, over all rows in order: the items clicked after it.
     """
 
     clicks: Ragged
@@ -33,7 +33,7 @@ class Histories:
 
     @classmethod
     def from_samples(cls, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> Histories:
-        """Histories of a samples table: the last so many recommendation clicks and search sessions of each."""
+        """Read histories from a samples table, keeping each one's last recommendation clicks and search sessions."""
         behaviors = Ragged.from_series(samples.get_column("history_behavior"))
         objects = Ragged.from_series(samples.get_column("history_object")).values
         behavior, row = behaviors.values, behaviors.rows
@@ -46,7 +46,7 @@ class Histories:
         slots_before = np.concatenate([[0], np.cumsum(is_slot)])
         place = slots_before[:-1] - slots_before[behaviors.offsets[:-1]][row]
 
-        # The clicks of a session follow its query. Those of a session that is cut off go with it.
+        # The clicks of a session follow its query. A session that is cut off loses its clicks too.
         query_before = np.maximum.accumulate(np.where(behavior == schema.SEARCHED_QUERY, entries.values, -1))
         found = np.flatnonzero(behavior == schema.SEARCHED_ITEM)
         found = found[query_before[found] >= behaviors.offsets[:-1][row[found]]]
@@ -67,12 +67,12 @@ class Histories:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Number of slots of each row [rows]."""
+        """Return the number of slots of each row [rows]."""
         lengths: np.ndarray = self.clicks.lengths + self.searches.lengths
         return lengths
 
     def take(self, rows: np.ndarray) -> Histories:
-        """The given rows, in the given order."""
+        """Select rows, in the given order."""
         clicks, searches = self.clicks.take(rows), self.searches.take(rows)
         click_numbers = ranges(self.clicks.offsets[:-1][rows], clicks.lengths)
         search_numbers = ranges(self.searches.offsets[:-1][rows], searches.lengths)
@@ -85,7 +85,7 @@ class Histories:
         )
 
     def padded(self, device: torch.device) -> HistoryBatch:
-        """As tensors."""
+        """Convert to padded tensors."""
         searches = self.searches
         width, most = max(1, int(searches.lengths.max(initial=0))), max(1, int(self.found.lengths.max(initial=0)))
         cells = searches.rows, np.arange(len(searches.values)) - searches.offsets[searches.rows]
@@ -114,10 +114,10 @@ class Histories:
 
 @dataclass(frozen=True)
 class HistoryBatch:
-    """Padded histories: int64 tensors, 0 where nothing stands, and bool tensors that say where something does.
+    """Hold padded histories: int64 tensors with 0 as padding, and bool tensors that mark the real cells.
 
     ``clicks``, ``click_places`` and ``is_click`` [rows, clicks]; ``searches``, ``search_places`` and ``is_search``
-    [rows, searches]; ``found`` and ``is_found`` [rows, searches, items a search]. No width is below 1.
+    [rows, searches]; ``found`` and ``is_found`` [rows, searches, items per search]. Every width is at least 1.
     """
 
     clicks: torch.Tensor
@@ -132,11 +132,11 @@ class HistoryBatch:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Targets of one task, padded.
+    """Hold a padded batch of targets of one task.
 
-    ``users`` and ``queries`` int64 [rows] (a query of 0 for rec, to be ignored); ``candidates`` int64 [rows, width]
-    with the positive in column 0, and ``present`` bool [rows, width]; ``rows`` says which rows of their `Rows` these
-    are.
+    ``users`` and ``queries`` int64 [rows] (for rec the query is 0 and must be ignored); ``candidates`` int64
+    [rows, width] with the positive in column 0, and ``present`` bool [rows, width]; ``rows`` are the indices of these
+    rows in their `Rows`.
     """
 
     task: str
@@ -150,7 +150,7 @@ class RowBatch:
 
 @dataclass(frozen=True)
 class Rows:
-    """Targets of one task: ``users`` and ``queries`` int64 [rows], and their histories."""
+    """Hold the targets of one task: ``users`` and ``queries`` int64 [rows], and their histories."""
 
     task: str
     users: np.ndarray
@@ -159,7 +159,7 @@ class Rows:
 
     @classmethod
     def from_samples(cls, task: str, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> Rows:
-        """Rows of a samples table that holds this one task, in its order."""
+        """Read rows, in order, from a samples table that holds only this task."""
         return cls(
             task,
             samples.get_column("user_id").to_numpy().astype(np.int64),
@@ -171,7 +171,7 @@ class Rows:
         return len(self.users)
 
     def batch(self, rows: np.ndarray, candidates: np.ndarray, device: torch.device) -> RowBatch:
-        """The given rows with ``candidates`` int [rows, width], -1 where none stands."""
+        """Build a batch of the given rows with ``candidates`` int [rows, width], -1 as padding."""
         return RowBatch(
             self.task,
             rows,
@@ -185,7 +185,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Train targets of one task with their stored negatives, int32 [rows, negatives], -1 at the end of short lists."""
+    """Hold the train targets of one task and their stored negatives, int32 [rows, negatives], padded with -1."""
 
     rows: Rows
     targets: np.ndarray
@@ -200,7 +200,7 @@ class TrainingRows:
         max_recommendations: int,
         max_searches: int,
     ) -> TrainingRows:
-        """The train rows of a task in a samples table; ``negatives`` (table `training_negatives`) may be left out."""
+        """Select a task's train rows from a samples table; ``negatives`` (table `training_negatives`) may be None."""
         train = samples.filter((pl.col("task") == task) & (pl.col("split") == "train")).sort("sample_id")
         stored = np.zeros((len(train), 0), dtype=np.int32)
         if negatives is not None:
@@ -218,7 +218,7 @@ class TrainingRows:
         return len(self.rows)
 
     def batch(self, rows: np.ndarray, sampled: np.ndarray, device: torch.device) -> RowBatch:
-        """The given rows: each target, its stored negatives, and ``sampled`` ones [rows, any] that are not it."""
+        """Build a batch of rows: each target, its stored negatives, and ``sampled`` [rows, any] except the target."""
         targets = self.targets[rows, None]
         sampled = np.where(sampled == targets, -1, sampled)
         return self.rows.batch(rows, np.concatenate([targets, self.negatives[rows], sampled], axis=1), device)

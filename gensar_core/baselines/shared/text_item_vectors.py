@@ -1,4 +1,4 @@
-"""Item vectors that are not learned item by item, but a learned projection of the items' frozen text vectors."""
+"""Compute item vectors by a learned projection of frozen text vectors instead of learning one vector per item."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gensar_core.errors import UserError
 
 
 class TextItems(torch.nn.Module):
-    """A table of item vectors [n_items, dimensions], used as a `torch.nn.Embedding` is.
+    """Compute item vectors [n_items, dimensions] from texts; a drop-in for `torch.nn.Embedding`.
 
-    Items differ in their texts alone: a new item has a vector as soon as it has a text, and two items with one text
-    have one vector. The text vectors are those of the entry's `embedding`; they are not saved with the weights. Raises
-    UserError when they are not those of the data set's items.
+    Items differ only by their texts: a new item has a vector as soon as it has a text, and two items with the same text
+    share a vector. The text vectors come from the entry's `embedding` and are not saved with the weights. Raises
+    UserError when their number differs from the data set's number of items.
     """
 
     texts: torch.Tensor
@@ -33,11 +33,11 @@ class TextItems(torch.nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """All vectors [n_items, dimensions]."""
+        """Compute the vectors of all items [n_items, dimensions]."""
         vectors: torch.Tensor = self.projection(self.texts)
         return vectors
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """Vectors [..., dimensions] of items int64 [...]."""
+        """Compute vectors [..., dimensions] of items int64 [...]."""
         vectors: torch.Tensor = self.projection(functional.embedding(items, self.texts))
         return vectors

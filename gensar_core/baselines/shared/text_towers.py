@@ -1,4 +1,4 @@
-"""Both sides of dense retrieval as modules that can be trained: numbers of queries and items -> vectors of length 1."""
+"""Train both towers of dense retrieval: query and item numbers -> vectors of length 1."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ SIDES = ("queries", "items")
 
 
 class Towers(torch.nn.Module, abc.ABC):
-    """A vector of length 1 for each query and item. ``bias`` [n_items], if there is one, adds to an item's scores.
+    """Encode each query and item as a vector of length 1.
 
-    ``maps``, if there are some, are linear maps of each side's text vectors, the identity before training.
+    ``bias`` [n_items], unless None, is added to an item's scores. ``maps``, unless None, are linear maps of each side's
+    text vectors, initialized to the identity.
     """
 
     bias: torch.nn.Parameter | None
@@ -39,23 +40,23 @@ class Towers(torch.nn.Module, abc.ABC):
                 torch.nn.init.eye_(weight)
 
     def mapped(self, side: str, texts: torch.Tensor) -> torch.Tensor:
-        """What becomes of text vectors [any, dimensions] of one side: mapped, of length 1."""
+        """Map text vectors [any, dimensions] of one side and normalize them to length 1."""
         return functional.normalize(texts if self.maps is None else self.maps[f"of_{side}"](texts), dim=1)
 
     @abc.abstractmethod
     def forward(self, side: str, numbers: np.ndarray) -> torch.Tensor:
-        """Vectors [numbers, dimensions] of one side, with gradients."""
+        """Compute vectors [numbers, dimensions] of one side, with gradients."""
 
     @abc.abstractmethod
     def vectors(self) -> dict[str, np.ndarray]:
-        """Vectors of all queries and items, float32 [rows, dimensions] by side, as ranking uses them."""
+        """Compute the vectors of all queries and items for ranking, float32 [rows, dimensions] by side."""
 
 
 class EncoderTowers(Towers):
-    """A text encoder, the same for both sides, and a map of its vectors for each side if asked for.
+    """Encode both sides with one text encoder, followed by a linear map per side if ``mapped``.
 
     Training reads the first ``training_tokens`` tokens of a text (None: as many as ranking), which saves most of its
-    time where texts are long; ranking reads what the settings of the embedding say.
+    time on long texts; ranking reads as many as the embedding's settings allow.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class EncoderTowers(Towers):
         self._prefixes = {"queries": encoder.query_prefix, "items": encoder.item_prefix}
 
     def forward(self, side: str, numbers: np.ndarray) -> torch.Tensor:
-        """Encode the texts of these numbers."""
+        """Encode the texts with these numbers."""
         device = self.model.device
         texts = [self._prefixes[side] + text for text in self._texts[side].gather(numbers)]
         self.model.max_seq_length = self._tokens
@@ -79,7 +80,7 @@ class EncoderTowers(Towers):
         moved = {name: value.to(device) if torch.is_tensor(value) else value for name, value in features.items()}
         with autocast(device):
             encoded = self.model(moved)["sentence_embedding"]
-        # The maps are of vectors of length 1, as they are where the vectors are frozen.
+        # The maps take vectors of length 1, as they do when the vectors are frozen.
         return self.mapped(side, functional.normalize(encoded.float(), dim=1))
 
     @torch.no_grad()
@@ -93,7 +94,7 @@ class EncoderTowers(Towers):
 
 
 class HeadTowers(Towers):
-    """A map of each side's frozen vectors, and an item's bias if asked for."""
+    """Map each side's frozen vectors, with a learned bias per item if ``item_bias``."""
 
     def __init__(self, frozen: dict[str, np.ndarray], item_bias: bool) -> None:
         super().__init__(frozen["items"].shape[1])
@@ -103,7 +104,7 @@ class HeadTowers(Towers):
             self.bias = torch.nn.Parameter(torch.zeros(len(frozen["items"])))
 
     def forward(self, side: str, numbers: np.ndarray) -> torch.Tensor:
-        """Map the vectors of these numbers."""
+        """Map the vectors with these numbers."""
         frozen: torch.Tensor = getattr(self, f"frozen_{side}")
         return self.mapped(side, frozen[torch.from_numpy(numbers).to(frozen.device)])
 
@@ -115,7 +116,7 @@ class HeadTowers(Towers):
 
 
 def texts_of(canonical: Path) -> dict[str, pl.Series]:
-    """The texts of both sides, in the order of their numbers."""
+    """Read the texts of both sides, ordered by number."""
     return {
         "queries": QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text"),
         "items": ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text"),

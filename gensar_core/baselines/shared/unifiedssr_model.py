@@ -1,6 +1,6 @@
-"""The model of UnifiedSSR: layers that sequences of items and of queries go through alike, each looking at the other.
+"""Build the model of UnifiedSSR: item and query sequences pass through the same layers and attend to each other.
 
-How it is trained, and what differs from the paper, stands in `unifiedssr`.
+See `unifiedssr` for its training and the differences from the paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gensar_core.nn.attention import Attention, Dropout, masked_mean
 
 
 class UnifiedSSRSettings(RankedSettings):
-    """Sizes and weights, beside what all methods trained on rows have. Stored negatives are not read."""
+    """Configure sizes and loss weights, on top of the settings for training on rows. Stored negatives are not read."""
 
     dimensions: Positive = 32
     dropout: Share = 0.5
@@ -34,7 +34,7 @@ class UnifiedSSRSettings(RankedSettings):
     heads: Positive = 4
     layers: Positive = 2
     max_query_words: Positive = 50
-    #: Weight of the correlation of a sequence's sessions.
+    #: Weight of the loss that correlates the sessions of a sequence.
     session_weight: Share = 0.1
     #: Weight of the search loss.
     search_weight: Rate = 1.0
@@ -51,7 +51,7 @@ class UnifiedSSRSettings(RankedSettings):
 
 
 class UnifiedSSRLayer(torch.nn.Module):
-    """Self-attention, attention to the other sequence, a point-wise network; normalized before, added after."""
+    """Apply self-attention, attention to the other sequence and a point-wise network, each pre-norm with a residual."""
 
     def __init__(self, size: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class UnifiedSSRLayer(torch.nn.Module):
     def forward(
         self, states: torch.Tensor, others: torch.Tensor, mask: torch.Tensor, other_mask: torch.Tensor
     ) -> torch.Tensor:
-        """New states [rows, width, d]; masks bool [rows, width, width] say who attends to whom."""
+        """Compute new states [rows, width, d]; masks bool [rows, width, width] are true where attention is allowed."""
         normed = self.norms[0](states)
         states = states + self.dropout(self.own(normed, normed, mask))
         states = states + self.dropout(self.across(self.norms[1](states), others, other_mask))
@@ -74,7 +74,7 @@ class UnifiedSSRLayer(torch.nn.Module):
 
 
 class UnifiedSSRModel(RowModel):
-    """Item, user and word vectors, and layers that sequences of items and of queries go through alike."""
+    """Score candidates from user, item and word vectors and layers shared by item and query sequences."""
 
     def __init__(self, data: MethodData, settings: UnifiedSSRSettings) -> None:
         size = settings.dimensions
@@ -86,7 +86,7 @@ class UnifiedSSRModel(RowModel):
         )
         self.normalization = torch.nn.LayerNorm(size)
         self.dropout = Dropout(settings.dropout)
-        #: How much states of items, rather than of queries, count for search.
+        #: Weight of item states in search scores; query states have the rest.
         self.item_share = torch.nn.Parameter(torch.tensor(0.5))
         for name, parameter in self.named_parameters():
             if parameter.dim() >= 2:
@@ -95,7 +95,7 @@ class UnifiedSSRModel(RowModel):
                 torch.nn.init.zeros_(parameter)
 
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Logits of the candidates."""
+        """Compute the candidates' logits; there are no further losses."""
         history = batch.history
         rows = torch.arange(len(batch.users), device=batch.users.device)
         if batch.task == "rec":
@@ -123,15 +123,15 @@ class UnifiedSSRModel(RowModel):
         mask: torch.Tensor,
         item_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """States [rows, width, d] of items, and of queries if there are some: two tensors, or one.
+        """Encode items and, unless None, queries; return the states [rows, width, d] of each.
 
-        ``items`` [rows, width, d] are scaled vectors, ``queries`` int64 [rows, width] stand beside them, and may be
-        attended to where ``mask`` holds; items may where ``item_mask`` (or ``mask``) does; none ever to a later place.
+        ``items`` [rows, width, d] are scaled vectors, ``queries`` int64 [rows, width] are aligned with them. Queries
+        are attended to where ``mask`` is true, items where ``item_mask`` (default: ``mask``) is, later places never.
         """
         assert self.users is not None
         width = mask.shape[1]
         earlier = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
-        # Added to every place: the user, and the place.
+        # Every place receives the vectors of the user and of the place.
         added = (self.users(users) * self.scale)[:, None] + sinusoids(width, items.shape[2]).to(items)
         of_items = (mask if item_mask is None else item_mask)[:, None] & earlier
         states = self.dropout(items + added)
@@ -146,17 +146,17 @@ class UnifiedSSRModel(RowModel):
         return self.normalization(states), self.normalization(asked)
 
     def mixed(self, values: list[torch.Tensor]) -> torch.Tensor:
-        """What items' states say, alone or mixed with what queries' states say."""
+        """Return the values from item states, mixed with those from query states if there are any."""
         share = self.item_share.clamp(0.1, 0.9)
         return values[0] if len(values) == 1 else share * values[0] + (1.0 - share) * values[1]
 
 
 def shifted(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors [rows, width, d] one place later, after an empty one [rows, width + 1, d]."""
+    """Shift vectors [rows, width, d] one place later, after a zero vector: [rows, width + 1, d]."""
     return functional.pad(vectors, (0, 0, 1, 0))
 
 
 def sinusoids(width: int, size: int) -> torch.Tensor:
-    """Vectors of places, float32 [width, size] (Vaswani et al., 2017, section 3.5)."""
+    """Compute sinusoidal place vectors, float32 [width, size] (Vaswani et al., 2017, section 3.5)."""
     angles = torch.arange(width)[:, None] * torch.exp(torch.arange(0, size, 2) * (-math.log(1.0e4) / size))
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
