@@ -60,8 +60,8 @@ def click_pairs(events: pl.DataFrame) -> np.ndarray:
     changed = np.ones(len(items), dtype=bool)
     changed[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
     users, items = users[changed], items[changed]
-    neighbours = np.stack([items[:-1], items[1:]], axis=1)[users[1:] == users[:-1]]
-    return np.unique(np.sort(neighbours, axis=1), axis=0)
+    neighbors = np.stack([items[:-1], items[1:]], axis=1)[users[1:] == users[:-1]]
+    return np.unique(np.sort(neighbors, axis=1), axis=0)
 
 
 def prefix_figures(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ _CELLS = 1 << 24
 class EASESettings(LinearSettings):
     """Hold the regularization, on top of the settings of all linear recommenders."""
 
-    neighbours: Count = 500
+    neighbors: Count = 500
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     #: lambda: weight of the squared weights in the loss.
     l2: Rate = 200.0
@@ -41,7 +41,7 @@ class EASE(LinearRecommender[EASESettings]):
 
     With P = (X'X + lambda I)^-1 the solution is W_ij = -P_ij / P_jj (Eq. 8). P is computed in place, in float32.
     Deviations: older clicks of a history may count less (``decay``), more popular candidates may score less
-    (``popularity_power``), and small weights are dropped (``neighbours``).
+    (``popularity_power``), and small weights are dropped (``neighbors``).
     """
 
     seeded = False
@@ -61,7 +61,7 @@ class EASE(LinearRecommender[EASESettings]):
         counts = np.maximum(np.bincount(clicks.values, minlength=n_items), 1)
         divisor = (inverse.diagonal() * counts**settings.popularity_power).astype(np.float32)
         for start, stop in _blocks(n_items):
-            yield _largest(-inverse[start:stop] / divisor, start, settings.neighbours)
+            yield _largest(-inverse[start:stop] / divisor, start, settings.neighbors)
 
 
 def clicked_items(clicks: Ragged, n_items: int) -> sparse.csr_array:

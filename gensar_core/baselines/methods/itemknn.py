@@ -59,7 +59,7 @@ class ItemKNN(LinearRecommender[ItemKNNSettings]):
             items, others = first + block.row, block.col
             scale = counts[items] ** (1.0 - settings.popularity_power) * counts[others] ** settings.popularity_power
             similarities = np.where(items == others, 0.0, block.data / (scale + settings.shrinkage))
-            yield nearest(sparse.coo_array((similarities, (block.row, others)), shape=block.shape), settings.neighbours)
+            yield nearest(sparse.coo_array((similarities, (block.row, others)), shape=block.shape), settings.neighbors)
             first += block.shape[0]
 
 

@@ -32,7 +32,7 @@ class LinearSettings(Settings):
     """Configure how many weights an item keeps and how fast clicks of a history fade."""
 
     #: Weights kept per item, the largest in magnitude (0: all).
-    neighbours: Count = 1000
+    neighbors: Count = 1000
     #: Weight of a click of the history relative to the next one; 1 weighs all clicks equally.
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
 
@@ -53,7 +53,7 @@ class LinearRecommender(Method[S]):
 
     @abc.abstractmethod
     def learned(self, clicks: Ragged) -> Iterator[sparse.coo_array]:
-        """Yield consecutive blocks of rows of the weights, each [rows, n_items], with at most `neighbours` per row.
+        """Yield consecutive blocks of rows of the weights, each [rows, n_items], with at most `neighbors` per row.
 
         ``clicks`` are the items that each user clicked in training, oldest first [users].
         """

@@ -19,7 +19,7 @@ from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.arrays import Ragged
 from tests.support.method_contract import N_ITEMS, N_USERS, MethodContract, clicked_history, random_clicks, write_shop
 
-#: The textbook's item-based neighbourhood: cosines, every pair of a user's clicks alike.
+#: The textbook's item-based neighborhood: cosines, every pair of a user's clicks alike.
 COSINE = {"decay": 1.0, "distance_decay": 1.0, "backward": 1.0, "shrinkage": 0.0, "popularity_power": 0.5}
 
 
@@ -29,7 +29,7 @@ class TestItemKNN(MethodContract):
 
 class TestEASE(MethodContract):
     kind = "ease"
-    own = {"neighbours": 7}  # noqa: RUF012
+    own = {"neighbors": 7}  # noqa: RUF012
 
 
 def fitted(kind, data, **own):
@@ -137,7 +137,7 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others(tmp_path):
         others = np.delete(np.arange(N_ITEMS), item)
         own = clicks[:, others]
         expected[others, item] = np.linalg.solve(own.T @ own + 3.0 * np.eye(len(others)), own.T @ clicks[:, item])
-    published = {"l2": 3.0, "popularity_power": 0.0, "neighbours": 0, "decay": 1.0}
+    published = {"l2": 3.0, "popularity_power": 0.0, "neighbors": 0, "decay": 1.0}
     with pytest.MonkeyPatch.context() as patch:
         # As if the matrix were worked on in blocks of three rows.
         patch.setattr(ease, "_CELLS", 3 * N_ITEMS)
@@ -145,7 +145,7 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others(tmp_path):
     assert weights == pytest.approx(expected, abs=1e-5)
     # Divided by a power of the candidate's clicks, and only the largest in size.
     counts = clicks.sum(axis=0)
-    divided = fitted("ease", data, **{**published, "popularity_power": 0.5, "neighbours": 4}).weights.toarray()
+    divided = fitted("ease", data, **{**published, "popularity_power": 0.5, "neighbors": 4}).weights.toarray()
     largest = np.sort(np.abs(expected / counts**0.5), axis=1)[:, -4:-3]
     assert divided == pytest.approx(
         np.where(np.abs(expected / counts**0.5) >= largest, expected / counts**0.5, 0.0), abs=1e-5
