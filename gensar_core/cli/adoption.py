@@ -129,8 +129,7 @@ def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], exper
 
 
 def _makers(paths: Iterable[str], jobs: Iterable[Job]) -> set[str]:
-    """Return the makers of results: the first output of each one's job, or the file itself if no planned job makes it.
-    """
+    """Return the makers of results: the first output of each job, or the file itself if no planned job makes it."""
     makers = {path: _maker(path, jobs) for path in paths if path.startswith("results/")}
     return {path if job is None else job.outputs[0] for path, job in makers.items()}
 

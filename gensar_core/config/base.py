@@ -51,7 +51,7 @@ def canonical_json(value: Any) -> str:
 
 
 def validate(model: type[S], values: Any, where: str, path: str = "") -> S:
-    """Build ``model`` from plain values found at ``path`` of the configuration ``where``.
+    """Build ``model`` from the plain values at ``path`` of the configuration ``where``.
 
     Raises UserError with the full path of the first invalid key.
     """

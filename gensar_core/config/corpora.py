@@ -22,9 +22,9 @@ class MaterializationSettings(Settings):
     #: History shown in a prompt: the last clicks, and the last sessions (a query and its clicks).
     max_recommendations: Positive = 5
     max_searches: Positive = 5
-    #: Prefix augmentation: predict this many later targets of the user as well from each training history, which is an
-    #: earlier cut of their own histories. Only next items and next queries are added, whose prompts hold nothing but
-    #: the history: all targets of a history share one prompt, and the encoder reads it once.
+    #: Prefix augmentation: also predict this many later targets of the user from each training history, an earlier cut
+    #: of those targets' histories. Only next items and next queries are added, whose prompts hold nothing but the
+    #: history: all targets of a history share one prompt, and the encoder reads it once.
     later_targets: Count = 0
     #: Prefix augmentation: add this many examples of each training sample, with the history cut to a random suffix.
     shorter_histories: Count = 0

@@ -60,7 +60,7 @@ def has_bfloat16(device: torch.device) -> bool:
         return False
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    # AVX512-BF16 doubles the products of AVX512; AMX has a dedicated unit.
+    # AVX512-BF16 doubles the rate of AVX512 products; AMX has a dedicated unit.
     can = torch.cpu.get_capabilities()
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
