@@ -1,1 +1,1 @@
-"""`gensar`: look at what the workflow made, and ask a trained model."""
+"""Inspect what the workflow made, and query a trained model: `gensar`."""

@@ -1,8 +1,8 @@
-"""`gensar adopt`: results that were copied without Snakemake's notes count as done, after they have been checked.
+"""Adopt results copied without Snakemake's notes: check them, then let them count as done (`gensar adopt`).
 
-Snakemake notes for every file with which parameters and inputs it was made. Where the notes are missing it goes by
-dates, which a copy does not keep, and runs everything again. A stage's own record tells enough to do without: what it
-wrote, from what, by which settings and code.
+Snakemake notes the parameters and inputs with which it made every file. Where the notes are missing it goes by dates,
+which a copy does not keep, and runs everything again. A stage's own record suffices instead: it holds what the stage
+wrote, from which inputs, and by which settings and code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gensar_core.runtime.verification import faults, outputs
 
 _Names = Mapping[str, str]
 
-#: Rule -> the settings that its stage reads, from the experiments and the rule's wildcards.
+#: Rule -> settings that its stage reads, from the experiments and the rule's wildcards.
 _SETTINGS: dict[str, Callable[[Experiments, _Names], Settings]] = {
     "simulate": lambda all_, names: all_.datasets[names["dataset"]].simulation_settings(),  # type: ignore[union-attr]
     **dict.fromkeys(
@@ -48,7 +48,7 @@ _SETTINGS: dict[str, Callable[[Experiments, _Names], Settings]] = {
     "named_table": lambda all_, names: all_.tables[names["table"]].comparison(),
     "comparison_figure": lambda all_, names: all_.figures[names["figure"]],
 }
-#: Rule -> section of the entry that may have a seed of its own, and the wildcard that names it.
+#: Rule -> section of the entry that may set a seed, and the wildcard that names the entry.
 _SEEDS = {
     "identifiers": ("identifiers", "identifier"),
     "pseudo_queries": ("pseudo_queries", "pseudo_queries"),
@@ -57,13 +57,13 @@ _SEEDS = {
     "full_rank_method": ("methods", "method"),
     "train_generator": ("generators", "generator"),
 }
-#: Rules that show rows: all that they are to show must be what they were made from.
+#: Rules that show rows; these must have been made from every row that they are to show.
 _SHOW_ROWS = ("overall_table", "named_table", "full_table", "comparison_figure", "costs", "named_costs")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as Snakemake plans it."""
+    """Describe a job as Snakemake plans it."""
 
     rule: str
     wildcards: _Names
@@ -72,15 +72,15 @@ class Job:
 
     @property
     def records(self) -> list[str]:
-        """The records among its outputs."""
+        """List the records among the job's outputs."""
         return [path for path in self.outputs if path.endswith("stage.json")]
 
 
 def adopt(folder: Path, arguments: Sequence[str]) -> list[str]:
-    """Make Snakemake take what stands in ``folder`` for done, as far as it leads to the targets in ``arguments``.
+    """Make Snakemake treat results in ``folder`` as done, as far as they lead to the targets in ``arguments``.
 
-    ``arguments`` are Snakemake's own. Returns the records of what was adopted. Raises UserError, and changes nothing,
-    when a file is not as its stage wrote it, or a stage was made by other settings, seed or code, or from other inputs.
+    ``arguments`` are Snakemake's own. Returns the records adopted. Raises UserError, and changes nothing, when a file
+    is not as its stage wrote it, or when a stage was made by other settings, seed or code, or from other inputs.
     """
     jobs = list(planned(_snakemake(folder, "--dry-run", "--forceall", *arguments)))
     found = [(job, record) for job in jobs for record in job.records if (folder / record).is_file()]
@@ -96,7 +96,7 @@ def adopt(folder: Path, arguments: Sequence[str]) -> list[str]:
 
 
 def planned(text: str) -> Iterator[Job]:
-    """The jobs of a dry run, from what Snakemake prints."""
+    """Parse the jobs of a dry run from Snakemake's output."""
     for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", text, re.MULTILINE):
         told = dict(re.findall(r"^    (input|output|wildcards): (.*)$", block, re.MULTILINE))
         wildcards = dict(pair.split("=", 1) for pair in told.get("wildcards", "").split(", ") if pair)
@@ -105,7 +105,7 @@ def planned(text: str) -> Iterator[Job]:
 
 
 def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], experiments: Experiments) -> Iterator[str]:
-    """What speaks against taking a stage's results for those of a job."""
+    """Yield the reasons not to accept a stage's results as those of a job."""
     for fault in faults(folder / record, whole=True):
         yield str(fault)
         return
@@ -119,7 +119,7 @@ def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], exper
         yield f"{folder / record}: was made with seed {told['seed']}, not {seed}{again}"
     if told["module"] is not None and told["code"] != fingerprint(told["module"]):
         yield f"{folder / record}: was made by another version of {told['module']}{again}"
-    # A method's record of ranks names the weights that its own job has written before.
+    # A method's record of ranks names the weights that its own job wrote earlier.
     makers, declared = _makers(told["inputs"], jobs) - {job.outputs[0]}, _makers(job.inputs, jobs)
     if makers - declared or (job.rule in _SHOW_ROWS and declared - makers):
         yield f"{folder / record}: was made from other inputs than the configuration names{again}"
@@ -129,14 +129,14 @@ def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], exper
 
 
 def _makers(paths: Iterable[str], jobs: Iterable[Job]) -> set[str]:
-    """What makes these results: the first output of each job, or the file itself where no job of the plan makes it."""
+    """Return the makers of results: the first output of each job, or the file itself if no planned job makes it."""
     makers = {path: _maker(path, jobs) for path in paths if path.startswith("results/")}
     return {path if job is None else job.outputs[0] for path, job in makers.items()}
 
 
 def _maker(path: str, jobs: Iterable[Job]) -> Job | None:
     for job in jobs:
-        # A stage with a folder to itself may write more into it than its rule declares, and read the folder whole.
+        # A stage with its own folder may write more into it than its rule declares, and read the folder whole.
         folders = [record.removesuffix("stage.json") for record in job.records if record.endswith("/stage.json")]
         if path in job.outputs or any(path.startswith(folder) for folder in folders):
             return job
@@ -144,7 +144,7 @@ def _maker(path: str, jobs: Iterable[Job]) -> Job | None:
 
 
 def _now(folder: Path, path: str, jobs: Iterable[Job]) -> str | None:
-    """The sha256 of an input: of a raw file, or of a result by the record of its stage. None: it is not told."""
+    """Return the sha256 of an input: of a raw file, or of a result by its stage's record. None: unknown."""
     job = _maker(path, jobs)
     if job is None:
         return digest(folder / path) if (folder / path).is_file() else None
@@ -169,14 +169,14 @@ def _seed(experiments: Experiments, job: Job) -> int:
 
 
 def _experiments(folder: Path, arguments: Sequence[str]) -> Experiments:
-    """The configuration that Snakemake reads, with the entries that its tables' seeds add."""
+    """Read the configuration that Snakemake reads, with the entries that its tables' seeds add."""
     experiments = read_experiments(folder / "config.yaml", *(folder / name for name in _overlays(arguments)))
     traits = check_methods(experiments)
     return with_seeds(experiments, lambda kind: traits[kind].seeded)[0]
 
 
 def _overlays(arguments: Sequence[str]) -> list[str]:
-    """The files that Snakemake lays over config.yaml. Raises UserError on settings that stand in no file."""
+    """List the files that Snakemake merges over config.yaml. Raises UserError on settings that are in no file."""
     found: list[str] = []
     option = ""
     for word in arguments:
@@ -191,7 +191,7 @@ def _overlays(arguments: Sequence[str]) -> list[str]:
 
 
 def _snakemake(folder: Path, *arguments: Any) -> str:
-    """Run Snakemake; return all it says. Raises UserError with its last words when it refuses."""
+    """Run Snakemake; return all its output. Raises UserError with its last lines when it refuses."""
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Questions to a trained model in a data set's folder: raw ids in, titles out."""
+"""Query a trained model in a data set's folder: raw ids in, titles out."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ _KINDS = {"clicked": Entry.clicked, "found": Entry.found}
 
 @dataclass(frozen=True)
 class Shop:
-    """The canonical tables of a data set, by raw ids. A number of the project's own is written #17."""
+    """Read the canonical tables of a data set by raw ids. The project's own numbers are written #17."""
 
     canonical: Path
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:
-        """Columns item_id, raw_id, title and categories of every item, in the order of item_id."""
+        """Return item_id, raw_id, title and categories of every item, in the order of item_id."""
         path = self.canonical / "items.parquet"
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a data set's folder, such as results/demo")
         return pl.read_parquet(path, columns=["item_id", "raw_id", "title", "categories"]).sort("item_id")
 
     def item(self, name: str) -> int:
-        """An item's number. Raises UserError when there is none of that name."""
+        """Return an item's number. Raises UserError when no item has that name."""
         return _number(name, self.items.get_column("raw_id"), "item")
 
     def user(self, name: str) -> int:
-        """A user's number. Raises UserError when there is none of that name."""
+        """Return a user's number. Raises UserError when no user has that name."""
         users = pl.read_parquet(self.canonical / "users.parquet").sort("user_id")
         return _number(name, users.get_column("raw_id"), "user")
 
     def history(self, user: int) -> list[Entry]:
-        """All that a user has ever done, as Eq. 1 has it."""
+        """Return a user's whole history, as Eq. 1 defines it."""
         path = self.canonical / "events.parquet"
         events = pl.scan_parquet(path).filter(pl.col("user_id") == user).sort("event_id").collect()
         log = EventLog.from_frame(events)
-        # What precedes a click that is still to come.
+        # The target of this history is a click still to come.
         coming = EventLog(
             event=log.event[-1:] + 1,
             user=log.user[-1:],
@@ -71,7 +71,7 @@ class Shop:
         ]
 
     def read_history(self, written: Sequence[str]) -> list[Entry]:
-        """A history from the command line: clicked=ITEM, query=WORDS, found=ITEM, oldest first.
+        """Parse a history from the command line: clicked=ITEM, query=WORDS, found=ITEM, oldest first.
 
         Raises UserError on anything else, and on an item found before any query.
         """
@@ -88,7 +88,7 @@ class Shop:
         return entries
 
     def allowed(self, only: Path | None, category: str | None) -> np.ndarray | None:
-        """Which items may be returned, bool [n_items]: those listed in a file and those of a category; None: all."""
+        """Mask the items that may be returned, bool [n_items]: those listed in a file and of a category; None: all."""
         mask = np.ones(len(self.items), dtype=bool)
         if only is not None:
             try:
@@ -106,7 +106,7 @@ class Shop:
         return None if only is None and category is None else mask
 
     def rows(self, hits: Sequence[Hit]) -> list[dict[str, Any]]:
-        """Rank, raw id, title and score of what was found."""
+        """Return the rank, raw id, title and score of each hit."""
         return [
             {
                 "rank": place + 1,
@@ -119,7 +119,7 @@ class Shop:
 
 
 def open_generator(dataset: Path, name: str) -> TrainedGenerator:
-    """The generator `name` trained on a data set, with the corpus that its record names."""
+    """Load the generator ``name`` trained on a data set, with the corpus that its record names."""
     model = dataset / "models" / name
     if not (model / "config.json").is_file():
         trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
@@ -130,13 +130,13 @@ def open_generator(dataset: Path, name: str) -> TrainedGenerator:
         raise UserError(
             f"{model / 'stage.json'}: does not name the corpus that the model was trained on; train it again"
         )
-    # Half a second of loading needs no bar among the answers.
+    # Loading takes half a second, so it needs no bar among the answers.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     return TrainedGenerator.load(model, dataset / "corpora" / corpora.pop())
 
 
 def clicked_items(history: Sequence[Entry]) -> set[int]:
-    """The items that a history names."""
+    """Return the items that a history names."""
     return {entry.object for entry in history if isinstance(entry.object, int)}
 
 

@@ -1,4 +1,4 @@
-"""The JSON schema of config.yaml: what editors complete and check while one writes."""
+"""Build the JSON schema of config.yaml, with which editors complete and check it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def config_schema() -> dict[str, Any]:
-    """The schema, from the models that read the configuration.
+    """Build the schema from the models that read the configuration.
 
-    It knows what the models do not say of themselves: an entry with `base` may leave out what its base has, and the
-    own keys of a method are those of its kind. What only the whole configuration can tell (names that must exist) is
-    left to `gensar check`.
+    It adds what the models do not express: an entry with `base` may leave out the keys that its base has, and the other
+    keys of a method are those of its kind. Checks that need the whole configuration (names that must exist) are left to
+    `gensar check`.
     """
     whole = Experiments.model_json_schema()
     definitions: dict[str, Any] = whole.pop("$defs")
@@ -28,12 +28,12 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": _DIALECT, "$id": "config.schema.json", **whole, "$defs": definitions}
 
 
-#: An entry on a base, whose kind is its base's: its keys are checked when the whole is read.
+#: An entry on a base, whose kind is its base's: its keys are checked when the whole configuration is read.
 _BASED: dict[str, Any] = {"type": "object", "required": ["base"], "properties": {"base": {"type": "string"}}}
 
 
 def _with_base(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """An entry as its model says, or one with `base` and any of the model's keys."""
+    """Accept an entry as its model defines it, or one with `base` and any of the model's keys."""
     references = [part["$ref"] for part in entry.get("oneOf", [entry])]
     choices: list[dict[str, Any]] = [{"$ref": reference} for reference in references]
     for reference in references:
@@ -45,7 +45,7 @@ def _with_base(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
 
 
 def _method(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """An entry of one kind: the keys that all methods have, and its own."""
+    """Accept an entry of one kind: with the keys that all methods have, and those of its kind."""
     own = find(kind).settings_model.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
     for name, inner in own.pop("$defs", {}).items():
         definitions[f"{kind}.{name}"] = inner

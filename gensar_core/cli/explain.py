@@ -1,4 +1,4 @@
-"""What an item's identifiers are, and which items they place beside it."""
+"""Show an item's identifiers and the items that they place beside it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _TITLE_WIDTH = 72
 
 
 def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> Iterator[str]:
-    """Lines that show an item's identifiers and, for each side, its ``neighbors`` nearest items by shared prefix.
+    """Yield lines with an item's identifiers and, for each side, its ``neighbors`` nearest items by shared prefix.
 
-    ``item`` is the id in the source or, where no item has that, the item's number (#17). ``identifiers`` is the folder
-    of an identifier set and ``canonical`` holds items.parquet. Items that share equally many first codes come in the
-    order of their numbers. Raises UserError when there is no such item, or when the files do not belong to each other.
+    ``item`` is the id in the source or, where no item has that id, the item's number (#17). ``identifiers`` is the
+    folder of an identifier set and ``canonical`` holds items.parquet. Items that share equally many first codes are
+    ordered by number. Raises UserError when there is no such item, or when the files do not belong together.
     """
     table = IdentifierTable.load(identifiers)
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
@@ -50,7 +50,7 @@ def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> It
 
 
 def find_item(items: pl.DataFrame, item: str, where: Path) -> int:
-    """The number of the item with this id in the source or, where no item has it, with this number (#17, or 17)."""
+    """Return the number of the item with this id in the source or, if no item has it, with this number (#17, or 17)."""
     found = items.filter(pl.col("raw_id") == item).get_column("item_id")
     if len(found):
         return int(found[0])
@@ -64,7 +64,7 @@ def find_item(items: pl.DataFrame, item: str, where: Path) -> int:
 
 
 def shared_codes(rows: Ragged, item: int) -> np.ndarray:
-    """How many first codes each item's identifier has in common with that of one item [n]."""
+    """Count the first codes that each item's identifier shares with that of one item [n]."""
     width = int(rows.lengths.max(initial=0))
     codes = rows.padded(width, -1)
     same = (codes == codes[item]) & (codes[item] >= 0)

@@ -1,4 +1,4 @@
-"""The reference of the tables that stages hand to each other, in Markdown, from their definitions."""
+"""Document the tables that stages exchange, in Markdown, from their definitions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gensar_core.evaluation.markdown import markdown_table
 
 
 def formats_markdown() -> str:
-    """One section a table of ``schema.TABLES``: its meaning, its key, and its columns with type and meaning."""
+    """Write one section per table of ``schema.TABLES``: its meaning, key, and columns with type and meaning."""
     return "\n".join(_section(table) for table in schema.TABLES.values())
 
 

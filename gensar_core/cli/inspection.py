@@ -1,4 +1,4 @@
-"""What a data set's folder holds, told from its tables and records."""
+"""Describe a data set's folder from its tables and records."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from gensar_core import schema
 from gensar_core.errors import UserError
 
-#: Figures of the stage `canonical` that say what was left out -> how they are called here. Others that end alike count
-#: as well.
+#: Counts of the stage `canonical` that report what was left out: by the endings of their names, and by full names.
 _LOST = ("_broken_lines", "_duplicate", "_outside_core", "_unknown_item", "_item_without_text")
 _LOST_FIGURES = (
     "duplicate_reviews",
@@ -27,7 +26,7 @@ _LOST_FIGURES = (
     "search_pairs_on_dropped_items",
     "search_pairs_without_review",
 )
-#: What a data set has -> the figure of a row of its statistics.
+#: Column of the data set's statistics -> its label here.
 _STATISTICS = (
     ("density_rec", "density of recommendation clicks"),
     ("density_search", "density of search clicks"),
@@ -40,9 +39,9 @@ _STATISTICS = (
 
 
 def inspection(folder: Path) -> Iterator[str]:
-    """Lines about a data set's folder: what is in the log, what was left out, samples and their audit, stages, tables.
+    """Yield lines about a data set's folder: log, rows left out, samples and their audit, tables, stages.
 
-    Raises UserError when there is no such folder, or nothing in it.
+    Raises UserError when the folder is missing, or holds no finished stage.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; data sets lie under results/")
@@ -72,7 +71,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _log(record: dict[str, Any] | None) -> list[str]:
-    """Users, items, queries and clicks."""
+    """Count users, items, queries and clicks."""
     if record is None:
         return []
     figures = record["figures"]
@@ -83,7 +82,7 @@ def _log(record: dict[str, Any] | None) -> list[str]:
 
 
 def _statistics(folder: Path) -> list[str]:
-    """The first figures of the data set's statistics, where they have been made."""
+    """Show selected statistics of the data set, if they have been computed."""
     path = folder.parent / "tables" / f"{folder.name}_statistics.csv"
     if not path.is_file():
         return []
@@ -95,7 +94,7 @@ def _statistics(folder: Path) -> list[str]:
 
 
 def _lost(record: dict[str, Any] | None) -> list[str]:
-    """What the preparation skipped, by reason."""
+    """Count what the preparation skipped, by reason."""
     if record is None:
         return []
     found = {
@@ -110,7 +109,7 @@ def _lost(record: dict[str, Any] | None) -> list[str]:
 
 
 def _samples(path: Path) -> list[str]:
-    """Samples of each task and split, and what the audit says of them."""
+    """Count the samples of each task and split, with the results of their audit."""
     if not path.is_file():
         return []
     audit = _read(path)
@@ -122,7 +121,7 @@ def _samples(path: Path) -> list[str]:
         counts = [audit[task][split].get(mark) for task, split in groups]
         rows.append((mark.replace("_", " "), *("-" if count is None else show(count) for count in counts)))
     made = [f"{audit['history_protocol']} protocol", f"split by {audit['split'].replace('_', ' ')}"]
-    # Audits of earlier versions do not say.
+    # Audits of earlier versions lack this key.
     cutoff = audit.get("training_cutoff", "none")
     if cutoff != "none":
         made.append(f"training cut off {cutoff.replace('_', ' ')}")
@@ -133,7 +132,7 @@ def _samples(path: Path) -> list[str]:
 
 
 def _tables(folder: Path) -> list[str]:
-    """Every table with its rows and its size."""
+    """List every table with its rows and its size."""
     from pyarrow import parquet
 
     rows = [
@@ -145,7 +144,7 @@ def _tables(folder: Path) -> list[str]:
 
 
 def _stages(records: dict[str, dict[str, Any]]) -> list[str]:
-    """Every finished stage with its time and memory, and its warnings below it."""
+    """List every finished stage with its time and memory, and its warnings below it."""
     rows, below = [], {}
     for name, record in records.items():
         where = name.removesuffix("stage.json").rstrip("/.") or "."
@@ -156,7 +155,7 @@ def _stages(records: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Rows with the first column to the left and the others to the right."""
+    """Align rows: the first column to the left, the others to the right."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))] if rows else []
     for first, *others in rows:
         cells = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))

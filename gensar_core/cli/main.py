@@ -1,4 +1,4 @@
-"""The commands of `gensar`."""
+"""Define the commands of `gensar`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _tell_version(asked: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="tell it")] = False,
 ) -> None:
-    """Look at what the workflow made, and ask a trained model."""
+    """Inspect what the workflow made, and query a trained model."""
 
 
 @app.command()
@@ -34,7 +34,7 @@ def check(
     path: Annotated[Path, typer.Argument(help="a configuration, or a folder of results")] = Path("config.yaml"),
     whole: Annotated[bool, typer.Option(help="of results, read every file and compare its sha256")] = False,
 ) -> None:
-    """Check a configuration: print what it holds, or the first mistake. Or check results: that no file has changed."""
+    """Check a configuration: print its entries, or the first mistake. Or check results: that no file has changed."""
     if path.is_dir():
         _check_results(path, whole)
         return
@@ -52,7 +52,7 @@ def check(
 
 
 def _check_results(folder: Path, whole: bool) -> None:
-    """Name every file that is not as its stage left it; exit code 1 when there is one."""
+    """Report every file that is not as its stage wrote it; exit with code 1 when there is one."""
     from gensar_core.runtime.verification import faults, records
 
     stages = records(folder)
@@ -68,7 +68,7 @@ def _check_results(folder: Path, whole: bool) -> None:
 
 @app.command()
 def methods() -> None:
-    """List every ranking method there is: its tasks, what it reads, and where it comes from."""
+    """List every ranking method: its tasks, its inputs, and its source."""
     from gensar_core.baselines.interface import INPUTS, find, kinds
 
     found = [(kind, find(kind)) for kind in kinds()]
@@ -87,7 +87,7 @@ def corpus(
     folder: Annotated[Path, typer.Argument(help="a corpus, such as results/demo/corpora/demo")],
     head: Annotated[int, typer.Option(min=1, help="examples of each task")] = 2,
 ) -> None:
-    """Print the first training examples of each task as text: what the encoder reads, and what is to be answered."""
+    """Print the first training examples of each task as text: what the encoder reads, and the answer to predict."""
     from gensar_core.corpora.readable import readable
 
     typer.echo(readable(folder, head), nl=False)
@@ -95,7 +95,7 @@ def corpus(
 
 @app.command()
 def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo")]) -> None:
-    """Print what a data set holds: its log, samples, audit and tables, and each finished stage with time and memory."""
+    """Print what a data set holds: its log, samples, audit, tables, and each finished stage with time and memory."""
     from gensar_core.cli.inspection import inspection
 
     for line in inspection(folder):
@@ -142,7 +142,7 @@ def recommend(
     again: Annotated[bool, typer.Option(help="return items of the history as well")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Recommend items to a user, or to whoever has the history given, by a trained generator."""
+    """Recommend items with a trained generator, to a user or for a given history."""
     _ask(dataset, generator, None, user, history, top, beams, only, category, again, as_json)
 
 
@@ -159,7 +159,7 @@ def search(
     category: _Category = None,
     as_json: _Json = False,
 ) -> None:
-    """Search for items, in the light of a user's history if one is given, by a trained generator."""
+    """Search for items with a trained generator, in the light of a user's history if there is one."""
     _ask(dataset, generator, query, user, history, top, beams, only, category, True, as_json)
 
 
@@ -176,7 +176,7 @@ def _ask(
     again: bool,
     as_json: bool,
 ) -> None:
-    """Answer a question to a generator; what it took goes to standard error."""
+    """Answer one query with a generator; the times taken go to standard error."""
     if user is not None and written:
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
@@ -220,9 +220,9 @@ def adopt(
     context: typer.Context,
     directory: Annotated[Path, typer.Option(help="the folder that the workflow runs in")] = Path(),
 ) -> None:
-    """Take copied results for done, if they are what would be made; takes Snakemake's targets and options.
+    """Accept copied results as done if they are what would be made; takes Snakemake's targets and options.
 
-    Checked are the digests of all files, the settings, seed and code that made them, and what they were made from.
+    This checks the digests of all files, the settings, seed and code that made them, and their inputs.
     """
     from gensar_core.cli.adoption import adopt as adopted
 
@@ -242,7 +242,7 @@ def schema_of_config(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 1."""
+    """Run `gensar`; a user's mistake is one line and exit code 1."""
     try:
         app()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`gensar status`: which stages of a run are done, running and still to do, with what they took."""
+"""Show which stages of a run are done, running and to do, with their time and memory (`gensar status`)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import read_record
 
-#: Where Snakemake keeps its notes: a mark for every output that a job has begun, and a lock while a run goes on.
+#: Folder of Snakemake's notes: a mark for every output that a job has begun, and a lock during a run.
 _NOTES = Path(".snakemake")
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage: `done`, `running`, `interrupted` or `to do`; seconds and peak memory where it is done."""
+    """Describe one stage: `done`, `running`, `interrupted` or `to do`; seconds and peak memory when it is done."""
 
     name: str
     state: str
@@ -27,16 +27,16 @@ class StageStatus:
     peak_memory_gb: float | None = None
 
     def line(self) -> str:
-        """For the terminal."""
+        """Format the status for the terminal."""
         took = f"{self.seconds:10,.1f} s {self.peak_memory_gb:6.2f} GB" if self.seconds is not None else " " * 22
         return f"{self.state:12} {took}  {self.name}"
 
 
 def stages(folder: Path, arguments: Sequence[str]) -> list[StageStatus]:
-    """The stages of the workflow in ``folder`` that lead to the targets in ``arguments`` (none: all), as they follow.
+    """List the stages in ``folder`` that lead to the targets in ``arguments`` (none: all), in pipeline order.
 
-    ``arguments`` are Snakemake's own, which is asked for its summary. Raises UserError with its words when it refuses,
-    and on a record that is none.
+    ``arguments`` are Snakemake's own; the stages come from its summary. Raises UserError with Snakemake's message when
+    it refuses, and on an invalid record.
     """
     command = [sys.executable, "-m", "snakemake", "--summary", *arguments]
     asked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -45,13 +45,13 @@ def stages(folder: Path, arguments: Sequence[str]) -> list[StageStatus]:
         raise UserError(f"snakemake cannot plan this run: {' '.join(told[-2:])}")
     begun = begun_outputs(folder)
     running = any((folder / _NOTES / "locks").glob("*"))
-    # Snakemake begins with the targets and goes up to what they are made of.
+    # Snakemake lists the targets first, then what they are made of.
     flow = reversed(list(_records(asked.stdout)))
     return [_status(folder, path, pending, begun, running) for path, pending in flow]
 
 
 def begun_outputs(folder: Path) -> set[str]:
-    """Outputs that jobs have begun and not finished."""
+    """Return the outputs that jobs have begun and not finished."""
     found = set()
     for mark in (folder / _NOTES / "incomplete").rglob("*"):
         name = "".join(mark.relative_to(folder / _NOTES / "incomplete").parts).replace("@", "")
@@ -64,7 +64,7 @@ def begun_outputs(folder: Path) -> set[str]:
 
 
 def _records(summary: str) -> Iterable[tuple[str, bool]]:
-    """(record, whether it is still to be made) of every stage."""
+    """Yield (record, whether it is still to be made) of every stage."""
     for line in summary.splitlines():
         columns = line.split("\t")
         if len(columns) == 6 and columns[0] != "output_file":

@@ -1,1 +1,1 @@
-"""Check config.yaml and give it types: one file a stage, and the experiments that hold them."""
+"""Validate config.yaml and give it types: one file per stage, and the experiments that hold them."""

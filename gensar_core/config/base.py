@@ -1,4 +1,4 @@
-"""What every settings model shares: frozen, strict, no unknown keys, and errors that name the key and the cure."""
+"""Share what every settings model needs: frozen, strict, no unknown keys, errors that name the key and the cure."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from pydantic_core import ErrorDetails
 
 from gensar_core.errors import UserError
 
-#: Names of entries; they become folder names and Snakemake wildcards.
+#: Name of an entry; it becomes a folder name and a Snakemake wildcard.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(gt=0)]
-#: Jobs that one stage is divided into: a scheduler gets each of them.
+#: Number of parts that one stage is split into; the scheduler runs each part as a job.
 Parts = Annotated[int, Field(gt=0, le=10_000)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
 
-#: Names that a message about a circle of entries shows at most.
+#: Maximum number of names in an error about a circular chain of entries.
 _SHOWN_CHAIN = 8
-#: Characters of a wrong value that an error shows at most.
+#: Maximum number of characters of an invalid value in an error.
 _SHOWN = 120
-#: Keys that there were once -> what is written now.
+#: Removed keys -> what to write instead.
 _REPLACED = {"checkpoint_steps": "checkpoints are written by time; write checkpoint_seconds beside seed, once for all"}
 
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 
 class Settings(BaseModel):
-    """Base of all settings. Strict: a text is never read as a number, nor a number as a text."""
+    """Validate settings strictly: text never becomes a number, nor a number text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def canonical(self) -> str:
-        """These settings as JSON with sorted keys: equal settings give equal text. Used as a rule's parameter."""
+        """Return these settings as JSON with sorted keys: equal text for equal settings. Used as a rule's parameter."""
         return canonical_json(self.model_dump(mode="json"))
 
 
@@ -46,14 +46,14 @@ S = TypeVar("S", bound=Settings)
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no blanks that depend on layout."""
+    """Serialize a value to JSON with sorted keys and no layout-dependent blanks."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def validate(model: type[S], values: Any, where: str, path: str = "") -> S:
-    """Build ``model`` from plain values, which stand at ``path`` of the configuration ``where``.
+    """Build ``model`` from the plain values at ``path`` of the configuration ``where``.
 
-    Raises UserError with the full path of the first wrong key.
+    Raises UserError with the full path of the first invalid key.
     """
     try:
         return model.model_validate(values)
@@ -64,7 +64,7 @@ def validate(model: type[S], values: Any, where: str, path: str = "") -> S:
 
 
 def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: str, path: str) -> str:
-    """One line for one validation error: path of the key, what is wrong, what to write instead."""
+    """Describe one validation error in one line: path of the key, what is wrong, what to write instead."""
     parts = [str(part) for part in detail["loc"]]
     path = f"{where}: {'.'.join([*filter(None, [path]), *_written(parts, values)])}"
     given = detail.get("input")
@@ -86,7 +86,7 @@ def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: st
 
 
 def _unknown_tag(path: str, discriminator: str, expected_tags: str = "", tag: str | None = None) -> str:
-    """Say that an entry names none of the sources (or kinds) there are, or names nothing."""
+    """Report an entry whose source (or kind) is unknown or missing."""
     key = discriminator.strip("'")
     known = [name.strip("'") for name in expected_tags.split(", ")]
     if tag is None:
@@ -97,13 +97,13 @@ def _unknown_tag(path: str, discriminator: str, expected_tags: str = "", tag: st
 
 
 def shown(value: Any) -> str:
-    """A wrong value as an error shows it: no longer than a line."""
+    """Format an invalid value for an error message, cut to one line."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def not_an_entry(name: str, entries: Iterable[str], where: str) -> str:
-    """Say that a name is none of the entries, and which one may be meant."""
+    """Report that ``name`` is none of the entries, and suggest the closest one."""
     known = [str(entry) for entry in entries]
     close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
     listed = f"did you mean {close[0]!r}?" if close else f"(there: {', '.join(known) or 'none'})"
@@ -111,12 +111,12 @@ def not_an_entry(name: str, entries: Iterable[str], where: str) -> str:
 
 
 def in_turn(names: Sequence[str]) -> str:
-    """Names that lead to each other, for an error's one line: not all of very many."""
+    """Join a chain of names for a one-line error, shortened when the chain is long."""
     return " -> ".join(names if len(names) <= _SHOWN_CHAIN else [*names[:_SHOWN_CHAIN], "..."])
 
 
 def _written(parts: list[str], values: Any) -> list[str]:
-    """The parts of an error's path that the user wrote: pydantic adds the tags of discriminated unions."""
+    """Keep the parts of an error's path that the user wrote; pydantic adds the tags of discriminated unions."""
     kept = []
     for position, part in enumerate(parts):
         inside = isinstance(values, Mapping) and part in values
@@ -131,7 +131,7 @@ def _written(parts: list[str], values: Any) -> list[str]:
 
 
 def _yaml_float(value: float) -> str:
-    """A float as YAML 1.1 reads it: an exponent needs a dot before it and a sign."""
+    """Format a float so that YAML 1.1 reads it as one: an exponent needs a dot before it and a sign."""
     mantissa, _, exponent = repr(value).partition("e")
     if not exponent:
         return mantissa
@@ -140,7 +140,7 @@ def _yaml_float(value: float) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> set[str]:
-    """Field names of the model found by following ``path`` from ``model``, as far as it can be followed."""
+    """Return the field names of the model at ``path`` below ``model``, following the path as far as possible."""
     current: Any = model
     for part in path:
         candidates = [current, *_models_in(current)]
@@ -154,14 +154,14 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> set[str]:
             if tag is not None and part in repr(tag.annotation):
                 follow = candidate
                 break
-        # A key of a mapping, or an index: the models inside stay the same.
+        # A key of a mapping, or a list index: the models inside stay the same.
         current = follow if follow is not None else current
     found = [current] if hasattr(current, "model_fields") else _models_in(current)
     return {name for candidate in found for name in candidate.model_fields}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """All models that an annotation mentions."""
+    """List all models that an annotation mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

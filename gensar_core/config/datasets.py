@@ -1,4 +1,4 @@
-"""Settings of data sets: where the raw logs are, how they become events, and how events become samples."""
+"""Configure data sets: where the raw logs are, how they become events, and how events become samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gensar_core.config.base import Count, Name, Parts, Positive, Settings, Shar
 
 
 class NegativesSettings(Settings):
-    """How many negatives a target has, and the BM25 that finds those of a search target."""
+    """Configure the number of negatives per target, and the BM25 that selects those of search targets."""
 
     negatives: Positive
     bm25_k1: Annotated[float, Field(gt=0.0)] = 0.9
@@ -19,26 +19,26 @@ class NegativesSettings(Settings):
 
 
 class SampleSettings(NegativesSettings):
-    """How targets, histories and candidates are made (stage `samples`)."""
+    """Configure targets, histories and candidates (stage `samples`)."""
 
-    #: Candidates besides the target, of each valid and test target.
+    #: Negatives of each valid and test target: its candidates besides the target itself.
     negatives: Positive = 99
     #: strict: no leak between a target and any input or training row; paper: the authors' order of events.
     history_protocol: Literal["strict", "paper"] = "strict"
     #: per_user: no training event or target of a user is later than any valid or test target of the same user; none:
-    #: those of one task may be later than held-out targets of the other.
+    #: those of one task may be later than held-out targets of the other task.
     training_cutoff: Literal["none", "per_user"] = "none"
-    #: The longest history any method can see; a corpus or a model takes its own last part of it.
+    #: Longest history that any method can see; a corpus or a model takes the last part of it.
     max_recommendations: Positive = 50
     max_searches: Positive = 50
-    #: leave_one_out: of a user's targets of a task the last is test, the one before valid; time: one moment for all
-    #: users and both tasks parts train from valid, and another one valid from test.
+    #: leave_one_out: per user and task, the last target is test and the one before it is valid; time: one moment
+    #: separates train from valid, and another valid from test, for all users and both tasks.
     split: Literal["leave_one_out", "time"] = "leave_one_out"
-    #: With leave_one_out, users with fewer targets of a task give none of that task.
+    #: With leave_one_out, users with fewer targets of a task contribute none of that task.
     min_targets: Annotated[int, Field(ge=3)] = 3
-    #: With time, the shares of train, valid and test in the targets of both tasks together.
+    #: With time, the shares of train, valid and test among the targets of both tasks together.
     time_shares: list[float] = [0.8, 0.1, 0.1]
-    #: Step name -> rows the step must give; a difference is reported as a warning.
+    #: Step name -> rows that the step should leave; a difference is reported as a warning.
     expected_rows: dict[str, Count] = {}
 
     @field_validator("time_shares")
@@ -50,75 +50,75 @@ class SampleSettings(NegativesSettings):
 
 
 class TrainingNegativesSettings(NegativesSettings):
-    """How the negatives of training targets are drawn (stage `training_negatives`)."""
+    """Configure the negatives of training targets (stage `training_negatives`)."""
 
     negatives: Positive = 4
 
 
 class FullRankingSettings(Settings):
-    """Which test targets are ranked among all items, and among which of them (table {dataset}_full.csv)."""
+    """Choose the test targets to rank among all items, and their candidates (table {dataset}_full.csv)."""
 
-    #: Targets of each task at most, evenly spread (0: all).
+    #: Maximum number of targets per task, evenly spread (0: all).
     users: Count = 0
-    #: Whether items that the user clicked in training or as a valid target are no candidates; the target always is one.
+    #: Exclude items that the user clicked in training or as a valid target; the target is always a candidate.
     exclude_clicked: bool = False
 
 
 class CanonicalSettings(Settings):
-    """How raw Amazon files become canonical tables (stage `canonical`)."""
+    """Configure how raw Amazon files become canonical tables (stage `canonical`)."""
 
     category: str
-    #: Share of the reviews that become search sessions when no product-search files are there.
+    #: Share of the reviews that become search sessions when the product-search files are missing.
     search_share: Share = 0.76
-    #: Step name -> rows the step must give; a difference is reported as a warning.
+    #: Step name -> rows that the step should leave; a difference is reported as a warning.
     expected_rows: dict[str, Count] = {}
 
 
 class _DatasetBase(Settings):
-    #: In how many parts of the users, each a job of its own, the samples are made; results do not depend on it.
+    #: Number of user parts in which the samples are made, each a separate job. Results do not depend on it.
     scatter: Parts = 1
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     full_ranking: FullRankingSettings = FullRankingSettings()
-    #: Entry of `tables` that results/tables/{dataset}.csv shows.
+    #: Entry of `tables` shown in results/tables/{dataset}.csv.
     table: Name = "overall"
-    #: Entries of `tables` and `figures` that `snakemake all` builds for this data set beside that table.
+    #: Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table.
     experiments: list[Name] = []
-    #: Entries of `identifiers` whose collision rates results/figures/{dataset}_collisions.svg shows (Figure 5).
+    #: Entries of `identifiers` whose collision rates appear in results/figures/{dataset}_collisions.svg (Figure 5).
     compared_identifiers: list[Name] = []
 
 
 class AmazonDataset(_DatasetBase):
-    """An Amazon 2014 category, with or without the product-search files of Ai et al."""
+    """Read an Amazon 2014 category, with or without the product-search files of Ai et al."""
 
     source: Literal["amazon"]
     category: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-    #: `download`, or a folder that holds the raw files.
+    #: `download`, or the folder that holds the raw files.
     raw: str
     search_share: Share = 0.76
     expected_rows: dict[str, Count] = {}
 
     def canonical_settings(self) -> CanonicalSettings:
-        """The part of these settings that the stage `canonical` reads."""
+        """Return the settings that the stage `canonical` reads."""
         return CanonicalSettings(
             category=self.category, search_share=self.search_share, expected_rows=self.expected_rows
         )
 
 
 class SimulationSettings(Settings):
-    """The simulated shop (stage `simulate`)."""
+    """Configure the simulated shop (stage `simulate`)."""
 
     users: Positive
     items: Annotated[int, Field(ge=150)]
-    #: Mean number of reviews a user writes; nobody writes fewer than five.
+    #: Mean number of reviews per user; every user writes at least five.
     mean_reviews: Annotated[float, Field(ge=5.0)] = 9.0
-    #: Share of items without a description, and of raw lines that are broken on purpose.
+    #: Share of items without a description, and share of raw lines that are broken on purpose.
     missing_descriptions: Share = 0.1
     dirty_lines: Share = 0.01
-    #: Share of items that stand in a second category too, and so are asked for by two queries.
+    #: Share of items filed under a second category as well, and therefore requested by two queries.
     second_categories: Share = 0.25
-    #: What makes raw files large: sentences a review, items that nobody reviews, asins that each item lists, and in how
-    #: many ways each category is asked for.
+    #: Options that enlarge the raw files: sentences per review, items that nobody reviews, asins that each item lists,
+    #: and phrasings of each category's query.
     review_sentences: Count = 1
     unreviewed_items: Count = 0
     related_items: Count = 0
@@ -126,7 +126,7 @@ class SimulationSettings(Settings):
 
 
 class SimulatedDataset(_DatasetBase):
-    """The demo: raw files in the Amazon formats, written by the project's own simulator."""
+    """Simulate the demo: raw files in the Amazon formats, written by the project's simulator."""
 
     source: Literal["simulated"]
     users: Positive
@@ -135,11 +135,11 @@ class SimulatedDataset(_DatasetBase):
     missing_descriptions: Share = 0.1
     dirty_lines: Share = 0.01
 
-    #: The category under which the simulator files its shop.
+    #: Category under which the simulator files its shop.
     category: Literal["Simulated"] = "Simulated"
 
     def simulation_settings(self) -> SimulationSettings:
-        """The part of these settings that the stage `simulate` reads."""
+        """Return the settings that the stage `simulate` reads."""
         return SimulationSettings(
             users=self.users,
             items=self.items,
@@ -149,25 +149,26 @@ class SimulatedDataset(_DatasetBase):
         )
 
     def canonical_settings(self) -> CanonicalSettings:
-        """The part of these settings that the stage `canonical` reads."""
+        """Return the settings that the stage `canonical` reads."""
         return CanonicalSettings(category=self.category)
 
 
 class ClickSettings(Settings):
-    """How cleaned logs of clicks become canonical tables (stage `canonical` of the sources below)."""
+    """Configure how cleaned click logs become canonical tables (stage `canonical` of the sources below)."""
 
-    #: Only users and items with at least so many events, over both tasks, until all have them; 0 keeps all.
+    #: Minimum number of events per user and per item, over both tasks; the filter repeats until all have them. 0 keeps
+    #: all.
     min_interactions: Count = 5
-    #: Keep items that have neither title nor description, and the events on them.
+    #: Keep items that have neither title nor description, and their events.
     keep_textless_items: bool = False
 
 
 class EventLogSettings(ClickSettings):
-    """What the stage `canonical` of an event log reads; the tables themselves arrive as files."""
+    """Configure the stage `canonical` of an event log; its tables are input files."""
 
 
 class EventLogDataset(_DatasetBase):
-    """One's own logs: a table of items and a table of events, each Parquet, CSV or JSON lines (docs/own-data.md)."""
+    """Read your own logs: a table of items and one of events, each Parquet, CSV or JSON lines (docs/own-data.md)."""
 
     source: Literal["eventlog"]
     items: str
@@ -176,25 +177,25 @@ class EventLogDataset(_DatasetBase):
     keep_textless_items: bool = False
 
     def canonical_settings(self) -> EventLogSettings:
-        """The part of these settings that the stage `canonical` reads."""
+        """Return the settings that the stage `canonical` reads."""
         return EventLogSettings(min_interactions=self.min_interactions, keep_textless_items=self.keep_textless_items)
 
 
 class KuaiSARSettings(ClickSettings):
-    """What the stage `canonical` of KuaiSAR reads."""
+    """Configure the stage `canonical` of KuaiSAR."""
 
 
 class KuaiSARDataset(_DatasetBase):
-    """KuaiSAR in its published files."""
+    """Read KuaiSAR from its published files."""
 
     source: Literal["kuaisar"]
-    #: The folder that holds rec_inter.csv, src_inter.csv and item_features.csv.
+    #: Folder that holds rec_inter.csv, src_inter.csv and item_features.csv.
     raw: str
     min_interactions: Count = 5
     keep_textless_items: bool = False
 
     def canonical_settings(self) -> KuaiSARSettings:
-        """The part of these settings that the stage `canonical` reads."""
+        """Return the settings that the stage `canonical` reads."""
         return KuaiSARSettings(min_interactions=self.min_interactions, keep_textless_items=self.keep_textless_items)
 
 

@@ -1,4 +1,4 @@
-"""The whole of config.yaml: named entries a stage, inheritance through `base`, and names that must be defined."""
+"""Read config.yaml: named entries per stage, inheritance through `base`, and names that must be defined."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ _SECTIONS = (
     "figures",
 )
 
-#: What results/tables/{dataset}_NAME.csv is beside entries of `tables`; and {dataset}_{table}_costs.csv is of each.
+#: Values of NAME in results/tables/{dataset}_NAME.csv besides entries of `tables`. Each table also has a file
+#: {dataset}_{table}_costs.csv.
 _OTHER_TABLES = ("full", "costs", "statistics")
-#: What results/figures/{dataset}_NAME.svg is beside entries of `figures`; and {dataset}_{model}_training.svg of each.
+#: Values of NAME in results/figures/{dataset}_NAME.svg besides entries of `figures`. Each trained model also has a file
+#: {dataset}_{model}_training.svg.
 _OTHER_FIGURES = ("distributions", "training", "collisions")
-#: Folders beside those of the data sets in results/.
+#: Folders in results/ besides those of the data sets.
 _OTHER_FOLDERS = {"tables", "figures", "overview"}
 
-#: By which keys an entry of a section names what it is built on, and the sections that those names are looked for in.
+#: Section -> key under which an entry names what it is built on -> sections that may define that name.
 BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "embeddings": {"method": ("methods",)},
     "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
@@ -52,10 +54,10 @@ BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 
 
 class Experiments(Settings):
-    """config.yaml, validated. An entry names the entries it builds on; what is shared is built once."""
+    """Hold the validated config.yaml. An entry names the entries it builds on; shared ones are built once."""
 
     seed: Count = 42
-    #: Seconds from one checkpoint of a training to the next (0: one after every step). No result depends on it.
+    #: Seconds between checkpoints of a training (0: one after every step). No result depends on it.
     checkpoint_seconds: Count = 60
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
@@ -69,23 +71,23 @@ class Experiments(Settings):
     figures: dict[Name, FigureSettings] = {}
 
     def seed_of(self, entry: Any) -> int:
-        """The seed that an entry draws from: its own, or that of all."""
+        """Return the seed that an entry draws from: its own, or the configuration's."""
         return self.seed if entry.seed is None else int(entry.seed)
 
     def text_embeddings(self) -> list[str]:
-        """Names of the embeddings made by text encoders."""
+        """Return the names of the embeddings made by text encoders."""
         return [name for name, entry in self.embeddings.items() if isinstance(entry, TextEmbedding)]
 
     def sequential_embeddings(self) -> list[str]:
-        """Names of the embeddings taken from trained methods."""
+        """Return the names of the embeddings taken from trained methods."""
         return [name for name, entry in self.embeddings.items() if isinstance(entry, SequentialEmbedding)]
 
 
 def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experiments:
     """Validate a whole configuration.
 
-    ``where`` begins every error message. Raises UserError naming the path of the first unknown key, wrong type,
-    dangling name, or circular `base` or `start_from`.
+    ``where`` begins every error message. Raises UserError with the path of the first unknown key, wrong type, dangling
+    name, or circular `base` or `start_from`.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: must be a mapping of sections ({', '.join(_SECTIONS)})")
@@ -127,7 +129,7 @@ def _check_file_names(experiments: Experiments, where: str) -> None:
 
 
 def _check_endings(folder: str, experiments: Experiments, endings: list[str], where: str) -> None:
-    """Raise UserError when two data sets would write one file: {dataset}_{ending} in a folder of results/."""
+    """Raise UserError when two data sets would write the same file {dataset}_{ending} in a folder of results/."""
     owner = {name: name for name in experiments.datasets}
     for dataset in experiments.datasets:
         for ending in endings:
@@ -141,7 +143,7 @@ def _check_endings(folder: str, experiments: Experiments, endings: list[str], wh
 
 
 def read_experiments(path: Path, *overlays: Path) -> Experiments:
-    """Read and validate a configuration file, over which others are laid as `snakemake --configfile` does it."""
+    """Read and validate a configuration file, merging ``overlays`` over it as `snakemake --configfile` does."""
     values = _read(path)
     for overlay in overlays:
         above = _read(overlay)
@@ -161,7 +163,7 @@ def _read(path: Path) -> Any:
 
 
 def _inherit(entries: Any, where: str) -> Any:
-    """Resolve `base: name` within one section: an entry takes its base's keys and overrides them one by one."""
+    """Resolve `base: name` within one section: an entry inherits its base's keys and overrides them one by one."""
     if not isinstance(entries, Mapping):
         return entries
     resolved: dict[str, Any] = {}
@@ -176,7 +178,7 @@ def _inherit(entries: Any, where: str) -> Any:
 
 
 def _chain(name: str, entries: Mapping[str, Any], resolved: Mapping[str, Any], where: str) -> list[str]:
-    """List an entry and the bases it rests on that are not resolved yet, each before its own base."""
+    """List an entry and its unresolved bases, each before its own base."""
     chain: dict[str, None] = {}
     while name not in resolved:
         if name in chain:
@@ -198,7 +200,7 @@ def _chain(name: str, entries: Mapping[str, Any], resolved: Mapping[str, Any], w
 
 
 def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """Child over parent; mappings are merged key by key, everything else is replaced."""
+    """Merge child over parent: mappings key by key, everything else replaced."""
     merged = dict(parent)
     for key, value in child.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -207,13 +209,13 @@ def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any
 
 
 def names_in(entry: Settings, key: str) -> list[str]:
-    """The entries that another one names by a key: none, one or several."""
+    """List the entries that ``entry`` names under ``key``: none, one or several."""
     used = getattr(entry, key, None)
     return used if isinstance(used, list) else [] if used is None else [used]
 
 
 def _references(experiments: Experiments) -> Iterator[tuple[str, str, str]]:
-    """Every name that one entry uses of another: (path of the key, name, section it must be in)."""
+    """Yield every reference from one entry to another: (path of the key, name, section it must be in)."""
     for name, dataset in experiments.datasets.items():
         yield f"datasets.{name}.table", dataset.table, "tables"
         for position, experiment in enumerate(dataset.experiments):

@@ -1,4 +1,4 @@
-"""Settings of generators: a T5 trained on a corpus, and how it ranks (paper, section 3.4)."""
+"""Configure generators: a T5 trained on a corpus, and how it ranks (paper, section 3.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gensar_core.errors import UserError
 
 
 class ScratchSize(Settings):
-    """Sizes of a T5 built from scratch; the names are those of the T5 configuration."""
+    """Set the sizes of a T5 built from scratch; the names are those of the T5 configuration."""
 
     d_model: Positive = 128
     d_ff: Positive = 512
@@ -23,7 +23,7 @@ class ScratchSize(Settings):
     dropout_rate: Share = 0.1
 
 
-#: The tasks of a corpus by the names that stand in it: alignment has one a side.
+#: Training tasks by their names in a corpus: alignment has one per side.
 TrainingTask: TypeAlias = Literal[
     "nrip",
     "nsqp",
@@ -37,7 +37,7 @@ TrainingTask: TypeAlias = Literal[
 
 
 class ExamplesPerEpoch(Settings):
-    """A task's weight as a number of examples."""
+    """Set a task's weight as a number of examples."""
 
     examples: Count
 
@@ -49,38 +49,38 @@ TaskWeight: TypeAlias = Annotated[
 
 
 class TrainingSettings(Settings):
-    """What the stage `train_generator` reads; the corpus arrives as files."""
+    """Configure the stage `train_generator`; the corpus is read from files."""
 
     #: A hub name or local folder of a T5, or `scratch`.
     backbone: str = "google-t5/t5-small"
     size: ScratchSize = ScratchSize()
     epochs: Annotated[float, Field(gt=0.0)] = 200.0
-    #: Stop after so many validations without improvement; null never stops early.
+    #: Stop after this many validations without improvement; null never stops early.
     patience: Positive | None = 10
-    #: Examples in one optimizer step, over all devices and accumulation steps.
+    #: Examples per optimizer step, over all devices and accumulation steps.
     batch_size: Positive = 8192
-    #: Padded input and target tokens in one forward pass; what fits the device's memory.
+    #: Padded input and target tokens per forward pass; choose what fits the device's memory.
     batch_tokens: Positive = 16384
     learning_rate: Rate = 1.0e-3
     #: Factor on the learning rate of the token embeddings. T5 draws them with unit variance, about ten times as wide as
-    #: its other matrices, so from scratch they need steps about ten times as long; a pretrained model needs none.
+    #: its other matrices, so training from scratch needs steps about ten times as long; a pretrained model needs none.
     embedding_rate: Rate = 1.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
     warmup_share: Share = 0.01
     gradient_clip: Rate = 1.0
     label_smoothing: Share = 0.0
-    #: What a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or those by which
-    #: some item of the catalogue goes on.
+    #: Tokens that a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or only
+    #: those that continue the identifier of some item of the catalogue.
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
-    #: From scratch: begin with token embeddings made from the vectors of the items that a token describes, and with
-    #: cross-attention that averages the prompt.
+    #: From scratch: initialize the token embeddings from the vectors of the items that a token describes, and the
+    #: cross-attention so that it averages the prompt.
     warm_start: bool = False
-    #: Times a task's examples are seen in one epoch: 0.5 sees a random half of them; `{examples: N}` sees N, drawn anew
-    #: each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A task that the corpus lacks has
-    #: no examples, whatever its weight (an ablation inherits the weights of its base).
+    #: Number of times a task's examples are seen in one epoch: 0.5 sees a random half of them; `{examples: N}` sees N,
+    #: drawn anew each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A task that the
+    #: corpus lacks has no examples, whatever its weight (an ablation inherits the weights of its base).
     task_weights: dict[TrainingTask, TaskWeight] = {}
-    #: Validate so many times an epoch, on at most so many users of each task (0: all of them): evenly spread, or those
-    #: with the latest targets.
+    #: Validations per epoch, and the maximum number of users of each task to validate on (0: all of them): evenly
+    #: spread, or those with the latest targets.
     validations_per_epoch: Positive = 1
     validation_users: Count = 0
     validation_choice: Literal["spread", "latest"] = "spread"
@@ -92,14 +92,15 @@ class TrainingSettings(Settings):
         return self
 
 
-#: Numbers in which a trained model computes: exact, or rounded to 8 bits before each product.
+#: Precision in which a trained model computes: exact, or rounded to 8 bits before each product.
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class OtherIdentifier(Settings):
-    """How many times the log-probability of an item's other identifier after the same prompt is added to its score.
+    """Set the factor with which the log-probability of an item's other identifier is added to its score.
 
-    In rec that is the semantic identifier, in search the collaborative one. The paper: none.
+    Both identifiers follow the same prompt. The other identifier is the semantic one in rec and the collaborative one
+    in search. The paper: none.
     """
 
     rec: Annotated[float, Field(ge=0.0)] = 0.0
@@ -107,42 +108,43 @@ class OtherIdentifier(Settings):
 
 
 class RankingSettings(Settings):
-    """What the stage `rank_generator` reads."""
+    """Configure the stage `rank_generator`."""
 
     #: Users whose candidates are scored in one forward pass.
     users_per_batch: Positive = 64
-    #: Rank only what a beam search of this width finds (the paper: 30); null ranks every candidate exactly.
+    #: Rank only the candidates that a beam search of this width reaches (the paper: 30); null ranks every candidate
+    #: exactly.
     beams: Positive | None = None
-    #: How much an item's other identifier counts in its score.
+    #: Weight of an item's other identifier in its score.
     other_identifier: OtherIdentifier = OtherIdentifier()
     #: bfloat16 moves scores by a hundredth, and is twice as fast for a model as wide as t5-small where the processor
-    #: multiplies in it; elsewhere ranking computes in float32 and says so.
+    #: multiplies in it; elsewhere ranking computes in float32 and logs this.
     precision: Precision = "float32"
 
 
 class RetrievalSettings(Settings):
-    """What the stage `full_rank_generator` reads beside the data set's protocol."""
+    """Configure the stage `full_rank_generator`, besides the data set's protocol."""
 
-    #: Width of the search in the whole catalogue; what it does not find has no rank. Null scores every item exactly,
-    #: which takes as long as ranking candidate lists of all items.
+    #: Beam width over the whole catalogue; items that the beam search misses have no rank. Null scores every item
+    #: exactly, which takes as long as ranking candidate lists of all items.
     beams: Annotated[int, Field(ge=20)] | None = 50
-    #: Users in one forward pass.
+    #: Users per forward pass.
     users_per_batch: Positive = 64
     #: As in `ranking`.
     precision: Precision = "float32"
 
 
 class GeneratorSettings(TrainingSettings):
-    """An entry of `generators`."""
+    """Configure an entry of `generators`."""
 
     corpus: Name
-    #: What is drawn at random comes from this number; null: the configuration's seed.
+    #: Seed of all random draws; null uses the configuration's seed.
     seed: Count | None = None
-    #: Another entry of `generators` with whose trained weights this training begins; tokens are matched by name, new
-    #: ones begin at random. Backbone and size are then that entry's.
+    #: Another entry of `generators` whose trained weights initialize this training; tokens are matched by name, new
+    #: ones start at random. Backbone and size are then those of that entry.
     start_from: Name | None = None
-    #: In how many parts, each a job of its own, targets are ranked among their candidates or among all items; results
-    #: do not depend on it.
+    #: Number of parts in which targets are ranked among their candidates or among all items, each a separate job.
+    #: Results do not depend on it.
     scatter: Parts = 1
     ranking: RankingSettings = RankingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
@@ -162,14 +164,15 @@ class GeneratorSettings(TrainingSettings):
         return self
 
     def training(self) -> TrainingSettings:
-        """The part of these settings that the stage `train_generator` reads."""
+        """Return the settings that the stage `train_generator` reads."""
         return TrainingSettings(**{name: getattr(self, name) for name in TrainingSettings.model_fields})
 
 
 def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict[str, GeneratorSettings]:
-    """All entries, those that start from another with its backbone and size; ``where`` begins every error message.
+    """Return all entries; those that start from another take over its backbone and size.
 
-    Raises UserError on a circular `start_from`, and on a backbone or size that says otherwise.
+    ``where`` begins every error message. Raises UserError on a circular `start_from`, and on a backbone or size that
+    contradicts it.
     """
     resolved: dict[str, GeneratorSettings] = {}
     for name in generators:
@@ -190,7 +193,7 @@ def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict
 
 
 def _check_agreement(entry: GeneratorSettings, first: GeneratorSettings, where: str) -> None:
-    """Raise UserError when the entry writes another backbone or size than the one it starts from has."""
+    """Raise UserError when an entry sets another backbone or size than the entry it starts from."""
     own = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
     own |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
     theirs = {"backbone": first.backbone, **{f"size.{name}": value for name, value in first.size}}

@@ -1,4 +1,4 @@
-"""Settings of identifiers: the joint RQ-VAE (paper, section 3.2), and what it is compared with."""
+"""Configure identifiers: the joint RQ-VAE (paper, section 3.2), and the schemes it is compared with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
 
 
 def _check_sizes(sizes: object) -> object:
-    """One message for both ways to write sizes, in place of one for each."""
+    """Report invalid sizes with one message for both ways to write them, instead of one message for each."""
     for size in sizes if isinstance(sizes, list) else [sizes]:
         if type(size) is not int or size < 2:
             raise ValueError("a level needs a whole number of codes, 2 or more (or a list with one a level)")
@@ -22,34 +22,34 @@ CodebookSizes = Annotated[_Size | list[_Size], BeforeValidator(_check_sizes)]
 
 
 class SinkhornSettings(Settings):
-    """Balanced choice of codes in training: every code takes an equal share of the batch (LC-Rec)."""
+    """Balance the choice of codes in training: every code takes an equal share of the batch (LC-Rec)."""
 
-    #: So many of each side's last own levels are balanced.
+    #: Number of levels to balance: the last specific levels of each side.
     levels: Positive = 1
-    #: Weight of the plan's entropy, relative to half the range of the distances; numbers run out below 0.003.
+    #: Weight of the plan's entropy, relative to half the range of the distances; below 0.003 numbers underflow.
     epsilon: Annotated[float, Field(ge=0.003)] = 0.003
     iterations: Positive = 50
 
 
 class QuantizerSettings(Settings):
-    """What the stage `identifiers` reads; the embeddings themselves arrive as files."""
+    """Configure the stage `identifiers`; the embeddings are input files."""
 
     #: `rqvae` learns encoders, decoders and codebooks; `rq-kmeans` clusters the vectors themselves, without training.
     quantizer: Literal["rqvae", "rq-kmeans"] = "rqvae"
-    #: L_m levels shared by both identifiers, then L_n levels of each side's own; K codes a level, or a list with one
-    #: number a level, shared levels first.
+    #: L_m levels shared by both identifiers, then L_n levels specific to each side; K codes per level, or a list with
+    #: one number per level, shared levels first.
     shared_levels: Count = 2
     specific_levels: Count = 2
     codebook_size: CodebookSizes = 256
-    #: What becomes of items that share an identifier. `unique` moves the fewest to the nearest free identifiers;
+    #: Treatment of items that share an identifier. `unique` moves the fewest to the nearest free identifiers;
     #: `extra_digit` numbers them with one more code (TIGER); `sinkhorn_repair` is the authors' way, which may leave
     #: some colliding; `none` leaves all.
     collisions: Literal["unique", "extra_digit", "sinkhorn_repair", "none"] = "unique"
-    #: At each validation, at most this share of a side's last codes is moved to tell colliding items apart (0: none).
+    #: Maximum share of a side's last codes to move at each validation, to separate colliding items (0: none).
     separation_share: Share = 0.125
-    #: Share of the items within which k-means initializes each codebook; 1.0 takes all items.
+    #: Share of the items from which k-means initializes each codebook; 1.0 uses all items.
     initialization_share: Share = 1.0
-    #: Balanced codes in training, and how `sinkhorn_repair` balances; null trains with nearest codes alone.
+    #: Balanced codes in training, and how `sinkhorn_repair` balances; null trains with nearest codes only.
     sinkhorn: SinkhornSettings | None = None
 
     #: d, the latent size of one side; shared codes have twice as many dimensions when there are two sides.
@@ -60,19 +60,19 @@ class QuantizerSettings(Settings):
     epochs: Positive = 500
     batch_size: Positive = 1024
     learning_rate: Rate = 1.0e-3
-    #: The rate rises over this share of the steps and then falls to zero, along a cosine or a straight line.
+    #: The rate rises over this share of the steps, then falls to zero along a cosine or a straight line.
     warmup_share: Share = 0.01
     rate_schedule: Literal["cosine", "linear"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     gradient_clip: Rate = 1.0
     #: Let residuals past the first level carry gradient to the encoder. The released code does not; over 20 epochs on
-    #: Amazon Beauty that had fewer collisions and less unexplained variance on both sides.
+    #: Amazon Beauty, doing so reduced collisions and unexplained variance on both sides.
     residual_gradient: bool = False
-    #: Begin each autoencoder as the projection on its vectors' principal components; false: at random.
+    #: Initialize each autoencoder as the projection on its vectors' principal components; false: at random.
     principal_start: bool = True
-    #: Replace codes unused for a whole epoch by residuals of badly quantized items.
+    #: Replace codes unused for a whole epoch with residuals of badly quantized items.
     revive_dead_codes: bool = True
-    #: Validate (collision rate over all items) every so many epochs; the best checkpoint is kept.
+    #: Epochs between validations (collision rate over all items); the best checkpoint is kept.
     evaluate_every: Positive = 10
 
     @model_validator(mode="after")
@@ -92,17 +92,17 @@ class QuantizerSettings(Settings):
 
     @property
     def levels(self) -> int:
-        """L_m + L_n, the length of an identifier."""
+        """Return L_m + L_n, the length of an identifier."""
         return self.shared_levels + self.specific_levels
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of codes of each level, shared levels first."""
+        """Return the number of codes of each level, shared levels first."""
         size = self.codebook_size
         return tuple(size) if isinstance(size, list) else (size,) * self.levels
 
 
-#: Settings that `rq-kmeans` does not read.
+#: Settings that `rq-kmeans` ignores.
 _OF_TRAINING = (
     "latent_size", "hidden_sizes", "commitment", "epochs", "batch_size", "learning_rate", "warmup_share",
     "rate_schedule", "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes",
@@ -111,11 +111,11 @@ _OF_TRAINING = (
 
 
 class IdentifierSettings(QuantizerSettings):
-    """An entry of `identifiers`. With one embedding alone, both identifiers are learned from it."""
+    """Configure an entry of `identifiers`. With a single embedding, both identifiers are learned from it."""
 
     semantic: Name | None = None
     collaborative: Name | None = None
-    #: What is drawn at random comes from this number; null: the configuration's seed.
+    #: Seed of all random draws; null uses the configuration's seed.
     seed: Count | None = None
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class IdentifierSettings(QuantizerSettings):
         return self
 
     def quantization(self) -> QuantizerSettings:
-        """The part of these settings that the stage reads; the others stand at their defaults."""
+        """Return the settings that the stage reads; those it ignores keep their defaults."""
         unread = _OF_TRAINING if self.quantizer == "rq-kmeans" else ()
         read: dict[str, Any] = {
             name: getattr(self, name) for name in QuantizerSettings.model_fields if name not in unread

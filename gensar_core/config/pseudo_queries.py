@@ -1,4 +1,4 @@
-"""Settings of pseudo-queries: a T5 that has learned which queries are asked for which item texts (doc2query)."""
+"""Configure pseudo-queries: a T5 trained to generate the queries that users write for an item text (doc2query)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from gensar_core.config.generators import ScratchSize, TrainingSettings
 
 
 class PseudoQuerySettings(Settings):
-    """What the stage `pseudo_queries` reads."""
+    """Configure the stage `pseudo_queries`."""
 
-    #: A hub name or local folder of a T5, or `scratch`; and the tokenizer that goes with it (`trained`: on this data).
+    #: A hub name or local folder of a T5, or `scratch`; and its tokenizer (`trained`: on this data).
     backbone: str = "google-t5/t5-small"
     size: ScratchSize = ScratchSize()
     tokenizer: str = "google-t5/t5-small"
     vocabulary_size: Annotated[int, Field(ge=300)] = 8000
-    #: Texts are cut at the end of the last word that fits.
+    #: Maximum text lengths; texts are cut after the last word that fits.
     max_item_tokens: Positive = 256
     max_query_tokens: Positive = 64
-    #: 0 asks the backbone as it is.
+    #: 0 uses the backbone untrained.
     epochs: Annotated[float, Field(ge=0.0)] = 3.0
     batch_size: Positive = 256
     batch_tokens: Positive = 16384
     learning_rate: Rate = 1.0e-3
     embedding_rate: Rate = 1.0
     warmup_share: Share = 0.05
-    #: Share of the items whose pairs only choose the weights to keep.
+    #: Share of the items whose pairs only serve to choose the weights to keep.
     held_out: Share = 0.05
     patience: Positive | None = 3
-    #: Queries sampled for each item, of which different ones stay, and from which tokens: at each place the `top_k`
-    #: most likely (0: all), of these the fewest that have the probability `top_p` together.
+    #: Number of queries sampled for each item, of which distinct ones are kept, and the tokens to sample from: at each
+    #: position the `top_k` most likely (0: all), and of these the fewest that reach the probability `top_p` together.
     queries_per_item: Positive = 1
     top_k: Count = 10
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
@@ -44,17 +44,17 @@ class PseudoQuerySettings(Settings):
         return self
 
     def training(self) -> TrainingSettings:
-        """What the training loop reads, where there is training (`epochs` > 0)."""
+        """Return the settings of the training loop, for use where there is training (`epochs` > 0)."""
         shared = PseudoQuerySettings.model_fields.keys() & TrainingSettings.model_fields.keys()
         return TrainingSettings(**{name: getattr(self, name) for name in sorted(shared)})
 
 
 class PseudoQueryEntry(PseudoQuerySettings):
-    """An entry of `pseudo_queries`."""
+    """Configure an entry of `pseudo_queries`."""
 
-    #: What is drawn at random comes from this number; null: the configuration's seed.
+    #: Seed of all random draws; null uses the configuration's seed.
     seed: Count | None = None
 
     def sampling(self) -> PseudoQuerySettings:
-        """The part of these settings that the stage reads."""
+        """Return the settings that the stage reads."""
         return PseudoQuerySettings(**{name: getattr(self, name) for name in PseudoQuerySettings.model_fields})

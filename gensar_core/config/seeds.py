@@ -1,4 +1,4 @@
-"""Tables over several seeds: the entries that train a table's rows with another seed than their own."""
+"""Expand tables over several seeds: add the entries that train their rows with each other seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gensar_core.config.base import Settings
 from gensar_core.config.experiments import BUILT_ON, Experiments, names_in
 from gensar_core.errors import UserError
 
-#: Table -> row -> the entries that it shows: one, or one a seed.
+#: Table -> row -> the entries that it shows: one, or one per seed.
 Runs = dict[str, dict[str, list[str]]]
 
 _ROWS: Final = ("methods", "generators", "fusions")
@@ -18,11 +18,11 @@ _ROWS: Final = ("methods", "generators", "fusions")
 def with_seeds(
     experiments: Experiments, draws: Callable[[str], bool], where: str = "config"
 ) -> tuple[Experiments, Runs]:
-    """Add the entries that the `seeds` of tables ask for; return the whole and the entries that each table shows.
+    """Add the entries that tables need for their `seeds`; return all experiments and the entries that each table shows.
 
-    For a row and a seed, an entry is copied with this seed, as NAME-seedN, when it draws at random, and when it is
-    built on a copy. All else is shared, and an entry whose seed it is stays itself. ``draws`` tells whether a kind of
-    method draws; text embeddings and fusions do not. Raises UserError when a copy's name is taken, and when entries
+    For a row and a seed, an entry is copied with this seed, as NAME-seedN, if it draws at random or is built on a copy.
+    All else is shared, and an entry that already has this seed is not copied. ``draws`` tells whether a kind of method
+    draws at random; text embeddings and fusions do not. Raises UserError when a copy's name is taken, and when entries
     are built on each other in a circle.
     """
     copies = _Copies(experiments, draws, where)
@@ -38,7 +38,7 @@ def with_seeds(
 
 
 def added(before: Experiments, after: Experiments) -> dict[str, list[str]]:
-    """Names of the entries that ``after`` has and ``before`` has not, of each section that has any."""
+    """Return the names of the entries in ``after`` but not in ``before``, by section; empty sections are left out."""
     found = {
         section: [name for name in getattr(after, section) if name not in getattr(before, section)]
         for section in BUILT_ON
@@ -47,18 +47,18 @@ def added(before: Experiments, after: Experiments) -> dict[str, list[str]]:
 
 
 class _Copies:
-    """The entries copied so far, by section and name."""
+    """Hold the entries copied so far, by section and name."""
 
     def __init__(self, experiments: Experiments, draws: Callable[[str], bool], where: str) -> None:
         self.experiments, self.draws, self.where = experiments, draws, where
         self.made: dict[str, dict[str, Settings]] = {section: {} for section in BUILT_ON}
 
     def row(self, name: str, seed: int) -> str:
-        """The entry that stands for a table's row with this seed."""
+        """Return the name of the entry that represents a table's row with this seed."""
         return self._at(_ROWS, name, seed, ())
 
     def _at(self, sections: tuple[str, ...], name: str, seed: int, chain: tuple[str, ...]) -> str:
-        """Name of the entry, or of its copy with this seed; ``chain`` holds what is built on it."""
+        """Return the name of the entry, or of its copy with this seed; ``chain`` holds the entries built on it."""
         section = next(one for one in sections if name in getattr(self.experiments, one))
         path = f"{section}.{name}"
         if path in chain:

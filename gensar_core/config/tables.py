@@ -1,4 +1,4 @@
-"""Settings of methods to compare with, and of tables and figures."""
+"""Configure the methods to compare with, and the tables and figures."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from gensar_core.config.base import Count, Name, Settings
 
 
 class MethodSettings(Settings):
-    """An entry of `methods`. Its own keys are checked by the method's file, which `kind` names."""
+    """Configure an entry of `methods`. Its other keys are checked by the file of the method that `kind` names."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     kind: str
-    #: The text embedding whose vectors the method ranks with or starts from, if it takes one.
+    #: Text embedding whose vectors the method ranks with or starts from, if it takes one.
     embedding: Name | None = None
-    #: What is drawn at random comes from this number; null: the configuration's seed.
+    #: Seed of all random draws; null uses the configuration's seed.
     seed: Count | None = None
 
     def own(self) -> dict[str, Any]:
-        """The keys that the method's own settings model defines, as written."""
+        """Return the keys that the method's own settings model defines, as written."""
         return dict(self.model_extra or {})
 
 
 class ComparisonSettings(Settings):
-    """Which rows of a table are tested against each other."""
+    """Choose the rows of a table that are tested against each other."""
 
-    #: The rows that the table argues for. The star and the interval then compare the best of them with the best of the
+    #: Rows that the table argues for. The star and the interval then compare the best of them with the best of the
     #: others; without any, the best row with the second best.
     proposed: list[Name] = []
-    #: best: that comparison alone; each: every proposed row with every other one as well.
+    #: best: only that comparison; each: also every proposed row with every other row.
     compare: Literal["best", "each"] = "best"
 
     @model_validator(mode="after")
@@ -42,12 +42,12 @@ class ComparisonSettings(Settings):
 
 
 class TableSettings(ComparisonSettings):
-    """An entry of `tables`: rows are names of methods, generators and fusions, in the order shown."""
+    """Configure an entry of `tables`: rows are names of methods, generators and fusions, in the order shown."""
 
     rows: list[Name]
-    #: Train every row, and what it is built on, once with each of these seeds, on the same samples and candidates: the
-    #: table shows means and standard deviations. What draws nothing at random is shared. Empty: once, with the seed of
-    #: all.
+    #: Train every row, and what it is built on, once with each of these seeds, on the same samples and candidates; the
+    #: table then shows means and standard deviations. Entries that draw nothing at random are shared. Empty: train
+    #: once, with the configuration's seed.
     seeds: list[Count] = []
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ class TableSettings(ComparisonSettings):
         return self
 
     def comparison(self) -> ComparisonSettings:
-        """The part of these settings that the stages `metric_table` and `full_table` read."""
+        """Return the settings that the stages `metric_table` and `full_table` read."""
         return ComparisonSettings(proposed=self.proposed, compare=self.compare)
 
 
@@ -73,7 +73,7 @@ Metric = Literal["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"]
 
 
 class SeriesSettings(Settings):
-    """What a figure draws in one color, under one label."""
+    """Group the rows that a figure draws in one color, under one label."""
 
     label: str
     #: Methods, generators or fusions.
@@ -81,15 +81,15 @@ class SeriesSettings(Settings):
 
 
 class FigureSettings(Settings):
-    """An entry of `figures`: metrics of rows, drawn side by side."""
+    """Configure an entry of `figures`: metrics of rows, drawn side by side."""
 
-    #: bars: a panel a task, a bar a series; tradeoff: recommendation against search, a point a row.
+    #: bars: a panel per task, a bar per series; tradeoff: recommendation against search, a point per row.
     kind: Literal["bars", "tradeoff"] = "bars"
-    #: In the order drawn. Bars take one row a task in each series.
+    #: Series in the order drawn. Bars take one row per task in each series.
     series: Annotated[list[SeriesSettings], Field(min_length=1)]
     metrics: Annotated[list[Metric], Field(min_length=1)] = ["hr@5", "ndcg@5"]
 
     @property
     def rows(self) -> list[str]:
-        """All rows, each once, in the order drawn."""
+        """Return all rows, each once, in the order drawn."""
         return list(dict.fromkeys(row for series in self.series for row in series.rows))

@@ -1,1 +1,1 @@
-"""Ranks -> metric tables and figures."""
+"""Turn ranks into metric tables and figures."""

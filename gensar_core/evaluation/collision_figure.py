@@ -1,4 +1,4 @@
-"""The collision rates of identifiers side by side: the paper's Figure 5."""
+"""Draw the collision rates of identifiers side by side: the paper's Figure 5."""
 
 from __future__ import annotations
 

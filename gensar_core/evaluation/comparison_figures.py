@@ -1,4 +1,4 @@
-"""Metrics of several rows drawn side by side: the paper's Figures 1, 4, 6 and 7."""
+"""Draw metrics of several rows side by side: the paper's Figures 1, 4, 6 and 7."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
 from gensar_core.runtime.stage import Stage
 
 _TITLES = {"rec": "recommendation", "search": "search"}
-#: Half the width of a 95 % interval in standard errors.
+#: Half-width of a 95 % interval, in standard errors.
 _INTERVAL = 1.96
 
 
 def comparison_figure(ranks: Mapping[str, Path], settings: FigureSettings, figure: Path) -> None:
     """Draw ``{figure}.svg`` and ``.png`` of the rows' ranks files, and write the numbers drawn to ``{figure}.csv``.
 
-    `bars` draws a panel a task, with a bar for each series and metric; `tradeoff` draws recommendation against search,
-    a point a row and a line a series. Whiskers are 95 % intervals over targets. Raises UserError when a series of bars
-    has two rows for one task, and when a row of a trade-off does not rank both tasks.
+    `bars` draws a panel per task, with a bar for each series and metric; `tradeoff` draws recommendation against
+    search, with a point per row and a line per series. Whiskers are 95 % intervals over targets. Raises UserError when
+    a series of bars has two rows for one task, and when a row of a trade-off does not rank both tasks.
     """
     with Stage(
         "comparison_figure",
@@ -45,9 +45,9 @@ def comparison_figure(ranks: Mapping[str, Path], settings: FigureSettings, figur
 
 
 def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
-    """One row a series, row of it, task and metric: `series`, `row`, `task`, `metric`, `mean`, `error` (95 %).
+    """Tabulate series, rows, tasks and metrics: `series`, `row`, `task`, `metric`, `mean`, `error` (95 %).
 
-    Raises UserError when a file holds no ranks of test targets, and when two rank other targets of a task.
+    Raises UserError when a file holds no ranks of test targets, and when two files rank different targets of a task.
     """
     tables = {path: read_test_ranks(path) for path in ranks.values()}
     check_same_targets(tables)
@@ -109,6 +109,6 @@ def _of(table: pl.DataFrame, task: str, series: str) -> pl.DataFrame:
 
 
 def _legend(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend below all panels, with each series once."""
+    """Draw one legend below all panels, with each series once."""
     entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(4, len(entries)))

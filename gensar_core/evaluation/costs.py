@@ -1,4 +1,4 @@
-"""What each row of a metric table costs: weights, seconds of training and of ranking, from the stages' records."""
+"""Tabulate the cost of each row of a metric table, from stage records: weights, seconds of training and of ranking."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SECONDS = ("training seconds", "ranking seconds")
 
 
 def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
-    """Write {output}.csv and {output}.md: what fitting and ranking took, one row a method, in the order of ``names``.
+    """Write {output}.csv and {output}.md: the cost of fitting and ranking, one row per method, ordered as ``names``.
 
-    A name that stands several times is a method trained once a seed, which shows means.
+    A name that occurs several times is a method trained once per seed; its row shows means.
 
     ``models`` are the folders of the fitted methods, ``ranks`` their ranks files; both have a record beside them.
     Raises UserError when a record is missing.
@@ -35,11 +35,11 @@ def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[st
 
 
 def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
-    """The cost table: `method`, `tasks`, `parameters`, `training seconds`, `ranking seconds`, `device`.
+    """Return the cost table: `method`, `tasks`, `parameters`, `training seconds`, `ranking seconds`, `device`.
 
-    Training is what a method does before it ranks, validation included; a training that was killed and continued
-    counts from where it continued. Ranking covers the valid and test targets of all tasks that the method ranks, and
-    the work of all jobs that share it. Of a name that stands several times, seconds are means over its runs.
+    Training is everything that a method does before it ranks, validation included; a training that was killed and
+    continued counts from where it continued. Ranking covers the valid and test targets of all tasks that the method
+    ranks, and the work of all jobs that share it. If a name occurs several times, seconds are means over its runs.
     """
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):

@@ -1,4 +1,4 @@
-"""What was odd about a data set's raw files, told again below its tables."""
+"""Repeat the warnings about a data set's raw files below its tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gensar_core.runtime.stage import read_record
 
 
 def data_warnings(canonical: Path | None) -> dict[str, str]:
-    """The warnings of the stage `canonical` by the kind of page they go to, `md` and `html`; empty without warnings.
+    """Return the warnings of the stage `canonical` by page format, `md` and `html`; empty without warnings.
 
-    ``canonical`` is the stage's record. Raises UserError when it is not there or not readable.
+    ``canonical`` is the stage's record. Raises UserError when it is missing or unreadable.
     """
     found = read_record(canonical)["warnings"] if canonical else []
     if not found:

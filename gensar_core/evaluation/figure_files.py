@@ -1,4 +1,4 @@
-"""Figures as SVG and PNG with equal bytes for equal data."""
+"""Save figures as SVG and PNG, with equal bytes for equal data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-# Text stays text in SVGs, so that they can be searched and read aloud; ids come from the content, not from chance.
+# Text stays text in SVGs, so that they can be searched and read aloud; ids depend on the content, not on chance.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gensar",
@@ -25,7 +25,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def new_figure(rows: int, columns: int, *, width: float = 3.6, height: float = 2.8) -> tuple[Any, Any]:
-    """A figure of ``rows`` x ``columns`` panels, each ``width`` x ``height`` inches; panels as nested lists."""
+    """Create a figure of ``rows`` x ``columns`` panels, each ``width`` x ``height`` inches; panels as nested lists."""
     with plt.rc_context(_STYLE):
         return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
 

@@ -1,4 +1,4 @@
-"""All of one data set's experiments on one page that stands alone: HTML with its figures inside."""
+"""Show all experiments of one data set on one self-contained HTML page, figures included."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Sources:
-    """What a page shows: files by name, in the order shown."""
+    """List the files that a page shows, in the order shown."""
 
     statistics: Path
     audit: Path
-    #: Identifiers -> their quality.json.
+    #: Identifier set -> its quality.json.
     quality: Mapping[str, Path]
-    #: Name of a figure -> its SVG; `distributions`, `training` and `collisions` have sections of their own.
+    #: Name of a figure -> its SVG; `distributions`, `training` and `collisions` have separate sections.
     figures: Mapping[str, Path]
     #: Name of a table -> its HTML page.
     tables: Mapping[str, Path]
@@ -34,7 +34,7 @@ class Sources:
 
 
 def overview(dataset: str, sources: Sources, captions: Mapping[str, str], output: Path) -> None:
-    """Write the page ``output``; ``captions`` holds a paragraph a kind of section."""
+    """Write the page ``output``; ``captions`` holds a paragraph per kind of section."""
     inputs = [sources.statistics, sources.audit, *sources.quality.values(), *sources.records]
     inputs += [*sources.figures.values(), *sources.tables.values()]
     with Stage(
@@ -76,7 +76,7 @@ def _statistics(path: Path) -> str:
 
 
 def _audit(path: Path) -> str:
-    """One row a task and split, one column a count."""
+    """Format the audit: one row per task and split, one column per count."""
     found = json.loads(path.read_text(encoding="utf-8"))
     parts = {
         (task, split): counts
@@ -132,7 +132,7 @@ def _settings(paths: Sequence[Path]) -> str:
 
 
 def _svg(path: Path) -> str:
-    """A figure, without what a file needs and a page does not; ids are made its own, since a page has several."""
+    """Embed a figure without its file header; prefix its ids, since a page holds several figures."""
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     for attribute in ('id="', 'href="#', "url(#"):
@@ -141,7 +141,7 @@ def _svg(path: Path) -> str:
 
 
 def _inside(path: Path, tag: str) -> str:
-    """The first element of a kind in one of the project's own pages."""
+    """Return the first element of a kind in one of the project's own pages."""
     found = re.search(rf"<{tag}\b.*?</{tag}>", path.read_text(encoding="utf-8"), re.DOTALL)
     return found[0] + "\n" if found else ""
 

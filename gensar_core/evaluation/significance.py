@@ -1,4 +1,4 @@
-"""Whether one row of a table differs from another by more than chance, target by target."""
+"""Test whether one row of a table differs from another by more than chance, target by target."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
 
-#: Resamples of the bootstrap; its interval is the middle 95 % of their means.
+#: Bootstrap resamples; the interval is the middle 95 % of their means.
 RESAMPLES: Final = 10_000
 _INTERVAL: Final = (2.5, 97.5)
 _SEED: Final = 0
-#: Counts drawn at a time by the bootstrap, which bounds its memory.
+#: Number of counts that the bootstrap draws at a time, which bounds its memory.
 _DRAWN: Final = 1 << 22
-#: From so many differences that are not zero, the t distribution tells their p.
+#: Minimum number of nonzero differences for which p comes from the t distribution.
 _ENOUGH: Final = 20
-#: Sums of gains that differ by less are equal: gains are at most 1, and what is finer is rounding.
+#: Sums of gains that differ by less are equal: gains are at most 1, and smaller differences are rounding.
 _TOLERANCE: Final = 1e-9
 _DECIMALS: Final = 12
 
 
 def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """What each target adds to a metric such as `hr@5` or `ndcg@10`, given its rank (infinite: not found); float64."""
+    """Return what each target adds to a metric such as `hr@5` or `ndcg@10`, by its rank (infinite: a miss); float64."""
     kind, k = metric.split("@")
     gain = 1.0 / np.log2(ranks + 1.0) if kind == "ndcg" else np.ones_like(ranks)
     return np.where(ranks <= int(k), gain, 0.0)
 
 
 def paired_t(differences: np.ndarray) -> tuple[float, float]:
-    """t of a paired t-test and a two-sided p; (0, 1) of fewer than two differences, and when all are zero.
+    """Return t of a paired t-test and a two-sided p; (0, 1) for fewer than two differences, or when all are zero.
 
-    p is that of the t-test, as in the paper, where 20 or more differences are not zero. For fewer the t distribution
-    gives too small a p, however many zeros stand beside them: five that agree among thousands would be significant.
-    There p is exact: the share of all choices of signs of the differences whose sum is as far from zero as theirs
-    (Fisher's randomization test, 1935), in which zeros take no part. So it is where all differences are equal, and t
-    is infinite.
+    p is that of the t-test, as in the paper, if 20 or more differences are nonzero. With fewer, the t distribution
+    makes p too small, however many zeros there are: five that agree among thousands would be significant. p is then
+    exact: the share of all choices of signs of the differences whose sum is at least as far from zero as theirs
+    (Fisher's randomization test, 1935), in which zeros have no effect. p is also exact where all differences are equal
+    and t is infinite.
     """
     moved = differences[differences != 0.0]
     if len(differences) < 2 or not len(moved):
@@ -51,13 +51,13 @@ def paired_t(differences: np.ndarray) -> tuple[float, float]:
     if len(moved) < _ENOUGH:
         p = _exact_p(moved)
     elif equal:
-        # No other choice of signs than all alike has so large a sum.
+        # Only the two choices in which all signs are alike have so large a sum.
         p = max(2.0 ** (1 - len(moved)), float(np.finfo(np.float64).tiny))
     return float(t), float(p)
 
 
 def _exact_p(differences: np.ndarray) -> float:
-    """Share of the 2^n choices of signs of n ``differences`` whose sum is at least as far from zero as theirs."""
+    """Return the share of 2^n choices of signs of n ``differences`` with a sum at least as far from zero as theirs."""
     sums = np.zeros(1)
     for size in np.abs(differences):
         sums = np.concatenate([sums + size, sums - size])
@@ -65,7 +65,7 @@ def _exact_p(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p of a family of tests (1979), in their order: none of those below 0.05 is chance, at 95 %."""
+    """Adjust the p of a family of tests by Holm's method (1979), in order: at 95 %, none below 0.05 is chance."""
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
     stepped = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
@@ -75,10 +75,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bootstrap_interval(differences: np.ndarray, seed: int = _SEED, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Percentile interval (95 %) of the mean of paired differences, resampled over targets.
+    """Compute the percentile interval (95 %) of the mean of paired differences, resampled over targets.
 
-    A resample of n targets is a draw of how often each distinct difference occurs, which is multinomial. Differences
-    of gains have few distinct values, so a resample costs those and not n.
+    A resample of n targets draws how often each distinct difference occurs, which is multinomial. Differences of gains
+    have few distinct values, so a resample costs one draw per distinct value, not n.
     """
     values, counts = np.unique(differences, return_counts=True)
     rng, shares = np.random.default_rng(seed), counts / len(differences)
@@ -94,17 +94,17 @@ def bootstrap_interval(differences: np.ndarray, seed: int = _SEED, resamples: in
 def significance(
     ranks: pl.DataFrame, metrics: Sequence[str], comparison: ComparisonSettings | None = None
 ) -> pl.DataFrame:
-    """Compare rows of a table, by task and metric: the best with the second best, or as ``comparison`` says.
+    """Compare rows of a table by task and metric: the best with the second best, or as ``comparison`` requests.
 
-    ``ranks`` has the columns task, method, position (of a file of ranks in the table), sample_id and rank, with the
-    same targets for all methods of a task. A method with several positions was trained once a seed: what a target adds
-    is the mean over them. Of equal methods the first in the table is the better.
+    ``ranks`` has the columns task, method, position (of a ranks file in the table), sample_id and rank, with the same
+    targets for all methods of a task. A method with several positions was trained once per seed: a target's gain is the
+    mean over them. Of equal methods, the first in the table is the better.
 
     Columns: `task`, `metric`, `best`, `runner_up`, `difference` (of the means), `t`, `p_value` (two-sided, see
-    ``paired_t``), `low` and `high` (bootstrap). With rows proposed, `proposed` and `other` stand in place of `best` and
+    ``paired_t``), `low` and `high` (bootstrap). With proposed rows, `proposed` and `other` replace `best` and
     `runner_up`: first the best proposed row with the best other one, and with ``compare: each`` every other pair after
     it, better rows first, and a column `p_holm` (p adjusted for the comparisons of this task and metric, see ``holm``).
-    A task in which nothing can be compared has no rows. Raises UserError when two methods ranked other targets.
+    A task without any comparison has no rows. Raises UserError when two methods rank different targets.
     """
     comparison = comparison or ComparisonSettings()
     each = comparison.compare == "each"
@@ -123,8 +123,8 @@ def significance(
 
 
 def _pairs(found: Mapping[str, np.ndarray], comparison: ComparisonSettings) -> Iterator[tuple[str, str]]:
-    """The methods that are compared, better ones first."""
-    # Sorting keeps the table's order of equal means.
+    """Return the pairs of methods to compare, better ones first."""
+    # Sorting is stable: equal means keep the table's order.
     order = sorted(found, key=lambda name: -found[name].mean())
     if not comparison.proposed:
         return itertools.islice(itertools.pairwise(order), 1)
@@ -134,7 +134,7 @@ def _pairs(found: Mapping[str, np.ndarray], comparison: ComparisonSettings) -> I
 
 
 def _ranks_by_method(ranks: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Ranks [seeds, targets] of each method of a task, in the order of the table; infinite where not found."""
+    """Return ranks [seeds, targets] of each method of a task, in the order of the table; infinite for a miss."""
     found: dict[str, list[np.ndarray]] = {}
     first: pl.DataFrame | None = None
     for part in ranks.sort("position", "sample_id").partition_by("position", maintain_order=True):
@@ -146,14 +146,14 @@ def _ranks_by_method(ranks: pl.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _mean_gains(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """What each target adds, float64 [targets], as the mean over seeds of ``ranks`` [seeds, targets]."""
+    """Return each target's gain, float64 [targets], as the mean over seeds of ``ranks`` [seeds, targets]."""
     found = gains(ranks, metric)
-    # Rounded, the same gains have the same mean in any order.
+    # Rounded, equal gains have equal means in any order of seeds.
     means: np.ndarray = found[0] if len(found) == 1 else np.round(found.mean(axis=0), _DECIMALS)
     return means
 
 
 def _compared(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Mean difference, t, p and interval of the gains of two methods."""
+    """Return the mean difference, t, p and interval of the gains of two methods."""
     differences = one - other
     return float(differences.mean()), *paired_t(differences), *bootstrap_interval(differences)

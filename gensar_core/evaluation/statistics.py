@@ -1,4 +1,4 @@
-"""What a data set holds: the paper's Table 2, more widely, and how its users, items and queries are distributed."""
+"""Describe a data set: the paper's Table 2, extended, and the distributions of its users, items and queries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gensar_core.runtime.stage import Stage
 def data_statistics(name: str, canonical: Path, samples: Path, table: Path, figure: Path) -> None:
     """Write ``{table}.csv`` and ``.md`` (one row) and ``{figure}.svg`` and ``.png`` (four distributions).
 
-    ``canonical`` and ``samples`` are the folders of those stages. Interactions count prediction targets, as the
-    paper's Table 2 does; events count every click.
+    ``canonical`` and ``samples`` are the folders of those stages. Interactions count prediction targets, as the paper's
+    Table 2 does; events count every click.
     """
     inputs = [canonical / "events.parquet", canonical / "items.parquet", samples / "samples.parquet"]
     tables = (
@@ -38,7 +38,7 @@ def data_statistics(name: str, canonical: Path, samples: Path, table: Path, figu
 def statistics(
     events: pl.DataFrame, items: pl.DataFrame, queries: pl.DataFrame, samples: pl.DataFrame
 ) -> dict[str, int | float]:
-    """Counts, densities, history lengths and text coverage of a data set's tables.
+    """Compute counts, densities, history lengths and text coverage of a data set's tables.
 
     A density is the share of all (user, item) pairs that occur among a task's events.
     """
@@ -67,7 +67,7 @@ def statistics(
 
 
 def history_lengths(samples: pl.DataFrame) -> pl.DataFrame:
-    """Per sample, the number of recommendation clicks and of queries in its history."""
+    """Count the recommendation clicks and the queries in each sample's history."""
     behavior = pl.col("history_behavior")
     return samples.select(
         recommendations=behavior.list.count_matches(pl.lit(schema.RECOMMENDED_ITEM, pl.UInt8)),

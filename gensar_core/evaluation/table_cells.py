@@ -1,4 +1,4 @@
-"""Cells of metric tables as they are shown: rounded, with standard deviations over seeds, and marked."""
+"""Format the cells of metric tables: rounded, with standard deviations over seeds, and marked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import polars as pl
 
 from gensar_core import schema
 
-#: What the standard deviation of a metric over seeds adds to its name.
+#: Suffix that turns a metric's name into that of its standard deviation over seeds.
 DEVIATION: Final = "_std"
-#: Below this a difference is called significant, as in the paper.
+#: Differences with p below this are called significant, as in the paper.
 _P_VALUE: Final = 0.05
-#: The best and the second best are told by these decimals too: what looks equal is marked equal.
+#: The best and second best are also chosen by these decimals: values that look equal are marked equal.
 _DECIMALS: Final = 4
 
 MARKDOWN: Final = {"best": "**{}**", "star": "**{}**\\*", "second": "<u>{}</u>", "sure": "{}\\*"}
@@ -25,22 +25,22 @@ HTML: Final = {"best": "<b>{}</b>", "star": "<b>{}</b><sup>*</sup>", "second": "
 
 @dataclass(frozen=True)
 class Cell:
-    """A text and its mark: best, best by more than chance (star), second, or a difference beyond chance (sure)."""
+    """Hold a text and its mark: best, best by more than chance (star), second, or a difference beyond chance (sure)."""
 
     text: str
     mark: str = ""
 
 
 def shown_columns(columns: Iterable[str]) -> list[str]:
-    """Those columns of a metric table that are shown: deviations stand beside their means."""
+    """Return the columns of a metric table to show; deviations appear beside their means."""
     return [name for name in columns if not name.endswith(DEVIATION)]
 
 
 def metric_cells(table: pl.DataFrame, tests: pl.DataFrame, metrics: Sequence[str]) -> list[list[Cell]]:
-    """The rows of a metric table, with the best of each task and metric and the second best marked.
+    """Format the rows of a metric table; mark the best and the second best of each task and metric.
 
-    ``tests`` are those of ``significance``; of a task and metric, the first counts. The better of its two rows gets a
-    star when p < 0.05. So one row has a star at most, and none where the two look equal.
+    ``tests`` are those of ``significance``; of each task and metric, only the first counts. The better of its two rows
+    gets a star when p < 0.05. So at most one row has a star, and none where the two look equal.
     """
     columns, values = shown_columns(table.columns), list(table.iter_rows(named=True))
     rows = [[Cell(_text(row, name)) for name in columns] for row in values]
@@ -58,9 +58,9 @@ def metric_cells(table: pl.DataFrame, tests: pl.DataFrame, metrics: Sequence[str
 
 
 def difference_cells(tests: pl.DataFrame, metrics: Sequence[str]) -> list[list[Cell]]:
-    """A row a task and pair of methods, with the differences of ``metrics``, marked where Holm's p < 0.05.
+    """Format the differences of ``metrics``, one row per task and pair of methods, marked where Holm's p < 0.05.
 
-    There are none where ``tests`` compare only the best rows.
+    There are no rows where ``tests`` compare only the best rows.
     """
     if "p_holm" not in tests.columns:
         return []
@@ -73,12 +73,12 @@ def difference_cells(tests: pl.DataFrame, metrics: Sequence[str]) -> list[list[C
 
 
 def dressed(rows: list[list[Cell]], marks: Mapping[str, str], escaped: Callable[[str], str] = str) -> list[list[str]]:
-    """The rows as texts of a format, whose way to mark is ``marks``."""
+    """Render the rows as texts of a format that marks cells as ``marks`` says."""
     return [[marks.get(cell.mark, "{}").format(escaped(cell.text)) for cell in row] for row in rows]
 
 
 def _marks(seen: Mapping[str, str], test: tuple[Any, ...] | None) -> dict[str, str]:
-    """The mark of each method of a task, by its rounded value of a metric."""
+    """Return the mark of each method of a task, by its rounded value of a metric."""
     values = sorted(set(seen.values()), key=float, reverse=True)
     by_value = dict(zip(values, ("best", "second"), strict=False))
     marks = {name: by_value.get(value, "") for name, value in seen.items()}

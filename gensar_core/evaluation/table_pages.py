@@ -1,4 +1,4 @@
-"""Tables as LaTeX, and as HTML pages that stand alone."""
+"""Format tables as LaTeX and as self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _LATEX = {
 
 
 def page(title: str, body: str) -> str:
-    """A whole HTML page, readable on a phone as well."""
+    """Build a whole HTML page, readable on a phone as well."""
     head = f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>"
     viewport = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{viewport}\n{head}\n</head>\n<body>\n{body}</body>\n</html>\n'
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; cells are text, but for the marks <b>, <u> and <sup> that a cell may wear."""
+    """Format an HTML table; cells are text, except for the marks <b>, <u> and <sup>."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     lines = "".join(f"<tr>{''.join(f'<td>{_marked(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f'<div class="wide"><table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table></div>\n'
 
 
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], breaks: Sequence[int] = ()) -> str:
-    """A `tabular` for booktabs; cells are LaTeX, the header is text, and a rule goes before the rows ``breaks``."""
+    """Format a booktabs `tabular`; cells are LaTeX, the header is text, and a rule precedes the rows ``breaks``."""
     lines = [f"\\begin{{tabular}}{{{'l' * 2}{'r' * (len(header) - 2)}}}", "\\toprule"]
     lines += [" & ".join(latex_text(cell) for cell in header) + r" \\", "\\midrule"]
     for position, row in enumerate(rows):
@@ -50,7 +50,7 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], breaks: Se
 
 
 def latex_text(text: str) -> str:
-    """Text with LaTeX's own characters escaped."""
+    """Escape LaTeX's special characters in a text."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""Ranks tables -> the metric tables of the paper (Tables 3 and 4), in CSV, Markdown, LaTeX and HTML."""
+"""Turn ranks tables into the paper's metric tables (Tables 3 and 4), in CSV, Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
 from gensar_core.runtime.stage import Stage
 
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
-#: Of full rankings; with one target a sample, Recall@k is HR@k under the name that this protocol goes by.
+#: Metrics of full rankings. With one target per sample, Recall@k is HR@k under this protocol's usual name.
 FULL_METRICS: Final = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
 
 _CSV_DECIMALS: Final = 6
@@ -42,11 +42,11 @@ def metric_table(
     """Write {output}.csv, .md, .tex and .html: HR@k and NDCG@k of each method on the test targets of each task.
 
     ``ranks`` are ranks files and ``names`` their rows' names, in the order shown; recommendation comes first, then
-    search. A name that stands several times is a row trained once a seed: it shows means and standard deviations (see
-    ``metrics``). {output}.significance.csv holds the tests that ``comparison`` asks for (`significance.significance`).
-    In all but the CSV the best value is bold, with a star where the test tells it from what it is compared with
-    (p < 0.05), and the second best underlined. ``canonical`` is the record of the data set's stage `canonical`: .md and
-    .html tell its warnings. Raises what ``metrics`` raises.
+    search. A name that occurs several times is a row trained once per seed; it shows means and standard deviations (see
+    ``metrics``). {output}.significance.csv holds the tests that ``comparison`` requests (`significance.significance`).
+    In all files but the CSV the best value is bold, with a star where the test separates it from the row it is compared
+    with (p < 0.05), and the second best is underlined. ``canonical`` is the record of the data set's stage `canonical`;
+    .md and .html repeat its warnings. Raises what ``metrics`` raises.
     """
     _write("metric_table", ranks, output, _tested(ranks, names, schema.RANKS), METRICS, comparison, canonical)
 
@@ -58,7 +58,7 @@ def full_table(
     comparison: ComparisonSettings | None = None,
     canonical: Path | None = None,
 ) -> None:
-    """Write the same files as `metric_table`, of Recall@k and NDCG@k among all items.
+    """Write the same files as `metric_table`, with Recall@k and NDCG@k among all items.
 
     ``ranks`` are files of the table `full_ranks`; a target without a rank counts as a miss at every k.
     """
@@ -99,18 +99,18 @@ def metrics(
     kind: schema.Table = schema.RANKS,
     shown: Sequence[str] = METRICS,
 ) -> pl.DataFrame:
-    """The metric table: `task`, `method`, the metrics ``shown``, `samples`, one row a task and method.
+    """Return the metric table: `task`, `method`, the metrics ``shown``, `samples`, one row per task and method.
 
-    ``ranks`` are files of the table ``kind``. Where a name stands several times, once a seed, the metrics are means
-    over its files, and `{metric}_std` (ddof 1, null for a method with one file) and `seeds`, the number of files, are
-    columns too. Raises UserError when a file is missing, is not of this table or holds no test ranks, and when two
-    files rank different targets of a task or different numbers of candidates.
+    ``ranks`` are files of the table ``kind``. If a name occurs several times, once per seed, the metrics are means over
+    its files, and there are columns `{metric}_std` (ddof 1, null for a method with one file) and `seeds`, the number of
+    files. Raises UserError when a file is missing, is not of this table or holds no test ranks, and when two files rank
+    different targets of a task or different numbers of candidates.
     """
     return _means(_tested(ranks, names, kind), shown)
 
 
 def _tested(ranks: Sequence[Path], names: Sequence[str], kind: schema.Table) -> pl.DataFrame:
-    """The test rows of all files, each with its `method` and the file's `position` among ``ranks``."""
+    """Return the test rows of all files, each with its `method` and the file's `position` among ``ranks``."""
     tables = {path: read_test_ranks(path, kind) for path in ranks}
     check_same_targets(tables)
     columns = [pl.col("task").cast(pl.String), "sample_id", "rank"]
@@ -122,7 +122,7 @@ def _tested(ranks: Sequence[Path], names: Sequence[str], kind: schema.Table) -> 
 
 def _means(table: pl.DataFrame, shown: Sequence[str]) -> pl.DataFrame:
     with duckdb.connect() as connection:
-        # One thread adds in one order, so equal files give equal sums.
+        # A single thread adds in a fixed order, so equal files yield equal sums.
         connection.execute("SET threads = 1")
         connection.register("ranks", table.to_arrow())
         columns = ", ".join(f'{_metric(name)} AS "{name}"' for name in shown)
@@ -141,7 +141,7 @@ def _means(table: pl.DataFrame, shown: Sequence[str]) -> pl.DataFrame:
 
 
 def _metric(name: str) -> str:
-    """A metric (see ranking.metrics) over the column `rank`, in SQL."""
+    """Express a metric (see ranking.metrics) over the column `rank` in SQL."""
     kind, k = name.split("@")
     gain = "1.0" if kind in ("hr", "recall") else "1.0 / log2(rank + 1.0)"
     return f"avg(CASE WHEN rank <= {k} THEN {gain} ELSE 0.0 END)"
@@ -174,6 +174,6 @@ def _html(table: pl.DataFrame, tests: pl.DataFrame, columns: Sequence[str], comp
 
 
 def _breaks(table: pl.DataFrame) -> list[int]:
-    """The row at which search begins."""
+    """Return the row at which search begins."""
     tasks = table.get_column("task").to_list()
     return [row for row in range(1, len(tasks)) if tasks[row] != tasks[row - 1]]

@@ -1,4 +1,4 @@
-"""Test targets of ranks tables: rows that are compared must have ranked the same ones, among as many candidates."""
+"""Check test targets of ranks tables: compared rows must rank the same targets, among equally many candidates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TARGET = ["sample_id", "target_item"]
 
 
 def read_test_ranks(path: Path, kind: schema.Table = schema.RANKS) -> pl.DataFrame:
-    """The rows of test targets of a file of the table ``kind``, by sample.
+    """Read the rows of test targets from a file of the table ``kind``, ordered by sample.
 
-    Raises UserError when there is no such file, when it is of another table, and when it holds no test target.
+    Raises UserError when the file is missing, is of another table, or holds no test target.
     """
     table = kind.read(path).filter(pl.col("split") == "test").sort("sample_id")
     if table.is_empty():
@@ -25,9 +25,9 @@ def read_test_ranks(path: Path, kind: schema.Table = schema.RANKS) -> pl.DataFra
 
 
 def check_same_targets(tables: Mapping[Path, pl.DataFrame]) -> None:
-    """Raise UserError when two of the tables (of ``read_test_ranks``, by file) ranked other targets of a task.
+    """Raise UserError when two tables (of ``read_test_ranks``, by file) rank different targets of a task.
 
-    Targets are compared one by one, by sample and item, and by how many candidates they were ranked among. A table
+    Targets are compared one by one, by sample and item, and by the number of candidates they were ranked among. A table
     counts in the tasks that it ranks.
     """
     first: dict[str, tuple[Path, pl.DataFrame]] = {}
@@ -41,7 +41,7 @@ def check_same_targets(tables: Mapping[Path, pl.DataFrame]) -> None:
 
 
 def _difference(task: str, path: Path, targets: pl.DataFrame, other: Path, expected: pl.DataFrame) -> str:
-    """The message for two files that cannot be compared: both by name, and the first target that differs."""
+    """Explain why two files cannot be compared: name both, and the first target that differs."""
     cure = "delete the one that is older than the samples and run again"
     only = pl.concat([targets.join(expected, on=_TARGET, how="anti"), expected.join(targets, on=_TARGET, how="anti")])
     if not only.is_empty():

@@ -1,4 +1,4 @@
-"""Training curves: losses and validation figures of trained models, step by step."""
+"""Draw training curves: losses and validation metrics of trained models, step by step."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gensar_core.errors import UserError
 from gensar_core.evaluation.figure_files import new_figure, save_figure
 from gensar_core.runtime.stage import Stage, read_record
 
-#: What a training leaves of each of its validations, in their order: figures by name.
+#: Validations of one training, in order: numbers by name.
 History = list[dict[str, float]]
 
 
 def training_curves(folders: Mapping[str, Path], figure: Path) -> None:
-    """Draw ``{figure}.svg`` and ``.png``: a row a training, its losses at the left, its validations at the right.
+    """Draw ``{figure}.svg`` and ``.png``: a row per training, losses at the left, validations at the right.
 
-    ``folders`` are those of trained models by name. A training leaves its validations (see `training.loop`) as
-    curve.json or among the figures of its record; what is fitted without steps leaves none and is not drawn. The record
-    tells how many there were and the step of the best. Raises UserError when there is nothing to draw.
+    ``folders`` are those of trained models by name. A training leaves its validations (see `training.loop`) in
+    curve.json or in its record; methods fitted without steps leave none and are not drawn. The figure's record holds
+    the number of validations and the step of the best one. Raises UserError when there is nothing to draw.
     """
     files = {name: path for name, folder in folders.items() if (path := _curve_file(folder)) is not None}
     if not files:
@@ -40,7 +40,7 @@ def training_curves(folders: Mapping[str, Path], figure: Path) -> None:
 
 
 def series(history: History, prefix: str, suffix: str = "") -> dict[str, tuple[list[float], list[float]]]:
-    """(steps, values) of every figure whose name begins and ends so, by what stands between."""
+    """Return (steps, values) of every number with this prefix and suffix, by the part of its name between them."""
     names = dict.fromkeys(name for entry in history for name in entry if name.startswith(prefix))
     found = {}
     for name in (name for name in names if name.endswith(suffix)):
@@ -74,12 +74,12 @@ def _draw(histories: Mapping[str, History], path: Path) -> None:
 
 
 def _panel(axis: Any, lines: Mapping[str, tuple[list[float], list[float]]], title: str) -> None:
-    """``lines`` by name; the one without a name is over all tasks."""
+    """Plot ``lines`` by name; the line without a name is over all tasks."""
     for name, (steps, values) in lines.items():
-        # What is chosen by stands out from its parts.
+        # The score that selects the model stands out from its parts.
         axis.plot(steps, values, marker=".", label=name or "all", **({"alpha": 0.6} if name else {"color": "black"}))
     if len(lines) > 1:
-        # Beside the panel: a legend of many losses would hide them.
+        # Beside the panel, since a legend of many losses would hide them.
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
     axis.set_title(title)
     axis.set_xlabel("optimizer step")

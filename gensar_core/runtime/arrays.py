@@ -1,4 +1,4 @@
-"""Ragged rows as flat arrays: what list columns become when NumPy and torch work on them."""
+"""Store ragged rows as flat arrays, the form in which NumPy and torch process list columns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different length, one after the other.
+    """Hold rows of different lengths, one after the other.
 
-    ``values`` [total] holds all rows' values, ``offsets`` [rows + 1] where each row begins and the last one ends: row
-    ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+    ``values`` [total] holds the values of all rows, ``offsets`` [rows + 1] where each row begins and the last one ends:
+    row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
     """
 
     offsets: np.ndarray
@@ -21,7 +21,7 @@ class Ragged:
 
     @classmethod
     def from_series(cls, series: pl.Series) -> Ragged:
-        """A list column as flat arrays."""
+        """Convert a list column."""
         lengths = series.list.len().fill_null(0).to_numpy()
         # An empty list explodes to a null; dropping nulls leaves exactly the values.
         values = series.explode(empty_as_null=True).drop_nulls().to_numpy()
@@ -29,7 +29,7 @@ class Ragged:
 
     @classmethod
     def from_lengths(cls, lengths: np.ndarray, values: np.ndarray) -> Ragged:
-        """Rows of the given lengths over ``values``."""
+        """Divide ``values`` into rows of the given lengths."""
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return cls(offsets, values)
@@ -39,36 +39,36 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Length of each row [rows]."""
+        """Return the length of each row [rows]."""
         return np.diff(self.offsets)
 
     def lengths_of(self, rows: np.ndarray) -> np.ndarray:
-        """Length of each of the given rows: `lengths` of a few of very many."""
+        """Return the lengths of the given rows only, which is cheaper than `lengths` for a few of very many."""
         lengths: np.ndarray = self.offsets[rows + 1] - self.offsets[rows]
         return lengths
 
     @property
     def rows(self) -> np.ndarray:
-        """The row number of each value [total]."""
+        """Return the row number of each value [total]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def take(self, rows: np.ndarray) -> Ragged:
-        """The given rows, in the given order."""
+        """Select the given rows, in the given order."""
         lengths = self.lengths_of(rows)
         return Ragged.from_lengths(lengths, self.values[ranges(self.offsets[rows], lengths)])
 
     def filter(self, keep: np.ndarray) -> Ragged:
-        """Only the values where ``keep`` [total] is true; rows stay, some shorter."""
+        """Keep only the values where ``keep`` [total] is true; all rows stay, some shorter."""
         kept = np.concatenate([[0], np.cumsum(keep)])
         return Ragged(kept[self.offsets], self.values[keep])
 
     def tail(self, width: int) -> Ragged:
-        """The last ``width`` values of each row."""
+        """Keep the last ``width`` values of each row."""
         lengths = np.minimum(self.lengths, width)
         return Ragged.from_lengths(lengths, self.values[ranges(self.offsets[1:] - lengths, lengths)])
 
     def padded(self, width: int, fill: int, *, left: bool = False) -> np.ndarray:
-        """The last ``width`` values of each row as a matrix [rows, width], with ``fill`` after (or before) them."""
+        """Return the last ``width`` values of each row as a matrix [rows, width], ``fill`` after (or before) them."""
         tail = self.tail(width)
         matrix = np.full((len(self), width), fill, dtype=self.values.dtype)
         start = width - tail.lengths if left else np.zeros(len(self), dtype=np.int64)
@@ -77,7 +77,7 @@ class Ragged:
         return matrix
 
     def to_series(self, name: str, dtype: pl.DataType) -> pl.Series:
-        """As a list column with values of ``dtype``."""
+        """Convert to a list column with values of ``dtype``."""
         import pyarrow as pa
 
         values = pl.Series(self.values).cast(dtype).to_arrow()
@@ -87,7 +87,7 @@ class Ragged:
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The numbers ``starts[i], ..., starts[i] + lengths[i] - 1`` for every i, one after the other [sum of lengths]."""
+    """Concatenate the ranges ``starts[i], ..., starts[i] + lengths[i] - 1`` over every i [sum of lengths]."""
     total = int(lengths.sum())
     ends = np.cumsum(lengths)
     numbers: np.ndarray = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)

@@ -1,4 +1,4 @@
-"""Device and precision: one GPU when there is one, else the CPU; bfloat16 where the device computes in it."""
+"""Choose device and precision: a GPU if there is one, else the CPU; bfloat16 where the device computes in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gensar_core.runtime.progress import say
 
 
 def pick_device() -> torch.device:
-    """The CUDA device of this process (the first, where one process works), or the CPU.
+    """Return the CUDA device of this process (the first, if there is only one process), or the CPU.
 
     GENSAR_DEVICE=cpu keeps a run off the GPU.
     """
@@ -24,14 +24,14 @@ def pick_device() -> torch.device:
 
 
 def compute_type(device: torch.device) -> torch.dtype:
-    """In what to hold the weights of a model that is only applied: bfloat16 on a GPU that has it, else float32."""
+    """Return the dtype for weights used in inference only: bfloat16 on a GPU that supports it, else float32."""
     return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
 
 
 def supported_precision(wanted: Precision, device: torch.device) -> Precision:
-    """``wanted``, or float32 with a line in the log where the device would only emulate bfloat16.
+    """Return ``wanted``, or log a line and return float32 where the device would only emulate bfloat16.
 
-    Emulated, a ranking takes four times as long as in float32.
+    Emulation makes a ranking take four times as long as in float32.
     """
     if wanted == "float32" or has_bfloat16(device):
         return wanted
@@ -40,32 +40,32 @@ def supported_precision(wanted: Precision, device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 products where a GPU multiplies in it.
+    """Compute products in bfloat16 where a GPU multiplies in it.
 
-    ``on_cpu`` asks for them on a CPU too that has the instructions: for trainings, whose results differ from machine
-    to machine anyway, and not for vectors that are compared with those of others.
+    ``on_cpu`` enables this on a CPU with the instructions, too: for trainings, whose results differ from machine to
+    machine anyway, but not for vectors that are compared with vectors from elsewhere.
     """
     if (device.type == "cuda" or on_cpu) and has_bfloat16(device):
-        # Each weight is used once a pass, and threads that train side by side would share what is kept.
+        # Each weight is used once per pass, and threads that train side by side would share the cache.
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16 products; a CPU without them emulates them, slowly.
+    """Check whether the device has instructions for bfloat16 products; a CPU without them emulates them, slowly.
 
-    GENSAR_PRECISION=float32 says that no device has.
+    GENSAR_PRECISION=float32 makes the answer no for every device.
     """
     if os.environ.get("GENSAR_PRECISION") == "float32":
         return False
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    # AVX512-BF16 doubles the products of AVX512, AMX has a unit of its own.
+    # AVX512-BF16 doubles the rate of AVX512 products; AMX has a dedicated unit.
     can = torch.cpu.get_capabilities()
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def set_threads(threads: int | None) -> None:
-    """Compute with so many CPU threads; Snakemake's allotment, so that jobs side by side do not fight."""
+    """Compute with this many CPU threads: Snakemake's allotment, so that parallel jobs do not compete."""
     if threads:
         torch.set_num_threads(threads)

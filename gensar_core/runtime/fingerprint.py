@@ -1,8 +1,8 @@
-"""Fingerprints of code: what a stage's functions reach, without comments, docstrings and formatting.
+"""Fingerprint code: everything that a stage's functions reach, without comments, docstrings and formatting.
 
-A rule passes its script's fingerprint as a parameter, so an edit reruns the stages whose functions reach the edited
-module, and no others. Of settings models that a stage reads, methods and properties count, but not fields, whose values
-are parameters themselves. Left out is what only tells how a run goes: logs and progress bars.
+A rule passes its script's fingerprint as a parameter, so an edit reruns only the stages whose functions reach the
+edited module. Of the settings models that a stage reads, methods and properties count, but not fields, whose values are
+parameters themselves. Modules that only report on a run are left out: logs and progress bars.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PACKAGE = "gensar_core"
 _ROOT = Path(__file__).resolve().parents[1]
 _LEFT_OUT = (f"{PACKAGE}.runtime.logs", f"{PACKAGE}.runtime.progress")
 _SETTINGS = f"{PACKAGE}.config"
-#: Decorators of methods that refuse values, or write them otherwise before they become parameters.
+#: Decorators of methods that reject values or rewrite them before they become parameters.
 _VALIDATORS = {"field_validator", "model_validator"}
 
 
 @functools.cache
 def fingerprint(*modules: str) -> str:
-    """A sha256 over the given modules and all modules of this package they reach by imports."""
+    """Hash the given modules and all modules of this package that they reach by imports (sha256)."""
     whole = hashlib.sha256()
     found = reached(*modules)
     asked = {pair for module in found for pair in _names_imported(module)}
@@ -37,9 +37,9 @@ def fingerprint(*modules: str) -> str:
 
 @functools.cache
 def script_fingerprint(script: Path, *modules: str) -> str:
-    """A sha256 over a script and all modules of this package that it reaches by imports.
+    """Hash a script and all modules of this package that it reaches by imports (sha256).
 
-    ``modules`` are those that the script's functions look up by name, where no import tells.
+    ``modules`` are those that the script's functions look up by name, without an import.
     """
     tree = ast.parse(script.read_text(encoding="utf-8"))
     whole = hashlib.sha256(_without_docstrings(tree).encode())
@@ -48,7 +48,7 @@ def script_fingerprint(script: Path, *modules: str) -> str:
 
 
 def reached(*modules: str) -> set[str]:
-    """The given modules and every module of this package that they import, directly or not."""
+    """Return the given modules and every module of this package that they import, directly or not."""
     seen: set[str] = set()
     waiting = list(modules)
     while waiting:
@@ -64,7 +64,7 @@ def reached(*modules: str) -> set[str]:
 
 @functools.cache
 def imports(module: str) -> frozenset[str]:
-    """Modules of this package that ``module`` imports, anywhere in its text."""
+    """Return the modules of this package that ``module`` imports, anywhere in its text."""
     return _imported(_tree(module))
 
 
@@ -80,7 +80,7 @@ def _imported(tree: ast.Module) -> frozenset[str]:
 
 
 def module_file(module: str) -> Path | None:
-    """The source file of a module of this package, or None when there is no such module."""
+    """Return the source file of a module of this package, or None when there is no such module."""
     base = _ROOT.joinpath(*module.split(".")[1:])
     for file in (base.with_suffix(".py"), base / "__init__.py"):
         if file.is_file():
@@ -97,7 +97,7 @@ def _tree(module: str) -> ast.Module:
 
 @functools.cache
 def _names_imported(module: str) -> frozenset[tuple[str, str]]:
-    """(module, name) of everything that a module imports by name from a settings module."""
+    """Return (module, name) of everything that a module imports by name from a settings module."""
     nodes = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom))
     found = ((node.module or "", alias.name) for node in nodes for alias in node.names)
     return frozenset(pair for pair in found if pair[0].startswith(_SETTINGS))
@@ -105,26 +105,26 @@ def _names_imported(module: str) -> frozenset[tuple[str, str]]:
 
 @functools.cache
 def _content(module: str, names: frozenset[str]) -> str:
-    """What counts of a module; of one with settings, what counts of the models of these names."""
+    """Return a module's code as text; of a settings module, only the code of the models with these names."""
     tree = _tree(module)
     if module.startswith(_SETTINGS):
         return _without_docstrings(_deciding(tree, names))
     file = module_file(module)
     assert file is not None
-    # Data that a module reads lies beside it under the same name (templates.yaml beside templates.py).
+    # A module's data file has the same name beside it (templates.yaml beside templates.py).
     data = file.with_suffix(".yaml")
     return _without_docstrings(tree) + (_yaml_content(data) if data.is_file() else "")
 
 
 def _yaml_content(file: Path) -> str:
-    """What a YAML file says, without comments and layout. Keys keep their order, in which a module may go over them."""
+    """Normalize a YAML file: no comments or layout. Keys keep their order, in which a module may iterate over them."""
     return json.dumps(yaml.safe_load(file.read_text(encoding="utf-8")), ensure_ascii=False)
 
 
 def _deciding(tree: ast.Module, names: frozenset[str]) -> ast.Module:
-    """What a settings module decides by code: methods and properties of some of its models, and what these name in it.
+    """Reduce a settings module to the methods and properties of the named models, and the names they use in it.
 
-    With a model count its bases and the models of its fields.
+    A model brings in its bases and the models of its fields.
     """
     copy = _copy(tree)
     models = {node.name: node for node in copy.body if isinstance(node, ast.ClassDef)}
@@ -143,7 +143,7 @@ def _deciding(tree: ast.Module, names: frozenset[str]) -> ast.Module:
 
 
 def _leave_methods(model: ast.ClassDef) -> None:
-    """Take from a model all but its methods and properties, and from these their types, which are those of fields."""
+    """Strip a model to its methods and properties, and these of their annotations, which are those of fields."""
     model.bases, model.keywords, model.decorator_list = [], [], []
     model.body = [node for node in model.body if isinstance(node, ast.FunctionDef) and not _is_validator(node)]
     for node in ast.walk(model):
@@ -158,7 +158,7 @@ def _is_validator(method: ast.FunctionDef) -> bool:
 
 
 def _defines(node: ast.stmt) -> list[str]:
-    """The names that a statement of a module defines."""
+    """List the names that a module-level statement defines."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -170,7 +170,7 @@ def _names(tree: ast.AST) -> set[str]:
 
 
 def _without_docstrings(tree: ast.Module) -> str:
-    """The code as text: neither comments nor layout are in a tree, and docstrings are taken out of it."""
+    """Dump the code as text: a tree has neither comments nor layout, and its docstrings are removed."""
     copy = _copy(tree)
     for node in ast.walk(copy):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

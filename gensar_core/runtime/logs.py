@@ -1,4 +1,4 @@
-"""What a workflow script prints goes to its rule's log; a user's mistake is one line, on the terminal as well."""
+"""Send a workflow script's output to its rule's log, and a user's mistake, in one line, to the terminal as well."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from types import TracebackType
 from gensar_core.errors import UserError
 from gensar_core.runtime import progress
 
-#: Where numeric libraries read how many threads they may use.
+#: Environment variables that limit the threads of numeric libraries.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "NUMBA_NUM_THREADS")
 
 
 def set_loggers(level: int) -> None:
-    """Send what is logged from ``level`` on to stderr; libraries that chat, from warnings on."""
+    """Log records from ``level`` on to stderr; from chatty libraries, only from warnings on."""
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("httpx", "sentence_transformers", "transformers", "bm25s", "matplotlib", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 class ScriptLog:
-    """Context manager around a workflow script: stdout, stderr, logging and tracebacks go to ``path``.
+    """Send a workflow script's stdout, stderr, logging and tracebacks to ``path``; a context manager.
 
     File descriptors are redirected, so output of compiled libraries is caught as well. A UserError ends the process
-    with exit code 1 and its one line, in the log and on the terminal; any other exception leaves its traceback in
-    both, and a stage's warnings stand in both.
+    with exit code 1 and its one line, in the log and on the terminal. Any other exception leaves its traceback in both,
+    and a stage's warnings appear in both.
     """
 
     def __init__(self, path: str | Path | None, threads: int | None = None) -> None:
         self.path = Path(path) if path else None
         if threads:
-            # Read by the numeric libraries when they are first imported, which is later than this.
+            # Numeric libraries read these when they are first imported, which is later than this.
             for variable in THREADS:
                 os.environ.setdefault(variable, str(threads))
-            # Threads that wait by spinning take the cores from one another where jobs share them: measured on two busy
-            # cores, a small model trained ten times as long.
+            # Threads that wait by spinning take cores from one another where jobs share them: measured on two busy
+            # cores, a small model took ten times as long to train.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def __enter__(self) -> ScriptLog:
@@ -77,7 +77,7 @@ class ScriptLog:
             os._exit(1)
 
     def _tell(self, text: str) -> None:
-        # A full disk takes no log either; the terminal still gets the line.
+        # A full disk rejects the log as well; the terminal still gets the line.
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar with rate and time left on a terminal, a plain line now and then in a log."""
+"""Show progress of long loops: a bar with rate and time left on a terminal, plain lines at intervals in a log."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 _SECONDS_BETWEEN_LINES = 15.0
 
-#: Where bars go when stderr itself has been sent to a log (set by runtime.logs.ScriptLog).
+#: Stream for bars when stderr itself is redirected to a log (set by runtime.logs.ScriptLog).
 terminal: TextIO | None = None
 
-#: Whether this process shows nothing: one of several speaks for all (set by training.launch).
+#: Silence this process: one of several processes speaks for all (set by training.launch).
 silent = False
 
 
 def progress(
     items: Iterable[T], description: str, total: int | None = None, unit: str = "it", initial: int = 0
 ) -> Iterator[T]:
-    """Yield ``items`` while showing how far the loop is. ``initial`` counts what an earlier run has done."""
+    """Yield ``items`` while showing the loop's progress. ``initial`` counts the items that an earlier run has done."""
     if silent:
         yield from items
         return
@@ -49,14 +49,14 @@ def progress(
 
 
 def say(line: str) -> None:
-    """One plain line to the log, at once; on a terminal it does not tear a running bar."""
+    """Write one plain line to the log at once; on a terminal it does not tear a running bar."""
     if not silent:
         tqdm.write(line, file=sys.stderr)
         sys.stderr.flush()
 
 
 def announce(line: str) -> None:
-    """One plain line to the log and, where stderr itself has been sent there, to the terminal as well."""
+    """Write one plain line to the log and, where stderr itself is redirected there, to the terminal as well."""
     say(line)
     if not silent and terminal is not None:
         tqdm.write(line, file=terminal)
@@ -64,7 +64,7 @@ def announce(line: str) -> None:
 
 
 class _Lines:
-    """The plain lines of one loop."""
+    """Write the plain lines of one loop."""
 
     def __init__(self, description: str, total: int | None, unit: str, initial: int, quiet: bool) -> None:
         self.description, self.total, self.unit, self.initial, self.quiet = description, total, unit, initial, quiet

@@ -1,4 +1,4 @@
-"""A digest at the end of a file: what a disk or a copy has changed is refused, not read."""
+"""Seal files with a digest at their end: content that a disk or a copy has changed is refused, not read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from gensar_core.errors import UserError
 
-#: Bytes of a seal: the sha256 of all that stands before it.
+#: Bytes of a seal: the sha256 of everything before it.
 SEAL = hashlib.sha256().digest_size
 _CHUNK = 1 << 20
 
@@ -20,7 +20,7 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Raise UserError unless a file ends in the digest of what stands before it."""
+    """Raise UserError unless a file ends in the digest of everything before it."""
     with path.open("rb") as file:
         size = path.stat().st_size - SEAL
         if size < 0 or _digest(file, size) != file.read():
@@ -31,7 +31,7 @@ def check_seal(path: Path) -> None:
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:
-    """sha256 of the next ``size`` bytes."""
+    """Hash the next ``size`` bytes (sha256)."""
     found = hashlib.sha256()
     while size > 0 and (chunk := file.read(min(_CHUNK, size))):
         found.update(chunk)

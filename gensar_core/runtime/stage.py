@@ -1,4 +1,4 @@
-"""The stage contract: outputs appear whole or not at all, and a record of how they came to be stands beside them."""
+"""Run a stage by its contract: outputs appear whole or not at all, beside a record of their origin."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _PACKAGES = (
     "faiss-cpu",
 )
 
-#: A disk with less left than this is full.
+#: A disk with fewer bytes left than this counts as full.
 _FULL_BYTES = 65536
 
 
 class Stage:
-    """One run of one stage; a context manager.
+    """Run one stage once; a context manager.
 
-    Outputs are written to ``path(name)``, which lies in a hidden folder beside ``folder``. Leaving the block without
-    an error moves them into ``folder`` and writes the record; leaving it with one removes them. ``record_name`` is
-    ``stage.json`` unless several stages share a folder. ``alone`` says that the folder is this stage's own: whatever
-    else stands in it, such as outputs that other settings had, goes when the outputs come. ``code`` names the module
-    that does the work; the fingerprint of what it reaches goes into the record and into ``key``.
+    Outputs are written to ``path(name)``, in a hidden folder inside ``folder``. Leaving the block without an error
+    moves them into ``folder`` and writes the record; leaving it with an error removes them. ``record_name`` is
+    ``stage.json`` unless several stages share a folder. ``alone`` means that the folder belongs to this stage alone:
+    anything else in it, such as outputs of other settings, is removed when the outputs arrive. ``code`` names the
+    module that does the work; the fingerprint of the code it reaches goes into the record and into ``key``.
     """
 
     def __init__(
@@ -82,23 +82,23 @@ class Stage:
         return self
 
     def path(self, name: str) -> Path:
-        """Where to write the output ``name`` (a file or a folder) until the stage is done."""
+        """Return where to write the output ``name`` (a file or a folder) until the stage is done."""
         target = self._scratch / name
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
     @property
     def key(self) -> str:
-        """A hash of everything the result depends on: a checkpoint with another key is not continued."""
+        """Hash everything the result depends on: a checkpoint with another key is not continued."""
         parts = [self.name, self.code, self.settings, self.seed, sorted(self._digests.values()), _versions()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
     def record(self, **figures: Any) -> None:
-        """Add figures of the stage's own to its record."""
+        """Add counts of this stage to its record."""
         self.figures.update(figures)
 
     def warn(self, message: str) -> None:
-        """Report something a user should know that is no error: on the terminal, in the log and in the record."""
+        """Report something that users should know but is no error: on the terminal, in the log and in the record."""
         from gensar_core.runtime.progress import announce
 
         self.warnings.append(message)
@@ -113,7 +113,7 @@ class Stage:
                 self._commit()
             except OSError as uncommitted:
                 failure = uncommitted
-        # Asked before the unfinished outputs are removed, which makes room.
+        # Checked before the unfinished outputs are removed, since that frees space.
         full = failure is not None and disk_is_full(failure, self.folder)
         shutil.rmtree(self._scratch, ignore_errors=True)
         if full:
@@ -125,7 +125,7 @@ class Stage:
         outputs = sorted(self._scratch.iterdir())
         write_json(self._scratch / self.record_name, self._record())
         self._share(outputs)
-        # The record comes last: where it stands, all outputs stand.
+        # The record comes last: where it exists, all outputs exist.
         (self.folder / self.record_name).unlink(missing_ok=True)
         for stale in set(self.folder.iterdir()) - {self._scratch} if self.alone else ():
             _remove(stale)
@@ -153,7 +153,7 @@ class Stage:
             "module": self.module,
             "code": self.code,
             "inputs": self._digests,
-            # Every file, those in folders too, so that what happens to one later can be told (`gensar check`).
+            # List every file, including those in folders, so that later changes can be detected (`gensar check`).
             "outputs": {
                 str(path.relative_to(self._scratch)): {"bytes": path.stat().st_size, "sha256": digest(path)}
                 for path in outputs
@@ -168,7 +168,7 @@ class Stage:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that is in it."""
+    """Remove a file, a link, or a folder with its contents."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -176,9 +176,9 @@ def _remove(path: Path) -> None:
 
 
 def disk_is_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error comes of a full disk under ``folder``.
+    """Check whether an error results from a full disk under ``folder``.
 
-    Compiled libraries wrap the system's error in types of their own, some without its number or its text, so what is
+    Compiled libraries wrap the system's error in types of their own, some without its number or its text, so the space
     left on the disk counts as well.
     """
     if isinstance(error, UserError):
@@ -194,7 +194,7 @@ def disk_is_full(error: BaseException, folder: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, or of a folder's files with their names. Raises UserError when there is nothing."""
+    """Hash a file, or a folder's files with their names (sha256). Raises UserError when there is no such path."""
     if path.is_dir():
         whole = hashlib.sha256()
         for file in sorted(path.rglob("*")):
@@ -214,7 +214,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A stage's record. Raises UserError when it is not there or not readable."""
+    """Read a stage's record. Raises UserError when it is missing or unreadable."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -235,12 +235,12 @@ def _versions() -> dict[str, str]:
 
 
 def _device() -> str:
-    # Asking torch only where a stage has loaded it already keeps data stages fast.
+    # Query torch only where a stage has already loaded it; this keeps data stages fast.
     torch = sys.modules.get("torch")
     if torch is None:
         return f"cpu ({os.cpu_count()} cores)"
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    # Sums are split by threads, so the last digits of what is trained depend on their number.
+    # Sums are split by threads, so the last digits of trained results depend on the number of threads.
     threads = torch.get_num_threads()
     return f"cpu ({os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''})"

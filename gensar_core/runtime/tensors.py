@@ -1,4 +1,4 @@
-"""Named matrices on disk: safetensors files of float32."""
+"""Store named matrices on disk: safetensors files of float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def save_vectors(vectors: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def load_vectors(path: Path, name: str = "items") -> np.ndarray:
-    """Read one matrix. Raises UserError when the file or the name is not there."""
+    """Read one matrix. Raises UserError when the file or the name is missing."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Results against their records: whether what a stage wrote still stands as it wrote it."""
+"""Verify results against their records: that the files of a stage are still as it wrote them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gensar_core.runtime.stage import digest, read_record
 
 @dataclass(frozen=True)
 class Fault:
-    """One file that is not as its stage left it."""
+    """Describe one file that is not as its stage wrote it."""
 
     path: Path
     what: str
-    #: Where the stage told what it wrote.
+    #: Record in which the stage listed its outputs.
     record: Path
 
     def __str__(self) -> str:
@@ -25,7 +25,7 @@ class Fault:
 
 
 def records(folder: Path) -> list[Path]:
-    """The records of all finished stages under a folder. Raises UserError when there are none."""
+    """List the records of all finished stages under a folder. Raises UserError when there are none."""
     found = [path for path in sorted(folder.rglob("*stage.json")) if not _unfinished(path.relative_to(folder))]
     if not found:
         raise UserError(f"{folder}: no finished stage in it; name a folder of results, such as results/demo")
@@ -33,9 +33,9 @@ def records(folder: Path) -> list[Path]:
 
 
 def faults(record: Path, *, whole: bool) -> Iterator[Fault]:
-    """What is wrong with the outputs of one stage: files that are missing or have another size.
+    """Yield the faults in the outputs of one stage: files that are missing or have another size.
 
-    ``whole`` compares their sha256 as well, for which every file is read.
+    ``whole`` compares their sha256 as well, which reads every file.
     """
     try:
         written = outputs(record)
@@ -53,7 +53,7 @@ def faults(record: Path, *, whole: bool) -> Iterator[Fault]:
 
 
 def outputs(record: Path) -> dict[str, dict[str, Any]]:
-    """What a stage wrote: path in its folder -> `bytes`, `sha256`. Raises UserError where it is not told."""
+    """Read what a stage wrote: path in its folder -> `bytes`, `sha256`. Raises UserError where the record lacks it."""
     content = read_record(record)
     found = content.get("outputs") if isinstance(content, dict) else None
     if not isinstance(found, dict):
@@ -62,5 +62,5 @@ def outputs(record: Path) -> dict[str, dict[str, Any]]:
 
 
 def _unfinished(path: Path) -> bool:
-    """Whether a path lies in the hidden folder of a stage that is running, or was killed."""
+    """Check whether a path lies in the hidden folder of a stage that is running, or was killed."""
     return any(part.startswith(".") for part in path.parts)

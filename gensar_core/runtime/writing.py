@@ -1,4 +1,4 @@
-"""Tables written chunk by chunk: memory does not grow with the number of rows."""
+"""Write tables chunk by chunk, so that memory does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gensar_core import schema
 
 
 class TableWriter:
-    """Writes a table to a Parquet file chunk by chunk; a context manager.
+    """Write a table to a Parquet file chunk by chunk; a context manager.
 
-    ``compression`` is zstd but for files that are read once and deleted, which lz4 writes faster.
+    ``compression`` is zstd, except for files that are read once and deleted, which lz4 writes faster.
 
-    A chunk is compressed in the background while the next one is made; no more than one waits.
+    A chunk is compressed in the background while the next one is made; at most one waits.
     """
 
     def __init__(self, table: schema.Table, path: Path, *, compression: str = "zstd") -> None:
         self._table = table
         self._schema = _to_arrow(pl.DataFrame(schema=table.schema)).schema
-        # Token ids compress better as they are than as numbers of a dictionary, and are written faster.
+        # Token ids compress better plain than dictionary-encoded, and are written faster.
         plain = [name for name, dtype in table.schema.items() if not isinstance(dtype, pl.List)]
         level = 3 if compression == "zstd" else None
         self._writer = pq.ParquetWriter(
