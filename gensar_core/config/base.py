@@ -35,7 +35,9 @@ _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 class Settings(BaseModel):
     """Validate settings strictly: text never becomes a number, nor a number text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def canonical(self) -> str:
         """Return these settings as JSON with sorted keys: equal text for equal settings. Used as a rule's parameter."""

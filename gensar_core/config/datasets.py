@@ -21,25 +21,25 @@ class NegativesSettings(Settings):
 class SampleSettings(NegativesSettings):
     """Configure targets, histories and candidates (stage `samples`)."""
 
-    #: Negatives of each valid and test target: its candidates besides the target itself.
     negatives: Positive = 99
-    #: strict: no leak between a target and any input or training row; paper: the authors' order of events.
+    """Negatives of each valid and test target: its candidates besides the target itself."""
     history_protocol: Literal["strict", "paper"] = "strict"
-    #: per_user: no training event or target of a user is later than any valid or test target of the same user; none:
-    #: those of one task may be later than held-out targets of the other task.
+    """strict: no leak between a target and any input or training row; paper: the authors' order of events."""
     training_cutoff: Literal["none", "per_user"] = "none"
-    #: Longest history that any method can see; a corpus or a model takes the last part of it.
+    """per_user: no training event or target of a user is later than any valid or test target of the same user; none:
+    those of one task may be later than held-out targets of the other task."""
     max_recommendations: Positive = 50
+    """Longest history that any method can see; a corpus or a model takes the last part of it."""
     max_searches: Positive = 50
-    #: leave_one_out: per user and task, the last target is test and the one before it is valid; time: one moment
-    #: separates train from valid, and another valid from test, for all users and both tasks.
     split: Literal["leave_one_out", "time"] = "leave_one_out"
-    #: With leave_one_out, users with fewer targets of a task contribute none of that task.
+    """leave_one_out: per user and task, the last target is test and the one before it is valid; time: one moment
+    separates train from valid, and another valid from test, for all users and both tasks."""
     min_targets: Annotated[int, Field(ge=3)] = 3
-    #: With time, the shares of train, valid and test among the targets of both tasks together.
+    """With leave_one_out, users with fewer targets of a task contribute none of that task."""
     time_shares: list[float] = [0.8, 0.1, 0.1]
-    #: Step name -> rows that the step should leave; a difference is reported as a warning.
+    """With time, the shares of train, valid and test among the targets of both tasks together."""
     expected_rows: dict[str, Count] = {}
+    """Step name -> rows that the step should leave; a difference is reported as a warning."""
 
     @field_validator("time_shares")
     @classmethod
@@ -58,34 +58,34 @@ class TrainingNegativesSettings(NegativesSettings):
 class FullRankingSettings(Settings):
     """Choose the test targets to rank among all items, and their candidates (table {dataset}_full.csv)."""
 
-    #: Maximum number of targets per task, evenly spread (0: all).
     users: Count = 0
-    #: Exclude items that the user clicked in training or as a valid target; the target is always a candidate.
+    """Maximum number of targets per task, evenly spread (0: all)."""
     exclude_clicked: bool = False
+    """Exclude items that the user clicked in training or as a valid target; the target is always a candidate."""
 
 
 class CanonicalSettings(Settings):
     """Configure how raw Amazon files become canonical tables (stage `canonical`)."""
 
     category: str
-    #: Share of the reviews that become search sessions when the product-search files are missing.
     search_share: Share = 0.76
-    #: Step name -> rows that the step should leave; a difference is reported as a warning.
+    """Share of the reviews that become search sessions when the product-search files are missing."""
     expected_rows: dict[str, Count] = {}
+    """Step name -> rows that the step should leave; a difference is reported as a warning."""
 
 
 class _DatasetBase(Settings):
-    #: Number of user parts in which the samples are made, each a separate job. Results do not depend on it.
     scatter: Parts = 1
+    """Number of user parts in which the samples are made, each a separate job. Results do not depend on it."""
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     full_ranking: FullRankingSettings = FullRankingSettings()
-    #: Entry of `tables` shown in results/tables/{dataset}.csv.
     table: Name = "overall"
-    #: Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table.
+    """Entry of `tables` shown in results/tables/{dataset}.csv."""
     experiments: list[Name] = []
-    #: Entries of `identifiers` whose collision rates appear in results/figures/{dataset}_collisions.svg (Figure 5).
+    """Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table."""
     compared_identifiers: list[Name] = []
+    """Entries of `identifiers` whose collision rates appear in results/figures/{dataset}_collisions.svg (Figure 5)."""
 
 
 class AmazonDataset(_DatasetBase):
@@ -93,8 +93,8 @@ class AmazonDataset(_DatasetBase):
 
     source: Literal["amazon"]
     category: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-    #: `download`, or the folder that holds the raw files.
     raw: str
+    """`download`, or the folder that holds the raw files."""
     search_share: Share = 0.76
     expected_rows: dict[str, Count] = {}
 
@@ -110,16 +110,16 @@ class SimulationSettings(Settings):
 
     users: Positive
     items: Annotated[int, Field(ge=150)]
-    #: Mean number of reviews per user; every user writes at least five.
     mean_reviews: Annotated[float, Field(ge=5.0)] = 9.0
-    #: Share of items without a description, and share of raw lines that are broken on purpose.
+    """Mean number of reviews per user; every user writes at least five."""
     missing_descriptions: Share = 0.1
+    """Share of items without a description, and share of raw lines that are broken on purpose."""
     dirty_lines: Share = 0.01
-    #: Share of items filed under a second category as well, and therefore requested by two queries.
     second_categories: Share = 0.25
-    #: Options that enlarge the raw files: sentences per review, items that nobody reviews, asins that each item lists,
-    #: and phrasings of each category's query.
+    """Share of items filed under a second category as well, and therefore requested by two queries."""
     review_sentences: Count = 1
+    """Options that enlarge the raw files: sentences per review, items that nobody reviews, asins that each item lists,
+    and phrasings of each category's query."""
     unreviewed_items: Count = 0
     related_items: Count = 0
     query_variants: Positive = 1
@@ -135,8 +135,8 @@ class SimulatedDataset(_DatasetBase):
     missing_descriptions: Share = 0.1
     dirty_lines: Share = 0.01
 
-    #: Category under which the simulator files its shop.
     category: Literal["Simulated"] = "Simulated"
+    """Category under which the simulator files its shop."""
 
     def simulation_settings(self) -> SimulationSettings:
         """Return the settings that the stage `simulate` reads."""
@@ -156,11 +156,11 @@ class SimulatedDataset(_DatasetBase):
 class ClickSettings(Settings):
     """Configure how cleaned click logs become canonical tables (stage `canonical` of the sources below)."""
 
-    #: Minimum number of events per user and per item, over both tasks; the filter repeats until all have them. 0 keeps
-    #: all.
     min_interactions: Count = 5
-    #: Keep items that have neither title nor description, and their events.
+    """Minimum number of events per user and per item, over both tasks; the filter repeats until all have them. 0 keeps
+    all."""
     keep_textless_items: bool = False
+    """Keep items that have neither title nor description, and their events."""
 
 
 class EventLogSettings(ClickSettings):
@@ -189,8 +189,8 @@ class KuaiSARDataset(_DatasetBase):
     """Read KuaiSAR from its published files."""
 
     source: Literal["kuaisar"]
-    #: Folder that holds rec_inter.csv, src_inter.csv and item_features.csv.
     raw: str
+    """Folder that holds rec_inter.csv, src_inter.csv and item_features.csv."""
     min_interactions: Count = 5
     keep_textless_items: bool = False
 

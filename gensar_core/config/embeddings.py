@@ -13,12 +13,12 @@ class TextEmbedding(Settings):
     """Encode item texts and queries with a sentence-transformers model, L2-normalized (stage `embed_text`)."""
 
     kind: Literal["text"]
-    #: A hub name, a local folder, or the name of a model that an installed package contains (all-MiniLM-L6-v2).
     model: str
+    """A hub name, a local folder, or the name of a model that an installed package contains (all-MiniLM-L6-v2)."""
     max_tokens: Positive = 256
     batch_size: Positive = 32
-    #: Prefixes of each query and each item text; null uses those of the model's own configuration or family.
     query_prefix: str | None = None
+    """Prefixes of each query and each item text; null uses those of the model's own configuration or family."""
     item_prefix: str | None = None
 
 
@@ -26,8 +26,8 @@ class SequentialEmbedding(Settings):
     """Take the item vectors of a trained ranking method (stage `embed_sequential`)."""
 
     kind: Literal["sequential"]
-    #: Entry of `methods` that learns item vectors.
     method: Name
+    """Entry of `methods` that learns item vectors."""
 
 
 EmbeddingSettings = Annotated[TextEmbedding | SequentialEmbedding, Field(discriminator="kind")]

@@ -57,8 +57,8 @@ class Experiments(Settings):
     """Hold the validated config.yaml. An entry names the entries it builds on; shared ones are built once."""
 
     seed: Count = 42
-    #: Seconds between checkpoints of a training (0: one after every step). No result depends on it.
     checkpoint_seconds: Count = 60
+    """Seconds between checkpoints of a training (0: one after every step). No result depends on it."""
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
     identifiers: dict[Name, IdentifierSettings] = {}

@@ -12,19 +12,19 @@ from gensar_core.config.base import Name, Rate, Settings
 class WeightSettings(Settings):
     """Configure the stage `fuse`; the scores are input files."""
 
-    #: Strength of the pull of all weights towards zero (features have standard deviation 1). It keeps the weights of
-    #: redundant parts from diverging.
     ridge: Rate = 1.0e-4
-    #: Let the logarithm of an item's training clicks raise or lower its score: candidates drawn by popularity require
-    #: this of a ranker whose scores contain popularity. A fusion of one part is that part, calibrated.
+    """Strength of the pull of all weights towards zero (features have standard deviation 1). It keeps the weights of
+    redundant parts from diverging."""
     popularity: bool = False
+    """Let the logarithm of an item's training clicks raise or lower its score: candidates drawn by popularity require
+    this of a ranker whose scores contain popularity. A fusion of one part is that part, calibrated."""
 
 
 class FusionSettings(WeightSettings):
     """Configure an entry of `fusions`."""
 
-    #: Entries of `methods` or `generators`. A part counts only in the tasks that it ranks.
     parts: Annotated[list[Name], Field(min_length=1)]
+    """Entries of `methods` or `generators`. A part counts only in the tasks that it ranks."""
 
     def weights(self) -> WeightSettings:
         """Return the settings that the stage `fuse` reads."""

@@ -51,37 +51,37 @@ TaskWeight: TypeAlias = Annotated[
 class TrainingSettings(Settings):
     """Configure the stage `train_generator`; the corpus is read from files."""
 
-    #: A hub name or local folder of a T5, or `scratch`.
     backbone: str = "google-t5/t5-small"
+    """A hub name or local folder of a T5, or `scratch`."""
     size: ScratchSize = ScratchSize()
     epochs: Annotated[float, Field(gt=0.0)] = 200.0
-    #: Stop after this many validations without improvement; null never stops early.
     patience: Positive | None = 10
-    #: Examples per optimizer step, over all devices and accumulation steps.
+    """Stop after this many validations without improvement; null never stops early."""
     batch_size: Positive = 8192
-    #: Padded input and target tokens per forward pass; choose what fits the device's memory.
+    """Examples per optimizer step, over all devices and accumulation steps."""
     batch_tokens: Positive = 16384
+    """Padded input and target tokens per forward pass; choose what fits the device's memory."""
     learning_rate: Rate = 1.0e-3
-    #: Factor on the learning rate of the token embeddings. T5 draws them with unit variance, about ten times as wide as
-    #: its other matrices, so training from scratch needs steps about ten times as long; a pretrained model needs none.
     embedding_rate: Rate = 1.0
+    """Factor on the learning rate of the token embeddings. T5 draws them with unit variance, about ten times as wide as
+    its other matrices, so training from scratch needs steps about ten times as long; a pretrained model needs none."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
     warmup_share: Share = 0.01
     gradient_clip: Rate = 1.0
     label_smoothing: Share = 0.0
-    #: Tokens that a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or only
-    #: those that continue the identifier of some item of the catalogue.
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
-    #: From scratch: initialize the token embeddings from the vectors of the items that a token describes, and the
-    #: cross-attention so that it averages the prompt.
+    """Tokens that a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or only
+    those that continue the identifier of some item of the catalogue."""
     warm_start: bool = False
-    #: Number of times a task's examples are seen in one epoch: 0.5 sees a random half of them; `{examples: N}` sees N,
-    #: drawn anew each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A task that the
-    #: corpus lacks has no examples, whatever its weight (an ablation inherits the weights of its base).
+    """From scratch: initialize the token embeddings from the vectors of the items that a token describes, and the
+    cross-attention so that it averages the prompt."""
     task_weights: dict[TrainingTask, TaskWeight] = {}
-    #: Validations per epoch, and the maximum number of users of each task to validate on (0: all of them): evenly
-    #: spread, or those with the latest targets.
+    """Number of times a task's examples are seen in one epoch: 0.5 sees a random half of them; `{examples: N}` sees N,
+    drawn anew each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A task that the
+    corpus lacks has no examples, whatever its weight (an ablation inherits the weights of its base)."""
     validations_per_epoch: Positive = 1
+    """Validations per epoch, and the maximum number of users of each task to validate on (0: all of them): evenly
+    spread, or those with the latest targets."""
     validation_users: Count = 0
     validation_choice: Literal["spread", "latest"] = "spread"
 
@@ -110,42 +110,42 @@ class OtherIdentifier(Settings):
 class RankingSettings(Settings):
     """Configure the stage `rank_generator`."""
 
-    #: Users whose candidates are scored in one forward pass.
     users_per_batch: Positive = 64
-    #: Rank only the candidates that a beam search of this width reaches (the paper: 30); null ranks every candidate
-    #: exactly.
+    """Users whose candidates are scored in one forward pass."""
     beams: Positive | None = None
-    #: Weight of an item's other identifier in its score.
+    """Rank only the candidates that a beam search of this width reaches (the paper: 30); null ranks every candidate
+    exactly."""
     other_identifier: OtherIdentifier = OtherIdentifier()
-    #: bfloat16 moves scores by a hundredth, and is twice as fast for a model as wide as t5-small where the processor
-    #: multiplies in it; elsewhere ranking computes in float32 and logs this.
+    """Weight of an item's other identifier in its score."""
     precision: Precision = "float32"
+    """bfloat16 moves scores by a hundredth, and is twice as fast for a model as wide as t5-small where the processor
+    multiplies in it; elsewhere ranking computes in float32 and logs this."""
 
 
 class RetrievalSettings(Settings):
     """Configure the stage `full_rank_generator`, besides the data set's protocol."""
 
-    #: Beam width over the whole catalogue; items that the beam search misses have no rank. Null scores every item
-    #: exactly, which takes as long as ranking candidate lists of all items.
     beams: Annotated[int, Field(ge=20)] | None = 50
-    #: Users per forward pass.
+    """Beam width over the whole catalogue; items that the beam search misses have no rank. Null scores every item
+    exactly, which takes as long as ranking candidate lists of all items."""
     users_per_batch: Positive = 64
-    #: As in `ranking`.
+    """Users per forward pass."""
     precision: Precision = "float32"
+    """As in `ranking`."""
 
 
 class GeneratorSettings(TrainingSettings):
     """Configure an entry of `generators`."""
 
     corpus: Name
-    #: Seed of all random draws; null uses the configuration's seed.
     seed: Count | None = None
-    #: Another entry of `generators` whose trained weights initialize this training; tokens are matched by name, new
-    #: ones start at random. Backbone and size are then those of that entry.
+    """Seed of all random draws; null uses the configuration's seed."""
     start_from: Name | None = None
-    #: Number of parts in which targets are ranked among their candidates or among all items, each a separate job.
-    #: Results do not depend on it.
+    """Another entry of `generators` whose trained weights initialize this training; tokens are matched by name, new
+    ones start at random. Backbone and size are then those of that entry."""
     scatter: Parts = 1
+    """Number of parts in which targets are ranked among their candidates or among all items, each a separate job.
+    Results do not depend on it."""
     ranking: RankingSettings = RankingSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
 

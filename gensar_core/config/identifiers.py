@@ -24,56 +24,57 @@ CodebookSizes = Annotated[_Size | list[_Size], BeforeValidator(_check_sizes)]
 class SinkhornSettings(Settings):
     """Balance the choice of codes in training: every code takes an equal share of the batch (LC-Rec)."""
 
-    #: Number of levels to balance: the last specific levels of each side.
     levels: Positive = 1
-    #: Weight of the plan's entropy, relative to half the range of the distances; below 0.003 numbers underflow.
+    """Number of levels to balance: the last specific levels of each side."""
     epsilon: Annotated[float, Field(ge=0.003)] = 0.003
+    """Weight of the plan's entropy, relative to half the range of the distances; below 0.003 numbers underflow."""
     iterations: Positive = 50
 
 
 class QuantizerSettings(Settings):
     """Configure the stage `identifiers`; the embeddings are input files."""
 
-    #: `rqvae` learns encoders, decoders and codebooks; `rq-kmeans` clusters the vectors themselves, without training.
     quantizer: Literal["rqvae", "rq-kmeans"] = "rqvae"
-    #: L_m levels shared by both identifiers, then L_n levels specific to each side; K codes per level, or a list with
-    #: one number per level, shared levels first.
+    """`rqvae` learns encoders, decoders and codebooks; `rq-kmeans` clusters the vectors themselves, without
+    training."""
     shared_levels: Count = 2
+    """L_m levels shared by both identifiers, then L_n levels specific to each side; K codes per level, or a list with
+    one number per level, shared levels first."""
     specific_levels: Count = 2
     codebook_size: CodebookSizes = 256
-    #: Treatment of items that share an identifier. `unique` moves the fewest to the nearest free identifiers;
-    #: `extra_digit` numbers them with one more code (TIGER); `sinkhorn_repair` is the authors' way, which may leave
-    #: some colliding; `none` leaves all.
     collisions: Literal["unique", "extra_digit", "sinkhorn_repair", "none"] = "unique"
-    #: Maximum share of a side's last codes to move at each validation, to separate colliding items (0: none).
+    """Treatment of items that share an identifier. `unique` moves the fewest to the nearest free identifiers;
+    `extra_digit` numbers them with one more code (TIGER); `sinkhorn_repair` is the authors' way, which may leave
+    some colliding; `none` leaves all."""
     separation_share: Share = 0.125
-    #: Share of the items from which k-means initializes each codebook; 1.0 uses all items.
+    """Maximum share of a side's last codes to move at each validation, to separate colliding items (0: none)."""
     initialization_share: Share = 1.0
-    #: Balanced codes in training, and how `sinkhorn_repair` balances; null trains with nearest codes only.
+    """Share of the items from which k-means initializes each codebook; 1.0 uses all items."""
     sinkhorn: SinkhornSettings | None = None
+    """Balanced codes in training, and how `sinkhorn_repair` balances; null trains with nearest codes only."""
 
-    #: d, the latent size of one side; shared codes have twice as many dimensions when there are two sides.
     latent_size: Positive = 32
+    """d, the latent size of one side; shared codes have twice as many dimensions when there are two sides."""
     hidden_sizes: list[Positive] = [512, 256, 128, 64]
-    #: alpha of Eq. 9.
     commitment: Rate = 0.25
+    """alpha of Eq. 9."""
     epochs: Positive = 500
     batch_size: Positive = 1024
     learning_rate: Rate = 1.0e-3
-    #: The rate rises over this share of the steps, then falls to zero along a cosine or a straight line.
     warmup_share: Share = 0.01
+    """The rate rises over this share of the steps, then falls to zero along a cosine or a straight line."""
     rate_schedule: Literal["cosine", "linear"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     gradient_clip: Rate = 1.0
-    #: Let residuals past the first level carry gradient to the encoder. The released code does not; over 20 epochs on
-    #: Amazon Beauty, doing so reduced collisions and unexplained variance on both sides.
     residual_gradient: bool = False
-    #: Initialize each autoencoder as the projection on its vectors' principal components; false: at random.
+    """Let residuals past the first level carry gradient to the encoder. The released code does not; over 20 epochs on
+    Amazon Beauty, doing so reduced collisions and unexplained variance on both sides."""
     principal_start: bool = True
-    #: Replace codes unused for a whole epoch with residuals of badly quantized items.
+    """Initialize each autoencoder as the projection on its vectors' principal components; false: at random."""
     revive_dead_codes: bool = True
-    #: Epochs between validations (collision rate over all items); the best checkpoint is kept.
+    """Replace codes unused for a whole epoch with residuals of badly quantized items."""
     evaluate_every: Positive = 10
+    """Epochs between validations (collision rate over all items); the best checkpoint is kept."""
 
     @model_validator(mode="after")
     def _levels_and_sizes_agree(self) -> QuantizerSettings:
@@ -115,8 +116,8 @@ class IdentifierSettings(QuantizerSettings):
 
     semantic: Name | None = None
     collaborative: Name | None = None
-    #: Seed of all random draws; null uses the configuration's seed.
     seed: Count | None = None
+    """Seed of all random draws; null uses the configuration's seed."""
 
     @model_validator(mode="after")
     def _at_least_one_embedding(self) -> IdentifierSettings:

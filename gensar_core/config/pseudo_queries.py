@@ -13,27 +13,27 @@ from gensar_core.config.generators import ScratchSize, TrainingSettings
 class PseudoQuerySettings(Settings):
     """Configure the stage `pseudo_queries`."""
 
-    #: A hub name or local folder of a T5, or `scratch`; and its tokenizer (`trained`: on this data).
     backbone: str = "google-t5/t5-small"
+    """A hub name or local folder of a T5, or `scratch`; and its tokenizer (`trained`: on this data)."""
     size: ScratchSize = ScratchSize()
     tokenizer: str = "google-t5/t5-small"
     vocabulary_size: Annotated[int, Field(ge=300)] = 8000
-    #: Maximum text lengths; texts are cut after the last word that fits.
     max_item_tokens: Positive = 256
+    """Maximum text lengths; texts are cut after the last word that fits."""
     max_query_tokens: Positive = 64
-    #: 0 uses the backbone untrained.
     epochs: Annotated[float, Field(ge=0.0)] = 3.0
+    """0 uses the backbone untrained."""
     batch_size: Positive = 256
     batch_tokens: Positive = 16384
     learning_rate: Rate = 1.0e-3
     embedding_rate: Rate = 1.0
     warmup_share: Share = 0.05
-    #: Share of the items whose pairs only serve to choose the weights to keep.
     held_out: Share = 0.05
+    """Share of the items whose pairs only serve to choose the weights to keep."""
     patience: Positive | None = 3
-    #: Number of queries sampled for each item, of which distinct ones are kept, and the tokens to sample from: at each
-    #: position the `top_k` most likely (0: all), and of these the fewest that reach the probability `top_p` together.
     queries_per_item: Positive = 1
+    """Number of queries sampled for each item, of which distinct ones are kept, and the tokens to sample from: at each
+    position the `top_k` most likely (0: all), and of these the fewest that reach the probability `top_p` together."""
     top_k: Count = 10
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
 
@@ -52,8 +52,8 @@ class PseudoQuerySettings(Settings):
 class PseudoQueryEntry(PseudoQuerySettings):
     """Configure an entry of `pseudo_queries`."""
 
-    #: Seed of all random draws; null uses the configuration's seed.
     seed: Count | None = None
+    """Seed of all random draws; null uses the configuration's seed."""
 
     def sampling(self) -> PseudoQuerySettings:
         """Return the settings that the stage reads."""

@@ -12,13 +12,13 @@ from gensar_core.config.base import Count, Name, Settings
 class MethodSettings(Settings):
     """Configure an entry of `methods`. Its other keys are checked by the file of the method that `kind` names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow")
 
     kind: str
-    #: Text embedding whose vectors the method ranks with or starts from, if it takes one.
     embedding: Name | None = None
-    #: Seed of all random draws; null uses the configuration's seed.
+    """Text embedding whose vectors the method ranks with or starts from, if it takes one."""
     seed: Count | None = None
+    """Seed of all random draws; null uses the configuration's seed."""
 
     def own(self) -> dict[str, Any]:
         """Return the keys that the method's own settings model defines, as written."""
@@ -28,11 +28,11 @@ class MethodSettings(Settings):
 class ComparisonSettings(Settings):
     """Choose the rows of a table that are tested against each other."""
 
-    #: Rows that the table argues for. The star and the interval then compare the best of them with the best of the
-    #: others; without any, the best row with the second best.
     proposed: list[Name] = []
-    #: best: only that comparison; each: also every proposed row with every other row.
+    """Rows that the table argues for. The star and the interval then compare the best of them with the best of the
+    others; without any, the best row with the second best."""
     compare: Literal["best", "each"] = "best"
+    """best: only that comparison; each: also every proposed row with every other row."""
 
     @model_validator(mode="after")
     def _each_of_something(self) -> ComparisonSettings:
@@ -45,10 +45,10 @@ class TableSettings(ComparisonSettings):
     """Configure an entry of `tables`: rows are names of methods, generators and fusions, in the order shown."""
 
     rows: list[Name]
-    #: Train every row, and what it is built on, once with each of these seeds, on the same samples and candidates; the
-    #: table then shows means and standard deviations. Entries that draw nothing at random are shared. Empty: train
-    #: once, with the configuration's seed.
     seeds: list[Count] = []
+    """Train every row, and what it is built on, once with each of these seeds, on the same samples and candidates; the
+    table then shows means and standard deviations. Entries that draw nothing at random are shared. Empty: train
+    once, with the configuration's seed."""
 
     @model_validator(mode="after")
     def _rows_are_split_and_seeds_several(self) -> TableSettings:
@@ -76,17 +76,17 @@ class SeriesSettings(Settings):
     """Group the rows that a figure draws in one color, under one label."""
 
     label: str
-    #: Methods, generators or fusions.
     rows: Annotated[list[Name], Field(min_length=1)]
+    """Methods, generators or fusions."""
 
 
 class FigureSettings(Settings):
     """Configure an entry of `figures`: metrics of rows, drawn side by side."""
 
-    #: bars: a panel per task, a bar per series; tradeoff: recommendation against search, a point per row.
     kind: Literal["bars", "tradeoff"] = "bars"
-    #: Series in the order drawn. Bars take one row per task in each series.
+    """bars: a panel per task, a bar per series; tradeoff: recommendation against search, a point per row."""
     series: Annotated[list[SeriesSettings], Field(min_length=1)]
+    """Series in the order drawn. Bars take one row per task in each series."""
     metrics: Annotated[list[Metric], Field(min_length=1)] = ["hr@5", "ndcg@5"]
 
     @property

@@ -170,14 +170,16 @@ def _names(tree: ast.AST) -> set[str]:
 
 
 def _without_docstrings(tree: ast.Module) -> str:
-    """Dump the code as text: a tree has neither comments nor layout, and its docstrings are removed."""
+    """Dump the code as text: a tree has neither comments nor layout; docstrings, of fields too, are removed."""
     copy = _copy(tree)
     for node in ast.walk(copy):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_text(statement)]
     return ast.dump(copy)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)
 
 
 def _copy(tree: ast.Module) -> ast.Module:

@@ -35,13 +35,13 @@ from gensar_core.nn.self_attention import Pointwise, SelfAttention, initialize
 class BERT4RecSettings(SequentialSettings):
     """Hold the sizes of the encoder and its masks, on top of the settings of all sequential methods."""
 
-    #: Positions that a state can depend on, the mask's included.
     max_history: Annotated[int, Field(ge=2)] = 50
+    """Positions that a state can depend on, the mask's included."""
     blocks: Positive = 2
     heads: Positive = 2
     mask_share: Share = 0.6
-    #: Share of the rows in which only the last item is masked.
     last_item_share: Share = 0.1
+    """Share of the rows in which only the last item is masked."""
 
     @model_validator(mode="after")
     def _heads_divide_dimensions(self) -> BERT4RecSettings:

@@ -24,8 +24,8 @@ from gensar_core.runtime.seeds import generator
 class CoPPSSettings(TEMSettings):
     """Hold the settings of the contrasts, on top of TEM's."""
 
-    #: Weight of the mean of the three contrasts, and the temperature that divides their cosines.
     contrast_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    """Weight of the mean of the three contrasts, and the temperature that divides their cosines."""
     contrast_temperature: Rate = 0.1
 
 

@@ -37,44 +37,45 @@ _LISTS_AT_ONCE = 256
 class TuningSettings(Settings):
     """Hold the settings of the loss and its optimization."""
 
-    #: Divisor of the cosines.
     temperature: Rate = 0.02
-    #: Stored BM25 negatives per pair that join its batch.
+    """Divisor of the cosines."""
     bm25_negatives: Count = 4
-    #: Train on each pair of a query and an item once an epoch, instead of as often as it was clicked.
+    """Stored BM25 negatives per pair that join its batch."""
     distinct_pairs: bool = False
-    #: Exclude from a query's negatives the items clicked after it in other rows.
+    """Train on each pair of a query and an item once an epoch, instead of as often as it was clicked."""
     spare_clicked: bool = False
-    #: Subtract the logarithm of an item's number of pairs from its logits in training. Popular items are negatives more
-    #: often, and the softmax compensates by learning log p(item | query) - log p(item); with this correction it learns
-    #: log p(item | query).
+    """Exclude from a query's negatives the items clicked after it in other rows."""
     correct_popularity: bool = True
-    #: Pairs per step; each pair's negatives are the items of all of them.
+    """Subtract the logarithm of an item's number of pairs from its logits in training. Popular items are negatives more
+    often, and the softmax compensates by learning log p(item | query) - log p(item); with this correction it learns
+    log p(item | query)."""
     batch_size: Positive = 64
+    """Pairs per step; each pair's negatives are the items of all of them."""
     learning_rate: Rate = 2.0e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_share: Share = 0.1
     gradient_clip: Rate = 1.0
     epochs: Positive = 3
-    #: Validate after each epoch on at most this many targets (0: all); stop after `patience` validations without a
-    #: gain.
     validation_users: Count = 0
+    """Validate after each epoch on at most this many targets (0: all); stop after `patience` validations without a
+    gain."""
     patience: Positive = 3
 
 
 class DenseSettings(TuningSettings):
     """Choose what to tune, and how."""
 
-    #: encoder: all weights of the text encoder; head: one linear map of its query vectors and one of its item vectors.
     train: Literal["encoder", "head"] = "encoder"
-    #: Settings of a head to train first. The encoder's vectors then pass through its maps, which are tuned along with
-    #: the encoder; the model kept ranks the valid targets at least as well as that head. Null: start from the encoder
-    #: alone.
+    """encoder: all weights of the text encoder; head: one linear map of its query vectors and one of its item
+    vectors."""
     head: TuningSettings | None = None
-    #: Tokens of a text read in training an encoder; null: the embedding's own limit, which ranking always uses.
+    """Settings of a head to train first. The encoder's vectors then pass through its maps, which are tuned along with
+    the encoder; the model kept ranks the valid targets at least as well as that head. Null: start from the encoder
+    alone."""
     max_tokens: Positive | None = None
-    #: Add a learned score per item to the cosine of texts. A head with it is more than a text encoder.
+    """Tokens of a text read in training an encoder; null: the embedding's own limit, which ranking always uses."""
     item_bias: bool = False
+    """Add a learned score per item to the cosine of texts. A head with it is more than a text encoder."""
 
     @model_validator(mode="after")
     def _head_and_bias_go_with_what_is_trained(self) -> DenseSettings:

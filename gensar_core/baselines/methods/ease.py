@@ -27,13 +27,13 @@ class EASESettings(LinearSettings):
 
     neighbors: Count = 500
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
-    #: lambda: weight of the squared weights in the loss.
     l2: Rate = 200.0
-    #: Power of the candidate's clicks that divides its weights: 0 is as published, larger values suit candidates that
-    #: are themselves drawn by popularity.
+    """lambda: weight of the squared weights in the loss."""
     popularity_power: Share = 0.6
-    #: Refuse catalogues whose matrix [n_items, n_items] would be larger.
+    """Power of the candidate's clicks that divides its weights: 0 is as published, larger values suit candidates that
+    are themselves drawn by popularity."""
     max_gigabytes: Rate = 20.0
+    """Refuse catalogues whose matrix [n_items, n_items] would be larger."""
 
 
 class EASE(LinearRecommender[EASESettings]):

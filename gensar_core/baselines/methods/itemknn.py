@@ -27,17 +27,17 @@ class ItemKNNSettings(LinearSettings):
     """Hold how co-clicks become similarities, on top of the settings of all linear recommenders."""
 
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
-    #: Two clicks of a user are a co-click when they are at most this many clicks apart.
     window: Positive = 50
-    #: Weight of a co-click relative to one whose clicks are one position closer.
+    """Two clicks of a user are a co-click when they are at most this many clicks apart."""
     distance_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    #: Weight of a co-click when the item clicked first is the candidate; for the item clicked later it is 1.
+    """Weight of a co-click relative to one whose clicks are one position closer."""
     backward: Share = 0.4
-    #: Added to the divisor of co-clicks; shrinks similarities from few clicks most.
+    """Weight of a co-click when the item clicked first is the candidate; for the item clicked later it is 1."""
     shrinkage: Annotated[float, Field(ge=0.0)] = 0.0
-    #: Power p of the candidate's clicks in the divisor of co-clicks; the other item's clicks have power 1 - p. 0.5 is
-    #: the cosine; larger values suit candidates that are themselves drawn by popularity.
+    """Added to the divisor of co-clicks; shrinks similarities from few clicks most."""
     popularity_power: Share = 0.7
+    """Power p of the candidate's clicks in the divisor of co-clicks; the other item's clicks have power 1 - p. 0.5 is
+    the cosine; larger values suit candidates that are themselves drawn by popularity."""
 
 
 class ItemKNN(LinearRecommender[ItemKNNSettings]):

@@ -28,8 +28,8 @@ class JSRSettings(RankedSettings):
     max_recommendations: Count = 0
     max_searches: Count = 0
     max_query_words: Positive = 50
-    #: Weight of the search loss.
     search_weight: Rate = 1.0
+    """Weight of the search loss."""
 
 
 class JSRModel(RowModel):

@@ -35,15 +35,15 @@ class JSR2020Settings(RankedSettings):
 
     max_recommendations: Count = 0
     max_searches: Count = 0
-    #: Linear layers of the network over the product of user and item; 0: their inner product.
     layers: Count = 2
-    #: Predicted words: the most frequent ones without stop words, each in at least `min_titles` titles.
+    """Linear layers of the network over the product of user and item; 0: their inner product."""
     vocabulary_size: Positive = 2000
+    """Predicted words: the most frequent ones without stop words, each in at least `min_titles` titles."""
     min_titles: Positive = 5
     word_dimensions: Positive = 64
     max_words: Positive = 50
-    #: Weight of the loss that predicts an item's words.
     words_weight: Share = 0.1
+    """Weight of the loss that predicts an item's words."""
 
 
 class JSR2020Model(RowModel):

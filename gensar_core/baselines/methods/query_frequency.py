@@ -30,11 +30,11 @@ class QueryFrequency(Method[QueryFrequencySettings]):
     paper = "none"
     settings_model = QueryFrequencySettings
     seeded = False
-    #: query * n_items + item of each pair clicked in training, ascending [pairs], and its clicks [pairs].
     pairs: np.ndarray
+    """query * n_items + item of each pair clicked in training, ascending [pairs], and its clicks [pairs]."""
     clicks: np.ndarray
-    #: c(i) / (1 + max c) [n_items].
     popularity: np.ndarray
+    """c(i) / (1 + max c) [n_items]."""
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
         """Count clicks."""

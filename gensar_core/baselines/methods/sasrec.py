@@ -39,12 +39,12 @@ class SASRecSettings(CausalSettings):
 
     blocks: Positive = 2
     heads: Positive = 1
-    #: Standard deviation of initial matrices; null: Xavier's, which is larger, as published. Blocks that add hardly
-    #: anything at first learn faster with prefixes as rows (docs/tuning.md).
     initial_std: Rate | None = None
-    #: Source of an item's vector. id: learned for each item; text: a learned projection of the item's text vector from
-    #: the entry's `embedding`.
+    """Standard deviation of initial matrices; null: Xavier's, which is larger, as published. Blocks that add hardly
+    anything at first learn faster with prefixes as rows (docs/tuning.md)."""
     item_vectors: Literal["id", "text"] = "id"
+    """Source of an item's vector. id: learned for each item; text: a learned projection of the item's text vector from
+    the entry's `embedding`."""
 
     @model_validator(mode="after")
     def _heads_divide_dimensions(self) -> SASRecSettings:

@@ -56,13 +56,14 @@ class SESRecSettings(RankedSettings):
     max_query_words: Positive = 15
     batch_size: Positive = 256
     embedding_rate: Rate = 10.0
-    #: Also show the tower the products of each interest, and of the user, with the candidate, dimension by dimension.
     products: bool = True
+    """Also show the tower the products of each interest, and of the user, with the candidate, dimension by
+    dimension."""
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024
-    #: Weight of the triplet losses, which separate similar from dissimilar states, and their margin.
     triplet_weight: _Weight = 0.001
+    """Weight of the triplet losses, which separate similar from dissimilar states, and their margin."""
     triplet_margin: _Weight = 0.1
 
     @model_validator(mode="after")

@@ -22,8 +22,8 @@ class TEMSettings(SearchSettings):
     blocks: Positive = 1
     heads: Positive = 4
     inner_dimensions: Positive = 256
-    #: Number of clicked items to read, the latest ones.
     max_items: Positive = 20
+    """Number of clicked items to read, the latest ones."""
 
     @model_validator(mode="after")
     def _heads_divide_dimensions(self) -> TEMSettings:

@@ -53,18 +53,18 @@ class UniSARSettings(RankedSettings):
     Default weights are for the paper's Amazon data.
     """
 
-    #: Size of item, user and word vectors, before they are projected to `dimensions`.
     embedding_size: Positive = 32
+    """Size of item, user and word vectors, before they are projected to `dimensions`."""
     heads: Positive = 2
-    #: Number of experts that both tasks share, and number of experts of each task.
     experts: Positive = 4
+    """Number of experts that both tasks share, and number of experts of each task."""
     max_query_words: Positive = 50
     embedding_rate: Rate = 10.0
-    #: Also show the experts the products of each interest, of the user and of the query with the candidate, dimension
-    #: by dimension.
     products: bool = True
-    #: Weight of the search loss.
+    """Also show the experts the products of each interest, of the user and of the query with the candidate, dimension
+    by dimension."""
     search_weight: Rate = 0.01
+    """Weight of the search loss."""
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024

@@ -15,10 +15,10 @@ from gensar_core.baselines.shared.sequential_recommender import SequentialRecomm
 class CausalSettings(SequentialSettings):
     """Configure the training of a causal method."""
 
-    #: Training rows: users' sequences with a target at every place, or all their prefixes with a target at the end.
-    #: Prefixes of all users are shuffled, so a step sees more users and fewer targets of each. Prefixes cost a few
-    #: times as much per epoch, learn more from it, and recommended better wherever both were tried (docs/tuning.md).
     rows: Literal["sequences", "prefixes"] = "sequences"
+    """Training rows: users' sequences with a target at every place, or all their prefixes with a target at the end.
+    Prefixes of all users are shuffled, so a step sees more users and fewer targets of each. Prefixes cost a few
+    times as much per epoch, learn more from it, and recommended better wherever both were tried (docs/tuning.md)."""
 
 
 S = TypeVar("S", bound=CausalSettings)

@@ -31,10 +31,10 @@ _CELLS = 1 << 24
 class LinearSettings(Settings):
     """Configure how many weights an item keeps and how fast clicks of a history fade."""
 
-    #: Weights kept per item, the largest in magnitude (0: all).
     neighbors: Count = 1000
-    #: Weight of a click of the history relative to the next one; 1 weighs all clicks equally.
+    """Weights kept per item, the largest in magnitude (0: all)."""
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Weight of a click of the history relative to the next one; 1 weighs all clicks equally."""
 
 
 S = TypeVar("S", bound=LinearSettings)

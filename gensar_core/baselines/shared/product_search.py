@@ -35,13 +35,13 @@ class SearchSettings(RankedSettings):
     """Configure query and item vectors and the loss over them, on top of the settings for training on rows."""
 
     max_query_words: Positive = 50
-    #: Use cross-entropy over the whole catalogue instead of the negatives and the `loss` above.
     catalogue_softmax: bool = True
-    #: Learn a vector for each query, added to the vector of its words.
+    """Use cross-entropy over the whole catalogue instead of the negatives and the `loss` above."""
     query_vectors: bool = True
-    #: Item vectors: learned per item (id), a learned projection of the item's text vector from the entry's `embedding`
-    #: (text), or their sum (both). With text alone, items have no bias either.
+    """Learn a vector for each query, added to the vector of its words."""
     item_vectors: Literal["id", "text", "both"] = "id"
+    """Item vectors: learned per item (id), a learned projection of the item's text vector from the entry's `embedding`
+    (text), or their sum (both). With text alone, items have no bias either."""
 
 
 S = TypeVar("S", bound=SearchSettings)

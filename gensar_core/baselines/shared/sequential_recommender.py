@@ -55,29 +55,29 @@ class SequentialSettings(Settings):
 
     dimensions: Positive = 64
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    #: Maximum number of clicks that a state depends on.
     max_history: Positive = 50
-    #: softmax: over the catalogue; sampled_softmax, gbce, bpr_max: against `negatives` items shared by a batch; bce:
-    #: against one item that the user has not clicked.
+    """Maximum number of clicks that a state depends on."""
     loss: Literal["softmax", "sampled_softmax", "bce", "gbce", "bpr_max"] = "sampled_softmax"
+    """softmax: over the catalogue; sampled_softmax, gbce, bpr_max: against `negatives` items shared by a batch; bce:
+    against one item that the user has not clicked."""
     negatives: Positive = 512
-    #: Shared negatives are drawn in proportion to clicks ** popularity_power (gbce requires 0).
     popularity_power: Share = 1.0
-    #: For gbce: 0 is plain binary cross-entropy, 1 targets the scores of a softmax.
+    """Shared negatives are drawn in proportion to clicks ** popularity_power (gbce requires 0)."""
     calibration: Share = 0.75
-    #: For bpr_max: weight of the negatives' squared scores.
+    """For gbce: 0 is plain binary cross-entropy, 1 targets the scores of a softmax."""
     score_regularization: Annotated[float, Field(ge=0.0)] = 1.0
+    """For bpr_max: weight of the negatives' squared scores."""
     batch_size: Positive = 256
     learning_rate: Rate = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    #: Maximum gradient norm; longer gradients are scaled down to it.
     gradient_clip: Rate | None = None
+    """Maximum gradient norm; longer gradients are scaled down to it."""
     epochs: Positive = 100
-    #: Decay the learning rate to zero along a cosine over `epochs`; otherwise it is constant.
     falling_rate: bool = False
-    #: Validate every `validate_every` epochs on at most `validation_users` users (0: all); stop after `patience`
-    #: validations without a gain.
+    """Decay the learning rate to zero along a cosine over `epochs`; otherwise it is constant."""
     validate_every: Positive = 1
+    """Validate every `validate_every` epochs on at most `validation_users` users (0: all); stop after `patience`
+    validations without a gain."""
     validation_users: Count = 0
     patience: Positive = 5
 

@@ -20,32 +20,32 @@ class RankedSettings(Settings):
 
     dimensions: Positive = 64
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    #: Length of the history that the method reads: the last recommendation clicks and search sessions.
     max_recommendations: Count = 30
+    """Length of the history that the method reads: the last recommendation clicks and search sessions."""
     max_searches: Count = 30
-    #: bce: binary cross-entropy, averaged over the candidates; softmax: cross-entropy of the target among a row's
-    #: candidates.
     loss: Literal["bce", "softmax"] = "bce"
-    #: Negatives of a row: the stored ones, plus `sampled_negatives` drawn anew in each epoch in proportion to the
-    #: task's clicks ** popularity_power.
+    """bce: binary cross-entropy, averaged over the candidates; softmax: cross-entropy of the target among a row's
+    candidates."""
     stored_negatives: bool = True
+    """Negatives of a row: the stored ones, plus `sampled_negatives` drawn anew in each epoch in proportion to the
+    task's clicks ** popularity_power."""
     sampled_negatives: Count = 0
     popularity_power: Share = 1.0
-    #: Batch size of the task with more rows; the other task's batches are smaller, so that both finish an epoch
-    #: together.
     batch_size: Positive = 1024
+    """Batch size of the task with more rows; the other task's batches are smaller, so that both finish an epoch
+    together."""
     learning_rate: Rate = 1.0e-3
-    #: Factor on the learning rate of learned vectors (of items, users, words, queries, places). As inputs of a network
-    #: they need longer steps than its matrices, which every target moves.
     embedding_rate: Rate = 1.0
-    #: Applies to all parameters except biases.
+    """Factor on the learning rate of learned vectors (of items, users, words, queries, places). As inputs of a network
+    they need longer steps than its matrices, which every target moves."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
+    """Applies to all parameters except biases."""
     epochs: Positive = 100
-    #: Decay the learning rate to zero along a cosine over `epochs`, instead of lowering it on a plateau.
     falling_rate: bool = False
-    #: Validate every `validate_every` epochs on at most `validation_users` targets per task (0: all). Stop after
-    #: `patience` validations without a gain; after `plateau_patience`, lower the learning rate to a tenth.
+    """Decay the learning rate to zero along a cosine over `epochs`, instead of lowering it on a plateau."""
     validate_every: Positive = 1
+    """Validate every `validate_every` epochs on at most `validation_users` targets per task (0: all). Stop after
+    `patience` validations without a gain; after `plateau_patience`, lower the learning rate to a tenth."""
     validation_users: Count = 0
     patience: Positive = 5
     plateau_patience: Positive = 3

@@ -34,10 +34,10 @@ class UnifiedSSRSettings(RankedSettings):
     heads: Positive = 4
     layers: Positive = 2
     max_query_words: Positive = 50
-    #: Weight of the loss that correlates the sessions of a sequence.
     session_weight: Share = 0.1
-    #: Weight of the search loss.
+    """Weight of the loss that correlates the sessions of a sequence."""
     search_weight: Rate = 1.0
+    """Weight of the search loss."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> UnifiedSSRSettings:
