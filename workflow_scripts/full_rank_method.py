@@ -6,11 +6,11 @@ from pathlib import Path
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.baselines.run import rank_catalogue
+    from gensar_core.baselines.run import rank_catalogue_by_method
     from gensar_core.config.datasets import FullRankingSettings
 
     own = json.loads(snakemake.params.settings)
-    rank_catalogue(
+    rank_catalogue_by_method(
         name=snakemake.wildcards.method,
         kind=own.pop("kind"),
         own=own,

@@ -89,7 +89,7 @@ def weights_learned(method: Method[Any]) -> int:
     return sum(weight.numel() for weight in {id(w): w for module in modules for w in module.parameters()}.values())
 
 
-def rank_catalogue(
+def rank_catalogue_by_method(
     name: str,
     kind: str,
     own: Mapping[str, Any],

@@ -62,10 +62,10 @@ def validate(model: type[S], values: Any, where: str, path: str = "") -> S:
     except ValidationError as error:
         details = error.errors(include_url=False)
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-        raise UserError(f"{explain(details[0], model, values, where, path)}{more}") from None
+        raise UserError(f"{explain_error(details[0], model, values, where, path)}{more}") from None
 
 
-def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: str, path: str) -> str:
+def explain_error(detail: ErrorDetails, model: type[BaseModel], values: Any, where: str, path: str) -> str:
     """Describe one validation error in one line: path of the key, what is wrong, what to write instead."""
     parts = [str(part) for part in detail["loc"]]
     path = f"{where}: {'.'.join([*filter(None, [path]), *_written(parts, values)])}"
@@ -83,8 +83,9 @@ def explain(detail: ErrorDetails, model: type[BaseModel], values: Any, where: st
         return _unknown_tag(path, **detail["ctx"])
     if isinstance(given, str) and kind in ("float_type", "int_type") and _NUMBER_AS_TEXT.match(given):
         cure = f"write {float(given)!r}" if kind == "int_type" else f"write {_yaml_float(float(given))}"
-        return f"{path}: {shown(given)} is text, not a number (YAML reads 1e-4 as text, 1.0e-4 as a number); {cure}"
-    return f"{path}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {shown(given)}"
+        read = "YAML reads 1e-4 as text, 1.0e-4 as a number"
+        return f"{path}: {shortened_repr(given)} is text, not a number ({read}); {cure}"
+    return f"{path}: {detail['msg'][0].lower()}{detail['msg'][1:]}, not {shortened_repr(given)}"
 
 
 def _unknown_tag(path: str, discriminator: str, expected_tags: str = "", tag: str | None = None) -> str:
@@ -95,10 +96,10 @@ def _unknown_tag(path: str, discriminator: str, expected_tags: str = "", tag: st
         return f"{path}.{key}: this key is required"
     close = difflib.get_close_matches(tag[:_SHOWN].lower(), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{path}.{key}: {shown(tag)} is no {key}; {hint}(there: {', '.join(known)})"
+    return f"{path}.{key}: {shortened_repr(tag)} is no {key}; {hint}(there: {', '.join(known)})"
 
 
-def shown(value: Any) -> str:
+def shortened_repr(value: Any) -> str:
     """Format an invalid value for an error message, cut to one line."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
@@ -109,7 +110,7 @@ def not_an_entry(name: str, entries: Iterable[str], where: str) -> str:
     known = [str(entry) for entry in entries]
     close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
     listed = f"did you mean {close[0]!r}?" if close else f"(there: {', '.join(known) or 'none'})"
-    return f"{shown(name)} is not an entry {where}{'; ' if close else ' '}{listed}"
+    return f"{shortened_repr(name)} is not an entry {where}{'; ' if close else ' '}{listed}"
 
 
 def in_turn(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from gensar_core.config.base import Count, Name, Settings, in_turn, not_an_entry, shown, validate
+from gensar_core.config.base import Count, Name, Settings, in_turn, not_an_entry, shortened_repr, validate
 from gensar_core.config.corpora import CorpusSettings
 from gensar_core.config.datasets import DatasetSettings
 from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
@@ -190,7 +190,7 @@ def _chain(name: str, entries: Mapping[str, Any], resolved: Mapping[str, Any], w
             break
         base = entry["base"]
         if not isinstance(base, str):
-            raise UserError(f"{where}.{name}.base: name one entry of this section, not {shown(base)}")
+            raise UserError(f"{where}.{name}.base: name one entry of this section, not {shortened_repr(base)}")
         if base not in entries:
             raise UserError(f"{where}.{name}.base: {not_an_entry(base, entries, 'here')}")
         if not isinstance(entries[base], Mapping):

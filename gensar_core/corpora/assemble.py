@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Shown
 from gensar_core.corpora.tasks import BEHAVIOR_KINDS, Kind, Task, Value
 from gensar_core.corpora.token_pieces import Pieces
@@ -21,7 +21,7 @@ SEPARATOR: Final = ";"
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExampleRows:
     """Hold the ids, objects and histories from which a chunk of examples is assembled.
 
     ``ids`` [rows] are sample ids, or item ids for tasks without a sample; ``objects`` maps each kind of value to the
@@ -30,7 +30,7 @@ class Rows:
 
     ids: np.ndarray
     objects: Mapping[Kind, np.ndarray]
-    histories: Histories | None = None
+    histories: ShownHistories | None = None
     copies: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -41,28 +41,28 @@ class Rows:
         """Return the columns that together identify a row, as keys for random choices."""
         return [self.ids] if self.copies is None else [self.ids, self.copies]
 
-    def take(self, places: np.ndarray) -> Rows:
+    def take(self, places: np.ndarray) -> ExampleRows:
         """Return the given rows, in the given order."""
-        return Rows(
+        return ExampleRows(
             self.ids[places],
             {kind: objects[places] for kind, objects in self.objects.items()},
             None if self.histories is None else self.histories.take(places),
             None if self.copies is None else self.copies[places],
         )
 
-    def copied(self, count: int) -> Rows:
+    def copied(self, count: int) -> ExampleRows:
         """Repeat each row ``count`` times, its copies next to each other."""
         rows = self.take(np.repeat(np.arange(len(self)), count))
         return replace(rows, copies=np.tile(np.arange(count), len(self)))
 
-    def recent(self, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> Rows:
+    def recent(self, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> ExampleRows:
         """Return the same rows with histories cut to their last part."""
         if self.histories is None:
             return self
         return replace(self, histories=self.histories.recent(max_recommendations, max_searches))
 
 
-def shortened(rows: Rows, seed: int, task: str, max_recommendations: int, max_searches: int) -> Rows:
+def shortened(rows: ExampleRows, seed: int, task: str, max_recommendations: int, max_searches: int) -> ExampleRows:
     """Cut histories of copies 1, 2, ... to random numbers of last clicks and sessions; copy 0 keeps the maximum."""
     assert rows.copies is not None
     numbers = draws(row_keys(derive_seed(seed, "shorter", task), *rows.key_columns), 2)
@@ -78,7 +78,7 @@ def shortened(rows: Rows, seed: int, task: str, max_recommendations: int, max_se
     return rows.recent(np.where(none, 1, clicks), np.where(none, 1, sessions)) if none.any() else cut
 
 
-def shown(pieces: Pieces, task: Task, rows: Rows) -> Shown:
+def shown(pieces: Pieces, task: Task, rows: ExampleRows) -> Shown:
     """Gather the content that each row's prompt shows besides its instruction."""
     nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), np.zeros(0, dtype=np.int64))
     history = nothing if rows.histories is None or not task.history else _history(pieces, rows.histories)
@@ -89,7 +89,7 @@ def shown(pieces: Pieces, task: Task, rows: Rows) -> Shown:
     return Shown(_gather(pieces, history), _gather(pieces, value))
 
 
-def targets(pieces: Pieces, task: Task, rows: Rows) -> Ragged:
+def targets(pieces: Pieces, task: Task, rows: ExampleRows) -> Ragged:
     """Gather the decoder target of each row, end of sequence included."""
     return value_tokens(pieces, task.target, rows.objects[task.target.kind])
 
@@ -100,7 +100,7 @@ def value_tokens(pieces: Pieces, value: Value, objects: np.ndarray) -> Ragged:
     return _gather(pieces, Ragged.from_lengths(np.full(len(objects), 2), numbers.ravel()))
 
 
-def _history(pieces: Pieces, histories: Histories) -> Ragged:
+def _history(pieces: Pieces, histories: ShownHistories) -> Ragged:
     """Convert histories to piece numbers: entries with the separator after each but the last."""
     behaviors, lengths = histories.behaviors, histories.behaviors.lengths
     numbers = _entries(pieces, SEPARATOR)[behaviors.values] + histories.objects.values

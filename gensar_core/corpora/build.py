@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.assemble import SEPARATOR, Rows, shortened, shown, targets, value_tokens
+from gensar_core.corpora.assemble import SEPARATOR, ExampleRows, shortened, shown, targets, value_tokens
 from gensar_core.corpora.chunks import (
     CHUNK_ROWS,
     item_rows,
@@ -148,7 +148,7 @@ class _Corpus:
         """Read the samples table in chunks."""
         return sample_chunks(self.samples, len(self.descriptions.texts), len(self.queries.texts), CHUNK_ROWS)
 
-    def sample_rows(self, chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
+    def sample_rows(self, chunk: pl.DataFrame, task: str, splits: Collection[str]) -> ExampleRows:
         """Return samples as rows, with histories cut to the length that prompts show."""
         return sample_rows(chunk, task, splits).recent(self.settings.max_recommendations, self.settings.max_searches)
 
@@ -157,7 +157,7 @@ class _Corpus:
         first = self.instructions.first[self.numbers[task.name]]
         return self.instructions.write(asked, np.full(len(asked), first))
 
-    def training_rows(self, task: Task) -> Iterator[tuple[Rows, np.ndarray | None, Rows]]:
+    def training_rows(self, task: Task) -> Iterator[tuple[ExampleRows, np.ndarray | None, ExampleRows]]:
         """Yield the training examples of a task in parts, in the order of their ids.
 
         A part holds its prompts, the prompt number of each target (None: prompt i has target i), and the targets.
@@ -175,8 +175,8 @@ class _Corpus:
                     yield self._asked(task, shown, chunk, following)
 
     def _asked(
-        self, task: Task, shown: Rows, chunk: pl.DataFrame, following: pl.DataFrame
-    ) -> tuple[Rows, np.ndarray | None, Rows]:
+        self, task: Task, shown: ExampleRows, chunk: pl.DataFrame, following: pl.DataFrame
+    ) -> tuple[ExampleRows, np.ndarray | None, ExampleRows]:
         """Return the training samples of a chunk with their prefix augmentation."""
         settings, copies = self.settings, 1 + self.settings.shorter_histories
         limits = settings.max_recommendations, settings.max_searches
@@ -196,7 +196,7 @@ class _Corpus:
         return shown, prompt, wanted
 
 
-def _slices(numbers: np.ndarray, rows: Callable[[np.ndarray], Rows]) -> Iterator[Rows]:
+def _slices(numbers: np.ndarray, rows: Callable[[np.ndarray], ExampleRows]) -> Iterator[ExampleRows]:
     for start in range(0, len(numbers), CHUNK_ROWS):
         yield rows(numbers[start : start + CHUNK_ROWS])
 
@@ -277,7 +277,7 @@ def _write_item_tokens(corpus: _Corpus, path: Path, trie_path: Path) -> None:
     save_tries({source: TokenTrie.from_rows(tokens) for source, tokens in rows.items()}, trie_path)
 
 
-def _columns(rows: Rows, **tokens: Ragged) -> pl.DataFrame:
+def _columns(rows: ExampleRows, **tokens: Ragged) -> pl.DataFrame:
     lists = [column.to_series(name, pl.Int32()) for name, column in tokens.items()]
     return pl.DataFrame([pl.Series("sample_id", rows.ids), *lists])
 

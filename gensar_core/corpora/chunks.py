@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gensar_core import schema
-from gensar_core.corpora.assemble import Rows
-from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.assemble import ExampleRows
+from gensar_core.corpora.histories import ShownHistories
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
@@ -56,7 +56,9 @@ def with_following(chunks: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFram
         yield held, held.clear()
 
 
-def later_targets(chunk: pl.DataFrame, following: pl.DataFrame, task: str, count: int) -> tuple[np.ndarray, Rows]:
+def later_targets(
+    chunk: pl.DataFrame, following: pl.DataFrame, task: str, count: int
+) -> tuple[np.ndarray, ExampleRows]:
     """Return the targets of a chunk's training samples and of up to ``count`` samples after each.
 
     The first result is, for each target, the number of the sample whose history predicts it, ascending; the second
@@ -73,37 +75,39 @@ def later_targets(chunk: pl.DataFrame, following: pl.DataFrame, task: str, count
     objects = {
         kind: np.concatenate([values, after.objects[kind]])[place[same]] for kind, values in asked.objects.items()
     }
-    return prompt, Rows(asked.ids[prompt], objects)
+    return prompt, ExampleRows(asked.ids[prompt], objects)
 
 
-def pseudo_rows(table: pl.DataFrame, usable: np.ndarray) -> Rows:
+def pseudo_rows(table: pl.DataFrame, usable: np.ndarray) -> ExampleRows:
     """Return the ``usable`` rows of table `pseudo_queries`, which is in the order of item and number."""
     items = table.get_column("item_id").to_numpy()[usable]
     numbers = table.get_column("number").to_numpy()[usable]
-    return Rows(items.astype(np.int64), {"collaborative": items, "semantic": items, "pseudo": usable}, None, numbers)
+    return ExampleRows(
+        items.astype(np.int64), {"collaborative": items, "semantic": items, "pseudo": usable}, None, numbers
+    )
 
 
 def _users(chunk: pl.DataFrame, task: str) -> np.ndarray:
     return chunk.filter((pl.col("task") == task) & (pl.col("split") == "train")).get_column("user_id").to_numpy()
 
 
-def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Rows:
+def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> ExampleRows:
     """Select the samples of one task and of the given splits as rows to assemble."""
     chunk = chunk.filter((pl.col("task") == task) & pl.col("split").is_in(list(splits)))
     item = chunk.get_column("target_item").to_numpy()
-    return Rows(
+    return ExampleRows(
         chunk.get_column("sample_id").to_numpy(),
         {"collaborative": item, "semantic": item, "query": chunk.get_column("query_id").fill_null(-1).to_numpy()},
-        Histories(
+        ShownHistories(
             Ragged.from_series(chunk.get_column("history_behavior")),
             Ragged.from_series(chunk.get_column("history_object")),
         ),
     )
 
 
-def item_rows(items: np.ndarray) -> Rows:
+def item_rows(items: np.ndarray) -> ExampleRows:
     """Convert items to rows of a task without histories."""
-    return Rows(items.astype(np.int64), {"collaborative": items, "semantic": items, "description": items})
+    return ExampleRows(items.astype(np.int64), {"collaborative": items, "semantic": items, "description": items})
 
 
 def _check_ids(chunk: pl.DataFrame, n_items: int, n_queries: int, path: Path) -> None:

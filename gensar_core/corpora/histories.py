@@ -11,7 +11,7 @@ from gensar_core.runtime.arrays import Ragged
 
 
 @dataclass(frozen=True)
-class Histories:
+class ShownHistories:
     """Hold histories, oldest entry first: ``behaviors`` and ``objects`` are rows of equal lengths (Eq. 1)."""
 
     behaviors: Ragged
@@ -20,11 +20,11 @@ class Histories:
     def __len__(self) -> int:
         return len(self.behaviors)
 
-    def take(self, rows: np.ndarray) -> Histories:
+    def take(self, rows: np.ndarray) -> ShownHistories:
         """Return the given rows, in the given order."""
-        return Histories(self.behaviors.take(rows), self.objects.take(rows))
+        return ShownHistories(self.behaviors.take(rows), self.objects.take(rows))
 
-    def recent(self, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> Histories:
+    def recent(self, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> ShownHistories:
         """Keep each row's last ``max_recommendations`` recommendation clicks and last ``max_searches`` search sessions.
 
         Entries stay in order. A limit applies to all rows, or is given for each row [rows]. A session is a query and
@@ -36,7 +36,7 @@ class Histories:
         sessions = 1 + self._standing(codes == schema.SEARCHED_QUERY, inclusive=False)
         most_clicks, most_sessions = self._spread(max_recommendations), self._spread(max_searches)
         keep = np.where(codes == schema.RECOMMENDED_ITEM, clicks <= most_clicks, sessions <= most_sessions)
-        return Histories(self.behaviors.filter(keep), self.objects.filter(keep))
+        return ShownHistories(self.behaviors.filter(keep), self.objects.filter(keep))
 
     def _spread(self, limits: int | np.ndarray) -> int | np.ndarray:
         """Repeat limits of rows for each of their entries."""

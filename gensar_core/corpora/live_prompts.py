@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from gensar_core import schema
 from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.assemble import Rows, shown
-from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.assemble import ExampleRows, shown
+from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.tasks import RANKING_TASKS, Kind, Side
@@ -92,7 +92,7 @@ class LivePrompts:
         behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in history], dtype=np.uint8))
         objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in history], dtype=np.int32))
         asked: dict[Kind, np.ndarray] = {"query": np.array([number[query] if query is not None else 0])}
-        rows = Rows(np.zeros(1, dtype=np.int64), asked, Histories(behaviors, objects))
+        rows = ExampleRows(np.zeros(1, dtype=np.int64), asked, ShownHistories(behaviors, objects))
         rows = rows.recent(self.settings.max_recommendations, self.settings.max_searches)
         first = self._instructions.first[list(RANKING_TASKS).index(task)]
         return self._instructions.write(shown(pieces, RANKING_TASKS[task], rows), np.array([first]))

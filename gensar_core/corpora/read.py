@@ -29,7 +29,7 @@ _DESCRIBED = 10
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PromptInputs:
     """Hold encoder inputs, written on demand: the content of each prompt, in an instruction of its task.
 
     ``task`` int64 [prompts] is the number of each prompt's task in ``instructions``.
@@ -40,7 +40,7 @@ class Inputs:
     instructions: Instructions
 
     @classmethod
-    def whole(cls, rows: Ragged) -> Inputs:
+    def whole(cls, rows: Ragged) -> PromptInputs:
         """Return inputs that are the given token rows, unchanged."""
         nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), rows.values[:0])
         return cls(Shown(rows, nothing), np.zeros(len(rows), dtype=np.int64), Instructions.none())
@@ -78,7 +78,7 @@ class Examples:
     that holds them, row by row.
     """
 
-    inputs: Inputs
+    inputs: PromptInputs
     targets: Ragged
     prompt: np.ndarray
     task: np.ndarray
@@ -172,7 +172,7 @@ def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Known]) -> Know
         raise UserError(f"{path}: does not name a {name}; build the corpus again") from None
 
 
-def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
+def check_model_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
     """Raise UserError unless the model's tokenizer numbers identifier and behavior tokens as the corpus does."""
     path = corpus / "new_tokens.json"
     wanted = new_tokens(corpus)
@@ -186,7 +186,7 @@ def check_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
             )
 
 
-def check_lengths(inputs: Inputs, positions: int | None, where: Path) -> None:
+def check_lengths(inputs: PromptInputs, positions: int | None, where: Path) -> None:
     """Raise UserError on an input longer than the ``positions`` of the backbone's pretraining (None: no limit)."""
     longest = int(inputs.longest.max(initial=0))
     if positions is not None and longest > positions:
@@ -219,7 +219,7 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
         raise UserError(f"{path}: holds no training examples; give the corpus another task or more data")
     task = pl.concat(names)
     task_names = task.unique().sort().to_list()
-    inputs = Inputs(
+    inputs = PromptInputs(
         Shown(stack(histories), stack(values)),
         _codes(pl.concat(asking), task_names).astype(np.int64),
         Instructions.load(corpus, task_names),

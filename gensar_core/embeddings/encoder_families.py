@@ -64,7 +64,7 @@ def resolve_model(name: str) -> str:
         return hub_name
 
 
-def prefixes(settings: TextEmbedding, prompts: Mapping[str, str | None]) -> tuple[str, str]:
+def text_prefixes(settings: TextEmbedding, prompts: Mapping[str, str | None]) -> tuple[str, str]:
     """Choose the prefixes of queries and of item texts.
 
     The settings decide; where they are null, the model's own ``prompts`` do. Where these are empty too, the prefixes

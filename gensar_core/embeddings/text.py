@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from gensar_core import schema
 from gensar_core.config.embeddings import TextEmbedding
-from gensar_core.embeddings.encoder_families import pool_as_family, prefixes, resolve_model, transformer_config
+from gensar_core.embeddings.encoder_families import pool_as_family, resolve_model, text_prefixes, transformer_config
 from gensar_core.embeddings.shards import Shards
 from gensar_core.errors import UserError
 from gensar_core.runtime.device import autocast, compute_type, pick_device
@@ -103,7 +103,7 @@ class TextEncoder:
         model.eval()
         max_tokens = min(settings.max_tokens, _most_tokens(model))
         model.max_seq_length = max_tokens
-        query_prefix, item_prefix = prefixes(settings, model.prompts)
+        query_prefix, item_prefix = text_prefixes(settings, model.prompts)
         return cls(model, query_prefix, item_prefix, max_tokens, settings.batch_size)
 
     @property

@@ -14,7 +14,15 @@ import torch
 
 from gensar_core.corpora.trie import Branches, TokenTrie, counts, restricted
 from gensar_core.generator import catalogue_likelihood as catalogue_softmax
-from gensar_core.generator.backbones.t5 import T5, attend_padded, decode, encode, padding_bias, project, rows_in_cache
+from gensar_core.generator.backbones.t5 import (
+    T5,
+    attend_padded,
+    decode,
+    encode_prompts,
+    padding_bias,
+    project,
+    rows_in_cache,
+)
 from gensar_core.generator.blocked_nodes import Closed
 from gensar_core.generator.tree_attention import ancestor_bias, attend_ancestors
 from gensar_core.generator.vocabulary_likelihood import log_normalizers
@@ -118,7 +126,7 @@ class _Decoder:
     """Run one decoder pass per level over all beams, and keep its keys and values."""
 
     def __init__(self, model: T5, tokens: torch.Tensor, depth: int, beams: int) -> None:
-        states = encode(model, tokens)
+        states = encode_prompts(model, tokens)
         config = model.config
         self.model = model
         self.prompt = project(model, states)

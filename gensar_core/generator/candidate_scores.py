@@ -14,7 +14,15 @@ from torch.nn import functional
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator import catalogue_likelihood as catalogue_softmax
-from gensar_core.generator.backbones.t5 import T5, attend_padded, decode, encode, padding_bias, project, rows_in_cache
+from gensar_core.generator.backbones.t5 import (
+    T5,
+    attend_padded,
+    decode,
+    encode_prompts,
+    padding_bias,
+    project,
+    rows_in_cache,
+)
 from gensar_core.generator.beam_search import find_leaves
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, catalogue_nodes, where_items_part
 from gensar_core.generator.tree_attention import ancestor_bias, attend_ancestors
@@ -111,7 +119,7 @@ def path_log_probabilities(
     number = None
     if catalogue is not None:
         trees, number = where_items_part(trees, catalogue_nodes(trees, catalogue), catalogue)
-    outputs = _node_outputs(model, trees, encode(model, tokens), tokens >= 0)
+    outputs = _node_outputs(model, trees, encode_prompts(model, tokens), tokens >= 0)
     if catalogue is None or number is None:
         normalizers = log_normalizers(outputs, model.lm_head.weight)
     else:

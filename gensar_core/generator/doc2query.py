@@ -20,7 +20,7 @@ import torch
 from gensar_core import schema
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.read import Examples, Inputs
+from gensar_core.corpora.read import Examples, PromptInputs
 from gensar_core.corpora.token_pieces import beside, repeated
 from gensar_core.corpora.tokenizer import TRAINED, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
@@ -192,7 +192,7 @@ class _Texts:
         distinct, prompt = np.unique(items, return_inverse=True)
         end = self.tokenizer.eos_token_id
         return Examples(
-            Inputs.whole(_ended(self.items.tokens.take(distinct), end)),
+            PromptInputs.whole(_ended(self.items.tokens.take(distinct), end)),
             _ended(self.queries.tokens.take(queries), end),
             prompt,
             np.zeros(len(items), dtype=np.uint8),

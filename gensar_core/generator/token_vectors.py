@@ -20,7 +20,7 @@ from gensar_core import schema
 from gensar_core.corpora.item_texts import Encoder, clean
 from gensar_core.corpora.read import new_tokens, vocabulary_size
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_tokenizer
+from gensar_core.generator.backbones.load import load_corpus_tokenizer
 from gensar_core.identifiers.table import SIDES, IdentifierTable, read_vocabulary
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage
@@ -116,7 +116,7 @@ def code_vectors(codes: np.ndarray, size: int, rest: np.ndarray) -> tuple[np.nda
 
 def _words(canonical: Path, samples: Path, corpus: Path, vocabulary: int) -> csr_matrix:
     """Count how often each token is seen with each item, [vocabulary, n_items]: once by text, once by query click."""
-    tokenizer = load_tokenizer(corpus / "tokenizer")
+    tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     encoder, reserved = Encoder(tokenizer), sorted(tokenizer.get_added_vocab())
     texts = schema.ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text")

@@ -76,7 +76,7 @@ def train_generator(
         task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
         folder = stage.path("config.json").parent
         task.module.save_pretrained(folder)
-        backbone.load_tokenizer(corpus / "tokenizer").save_pretrained(folder)
+        backbone.load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
         write_json(stage.path("curve.json"), record.history)
         stage.record(
             parameters=sum(parameter.numel() for parameter in task.module.parameters()),

@@ -13,10 +13,10 @@ import torch
 
 from gensar_core.config.generators import Precision
 from gensar_core.corpora.live_prompts import Entry, LivePrompts
-from gensar_core.corpora.read import ItemTokens, check_tokenizer, check_tokens, load_item_tokens, vocabulary_size
+from gensar_core.corpora.read import ItemTokens, check_model_tokenizer, check_tokens, load_item_tokens, vocabulary_size
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_model, load_tokenizer, over_catalogue
+from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model, over_catalogue
 from gensar_core.generator.backbones.t5 import T5
 from gensar_core.generator.beam_search import search_catalogue
 from gensar_core.generator.candidate_scores import score_candidates
@@ -72,8 +72,8 @@ class TrainedGenerator:
         device = device or pick_device()
         precision = supported_precision(precision, device)
         network.to(device, getattr(torch, precision)).eval()
-        tokenizer = load_tokenizer(model)
-        check_tokenizer(corpus, tokenizer, model)
+        tokenizer = load_corpus_tokenizer(model)
+        check_model_tokenizer(corpus, tokenizer, model)
         return cls(network, tokenizer, items, model, corpus, precision)
 
     @property

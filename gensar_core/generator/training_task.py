@@ -12,7 +12,7 @@ import torch
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import Examples
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator.backbones.t5 import T5, decode_rows, encode
+from gensar_core.generator.backbones.t5 import T5, decode_rows, encode_prompts
 from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
 from gensar_core.generator.catalogue_likelihood import token_losses
 from gensar_core.generator.validation import Validation
@@ -161,7 +161,7 @@ class GeneratorTask:
         places, wanted = self._send(np.flatnonzero(real)), self._send(part.targets[real])
         shared = part.prompt if len(part.targets) > len(part.inputs) else None
         with self._precision():
-            outputs = decode_rows(self.module, targets, encode(self.module, inputs), inputs >= 0, shared)
+            outputs = decode_rows(self.module, targets, encode_prompts(self.module, inputs), inputs >= 0, shared)
             if self.tries:
                 losses = self._over_catalogue(outputs, targets, part)[places]
             else:

@@ -16,7 +16,7 @@ from gensar_core.errors import UserError
 from gensar_core.identifiers.collisions import Resolved, resolve
 from gensar_core.identifiers.fit import fit
 from gensar_core.identifiers.quality import code_use, colliding_items, collision_rate, distortion
-from gensar_core.identifiers.rqvae import RQVAE, Codes, save_model
+from gensar_core.identifiers.rqvae import RQVAE, Codes, save_rqvae
 from gensar_core.identifiers.table import SIDES, Scheme, Vocabulary, save_identifiers
 from gensar_core.identifiers.unique import check_room
 from gensar_core.runtime.arrays import Ragged
@@ -76,7 +76,7 @@ def build_identifiers(
             stage.path("identifiers.parquet"),
             stage.path("vocabulary.json"),
         )
-        save_model(model, stage.path("model.safetensors"))
+        save_rqvae(model, stage.path("model.safetensors"))
         write_json(stage.path("curve.json"), record.history)
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)

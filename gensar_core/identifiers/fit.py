@@ -45,7 +45,7 @@ def fit_rq_kmeans(
     model.fit_scale(vectors)
     scaled = model.scale(vectors)
     initialize_codebooks(model, scaled, derive_seed(seed, "codebooks"))
-    figures = validate(model, scaled)
+    figures = validate_codes(model, scaled)
     say(f"residual k-means: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}")
     return model.eval(), TrainingRecord(history=[{"step": 0.0, **figures}])
 
@@ -122,11 +122,11 @@ class _Fitting:
 
     def validate(self) -> dict[str, float]:
         """Return metrics over all items; training continues from the separated codebooks."""
-        return validate(self.model, self.scaled)
+        return validate_codes(self.model, self.scaled)
 
 
 @torch.no_grad()
-def validate(model: RQVAE, scaled: Mapping[str, Tensor]) -> dict[str, float]:
+def validate_codes(model: RQVAE, scaled: Mapping[str, Tensor]) -> dict[str, float]:
     """Return each side's collision rate and unexplained variance over all items, and the score derived from them.
 
     Separates colliding items first, so that the kept weights are separated ones and the rate is theirs.

@@ -179,7 +179,7 @@ def sum_of_squares(matrix: Tensor, center: Tensor | float = 0.0) -> float:
     return sum(float((block - center).double().square().sum()) for block in torch.split(matrix, _ROWS))
 
 
-def save_model(model: RQVAE, path: Path) -> None:
+def save_rqvae(model: RQVAE, path: Path) -> None:
     """Write weights, codebooks and scales as safetensors, with settings and input sizes in the metadata."""
     sizes = {side: len(model.get_buffer(f"mean_{side}")) for side in model.sides}
     # A single entry, because safetensors writes several in arbitrary order.
@@ -187,7 +187,7 @@ def save_model(model: RQVAE, path: Path) -> None:
     save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path, metadata)
 
 
-def load_model(path: Path) -> RQVAE:
+def load_rqvae(path: Path) -> RQVAE:
     """Read a model that `save_model` wrote, onto the CPU. Raises UserError when there is no such file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the identifiers first")

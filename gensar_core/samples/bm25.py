@@ -48,13 +48,13 @@ class BM25Index:
     def hits(self, queries: Sequence[str], count: int) -> np.ndarray:
         """Return the best texts for each query, as `bm25_hits` does."""
         hits = np.full((len(queries), count), -1, dtype=np.int32)
-        for row, words in enumerate(progress(query_words(queries), "BM25", unit="query")):
+        for row, words in enumerate(progress(bm25_words(queries), "BM25", unit="query")):
             best = _best(self.scores(words), count)
             hits[row, : len(best)] = best
         return hits
 
 
-def query_words(queries: Sequence[str]) -> list[list[str]]:
+def bm25_words(queries: Sequence[str]) -> list[list[str]]:
     """Split each query into words, as `BM25Index.scores` takes them."""
     words: list[list[str]] = bm25s.tokenize(
         list(queries), stopwords="en", stemmer=_dictionary_forms, return_ids=False, show_progress=False

@@ -210,3 +210,24 @@ def test_the_architecture_page_names_what_there_is():
         for name in re.findall(r"`(\w+)`", row)
     }
     assert named <= rules
+
+
+#: Public names that two floors share, and why.
+SHARED_NAMES = {
+    "adopt": "a command and what it calls",
+    "explain": "a command and what it calls",
+}
+
+
+def test_a_public_name_means_one_thing():
+    floors = {}
+    for module, file in modules():
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                floors.setdefault(node.name, set()).add(module)
+    twice = {
+        name: sorted(found)
+        for name, found in floors.items()
+        if len({module.split(".")[1] for module in found}) > 1 and name not in SHARED_NAMES
+    }
+    assert not twice

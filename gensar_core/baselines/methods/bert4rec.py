@@ -50,7 +50,7 @@ class BERT4RecSettings(SequentialSettings):
         return self
 
 
-class Block(torch.nn.Module):
+class BERT4RecBlock(torch.nn.Module):
     """Apply self-attention, then a point-wise network; add each to its input and normalize after."""
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
@@ -78,7 +78,9 @@ class BERT4RecEncoder(SequenceEncoder):
         self.positions = torch.nn.Embedding(settings.max_history, size)
         self.normalization = torch.nn.LayerNorm(size)
         self.dropout = Dropout(settings.dropout)
-        self.blocks = torch.nn.ModuleList(Block(size, settings.heads, settings.dropout) for _ in range(settings.blocks))
+        self.blocks = torch.nn.ModuleList(
+            BERT4RecBlock(size, settings.heads, settings.dropout) for _ in range(settings.blocks)
+        )
         self.head = torch.nn.Sequential(torch.nn.Linear(size, size), torch.nn.GELU(), torch.nn.LayerNorm(size))
         initialize(self, std=0.02)
 

@@ -13,7 +13,7 @@ from gensar_core import schema
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Settings, Share
 from gensar_core.ranking.candidates import CandidateLists
-from gensar_core.samples.bm25 import BM25Index, query_words
+from gensar_core.samples.bm25 import BM25Index, bm25_words
 
 
 class BM25Settings(Settings):
@@ -46,7 +46,7 @@ class BM25(Method[BM25Settings]):
     def words(self) -> list[list[str]]:
         """Return the words of each query [n_queries]."""
         queries = schema.QUERIES.read(self.data.canonical / "queries.parquet").sort("query_id")
-        return query_words(queries.get_column("text").to_list())
+        return bm25_words(queries.get_column("text").to_list())
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
         """Index the texts; learn nothing."""

@@ -57,14 +57,14 @@ class EASE(LinearRecommender[EASESettings]):
                 f"EASE of {n_items:,} items holds a matrix of {gigabytes:,.1f} GB, above max_gigabytes "
                 f"({settings.max_gigabytes:g}); raise it on a machine with the memory, or leave the method out"
             )
-        inverse = inverted(clicked_items(clicks, n_items), settings.l2)
+        inverse = inverted(click_matrix(clicks, n_items), settings.l2)
         counts = np.maximum(np.bincount(clicks.values, minlength=n_items), 1)
         divisor = (inverse.diagonal() * counts**settings.popularity_power).astype(np.float32)
         for start, stop in _blocks(n_items):
             yield _largest(-inverse[start:stop] / divisor, start, settings.neighbors)
 
 
-def clicked_items(clicks: Ragged, n_items: int) -> sparse.csr_array:
+def click_matrix(clicks: Ragged, n_items: int) -> sparse.csr_array:
     """Mark the items each user has clicked, once or more often: ones float32 [users, n_items]."""
     users, items = np.divmod(np.unique(clicks.rows * n_items + clicks.values), n_items)
     return sparse.csr_array((np.ones(len(users), dtype=np.float32), (users, items)), shape=(len(clicks), n_items))

@@ -50,7 +50,7 @@ class Filter(torch.nn.Module):
         return filtered.to(states.dtype)
 
 
-class Block(torch.nn.Module):
+class FMLPBlock(torch.nn.Module):
     """Apply a filter, then a point-wise network; add each to its input and normalize after."""
 
     def __init__(self, width: int, dimensions: int, dropout: float) -> None:
@@ -79,7 +79,7 @@ class FMLPEncoder(SequenceEncoder):
         self.positions = torch.nn.Embedding(width, size)
         self.normalization = torch.nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(settings.dropout)
-        self.blocks = torch.nn.ModuleList(Block(width, size, settings.dropout) for _ in range(settings.blocks))
+        self.blocks = torch.nn.ModuleList(FMLPBlock(width, size, settings.dropout) for _ in range(settings.blocks))
         initialize(self, std=0.02)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,9 @@ class ItemKNN(LinearRecommender[ItemKNNSettings]):
             items, others = first + block.row, block.col
             scale = counts[items] ** (1.0 - settings.popularity_power) * counts[others] ** settings.popularity_power
             similarities = np.where(items == others, 0.0, block.data / (scale + settings.shrinkage))
-            yield nearest(sparse.coo_array((similarities, (block.row, others)), shape=block.shape), settings.neighbors)
+            yield nearest_neighbors(
+                sparse.coo_array((similarities, (block.row, others)), shape=block.shape), settings.neighbors
+            )
             first += block.shape[0]
 
 
@@ -86,7 +88,7 @@ def co_clicks(clicks: Ragged, n_items: int, settings: ItemKNNSettings) -> Iterat
         yield sparse.coo_array(sparse.csr_array(cells, shape=(stop - start, n_items)))
 
 
-def nearest(similarities: sparse.coo_array, count: int) -> sparse.coo_array:
+def nearest_neighbors(similarities: sparse.coo_array, count: int) -> sparse.coo_array:
     """Keep each row's ``count`` highest similarities above zero (0: all); lower items win ties."""
     positive = similarities.data > 0
     rows, items, values = similarities.row[positive], similarities.col[positive], similarities.data[positive]

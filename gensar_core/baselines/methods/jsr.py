@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.scoring_tower import Tower
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod
@@ -38,7 +38,7 @@ class JSRModel(RowModel):
     def __init__(self, data: MethodData, settings: JSRSettings) -> None:
         size = settings.dimensions
         super().__init__(data, size, size)
-        self.words = QueryWords(*query_words(data, settings.max_query_words), size, weighted=True)
+        self.words = QueryWords(*query_word_numbers(data, settings.max_query_words), size, weighted=True)
         widths = (size, size, size // 2)
         self.scorers = torch.nn.ModuleDict({task: Tower(widths, settings.dropout) for task in ("rec", "search")})
         xavier(self)

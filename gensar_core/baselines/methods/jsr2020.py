@@ -109,11 +109,11 @@ def texts_of(data: MethodData, settings: JSR2020Settings) -> tuple[np.ndarray, R
     kept = sorted(kept, key=lambda word: (-counts[word], word))[: settings.vocabulary_size]
     vocabulary = {word: number for number, word in enumerate(kept)}
     of_titles = numbered(titles, vocabulary, settings.max_words)
-    vectors = word_vectors(of_titles, len(vocabulary), settings.word_dimensions)
+    vectors = text_word_vectors(of_titles, len(vocabulary), settings.word_dimensions)
     return vectors, of_titles, numbered(queries, vocabulary, settings.max_words)
 
 
-def word_vectors(titles: Ragged, n_words: int, dimensions: int) -> np.ndarray:
+def text_word_vectors(titles: Ragged, n_words: int, dimensions: int) -> np.ndarray:
     """Return word vectors float32 [words, dimensions or fewer] whose products are nearest to tf-idf co-occurrences.
 
     Their mean length is 1. Without words, return one vector of zeros.

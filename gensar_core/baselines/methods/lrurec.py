@@ -89,7 +89,7 @@ class LinearRecurrence(torch.nn.Module):
         return normalized
 
 
-class Block(torch.nn.Module):
+class LRURecBlock(torch.nn.Module):
     """Apply a recurrence, then a point-wise network; add the latter to its input and normalize."""
 
     def __init__(self, dimensions: int, dropout: float) -> None:
@@ -113,7 +113,7 @@ class LRURecEncoder(SequenceEncoder):
         super().__init__(n_items, size, bias=True)
         self.dropout = Dropout(settings.dropout)
         self.normalization = torch.nn.LayerNorm(size)
-        self.blocks = torch.nn.ModuleList(Block(size, settings.dropout) for _ in range(settings.blocks))
+        self.blocks = torch.nn.ModuleList(LRURecBlock(size, settings.dropout) for _ in range(settings.blocks))
         for module in self.modules():
             if isinstance(module, torch.nn.Embedding | torch.nn.Linear):
                 torch.nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)

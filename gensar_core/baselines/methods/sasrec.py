@@ -53,7 +53,7 @@ class SASRecSettings(CausalSettings):
         return self
 
 
-class Block(torch.nn.Module):
+class SASRecBlock(torch.nn.Module):
     """Apply self-attention, then a point-wise network; normalize before each and add it to its input."""
 
     def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
@@ -80,7 +80,9 @@ class SASRecEncoder(SequenceEncoder):
             self.items = TextItems(data, size)
         self.positions = torch.nn.Embedding(settings.max_history, size)
         self.dropout = Dropout(settings.dropout)
-        self.blocks = torch.nn.ModuleList(Block(size, settings.heads, settings.dropout) for _ in range(settings.blocks))
+        self.blocks = torch.nn.ModuleList(
+            SASRecBlock(size, settings.heads, settings.dropout) for _ in range(settings.blocks)
+        )
         self.normalization = torch.nn.LayerNorm(size)
         for module in self.modules():
             if isinstance(module, torch.nn.Embedding):

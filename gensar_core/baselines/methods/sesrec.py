@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod
@@ -83,7 +83,7 @@ class SESRecModel(RowModel):
         super().__init__(data, size, size)
         self.settings = settings
         self.n_items, self.n_queries = data.n_items, data.n_queries
-        self.words = QueryWords(*query_words(data, settings.max_query_words), size // 2)
+        self.words = QueryWords(*query_word_numbers(data, settings.max_query_words), size // 2)
         self.query_ids = torch.nn.Embedding(data.n_queries, size // 2)
         self.item_projection = torch.nn.Linear(size, size)
         self.query_projection = torch.nn.Linear(size, size)

@@ -32,7 +32,7 @@ class TEMSettings(SearchSettings):
         return self
 
 
-class Block(torch.nn.Module):
+class TEMBlock(torch.nn.Module):
     """Apply self-attention, then a feed-forward network; normalize before each and add it to its input.
 
     The attention of the ``first`` block reads its input without normalization.
@@ -79,7 +79,7 @@ class TEMModel(SearchModel):
         super().__init__(data, settings)
         self.max_items = settings.max_items
         self.register_buffer("places", sinusoids(settings.max_items + 1, settings.dimensions), persistent=False)
-        self.blocks = torch.nn.ModuleList(Block(settings, first=not number) for number in range(settings.blocks))
+        self.blocks = torch.nn.ModuleList(TEMBlock(settings, first=not number) for number in range(settings.blocks))
         self.normalization = torch.nn.LayerNorm(settings.dimensions, eps=1.0e-6)
 
     def requests(self, batch: RowBatch) -> torch.Tensor:

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod
@@ -86,7 +86,7 @@ class UniSARModel(RowModel):
         super().__init__(data, settings.embedding_size, settings.embedding_size)
         self.settings = settings
         self.n_items, self.n_queries = data.n_items, data.n_queries
-        self.words = QueryWords(*query_words(data, settings.max_query_words), settings.embedding_size)
+        self.words = QueryWords(*query_word_numbers(data, settings.max_query_words), settings.embedding_size)
         self.projections = torch.nn.ModuleDict(
             {name: torch.nn.Linear(settings.embedding_size, size) for name in ("item", "user", "query")}
         )

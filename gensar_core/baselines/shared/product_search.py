@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch, TrainingRows
@@ -55,7 +55,7 @@ class SearchModel(RowModel):
     def __init__(self, data: MethodData, settings: SearchSettings) -> None:
         size = settings.dimensions
         super().__init__(data, size)
-        self.words = QueryWords(*query_words(data, settings.max_query_words), size)
+        self.words = QueryWords(*query_word_numbers(data, settings.max_query_words), size)
         self.own = torch.nn.Embedding(data.n_queries, size) if settings.query_vectors else None
         self.projection = torch.nn.Linear(size, size)
         self.dropout = Dropout(settings.dropout)

@@ -21,7 +21,7 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def query_words(data: MethodData, max_words: int) -> tuple[Ragged, int]:
+def query_word_numbers(data: MethodData, max_words: int) -> tuple[Ragged, int]:
     """Return the word numbers of each query [n_queries], at most ``max_words`` each, and the vocabulary size.
 
     Words are numbered from 0 in alphabetical order. A word that no training query contains is left out, since nothing

@@ -98,7 +98,7 @@ class EachPrefix(EveryPlace):
 
     def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
         """Return every prefix of two items or more, cut to its last ``width`` + 1 items."""
-        return prefixes(clicks, self.width)
+        return click_prefixes(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
         """Build a batch with one target per row, its last item."""
@@ -115,7 +115,7 @@ class LastPlace(Form):
 
     def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
         """Return every prefix of two items or more, cut to its last ``width`` + 1 items."""
-        return prefixes(clicks, self.width)
+        return click_prefixes(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
         """Build a batch with one target per row, its last item."""
@@ -228,7 +228,7 @@ def windows(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
     return rows, Ragged.from_lengths(lengths, sequences.values[ranges(starts, lengths)])
 
 
-def prefixes(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
+def click_prefixes(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
     """Return every prefix of two items or more, cut to its last ``width`` + 1 items; its last item is the target.
 
     Returns the row of each prefix, and the prefixes.

@@ -110,7 +110,7 @@ def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torc
     return functional.binary_cross_entropy_with_logits(logits[present], labels[present])
 
 
-def parameter_groups(model: RowModel, settings: RankedSettings) -> list[dict[str, Any]]:
+def weight_groups(model: RowModel, settings: RankedSettings) -> list[dict[str, Any]]:
     """Group the weights for the optimizer: tables of vectors have a rate of their own, biases do not decay."""
     tables = {id(table.weight) for table in model.tables()}
     decay = settings.weight_decay

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from gensar_core.baselines.interface import Method
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives
 from gensar_core.baselines.shared.scoring_tower import DEAD_SHARE, ActiveUnits
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, parameter_groups, ranking_loss
-from gensar_core.baselines.shared.target_rows import Rows, TrainingRows
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, ranking_loss, weight_groups
+from gensar_core.baselines.shared.target_rows import TargetRows, TrainingRows
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
@@ -127,7 +127,7 @@ class RankedMethod(Method[S]):
             return scores
         device = next(self.model.parameters()).device
         settings, task = self.settings, lists.samples.item(0, "task")
-        rows = Rows.from_samples(task, lists.samples, settings.max_recommendations, settings.max_searches)
+        rows = TargetRows.from_samples(task, lists.samples, settings.max_recommendations, settings.max_searches)
         order = np.argsort(rows.histories.lengths, kind="stable")
         for start in range(0, len(order), _LISTS_AT_ONCE):
             part = order[start : start + _LISTS_AT_ONCE]
@@ -210,7 +210,7 @@ class RankedTraining:
         self.method = method
         self.module: torch.nn.Module = method.model
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            parameter_groups(method.model, settings), lr=settings.learning_rate, fused=True
+            weight_groups(method.model, settings), lr=settings.learning_rate, fused=True
         )
         self.plateau = Plateau(self.optimizer, settings.plateau_patience)
         most = max(len(rows.lengths) for rows in self.sets.values())

@@ -17,7 +17,7 @@ from gensar_core.runtime.arrays import Ragged, ranges
 
 
 @dataclass(frozen=True)
-class Histories:
+class TargetHistories:
     """Hold the histories of rows [rows].
 
     ``clicks`` are the items of recommendation clicks and ``searches`` the queries of search sessions, both oldest
@@ -32,7 +32,7 @@ class Histories:
     found: Ragged
 
     @classmethod
-    def from_samples(cls, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> Histories:
+    def from_samples(cls, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> TargetHistories:
         """Read histories from a samples table, keeping each one's last recommendation clicks and search sessions."""
         behaviors = Ragged.from_series(samples.get_column("history_behavior"))
         objects = Ragged.from_series(samples.get_column("history_object")).values
@@ -71,12 +71,12 @@ class Histories:
         lengths: np.ndarray = self.clicks.lengths + self.searches.lengths
         return lengths
 
-    def take(self, rows: np.ndarray) -> Histories:
+    def take(self, rows: np.ndarray) -> TargetHistories:
         """Select rows, in the given order."""
         clicks, searches = self.clicks.take(rows), self.searches.take(rows)
         click_numbers = ranges(self.clicks.offsets[:-1][rows], clicks.lengths)
         search_numbers = ranges(self.searches.offsets[:-1][rows], searches.lengths)
-        return Histories(
+        return TargetHistories(
             clicks,
             self.click_places[click_numbers],
             searches,
@@ -149,22 +149,22 @@ class RowBatch:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TargetRows:
     """Hold the targets of one task: ``users`` and ``queries`` int64 [rows], and their histories."""
 
     task: str
     users: np.ndarray
     queries: np.ndarray
-    histories: Histories
+    histories: TargetHistories
 
     @classmethod
-    def from_samples(cls, task: str, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> Rows:
+    def from_samples(cls, task: str, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> TargetRows:
         """Read rows, in order, from a samples table that holds only this task."""
         return cls(
             task,
             samples.get_column("user_id").to_numpy().astype(np.int64),
             samples.get_column("query_id").fill_null(0).to_numpy().astype(np.int64),
-            Histories.from_samples(samples, max_recommendations, max_searches),
+            TargetHistories.from_samples(samples, max_recommendations, max_searches),
         )
 
     def __len__(self) -> int:
@@ -187,7 +187,7 @@ class Rows:
 class TrainingRows:
     """Hold the train targets of one task and their stored negatives, int32 [rows, negatives], padded with -1."""
 
-    rows: Rows
+    rows: TargetRows
     targets: np.ndarray
     negatives: np.ndarray
 
@@ -209,7 +209,7 @@ class TrainingRows:
             )
             stored = lists.padded(int(lists.lengths.max(initial=0)), -1)
         return cls(
-            Rows.from_samples(task, train, max_recommendations, max_searches),
+            TargetRows.from_samples(task, train, max_recommendations, max_searches),
             train.get_column("target_item").to_numpy().astype(np.int64),
             stored.astype(np.int32),
         )

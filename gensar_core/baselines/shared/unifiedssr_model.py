@@ -12,7 +12,7 @@ from pydantic import model_validator
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.query_words import QueryWords, query_words
+from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.config.base import Count, Positive, Rate, Share
@@ -80,7 +80,7 @@ class UnifiedSSRModel(RowModel):
         size = settings.dimensions
         super().__init__(data, size, size)
         self.scale = math.sqrt(size)
-        self.words = QueryWords(*query_words(data, settings.max_query_words), size)
+        self.words = QueryWords(*query_word_numbers(data, settings.max_query_words), size)
         self.layers = torch.nn.ModuleList(
             UnifiedSSRLayer(size, settings.heads, settings.dropout) for _ in range(settings.layers)
         )

@@ -35,7 +35,7 @@ def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path 
     pretrained model cannot be loaded, is not a T5, or its vocabulary differs from that of the corpus' tokenizer.
     """
     vocabulary = corpora.vocabulary_size(corpus)
-    tokenizer = load_tokenizer(corpus / "tokenizer")
+    tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     if start_from is None and settings.backbone == "scratch":
         model = from_scratch(settings.size, vocabulary, tokenizer, seed)
     else:
@@ -43,7 +43,7 @@ def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path 
         model = load_model(name)
         _check_tokenizer(model, name, tokenizer, corpus)
         kept = _kept_rows(model, name, tokenizer, corpus)
-        add_tokens(model, corpora.base_vocabulary_size(corpus), vocabulary, seed, kept)
+        add_token_rows(model, corpora.base_vocabulary_size(corpus), vocabulary, seed, kept)
     model.config.identifier_likelihood = settings.likelihood
     return model
 
@@ -61,7 +61,7 @@ def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) 
         return T5ForConditionalGeneration(config)
 
 
-def add_tokens(model: T5, known: int, vocabulary: int, seed: int, kept: Mapping[int, int]) -> None:
+def add_token_rows(model: T5, known: int, vocabulary: int, seed: int, kept: Mapping[int, int]) -> None:
     """Add rows for token ids ``known`` to ``vocabulary`` to the embeddings (and to a separate output matrix).
 
     ``kept`` maps the ids of tokens that the model was trained with to their rows in the model. Every other token gets a
@@ -118,7 +118,7 @@ def _own_tokens(name: str) -> dict[str, int]:
     folder = Path(name)
     if folder.is_dir():
         has = any((folder / file).is_file() for file in _TOKENIZERS)
-        return dict(load_tokenizer(folder).get_vocab()) if has else {}
+        return dict(load_corpus_tokenizer(folder).get_vocab()) if has else {}
     try:
         return dict(AutoTokenizer.from_pretrained(name, **Hub(name).options).get_vocab())
     except Exception:
@@ -151,7 +151,7 @@ def load_model(name: str) -> T5:
     return model
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_corpus_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a corpus or a trained model. Raises UserError if the folder holds none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; build the corpus first")

@@ -35,7 +35,7 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 KeysValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
-def encode(model: T5, tokens: torch.Tensor) -> torch.Tensor:
+def encode_prompts(model: T5, tokens: torch.Tensor) -> torch.Tensor:
     """Encode ``tokens`` [B, L], negative past a row's end, into states [B, L, d_model]."""
     stack = model.encoder
     place = torch.arange(tokens.shape[1], device=tokens.device)

@@ -16,7 +16,7 @@ import polars as pl
 from gensar_core.errors import UserError
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.sources.shared.draws import row_numbers
-from gensar_core.sources.shared.lines import Block, Tally, blocks
+from gensar_core.sources.shared.lines import LineBlock, Tally, blocks
 
 QUERIES = "query_text.txt.gz"
 TRAIN = "train.qrels.gz"
@@ -113,7 +113,7 @@ def read_qrels(path: Path, name: str) -> tuple[pl.DataFrame, Tally]:
     return pl.concat(frames) if frames else pl.DataFrame(schema=_PAIRS), tally
 
 
-def _text_lines(block: Block, tally: Tally) -> pl.DataFrame:
+def _text_lines(block: LineBlock, tally: Tally) -> pl.DataFrame:
     """Return line (number from 1) and text of every UTF-8 line; count the others as broken."""
     tally.lines += block.count
     try:
@@ -124,7 +124,7 @@ def _text_lines(block: Block, tally: Tally) -> pl.DataFrame:
     return pl.DataFrame({"line": pl.int_range(block.first, block.first + len(lines), eager=True), "text": lines})
 
 
-def _decoded_lines(block: Block, tally: Tally) -> pl.DataFrame:
+def _decoded_lines(block: LineBlock, tally: Tally) -> pl.DataFrame:
     rows = []
     for number, line in block.lines():
         try:

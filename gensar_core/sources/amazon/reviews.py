@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from gensar_core.sources.shared.lines import Block, Tally, blocks
+from gensar_core.sources.shared.lines import LineBlock, Tally, blocks
 
 #: Exclusive upper bound of times in unix seconds (2100-01-01); they must also lie after 1970.
 LATEST = 4_102_444_800
@@ -45,7 +45,7 @@ def read_reviews(path: Path) -> tuple[pl.DataFrame, Tally]:
     return pl.concat(frames) if frames else pl.DataFrame(schema=_SCHEMA), tally
 
 
-def _parse(block: Block, tally: Tally) -> Iterator[pl.DataFrame]:
+def _parse(block: LineBlock, tally: Tally) -> Iterator[pl.DataFrame]:
     """Yield the reviews of a block: in one frame if it is sound, else piece by piece."""
     frame = _parse_whole(block)
     for piece in block.pieces(_PIECE_BYTES) if frame is None else ():
@@ -57,10 +57,10 @@ def _parse(block: Block, tally: Tally) -> Iterator[pl.DataFrame]:
         yield frame
 
 
-def _parse_mixed(block: Block, tally: Tally) -> pl.DataFrame:
+def _parse_mixed(block: LineBlock, tally: Tally) -> pl.DataFrame:
     """Return the reviews of a block with broken lines: parse sound-looking lines at once, the others one by one."""
     plain = [(number, line) for number, line in block.lines() if _looks_sound(line)]
-    frame = _parse_whole(Block(block.first, b"".join(line + b"\n" for _, line in plain))) if plain else None
+    frame = _parse_whole(LineBlock(block.first, b"".join(line + b"\n" for _, line in plain))) if plain else None
     if frame is None:
         return _parse_lines(block.lines(), tally).drop("line")
     tally.lines += len(frame)
@@ -81,7 +81,7 @@ def _looks_sound(line: bytes) -> bool:
     )
 
 
-def _parse_whole(block: Block) -> pl.DataFrame | None:
+def _parse_whole(block: LineBlock) -> pl.DataFrame | None:
     """Return all reviews of a block, or None if ``_parse_line`` might reject a line or read it differently."""
     try:
         frame = pl.read_ndjson(io.BytesIO(block.data), schema=_FIELDS)

@@ -21,7 +21,7 @@ EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Block:
+class LineBlock:
     """Hold whole lines of a file, each with its line break (the file's last line may lack it).
 
     ``first`` is the number of the first line, counted from 1.
@@ -35,12 +35,12 @@ class Block:
         """Return the number of lines."""
         return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
 
-    def pieces(self, size: int) -> Iterator[Block]:
+    def pieces(self, size: int) -> Iterator[LineBlock]:
         """Split the block into blocks of whole lines, each of at least ``size`` bytes except the last."""
         first, start = self.first, 0
         while start < len(self.data):
             end = self.data.find(b"\n", start + size - 1) + 1 or len(self.data)
-            piece = Block(first, self.data[start:end])
+            piece = LineBlock(first, self.data[start:end])
             yield piece
             first, start = first + piece.count, end
 
@@ -50,7 +50,7 @@ class Block:
             yield number, line.removesuffix(b"\r")
 
 
-def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
+def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[LineBlock]:
     """Read a gzipped text file in blocks of at least ``size`` bytes, without its byte order mark if it has one.
 
     Raises UserError when the file is missing, unreadable, not gzip, cut off, damaged or empty.
@@ -66,7 +66,7 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
                 found = True
                 whole, end, rest = (rest + piece).rpartition(b"\n")
                 if end:
-                    block = Block(first, whole + end)
+                    block = LineBlock(first, whole + end)
                     yield block
                     first += block.count
                 elif len(rest) > LONGEST_LINE:
@@ -84,7 +84,7 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
     if not found:
         raise UserError(f"{path}: the file is empty; fetch or copy it again")
     if rest:
-        yield Block(first, rest)
+        yield LineBlock(first, rest)
 
 
 def no_line_break() -> str:

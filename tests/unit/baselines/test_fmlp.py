@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gensar_core.baselines.methods.fmlp import Block, Filter, FMLPEncoder, FMLPSettings
+from gensar_core.baselines.methods.fmlp import Filter, FMLPBlock, FMLPEncoder, FMLPSettings
 from tests.support.method_contract import TrainedMethodContract
 from tests.support.sequential_contract import SMALL, SequentialContract
 
@@ -43,7 +43,7 @@ def test_the_filter_is_a_circular_convolution(width):
 @torch.no_grad()
 def test_every_place_moves_every_place_of_a_block():
     torch.manual_seed(0)
-    block = Block(8, 4, 0.0).eval()
+    block = FMLPBlock(8, 4, 0.0).eval()
     torch.nn.init.normal_(block.filter.spectrum, std=0.5)
     states = torch.randn(1, 8, 4)
     for place in range(8):
@@ -55,7 +55,7 @@ def test_every_place_moves_every_place_of_a_block():
 @torch.no_grad()
 def test_the_last_place_alone_is_the_last_of_all():
     torch.manual_seed(0)
-    block = Block(8, 4, 0.5).eval()
+    block = FMLPBlock(8, 4, 0.5).eval()
     states = torch.randn(3, 8, 4)
     assert torch.allclose(block(states, last_only=True), block(states)[:, -1:], atol=1e-6)
 

@@ -12,7 +12,7 @@ from scipy import sparse
 from gensar_core import schema
 from gensar_core.baselines.interface import MethodData, find
 from gensar_core.baselines.methods import ease, itemknn
-from gensar_core.baselines.methods.itemknn import ItemKNNSettings, co_clicks, nearest
+from gensar_core.baselines.methods.itemknn import ItemKNNSettings, co_clicks, nearest_neighbors
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
@@ -122,9 +122,9 @@ def test_co_clicks_are_those_of_a_loop_however_many_pairs_are_counted_at_once(cl
 
 def test_the_nearest_are_kept_and_of_equal_ones_the_first():
     similarities = sparse.coo_array(np.array([[0.5, 0.1, 0.5, 0.0], [0.0, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0]]))
-    assert nearest(similarities, 1).toarray().tolist() == [[0.5, 0, 0, 0], [0, 0, 0, 0.4], [0] * 4]
-    assert nearest(similarities, 2).toarray().tolist() == [[0.5, 0, 0.5, 0], [0, 0, 0.3, 0.4], [0] * 4]
-    assert (nearest(similarities, 0) != similarities).nnz == 0
+    assert nearest_neighbors(similarities, 1).toarray().tolist() == [[0.5, 0, 0, 0], [0, 0, 0, 0.4], [0] * 4]
+    assert nearest_neighbors(similarities, 2).toarray().tolist() == [[0.5, 0, 0.5, 0], [0, 0, 0.3, 0.4], [0] * 4]
+    assert (nearest_neighbors(similarities, 0) != similarities).nnz == 0
 
 
 def test_ease_is_a_ridge_regression_of_each_item_on_the_others(tmp_path):

@@ -13,7 +13,7 @@ from gensar_core.baselines.methods.jsr import METHOD as JSR
 from gensar_core.baselines.shared.query_words import QueryWords, numbered, words_of
 from gensar_core.baselines.shared.target_model import ranking_loss
 from gensar_core.baselines.shared.target_ranking import RankedTraining
-from gensar_core.baselines.shared.target_rows import Histories, Rows, TrainingRows
+from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows, TrainingRows
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
@@ -59,7 +59,9 @@ def by_loop(slots, most_clicks, most_searches):
 @given(st.lists(SLOTS, max_size=6), st.integers(0, 3), st.integers(0, 3), st.data())
 def test_histories_are_what_a_loop_finds(histories, most_clicks, most_searches, draw):
     order = draw.draw(st.lists(st.integers(0, max(0, len(histories) - 1)), max_size=8)) if histories else []
-    found = Histories.from_samples(samples_of(histories), most_clicks, most_searches).take(np.array(order, dtype=int))
+    found = TargetHistories.from_samples(samples_of(histories), most_clicks, most_searches).take(
+        np.array(order, dtype=int)
+    )
     batch = found.padded(torch.device("cpu"))
     for row, number in enumerate(order):
         clicks, searches = by_loop(histories[number], most_clicks, most_searches)
@@ -82,7 +84,7 @@ def test_a_click_without_its_query_is_nobodys():
         history_behavior=pl.Series([[0, 1], [2, 2]], dtype=pl.List(pl.UInt8)),
         history_object=pl.Series([[1, 7], [4, 5]], dtype=pl.List(pl.Int32)),
     )
-    found = Histories.from_samples(rows, 5, 5)
+    found = TargetHistories.from_samples(rows, 5, 5)
     assert found.searches.values.tolist() == [7]
     assert found.found.lengths.tolist() == [0]
 
@@ -252,4 +254,4 @@ def test_what_cannot_be_trained_is_one_clear_error(tmp_path):
     del data.__dict__["samples"]
     with pytest.raises(UserError, match="no train or no valid target of rec or search"):
         jsr(data).fit(None, "")
-    assert len(Rows.from_samples("rec", data.samples[:0], 3, 3)) == 0
+    assert len(TargetRows.from_samples("rec", data.samples[:0], 3, 3)) == 0

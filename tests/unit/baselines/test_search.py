@@ -14,7 +14,7 @@ from gensar_core.baselines.methods.copps import Partners, brands_and_leaves, con
 from gensar_core.baselines.methods.tem import sinusoids
 from gensar_core.baselines.shared.product_search import ItemSequences
 from gensar_core.baselines.shared.sequence_views import Substitutes, altered, cropped, shuffled, with_hidden
-from gensar_core.baselines.shared.target_rows import Histories, Rows
+from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
@@ -69,7 +69,9 @@ def made(kind, data, **own):
 
 def batch_of(method, task="search"):
     lists = load_candidates(method.data.samples_folder, task, "test")
-    rows = Rows.from_samples(task, lists.samples, method.settings.max_recommendations, method.settings.max_searches)
+    rows = TargetRows.from_samples(
+        task, lists.samples, method.settings.max_recommendations, method.settings.max_searches
+    )
     return rows.batch(np.arange(len(rows)), lists.items, torch.device("cpu"))
 
 
@@ -129,7 +131,7 @@ def by_loop(slots, most):
 
 @given(st.lists(SLOTS, min_size=1, max_size=6), st.integers(1, 6))
 def test_item_sequences_are_what_a_loop_finds(histories, most):
-    history = Histories.from_samples(samples_of(histories), 30, 30).padded(torch.device("cpu"))
+    history = TargetHistories.from_samples(samples_of(histories), 30, 30).padded(torch.device("cpu"))
     found = ItemSequences.from_history(history, most)
     expected = [by_loop(slots, most) for slots in histories]
     assert found.items.shape[1] == max(1, *(len(own) for own in expected), 0)

@@ -31,7 +31,7 @@ from gensar_core.baselines.shared.sequence_examples import (
     LastPlace,
     MaskedPlaces,
     SequenceBatches,
-    prefixes,
+    click_prefixes,
     windows,
 )
 from gensar_core.runtime.arrays import Ragged
@@ -90,7 +90,7 @@ def test_windows_give_each_target_once_with_its_last_inputs(sequences, width):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=8), st.integers(1, 5))
 def test_prefixes_end_at_every_click_but_the_first(sequences, width):
-    rows, cut = prefixes(ragged(sequences), width)
+    rows, cut = click_prefixes(ragged(sequences), width)
     expected = [
         (row, sequence[max(0, stop - width - 1) : stop])
         for row, sequence in enumerate(sequences)

@@ -9,7 +9,7 @@ import torch
 from gensar_core.baselines.interface import find
 from gensar_core.baselines.run import fit_and_rank
 from gensar_core.baselines.shared.scoring_tower import ActiveUnits, Tower, begin_at_chance
-from gensar_core.baselines.shared.target_model import parameter_groups
+from gensar_core.baselines.shared.target_model import weight_groups
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 
@@ -101,7 +101,7 @@ def test_learned_vectors_have_their_own_rate(shop):
     named = {id(parameter): name for name, parameter in method.model.named_parameters()}
     found = {
         named[id(parameter)]: (group.get("lr", 0.01), group["weight_decay"])
-        for group in parameter_groups(method.model, method.settings)
+        for group in weight_groups(method.model, method.settings)
         for parameter in group["params"]
     }
     assert set(found) == set(named.values())

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from gensar_core.baselines.methods.unisar import METHOD, Experts, UniSARSettings
-from gensar_core.baselines.shared.target_rows import Histories, Rows
+from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows
 from gensar_core.nn.attention import (
     Attention,
     DecoderLayer,
@@ -114,7 +114,7 @@ def layer_by_loop(layer, states, allowed):
 @torch.no_grad()
 def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(method):
     model = method.model
-    batch = Histories.from_samples(samples_of(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
+    batch = TargetHistories.from_samples(samples_of(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
     found = model.transitions(batch)
     for row, slots in enumerate(cut(slots) for slots in HISTORIES):
         vectors = [slot_vector(model, slot) for slot in slots]
@@ -137,7 +137,9 @@ def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(meth
 def test_later_slots_move_earlier_states(method):
     # No extractor is causal: the last session reaches the first click, and the last click the first.
     histories = [[1, (2, [1]), 7, (0, [9])], [1, (2, [1]), 7, (3, [4])], [1, (2, [1]), 8, (0, [9])]]
-    found = method.model.transitions(Histories.from_samples(samples_of(histories), 9, 9).padded(torch.device("cpu")))
+    found = method.model.transitions(
+        TargetHistories.from_samples(samples_of(histories), 9, 9).padded(torch.device("cpu"))
+    )
     across, within = found["clicks"]
     assert (across[0, 0] - across[1, 0]).abs().max() > 1e-3
     assert torch.equal(within[0], within[1])
@@ -147,7 +149,7 @@ def test_later_slots_move_earlier_states(method):
 @torch.no_grad()
 def test_padding_moves_no_score(method):
     lists = load_candidates(method.data.samples_folder, "search", "test")
-    rows = Rows.from_samples("search", samples_of(HISTORIES), CLICKS, SEARCHES)
+    rows = TargetRows.from_samples("search", samples_of(HISTORIES), CLICKS, SEARCHES)
     together, _ = method.model(rows.batch(np.arange(5), lists.items[:5], torch.device("cpu")))
     for row in range(5):
         alone, _ = method.model(rows.batch(np.array([row]), lists.items[row : row + 1], torch.device("cpu")))

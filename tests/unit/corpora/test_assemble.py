@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gensar_core.corpora import assemble
-from gensar_core.corpora.assemble import Rows, targets, value_tokens
-from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.assemble import ExampleRows, targets, value_tokens
+from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, SIDES, TASKS
@@ -70,16 +70,16 @@ def build_pieces(tokenizer: Any, scribe: Scribe) -> Pieces:
     )
 
 
-def as_rows(samples: list[dict[str, Any]]) -> Rows:
+def as_rows(samples: list[dict[str, Any]]) -> ExampleRows:
     frame = pl.DataFrame(samples)
     item = frame.get_column("target_item").to_numpy()
     lists = {
         name: frame.get_column(name).cast(pl.List(dtype))
         for name, dtype in (("history_behavior", pl.UInt8), ("history_object", pl.Int32))
     }
-    histories = Histories(*(Ragged.from_series(column) for column in lists.values()))
+    histories = ShownHistories(*(Ragged.from_series(column) for column in lists.values()))
     query = frame.get_column("query_id").to_numpy()
-    return Rows(
+    return ExampleRows(
         frame.get_column("sample_id").to_numpy(), {"collaborative": item, "semantic": item, "query": query}, histories
     )
 
@@ -160,7 +160,7 @@ def test_assembled_ids_equal_the_tokenized_text(
             assert shown[i] == base(prompt).input_ids, prompt
             assert wanted[i] == base(scribe.target(task.name, row)).input_ids
     items = np.arange(ITEMS)
-    all_items = Rows(items, {"collaborative": items, "semantic": items, "description": items})
+    all_items = ExampleRows(items, {"collaborative": items, "semantic": items, "description": items})
     for task in (task for task in TASKS.values() if task.source == "item"):
         templates = [data.draw(template(tuple(task.placeholders))) for _ in range(2)]
         drawn = items % 2

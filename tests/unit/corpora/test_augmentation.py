@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.config.corpora import CorpusSettings, MaterializationSettings
-from gensar_core.corpora.assemble import Rows, shortened
+from gensar_core.corpora.assemble import ExampleRows, shortened
 from gensar_core.corpora.build import build_corpus
-from gensar_core.corpora.histories import Histories
+from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.read import load_examples
 from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
@@ -141,8 +141,8 @@ def test_no_history_is_shortened_to_nothing(
     """Whatever kinds it holds: only clicks, only searches, found items whose query is no longer there."""
     lengths = np.array([len(past) for past in pasts])
     flat = np.array([entry for past in pasts for entry in past], dtype=np.int32).reshape(-1, 2)
-    histories = Histories(*(Ragged.from_lengths(lengths, column) for column in flat.T))
-    rows = Rows(np.arange(len(pasts)), {}, histories).copied(8)
+    histories = ShownHistories(*(Ragged.from_lengths(lengths, column) for column in flat.T))
+    rows = ExampleRows(np.arange(len(pasts)), {}, histories).copied(8)
     cut = shortened(rows, seed, "nrip", clicks, searches).histories
     assert cut is not None
     assert ((cut.behaviors.lengths > 0) == np.repeat(lengths > 0, 8)).all()

@@ -20,7 +20,7 @@ from gensar_core import schema
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings import encoder_families as families
 from gensar_core.embeddings import text
-from gensar_core.embeddings.encoder_families import prefixes, resolve_model
+from gensar_core.embeddings.encoder_families import resolve_model, text_prefixes
 from gensar_core.embeddings.shards import Shards
 from gensar_core.embeddings.text import TextEncoder, embed_catalogue
 from gensar_core.errors import UserError
@@ -168,7 +168,7 @@ BGE = "Represent this sentence for searching relevant passages: "
     ],
 )
 def test_settings_then_the_model_then_its_family_decide_prefixes(name, prompts, own, expected):
-    assert prefixes(settings(name, **own), prompts) == expected
+    assert text_prefixes(settings(name, **own), prompts) == expected
 
 
 def bare(model, name):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gensar_core.config.generators import ExamplesPerEpoch
 from gensar_core.corpora.instructions import Instructions
-from gensar_core.corpora.read import Examples, Inputs
+from gensar_core.corpora.read import Examples, PromptInputs
 from gensar_core.errors import UserError
 from gensar_core.generator.batches import Batches, Step, cuts, prompt_tokens
 from gensar_core.runtime.arrays import Ragged
@@ -26,7 +26,7 @@ def examples(count: int, seed: int = 0) -> Examples:
     input_rows.values[input_rows.offsets[:-1]] = np.arange(count)
     target_rows = Ragged.from_lengths(targets, draw.integers(1, 50, targets.sum()).astype(np.int32))
     return Examples(
-        Inputs.whole(input_rows),
+        PromptInputs.whole(input_rows),
         target_rows,
         np.arange(count),
         (np.arange(count) % 3).astype(np.uint8),
@@ -93,7 +93,7 @@ def test_sorting_inside_a_step_leaves_little_padding() -> None:
     lengths = np.clip(draw.normal(93, 18, 4096), 20, 139).astype(int)
     rows = Ragged.from_lengths(lengths, np.zeros(lengths.sum(), dtype=np.int32))
     targets = Ragged.from_lengths(np.full(4096, 6), np.zeros(4096 * 6, dtype=np.int32))
-    data = Examples(Inputs.whole(rows), targets, np.arange(4096), np.zeros(4096, dtype=np.uint8), ["a"])
+    data = Examples(PromptInputs.whole(rows), targets, np.arange(4096), np.zeros(4096, dtype=np.uint8), ["a"])
     parts = next(make(data, batch_size=2048, tokens=4096).from_step(0)).parts
     padded = sum(part.inputs.size for part in parts)
     real = sum((part.inputs >= 0).sum() for part in parts)
@@ -125,7 +125,7 @@ def shared_prompts(seed: int = 0) -> Examples:
     inputs = Ragged.from_lengths(draw.integers(2, 12, prompt[-1] + 1), np.zeros(0, dtype=np.int32))
     inputs = Ragged(inputs.offsets, np.arange(inputs.offsets[-1], dtype=np.int32))
     targets = Ragged.from_lengths(np.full(60, 3), np.repeat(np.arange(60, dtype=np.int32), 3))
-    return Examples(Inputs.whole(inputs), targets, prompt, (prompt % 2).astype(np.uint8), ["a", "b"])
+    return Examples(PromptInputs.whole(inputs), targets, prompt, (prompt % 2).astype(np.uint8), ["a", "b"])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -206,11 +206,11 @@ def test_numbers_of_examples_count_targets_of_shared_prompts() -> None:
 
 def instructed(count: int) -> Examples:
     """Prompt ``i`` shows the token ``100 + i`` in one of three instructions: 1 x, 2 x 2 and 3 x. It has two targets."""
-    shown = Inputs.whole(Ragged.from_lengths(np.ones(count, dtype=np.int64), np.arange(100, 100 + count))).shown
+    shown = PromptInputs.whole(Ragged.from_lengths(np.ones(count, dtype=np.int64), np.arange(100, 100 + count))).shown
     texts = Ragged.from_lengths(np.array([0, 1, 1, 1]), np.array([1, 2, 3]))
     # Place 0 is what is shown; 2 is the empty text, 3 to 5 are the others.
     places = np.array([[3, 0, 2], [4, 0, 4], [5, 0, 2]])
-    inputs = Inputs(shown, np.zeros(count, dtype=np.int64), Instructions(texts, places, np.array([0, 3])))
+    inputs = PromptInputs(shown, np.zeros(count, dtype=np.int64), Instructions(texts, places, np.array([0, 3])))
     targets = Ragged.from_lengths(np.full(2 * count, 1), np.arange(2 * count))
     return Examples(inputs, targets, np.repeat(np.arange(count), 2), np.zeros(2 * count, dtype=np.uint8), ["a"])
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from gensar_core.generator.backbones.load import load_model
-from gensar_core.generator.backbones.t5 import decode_rows, encode, position_buckets
+from gensar_core.generator.backbones.t5 import decode_rows, encode_prompts, position_buckets
 from gensar_core.nn import cross_entropy as chunks
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from, dropout
@@ -66,7 +66,7 @@ def library_logits(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.
 
 
 def own_logits(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return decode_rows(model, targets, encode(model, inputs), inputs >= 0) @ model.lm_head.weight.T
+    return decode_rows(model, targets, encode_prompts(model, inputs), inputs >= 0) @ model.lm_head.weight.T
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +119,7 @@ def test_loss_and_gradients_equal_the_library(kind: str, full: bool) -> None:
     model.zero_grad()
 
     real = targets >= 0
-    outputs = decode_rows(model, targets, encode(model, inputs), inputs >= 0)
+    outputs = decode_rows(model, targets, encode_prompts(model, inputs), inputs >= 0)
     found = cross_entropy(outputs[real], model.lm_head.weight, targets[real]).mean()
     found.backward()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -133,8 +133,8 @@ def test_targets_that_share_a_prompt_are_as_if_each_had_its_own(kind: str) -> No
     inputs, targets = rows()
     prompt = np.array([0, 0, 0, 1, 2, 2, 3])
     asked = targets[[0, 1, 3, 2, 1, 0, 3]]
-    shared = decode_rows(model, asked, encode(model, inputs), inputs >= 0, prompt)
-    alone = decode_rows(model, asked, encode(model, inputs[prompt]), inputs[prompt] >= 0)
+    shared = decode_rows(model, asked, encode_prompts(model, inputs), inputs >= 0, prompt)
+    alone = decode_rows(model, asked, encode_prompts(model, inputs[prompt]), inputs[prompt] >= 0)
     torch.testing.assert_close(shared[asked >= 0], alone[asked >= 0], atol=1e-5, rtol=1e-5)
     weights = list(model.parameters())
     wanted = torch.autograd.grad(alone[asked >= 0].square().sum(), weights, allow_unused=True)

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForCo
 
 from gensar_core import schema
 from gensar_core.config.generators import RankingSettings, ScratchSize, TrainingSettings
-from gensar_core.corpora.read import Inputs, check_lengths, load_examples
+from gensar_core.corpora.read import PromptInputs, check_lengths, load_examples
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.batches import Step
@@ -469,7 +469,7 @@ def test_a_corpus_of_other_identifiers_or_a_tokenizer_without_tokens_is_named(
 
 
 def test_inputs_longer_than_a_backbone_has_seen_are_named(tmp_path: Path) -> None:
-    rows = Inputs.whole(Ragged.from_lengths(np.array([3, 9]), np.zeros(12, dtype=np.int32)))
+    rows = PromptInputs.whole(Ragged.from_lengths(np.array([3, 9]), np.zeros(12, dtype=np.int32)))
     check_lengths(rows, None, tmp_path)
     check_lengths(rows, 9, tmp_path)
     with pytest.raises(UserError, match="an input has 9 tokens, the backbone was pretrained on 8 at most; lower"):

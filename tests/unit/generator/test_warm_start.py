@@ -88,7 +88,7 @@ def build(shop, sides=("semantic", "collaborative"), **folders):
 def test_vectors_of_words_and_codes_are_those_of_what_they_describe(shop):
     path = build(shop)
     known = json.loads((shop / "corpus" / "new_tokens.json").read_text())
-    tokenizer = backbone.load_tokenizer(shop / "corpus" / "tokenizer")
+    tokenizer = backbone.load_corpus_tokenizer(shop / "corpus" / "tokenizer")
     groups = load_vectors(path, "groups")[:, 0]
     for side in ("semantic", "collaborative"):
         items = principal(load_vectors(shop / f"{side}.safetensors"))

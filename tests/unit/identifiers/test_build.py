@@ -13,7 +13,7 @@ from gensar_core import schema
 from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
-from gensar_core.identifiers.rqvae import load_model
+from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import write_json
 from gensar_core.runtime.tensors import load_vectors, save_vectors
@@ -86,7 +86,7 @@ def test_items_that_did_not_move_have_the_nearest_codes(vectors: dict[str, Path]
     from gensar_core.identifiers.build import read_sides
 
     frame = build(vectors, tmp_path / "out")
-    model = load_model(tmp_path / "out" / "model.safetensors")
+    model = load_rqvae(tmp_path / "out" / "model.safetensors")
     raw = model.encode_latents(model.all_latents(model.scale(read_sides(vectors))))
     for side in ("semantic", "collaborative"):
         same = (raw.identifier(side).numpy() == np.array(frame.get_column(side).to_list())).all(axis=1)
@@ -105,7 +105,7 @@ def test_one_embedding_alone_gives_both_sides_the_same_identifiers(
         "semantic": scheme,
         "collaborative": scheme,
     }
-    assert load_model(tmp_path / "out" / "model.safetensors").shared[0].shape == (16, 4)
+    assert load_rqvae(tmp_path / "out" / "model.safetensors").shared[0].shape == (16, 4)
 
 
 def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_every_level_may_have_a_size_of_its_own(vectors: dict[str, Path], tmp_pa
     vocabulary = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
     assert vocabulary["collaborative"] == {"levels": ["M1", "R1", "R2"], "sizes": [4, 8, 12]}
     assert len(IdentifierTable.load(tmp_path / "out").tokens) == 4 + 2 * (8 + 12)
-    assert [len(codebook) for codebook in load_model(tmp_path / "out" / "model.safetensors").own("semantic")] == [8, 12]
+    assert [len(codebook) for codebook in load_rqvae(tmp_path / "out" / "model.safetensors").own("semantic")] == [8, 12]
 
 
 def test_residual_kmeans_needs_no_training_and_quantizes_the_vectors_themselves(
@@ -158,7 +158,7 @@ def test_residual_kmeans_needs_no_training_and_quantizes_the_vectors_themselves(
     record = json.loads((tmp_path / "one" / "stage.json").read_text())
     assert record["figures"]["steps"] == 0
     # One level of k-means on both sides' vectors, scaled and side by side: each code is the mean of its items.
-    model = load_model(tmp_path / "one" / "model.safetensors")
+    model = load_rqvae(tmp_path / "one" / "model.safetensors")
     matrices = {side: load_vectors(path) for side, path in vectors.items()}
     scaled = []
     for matrix in matrices.values():

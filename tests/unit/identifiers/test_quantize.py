@@ -10,7 +10,7 @@ import torch
 
 from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.identifiers.quantize import encode, nearest, quantize
-from gensar_core.identifiers.rqvae import RQVAE, load_model, save_model
+from gensar_core.identifiers.rqvae import RQVAE, load_rqvae, save_rqvae
 
 
 def loop_codes(vector: np.ndarray, codebooks: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -202,8 +202,8 @@ def test_a_saved_model_encodes_as_before(tmp_path, levels: tuple[int, int]) -> N
     model = small_model(shared_levels=levels[0], specific_levels=levels[1])
     vectors = some_vectors()
     model.fit_scale(vectors)
-    save_model(model, tmp_path / "model.safetensors")
-    loaded = load_model(tmp_path / "model.safetensors")
+    save_rqvae(model, tmp_path / "model.safetensors")
+    loaded = load_rqvae(tmp_path / "model.safetensors")
     for side in model.sides:
         codes = [m.encode_latents(m.all_latents(m.scale(vectors))).identifier(side) for m in (model, loaded)]
         assert torch.equal(*codes)

@@ -16,7 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from gensar_core import schema
 from gensar_core.baselines.interface import Method, find
-from gensar_core.baselines.run import fit_and_rank, rank_catalogue
+from gensar_core.baselines.run import fit_and_rank, rank_catalogue_by_method
 from gensar_core.config.base import validate
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RetrievalSettings
@@ -103,7 +103,7 @@ def test_a_method_ranks_the_catalogue_by_its_own_scores(kind: str, tmp_path: Pat
     folders = (data.canonical, data.samples_folder, data.embedding)
     fit_and_rank("m", kind, {}, *folders, tmp_path / "model", tmp_path / "ranks", 42, None)
     protocol = FullRankingSettings()
-    rank_catalogue("m", kind, {}, *folders, tmp_path / "model", tmp_path / "full", 42, protocol)
+    rank_catalogue_by_method("m", kind, {}, *folders, tmp_path / "model", tmp_path / "full", 42, protocol)
     table = schema.FULL_RANKS.read(tmp_path / "full" / "m.parquet")
     assert set(table["task"].unique()) == set(find(kind).tasks)
     assert (table["n_candidates"] == N_ITEMS).all()

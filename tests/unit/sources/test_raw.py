@@ -14,7 +14,7 @@ from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.product_search import has_product_search, read_qrels, read_query_lines
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.shared.draws import row_numbers, text_hashes
-from gensar_core.sources.shared.lines import Block, Tally, blocks
+from gensar_core.sources.shared.lines import LineBlock, Tally, blocks
 from tests.support.sources_files import page, review, write_gzip
 
 READERS = [
@@ -98,7 +98,7 @@ def test_a_file_without_line_breaks_is_refused_before_it_fills_the_memory(tmp_pa
     st.lists(st.binary(max_size=9).filter(lambda line: b"\n" not in line), min_size=1, max_size=20), st.integers(1, 40)
 )
 def test_pieces_of_a_block_are_its_lines(lines, size):
-    block = Block(7, b"".join(line + b"\n" for line in lines))
+    block = LineBlock(7, b"".join(line + b"\n" for line in lines))
     pieces = list(block.pieces(size))
     assert b"".join(piece.data for piece in pieces) == block.data
     assert [entry for piece in pieces for entry in piece.lines()] == list(block.lines())
@@ -177,13 +177,13 @@ def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
     data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
     if not data:
         return
-    by_line = [(number, reviews._parse_line(line)) for number, line in Block(1, data).lines() if line]
+    by_line = [(number, reviews._parse_line(line)) for number, line in LineBlock(1, data).lines() if line]
     expected = [row for _, row in by_line if not isinstance(row, str)]
     tally = Tally(tmp_path_factory.getbasetemp(), "reviews")
     size = reviews._PIECE_BYTES
     try:
         reviews._PIECE_BYTES = 20
-        found = pl.concat(list(reviews._parse(Block(1, data), tally)))
+        found = pl.concat(list(reviews._parse(LineBlock(1, data), tally)))
     finally:
         reviews._PIECE_BYTES = size
     assert found.rows() == expected
