@@ -13,10 +13,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from gensar_core.baselines.check import check_methods
+from gensar_core.config import paths
 from gensar_core.config.experiments import load_experiments
 from gensar_core.config.seeds import with_seeds
 from gensar_core.errors import UserError
-from gensar_core.runtime.fingerprint import reached, script_fingerprint
 
 min_version("9.14")
 
@@ -64,7 +64,11 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        [path for dataset in experiments.datasets for path in final_files(dataset)],
+        [
+            path
+            for name in experiments.datasets
+            for path in paths.final_files(plan, name)
+        ],
 
 
 # For a misspelt target, Snakemake reports only that no rule makes it; this also names the nearest target.

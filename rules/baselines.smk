@@ -3,21 +3,10 @@
 
 rule method:
     input:
-        canonical=multiext(
-            "results/{dataset}/canonical/",
-            "events.parquet",
-            "users.parquet",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        samples=multiext(
-            "results/{dataset}/samples/",
-            "samples.parquet",
-            "candidates.parquet",
-            "training_events.parquet",
-        ),
-        embedding=method_embedding,
-        negatives=method_negatives,
+        canonical=paths.CANONICAL_TABLES,
+        samples=[paths.SAMPLES, paths.CANDIDATES, paths.TRAINING_EVENTS],
+        embedding=by_wildcards(paths.method_embedding),
+        negatives=by_wildcards(paths.method_negatives),
     output:
         # A model's files depend on the method; the record is written last and represents all of them.
         model="results/{dataset}/models/{method}/stage.json",
@@ -36,14 +25,9 @@ rule method:
         mem_mb=scaled(3000, 40),
         runtime=scaled(240, 2.0),
     params:
-        settings=method_settings,
-        seed=lambda wildcards: experiments.seed_of(
-            experiments.methods[wildcards.method]
-        ),
-        code=lambda wildcards: code_of(
-            "method",
-            f"gensar_core.baselines.methods.{experiments.methods[wildcards.method].kind}",
-        ),
+        settings=by_wildcards(paths.method_settings),
+        seed=seed_of("methods"),
+        code=method_code_of("method"),
         checkpoints="results/{dataset}/checkpoints/{method}",
     script:
         "../workflow_scripts/method.py"
@@ -51,19 +35,9 @@ rule method:
 
 rule full_rank_method:
     input:
-        canonical=multiext(
-            "results/{dataset}/canonical/",
-            "events.parquet",
-            "users.parquet",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        samples=multiext(
-            "results/{dataset}/samples/",
-            "samples.parquet",
-            "training_events.parquet",
-        ),
-        embedding=method_embedding,
+        canonical=paths.CANONICAL_TABLES,
+        samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
+        embedding=by_wildcards(paths.method_embedding),
         model="results/{dataset}/models/{method}/stage.json",
     output:
         ranks="results/{dataset}/full_ranks/{method}.parquet",
@@ -80,14 +54,9 @@ rule full_rank_method:
         mem_mb=scaled(4000, 40),
         runtime=scaled(120, 4.0),
     params:
-        settings=method_settings,
-        protocol=full_ranking,
-        seed=lambda wildcards: experiments.seed_of(
-            experiments.methods[wildcards.method]
-        ),
-        code=lambda wildcards: code_of(
-            "full_rank_method",
-            f"gensar_core.baselines.methods.{experiments.methods[wildcards.method].kind}",
-        ),
+        settings=by_wildcards(paths.method_settings),
+        protocol=settings_of("datasets", part="full_ranking"),
+        seed=seed_of("methods"),
+        code=method_code_of("full_rank_method"),
     script:
         "../workflow_scripts/full_rank_method.py"

@@ -3,10 +3,8 @@
 
 rule pseudo_queries:
     input:
-        canonical=multiext(
-            "results/{dataset}/canonical/", "items.parquet", "queries.parquet"
-        ),
-        samples="results/{dataset}/samples/training_events.parquet",
+        canonical=paths.ITEMS_AND_QUERIES,
+        samples=paths.TRAINING_EVENTS,
     output:
         multiext(
             "results/{dataset}/pseudo_queries/{pseudo_queries}/",
@@ -26,12 +24,8 @@ rule pseudo_queries:
         mem_mb=scaled(6000, 20),
         runtime=scaled(120, 4.0),
     params:
-        settings=lambda wildcards: experiments.pseudo_queries[wildcards.pseudo_queries]
-        .sampling()
-        .canonical(),
-        seed=lambda wildcards: experiments.seed_of(
-            experiments.pseudo_queries[wildcards.pseudo_queries]
-        ),
+        settings=settings_of("pseudo_queries", part="sampling"),
+        seed=seed_of("pseudo_queries"),
         code=code_of("pseudo_queries"),
         checkpoints="results/{dataset}/checkpoints/pseudo_queries_{pseudo_queries}",
     script:
@@ -40,26 +34,15 @@ rule pseudo_queries:
 
 rule corpus:
     input:
-        multiext("results/{dataset}/canonical/", "items.parquet", "queries.parquet"),
-        events="results/{dataset}/canonical/events.parquet",
-        samples="results/{dataset}/samples/samples.parquet",
-        identifiers=lambda wildcards: multiext(
-            f"results/{{dataset}}/identifiers/{corpus_identifier(wildcards)}/",
-            "identifiers.parquet",
-            "vocabulary.json",
-        ),
-        pseudo_queries=corpus_pseudo_queries,
+        paths.ITEMS_AND_QUERIES,
+        events=paths.EVENTS,
+        samples=paths.SAMPLES,
+        identifiers=by_wildcards(paths.corpus_identifiers),
+        pseudo_queries=by_wildcards(paths.corpus_pseudo_queries),
     output:
-        multiext(
-            "results/{dataset}/corpora/{corpus}/",
-            "prompts.parquet",
-            "item_tokens.parquet",
-            "new_tokens.json",
-            "templates.yaml",
-            "trie.safetensors",
-        ),
-        tokenizer="results/{dataset}/corpora/{corpus}/tokenizer/tokenizer_config.json",
-        train="results/{dataset}/corpora/{corpus}/train.parquet",
+        paths.CORPUS_FILES,
+        tokenizer=paths.TOKENIZER,
+        train=paths.TRAINING_TOKENS,
         record="results/{dataset}/corpora/{corpus}/stage.json",
     log:
         "results/{dataset}/logs/corpus_{corpus}.log",
@@ -70,12 +53,8 @@ rule corpus:
         mem_mb=scaled(2000, 60),
         runtime=scaled(15, 1.0),
     params:
-        settings=lambda wildcards: experiments.corpora[wildcards.corpus]
-        .materialization()
-        .canonical(),
-        seed=lambda wildcards: experiments.seed_of(
-            experiments.corpora[wildcards.corpus]
-        ),
+        settings=settings_of("corpora", part="materialization"),
+        seed=seed_of("corpora"),
         code=code_of("corpus"),
     script:
         "../workflow_scripts/corpus.py"

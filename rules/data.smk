@@ -1,10 +1,17 @@
 # Raw logs -> canonical tables -> samples and candidates.
+from gensar_core.samples.parts import part_files
+from gensar_core.sources import kuaisar
+from gensar_core.sources.amazon import product_search
+from gensar_core.sources.amazon.canonical import raw_names
+from gensar_core.sources.amazon.download import PRODUCT_SEARCH_CATEGORIES
+
+REVIEWS, METADATA = raw_names("{category}")
 
 
 rule download_amazon:
     output:
-        reviews=protected("resources/amazon/{category}/reviews_{category}_5.json.gz"),
-        metadata=protected("resources/amazon/{category}/meta_{category}.json.gz"),
+        reviews=protected(f"resources/amazon/{{category}}/{REVIEWS}"),
+        metadata=protected(f"resources/amazon/{{category}}/{METADATA}"),
     log:
         "resources/amazon/{category}/download.log",
     conda:
@@ -18,7 +25,7 @@ rule download_amazon:
 
 rule download_product_search:
     output:
-        multiext("resources/amazon/{category}/", *PRODUCT_SEARCH_FILES),
+        multiext("resources/amazon/{category}/", *product_search.FILES),
     log:
         "resources/amazon/{category}/download_product_search.log",
     wildcard_constraints:
@@ -36,11 +43,8 @@ rule simulate:
     output:
         multiext(
             "results/{dataset}/raw/",
-            "reviews_Simulated_5.json.gz",
-            "meta_Simulated.json.gz",
-            "query_text.txt.gz",
-            "train.qrels.gz",
-            "test.qrels.gz",
+            *raw_names("Simulated"),
+            *product_search.FILES,
         ),
         record="results/{dataset}/raw/stage.json",
     log:
@@ -51,9 +55,7 @@ rule simulate:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
-        .simulation_settings()
-        .canonical(),
+        settings=settings_of("datasets", part="simulation_settings"),
         seed=experiments.seed,
         code=code_of("simulate"),
     script:
@@ -62,20 +64,20 @@ rule simulate:
 
 rule canonical_amazon:
     input:
-        amazon_files,
-    output:
-        multiext(
-            "results/{dataset}/canonical/",
-            "users.parquet",
-            "items.parquet",
-            "queries.parquet",
+        by_wildcards(
+            paths.amazon_files,
+            raw_names=raw_names,
+            search_names=product_search.FILES,
+            searched_categories=PRODUCT_SEARCH_CATEGORIES,
         ),
-        events="results/{dataset}/canonical/events.parquet",
+    output:
+        paths.PARTIES,
+        events=paths.EVENTS,
         record="results/{dataset}/canonical/stage.json",
     log:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
-        dataset=any_of(of_source("amazon", "simulated")),
+        dataset=any_of(paths.datasets_of(plan, "amazon", "simulated")),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -83,9 +85,7 @@ rule canonical_amazon:
         mem_mb=scaled(2000, 12),
         runtime=scaled(15, 0.2),
     params:
-        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
-        .canonical_settings()
-        .canonical(),
+        settings=settings_of("datasets", part="canonical_settings"),
         seed=experiments.seed,
         code=code_of("canonical_amazon"),
     script:
@@ -94,25 +94,16 @@ rule canonical_amazon:
 
 rule canonical_eventlog:
     input:
-        item_table=lambda wildcards: user_file(
-            wildcards.dataset, "items", experiments.datasets[wildcards.dataset].items
-        ),
-        event_table=lambda wildcards: user_file(
-            wildcards.dataset, "events", experiments.datasets[wildcards.dataset].events
-        ),
+        item_table=by_wildcards(paths.user_table, key="items"),
+        event_table=by_wildcards(paths.user_table, key="events"),
     output:
-        multiext(
-            "results/{dataset}/canonical/",
-            "users.parquet",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        events="results/{dataset}/canonical/events.parquet",
+        paths.PARTIES,
+        events=paths.EVENTS,
         record="results/{dataset}/canonical/stage.json",
     log:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
-        dataset=any_of(of_source("eventlog")),
+        dataset=any_of(paths.datasets_of(plan, "eventlog")),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -120,9 +111,7 @@ rule canonical_eventlog:
         mem_mb=scaled(2000, 30),
         runtime=scaled(15, 0.2),
     params:
-        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
-        .canonical_settings()
-        .canonical(),
+        settings=settings_of("datasets", part="canonical_settings"),
         seed=experiments.seed,
         code=code_of("canonical_eventlog"),
     script:
@@ -131,27 +120,18 @@ rule canonical_eventlog:
 
 rule canonical_kuaisar:
     input:
-        lambda wildcards: [
-            user_file(
-                wildcards.dataset,
-                "raw",
-                f"{experiments.datasets[wildcards.dataset].raw}/{name}",
-            )
-            for name in ("rec_inter.csv", "src_inter.csv", "item_features.csv")
-        ],
-    output:
-        multiext(
-            "results/{dataset}/canonical/",
-            "users.parquet",
-            "items.parquet",
-            "queries.parquet",
+        by_wildcards(
+            paths.raw_files,
+            names=[kuaisar.RECOMMENDATIONS, kuaisar.SEARCHES, kuaisar.ITEMS],
         ),
-        events="results/{dataset}/canonical/events.parquet",
+    output:
+        paths.PARTIES,
+        events=paths.EVENTS,
         record="results/{dataset}/canonical/stage.json",
     log:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
-        dataset=any_of(of_source("kuaisar")),
+        dataset=any_of(paths.datasets_of(plan, "kuaisar")),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -159,9 +139,7 @@ rule canonical_kuaisar:
         mem_mb=scaled(2000, 30),
         runtime=scaled(15, 0.2),
     params:
-        settings=lambda wildcards: experiments.datasets[wildcards.dataset]
-        .canonical_settings()
-        .canonical(),
+        settings=settings_of("datasets", part="canonical_settings"),
         seed=experiments.seed,
         code=code_of("canonical_kuaisar"),
     script:
@@ -170,26 +148,16 @@ rule canonical_kuaisar:
 
 rule samples:
     input:
-        multiext(
-            "results/{dataset}/canonical/",
-            "users.parquet",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        events="results/{dataset}/canonical/events.parquet",
+        paths.PARTIES,
+        events=paths.EVENTS,
     output:
-        multiext(
-            "results/{dataset}/samples/",
-            "training_events.parquet",
-            "candidates.parquet",
-            "audit.json",
-        ),
-        samples="results/{dataset}/samples/samples.parquet",
+        [paths.TRAINING_EVENTS, paths.CANDIDATES, paths.AUDIT],
+        samples=paths.SAMPLES,
         record="results/{dataset}/samples/stage.json",
     log:
         "results/{dataset}/logs/samples.log",
     wildcard_constraints:
-        dataset=any_of(sampled_in_parts(False)),
+        dataset=any_of(paths.datasets_in_parts(plan, several=False)),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -197,9 +165,7 @@ rule samples:
         mem_mb=scaled(2000, 100),
         runtime=scaled(15, 1.0),
     params:
-        settings=lambda wildcards: experiments.datasets[
-            wildcards.dataset
-        ].samples.canonical(),
+        settings=settings_of("datasets", part="samples"),
         seed=experiments.seed,
         code=code_of("samples"),
     script:
@@ -211,24 +177,15 @@ rule samples:
 
 rule samples_survey:
     input:
-        multiext(
-            "results/{dataset}/canonical/",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        events="results/{dataset}/canonical/events.parquet",
+        paths.ITEMS_AND_QUERIES,
+        events=paths.EVENTS,
     output:
-        multiext(
-            "results/{dataset}/samples_parts/survey/",
-            "users.parquet",
-            "clicks.parquet",
-            "stage.json",
-        ),
-        moments="results/{dataset}/samples_parts/survey/survey.json",
+        [*paths.SURVEY_TABLES, "results/{dataset}/samples_parts/survey/stage.json"],
+        moments=paths.SURVEY,
     log:
         "results/{dataset}/logs/samples_survey.log",
     wildcard_constraints:
-        dataset=any_of(sampled_in_parts(True)),
+        dataset=any_of(paths.datasets_in_parts(plan, several=True)),
     conda:
         "../envs/gensar.yaml"
     threads: 2
@@ -236,9 +193,7 @@ rule samples_survey:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
-        settings=lambda wildcards: experiments.datasets[
-            wildcards.dataset
-        ].samples.canonical(),
+        settings=settings_of("datasets", part="samples"),
         seed=experiments.seed,
         code=code_of("samples_survey"),
     script:
@@ -247,18 +202,10 @@ rule samples_survey:
 
 rule samples_part:
     input:
-        multiext(
-            "results/{dataset}/canonical/",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        multiext(
-            "results/{dataset}/samples_parts/survey/",
-            "users.parquet",
-            "clicks.parquet",
-        ),
-        events="results/{dataset}/canonical/events.parquet",
-        moments="results/{dataset}/samples_parts/survey/survey.json",
+        paths.ITEMS_AND_QUERIES,
+        paths.SURVEY_TABLES,
+        events=paths.EVENTS,
+        moments=paths.SURVEY,
     output:
         temp(
             multiext(
@@ -269,7 +216,7 @@ rule samples_part:
     log:
         "results/{dataset}/logs/samples_{part}-of-{parts}.log",
     wildcard_constraints:
-        dataset=any_of(sampled_in_parts(True)),
+        dataset=any_of(paths.datasets_in_parts(plan, several=True)),
         part="[0-9]+",
         parts="[0-9]+",
     conda:
@@ -279,9 +226,7 @@ rule samples_part:
         mem_mb=scaled(8000),
         runtime=scaled(120),
     params:
-        settings=lambda wildcards: experiments.datasets[
-            wildcards.dataset
-        ].samples.canonical(),
+        settings=settings_of("datasets", part="samples"),
         seed=experiments.seed,
         code=code_of("samples_part"),
     script:
@@ -290,33 +235,19 @@ rule samples_part:
 
 rule samples_gather:
     input:
-        multiext(
-            "results/{dataset}/canonical/",
-            "users.parquet",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        multiext(
-            "results/{dataset}/samples_parts/survey/",
-            "users.parquet",
-            "clicks.parquet",
-        ),
-        events="results/{dataset}/canonical/events.parquet",
-        moments="results/{dataset}/samples_parts/survey/survey.json",
-        parts=sample_parts,
+        paths.PARTIES,
+        paths.SURVEY_TABLES,
+        events=paths.EVENTS,
+        moments=paths.SURVEY,
+        parts=by_wildcards(paths.sample_parts, names=[*part_files(), "stage.json"]),
     output:
-        multiext(
-            "results/{dataset}/samples/",
-            "training_events.parquet",
-            "candidates.parquet",
-            "audit.json",
-        ),
-        samples="results/{dataset}/samples/samples.parquet",
+        [paths.TRAINING_EVENTS, paths.CANDIDATES, paths.AUDIT],
+        samples=paths.SAMPLES,
         record="results/{dataset}/samples/stage.json",
     log:
         "results/{dataset}/logs/samples.log",
     wildcard_constraints:
-        dataset=any_of(sampled_in_parts(True)),
+        dataset=any_of(paths.datasets_in_parts(plan, several=True)),
     conda:
         "../envs/gensar.yaml"
     threads: 2
@@ -324,9 +255,7 @@ rule samples_gather:
         mem_mb=scaled(8000),
         runtime=scaled(240),
     params:
-        settings=lambda wildcards: experiments.datasets[
-            wildcards.dataset
-        ].samples.canonical(),
+        settings=settings_of("datasets", part="samples"),
         seed=experiments.seed,
         code=code_of("samples_gather"),
     script:
@@ -337,8 +266,8 @@ rule training_negatives:
     input:
         item_table="results/{dataset}/canonical/items.parquet",
         query_table="results/{dataset}/canonical/queries.parquet",
-        samples="results/{dataset}/samples/samples.parquet",
-        events="results/{dataset}/samples/training_events.parquet",
+        samples=paths.SAMPLES,
+        events=paths.TRAINING_EVENTS,
     output:
         negatives="results/{dataset}/training_negatives/training_negatives.parquet",
         record="results/{dataset}/training_negatives/stage.json",
@@ -351,9 +280,7 @@ rule training_negatives:
         mem_mb=scaled(2000, 60),
         runtime=scaled(15, 1.0),
     params:
-        settings=lambda wildcards: experiments.datasets[
-            wildcards.dataset
-        ].training_negatives.canonical(),
+        settings=settings_of("datasets", part="training_negatives"),
         seed=experiments.seed,
         code=code_of("training_negatives"),
     script:

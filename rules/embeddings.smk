@@ -25,9 +25,7 @@ rule embed_text:
         mem_mb=scaled(3000, 40),
         runtime=scaled(60, 10.0),
     params:
-        settings=lambda wildcards: experiments.embeddings[
-            wildcards.embedding
-        ].canonical(),
+        settings=settings_of("embeddings"),
         seed=experiments.seed,
         code=code_of("embed_text"),
         checkpoints="results/{dataset}/checkpoints/embeddings/{embedding}",
@@ -37,7 +35,7 @@ rule embed_text:
 
 rule embed_sequential:
     input:
-        model=lambda wildcards: f"results/{{dataset}}/models/{experiments.embeddings[wildcards.embedding].method}/stage.json",
+        model=by_wildcards(paths.embedding_model),
     output:
         vectors="results/{dataset}/embeddings/{embedding}/vectors.safetensors",
         record="results/{dataset}/embeddings/{embedding}/stage.json",

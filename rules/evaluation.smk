@@ -3,16 +3,10 @@
 
 rule overall_table:
     input:
-        ranks=table_ranks,
+        ranks=by_wildcards(paths.table_ranks),
         canonical="results/{dataset}/canonical/stage.json",
     output:
-        multiext(
-            "results/tables/{dataset}",
-            ".md",
-            ".tex",
-            ".significance.csv",
-            ".stage.json",
-        ),
+        multiext("results/tables/{dataset}", *paths.TABLE_ENDINGS),
         csv="results/tables/{dataset}.csv",
         page=report(
             "results/tables/{dataset}.html",
@@ -28,8 +22,8 @@ rule overall_table:
         mem_mb=scaled(1000, 20),
         runtime=scaled(10, 0.1),
     params:
-        rows=table_rows,
-        comparison=table_comparison,
+        rows=by_wildcards(paths.table_rows),
+        comparison=by_wildcards(paths.table_comparison),
         code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
@@ -37,16 +31,10 @@ rule overall_table:
 
 rule named_table:
     input:
-        ranks=table_ranks,
+        ranks=by_wildcards(paths.table_ranks),
         canonical="results/{dataset}/canonical/stage.json",
     output:
-        multiext(
-            "results/tables/{dataset}_{table}",
-            ".md",
-            ".tex",
-            ".significance.csv",
-            ".stage.json",
-        ),
+        multiext("results/tables/{dataset}_{table}", *paths.TABLE_ENDINGS),
         csv="results/tables/{dataset}_{table}.csv",
         page=report(
             "results/tables/{dataset}_{table}.html",
@@ -62,8 +50,8 @@ rule named_table:
         mem_mb=scaled(1000, 20),
         runtime=scaled(10, 0.1),
     params:
-        rows=table_rows,
-        comparison=table_comparison,
+        rows=by_wildcards(paths.table_rows),
+        comparison=by_wildcards(paths.table_comparison),
         code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
@@ -71,7 +59,7 @@ rule named_table:
 
 rule full_table:
     input:
-        ranks=full_table_ranks,
+        ranks=by_wildcards(paths.full_table_ranks),
         canonical="results/{dataset}/canonical/stage.json",
     output:
         multiext(
@@ -91,8 +79,8 @@ rule full_table:
         mem_mb=scaled(1000, 20),
         runtime=scaled(10, 0.1),
     params:
-        rows=full_table_rows,
-        comparison=table_comparison,
+        rows=by_wildcards(paths.fitted_rows),
+        comparison=by_wildcards(paths.table_comparison),
         code=code_of("full_table"),
     script:
         "../workflow_scripts/full_table.py"
@@ -100,10 +88,7 @@ rule full_table:
 
 rule comparison_figure:
     input:
-        lambda wildcards: expand(
-            "results/{{dataset}}/ranks/{row}.parquet",
-            row=experiments.figures[wildcards.figure].rows,
-        ),
+        by_wildcards(paths.figure_ranks),
     output:
         multiext("results/figures/{dataset}_{figure}", ".png", ".csv", ".stage.json"),
         svg=report(
@@ -120,7 +105,7 @@ rule comparison_figure:
         mem_mb=scaled(1000, 20),
         runtime=scaled(10, 0.1),
     params:
-        settings=lambda wildcards: experiments.figures[wildcards.figure].canonical(),
+        settings=settings_of("figures"),
         code=code_of("comparison_figure"),
     script:
         "../workflow_scripts/comparison_figure.py"
@@ -128,9 +113,9 @@ rule comparison_figure:
 
 rule costs:
     input:
-        ranks=cost_ranks,
-        records=cost_records,
-        models=cost_models,
+        ranks=by_wildcards(paths.fitted_ranks),
+        records=by_wildcards(paths.fitted_ranks_records),
+        models=by_wildcards(paths.fitted_models),
     output:
         multiext("results/tables/{dataset}_costs", ".md", ".stage.json"),
         csv="results/tables/{dataset}_costs.csv",
@@ -142,7 +127,7 @@ rule costs:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        rows=cost_rows,
+        rows=by_wildcards(paths.fitted_rows),
         code=code_of("costs"),
     script:
         "../workflow_scripts/costs.py"
@@ -158,13 +143,8 @@ use rule costs as named_costs with:
 
 rule statistics:
     input:
-        canonical=multiext(
-            "results/{dataset}/canonical/",
-            "events.parquet",
-            "items.parquet",
-            "queries.parquet",
-        ),
-        samples="results/{dataset}/samples/samples.parquet",
+        canonical=[paths.EVENTS, *paths.ITEMS_AND_QUERIES],
+        samples=paths.SAMPLES,
     output:
         multiext("results/tables/{dataset}_statistics", ".md", ".stage.json"),
         multiext("results/figures/{dataset}_distributions", ".png", ".stage.json"),
@@ -190,10 +170,7 @@ rule statistics:
 
 rule collisions:
     input:
-        lambda wildcards: expand(
-            "results/{{dataset}}/identifiers/{identifier}/quality.json",
-            identifier=compared_identifiers(wildcards),
-        ),
+        by_wildcards(paths.compared_quality),
     output:
         multiext("results/figures/{dataset}_collisions", ".png", ".stage.json"),
         svg=report(
@@ -210,7 +187,7 @@ rule collisions:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        names=lambda wildcards: compared_identifiers(wildcards),
+        names=by_wildcards(paths.compared_identifiers),
         code=code_of("collisions"),
     script:
         "../workflow_scripts/collisions.py"

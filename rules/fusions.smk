@@ -3,18 +3,9 @@
 
 rule fuse:
     input:
-        parts=lambda wildcards: [
-            f"results/{wildcards.dataset}/ranks/{part}.scores.parquet"
-            for part in experiments.fusions[wildcards.fusion].parts
-        ],
-        samples=multiext(
-            "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
-        ),
-        clicks=lambda wildcards: (
-            f"results/{wildcards.dataset}/samples/training_events.parquet"
-            if experiments.fusions[wildcards.fusion].popularity
-            else []
-        ),
+        parts=by_wildcards(paths.fusion_scores),
+        samples=[paths.SAMPLES, paths.CANDIDATES],
+        clicks=by_wildcards(paths.fusion_clicks),
     output:
         ranks="results/{dataset}/ranks/{fusion}.parquet",
         record="results/{dataset}/ranks/{fusion}.stage.json",
@@ -28,10 +19,8 @@ rule fuse:
         mem_mb=scaled(4000, 30),
         runtime=scaled(30, 0.2),
     params:
-        parts=lambda wildcards: experiments.fusions[wildcards.fusion].parts,
-        settings=lambda wildcards: experiments.fusions[wildcards.fusion]
-        .weights()
-        .canonical(),
+        parts=by_wildcards(paths.fusion_parts),
+        settings=settings_of("fusions", part="weights"),
         code=code_of("fuse"),
     script:
         "../workflow_scripts/fuse.py"

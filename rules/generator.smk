@@ -3,18 +3,12 @@
 
 rule token_vectors:
     input:
-        unpack(corpus_embeddings),
-        canonical=multiext(
-            "results/{dataset}/canonical/", "items.parquet", "queries.parquet"
-        ),
-        training_events="results/{dataset}/samples/training_events.parquet",
-        identifiers=lambda wildcards: multiext(
-            f"results/{{dataset}}/identifiers/{corpus_identifier(wildcards)}/",
-            "identifiers.parquet",
-            "vocabulary.json",
-        ),
-        tokenizer="results/{dataset}/corpora/{corpus}/tokenizer/tokenizer_config.json",
-        new_tokens="results/{dataset}/corpora/{corpus}/new_tokens.json",
+        unpack(by_wildcards(paths.corpus_embeddings)),
+        canonical=paths.ITEMS_AND_QUERIES,
+        training_events=paths.TRAINING_EVENTS,
+        identifiers=by_wildcards(paths.corpus_identifiers),
+        tokenizer=paths.TOKENIZER,
+        new_tokens=paths.NEW_TOKENS,
     output:
         vectors="results/{dataset}/token_vectors/{corpus}/token_vectors.safetensors",
         record="results/{dataset}/token_vectors/{corpus}/stage.json",
@@ -28,7 +22,7 @@ rule token_vectors:
         mem_mb=scaled(4000, 30),
         runtime=scaled(15, 1.0),
     params:
-        sides=lambda wildcards: sorted(corpus_embeddings(wildcards)),
+        sides=by_wildcards(paths.corpus_sides),
         code=code_of("token_vectors"),
     script:
         "../workflow_scripts/token_vectors.py"
@@ -36,23 +30,11 @@ rule token_vectors:
 
 rule train_generator:
     input:
-        corpus=lambda wildcards: corpus_files(
-            wildcards,
-            [
-                "train.parquet",
-                "prompts.parquet",
-                "item_tokens.parquet",
-                "new_tokens.json",
-                "templates.yaml",
-                "trie.safetensors",
-            ],
-        ),
-        tokenizer=lambda wildcards: f"results/{{dataset}}/corpora/{experiments.generators[wildcards.generator].corpus}/tokenizer/tokenizer_config.json",
-        samples=multiext(
-            "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
-        ),
-        token_vectors=generator_token_vectors,
-        start_from=generator_start,
+        corpus=by_wildcards(paths.training_corpus),
+        tokenizer=by_wildcards(paths.generator_tokenizer),
+        samples=[paths.SAMPLES, paths.CANDIDATES],
+        token_vectors=by_wildcards(paths.generator_token_vectors),
+        start_from=by_wildcards(paths.generator_start),
     output:
         multiext(
             "results/{dataset}/models/{generator}/",
@@ -75,12 +57,8 @@ rule train_generator:
         mem_mb=scaled(6000, 20),
         runtime=scaled(720, 20.0),
     params:
-        settings=lambda wildcards: experiments.generators[wildcards.generator]
-        .training()
-        .canonical(),
-        seed=lambda wildcards: experiments.seed_of(
-            experiments.generators[wildcards.generator]
-        ),
+        settings=settings_of("generators", part="training"),
+        seed=seed_of("generators"),
         code=code_of("train_generator"),
         checkpoints="results/{dataset}/checkpoints/{generator}",
     script:
@@ -89,12 +67,8 @@ rule train_generator:
 
 rule full_rank_generator:
     input:
-        corpus=lambda wildcards: corpus_files(
-            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
-        ),
-        samples=multiext(
-            "results/{dataset}/samples/", "samples.parquet", "training_events.parquet"
-        ),
+        corpus=by_wildcards(paths.ranking_corpus),
+        samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
         model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks="results/{dataset}/full_ranks/{generator}.parquet",
@@ -102,7 +76,7 @@ rule full_rank_generator:
     log:
         "results/{dataset}/logs/full_rank_generator_{generator}.log",
     wildcard_constraints:
-        generator=any_of(ranked_in_parts(False)),
+        generator=any_of(paths.generators_in_parts(plan, several=False)),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -111,10 +85,8 @@ rule full_rank_generator:
         mem_mb=scaled(4000, 30),
         runtime=scaled(120, 4.0),
     params:
-        settings=lambda wildcards: experiments.generators[
-            wildcards.generator
-        ].retrieval.canonical(),
-        protocol=full_ranking,
+        settings=settings_of("generators", part="retrieval"),
+        protocol=settings_of("datasets", part="full_ranking"),
         code=code_of("full_rank_generator"),
     script:
         "../workflow_scripts/full_rank_generator.py"
@@ -122,12 +94,8 @@ rule full_rank_generator:
 
 rule rank_generator:
     input:
-        corpus=lambda wildcards: corpus_files(
-            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
-        ),
-        samples=multiext(
-            "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
-        ),
+        corpus=by_wildcards(paths.ranking_corpus),
+        samples=[paths.SAMPLES, paths.CANDIDATES],
         model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks="results/{dataset}/ranks/{generator}.parquet",
@@ -136,7 +104,7 @@ rule rank_generator:
     log:
         "results/{dataset}/logs/rank_generator_{generator}.log",
     wildcard_constraints:
-        generator=any_of(ranked_in_parts(False)),
+        generator=any_of(paths.generators_in_parts(plan, several=False)),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -145,9 +113,7 @@ rule rank_generator:
         mem_mb=scaled(4000, 30),
         runtime=scaled(60, 2.0),
     params:
-        settings=lambda wildcards: experiments.generators[
-            wildcards.generator
-        ].ranking.canonical(),
+        settings=settings_of("generators", part="ranking"),
         code=code_of("rank_generator"),
     script:
         "../workflow_scripts/rank_generator.py"

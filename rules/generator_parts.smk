@@ -3,12 +3,8 @@
 
 rule rank_generator_part:
     input:
-        corpus=lambda wildcards: corpus_files(
-            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
-        ),
-        samples=multiext(
-            "results/{dataset}/samples/", "samples.parquet", "candidates.parquet"
-        ),
+        corpus=by_wildcards(paths.ranking_corpus),
+        samples=[paths.SAMPLES, paths.CANDIDATES],
         model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks=temp(
@@ -23,7 +19,7 @@ rule rank_generator_part:
     log:
         "results/{dataset}/logs/rank_generator_{generator}_{part}-of-{parts}.log",
     wildcard_constraints:
-        generator=any_of(ranked_in_parts(True)),
+        generator=any_of(paths.generators_in_parts(plan, several=True)),
         part="[0-9]+",
         parts="[0-9]+",
     conda:
@@ -34,9 +30,7 @@ rule rank_generator_part:
         mem_mb=scaled(4000, 30),
         runtime=scaled(60, 2.0),
     params:
-        settings=lambda wildcards: experiments.generators[
-            wildcards.generator
-        ].ranking.canonical(),
+        settings=settings_of("generators", part="ranking"),
         code=code_of("rank_generator_part"),
     script:
         "../workflow_scripts/rank_generator_part.py"
@@ -44,11 +38,13 @@ rule rank_generator_part:
 
 rule rank_generator_gather:
     input:
-        ranks=lambda wildcards: ranking_parts(wildcards, "ranks_parts", ".parquet"),
-        scores=lambda wildcards: ranking_parts(
-            wildcards, "ranks_parts", ".scores.parquet"
+        ranks=by_wildcards(paths.ranking_parts, folder="ranks_parts", ending=".parquet"),
+        scores=by_wildcards(
+            paths.ranking_parts, folder="ranks_parts", ending=".scores.parquet"
         ),
-        records=lambda wildcards: ranking_parts(wildcards, "ranks_parts", ".stage.json"),
+        records=by_wildcards(
+            paths.ranking_parts, folder="ranks_parts", ending=".stage.json"
+        ),
     output:
         ranks="results/{dataset}/ranks/{generator}.parquet",
         scores="results/{dataset}/ranks/{generator}.scores.parquet",
@@ -56,7 +52,7 @@ rule rank_generator_gather:
     log:
         "results/{dataset}/logs/rank_generator_{generator}.log",
     wildcard_constraints:
-        generator=any_of(ranked_in_parts(True)),
+        generator=any_of(paths.generators_in_parts(plan, several=True)),
     conda:
         "../envs/gensar.yaml"
     resources:
@@ -70,12 +66,8 @@ rule rank_generator_gather:
 
 rule full_rank_generator_part:
     input:
-        corpus=lambda wildcards: corpus_files(
-            wildcards, ["prompts.parquet", "item_tokens.parquet", "trie.safetensors"]
-        ),
-        samples=multiext(
-            "results/{dataset}/samples/", "samples.parquet", "training_events.parquet"
-        ),
+        corpus=by_wildcards(paths.ranking_corpus),
+        samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
         model="results/{dataset}/models/{generator}/stage.json",
     output:
         ranks=temp(
@@ -87,7 +79,7 @@ rule full_rank_generator_part:
     log:
         "results/{dataset}/logs/full_rank_generator_{generator}_{part}-of-{parts}.log",
     wildcard_constraints:
-        generator=any_of(ranked_in_parts(True)),
+        generator=any_of(paths.generators_in_parts(plan, several=True)),
         part="[0-9]+",
         parts="[0-9]+",
     conda:
@@ -98,10 +90,8 @@ rule full_rank_generator_part:
         mem_mb=scaled(4000, 30),
         runtime=scaled(120, 4.0),
     params:
-        settings=lambda wildcards: experiments.generators[
-            wildcards.generator
-        ].retrieval.canonical(),
-        protocol=full_ranking,
+        settings=settings_of("generators", part="retrieval"),
+        protocol=settings_of("datasets", part="full_ranking"),
         code=code_of("full_rank_generator_part"),
     script:
         "../workflow_scripts/full_rank_generator_part.py"
@@ -109,9 +99,11 @@ rule full_rank_generator_part:
 
 rule full_rank_generator_gather:
     input:
-        ranks=lambda wildcards: ranking_parts(wildcards, "full_ranks_parts", ".parquet"),
-        records=lambda wildcards: ranking_parts(
-            wildcards, "full_ranks_parts", ".stage.json"
+        ranks=by_wildcards(
+            paths.ranking_parts, folder="full_ranks_parts", ending=".parquet"
+        ),
+        records=by_wildcards(
+            paths.ranking_parts, folder="full_ranks_parts", ending=".stage.json"
         ),
     output:
         ranks="results/{dataset}/full_ranks/{generator}.parquet",
@@ -119,7 +111,7 @@ rule full_rank_generator_gather:
     log:
         "results/{dataset}/logs/full_rank_generator_{generator}.log",
     wildcard_constraints:
-        generator=any_of(ranked_in_parts(True)),
+        generator=any_of(paths.generators_in_parts(plan, several=True)),
     conda:
         "../envs/gensar.yaml"
     resources:

@@ -3,7 +3,7 @@
 
 rule identifiers:
     input:
-        unpack(identifier_embeddings),
+        unpack(by_wildcards(paths.identifier_embeddings)),
     output:
         multiext(
             "results/{dataset}/identifiers/{identifier}/",
@@ -22,12 +22,8 @@ rule identifiers:
         mem_mb=scaled(3000, 20),
         runtime=scaled(120, 2.0),
     params:
-        settings=lambda wildcards: experiments.identifiers[wildcards.identifier]
-        .quantization()
-        .canonical(),
-        seed=lambda wildcards: experiments.seed_of(
-            experiments.identifiers[wildcards.identifier]
-        ),
+        settings=settings_of("identifiers", part="quantization"),
+        seed=seed_of("identifiers"),
         code=code_of("identifiers"),
         checkpoints="results/{dataset}/checkpoints/identifiers/{identifier}",
     script:

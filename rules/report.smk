@@ -4,14 +4,8 @@
 # Curves of all models that a data set shows, or of one (results/figures/demo_sasrec_training.svg).
 rule training_curves:
     input:
-        models=lambda wildcards: expand(
-            "results/{{dataset}}/models/{name}/stage.json",
-            name=drawn_models(wildcards),
-        ),
-        identifiers=lambda wildcards: expand(
-            "results/{{dataset}}/identifiers/{name}/stage.json",
-            name=drawn_identifiers(wildcards),
-        ),
+        models=by_wildcards(paths.drawn_model_records),
+        identifiers=by_wildcards(paths.drawn_identifier_records),
     output:
         multiext("results/figures/{dataset}{_model}_training", ".png", ".stage.json"),
         svg=report(
@@ -30,7 +24,7 @@ rule training_curves:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        names=lambda wildcards: drawn_models(wildcards) + drawn_identifiers(wildcards),
+        names=by_wildcards(paths.drawn_names),
         code=code_of("training_curves"),
     script:
         "../workflow_scripts/training_curves.py"
@@ -39,20 +33,11 @@ rule training_curves:
 rule overview:
     input:
         statistics="results/tables/{dataset}_statistics.csv",
-        audit="results/{dataset}/samples/audit.json",
-        quality=lambda wildcards: expand(
-            "results/{{dataset}}/identifiers/{identifier}/quality.json",
-            identifier=shown_identifiers(wildcards.dataset),
-        ),
-        figures=lambda wildcards: expand(
-            "results/figures/{{dataset}}_{figure}.svg",
-            figure=shown_figures(wildcards.dataset),
-        ),
-        tables=lambda wildcards: expand(
-            "results/tables/{table}.html",
-            table=shown_tables(wildcards.dataset).values(),
-        ),
-        records=shown_records,
+        audit=paths.AUDIT,
+        quality=by_wildcards(paths.shown_quality),
+        figures=by_wildcards(paths.shown_figure_files),
+        tables=by_wildcards(paths.shown_table_pages),
+        records=by_wildcards(paths.shown_records),
     output:
         record="results/overview/{dataset}.stage.json",
         page=report(
@@ -69,9 +54,9 @@ rule overview:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        identifiers=lambda wildcards: shown_identifiers(wildcards.dataset),
-        figures=lambda wildcards: shown_figures(wildcards.dataset),
-        tables=lambda wildcards: list(shown_tables(wildcards.dataset)),
+        identifiers=by_wildcards(paths.shown_identifiers),
+        figures=by_wildcards(paths.shown_figures),
+        tables=by_wildcards(paths.shown_table_names),
         captions=CAPTIONS,
         code=code_of("overview"),
     script:

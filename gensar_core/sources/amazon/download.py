@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from gensar_core.errors import UserError
 from gensar_core.runtime.progress import progress, say
@@ -22,6 +23,13 @@ from gensar_core.sources.shared.lines import blocks
 
 HOME = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 PRODUCT_SEARCH_HOME = "https://raw.githubusercontent.com/QingyaoAi/Amazon-Product-Search-Datasets/master/"
+#: Categories for which Ai et al. publish product-search files.
+PRODUCT_SEARCH_CATEGORIES: Final = (
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Electronics",
+    "Kindle_Store",
+)
 _PIECE = 1 << 20
 _ATTEMPTS = 3
 _TIMEOUT = 60.0

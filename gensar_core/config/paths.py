@@ -1,0 +1,552 @@
+"""Tell which files an entry of the experiments reads, and which files are behind a page of results.
+
+A function takes the plan and values of wildcards, and returns paths relative to the working folder. Nothing here needs
+Snakemake. Names at the top are patterns, in which `{dataset}` and `{corpus}` stand for any entry.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import string
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gensar_core.config.base import Settings, canonical_json
+from gensar_core.config.experiments import Experiments
+from gensar_core.config.seeds import Runs
+from gensar_core.errors import UserError
+
+# Files of a stage that several rules name.
+_CANONICAL: Final = "results/{dataset}/canonical"
+EVENTS: Final = f"{_CANONICAL}/events.parquet"
+USERS: Final = f"{_CANONICAL}/users.parquet"
+#: What has a text.
+ITEMS_AND_QUERIES: Final = [f"{_CANONICAL}/items.parquet", f"{_CANONICAL}/queries.parquet"]
+#: The canonical tables beside the events, and all of them.
+PARTIES: Final = [USERS, *ITEMS_AND_QUERIES]
+CANONICAL_TABLES: Final = [EVENTS, *PARTIES]
+
+_SAMPLES: Final = "results/{dataset}/samples"
+SAMPLES: Final = f"{_SAMPLES}/samples.parquet"
+CANDIDATES: Final = f"{_SAMPLES}/candidates.parquet"
+TRAINING_EVENTS: Final = f"{_SAMPLES}/training_events.parquet"
+AUDIT: Final = f"{_SAMPLES}/audit.json"
+#: The survey of all users, which every part of the samples reads.
+SURVEY_TABLES: Final = [f"results/{{dataset}}/samples_parts/survey/{name}.parquet" for name in ("users", "clicks")]
+SURVEY: Final = "results/{dataset}/samples_parts/survey/survey.json"
+
+_CORPUS: Final = "results/{dataset}/corpora/{corpus}"
+TOKENIZER: Final = f"{_CORPUS}/tokenizer/tokenizer_config.json"
+TRAINING_TOKENS: Final = f"{_CORPUS}/train.parquet"
+_PROMPTS, _ITEM_TOKENS, _TRIE = (
+    f"{_CORPUS}/{name}" for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
+)
+NEW_TOKENS: Final = f"{_CORPUS}/new_tokens.json"
+#: The files of a corpus beside its training examples and its tokenizer.
+CORPUS_FILES: Final = [_PROMPTS, _ITEM_TOKENS, NEW_TOKENS, f"{_CORPUS}/templates.yaml", _TRIE]
+
+#: Endings of the files of a metric table, beside its CSV and its page.
+TABLE_ENDINGS: Final = [".md", ".tex", ".significance.csv", ".stage.json"]
+
+#: The wildcard that names an entry of a section, where it is not the section without its last letter.
+_WILDCARDS: Final = {"corpora": "corpus", "pseudo_queries": "pseudo_queries"}
+#: Folders of results for people, which are requested by name.
+_SHOWN_FOLDERS: Final = ("results/tables", "results/figures", "results/overview")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that paths depend on: the experiments, and facts about methods that their code holds.
+
+    ``runs`` are the entries that each row of a table shows. The two functions say of a kind of method whether it reads
+    stored negatives, and whether its training leaves a curve.
+    """
+
+    experiments: Experiments
+    runs: Runs
+    reads_negatives: Callable[[str], bool]
+    leaves_curve: Callable[[str], bool]
+
+
+# Entries: their settings and seeds.
+
+
+def wildcard_of(section: str) -> str:
+    """Return the name of the wildcard that stands for an entry of a section."""
+    return _WILDCARDS.get(section, section.removesuffix("s"))
+
+
+def entry_settings(plan: Plan, section: str, name: str, part: str | None = None) -> str:
+    """Return an entry's settings as canonical JSON, or a part of them: a field, or what a method returns."""
+    settings: Any = getattr(plan.experiments, section)[name]
+    if part is not None:
+        settings = getattr(settings, part)
+    if not isinstance(settings, Settings):
+        settings = settings()
+    text: str = settings.canonical()
+    return text
+
+
+def entry_seed(plan: Plan, section: str, name: str) -> int:
+    """Return the seed that an entry draws from."""
+    return plan.experiments.seed_of(getattr(plan.experiments, section)[name])
+
+
+# Raw files.
+
+
+def datasets_of(plan: Plan, *sources: str) -> list[str]:
+    """Name the data sets that come from one of the sources."""
+    return [name for name, dataset in plan.experiments.datasets.items() if dataset.source in sources]
+
+
+def user_file(dataset: str, key: str, path: str) -> str:
+    """Return the path of a raw file that the user brings.
+
+    Raises UserError when there is none, naming the key that told where to look.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"config: datasets.{dataset}.{key}: there is no {path}; put the file there, or name its place")
+    return path
+
+
+def amazon_files(
+    plan: Plan,
+    dataset: str,
+    raw_names: Callable[[str], Iterable[str]],
+    search_names: Collection[str],
+    searched_categories: Collection[str],
+) -> list[str]:
+    """List the raw files of an Amazon category: simulated, downloaded, or in the user's folder.
+
+    ``raw_names`` names the files of a category that must be there, ``search_names`` those of product search, which are
+    published for ``searched_categories`` alone. Raises UserError when the user's folder lacks one that must be there.
+    """
+    entry: Any = plan.experiments.datasets[dataset]
+    names, category = list(raw_names(entry.category)), entry.category
+    if entry.source == "simulated":
+        return [f"results/{dataset}/raw/{name}" for name in [*names, *search_names]]
+    if entry.raw == "download":
+        published = search_names if category in searched_categories else ()
+        return [f"resources/amazon/{category}/{name}" for name in [*names, *published]]
+    needed = raw_files(plan, dataset, names)
+    search = [f"{entry.raw}/{name}" for name in search_names]
+    return needed + [path for path in search if Path(path).is_file()]
+
+
+def raw_files(plan: Plan, dataset: str, names: Iterable[str]) -> list[str]:
+    """List the named files of a data set's folder of raw files. Raises UserError when one is missing."""
+    entry: Any = plan.experiments.datasets[dataset]
+    return [user_file(dataset, "raw", f"{entry.raw}/{name}") for name in names]
+
+
+def user_table(plan: Plan, dataset: str, key: str) -> str:
+    """Return the table of an event log that a key names: `items` or `events`. Raises UserError when it is missing."""
+    return user_file(dataset, key, getattr(plan.experiments.datasets[dataset], key))
+
+
+# Samples.
+
+
+def datasets_in_parts(plan: Plan, several: bool) -> list[str]:
+    """Name the data sets whose samples are built in several jobs or, if not ``several``, in one."""
+    return [name for name, dataset in plan.experiments.datasets.items() if (dataset.scatter > 1) == several]
+
+
+def sample_parts(plan: Plan, dataset: str, names: Sequence[str]) -> list[str]:
+    """List the files ``names`` of all parts of a data set's samples, part by part."""
+    parts = plan.experiments.datasets[dataset].scatter
+    folder = f"results/{dataset}/samples_parts"
+    return [f"{folder}/{part}-of-{parts}/{name}" for part in range(parts) for name in names]
+
+
+# Embeddings and identifiers.
+
+
+def embedding_model(plan: Plan, dataset: str, embedding: str) -> str:
+    """Return the record of the trained method that an embedding is taken from."""
+    entry: Any = plan.experiments.embeddings[embedding]
+    return f"results/{dataset}/models/{entry.method}/stage.json"
+
+
+def identifier_embeddings(plan: Plan, dataset: str, identifier: str) -> dict[str, str]:
+    """Return the files of the vectors that an entry of identifiers is learned from, by side."""
+    return {side: _vectors(dataset, embedding) for side, embedding in _sides(plan, identifier).items()}
+
+
+def _sides(plan: Plan, identifier: str) -> dict[str, str]:
+    entry = plan.experiments.identifiers[identifier]
+    sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
+    return {side: embedding for side, embedding in sides.items() if embedding is not None}
+
+
+def _vectors(dataset: str, embedding: str) -> str:
+    return f"results/{dataset}/embeddings/{embedding}/vectors.safetensors"
+
+
+def compared_identifiers(plan: Plan, dataset: str) -> list[str]:
+    """Name the identifiers whose collision rates a data set's figure shows. Raises UserError without any."""
+    names = plan.experiments.datasets[dataset].compared_identifiers
+    if not names:
+        raise UserError(f"config: datasets.{dataset}.compared_identifiers: name the entries of identifiers to draw")
+    return names
+
+
+def compared_quality(plan: Plan, dataset: str) -> list[str]:
+    """List the quality reports of these identifiers."""
+    return _quality(dataset, compared_identifiers(plan, dataset))
+
+
+def _quality(dataset: str, identifiers: Iterable[str]) -> list[str]:
+    return [f"results/{dataset}/identifiers/{identifier}/quality.json" for identifier in identifiers]
+
+
+# Corpora.
+
+
+def corpus_identifiers(plan: Plan, dataset: str, corpus: str) -> list[str]:
+    """List the files of the identifiers that a corpus writes."""
+    folder = f"results/{dataset}/identifiers/{plan.experiments.corpora[corpus].identifier}"
+    return [f"{folder}/identifiers.parquet", f"{folder}/vocabulary.json"]
+
+
+def corpus_embeddings(plan: Plan, dataset: str, corpus: str) -> dict[str, str]:
+    """Return the files of the vectors that a corpus's identifiers are learned from, by side."""
+    return identifier_embeddings(plan, dataset, plan.experiments.corpora[corpus].identifier)
+
+
+def corpus_sides(plan: Plan, corpus: str) -> list[str]:
+    """Name the sides that a corpus's identifiers are learned from, in alphabetical order."""
+    return sorted(_sides(plan, plan.experiments.corpora[corpus].identifier))
+
+
+def corpus_pseudo_queries(plan: Plan, dataset: str, corpus: str) -> str | list[str]:
+    """Return the file of pseudo-queries that a corpus reads, or an empty list."""
+    entry = plan.experiments.corpora[corpus]
+    if "doc2query" not in entry.active_tasks:
+        return []
+    return f"results/{dataset}/pseudo_queries/{entry.pseudo_queries}/pseudo_queries.parquet"
+
+
+# Generators.
+
+
+def generators_in_parts(plan: Plan, several: bool) -> list[str]:
+    """Name the generators that rank in several jobs or, if not ``several``, in one."""
+    return [name for name, generator in plan.experiments.generators.items() if (generator.scatter > 1) == several]
+
+
+def training_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the files of its corpus that a generator is trained on."""
+    return _of_corpus(plan, dataset, generator, [TRAINING_TOKENS, *CORPUS_FILES])
+
+
+def ranking_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the files of its corpus that a generator ranks with."""
+    return _of_corpus(plan, dataset, generator, [_PROMPTS, _ITEM_TOKENS, _TRIE])
+
+
+def generator_tokenizer(plan: Plan, dataset: str, generator: str) -> str:
+    """Return the file that stands for the tokenizer of a generator's corpus."""
+    return _of_corpus(plan, dataset, generator, [TOKENIZER])[0]
+
+
+def _of_corpus(plan: Plan, dataset: str, generator: str, patterns: Sequence[str]) -> list[str]:
+    corpus = plan.experiments.generators[generator].corpus
+    return [pattern.format(dataset=dataset, corpus=corpus) for pattern in patterns]
+
+
+def generator_token_vectors(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the token vectors that a generator starts from: one file if it has a warm start, or none."""
+    entry = plan.experiments.generators[generator]
+    folder = f"results/{dataset}/token_vectors/{entry.corpus}"
+    return [f"{folder}/token_vectors.safetensors"] if entry.warm_start else []
+
+
+def generator_start(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the files of the trained generator whose weights a generator starts from, if any."""
+    other = plan.experiments.generators[generator].start_from
+    names = ("model.safetensors", "config.json", "stage.json") if other else ()
+    return [f"results/{dataset}/models/{other}/{name}" for name in names]
+
+
+def ranking_parts(plan: Plan, dataset: str, generator: str, folder: str, ending: str) -> list[str]:
+    """List the files with one ending for all parts of a generator's ranking, in order."""
+    parts = plan.experiments.generators[generator].scatter
+    return [f"results/{dataset}/{folder}/{generator}/{part}-of-{parts}{ending}" for part in range(parts)]
+
+
+# Other ranking methods, and fusions.
+
+
+def method_module(plan: Plan, method: str) -> str:
+    """Return the module of an entry's kind of method."""
+    return kind_module(plan.experiments.methods[method].kind)
+
+
+def kind_module(kind: str) -> str:
+    """Return the module of a kind of method."""
+    return f"gensar_core.baselines.methods.{kind}"
+
+
+def method_settings(plan: Plan, method: str) -> str:
+    """Return the settings that the method's file reads, as canonical JSON."""
+    entry = plan.experiments.methods[method]
+    return canonical_json({"kind": entry.kind, **entry.own()})
+
+
+def method_embedding(plan: Plan, dataset: str, method: str) -> list[str]:
+    """List the vectors that a method reads: one file or none."""
+    embedding = plan.experiments.methods[method].embedding
+    return [_vectors(dataset, embedding)] if embedding else []
+
+
+def method_negatives(plan: Plan, dataset: str, method: str) -> list[str]:
+    """List the stored training negatives: one file if the method trains on them, or none."""
+    reads = plan.reads_negatives(plan.experiments.methods[method].kind)
+    return [f"results/{dataset}/training_negatives/training_negatives.parquet"] if reads else []
+
+
+def fusion_parts(plan: Plan, fusion: str) -> list[str]:
+    """List the entries that a fusion weighs."""
+    return plan.experiments.fusions[fusion].parts
+
+
+def fusion_scores(plan: Plan, dataset: str, fusion: str) -> list[str]:
+    """List the scores of these entries."""
+    return [f"results/{dataset}/ranks/{part}.scores.parquet" for part in fusion_parts(plan, fusion)]
+
+
+def fusion_clicks(plan: Plan, dataset: str, fusion: str) -> str | list[str]:
+    """Return the training events for a fusion that counts clicks, or an empty list."""
+    return TRAINING_EVENTS.format(dataset=dataset) if plan.experiments.fusions[fusion].popularity else []
+
+
+# Tables and figures. Without a name of a table, the one that the data set's entry names is meant.
+
+
+def table_runs(plan: Plan, dataset: str, table: str | None = None) -> list[tuple[str, str]]:
+    """List (row, entry) for each entry that a table shows: one per row, or one per row and seed."""
+    rows = plan.runs[_table(plan, dataset, table)]
+    return [(row, entry) for row, entries in rows.items() for entry in entries]
+
+
+def _table(plan: Plan, dataset: str, table: str | None) -> str:
+    return plan.experiments.datasets[dataset].table if table is None else table
+
+
+def table_rows(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
+    """List the row of each of a table's ranks files, in order."""
+    return [row for row, _ in table_runs(plan, dataset, table)]
+
+
+def table_ranks(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
+    """List the ranks files of a table's rows."""
+    return _ranks(dataset, (entry for _, entry in table_runs(plan, dataset, table)))
+
+
+def _ranks(dataset: str, entries: Iterable[str]) -> list[str]:
+    return [f"results/{dataset}/ranks/{entry}.parquet" for entry in entries]
+
+
+def table_comparison(plan: Plan, dataset: str, table: str | None = None) -> str:
+    """Return the settings that say which rows of a table are tested against each other, as canonical JSON."""
+    return entry_settings(plan, "tables", _table(plan, dataset, table), "comparison")
+
+
+def fitted_runs(plan: Plan, dataset: str, table: str | None = None) -> list[tuple[str, str]]:
+    """List (row, entry) of a table without fusions: these weight lists of candidates and cost what their parts do."""
+    return [run for run in table_runs(plan, dataset, table) if run[0] not in plan.experiments.fusions]
+
+
+def fitted_rows(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
+    """List the row of each of these runs."""
+    return [row for row, _ in fitted_runs(plan, dataset, table)]
+
+
+def fitted_ranks(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
+    """List the ranks files of these runs."""
+    return _ranks(dataset, (entry for _, entry in fitted_runs(plan, dataset, table)))
+
+
+def fitted_ranks_records(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
+    """List the stage records of these ranks."""
+    return [f"results/{dataset}/ranks/{entry}.stage.json" for _, entry in fitted_runs(plan, dataset, table)]
+
+
+def fitted_models(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
+    """List the stage records of these runs' fitted methods and trained generators."""
+    return _model_records(dataset, (entry for _, entry in fitted_runs(plan, dataset, table)))
+
+
+def _model_records(dataset: str, entries: Iterable[str]) -> list[str]:
+    return [f"results/{dataset}/models/{entry}/stage.json" for entry in entries]
+
+
+def full_table_ranks(plan: Plan, dataset: str) -> list[str]:
+    """List the files of ranks among all items that a data set's table shows: all rows but fusions."""
+    return [f"results/{dataset}/full_ranks/{entry}.parquet" for _, entry in fitted_runs(plan, dataset)]
+
+
+def figure_ranks(plan: Plan, dataset: str, figure: str) -> list[str]:
+    """List the ranks files of a figure's rows."""
+    return _ranks(dataset, plan.experiments.figures[figure].rows)
+
+
+# What a data set shows: its page, and all that it rests on.
+
+
+def shown_tables(plan: Plan, dataset: str) -> dict[str, str]:
+    """Map the names of a data set's shown tables to the stems of their files."""
+    entry = plan.experiments.datasets[dataset]
+    named = [name for name in entry.experiments if name in plan.experiments.tables]
+    return {entry.table: dataset} | {name: f"{dataset}_{name}" for name in named}
+
+
+def shown_table_names(plan: Plan, dataset: str) -> list[str]:
+    """Name these tables."""
+    return list(shown_tables(plan, dataset))
+
+
+def shown_table_pages(plan: Plan, dataset: str) -> list[str]:
+    """List the pages of these tables."""
+    return [f"results/tables/{stem}.html" for stem in shown_tables(plan, dataset).values()]
+
+
+def shown_figures(plan: Plan, dataset: str) -> list[str]:
+    """Name the figures shown for a data set."""
+    entry = plan.experiments.datasets[dataset]
+    trained = shown_models(plan, dataset) + shown_identifiers(plan, dataset)
+    figures = ["distributions"] + (["training"] if trained else [])
+    figures += ["collisions"] if entry.compared_identifiers else []
+    return figures + [name for name in entry.experiments if name in plan.experiments.figures]
+
+
+def shown_figure_files(plan: Plan, dataset: str) -> list[str]:
+    """List the files of these figures."""
+    return [f"results/figures/{dataset}_{figure}.svg" for figure in shown_figures(plan, dataset)]
+
+
+def shown_rows(plan: Plan, dataset: str) -> list[str]:
+    """Name the methods, generators and fusions of a data set's tables and figures; over seeds, those of the first."""
+    entry = plan.experiments.datasets[dataset]
+    rows: list[str] = []
+    for name in [entry.table, *entry.experiments]:
+        if name in plan.runs:
+            rows += [entries[0] for entries in plan.runs[name].values()]
+        else:
+            rows += plan.experiments.figures[name].rows
+    return list(dict.fromkeys(rows))
+
+
+def shown_corpora(plan: Plan, dataset: str) -> list[str]:
+    """Name the corpora that the shown rows are trained on."""
+    generators = plan.experiments.generators
+    return list(dict.fromkeys(generators[row].corpus for row in shown_rows(plan, dataset) if row in generators))
+
+
+def shown_identifiers(plan: Plan, dataset: str) -> list[str]:
+    """Name the entries of identifiers that the shown corpora and comparisons use."""
+    written = [plan.experiments.corpora[corpus].identifier for corpus in shown_corpora(plan, dataset)]
+    return list(dict.fromkeys(written + plan.experiments.datasets[dataset].compared_identifiers))
+
+
+def shown_quality(plan: Plan, dataset: str) -> list[str]:
+    """List the quality reports of these identifiers."""
+    return _quality(dataset, shown_identifiers(plan, dataset))
+
+
+def shown_models(plan: Plan, dataset: str) -> list[str]:
+    """Name the shown rows whose training leaves a curve."""
+    return [row for row in shown_rows(plan, dataset) if _leaves_curve(plan, row)]
+
+
+def _leaves_curve(plan: Plan, row: str) -> bool:
+    if row in plan.experiments.methods:
+        return plan.leaves_curve(plan.experiments.methods[row].kind)
+    return row in plan.experiments.generators
+
+
+def drawn_models(plan: Plan, dataset: str, _model: str) -> list[str]:
+    """Name the models whose training a figure draws: the one in ``_model``, after its `_`, or all shown ones."""
+    one = _model.removeprefix("_")
+    return [one] if one else shown_models(plan, dataset)
+
+
+def drawn_identifiers(plan: Plan, dataset: str, _model: str) -> list[str]:
+    """Name the entries of identifiers drawn beside those models: none beside a named one."""
+    return [] if _model else shown_identifiers(plan, dataset)
+
+
+def drawn_names(plan: Plan, dataset: str, _model: str) -> list[str]:
+    """Name everything that a figure of trainings draws, models first."""
+    return drawn_models(plan, dataset, _model) + drawn_identifiers(plan, dataset, _model)
+
+
+def drawn_model_records(plan: Plan, dataset: str, _model: str) -> list[str]:
+    """List the stage records of the drawn models."""
+    return _model_records(dataset, drawn_models(plan, dataset, _model))
+
+
+def drawn_identifier_records(plan: Plan, dataset: str, _model: str) -> list[str]:
+    """List the stage records of the drawn identifiers."""
+    return [f"results/{dataset}/identifiers/{name}/stage.json" for name in drawn_identifiers(plan, dataset, _model)]
+
+
+def shown_records(plan: Plan, dataset: str) -> list[str]:
+    """List the records of all stages behind a data set's page."""
+    identifiers = shown_identifiers(plan, dataset)
+    embeddings = dict.fromkeys(embedding for name in identifiers for embedding in _sides(plan, name).values())
+    stages = ["canonical", "samples"]
+    stages += [f"embeddings/{name}" for name in embeddings]
+    stages += [f"identifiers/{name}" for name in identifiers]
+    stages += [f"corpora/{name}" for name in shown_corpora(plan, dataset)]
+    records = [f"{stage}/stage.json" for stage in stages]
+    records += [f"ranks/{row}.stage.json" for row in shown_rows(plan, dataset)]
+    return [f"results/{dataset}/{record}" for record in records]
+
+
+def final_files(plan: Plan, dataset: str) -> list[str]:
+    """List the final files of a data set's experiments: the overview page, with its tables and figures."""
+    tables = [*shown_tables(plan, dataset).values(), f"{dataset}_statistics"]
+    pages = [f"results/overview/{dataset}.html", *(f"results/tables/{table}.csv" for table in tables)]
+    return pages + shown_figure_files(plan, dataset)
+
+
+# Targets of the command line.
+
+
+def is_missing_result(word: str) -> bool:
+    """Return whether a word of the command line names a result for people that does not exist yet."""
+    return Path(word).parent in map(Path, _SHOWN_FOLDERS) and not Path(word).exists()
+
+
+def not_made(plan: Plan, target: str, patterns: Iterable[str]) -> str:
+    """Say that no rule makes a target and name the nearest one; ``patterns`` are the outputs of all rules."""
+    wanted = Path(target)
+    neighbours = [
+        path
+        for path in _made(plan.experiments, patterns)
+        if Path(path).parent == wanted.parent and Path(path).suffix == wanted.suffix
+    ]
+    close = difflib.get_close_matches(target, neighbours, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {len(neighbours)}"
+    return f"{target}: no rule makes it; {hint}"
+
+
+def _made(experiments: Experiments, patterns: Iterable[str]) -> Iterator[str]:
+    """Yield every file that some rule makes from names of entries alone."""
+    sections = ("datasets", "tables", "figures", "methods", "generators")
+    names: Mapping[str, list[str]] = {
+        section.removesuffix("s"): list(getattr(experiments, section)) for section in sections
+    }
+    # Curves of all models that a data set shows, or of one.
+    names = {**names, "_model": ["", *(f"_{name}" for name in names["method"] + names["generator"])]}
+    for pattern in sorted(patterns):
+        wildcards = sorted({field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None})
+        if all(wildcard in names for wildcard in wildcards):
+            for values in itertools.product(*(names[wildcard] for wildcard in wildcards)):
+                yield pattern.format(**dict(zip(wildcards, values, strict=True)))
