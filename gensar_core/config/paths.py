@@ -23,7 +23,7 @@ from gensar_core.errors import UserError
 _CANONICAL: Final = "results/{dataset}/canonical"
 EVENTS: Final = f"{_CANONICAL}/events.parquet"
 USERS: Final = f"{_CANONICAL}/users.parquet"
-#: What has a text.
+#: The tables with texts.
 ITEMS_AND_QUERIES: Final = [f"{_CANONICAL}/items.parquet", f"{_CANONICAL}/queries.parquet"]
 #: The canonical tables beside the events, and all of them.
 PARTIES: Final = [USERS, *ITEMS_AND_QUERIES]

@@ -1,0 +1,374 @@
+"""Which files an entry reads: known answers for a small shop, and what is refused."""
+
+import json
+
+import pytest
+
+from gensar_core.config import paths
+from gensar_core.config.experiments import load_experiments
+from gensar_core.config.seeds import with_seeds
+from gensar_core.errors import UserError
+
+SIMULATED = {"source": "simulated", "users": 200, "items": 200}
+VALUES = {
+    "seed": 42,
+    "datasets": {
+        "shop": {**SIMULATED, "experiments": ["ablation", "tradeoff"], "compared_identifiers": ["words", "joint"]},
+        "plain": {**SIMULATED, "table": "plain", "scatter": 2},
+        "books": {"source": "amazon", "category": "Books", "raw": "download"},
+        "phones": {"source": "amazon", "category": "Phones", "raw": "download"},
+        "toys": {"source": "amazon", "category": "Toys", "raw": "folder"},
+        "mine": {"source": "eventlog", "items": "folder/items.csv", "events": "folder/events.csv"},
+    },
+    "embeddings": {"text": {"kind": "text", "model": "m"}, "clicks": {"kind": "sequential", "method": "sasrec"}},
+    "identifiers": {
+        "joint": {"semantic": "text", "collaborative": "clicks"},
+        "words": {"semantic": "text"},
+    },
+    "pseudo_queries": {"asked": {"backbone": "scratch"}},
+    "corpora": {
+        "full": {"identifier": "joint"},
+        "short": {"identifier": "words", "tasks": ["nrip", "doc2query"], "pseudo_queries": "asked"},
+    },
+    "generators": {
+        "gensar": {"corpus": "full", "backbone": "scratch", "warm_start": True, "scatter": 2},
+        "brief": {"corpus": "short", "backbone": "scratch"},
+        "further": {"corpus": "full", "start_from": "gensar", "seed": 5},
+    },
+    "methods": {
+        "sasrec": {"kind": "sasrec", "dropout": 0.3},
+        "cosine": {"kind": "text_cosine", "embedding": "text"},
+        "unisar": {"kind": "unisar"},
+    },
+    "fusions": {"both": {"parts": ["gensar", "cosine"], "popularity": True}, "one": {"parts": ["sasrec"]}},
+    "tables": {
+        "overall": {"rows": ["sasrec", "cosine", "gensar", "both"], "proposed": ["gensar"]},
+        "ablation": {"rows": ["sasrec", "brief", "both"], "seeds": [42, 1]},
+        "plain": {"rows": ["cosine"]},
+    },
+    "figures": {"tradeoff": {"series": [{"label": "UniSAR", "rows": ["unisar", "sasrec"]}]}},
+}
+
+
+@pytest.fixture(scope="module")
+def plan():
+    trained = {"sasrec", "unisar"}
+    experiments, runs = with_seeds(load_experiments(VALUES), lambda kind: kind in trained)
+    return paths.Plan(
+        experiments, runs, reads_negatives=lambda kind: kind == "unisar", leaves_curve=lambda kind: kind in trained
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty `folder` of raw files in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "folder"
+
+
+def raw_names(category):
+    return f"{category}.reviews", f"{category}.meta"
+
+
+def amazon_files(plan, dataset):
+    return paths.amazon_files(plan, dataset, raw_names, search_names=("q", "a", "b"), searched_categories=("Books",))
+
+
+OVERALL = ["sasrec", "cosine", "gensar", "both"]
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "expected"),
+    [
+        (paths.entry_seed, ("generators", "gensar"), 42),
+        (paths.entry_seed, ("generators", "further"), 5),
+        (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "toys", "mine"]),
+        (paths.datasets_in_parts, (True,), ["plain"]),
+        (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "toys", "mine"]),
+        (
+            paths.sample_parts,
+            ("plain", ["a", "stage.json"]),
+            [
+                f"results/plain/samples_parts/{part}-of-2/{name}"
+                for part, name in ((0, "a"), (0, "stage.json"), (1, "a"), (1, "stage.json"))
+            ],
+        ),
+        (paths.embedding_model, ("shop", "clicks"), "results/shop/models/sasrec/stage.json"),
+        (
+            paths.identifier_embeddings,
+            ("shop", "joint"),
+            {
+                "semantic": "results/shop/embeddings/text/vectors.safetensors",
+                "collaborative": "results/shop/embeddings/clicks/vectors.safetensors",
+            },
+        ),
+        (
+            paths.identifier_embeddings,
+            ("shop", "words"),
+            {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
+        ),
+        (
+            paths.corpus_embeddings,
+            ("shop", "short"),
+            {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
+        ),
+        (paths.corpus_sides, ("full",), ["collaborative", "semantic"]),
+        (
+            paths.corpus_identifiers,
+            ("shop", "short"),
+            ["results/shop/identifiers/words/identifiers.parquet", "results/shop/identifiers/words/vocabulary.json"],
+        ),
+        (paths.corpus_pseudo_queries, ("shop", "full"), []),
+        (
+            paths.corpus_pseudo_queries,
+            ("shop", "short"),
+            "results/shop/pseudo_queries/asked/pseudo_queries.parquet",
+        ),
+        (paths.compared_identifiers, ("shop",), ["words", "joint"]),
+        (
+            paths.compared_quality,
+            ("shop",),
+            ["results/shop/identifiers/words/quality.json", "results/shop/identifiers/joint/quality.json"],
+        ),
+        (paths.generators_in_parts, (True,), ["gensar", "gensar-seed1"]),
+        (paths.generators_in_parts, (False,), ["brief", "further", "brief-seed1"]),
+        (
+            paths.ranking_corpus,
+            ("shop", "brief"),
+            [
+                f"results/shop/corpora/short/{name}"
+                for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
+            ],
+        ),
+        (
+            paths.training_corpus,
+            ("shop", "gensar"),
+            [
+                f"results/shop/corpora/full/{name}"
+                for name in (
+                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
+                    "trie.safetensors",
+                )
+            ],
+        ),
+        (paths.generator_tokenizer, ("shop", "brief"), "results/shop/corpora/short/tokenizer/tokenizer_config.json"),
+        (paths.generator_token_vectors, ("shop", "brief"), []),
+        (
+            paths.generator_token_vectors,
+            ("shop", "gensar"),
+            ["results/shop/token_vectors/full/token_vectors.safetensors"],
+        ),
+        (paths.generator_start, ("shop", "gensar"), []),
+        (
+            paths.generator_start,
+            ("shop", "further"),
+            [f"results/shop/models/gensar/{name}" for name in ("model.safetensors", "config.json", "stage.json")],
+        ),
+        (
+            paths.ranking_parts,
+            ("shop", "gensar", "full_ranks_parts", ".stage.json"),
+            [f"results/shop/full_ranks_parts/gensar/{part}-of-2.stage.json" for part in (0, 1)],
+        ),
+        (paths.method_module, ("cosine",), "gensar_core.baselines.methods.text_cosine"),
+        (paths.method_settings, ("sasrec",), '{"dropout": 0.3, "kind": "sasrec"}'),
+        (paths.method_settings, ("cosine",), '{"kind": "text_cosine"}'),
+        (paths.method_embedding, ("shop", "sasrec"), []),
+        (paths.method_embedding, ("shop", "cosine"), ["results/shop/embeddings/text/vectors.safetensors"]),
+        (paths.method_negatives, ("shop", "sasrec"), []),
+        (
+            paths.method_negatives,
+            ("shop", "unisar"),
+            ["results/shop/training_negatives/training_negatives.parquet"],
+        ),
+        (paths.fusion_parts, ("both",), ["gensar", "cosine"]),
+        (
+            paths.fusion_scores,
+            ("shop", "both"),
+            ["results/shop/ranks/gensar.scores.parquet", "results/shop/ranks/cosine.scores.parquet"],
+        ),
+        (paths.fusion_clicks, ("shop", "both"), "results/shop/samples/training_events.parquet"),
+        (paths.fusion_clicks, ("shop", "one"), []),
+        (paths.table_rows, ("shop",), OVERALL),
+        (paths.table_ranks, ("plain",), ["results/plain/ranks/cosine.parquet"]),
+        (paths.fitted_rows, ("shop",), ["sasrec", "cosine", "gensar"]),
+        (paths.fitted_rows, ("shop", "ablation"), ["sasrec", "sasrec", "brief", "brief"]),
+        (
+            paths.fitted_ranks,
+            ("shop", "ablation"),
+            [f"results/shop/ranks/{name}.parquet" for name in ("sasrec", "sasrec-seed1", "brief", "brief-seed1")],
+        ),
+        (
+            paths.fitted_ranks_records,
+            ("shop",),
+            [f"results/shop/ranks/{name}.stage.json" for name in ("sasrec", "cosine", "gensar")],
+        ),
+        (
+            paths.fitted_models,
+            ("shop",),
+            [f"results/shop/models/{name}/stage.json" for name in ("sasrec", "cosine", "gensar")],
+        ),
+        (
+            paths.full_table_ranks,
+            ("shop",),
+            [f"results/shop/full_ranks/{name}.parquet" for name in ("sasrec", "cosine", "gensar")],
+        ),
+        (
+            paths.figure_ranks,
+            ("shop", "tradeoff"),
+            ["results/shop/ranks/unisar.parquet", "results/shop/ranks/sasrec.parquet"],
+        ),
+        (paths.shown_tables, ("shop",), {"overall": "shop", "ablation": "shop_ablation"}),
+        (paths.shown_table_names, ("shop",), ["overall", "ablation"]),
+        (paths.shown_table_pages, ("shop",), ["results/tables/shop.html", "results/tables/shop_ablation.html"]),
+        (paths.shown_figures, ("shop",), ["distributions", "training", "collisions", "tradeoff"]),
+        # Nothing is trained by steps here, and no identifiers are compared.
+        (paths.shown_figures, ("plain",), ["distributions"]),
+        (paths.shown_figure_files, ("plain",), ["results/figures/plain_distributions.svg"]),
+        (paths.shown_corpora, ("shop",), ["full", "short"]),
+        (paths.shown_identifiers, ("shop",), ["joint", "words"]),
+        (
+            paths.shown_quality,
+            ("shop",),
+            ["results/shop/identifiers/joint/quality.json", "results/shop/identifiers/words/quality.json"],
+        ),
+        (paths.shown_models, ("shop",), ["sasrec", "gensar", "brief", "unisar"]),
+        (paths.drawn_models, ("shop", "_brief"), ["brief"]),
+        (paths.drawn_identifiers, ("shop", "_brief"), []),
+        (paths.drawn_identifiers, ("shop", ""), ["joint", "words"]),
+        (paths.drawn_names, ("shop", ""), ["sasrec", "gensar", "brief", "unisar", "joint", "words"]),
+        (paths.drawn_model_records, ("shop", "_brief"), ["results/shop/models/brief/stage.json"]),
+        (
+            paths.drawn_identifier_records,
+            ("shop", ""),
+            ["results/shop/identifiers/joint/stage.json", "results/shop/identifiers/words/stage.json"],
+        ),
+        (
+            paths.shown_records,
+            ("plain",),
+            [f"results/plain/{name}.json" for name in ("canonical/stage", "samples/stage", "ranks/cosine.stage")],
+        ),
+        (
+            paths.final_files,
+            ("shop",),
+            [
+                "results/overview/shop.html",
+                "results/tables/shop.csv",
+                "results/tables/shop_ablation.csv",
+                "results/tables/shop_statistics.csv",
+                *(
+                    f"results/figures/shop_{name}.svg"
+                    for name in ("distributions", "training", "collisions", "tradeoff")
+                ),
+            ],
+        ),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)  # fmt: skip
+def test_each_function_names_these_files(plan, function, arguments, expected):
+    assert function(plan, *arguments) == expected
+
+
+def test_a_table_over_seeds_names_each_row_once_a_seed(plan):
+    assert paths.table_runs(plan, "shop", "ablation") == [
+        ("sasrec", "sasrec"),
+        ("sasrec", "sasrec-seed1"),
+        ("brief", "brief"),
+        ("brief", "brief-seed1"),
+        ("both", "both"),
+        ("both", "both-seed1"),
+    ]
+
+
+def test_a_page_rests_on_the_records_of_every_stage_once(plan):
+    records = [record.removeprefix("results/shop/") for record in paths.shown_records(plan, "shop")]
+    assert records == [
+        *(f"{stage}/stage.json" for stage in ("canonical", "samples", "embeddings/text", "embeddings/clicks")),
+        *(f"{stage}/stage.json" for stage in ("identifiers/joint", "identifiers/words", "corpora/full", "corpora/short")),
+        *(f"ranks/{row}.stage.json" for row in ("sasrec", "cosine", "gensar", "both", "brief", "unisar")),
+    ]  # fmt: skip
+
+
+def test_settings_are_those_of_an_entry_a_field_or_a_part(plan):
+    generator = plan.experiments.generators["gensar"]
+    assert paths.entry_settings(plan, "generators", "gensar") == generator.canonical()
+    assert paths.entry_settings(plan, "generators", "gensar", "ranking") == generator.ranking.canonical()
+    training = json.loads(paths.entry_settings(plan, "generators", "gensar", "training"))
+    assert training["warm_start"]
+    assert "corpus" not in training
+    assert json.loads(paths.table_comparison(plan, "shop")) == {"compare": "best", "proposed": ["gensar"]}
+    assert json.loads(paths.table_comparison(plan, "shop", "ablation"))["proposed"] == []
+
+
+def test_each_section_has_its_wildcard():
+    sections = ("datasets", "corpora", "pseudo_queries", "identifiers")
+    assert [paths.wildcard_of(section) for section in sections] == ["dataset", "corpus", "pseudo_queries", "identifier"]
+
+
+def test_amazon_files_are_simulated_or_downloaded(plan):
+    assert amazon_files(plan, "shop") == [
+        f"results/shop/raw/{name}" for name in ("Simulated.reviews", "Simulated.meta", "q", "a", "b")
+    ]
+    assert amazon_files(plan, "books") == [
+        f"resources/amazon/Books/{name}" for name in ("Books.reviews", "Books.meta", "q", "a", "b")
+    ]
+    # Nobody publishes product-search files for this category.
+    assert amazon_files(plan, "phones") == [
+        "resources/amazon/Phones/Phones.reviews", "resources/amazon/Phones/Phones.meta",
+    ]  # fmt: skip
+
+
+def test_amazon_files_of_a_folder_are_those_that_lie_there(plan, folder):
+    (folder / "Toys.reviews").touch()
+    with pytest.raises(UserError, match=r"config: datasets\.toys\.raw: there is no folder/Toys\.meta; put the file"):
+        amazon_files(plan, "toys")
+    (folder / "Toys.meta").touch()
+    (folder / "a").touch()
+    assert amazon_files(plan, "toys") == ["folder/Toys.reviews", "folder/Toys.meta", "folder/a"]
+
+
+def test_a_missing_table_of_an_event_log_is_named_with_its_key(plan, folder):
+    (folder / "items.csv").touch()
+    assert paths.user_table(plan, "mine", "items") == "folder/items.csv"
+    with pytest.raises(UserError, match=r"config: datasets\.mine\.events: there is no folder/events\.csv"):
+        paths.user_table(plan, "mine", "events")
+
+
+def test_nothing_to_compare_is_refused_with_the_key_to_write(plan):
+    with pytest.raises(UserError, match=r"config: datasets\.plain\.compared_identifiers: name the entries"):
+        paths.compared_quality(plan, "plain")
+
+
+def test_only_missing_results_for_people_are_checked_by_name(folder):
+    assert paths.is_missing_result("results/tables/shops.csv")
+    assert not paths.is_missing_result("results/shop/ranks/sasrec.parquet")
+    assert not paths.is_missing_result("--cores")
+    tables = folder.parent / "results" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "shops.csv").touch()
+    assert not paths.is_missing_result("results/tables/shops.csv")
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("results/tables/shop_ablations.csv", "did you mean results/tables/shop_ablation.csv?"),
+        ("results/figures/shop_sasrek_training.svg", "did you mean results/figures/shop_sasrec_training.svg?"),
+        # Unlike each of the three tables of six data sets.
+        ("results/tables/" + 60 * "0" + ".csv", "there are 18"),
+    ],
+)
+def test_a_target_that_no_rule_makes_is_answered_with_the_nearest(plan, target, hint):
+    patterns = {
+        "results/tables/{dataset}_{table}.csv",
+        "results/figures/{dataset}{_model}_training.svg",
+        "results/{dataset}/ranks_parts/{generator}/{part}-of-{parts}.parquet",
+    }
+    assert paths.not_made(plan, target, patterns) == f"{target}: no rule makes it; {hint}"
+
+
+def test_file_lists_stand_in_the_order_rules_write_them():
+    assert [path.rpartition("/")[2] for path in paths.CANONICAL_TABLES] == [
+        "events.parquet", "users.parquet", "items.parquet", "queries.parquet",
+    ]  # fmt: skip
+    assert all(path.startswith("results/{dataset}/canonical/") for path in paths.CANONICAL_TABLES)
