@@ -19,6 +19,7 @@ def test_the_papers_experiment_shows_the_full_plan(workflow):
         "embed_text",
         "embed_sequential",
         "identifiers",
+        "pseudo_queries",
         "corpus",
         "train_generator",
         "rank_generator",
