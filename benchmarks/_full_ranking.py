@@ -118,7 +118,6 @@ def fit(method: SequentialRecommender[Any], log: ClickLog) -> TrainingRecord:
     schedule = Schedule(
         total,
         every,
-        every,
         patience=settings.patience,
         gradient_clip=settings.gradient_clip,
         rate=warmup_cosine(total, 0.0) if settings.falling_rate else None,
