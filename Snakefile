@@ -35,7 +35,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 # An environment variable, not a rule's parameter, since no result depends on it. Cluster nodes read this file again.
-os.environ["GENSAR_CHECKPOINT_SECONDS"] = str(experiments.checkpoint_seconds)
+os.environ.update(GENSAR_CHECKPOINT_SECONDS=str(experiments.checkpoint_seconds))
 
 
 include: "rules/common.smk"

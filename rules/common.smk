@@ -48,7 +48,7 @@ def seed_of(section):
 
 
 def code_of(script, *modules):
-    """Fingerprint a rule's script and the library code it reaches; ``modules`` are those it looks up by name."""
+    """Fingerprint a script and the library code it reaches; ``modules`` are those it looks up by name."""
     return script_fingerprint(CHECKOUT / "workflow_scripts" / f"{script}.py", *modules)
 
 
@@ -71,9 +71,9 @@ def scaled(base, per_mb=0):
 
 
 def check_targets(words):
-    """Refuse a table, figure or page among the words of a command line that no rule makes, and name the nearest."""
+    """Refuse a table, figure or page on the command line that cannot be made, and name the nearest one."""
+    made = list(workflow.rules)
+    outputs = {strip_wildcard_constraints(str(p)) for one in made for p in one.output}
     for word in filter(paths.is_missing_result, words):
-        if not any(rule.is_producer(word) for rule in workflow.rules):
-            outputs = {str(path) for rule in workflow.rules for path in rule.output}
-            patterns = map(strip_wildcard_constraints, outputs)
-            raise WorkflowError(paths.not_made(plan, word, patterns))
+        if not any(one.is_producer(word) for one in made):
+            raise WorkflowError(paths.not_made(plan, word, outputs))
