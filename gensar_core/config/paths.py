@@ -396,7 +396,7 @@ def figure_ranks(plan: Plan, dataset: str, figure: str) -> list[str]:
     return _ranks(dataset, plan.experiments.figures[figure].rows)
 
 
-# What a data set shows: its page, and all that it rests on.
+# The results that a data set shows: its page, and everything the page rests on.
 
 
 def shown_tables(plan: Plan, dataset: str) -> dict[str, str]:

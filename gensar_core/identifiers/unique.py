@@ -41,7 +41,7 @@ class Paths:
     codebooks: Sequence[np.ndarray]
     #: Codes to make unique [n, L].
     codes: np.ndarray
-    #: Whether the item still follows the codes it was encoded to [n]; an unsettled item has no claim on its place.
+    #: True while the item follows the codes it was encoded to [n]; an unsettled item has no claim on its place.
     settled: np.ndarray
 
 

@@ -74,7 +74,7 @@ class Attention(torch.nn.Module):
         queries = self.queries(states).view(rows, width, self.heads, -1).transpose(1, 2)
         # [rows, length, 2 d] -> two of [rows, heads, length, d / heads]
         keys, values = self.keys(others).view(rows, others.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        # Where nothing may be attended to, attend to everything to keep the softmax finite; zeroed below.
+        # Rows without a visible key attend to everything, which keeps the softmax finite; they are zeroed below.
         contexts = functional.scaled_dot_product_attention(
             queries, keys, values, (mask | ~some)[:, None], dropout_p=self.dropout if self.training else 0.0
         )

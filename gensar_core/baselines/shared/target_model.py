@@ -62,7 +62,7 @@ class RowModel(torch.nn.Module, abc.ABC):
     seen_items: torch.Tensor
     seen_users: torch.Tensor
     seen_queries: torch.Tensor
-    #: Whether the model reads the queries of histories besides the target's query.
+    #: True for a model that also reads the queries of histories, not only the target's query.
     reads_past_queries: ClassVar[bool] = False
 
     def __init__(self, data: MethodData, item_size: int, user_size: int = 0) -> None:
