@@ -98,7 +98,7 @@ def full_ranks(
     return np.concatenate(ranks)
 
 
-def figures(ranks: np.ndarray) -> dict[str, float]:
+def metrics_of(ranks: np.ndarray) -> dict[str, float]:
     """Compute Recall@10 and NDCG@10 (with one target per user, recall is the hit rate)."""
     return {"recall@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
 
@@ -108,7 +108,7 @@ def fit(method: SequentialRecommender[Any], log: ClickLog) -> TrainingRecord:
     histories, targets = log.without_last(2), log.target(2)
 
     def validate() -> Mapping[str, float]:
-        found = figures(full_ranks(method, histories, targets, filter_seen=True))
+        found = metrics_of(full_ranks(method, histories, targets, filter_seen=True))
         return {"score": found["ndcg@10"], **found}
 
     task = SequenceTraining(method, validate)

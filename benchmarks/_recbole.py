@@ -42,14 +42,14 @@ def main() -> None:
     train_data, _, test_data = data_preparation(config, dataset)
     model = SASRec(config, train_data.dataset).to(config["device"])
     trainer = Trainer(config, model)
-    training, ranking, figures = [], [], {}
+    training, ranking, metrics = [], [], {}
     for epoch in range(settings["epochs"]):
         started = time.perf_counter()
         trainer._train_epoch(train_data, epoch)
         training.append(time.perf_counter() - started)
     for _ in range(settings["rankings"]):
         started = time.perf_counter()
-        figures = trainer.evaluate(test_data, load_best_model=False)
+        metrics = trainer.evaluate(test_data, load_best_model=False)
         ranking.append(time.perf_counter() - started)
     found = {
         "training_seconds": min(training),
@@ -58,7 +58,7 @@ def main() -> None:
         "users": len(test_data.dataset),
         "items": dataset.item_num - 1,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "recall@10": float(figures["recall@10"]),
+        "recall@10": float(metrics["recall@10"]),
     }
     print(json.dumps(found))
 

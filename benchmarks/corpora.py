@@ -139,7 +139,7 @@ def _repeated(shop: Path, folder: Path, times: int) -> Path:
 
 def _rows_and_seconds(corpus: Path) -> tuple[int, float]:
     record = json.loads((corpus / "stage.json").read_text(encoding="utf-8"))
-    counts = [*record["figures"]["tasks"].values(), *record["figures"]["prompts"].values()]
+    counts = [*record["counts"]["tasks"].values(), *record["counts"]["prompts"].values()]
     return sum(entry["rows"] for entry in counts), record["seconds"]
 
 

@@ -109,7 +109,7 @@ def write_raw(folder: Path, scale: float) -> None:
 
 def stage_claims(folders: Folders, stages: dict[str, Usage]) -> list[dict[str, object]]:
     """Report the seconds and memory of both stages."""
-    canonical, samples = figures(folders.canonical), figures(folders.samples)
+    canonical, samples = counts(folders.canonical), counts(folders.samples)
     size = (
         f"{canonical['reviews_read']:,} reviews of {canonical['users_read']:,} users and {canonical['items_read']:,} "
         f"items, {canonical['metadata_cleaned']:,} lines of metadata, "
@@ -130,7 +130,7 @@ def stage_claims(folders: Folders, stages: dict[str, Usage]) -> list[dict[str, o
 
 def rowwise_claims(folders: Folders, ours: Usage, peer: Usage) -> list[dict[str, object]]:
     """Compare the stage `samples` with the peer's steps, scaled to the same number of rows."""
-    done = figures(folders.samples)
+    done = counts(folders.samples)
     found = json.loads(peer.output)
     rows = {
         "histories": done["rec_with_both_histories"] + done["search_with_both_histories"],
@@ -154,14 +154,14 @@ def rowwise_claims(folders: Folders, ours: Usage, peer: Usage) -> list[dict[str,
     return claims
 
 
-def number_of_samples(figures: dict[str, int]) -> int:
+def number_of_samples(counts: dict[str, int]) -> int:
     """Count the samples of both tasks and all splits."""
-    return sum(figures[f"{task}_{split}"] for task in ("rec", "search") for split in ("train", "valid", "test"))
+    return sum(counts[f"{task}_{split}"] for task in ("rec", "search") for split in ("train", "valid", "test"))
 
 
-def figures(folder: Path) -> dict[str, int]:
+def counts(folder: Path) -> dict[str, int]:
     """Read the counts of a stage's record."""
-    found: dict[str, int] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["figures"]
+    found: dict[str, int] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["counts"]
     return found
 
 

@@ -120,14 +120,14 @@ def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
     if not better and not options.quick:
         raise SystemExit("our training is worse than the plain port in a figure above; the speeds do not compare")
     speedup = plain["seconds"] / ours["seconds"]
-    figures = "; ".join(
+    shown = "; ".join(
         f"{name} {told(found, epochs, batch)}"
         for name, epochs, batch, found in (
             ("plain port", plain_epochs, 1024, plain),
             ("ours", epochs, OUR_BATCH, ours),
         )
     )
-    how = f"{data}; semantic / collaborative: {figures}"
+    how = f"{data}; semantic / collaborative: {shown}"
     cpu = plain["cpu_seconds"] / ours["cpu_seconds"]
     return [
         claim("speedup_plain_loop", speedup, "x", f"whole training, wall clock. {how}"),

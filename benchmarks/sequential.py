@@ -64,7 +64,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 sys.path.insert(0, sys.argv[1])
-from _full_ranking import ClickLog, figures, full_ranks
+from _full_ranking import ClickLog, metrics_of, full_ranks
 from gensar_core.baselines.methods.sasrec import METHOD, SASRecSettings
 from gensar_core.baselines.shared.sequential_recommender import SequenceTraining
 from gensar_core.runtime.arrays import Ragged
@@ -88,7 +88,7 @@ for epoch in range(settings["epochs"]):
     training.append(time.perf_counter() - started)
 for _ in range(settings["rankings"]):
     started = time.perf_counter()
-    found = figures(full_ranks(method, log.without_last(1), log.target(1)))
+    found = metrics_of(full_ranks(method, log.without_last(1), log.target(1)))
     ranking.append(time.perf_counter() - started)
 print(json.dumps({"training_seconds": min(training), "ranking_seconds": min(ranking), "targets": targets,
                   "users": len(clicks), "steps": steps, "rows": rows, "recall@10": found["recall@10"],

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _full_ranking import ClickLog, figures, fit, full_ranks
+from _full_ranking import ClickLog, fit, full_ranks, metrics_of
 from _measure import claim, report
 
 from gensar_core.baselines.methods.sasrec import METHOD, SASRecSettings
@@ -60,8 +60,8 @@ def main() -> None:
         record = fit(method, log)
         seconds = time.perf_counter() - started
     histories, targets = log.without_last(1), log.target(1)
-    test = figures(full_ranks(method, histories, targets, filter_seen=True))
-    whatever = figures(full_ranks(method, histories, targets))
+    test = metrics_of(full_ranks(method, histories, targets, filter_seen=True))
+    whatever = metrics_of(full_ranks(method, histories, targets))
     best = f"best of valid NDCG@10 {record.best_score:.4f}"
     size = f"{len(log.clicks):,} users, {log.n_items:,} items, those of the history left out; {best}"
     report(

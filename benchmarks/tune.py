@@ -62,21 +62,21 @@ def fit(kind: str, own: Mapping[str, Any], data: MethodData, seed: int) -> dict[
     method_class = find(kind)
     method = method_class(validate(method_class.settings_model, dict(own), kind), data, seed)
     started, worked = time.perf_counter(), time.process_time()
-    figures = method.fit(None, "")
+    counts = method.fit(None, "")
     return {
-        **(best_validation(figures) if "curve" in figures else {"valid_ndcg@5": round(validated(method), 5)}),
+        **(best_validation(counts) if "curve" in counts else {"valid_ndcg@5": round(validated(method), 5)}),
         "seconds": round(time.perf_counter() - started, 1),
         "parameters": weights_learned(method),
         "cpu_seconds": round(time.process_time() - worked, 1),
     }
 
 
-def best_validation(figures: Mapping[str, Any]) -> dict[str, Any]:
+def best_validation(counts: Mapping[str, Any]) -> dict[str, Any]:
     """Summarize the validations of a training."""
     return {
-        "valid_ndcg@5": round(figures["best_valid_ndcg@5"], 5),
-        "best_validation": 1 + [entry["step"] for entry in figures["curve"]].index(figures["best_step"]),
-        "validations": len(figures["curve"]),
+        "valid_ndcg@5": round(counts["best_valid_ndcg@5"], 5),
+        "best_validation": 1 + [entry["step"] for entry in counts["curve"]].index(counts["best_step"]),
+        "validations": len(counts["curve"]),
     }
 
 

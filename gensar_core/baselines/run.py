@@ -16,7 +16,7 @@ from gensar_core.config.base import validate
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
-from gensar_core.ranking.full_ranking import figures, load_targets, ranks_by_score
+from gensar_core.ranking.full_ranking import full_ranking_metrics, load_targets, ranks_by_score
 from gensar_core.runtime.stage import Stage
 
 _RANKED_SPLITS = ("valid", "test")
@@ -132,7 +132,7 @@ def rank_catalogue_by_method(
         ]
         table = pl.concat(tables).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(**figures(table))
+        stage.record(**full_ranking_metrics(table))
 
 
 def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:

@@ -12,7 +12,7 @@ from gensar_core.errors import UserError
 
 #: Counts of the stage `canonical` that report what was left out: by the endings of their names, and by full names.
 _LOST = ("_broken_lines", "_duplicate", "_outside_core", "_unknown_item", "_item_without_text")
-_LOST_FIGURES = (
+_LOST_COUNTS = (
     "duplicate_reviews",
     "metadata_duplicates",
     "reviews_on_dropped_items",
@@ -74,10 +74,10 @@ def _log(record: dict[str, Any] | None) -> list[str]:
     """Count users, items, queries and clicks."""
     if record is None:
         return []
-    figures = record["figures"]
-    counts = [("users", "users"), ("items", "items"), ("queries", "queries")]
-    counts += [("recommendation clicks", "recommendation_interactions"), ("search clicks", "search_interactions")]
-    rows = [(name, _number(figures[key])) for name, key in counts if key in figures]
+    counts = record["counts"]
+    lines = [("users", "users"), ("items", "items"), ("queries", "queries")]
+    lines += [("recommendation clicks", "recommendation_interactions"), ("search clicks", "search_interactions")]
+    rows = [(name, _number(counts[key])) for name, key in lines if key in counts]
     return ["What the log holds", *_columns(rows)]
 
 
@@ -99,8 +99,8 @@ def _lost(record: dict[str, Any] | None) -> list[str]:
         return []
     found = {
         name: count
-        for name, count in record["figures"].items()
-        if isinstance(count, int) and count and (name in _LOST_FIGURES or name.endswith(_LOST))
+        for name, count in record["counts"].items()
+        if isinstance(count, int) and count and (name in _LOST_COUNTS or name.endswith(_LOST))
     }
     if not found:
         return ["Left out: nothing"]

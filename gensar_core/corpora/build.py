@@ -119,9 +119,9 @@ def build_corpus(
         stage.record(
             vocabulary_size=new.vocabulary_size,
             base_vocabulary_size=new.base_vocabulary_size,
-            items=descriptions.figures(),
-            queries=asked.figures(),
-            **({"pseudo_queries": suggested.figures()} if len(pseudo) else {}),
+            items=descriptions.counts(),
+            queries=asked.counts(),
+            **({"pseudo_queries": suggested.counts()} if len(pseudo) else {}),
         )
         stage.record(tasks=_write_training(corpus, stage.path("train.parquet")))
         stage.record(prompts=_write_prompts(corpus, stage.path("prompts.parquet")))
@@ -213,7 +213,7 @@ class _Lengths:
         self._total += int(lengths.sum())
         self._longest = max(self._longest, int(lengths.max(initial=0)))
 
-    def figures(self, name: str, more: np.ndarray | int = 0) -> dict[str, float]:
+    def counts(self, name: str, more: np.ndarray | int = 0) -> dict[str, float]:
         """Return the mean and longest length of ``name``, adding to each row one of the token counts ``more``."""
         mean = self._total / max(self._rows, 1) + float(np.mean(more))
         return {f"mean_{name}": round(mean, 3), f"longest_{name}": self._longest + int(np.max(more))}
@@ -226,7 +226,7 @@ class _Lengths:
 
 def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
     """Write all examples of all tasks; return rows and lengths by task, over all its instructions."""
-    figures = {}
+    counts = {}
     with TableWriter(schema.CORPUS, path) as table:
         for task in active_tasks(corpus.settings):
             number = corpus.numbers[task.name]
@@ -240,12 +240,12 @@ def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
                 table.write(columns.with_columns(task=pl.lit(task.name)))
                 input_lengths.add(asked.lengths)
                 target_lengths.add(wanted.lengths)
-            figures[task.name] = {
+            counts[task.name] = {
                 "rows": input_lengths.rows,
-                **input_lengths.figures("input", instructions),
-                **target_lengths.figures("target"),
+                **input_lengths.counts("input", instructions),
+                **target_lengths.counts("target"),
             }
-    return figures
+    return counts
 
 
 def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
                 lengths[source].add(prompts.lengths)
                 parts.append(_columns(rows, input_ids=prompts))
             table.write(pl.concat(parts).sort("sample_id"))
-    return {source: {"rows": found.rows, **found.figures("input")} for source, found in lengths.items()}
+    return {source: {"rows": found.rows, **found.counts("input")} for source, found in lengths.items()}
 
 
 def _write_item_tokens(corpus: _Corpus, path: Path, trie_path: Path) -> None:

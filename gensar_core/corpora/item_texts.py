@@ -113,7 +113,7 @@ class Texts:
         unknown = int((tokens.values == encoder.unknown_id).sum())
         return cls(texts, tokens, len(long), with_reserved, unknown)
 
-    def figures(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """Return counts for the stage's record."""
         return {
             "texts": len(self.texts),

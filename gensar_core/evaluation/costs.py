@@ -49,9 +49,9 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
             {
                 "method": name,
                 "tasks": "+".join(task for task in schema.TASKS if task in found),
-                "parameters": fitted["figures"]["parameters"],
-                "training seconds": float(fitted["figures"].get("training_seconds", fitted["seconds"])),
-                "ranking seconds": float(ranked["seconds"] + ranked["figures"].get("parts_seconds", 0.0)),
+                "parameters": fitted["counts"]["parameters"],
+                "training seconds": float(fitted["counts"].get("training_seconds", fitted["seconds"])),
+                "ranking seconds": float(ranked["seconds"] + ranked["counts"].get("parts_seconds", 0.0)),
                 "device": fitted["device"],
             }
         )

@@ -43,13 +43,13 @@ def statistics(
     A density is the share of all (user, item) pairs that occur among a task's events.
     """
     users = events.get_column("user_id").n_unique()
-    figures: dict[str, int | float] = {"users": users, "items": len(items), "queries": len(queries)}
+    counts: dict[str, int | float] = {"users": users, "items": len(items), "queries": len(queries)}
     for task in schema.TASKS:
         clicks = events.filter(pl.col("task") == task)
         targets = samples.filter(pl.col("task") == task)
         lengths = history_lengths(targets)
         pairs = clicks.select("user_id", "item_id").n_unique() if len(clicks) else 0
-        figures |= {
+        counts |= {
             f"events_{task}": len(clicks),
             f"interactions_{task}": len(targets),
             f"users_{task}": targets.get_column("user_id").n_unique(),
@@ -58,7 +58,7 @@ def statistics(
             f"mean_searches_before_{task}": _mean(lengths.get_column("searches")),
         }
     words = items.get_column("text").str.split(" ").list.len()
-    return figures | {
+    return counts | {
         "items_with_text": items.filter(pl.col("text").str.len_chars() > 0).height,
         "items_with_description": items.filter(pl.col("description").str.len_chars() > 0).height,
         "mean_words_per_item": _mean(words),

@@ -53,12 +53,12 @@ def series(history: History, prefix: str, suffix: str = "") -> dict[str, tuple[l
 def _curve_file(folder: Path) -> Path | None:
     if (folder / "curve.json").is_file():
         return folder / "curve.json"
-    return folder / "stage.json" if "curve" in read_record(folder / "stage.json")["figures"] else None
+    return folder / "stage.json" if "curve" in read_record(folder / "stage.json")["counts"] else None
 
 
 def _history(path: Path) -> History:
     found = json.loads(path.read_text(encoding="utf-8"))
-    history: History = found if path.name == "curve.json" else found["figures"]["curve"]
+    history: History = found if path.name == "curve.json" else found["counts"]["curve"]
     if not history:
         raise UserError(f"{path}: holds no validation; train again")
     return history

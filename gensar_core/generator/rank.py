@@ -21,8 +21,8 @@ from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_ranki
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
     block_rows,
-    figures,
     found_ranks,
+    full_ranking_metrics,
     full_ranks,
     load_targets,
     ranks_by_score,
@@ -105,7 +105,7 @@ def rank_catalogue(
         ]
         table = pl.concat(tables).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(precision=generator.precision, **figures(table))
+        stage.record(precision=generator.precision, **full_ranking_metrics(table))
 
 
 def catalogue_table(

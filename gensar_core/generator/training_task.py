@@ -130,11 +130,11 @@ class GeneratorTask:
 
     def validate(self) -> Mapping[str, float]:
         """Rank the valid lists exactly and return metrics; the score is the mean NDCG@5 of the tasks."""
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for lists in self.validation:
-            figures.update(lists.metrics(self.module, self.processes))
-        figures["score"] = float(np.mean([figures[f"{lists.task}_ndcg@5"] for lists in self.validation]))
-        return figures
+            metrics.update(lists.metrics(self.module, self.processes))
+        metrics["score"] = float(np.mean([metrics[f"{lists.task}_ndcg@5"] for lists in self.validation]))
+        return metrics
 
     def spoiling_samples(self, step: int) -> str:
         """List task, row and sample id of each example of the step whose own loss is not finite."""

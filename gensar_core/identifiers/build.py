@@ -65,7 +65,7 @@ def build_identifiers(
         raw = model.encode_latents(latents)
         resolved = resolve(model, latents, raw)
         stage.record(items=items, best_step=record.best_step, steps=record.steps)
-        stage.record(**_figures(model, scaled, latents, raw, resolved))
+        stage.record(**_counts(model, scaled, latents, raw, resolved))
 
         moved = {side: _changed(raw, resolved.codes, side).cpu().numpy() for side in model.sides}
         codes = {side: _rows(resolved.identifier(side)) for side in model.sides}
@@ -109,17 +109,17 @@ def _changed(raw: Codes, now: Codes, side: str) -> Tensor:
     return (raw.identifier(side) != now.identifier(side)).any(dim=1)
 
 
-def _figures(
+def _counts(
     model: RQVAE, scaled: Mapping[str, Tensor], latents: Tensor, raw: Codes, resolved: Resolved
 ) -> dict[str, dict[str, Any]]:
     """Return each side's quality metrics, before (raw) and after resolving collisions."""
     unexplained = model.unexplained_variance(scaled, raw), model.unexplained_variance(scaled, resolved.codes)
     whole = model.split(latents)
     before, after = model.split(model.quantized(raw)), model.split(model.quantized(resolved.codes))
-    figures: dict[str, dict[str, Any]] = {}
+    counts: dict[str, dict[str, Any]] = {}
     for side in model.sides:
         raw_distortion, new_distortion = distortion(whole[side], before[side]), distortion(whole[side], after[side])
-        figures[side] = {
+        counts[side] = {
             "raw_collision_rate": collision_rate(raw.identifier(side)),
             "collision_rate": collision_rate(resolved.identifier(side)),
             "colliding_items": colliding_items(resolved.identifier(side)),
@@ -130,7 +130,7 @@ def _figures(
             "unexplained_variance": unexplained[1][side],
             **code_use(raw.identifier(side), model.settings.sizes),
         }
-    return figures
+    return counts
 
 
 def _vocabulary(sides: tuple[str, ...], settings: QuantizerSettings, resolved: Resolved) -> Vocabulary:

@@ -45,9 +45,9 @@ def fit_rq_kmeans(
     model.fit_scale(vectors)
     scaled = model.scale(vectors)
     initialize_codebooks(model, scaled, derive_seed(seed, "codebooks"))
-    figures = validate_codes(model, scaled)
-    say(f"residual k-means: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}")
-    return model.eval(), TrainingRecord(history=[{"step": 0.0, **figures}])
+    metrics = validate_codes(model, scaled)
+    say(f"residual k-means: {', '.join(f'{name} {value:.4g}' for name, value in metrics.items())}")
+    return model.eval(), TrainingRecord(history=[{"step": 0.0, **metrics}])
 
 
 def fit_rqvae(
@@ -132,17 +132,17 @@ def validate_codes(model: RQVAE, scaled: Mapping[str, Tensor]) -> dict[str, floa
     Separates colliding items first, so that the kept weights are separated ones and the rate is theirs.
     """
     latents = model.all_latents(scaled)
-    figures = _collision_rates(model.encode_latents(latents), "unseparated_collision_rate")
+    metrics = _collision_rates(model.encode_latents(latents), "unseparated_collision_rate")
     separate_last_level(model, latents)
     codes = model.encode_latents(latents)
-    figures |= _collision_rates(codes, "collision_rate")
+    metrics |= _collision_rates(codes, "collision_rate")
     unexplained = model.unexplained_variance(scaled, codes)
-    figures |= {f"unexplained_variance_{side}": share for side, share in unexplained.items()}
+    metrics |= {f"unexplained_variance_{side}": share for side, share in unexplained.items()}
     # Reconstruction only breaks ties: it changes the score by less than one collision on one side.
     error = sum(unexplained.values())
     tie_break = 0.5 * error / (1.0 + error) / (len(latents) * len(model.sides))
-    mean_rate = sum(figures[f"collision_rate_{side}"] for side in model.sides) / len(model.sides)
-    return {"score": -mean_rate - tie_break, **figures}
+    mean_rate = sum(metrics[f"collision_rate_{side}"] for side in model.sides) / len(model.sides)
+    return {"score": -mean_rate - tie_break, **metrics}
 
 
 def _collision_rates(codes: Codes, name: str) -> dict[str, float]:

@@ -35,12 +35,12 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
             raise UserError(
                 f"{files[0]}: has {len(table)} items, but {tables[0]} has {len(items)}; build the identifiers again"
             )
-        figures = read_record(identifiers / "stage.json")["figures"]
+        counts = read_record(identifiers / "stage.json")["counts"]
         category, pairs = categories(items), click_pairs(events)
-        sides = [side for side in SIDES if side in figures]
+        sides = [side for side in SIDES if side in counts]
         report: dict[str, Any] = {"items": len(table), "sides": sides}
         for side in sides:
-            report[side] = {**figures[side], "prefixes": prefix_figures(table.sides[side], category, pairs)}
+            report[side] = {**counts[side], "prefixes": prefix_counts(table.sides[side], category, pairs)}
         write_json(stage.path("quality.json"), report)
 
 
@@ -64,7 +64,7 @@ def click_pairs(events: pl.DataFrame) -> np.ndarray:
     return np.unique(np.sort(neighbors, axis=1), axis=0)
 
 
-def prefix_figures(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list[dict[str, Any]]:
+def prefix_counts(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list[dict[str, Any]]:
     """Measure, for each prefix length that some two items share, how many pairs share it and what it reveals.
 
     ``rows`` are identifiers, ``category`` [n] numbers (-1 for none), ``pairs`` [m, 2] items clicked one after the

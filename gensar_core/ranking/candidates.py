@@ -56,10 +56,10 @@ class Ranking:
         """Write {name}.parquet and {name}.scores.parquet among the stage's outputs, and record their metrics."""
         schema.RANKS.write(self.ranks, stage.path(f"{name}.parquet"))
         schema.SCORES.write(self.scores, stage.path(f"{name}.scores.parquet"))
-        stage.record(**figures(self.ranks))
+        stage.record(**split_metrics(self.ranks))
 
 
-def figures(table: pl.DataFrame) -> dict[str, float]:
+def split_metrics(table: pl.DataFrame) -> dict[str, float]:
     """Compute HR@5, HR@10 and NDCG@5 of each task and split of a ranks table, by name, for a stage's record."""
     found: dict[str, float] = {}
     for (task, split), group in table.group_by("task", "split", maintain_order=True):

@@ -122,7 +122,7 @@ def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl
     )
 
 
-def figures(table: pl.DataFrame) -> dict[str, float]:
+def full_ranking_metrics(table: pl.DataFrame) -> dict[str, float]:
     """Compute Recall@20 of each task, and the share of targets without a rank, for a stage's record."""
     found: dict[str, float] = {}
     for (task,), group in table.group_by("task", maintain_order=True):

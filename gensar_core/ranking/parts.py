@@ -16,7 +16,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings
-from gensar_core.ranking.full_ranking import figures
+from gensar_core.ranking.full_ranking import full_ranking_metrics
 from gensar_core.runtime.stage import Stage, read_record
 
 
@@ -69,7 +69,7 @@ def gather_full_ranks(parts: Sequence[Path], output: Path, name: str) -> None:
     with _gathering("full_rank_generator", parts, output, name) as stage:
         table = pl.concat([schema.FULL_RANKS.read(path) for path in parts]).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(**figures(table), **_work(parts))
+        stage.record(**full_ranking_metrics(table), **_work(parts))
 
 
 def _gathering(stage: str, inputs: Sequence[Path], output: Path, name: str) -> Stage:
@@ -81,5 +81,5 @@ def _work(parts: Sequence[Path]) -> dict[str, float | str]:
     records = [read_record(path.with_suffix(".stage.json")) for path in parts]
     seconds = sum(record["seconds"] for record in records)
     # Parts may run on different machines, not all of which multiply in bfloat16.
-    precisions = sorted({record["figures"]["precision"] for record in records})
+    precisions = sorted({record["counts"]["precision"] for record in records})
     return {"parts": len(parts), "parts_seconds": round(seconds, 3), "precision": ", ".join(precisions)}

@@ -70,7 +70,7 @@ class Stage:
         self.code = fingerprint(code) if code else None
         self.record_name = record_name
         self.alone = alone
-        self.figures: dict[str, Any] = {}
+        self.counts: dict[str, Any] = {}
         self.warnings: list[str] = []
         self._scratch = folder / f".{Path(record_name).stem}.partial"
 
@@ -93,9 +93,9 @@ class Stage:
         parts = [self.name, self.code, self.settings, self.seed, sorted(self._digests.values()), _versions()]
         return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
-    def record(self, **figures: Any) -> None:
+    def record(self, **counts: Any) -> None:
         """Add counts of this stage to its record."""
-        self.figures.update(figures)
+        self.counts.update(counts)
 
     def warn(self, message: str) -> None:
         """Report something that users should know but is no error: on the terminal, in the log and in the record."""
@@ -158,7 +158,7 @@ class Stage:
                 str(path.relative_to(self._scratch)): {"bytes": path.stat().st_size, "sha256": digest(path)}
                 for path in outputs
             },
-            "figures": self.figures,
+            "counts": self.counts,
             "warnings": self.warnings,
             "device": _device(),
             "seconds": round(time.monotonic() - self._started, 3),

@@ -47,8 +47,8 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
         found = survey(canonical, settings)
         whole = stage.path("whole")
         whole.mkdir()
-        figures = _Part(canonical, found, settings, seed).write(whole, found.users(0, 1))
-        _gather(stage, canonical, found, [whole], figures, settings)
+        counts = _Part(canonical, found, settings, seed).write(whole, found.users(0, 1))
+        _gather(stage, canonical, found, [whole], counts, settings)
         shutil.rmtree(whole)
 
 
@@ -82,10 +82,10 @@ def gather_samples(
         *(part / name for part in parts for name in part_files()),
     ]
     with Stage("samples", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
-        figures: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for part in parts:
-            figures.update(read_record(part / "stage.json")["figures"])
-        _gather(stage, canonical, Survey.read(surveyed), parts, figures, settings)
+            counts.update(read_record(part / "stage.json")["counts"])
+        _gather(stage, canonical, Survey.read(surveyed), parts, counts, settings)
 
 
 class _Part:
@@ -103,8 +103,8 @@ class _Part:
 
     def write(self, folder: Path, users: range) -> Counter[str]:
         """Write the files of `parts.part_files`, with ids from 0 in each, and return the row counts."""
-        figures: Counter[str] = Counter(dict.fromkeys(_FIGURES, 0))
-        counts: Counter[tuple[str, str]] = Counter()
+        counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
+        written: Counter[tuple[str, str]] = Counter()
         with contextlib.ExitStack() as stack:
 
             def open_table(table: schema.Table, name: str) -> TableWriter:
@@ -117,14 +117,14 @@ class _Part:
                 frame = self._events.read(block)
                 log = EventLog.from_frame(frame)
                 selection = select_targets(log, self._settings, self._moments)
-                figures.update({name: count for name, count in selection.figures.items() if name in _FIGURES})
-                figures["training_events"] += int(selection.training.sum())
+                counts.update({name: count for name, count in selection.counts.items() if name in _COUNTS})
+                counts["training_events"] += int(selection.training.sum())
                 events.write(frame.filter(selection.training))
-                ids = {group: counts[group] + np.arange(len(rows)) for group, rows in selection.targets.items()}
-                counts.update({group: len(rows) for group, rows in selection.targets.items()})
+                ids = {group: written[group] + np.arange(len(rows)) for group, rows in selection.targets.items()}
+                written.update({group: len(rows) for group, rows in selection.targets.items()})
                 self._write_samples(samples, log, selection, ids)
-                figures.update(self._write_candidates(candidates, log, selection, ids))
-        return figures
+                counts.update(self._write_candidates(candidates, log, selection, ids))
+        return counts
 
     def _write_samples(
         self,
@@ -154,17 +154,17 @@ class _Part:
         selection: Selection,
         ids: Mapping[tuple[str, str], np.ndarray],
     ) -> Counter[str]:
-        figures: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         sampler = NegativeSampler(self._pool, log, self._seed, "candidates")
         for group, table in tables.items():
             targets = Group(group[0], ids[group], log.take(selection.targets[group]))
             found = write_negatives(table, sampler, [targets], self._hits, self._settings.negatives)
-            figures.update({f"candidate_{name}": count for name, count in found.items()})
-        return figures
+            counts.update({f"candidate_{name}": count for name, count in found.items()})
+        return counts
 
 
 #: Row counts to sum over the parts of the users.
-_FIGURES = (
+_COUNTS = (
     *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users", "targets", "train_split")),
     *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in DROPPED),
     *(f"{task}_{split}" for task, split in GROUPS),
@@ -198,12 +198,12 @@ def _gather(
     canonical: Path,
     found: Survey,
     parts: Sequence[Path],
-    figures: Mapping[str, int],
+    counts: Mapping[str, int],
     settings: SampleSettings,
 ) -> None:
     """Write the merged tables of all parts, their counts, and the audit."""
-    _report(stage, figures, found.moments, settings)
-    if not any(figures[f"{task}_{split}"] for task, split in GROUPS):
+    _report(stage, counts, found.moments, settings)
+    if not any(counts[f"{task}_{split}"] for task, split in GROUPS):
         raise UserError(f"{canonical / 'events.parquet'}: {_nothing_found(settings)}; such a log gives no samples")
     with TableWriter(schema.EVENTS, stage.path(EVENTS_FILE)) as training_events:
         for rows in _rows([part / EVENTS_FILE for part in parts]):
@@ -217,7 +217,7 @@ def _gather(
             for name, table in (("samples", samples), ("candidates", candidates)):
                 if name == "samples" or group in EVALUATED:
                     _append(table, [part / group_file(name, *group) for part in parts], first)
-            first += figures["_".join(group)]
+            first += counts["_".join(group)]
     stage.record(candidate_queries=_queries_asked(stage.path("samples.parquet")))
     events = EventTable(canonical / "events.parquet", found.offsets)
     write_json(stage.path("audit.json"), _audit(stage, events, settings))
@@ -252,12 +252,12 @@ def _nothing_found(settings: SampleSettings) -> str:
     return f"no user has {settings.min_targets} clicks of one task {both}"
 
 
-def _report(stage: Stage, figures: Mapping[str, int], moments: np.ndarray, settings: SampleSettings) -> None:
+def _report(stage: Stage, counts: Mapping[str, int], moments: np.ndarray, settings: SampleSettings) -> None:
     """Record the row counts, and warn where one differs from the settings' expected rows."""
     begins: Iterable[tuple[str, int]] = zip(("valid_from", "test_from"), moments.tolist(), strict=False)
-    stage.record(**dict(begins), **{name: figures[name] for name in _FIGURES if name in figures})
+    stage.record(**dict(begins), **{name: counts[name] for name in _COUNTS if name in counts})
     for step, rows in settings.expected_rows.items():
-        counted = stage.figures.get(step)
+        counted = stage.counts.get(step)
         if counted != rows:
             stage.warn(f"step {step}: {counted if counted is not None else 'no such step'}, expected {rows} rows")
 

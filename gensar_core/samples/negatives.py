@@ -125,17 +125,17 @@ def write_negatives(
     Recommendation targets get items drawn by popularity, search targets the best BM25 hits of their query. Returns the
     counts of all lists, of lists topped up because BM25 returned too few hits, and of lists that stayed short.
     """
-    figures = Counter(lists=0, lists_topped_up=0, lists_short=0)
+    counts = Counter(lists=0, lists_topped_up=0, lists_short=0)
     for task, ids, targets in _parts(groups):
         if task == "rec":
             negatives = sampler.by_popularity(targets, count)
         else:
             negatives, topped_up = sampler.by_bm25(targets, *hits.find(targets.query), count)
-            figures["lists_topped_up"] += topped_up
-        figures["lists"] += len(ids)
-        figures["lists_short"] += int((negatives < 0).any(axis=1).sum())
+            counts["lists_topped_up"] += topped_up
+        counts["lists"] += len(ids)
+        counts["lists_short"] += int((negatives < 0).any(axis=1).sum())
         table.write(_list_frame(ids, negatives))
-    return figures
+    return counts
 
 
 def _parts(groups: Iterable[Group]) -> Iterator[Group]:

@@ -24,14 +24,14 @@ class Selection:
     """Hold the targets of a data set and the events that training may see.
 
     ``targets`` maps (task, split) to rows of the log, in event order. ``training`` bool [events] marks the training
-    events, ``shown`` bool [events] the events that inputs of training samples may hold. ``figures`` are the counts for
+    events, ``shown`` bool [events] the events that inputs of training samples may hold. ``counts`` are the counts for
     the stage's record.
     """
 
     targets: Mapping[tuple[str, str], np.ndarray]
     training: np.ndarray
     shown: np.ndarray
-    figures: Mapping[str, int]
+    counts: Mapping[str, int]
 
 
 def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray | None = None) -> Selection:
@@ -58,10 +58,10 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
         moments = None
     elif moments is None:
         moments = moments_of_split(log.time[both_sides], settings.time_shares)
-    figures: dict[str, int] = {}
+    counts: dict[str, int] = {}
     early = np.ones(len(log), dtype=bool)
     if moments is not None and len(moments):
-        figures = {"valid_from": int(moments[0]), "test_from": int(moments[1])}
+        counts = {"valid_from": int(moments[0]), "test_from": int(moments[1])}
         early = log.time < moments[0]
     targets: dict[tuple[str, str], np.ndarray] = {}
     for task in TASKS:
@@ -70,11 +70,11 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
             parts = leave_one_out(log.user[rows], settings.min_targets)
         else:
             parts = at_moments(log.time[rows], moments)
-        figures[f"{task}_with_both_histories"] = len(rows)
-        figures[f"{task}_users"] = len(np.unique(log.user[rows[parts != _NOT_A_TARGET]]))
+        counts[f"{task}_with_both_histories"] = len(rows)
+        counts[f"{task}_users"] = len(np.unique(log.user[rows[parts != _NOT_A_TARGET]]))
         # Counts of the split itself, before training targets are dropped.
-        figures[f"{task}_targets"] = int((parts != _NOT_A_TARGET).sum())
-        figures[f"{task}_train_split"] = int((parts == TRAIN).sum())
+        counts[f"{task}_targets"] = int((parts != _NOT_A_TARGET).sum())
+        counts[f"{task}_train_split"] = int((parts == TRAIN).sum())
         targets |= {(task, split): rows[parts == part] for part, split in enumerate(SPLITS)}
     held_out = np.zeros(len(log), dtype=bool)
     for (_, split), rows in targets.items():
@@ -87,11 +87,11 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
         kept = np.ones(len(rows), dtype=bool)
         tests = (~told[rows], ~late[rows], histories.both_sides(log.take(rows)))
         for why, passed in zip(DROPPED, tests, strict=True):
-            figures[f"{task}_train_dropped_{why}"] = int((kept & ~passed).sum())
+            counts[f"{task}_train_dropped_{why}"] = int((kept & ~passed).sum())
             kept &= passed
         targets[task, "train"] = rows[kept]
-    figures |= {f"{task}_{split}": len(rows) for (task, split), rows in targets.items()}
-    return Selection(targets, shown & ~held_out, shown, figures)
+    counts |= {f"{task}_{split}": len(rows) for (task, split), rows in targets.items()}
+    return Selection(targets, shown & ~held_out, shown, counts)
 
 
 def moments_of_split(times: np.ndarray, shares: Sequence[float]) -> np.ndarray:

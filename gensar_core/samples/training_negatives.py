@@ -54,8 +54,8 @@ def draw_training_negatives(
         sampler = NegativeSampler(PopularityPool.from_clicks(log.item[~log.searched]), log, seed, "training")
         hits = QueryHits(items, queries, settings)
         with TableWriter(schema.TRAINING_NEGATIVES, stage.path("training_negatives.parquet")) as table:
-            figures = write_negatives(table, sampler, groups, hits, settings.negatives)
-        stage.record(queries=len(hits), **figures)
+            counts = write_negatives(table, sampler, groups, hits, settings.negatives)
+        stage.record(queries=len(hits), **counts)
 
 
 def _group(task: str, train: pl.DataFrame, log: EventLog, sources: dict[str, Path]) -> Group:

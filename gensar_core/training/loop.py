@@ -184,14 +184,14 @@ class _Run:
         task, state, record = self.task, self.state, self.state.record
         task.module.eval()
         with torch.no_grad():
-            figures = self.processes.agree(task.validate())
+            metrics = self.processes.agree(task.validate())
         task.module.train()
         means = {f"train_{name}": value for name, value in state.take_means().items()}
-        record.history.append({"step": float(record.steps), **means, **figures})
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **figures}.items())
+        record.history.append({"step": float(record.steps), **means, **metrics})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **metrics}.items())
         say(f"{self.description}: step {record.steps:,} of {self.schedule.total_steps:,}: {shown}")
-        if figures["score"] > record.best_score:
-            record.best_score, record.best_step = figures["score"], record.steps
+        if metrics["score"] > record.best_score:
+            record.best_score, record.best_step = metrics["score"], record.steps
             state.best_weights = _copy(task.module)
             state.without_gain = 0
         else:

@@ -71,13 +71,13 @@ class Processes:
                     parameters[place].grad = None
         return dict(zip(losses, told, strict=False))
 
-    def agree(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def agree(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Broadcast the metrics of the first process: decisions by them must not depend on a last bit."""
         if self.count == 1:
-            return dict(figures)
-        values = torch.tensor(list(figures.values()), dtype=torch.float64, device=_device())
+            return dict(metrics)
+        values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=_device())
         distributed.broadcast(values, src=0)
-        return dict(zip(figures, values.tolist(), strict=True))
+        return dict(zip(metrics, values.tolist(), strict=True))
 
     def tell(self, key: str | None) -> str:
         """Broadcast a stage's key (64 hexadecimal digits) from the first process; the others pass None."""

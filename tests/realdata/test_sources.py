@@ -47,7 +47,7 @@ def test_beauty_keeps_every_review_of_an_item_with_text(realdata, tmp_path):
     canonicalize(realdata / "amazon_beauty", settings, tmp_path, 1)
     record = read_record(tmp_path / "stage.json")
     assert record["warnings"] == []
-    assert not any(count for name, count in record["figures"].items() if name.endswith("broken_lines"))
+    assert not any(count for name, count in record["counts"].items() if name.endswith("broken_lines"))
     events = schema.EVENTS.read(tmp_path / "events.parquet")
     share = (events["task"] == "search").sum() / 198_371
     assert abs(share - 0.76) < 0.005

@@ -104,9 +104,9 @@ class SequentialContract(TrainedMethodContract):
     def test_an_item_unseen_in_training_gets_the_mean_and_is_counted(self, tmp_path: Path) -> None:
         data = write_shop(tmp_path, random_clicks(), N_ITEMS + 3)
         method = self.untrained(data)
-        figures = method.fit(None, "")
+        counts = method.fit(None, "")
         learned = method.item_vectors()
-        assert figures["unseen_items"] == 3
+        assert counts["unseen_items"] == 3
         assert learned.seen.tolist() == [True] * N_ITEMS + [False] * 3
         mean = np.tile(learned.vectors[:N_ITEMS].mean(axis=0), (3, 1))
         assert learned.vectors[-3:] == pytest.approx(mean, abs=1e-6)

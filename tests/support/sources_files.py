@@ -55,8 +55,8 @@ class Shop:
         return self
 
     @property
-    def figures(self) -> dict:
-        return read_record(self.output / "stage.json")["figures"]
+    def counts(self) -> dict:
+        return read_record(self.output / "stage.json")["counts"]
 
     @property
     def warnings(self) -> list[str]:

@@ -52,8 +52,8 @@ def test_every_stage_leaves_a_record_and_no_checkpoint_or_partial_file(tiny_demo
 
 
 def test_dirty_lines_were_counted_not_fatal(tiny_demo):
-    figures = json.loads((tiny_demo.folder / "results/demo/canonical/stage.json").read_text())["figures"]
-    assert sum(value for name, value in figures.items() if name.endswith("broken_lines")) > 0
+    counts = json.loads((tiny_demo.folder / "results/demo/canonical/stage.json").read_text())["counts"]
+    assert sum(value for name, value in counts.items() if name.endswith("broken_lines")) > 0
 
 
 def test_strict_samples_hold_no_leak(tiny_demo):
@@ -73,7 +73,7 @@ def test_strict_samples_hold_no_leak(tiny_demo):
 
 def test_the_quality_of_each_identifier_set_is_told_and_drawn(tiny_demo):
     results = tiny_demo.folder / "results"
-    drawn = json.loads((results / "figures/demo_collisions.stage.json").read_text())["figures"]["raw_collision_rate"]
+    drawn = json.loads((results / "figures/demo_collisions.stage.json").read_text())["counts"]["raw_collision_rate"]
     assert {name: list(sides) for name, sides in drawn.items()} == {
         "joint_demo": ["semantic", "collaborative"],
         "only_semantic_demo": ["semantic"],

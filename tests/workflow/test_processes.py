@@ -64,7 +64,7 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     assert log.count("step 15 of 15") == 1
     assert "torchelastic" not in log
     assert not (folder / "results/demo/checkpoints/gensar_demo").exists()
-    assert json.loads((folder / MODEL / "stage.json").read_text())["figures"]["processes"] == 2
+    assert json.loads((folder / MODEL / "stage.json").read_text())["counts"]["processes"] == 2
 
     expected, found = (load_file(model / "model.safetensors") for model in (folder / "alone", folder / MODEL))
     assert found.keys() == expected.keys()

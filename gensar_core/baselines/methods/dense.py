@@ -148,10 +148,10 @@ class Dense(Method[DenseSettings]):
             return {}
         settings = DenseSettings(train="head", **self.settings.head.model_dump())
         head = Dense(settings, self.data, self.seed)
-        figures = head.fit(checkpoints, key)
+        counts = head.fit(checkpoints, key)
         assert head.towers.maps is not None
         self.towers.maps.load_state_dict(head.towers.maps.state_dict())
-        return {"head": {name: figures[name] for name in ("steps", "best_step", "best_valid_ndcg@5")}}
+        return {"head": {name: counts[name] for name in ("steps", "best_step", "best_valid_ndcg@5")}}
 
     def settle(self) -> None:
         """Store the towers' current vectors for ranking."""

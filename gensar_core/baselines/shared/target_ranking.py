@@ -244,16 +244,16 @@ class RankedTraining:
 
         For a model with towers, also report the share of their units that are active there.
         """
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for task, lists in self.lists.items():
             with ActiveUnits(self.module) as active:
                 ranks = average_ranks(self.method.score(lists), lists.present)
             if active.share is not None:
-                figures[f"{task}_active_share"] = active.share
-            figures |= {f"{task}_valid_ndcg@5": ndcg(ranks, 5), f"{task}_valid_hr@10": hit_rate(ranks, 10)}
-        score = float(np.mean([figures[f"{task}_valid_ndcg@5"] for task in self.lists]))
+                metrics[f"{task}_active_share"] = active.share
+            metrics |= {f"{task}_valid_ndcg@5": ndcg(ranks, 5), f"{task}_valid_hr@10": hit_rate(ranks, 10)}
+        score = float(np.mean([metrics[f"{task}_valid_ndcg@5"] for task in self.lists]))
         self.plateau.see(score)
-        return {"score": score, **figures}
+        return {"score": score, **metrics}
 
     def _epoch(self, task: str, epoch: int) -> list[np.ndarray]:
         """Return the rows of each batch in one epoch of a task."""

@@ -77,12 +77,12 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
             )
         if len(inputs) > 2:
             found = product_search.read_searches(raw, seed)
-            stage.record(**found.figures)
-            searches, figures = searches_from_pairs(kept, items["item"], found.pairs)
+            stage.record(**found.counts)
+            searches, counts = searches_from_pairs(kept, items["item"], found.pairs)
         else:
-            searches, figures = searches_from_categories(kept, items, settings.search_share, seed)
+            searches, counts = searches_from_categories(kept, items, settings.search_share, seed)
         stage.record(
-            **figures,
+            **counts,
             search_interactions=len(searches),
             search_users=searches["user"].n_unique(),
             search_items=searches["item"].n_unique(),
@@ -117,7 +117,7 @@ def _load_reviews(stage: Stage, path: Path) -> pl.DataFrame:
     distinct = reviews.with_row_index("row").unique(["user", "item", "time"], keep="first", maintain_order=True)
     stage.record(
         reviews_read=len(reviews),
-        **tally.figures(),
+        **tally.counts(),
         duplicate_reviews=len(reviews) - len(distinct),
         users_read=distinct["user"].n_unique(),
         items_read=distinct["item"].n_unique(),
@@ -133,7 +133,7 @@ def _load_items(stage: Stage, path: Path, reviewed: pl.Series) -> pl.DataFrame:
     kept = items.filter(pl.col("text") != "")
     stage.record(
         metadata_cleaned=metadata.cleaned,
-        **metadata.tally.figures(),
+        **metadata.tally.counts(),
         metadata_duplicates=metadata.duplicates,
         items_without_metadata=len(reviewed) - len(items),
         items_without_text=len(items) - len(kept),
@@ -184,7 +184,7 @@ def _numbered(number: str, **column: pl.Series) -> pl.DataFrame:
 def _compare(stage: Stage, expected: Mapping[str, int]) -> None:
     """Warn of every step whose number of rows differs from the expected one."""
     for step, rows in expected.items():
-        found: Any = stage.figures.get(step)
+        found: Any = stage.counts.get(step)
         if found is None:
             stage.warn(f"step {step}: {rows:,} rows expected, but there are no product-search files to count")
         elif found != rows:

@@ -47,7 +47,7 @@ class Searches:
     """Hold the query of each (user, item) pair, one row per pair: user, item (raw ids), query (text); and counts."""
 
     pairs: pl.DataFrame
-    figures: dict[str, Any]
+    counts: dict[str, Any]
 
 
 def read_searches(raw: Path, seed: int) -> Searches:
@@ -60,13 +60,13 @@ def read_searches(raw: Path, seed: int) -> Searches:
     queries, query_tally = read_query_lines(raw / QUERIES)
     parts = [read_qrels(raw / TRAIN, "qrels_train"), read_qrels(raw / TEST, "qrels_test")]
     pooled = pl.concat([frame for frame, _ in parts])
-    figures = {**query_tally.figures(), **parts[0][1].figures(), **parts[1][1].figures()}
-    figures |= {"query_lines": len(queries), "qrels_train": len(parts[0][0]), "qrels_test": len(parts[1][0])}
+    counts = {**query_tally.counts(), **parts[0][1].counts(), **parts[1][1].counts()}
+    counts |= {"query_lines": len(queries), "qrels_train": len(parts[0][0]), "qrels_test": len(parts[1][0])}
 
     known = pooled.join(queries, on="query_line", how="left")
     asked = known.filter(pl.col("query") != "")
     unknown = known["query"].null_count()
-    figures |= {"qrels_unknown_queries": unknown, "qrels_empty_queries": len(known) - len(asked) - unknown}
+    counts |= {"qrels_unknown_queries": unknown, "qrels_empty_queries": len(known) - len(asked) - unknown}
 
     order = row_numbers(derive_seed(seed, "search", "pair"), asked["user"], asked["item"], asked["query_line"])
     pairs = (
@@ -75,7 +75,7 @@ def read_searches(raw: Path, seed: int) -> Searches:
         .unique(["user", "item"], keep="first", maintain_order=True)
         .select("user", "item", "query")
     )
-    return Searches(pairs, figures | {"search_pairs_one_query": len(pairs)})
+    return Searches(pairs, counts | {"search_pairs_one_query": len(pairs)})
 
 
 def read_query_lines(path: Path) -> tuple[pl.DataFrame, Tally]:

@@ -44,10 +44,10 @@ def synthesize_queries(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int
     asked = paths.join(distinct.with_columns(query=pl.Series(queries, dtype=pl.String)), on="path", how="left")
     flat = pl.col("path").list.len() < 2
     empty = ~flat & (pl.col("query") == "")
-    figures = asked.select(paths_of_one_level=flat.sum(), empty_queries=empty.sum()).row(0, named=True)
+    counts = asked.select(paths_of_one_level=flat.sum(), empty_queries=empty.sum()).row(0, named=True)
     by_item = (
         asked.filter(pl.col("query") != "")
         .group_by("item", maintain_order=True)
         .agg(pl.col("query").unique(maintain_order=True).alias("queries"))
     )
-    return by_item, figures
+    return by_item, counts

@@ -38,12 +38,12 @@ def searches_from_categories(
     Whether a review is a search, and with which query, depends only on the seed and on its user, item and time.
     ``items`` holds item and categories of the kept items. Returns the same as ``searches_from_pairs``.
     """
-    queries, figures = synthesize_queries(items)
+    queries, counts = synthesize_queries(items)
     drawn = reviews.filter(pl.Series(_uniform(reviews, seed, "share") < share))
     asked = drawn.join(queries, on="item", how="inner", maintain_order="left")
     place = (pl.lit(pl.Series(_uniform(asked, seed, "query"))) * pl.col("queries").list.len()).cast(pl.UInt32())
     searches = asked.with_columns(query=pl.col("queries").list.get(place)).drop("queries")
-    return searches, figures | {
+    return searches, counts | {
         "items_without_query": len(items) - len(queries),
         "search_reviews_drawn": len(drawn),
         "search_reviews_without_query": len(drawn) - len(asked),

@@ -130,7 +130,7 @@ class Tally:
                 "put the right file there"
             )
 
-    def figures(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """Return counts, reasons and examples of broken lines for the stage's record."""
         return {
             f"{self.name}_broken_lines": self.broken,

@@ -165,10 +165,10 @@ def encoded(tmp_path):
 
 def test_an_encoder_starts_from_a_head_and_does_not_end_below_it(encoded):
     own = {"epochs": 10, "batch_size": 32, "learning_rate": 1.0e-2, "patience": 10}
-    head, figures = tuned(encoded, train="head", **own)
-    best = figures["best_valid_ndcg@5"]
+    head, counts = tuned(encoded, train="head", **own)
+    best = counts["best_valid_ndcg@5"]
     # The head has learned something, and frozen vectors are among what it chooses from.
-    assert best > figures["curve"][0]["score"] + 0.1
+    assert best > counts["curve"][0]["score"] + 0.1
     # Steps that change nothing: texts as before, through the head's maps.
     kept, same = tuned(encoded, head=own, epochs=1, learning_rate=1.0e-12)
     assert same["head"]["best_valid_ndcg@5"] == best
@@ -176,9 +176,9 @@ def test_an_encoder_starts_from_a_head_and_does_not_end_below_it(encoded):
     for side in ("queries", "items"):
         assert kept.ranked_with[side] == pytest.approx(head.ranked_with[side], abs=1e-5)
     # Steps that spoil everything: the start is kept.
-    spoiled, figures = tuned(encoded, head=own, epochs=1, learning_rate=10.0, max_tokens=3)
-    assert figures["best_step"] == 0
-    assert figures["best_valid_ndcg@5"] == pytest.approx(best, abs=1e-6)
+    spoiled, counts = tuned(encoded, head=own, epochs=1, learning_rate=10.0, max_tokens=3)
+    assert counts["best_step"] == 0
+    assert counts["best_valid_ndcg@5"] == pytest.approx(best, abs=1e-6)
     assert spoiled.ranked_with["items"] == pytest.approx(head.ranked_with["items"], abs=1e-5)
 
 

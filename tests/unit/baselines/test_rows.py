@@ -212,8 +212,8 @@ def test_users_and_items_unseen_in_training_get_the_mean(tmp_path):
     keep = (pl.col("split") != "train") | (pl.col("user_id") > 0)
     schema.SAMPLES.write(data.samples.filter(keep), data.samples_folder / "samples.parquet")
     del data.__dict__["samples"]
-    figures = (method := jsr(data, stored_negatives=False, sampled_negatives=2)).fit(None, "")
-    assert (figures["unseen_items"], figures["unseen_users"]) == (3, 1)
+    counts = (method := jsr(data, stored_negatives=False, sampled_negatives=2)).fit(None, "")
+    assert (counts["unseen_items"], counts["unseen_users"]) == (3, 1)
     users, items = method.model.users.weight, method.model.items.weight
     assert torch.allclose(users[0], users[1:].mean(dim=0), atol=1e-6)
     assert torch.allclose(items[-1], items[:N_ITEMS].mean(dim=0), atol=1e-6)

@@ -49,8 +49,8 @@ def test_every_target_of_a_methods_tasks_is_ranked(shop, tmp_path, kind, tasks):
     assert ranks["rank"].is_between(1, N_NEGATIVES + 1).all()
     record = json.loads((tmp_path / "ranks" / "m.stage.json").read_text())
     test = ranks.filter((pl.col("split") == "test") & (pl.col("task") == min(tasks)))
-    assert record["figures"][f"{min(tasks)}_test_ndcg@5"] == pytest.approx(ndcg(test["rank"].to_numpy(), 5))
-    fitted = json.loads((tmp_path / "models" / "m" / "stage.json").read_text())["figures"]
+    assert record["counts"][f"{min(tasks)}_test_ndcg@5"] == pytest.approx(ndcg(test["rank"].to_numpy(), 5))
+    fitted = json.loads((tmp_path / "models" / "m" / "stage.json").read_text())["counts"]
     assert fitted["parameters"] == 0
     assert fitted["training_seconds"] >= 0.0
 
@@ -62,12 +62,12 @@ def test_a_trained_method_leaves_item_vectors_and_no_checkpoint(shop, tmp_path):
     model = tmp_path / "models" / "m"
     assert {path.name for path in model.iterdir()} == {"stage.json", "model.safetensors", "item_vectors.safetensors"}
     assert ItemVectors.load(model).vectors.shape == (N_ITEMS, 8)
-    figures = json.loads((model / "stage.json").read_text())["figures"]
-    assert figures["unseen_items"] == 0
+    counts = json.loads((model / "stage.json").read_text())["counts"]
+    assert counts["unseen_items"] == 0
     # Items; positions; in each of two blocks the projections, the output, two point-wise layers and two normalizations
     # of 8 weights and 8 shifts; the last normalization.
-    assert figures["parameters"] == 8 * (N_ITEMS + 50) + 2 * (6 * 8 * 8 + 6 * 8 + 4 * 8) + 2 * 8
-    assert [entry["step"] for entry in figures["curve"]] == [1.0, 2.0]
+    assert counts["parameters"] == 8 * (N_ITEMS + 50) + 2 * (6 * 8 * 8 + 6 * 8 + 4 * 8) + 2 * 8
+    assert [entry["step"] for entry in counts["curve"]] == [1.0, 2.0]
     extract_vectors(model, tmp_path / "embedding")
     assert (tmp_path / "embedding" / "vectors.safetensors").is_file()
 
@@ -83,7 +83,7 @@ def test_unisars_item_vectors_become_an_embedding(tmp_path):
     )  # fmt: skip
     record = json.loads((tmp_path / "model" / "stage.json").read_text())
     assert str(shop.training_negatives) in record["inputs"]
-    assert record["figures"]["training_rows"] == {"rec": N_USERS, "search": N_USERS}
+    assert record["counts"]["training_rows"] == {"rec": N_USERS, "search": N_USERS}
     extract_vectors(tmp_path / "model", tmp_path / "embedding")
     vectors = load_vectors(tmp_path / "embedding" / "vectors.safetensors")
     # Projected by tanh. Items that nobody clicks are known as negatives.

@@ -67,8 +67,8 @@ def test_a_killed_training_ends_in_the_same_scores(tmp_path, monkeypatch):
     assert list((tmp_path / "checkpoints").glob("*.pt"))
     monkeypatch.undo()
     resumed = METHOD(SASRecSettings(**own), whole.data, 3)
-    figures = resumed.fit(tmp_path / "checkpoints", "key")
-    assert figures["steps"] == 24
+    counts = resumed.fit(tmp_path / "checkpoints", "key")
+    assert counts["steps"] == 24
     lists = load_candidates(whole.data.samples_folder, "rec", "test")
     assert (resumed.score(lists) == whole.score(lists)).all()
 

@@ -62,10 +62,10 @@ def test_all_candidates_score_the_same_at_first(shop, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_towers_stay_active_and_learn_in_a_few_epochs(shop, kind):
     weights = {"search_weight": 1.0} if kind == "unisar" else {}
-    figures = (method := make(kind, shop, **LEARNING, **weights)).fit(None, "")
-    first, last = figures["curve"][0], figures["curve"][-1]
+    counts = (method := make(kind, shop, **LEARNING, **weights)).fit(None, "")
+    first, last = counts["curve"][0], counts["curve"][-1]
     for task in method.tasks:
-        assert all(entry[f"{task}_active_share"] > 0.25 for entry in figures["curve"])
+        assert all(entry[f"{task}_active_share"] > 0.25 for entry in counts["curve"])
         # Four negatives a target: chance is ln 5.
         assert first[f"train_{task}_ranking"] == pytest.approx(math.log(5), abs=0.05)
         assert last[f"train_{task}_ranking"] < math.log(5) - 0.03
@@ -91,7 +91,7 @@ def test_a_dead_tower_is_warned_of(shop, tmp_path, monkeypatch):
     assert warning.startswith("joint: only 0.0% of the tower's ReLUs are active on valid candidates of rec")
     assert "learning_rate" in warning
     assert "embedding_rate" in warning
-    (entry,) = record["figures"]["curve"]
+    (entry,) = record["counts"]["curve"]
     assert entry["rec_active_share"] == 0.0
     assert 0.3 < entry["search_active_share"] < 0.7
 

@@ -1,4 +1,4 @@
-"""The stage `corpus`: prompts written out by hand, caps, switches, determinism, figures."""
+"""The stage `corpus`: prompts written out by hand, caps, switches, determinism, counts."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_items_without_text_are_left_out_of_alignment_and_counted(corpus: Corpus
     for task in TASKS.values():
         if task.source == "item":
             assert sorted(corpus.rows(task.name)) == [0, 2, 3, 4]
-    assert corpus.record["figures"]["items"]["empty"] == 1
+    assert corpus.record["counts"]["items"]["empty"] == 1
 
 
 def test_every_new_token_is_one_token_at_the_end_of_the_vocabulary(corpus: Corpus) -> None:
@@ -190,7 +190,7 @@ def test_histories_and_texts_are_capped(tmp_path: Path) -> None:
         cut += len(fitting) < len(words)
         # A first word of more than six tokens is cut inside.
         assert tokens == (fitting[-1] if fitting else corpus.ids(words[0])[:6])
-    assert corpus.record["figures"]["items"]["cut"] == cut > 0
+    assert corpus.record["counts"]["items"]["cut"] == cut > 0
 
 
 def test_behavior_tokens_can_be_taken_out(shop: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_chunk_size_does_not_matter(
     chunked = Corpus(build(shop, tmp_path))
     assert chunked.train.equals(corpus.train)
     assert chunked.prompts.equals(corpus.prompts)
-    assert {task: figures["rows"] for task, figures in chunked.record["figures"]["tasks"].items()} == {
+    assert {task: counts["rows"] for task, counts in chunked.record["counts"]["tasks"].items()} == {
         "nrip": 1,
         "nsqp": 1,
         "nsip": 1,
@@ -244,13 +244,13 @@ def test_chunk_size_does_not_matter(
 
 
 def test_lengths_are_recorded(corpus: Corpus) -> None:
-    figures = corpus.record["figures"]["tasks"]["desc2id_semantic"]
+    counts = corpus.record["counts"]["tasks"]["desc2id_semantic"]
     # Each of the ten instructions is as likely as the others.
     written = [prompts_of(corpus.folder, position).filter(task="desc2id_semantic") for position in range(10)]
     lengths = pl.concat(written).get_column("input_ids").list.len()
-    assert figures["mean_input"] == pytest.approx(lengths.mean(), abs=1e-3)
-    assert figures["longest_input"] == lengths.max()
-    assert figures["longest_target"] == 5
+    assert counts["mean_input"] == pytest.approx(lengths.mean(), abs=1e-3)
+    assert counts["longest_input"] == lengths.max()
+    assert counts["longest_target"] == 5
 
 
 def test_examples_can_be_read(corpus: Corpus) -> None:

@@ -19,8 +19,8 @@ def test_unseen_items_get_the_mean_of_the_seen_and_are_counted(tmp_path):
     assert list(found) == ["items"]
     assert found["items"].dtype == np.float32
     assert found["items"].tolist() == [[1, 2], [2, 3], [3, 4], [2, 3]]
-    figures = json.loads((tmp_path / "out" / "stage.json").read_text())["figures"]
-    assert figures == {"items": 4, "dimensions": 2, "unseen_items": 2}
+    counts = json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]
+    assert counts == {"items": 4, "dimensions": 2, "unseen_items": 2}
 
 
 def test_what_is_stored_comes_back(tmp_path):

@@ -86,8 +86,8 @@ def test_vectors_are_the_models_own_normalized(tmp_path, model):
     for matrix in vectors.values():
         assert matrix.dtype == np.float32
         assert np.linalg.norm(matrix, axis=1) == pytest.approx(np.ones(len(matrix)), abs=1e-5)
-    assert record["figures"]["items_without_text"] == 2
-    assert record["figures"]["dimensions"] == 8
+    assert record["counts"]["items_without_text"] == 2
+    assert record["counts"]["dimensions"] == 8
 
 
 def test_items_without_text_get_the_direction_of_the_mean(tmp_path, model):
@@ -135,7 +135,7 @@ def test_texts_are_cut_and_limits_told(tmp_path, model):
     assert cut["items"][0] == pytest.approx(cut["items"][1], abs=1e-6)
     assert record["warnings"] == []
     _, record = embed(tmp_path, model, [long, "w0 w1 w2"], name="more", max_tokens=256)
-    assert record["figures"]["max_tokens"] == POSITIONS
+    assert record["counts"]["max_tokens"] == POSITIONS
     assert record["warnings"] == [f"{model} reads at most {POSITIONS} tokens, not 256"]
 
 
@@ -193,7 +193,7 @@ def test_e5_averages_tokens_with_its_prefixes_among_them(tmp_path, model):
     mean = lambda states: states.mean(dim=0)  # noqa: E731
     assert vectors["queries"][0] == pytest.approx(by_hand(model, "query: w1 w2", mean), abs=1e-5)
     assert vectors["items"][0] == pytest.approx(by_hand(model, "passage: w1 w2 w3", mean), abs=1e-5)
-    assert (record["figures"]["query_prefix"], record["figures"]["item_prefix"]) == ("query: ", "passage: ")
+    assert (record["counts"]["query_prefix"], record["counts"]["item_prefix"]) == ("query: ", "passage: ")
 
 
 def test_bge_takes_the_first_token_and_instructs_queries_alone(tmp_path, model):
@@ -217,11 +217,11 @@ def test_a_model_that_tells_its_pooling_and_prompts_is_taken_at_its_word(tmp_pat
 
 def test_bfloat16_gives_nearly_the_same_vectors_of_length_one(tmp_path, model, monkeypatch):
     exact, record = embed(tmp_path, model, TEXTS)
-    assert record["figures"]["numbers"] == "cpu-float32"
+    assert record["counts"]["numbers"] == "cpu-float32"
     for module in (text, device):
         monkeypatch.setattr(module, "compute_type", lambda _: torch.bfloat16)
     fast, record = embed(tmp_path, model, TEXTS, name="fast")
-    assert record["figures"]["numbers"] == "cpu-bfloat16"
+    assert record["counts"]["numbers"] == "cpu-bfloat16"
     assert fast["items"].dtype == np.float32
     assert np.linalg.norm(fast["items"], axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-6)
     cosines = (exact["items"] * fast["items"]).sum(axis=1)

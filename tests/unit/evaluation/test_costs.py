@@ -31,11 +31,11 @@ def test_one_row_a_method_with_what_its_records_say(fitted):
     assert table["method"].to_list() == names
     assert table["tasks"].to_list() == ["rec", "rec+search"]
     records = [read_record(model / "stage.json") for model in models]
-    assert table["parameters"].to_list() == [record["figures"]["parameters"] for record in records]
+    assert table["parameters"].to_list() == [record["counts"]["parameters"] for record in records]
     assert table["parameters"][0] > 8 * N_ITEMS
     assert table["parameters"][1] == 0
     for column, seconds in (("training seconds", records), ("ranking seconds", None)):
-        read = [r["figures"]["training_seconds"] for r in seconds] if seconds else [
+        read = [r["counts"]["training_seconds"] for r in seconds] if seconds else [
             read_record(path.with_suffix(".stage.json"))["seconds"] for path in ranks
         ]  # fmt: skip
         assert table[column].to_list() == read
@@ -45,7 +45,7 @@ def test_one_row_a_method_with_what_its_records_say(fitted):
 def test_a_stage_that_only_trains_is_counted_whole(fitted, tmp_path):
     models, ranks, _ = fitted
     record = read_record(models[0] / "stage.json")
-    del record["figures"]["training_seconds"]
+    del record["counts"]["training_seconds"]
     (tmp_path / "generator").mkdir()
     write_json(tmp_path / "generator" / "stage.json", {**record, "seconds": 12.5})
     assert costs([tmp_path / "generator"], ranks[:1], ["generator"])["training seconds"].to_list() == [12.5]
@@ -58,7 +58,7 @@ def test_both_forms_are_written(fitted, tmp_path):
     assert table["method"].to_list() == fitted[2]
     assert [line.split("|")[1].strip() for line in markdown[2:]] == fitted[2]
     assert f"{table['parameters'][0]:,}" in markdown[2]
-    assert read_record(tmp_path / "shop_costs.stage.json")["figures"] == {"rows": 2}
+    assert read_record(tmp_path / "shop_costs.stage.json")["counts"] == {"rows": 2}
 
 
 def test_a_missing_record_is_named(fitted, tmp_path):

@@ -24,8 +24,8 @@ def models(folder: Path, generator: list[dict[str, float]] = HISTORY) -> dict[st
         path.mkdir(parents=True)
     (folders["generator"] / "curve.json").write_text(json.dumps(generator))
     curve = [{"step": 5.0, "train_loss": 1.0, "score": 0.4, "valid_ndcg@5": 0.4}]
-    (folders["sequential"] / "stage.json").write_text(json.dumps({"figures": {"curve": curve}}))
-    (folders["counts"] / "stage.json").write_text(json.dumps({"figures": {}}))
+    (folders["sequential"] / "stage.json").write_text(json.dumps({"counts": {"curve": curve}}))
+    (folders["counts"] / "stage.json").write_text(json.dumps({"counts": {}}))
     return folders
 
 
@@ -44,9 +44,9 @@ def test_all_trainings_are_drawn_with_their_tasks_to_the_same_bytes(tmp_path: Pa
     assert all(f">{name}<" in drawn for name in ("generator", "sequential", "nrip", "nsip", "rec"))
     assert ">counts<" not in drawn
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    figures = json.loads((tmp_path / "a.stage.json").read_text())["figures"]
-    assert figures["validations"] == {"generator": 3, "sequential": 1}
-    assert figures["best_step"] == {"generator": 20.0, "sequential": 5.0}
+    counts = json.loads((tmp_path / "a.stage.json").read_text())["counts"]
+    assert counts["validations"] == {"generator": 3, "sequential": 1}
+    assert counts["best_step"] == {"generator": 20.0, "sequential": 5.0}
 
 
 def test_one_training_may_be_drawn_alone(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_a_generator_trained_over_the_catalogue_ranks_and_finds_its_targets(tmp_
     assert generator.over_catalogue
     rank_candidates(tmp_path / "model", corpus, samples, tmp_path / "ranks", "own", RankingSettings())
 
-    record = json.loads((tmp_path / "ranks" / "own.stage.json").read_text())["figures"]
+    record = json.loads((tmp_path / "ranks" / "own.stage.json").read_text())["counts"]
     assert record["rec_valid_ndcg@5"] > 0.9
     best = json.loads((tmp_path / "model" / "curve.json").read_text())
     assert max(entry["score"] for entry in best) == pytest.approx(

@@ -78,8 +78,8 @@ def test_bfloat16_moves_ranks_little(
 
 def precision_of(folder: Path, name: str) -> str:
     """What the record of a ranking says of its numbers."""
-    figures: dict[str, str] = read_record(folder / f"{name}.stage.json")["figures"]
-    return figures["precision"]
+    counts: dict[str, str] = read_record(folder / f"{name}.stage.json")["counts"]
+    return counts["precision"]
 
 
 @pytest.mark.parametrize("forbidden", ["by the processor", "by the environment"])

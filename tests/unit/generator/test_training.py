@@ -86,7 +86,7 @@ def test_a_tiny_model_learns_its_examples_by_heart(ranks: pl.DataFrame, trained:
     assert (ranks["n_candidates"] == 10).all()
     assert ranks["sample_id"].to_list() == list(range(4 * USERS))
     record = json.loads((trained.parent / "ranks" / "gensar.stage.json").read_text())
-    assert record["figures"]["search_test_hr@5"] == 1.0
+    assert record["counts"]["search_test_hr@5"] == 1.0
 
 
 def test_the_curve_has_losses_of_every_task(trained: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_curve_has_losses_of_every_task(trained: Path) -> None:
         pytest.approx((entry["rec_ndcg@5"] + entry["search_ndcg@5"]) / 2) for entry in curve
     ]
     record = json.loads((trained / "stage.json").read_text())
-    assert record["figures"]["best_score"] == max(entry["score"] for entry in curve)
+    assert record["counts"]["best_score"] == max(entry["score"] for entry in curve)
 
 
 def test_ranks_do_not_depend_on_the_batch_and_are_repeatable(

@@ -68,18 +68,18 @@ def test_the_record_tells_what_the_assignment_did(vectors: dict[str, Path], tmp_
     frame = build(vectors, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "stage.json").read_text())
     curve = json.loads((tmp_path / "out" / "curve.json").read_text())
-    assert record["figures"]["items"] == 150
+    assert record["counts"]["items"] == 150
     assert [entry["step"] for entry in curve] == [6.0, 12.0]
     for side in ("semantic", "collaborative"):
-        figures = record["figures"][side]
+        counts = record["counts"][side]
         # 51 items have the same vectors, so at least 50 must move, and each collision is one move.
-        assert figures["moved_items"] >= 50
-        assert figures["raw_collision_rate"] == pytest.approx(figures["moved_items"] / 150)
-        assert figures["collision_rate"] == 0.0
-        assert figures["moved_items"] == frame.get_column(f"{side}_moved").sum()
-        assert figures["added_distortion"] > 0.0
-        assert 0.0 < figures["raw_unexplained_variance"] <= figures["unexplained_variance"] + 0.05
-        assert len(figures["usage"]) == len(figures["perplexity"]) == 3
+        assert counts["moved_items"] >= 50
+        assert counts["raw_collision_rate"] == pytest.approx(counts["moved_items"] / 150)
+        assert counts["collision_rate"] == 0.0
+        assert counts["moved_items"] == frame.get_column(f"{side}_moved").sum()
+        assert counts["added_distortion"] > 0.0
+        assert 0.0 < counts["raw_unexplained_variance"] <= counts["unexplained_variance"] + 0.05
+        assert len(counts["usage"]) == len(counts["perplexity"]) == 3
 
 
 def test_items_that_did_not_move_have_the_nearest_codes(vectors: dict[str, Path], tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_residual_kmeans_needs_no_training_and_quantizes_the_vectors_themselves(
     for side in ("semantic", "collaborative"):
         assert frame.get_column(side).n_unique() == 150
     record = json.loads((tmp_path / "one" / "stage.json").read_text())
-    assert record["figures"]["steps"] == 0
+    assert record["counts"]["steps"] == 0
     # One level of k-means on both sides' vectors, scaled and side by side: each code is the mean of its items.
     model = load_rqvae(tmp_path / "one" / "model.safetensors")
     matrices = {side: load_vectors(path) for side, path in vectors.items()}
@@ -200,17 +200,17 @@ def test_an_extra_digit_numbers_the_items_of_one_identifier(vectors: dict[str, P
             "sizes": [16, 16, 16, max(seen.values())],
         }
     assert len(IdentifierTable.load(tmp_path / "out")) == 150
-    figures = json.loads((tmp_path / "out" / "stage.json").read_text())["figures"]["semantic"]
-    assert figures["collision_rate"] == figures["moved_items"] == figures["added_distortion"] == 0
+    counts = json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]["semantic"]
+    assert counts["collision_rate"] == counts["moved_items"] == counts["added_distortion"] == 0
 
 
 def test_colliding_items_may_be_left_as_they_are_and_are_counted(vectors: dict[str, Path], tmp_path: Path) -> None:
     raw = raw_codes(vectors, tmp_path / "out")
-    figures = json.loads((tmp_path / "out" / "stage.json").read_text())["figures"]
+    counts = json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]
     for side, codes in raw.items():
-        _, counts = np.unique(codes, axis=0, return_counts=True)
-        assert figures[side]["collision_rate"] == figures[side]["raw_collision_rate"] == 1 - len(counts) / 150
-        assert figures[side]["colliding_items"] == counts[counts > 1].sum() >= 51
+        _, repeats = np.unique(codes, axis=0, return_counts=True)
+        assert counts[side]["collision_rate"] == counts[side]["raw_collision_rate"] == 1 - len(repeats) / 150
+        assert counts[side]["colliding_items"] == repeats[repeats > 1].sum() >= 51
 
 
 def test_the_authors_repair_changes_last_codes_alone_and_leaves_copies_colliding(
@@ -219,12 +219,12 @@ def test_the_authors_repair_changes_last_codes_alone_and_leaves_copies_colliding
     settings = {"separation_share": 0.0, "codebook_size": [4, 4, 8]}
     none = build(vectors, tmp_path / "none", changed(collisions="none", **settings))
     frame = build(vectors, tmp_path / "out", changed(collisions="sinkhorn_repair", **settings))
-    figures = json.loads((tmp_path / "out" / "stage.json").read_text())["figures"]
+    counts = json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]
     for side in ("semantic", "collaborative"):
         before, after = (np.array(table.get_column(side).to_list()) for table in (none, frame))
         np.testing.assert_array_equal(before[:, :2], after[:, :2])
         np.testing.assert_array_equal((before != after).any(axis=1), frame.get_column(f"{side}_moved").to_numpy())
-        assert 0 < figures[side]["collision_rate"] < figures[side]["raw_collision_rate"]
+        assert 0 < counts[side]["collision_rate"] < counts[side]["raw_collision_rate"]
         # Items with the same vector have the same distances, so no plan tells them apart.
         assert len(np.unique(after[[0, *range(100, 150)]], axis=0)) == 1
 

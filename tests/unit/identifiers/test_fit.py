@@ -329,7 +329,7 @@ def test_items_that_are_all_alike_are_fitted() -> None:
     assert encode(latents, list(model.shared))[0].shape == (50, 1)
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------------------------- counts
 
 
 def test_quality_figures_by_hand() -> None:

@@ -28,8 +28,8 @@ def write_identifiers(folder: Path, rows: list[list[int]]) -> None:
     scheme = {"levels": ["A", "B", "C"], "sizes": [3, 3, 24]}
     back = {"levels": ["C", "B", "A"], "sizes": [24, 24, 24]}
     write_json(folder / "vocabulary.json", {"semantic": scheme, "collaborative": back})
-    figures = {side: {"raw_collision_rate": 0.25, "usage": [1.0, 1.0, 0.5]} for side in ("semantic", "collaborative")}
-    write_json(folder / "stage.json", {"figures": {"items": len(rows), **figures}})
+    counts = {side: {"raw_collision_rate": 0.25, "usage": [1.0, 1.0, 0.5]} for side in ("semantic", "collaborative")}
+    write_json(folder / "stage.json", {"counts": {"items": len(rows), **counts}})
 
 
 def write_canonical(folder: Path, paths: list[list[list[str]]], clicks: list[tuple[int, int]]) -> None:
@@ -85,18 +85,18 @@ def test_prefixes_tell_of_category_and_clicks_what_pairs_counted_one_by_one_tell
     everything = list(itertools.combinations(range(ITEMS), 2))
     turns = clicked_in_turn(clicks)
     prefixes = report["semantic"]["prefixes"]
-    assert [figures["length"] for figures in prefixes] == [1, 2]
-    for figures in prefixes:
-        length = figures["length"]
+    assert [counts["length"] for counts in prefixes] == [1, 2]
+    for counts in prefixes:
+        length = counts["length"]
         sharing = [(a, b) for a, b in everything if rows[a][:length] == rows[b][:length]]
-        assert figures["pairs"] == len(sharing)
-        found = figures["clicked_in_turn"]
+        assert counts["pairs"] == len(sharing)
+        found = counts["clicked_in_turn"]
         assert found["share"] == pytest.approx(sum(pair in turns for pair in sharing) / len(sharing))
         assert found["chance"] == pytest.approx(len(turns) / len(everything))
         assert found["lift"] == pytest.approx(found["share"] / found["chance"])
         known = [(a, b) for a, b in everything if paths[a] and paths[b]]
         together = [pair for pair in sharing if pair in set(known)]
-        found = figures["same_category"]
+        found = counts["same_category"]
         assert found["share"] == pytest.approx(sum(paths[a][0] == paths[b][0] for a, b in together) / len(together))
         assert found["chance"] == pytest.approx(sum(paths[a][0] == paths[b][0] for a, b in known) / len(known))
 
@@ -139,4 +139,4 @@ def test_the_figure_shows_each_sides_rate(tmp_path: Path) -> None:
         assert shown in drawn
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     record = json.loads((tmp_path / "one.stage.json").read_text())
-    assert record["figures"] == {"raw_collision_rate": rates}
+    assert record["counts"] == {"raw_collision_rate": rates}

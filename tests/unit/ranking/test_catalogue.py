@@ -169,4 +169,4 @@ def test_a_generator_ranks_alike_by_a_wide_search_and_by_exact_scores(tmp_path: 
     assert narrow.is_null().any()
     assert (narrow.drop_nulls() <= 20).all()
     record = json.loads((tmp_path / "ranks" / "beams20.stage.json").read_text())
-    assert record["figures"]["rec_not_found"] > 0
+    assert record["counts"]["rec_not_found"] > 0

@@ -137,10 +137,10 @@ def test_parts_count_in_the_tasks_they_rank(shop):
     # In rec the fusion goes by `falling`, which puts the target first. In search `rising` stands alone and puts it last: it
     # gets no weight, not a negative one, so that all candidates tie.
     assert by_task == {"rec": 1.0, "search": 2.5}
-    figures = json.loads((shop / "ranks" / "both.stage.json").read_text())["figures"]
-    assert set(figures["rec_weights"]) == {"falling", "rising"}
-    assert set(figures["search_weights"]) == {"rising"}
-    assert figures["search_weights"]["rising"] == {"score": 0.0, "rank": 0.0}
+    counts = json.loads((shop / "ranks" / "both.stage.json").read_text())["counts"]
+    assert set(counts["rec_weights"]) == {"falling", "rising"}
+    assert set(counts["search_weights"]) == {"rising"}
+    assert counts["search_weights"]["rising"] == {"score": 0.0, "rank": 0.0}
 
 
 def test_scores_of_other_lists_are_refused_by_name(shop):
@@ -167,7 +167,7 @@ def test_popularity_is_counted_in_training_clicks_alone(shop):
     assert log_clicks(shop / "training_events.parquet") == pytest.approx(np.log([1, 2, 3, 5]))
     equal = write_scores(shop, "equal", lambda lists: np.zeros(lists.items.shape))
     fuse({"equal": equal}, shop, shop / "ranks", "calibrated", WeightSettings(popularity=True))
-    figures = json.loads((shop / "ranks" / "calibrated.stage.json").read_text())["figures"]
-    assert figures["rec_weights"]["popularity"]["log_clicks"] < 0
+    counts = json.loads((shop / "ranks" / "calibrated.stage.json").read_text())["counts"]
+    assert counts["rec_weights"]["popularity"]["log_clicks"] < 0
     ranks = schema.RANKS.read(shop / "ranks" / "calibrated.parquet")
     assert (ranks["rank"] == 1.0).all()

@@ -78,9 +78,9 @@ def test_candidates_ranked_in_parts_are_those_ranked_at_once(
     for ending in (".parquet", ".scores.parquet"):
         assert (tmp_path / f"gathered{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
     whole, gathered = (json.loads((tmp_path / f"{name}.stage.json").read_text()) for name in ("whole", "gathered"))
-    assert gathered["figures"].pop("parts") == parts
-    assert gathered["figures"].pop("parts_seconds") > 0.0
-    assert gathered["figures"] == whole["figures"]
+    assert gathered["counts"].pop("parts") == parts
+    assert gathered["counts"].pop("parts_seconds") > 0.0
+    assert gathered["counts"] == whole["counts"]
 
 
 @pytest.mark.parametrize("beams", [None, 20])

@@ -37,7 +37,7 @@ def test_outputs_and_record_appear_together(tmp_path):
     record = json.loads((out / "stage.json").read_text())
     # sha256 of "abc", FIPS 180-2 appendix B.1.
     assert record["inputs"][str(source)] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert (record["settings"], record["seed"], record["figures"]) == ({"size": 3}, 7, {"rows": 2})
+    assert (record["settings"], record["seed"], record["counts"]) == ({"size": 3}, 7, {"rows": 2})
     # sha256 of "A" and "B", by sha256sum.
     assert record["outputs"] == {
         "a.txt": {"bytes": 1, "sha256": "559aead08264d5795d3909718cdd05abd49572e84fe55590eef31a88a08fdffd"},

@@ -94,8 +94,8 @@ def test_of_several_processes_the_first_alone_looks_at_the_clock(tmp_path):
         def sum_step(self, module, losses):  # noqa: ARG002
             return losses
 
-        def agree(self, figures):
-            return dict(figures)
+        def agree(self, metrics):
+            return dict(metrics)
 
     # Gives the time of the start, and fails when it is asked again.
     clock = functools.partial(next, iter([0.0]))

@@ -71,7 +71,7 @@ def tables(folder):
         "candidates": schema.CANDIDATES.read(folder / "candidates.parquet"),
         "training_events": schema.EVENTS.read(folder / "training_events.parquet"),
         "audit": json.loads((folder / "audit.json").read_text()),
-        "figures": json.loads((folder / "stage.json").read_text())["figures"],
+        "counts": json.loads((folder / "stage.json").read_text())["counts"],
     }
 
 
@@ -103,7 +103,7 @@ def test_samples_equal_the_plain_loops(workplace, protocol, split, log, caps, cu
             target["user"], target["time"], target["item"], target["query"],
         )  # fmt: skip
     for (task, split), rows in built["samples"].group_by("task", "split"):
-        assert built["figures"][f"{task}_{split}"] == len(rows)
+        assert built["counts"][f"{task}_{split}"] == len(rows)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -378,7 +378,7 @@ def test_parts_and_blocks_of_users_do_not_show(workplace, split, log, parts, blo
             return
         expected = [(folder / "samples" / name).read_bytes() for name in OUTPUTS]
         assert build_in_parts(folder, parts, **own) == expected
-        assert json.loads((folder / "gathered" / "stage.json").read_text())["figures"] == whole["figures"]
+        assert json.loads((folder / "gathered" / "stage.json").read_text())["counts"] == whole["counts"]
         build(folder, log, items=30, **own)
         assert [(folder / "samples" / name).read_bytes() for name in OUTPUTS] == expected
 
@@ -392,8 +392,8 @@ def test_expected_rows_that_differ_are_reported(workplace):
 def test_every_step_of_the_papers_preparation_is_counted_and_expected(workplace):
     amazon = read_experiments(ROOT / "config.yaml").datasets["amazon"]
     assert set(amazon.expected_rows) == set(STEPS)
-    figures = build(workplace / "steps", WORKED)["figures"]
-    assert set(amazon.samples.expected_rows) <= set(figures)
+    counts = build(workplace / "steps", WORKED)["counts"]
+    assert set(amazon.samples.expected_rows) <= set(counts)
     # The authors' counts on the full files.
     assert set(amazon.expected_rows.values()) | set(amazon.samples.expected_rows.values()) == {
         1_689_188, 192_403, 63_001, 498_196, 62_882, 1_684_135, 989, 1_344_310, 5_541, 1_280_465, 1_275_989, 62_874, 982,

@@ -116,7 +116,7 @@ def test_worked_log_training_events_and_figures():
     _, strict = selected(WORKED, "strict")
     # E at time 3 and F at time 2 are genuine earlier clicks on the held-out items, so they stay.
     assert np.flatnonzero(strict.training).tolist() == [*range(10), 14, 15, 16, 17]
-    assert strict.figures == {
+    assert strict.counts == {
         "rec_with_both_histories": 6,
         "rec_users": 1,
         "rec_targets": 6,
@@ -140,8 +140,8 @@ def test_worked_log_training_events_and_figures():
     }
     _, paper = selected(WORKED, "paper")
     assert np.flatnonzero(paper.training).tolist() == [*range(10), 14, 15, 16, 17]
-    assert paper.figures["rec_train"] == 4
-    assert paper.figures["search_train"] == 4
+    assert paper.counts["rec_train"] == 4
+    assert paper.counts["search_train"] == 4
 
 
 def test_the_caps_keep_the_last_clicks_and_sessions():
@@ -159,7 +159,7 @@ def test_earlier_clicks_on_a_held_out_item_stay_and_its_twin_and_later_ones_go()
     train = [("Q", 0), ("S", A), ("R", B), ("R", C)]
     assert found["rec", "train"] == {2: train[:-1], 8: [*train, ("Q", 1), ("S", C)]}
     assert found["search", "train"] == {3: train}
-    assert selection.figures["rec_train_dropped_held_out"] == 2
+    assert selection.counts["rec_train_dropped_held_out"] == 2
     assert found["search", "valid"] == {5: [*train, ("Q", 1), ("S", C)]}
     # What is shown at test is all that went before, as ever.
     assert found["search", "test"] == {6: [*train, ("Q", 1), ("S", C), ("R", C), ("Q", 1), ("S", C)]}
@@ -172,13 +172,13 @@ def test_the_cutoff_takes_what_is_later_than_the_first_held_out_target():
         ("rec", "train"): [2], ("rec", "valid"): [9], ("rec", "test"): [10],
         ("search", "train"): [3], ("search", "valid"): [5], ("search", "test"): [6],
     }  # fmt: skip
-    assert selection.figures["rec_train_dropped_held_out"] == 2
-    assert selection.figures["rec_train_dropped_after_cutoff"] == 1
+    assert selection.counts["rec_train_dropped_held_out"] == 2
+    assert selection.counts["rec_train_dropped_after_cutoff"] == 1
     # The authors' order keeps the twin: it is as late as the valid target, and no later.
     _, paper = selected(REPEATED, "paper", cutoff="per_user")
     assert np.flatnonzero(paper.training).tolist() == [0, 1, 2, 3, 4]
-    assert paper.figures["rec_train_dropped_held_out"] == 0
-    assert paper.figures["rec_train_dropped_after_cutoff"] == 2
+    assert paper.counts["rec_train_dropped_held_out"] == 0
+    assert paper.counts["rec_train_dropped_after_cutoff"] == 2
 
 
 def test_the_cap_applies_after_held_out_clicks_are_gone():
@@ -198,9 +198,9 @@ def test_a_training_row_without_a_search_left_is_dropped():
         event(0, 1, B),
     ]
     found, selection = selected(events, "strict")
-    assert selection.figures["rec_with_both_histories"] == 3
+    assert selection.counts["rec_with_both_histories"] == 3
     assert found["rec", "train"] == {}
-    assert selection.figures["rec_train_dropped_without_history"] == 1
+    assert selection.counts["rec_train_dropped_without_history"] == 1
     assert found["rec", "test"] == {5: [("R", D), ("Q", 0), ("S", A), ("R", C), ("R", A)]}
 
 
@@ -340,13 +340,13 @@ def test_worked_log_split_by_time():
     assert np.flatnonzero(paper.training).tolist() == [*range(7), 14, 15, 16]
     assert found["search", "valid"] == {9: [*UNTIL_TIME_2, ("Q", 2), ("S", F), ("R", E)]}
     assert found["rec", "test"] == {10: UNTIL_TIME_3, 12: UNTIL_TIME_4}
-    assert (paper.figures["valid_from"], paper.figures["test_from"]) == (3, 4)
+    assert (paper.counts["valid_from"], paper.counts["test_from"]) == (3, 4)
     # Strict: E, D and F are held out; that F was searched at time 2 is no secret.
     found, strict = selected(WORKED, "strict", shares=[0.5, 0.25, 0.25])
     assert found["rec", "train"] == {2: A0, 3: [*A0, ("R", B)]}
     assert found["search", "train"] == {4: [*A0, ("R", C)], 5: [*A0, ("R", B)], 6: UNTIL_TIME_2}
     assert np.flatnonzero(strict.training).tolist() == [*range(7), 14, 15, 16]
-    assert strict.figures == {
+    assert strict.counts == {
         "valid_from": 3, "test_from": 4,
         "rec_with_both_histories": 6, "rec_users": 1, "rec_targets": 6, "rec_train_split": 2, "rec_train": 2, "rec_valid": 2, "rec_test": 2,
         "rec_train_dropped_held_out": 0, "rec_train_dropped_after_cutoff": 0, "rec_train_dropped_without_history": 0,
@@ -365,7 +365,7 @@ def test_users_with_one_target_count_when_the_split_is_by_time():
     ]
     found, selection = selected(events, "strict", shares=[0.4, 0.3, 0.3])
     assert [list(found["rec", split]) for split in ("train", "valid", "test")] == [[2], [5], [8]]
-    assert selection.figures["rec_users"] == 3
+    assert selection.counts["rec_users"] == 3
     assert selected(events, "strict")[0]["rec", "test"] == {}
 
 

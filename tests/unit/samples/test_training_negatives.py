@@ -91,8 +91,8 @@ def test_worked_log_gives_held_out_items_that_others_clicked(tmp_path):
         [F, 6, 8], [F, 6, 8], [E, F, 7, 8],
     ]  # fmt: skip
     assert A not in rows[0]["negatives"]
-    figures = json.loads((tmp_path / "negatives" / "stage.json").read_text())["figures"]
-    assert figures == {"queries": 2, "lists": 6, "lists_topped_up": 3, "lists_short": 6}
+    counts = json.loads((tmp_path / "negatives" / "stage.json").read_text())["counts"]
+    assert counts == {"queries": 2, "lists": 6, "lists_topped_up": 3, "lists_short": 6}
 
 
 def test_four_are_drawn_unless_told_otherwise_and_the_first_of_more_are_the_same(tmp_path):

@@ -63,7 +63,7 @@ def test_reviews_become_recommendations_and_pairs_become_searches(shop):
         "search_pairs_on_dropped_items": 2, "search_pairs_without_review": 1, "search_interactions": 3,
         "search_users": 2, "search_items": 3, "distinct_queries": 2, "users": 2, "items": 3, "queries": 2, "events": 8,
     }  # fmt: skip
-    assert {name: shop.figures[name] for name in expected} == expected
+    assert {name: shop.counts[name] for name in expected} == expected
 
 
 def test_within_a_time_ratings_ascend_then_the_file_decides_and_searches_come_last(shop):
@@ -99,7 +99,7 @@ def test_equal_reviews_count_once_and_later_ones_of_the_pair_stay(shop):
         ("u", 4, "rec", "a"), ("u", 4, "search", "a"), ("u", 9, "rec", "b"), ("u", 9, "rec", "a"),
         ("v", 9, "rec", "a"), ("v", 9, "search", "a"),
     ]  # fmt: skip
-    assert (shop.figures["reviews_read"], shop.figures["duplicate_reviews"]) == (5, 1)
+    assert (shop.counts["reviews_read"], shop.counts["duplicate_reviews"]) == (5, 1)
 
 
 def test_raw_ids_are_numbered_densely_in_their_own_order(shop):
@@ -145,9 +145,9 @@ def test_synthesized_searches_take_a_share_of_the_reviews_and_one_of_the_items_q
     queries = [event[4] for event in searches]
     assert set(queries) == {"toy kite", "toy games ball"}
     assert abs(queries.count("toy kite") / len(queries) - 0.5) < 0.08
-    figures = shop.figures
-    assert figures["search_reviews_drawn"] == len(searches) + figures["search_reviews_without_query"]
-    assert (figures["paths_of_one_level"], figures["empty_queries"], figures["items_without_query"]) == (1, 1, 1)
+    counts = shop.counts
+    assert counts["search_reviews_drawn"] == len(searches) + counts["search_reviews_without_query"]
+    assert (counts["paths_of_one_level"], counts["empty_queries"], counts["items_without_query"]) == (1, 1, 1)
     assert [event[5] for event in searches] == list(range(len(searches)))
 
 
@@ -199,13 +199,13 @@ def test_a_dirty_file_gives_the_tables_of_its_sound_lines(shop, tmp_path):
     shop.reviews(*dirty).metadata(*pages[:4], "print()", *pages[4:], pages[0]).canonicalize()
     assert shop.events() == clean.events()
     assert shop.items.equals(clean.items)
-    assert shop.figures["reviews_broken_lines"] == 3
-    assert shop.figures["reviews_broken_examples"] == [
+    assert shop.counts["reviews_broken_lines"] == 3
+    assert shop.counts["reviews_broken_examples"] == [
         "line 701: not JSON",
         "line 1902: not UTF-8",
         "line 1903: absurd time",
     ]
-    assert (shop.figures["metadata_broken_lines"], shop.figures["metadata_duplicates"]) == (1, 1)
+    assert (shop.counts["metadata_broken_lines"], shop.counts["metadata_duplicates"]) == (1, 1)
 
 
 def test_expected_rows_warn_by_the_name_of_the_step(shop):

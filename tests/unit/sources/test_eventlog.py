@@ -79,8 +79,8 @@ def tables(out):
     return {name: schema.TABLES[name].read(out / f"{name}.parquet") for name in NAMES}
 
 
-def figures(out):
-    return json.loads((out / "stage.json").read_text())["figures"]
+def counts(out):
+    return json.loads((out / "stage.json").read_text())["counts"]
 
 
 def test_a_small_log_gives_the_tables_written_here(tmp_path):
@@ -104,10 +104,10 @@ def test_a_small_log_gives_the_tables_written_here(tmp_path):
         (5, 1, 300, "search", 2, 1, 2),
     ]
     assert sorted(path.name for path in out.iterdir()) == sorted([*(f"{name}.parquet" for name in NAMES), "stage.json"])
-    record = figures(out)
+    record = counts(out)
     assert record["skipped_rows"] == {}
-    counts = {"users": 2, "items": 4, "queries": 2, "events_read": 6, "items_read": 4, "search_sessions": 3}
-    assert {name: record[name] for name in counts} == counts
+    expected = {"users": 2, "items": 4, "queries": 2, "events_read": 6, "items_read": 4, "search_sessions": 3}
+    assert {name: record[name] for name in expected} == expected
     assert (record["recommendation_interactions"], record["search_interactions"]) == (2, 4)
 
 
@@ -228,7 +228,7 @@ def test_lists_of_paths_are_read_from_parquet_and_json_lines_alike(tmp_path):
 def test_a_row_that_cannot_be_used_is_counted_by_its_number_and_skipped(tmp_path, bad, reason):
     expected = tables(run(tmp_path / "clean"))
     out = run(tmp_path / "dirty", events=[*EVENTS, bad])
-    record = figures(out)
+    record = counts(out)
     assert_same(tables(out), expected)
     assert record[reason] == 1
     assert record["skipped_rows"] == {reason: [7]}
@@ -237,7 +237,7 @@ def test_a_row_that_cannot_be_used_is_counted_by_its_number_and_skipped(tmp_path
 
 def test_only_the_first_five_row_numbers_are_kept_and_each_row_counts_once(tmp_path):
     bad = [event("", "never", "view", "", None)] * 7
-    record = figures(run(tmp_path, events=[*bad, *EVENTS, *EVENTS]))
+    record = counts(run(tmp_path, events=[*bad, *EVENTS, *EVENTS]))
     assert record["events_empty_user_id"] == 7
     assert record["events_duplicate"] == 6
     assert record["skipped_rows"] == {
@@ -334,7 +334,7 @@ def test_whole_numbers_written_as_floats_are_one_id_within_a_file_and_between_fi
     for name, item_form, event_form in (("events", int, float), ("items", float, int), ("both", float, float)):
         out = run(tmp_path / name, items(item_form), log(event_form, event_form, event_form), suffix=suffix)
         assert_same(tables(out), expected)
-        assert figures(out)["items_duplicate"] == 1
+        assert counts(out)["items_duplicate"] == 1
 
 
 def test_ids_that_are_not_all_whole_numbers_stay_as_they_are(tmp_path):
@@ -365,7 +365,7 @@ def test_of_equal_clicks_the_first_stays_also_when_others_stand_between(tmp_path
     ]
     out = run(tmp_path, events=events)
     assert tables(out)["events"].select("time", "item_id").rows() == [(5, 0), (5, 1), (6, 0)]
-    assert figures(out)["skipped_rows"] == {"events_duplicate": [3]}
+    assert counts(out)["skipped_rows"] == {"events_duplicate": [3]}
 
 
 def test_clicks_that_differ_in_item_query_or_kind_alone_are_no_duplicates(tmp_path):
@@ -378,14 +378,14 @@ def test_clicks_that_differ_in_item_query_or_kind_alone_are_no_duplicates(tmp_pa
     assert found.select("user_id", "task", "item_id", "query_id").rows() == [
         (0, "rec", 1, None), (0, "search", 1, 0), (0, "search", 1, 1), (0, "search", 0, 0), (1, "rec", 1, None),
     ]  # fmt: skip
-    assert figures(out)["skipped_rows"] == {}
+    assert counts(out)["skipped_rows"] == {}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_rows_are_counted_from_one_in_every_format(tmp_path, suffix):
     bad = [event("u1", "noon", "r", "9")]
     items = [{"item_id": None, "title": "nameless"}, *ITEMS]
-    record = figures(run(tmp_path, items, bad + EVENTS + bad, suffix=suffix))
+    record = counts(run(tmp_path, items, bad + EVENTS + bad, suffix=suffix))
     assert record["skipped_rows"] == {"items_empty_item_id": [1], "events_bad_time": [1, 8]}
 
 
@@ -397,7 +397,7 @@ def test_of_items_with_one_id_the_first_stays_and_items_without_id_or_text_are_d
         {"item_id": "t", "title": "\x00 "},
     ]
     out = run(tmp_path, items, [*EVENTS, event("u1", "5", "r", "t")])
-    record = figures(out)
+    record = counts(out)
     assert_same(tables(out), tables(run(tmp_path / "clean")))
     assert (record["items_duplicate"], record["items_empty_item_id"], record["items_without_text"]) == (1, 1, 1)
     assert record["events_item_without_text"] == 1
@@ -613,7 +613,7 @@ def test_the_core_counts_both_kinds_and_is_repeated_until_stable(tmp_path):
     assert found["events"].select("user_id", "time", "task", "item_id").rows() == [
         (0, 1, "rec", 0), (0, 2, "search", 1), (1, 1, "rec", 0), (1, 2, "rec", 1),
     ]  # fmt: skip
-    record = figures(out)
+    record = counts(out)
     assert (record["core_rounds"], record["events_outside_core"]) == (3, 3)
     assert (record["users_outside_core"], record["items_outside_core"]) == (1, 2)
 
@@ -670,6 +670,6 @@ def test_the_walk_through_runs_as_written(tmp_path):
     canonicalize_events(tmp_path / dataset.items, tmp_path / dataset.events, dataset.canonical_settings(), out, 42)
     # The page shows what the record says.
     shown = json.loads(re.search(r"```json\n(.*?)```", text, flags=re.DOTALL).group(1))
-    record = figures(out)
+    record = counts(out)
     assert {name: record[name] for name in shown} == shown
     assert len(shown) > 5

@@ -283,7 +283,7 @@ def test_a_raw_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
             return
         check_canonical(output)
         assert not schema.ITEMS.read(output / "items.parquet")["text"].str.contains('"').any()
-        check_amazon_figures(read_record(output / "stage.json")["figures"], files, searched)
+        check_amazon_counts(read_record(output / "stage.json")["counts"], files, searched)
 
     with working_in(folder):
         check()
@@ -308,21 +308,20 @@ def check_canonical(output: Path) -> None:
     assert not items["text"].str.contains(r"\p{Cc}").any()
 
 
-def check_amazon_figures(figures: dict, files: dict, searched: bool) -> None:
+def check_amazon_counts(counts: dict, files: dict, searched: bool) -> None:
     """Every line, review and pair is used or has a count."""
-    assert figures["reviews_read"] + figures["reviews_broken_lines"] == not_blank(files[REVIEWS][0])
-    assert figures["metadata_cleaned"] + figures["metadata_broken_lines"] == not_blank(files[METADATA][0])
-    assert figures["reviews_read"] == sum(
-        figures[name] for name in ("duplicate_reviews", "reviews_on_dropped_items", "recommendation_interactions")
+    assert counts["reviews_read"] + counts["reviews_broken_lines"] == not_blank(files[REVIEWS][0])
+    assert counts["metadata_cleaned"] + counts["metadata_broken_lines"] == not_blank(files[METADATA][0])
+    assert counts["reviews_read"] == sum(
+        counts[name] for name in ("duplicate_reviews", "reviews_on_dropped_items", "recommendation_interactions")
     )
     if not searched:
         return
     for name in ("qrels_train", "qrels_test"):
         lines = not_blank(files[TRAIN if name == "qrels_train" else TEST][0])
-        assert figures[name] + figures[f"{name}_broken_lines"] == lines
-    assert figures["search_pairs_one_query"] == sum(
-        figures[name]
-        for name in ("search_pairs_on_dropped_items", "search_pairs_without_review", "search_interactions")
+        assert counts[name] + counts[f"{name}_broken_lines"] == lines
+    assert counts["search_pairs_one_query"] == sum(
+        counts[name] for name in ("search_pairs_on_dropped_items", "search_pairs_without_review", "search_interactions")
     )
 
 
@@ -373,10 +372,10 @@ def test_an_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffi
             check_refusal(error, paths)
             return
         check_canonical(folder / "out")
-        figures = read_record(folder / "out" / "stage.json")["figures"]
+        counts = read_record(folder / "out" / "stage.json")["counts"]
         lost = [*EVENT_FAULTS, "unknown_item", "item_without_text", "duplicate"]
-        kept = figures["recommendation_interactions"] + figures["search_interactions"]
-        assert figures["events_read"] == kept + sum(figures[f"events_{fault}"] for fault in lost)
+        kept = counts["recommendation_interactions"] + counts["search_interactions"]
+        assert counts["events_read"] == kept + sum(counts[f"events_{fault}"] for fault in lost)
 
     with working_in(folder):
         check()
@@ -438,10 +437,10 @@ def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
             check_refusal(error, [raw])
             return
         check_canonical(folder / "out")
-        figures = read_record(folder / "out" / "stage.json")["figures"]
+        counts = read_record(folder / "out" / "stage.json")["counts"]
         for kind, rows in (("recommendation", "recommendation_clicks"), ("search", "search_clicks")):
-            lost = [value for name, value in figures.items() if name.startswith(f"{rows}_") and name != f"{rows}_read"]
-            assert figures[f"{rows}_read"] == figures[f"{kind}_interactions"] + sum(lost)
+            lost = [value for name, value in counts.items() if name.startswith(f"{rows}_") and name != f"{rows}_read"]
+            assert counts[f"{rows}_read"] == counts[f"{kind}_interactions"] + sum(lost)
 
     with working_in(folder):
         check()

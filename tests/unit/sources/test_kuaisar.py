@@ -52,8 +52,8 @@ def tables(out):
     return {name: schema.TABLES[name].read(out / f"{name}.parquet") for name in NAMES}
 
 
-def figures(out):
-    return json.loads((out / "stage.json").read_text())["figures"]
+def counts(out):
+    return json.loads((out / "stage.json").read_text())["counts"]
 
 
 def test_the_published_format_gives_the_tables_written_here(tmp_path):
@@ -76,7 +76,7 @@ def test_the_published_format_gives_the_tables_written_here(tmp_path):
         (4, 1, 1684742001, "rec", 2, None, None),
         (5, 1, 1684742002, "search", 1, 0, 1),
     ]
-    record = figures(out)
+    record = counts(out)
     expected = {
         "recommendation_rows": 4, "search_rows": 4, "users_with_features": 3, "recommendation_clicks_read": 3,
         "search_clicks_read": 3, "items_read": 4, "items_without_text": 0, "users": 2, "items": 3, "queries": 1,
@@ -112,20 +112,20 @@ def test_a_row_that_cannot_be_used_is_counted_by_its_number_and_skipped(tmp_path
     out = run(tmp_path / "dirty", **(texts | {file: texts[file] + row}))
     for name, found in tables(out).items():
         assert found.equals(expected[name])
-    record = figures(out)
+    record = counts(out)
     assert record[reason] == 1
     assert record["skipped_rows"] == {reason: [number]}
 
 
 def test_a_shown_item_without_a_click_is_no_event_even_when_its_row_is_odd(tmp_path):
     row = "10,1,never,never,[],USER_INPUT,98,0,USER\n"
-    record = figures(run(tmp_path, src=SRC + row))
+    record = counts(run(tmp_path, src=SRC + row))
     assert (record["search_rows"], record["search_clicks_read"], record["skipped_rows"]) == (5, 3, {})
 
 
 def test_items_without_caption_and_category_go_with_their_clicks_unless_kept(tmp_path):
     items, rec = ITEMS + "12,[]" + SHORT, REC + "9,12,1.0,1.0,2023-05-22 15:53:20,1684742009000.0,1,0,0,0,0,0\n"
-    record = figures(run(tmp_path / "dropped", rec=rec, items=items))
+    record = counts(run(tmp_path / "dropped", rec=rec, items=items))
     assert record["items_without_text"] == record["recommendation_clicks_item_without_text"] == 1
     kept = KuaiSARSettings(min_interactions=0, keep_textless_items=True)
     assert "12" in tables(run(tmp_path / "kept", rec=rec, items=items, settings=kept))["items"]["raw_id"]

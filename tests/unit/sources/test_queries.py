@@ -78,6 +78,6 @@ def test_an_item_has_one_query_a_path_and_equal_ones_once():
         },
         schema={"item": pl.String, "categories": pl.List(pl.List(pl.String))},
     )
-    queries, figures = synthesize_queries(items)
+    queries, counts = synthesize_queries(items)
     assert queries.rows() == [("many", ["toy kite", "toy red kite"]), ("same", ["toy kite"])]
-    assert figures == {"paths_of_one_level": 2, "empty_queries": 1}
+    assert counts == {"paths_of_one_level": 2, "empty_queries": 1}

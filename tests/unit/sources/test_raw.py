@@ -142,7 +142,7 @@ def test_each_kind_of_broken_review_is_counted_with_its_line(tmp_path, reason, l
     good = [review("u", "i", 10), review("v", "j", 20, 4)]
     table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", [good[0], line, good[1]]))
     assert table.rows() == [("u", "i", 10, None), ("v", "j", 20, 4.0)]
-    assert tally.figures() == {
+    assert tally.counts() == {
         "reviews_broken_lines": 1,
         "reviews_broken_reasons": {reason: 1},
         "reviews_broken_examples": [f"line 2: {reason}"],
@@ -226,7 +226,7 @@ def test_each_kind_of_broken_metadata_is_counted_and_never_run(tmp_path, monkeyp
     found = read_metadata(write_gzip(tmp_path / "meta.gz", [page("good"), line, page("other")]), wanted)
     assert found.items["item"].to_list() == ["good"]
     assert found.cleaned == 2
-    assert found.tally.figures()["metadata_broken_examples"] == [f"line 2: {reason}"]
+    assert found.tally.counts()["metadata_broken_examples"] == [f"line 2: {reason}"]
     assert not (tmp_path / "executed").exists()
 
 
@@ -234,7 +234,7 @@ def test_a_line_longer_than_an_item_can_be_is_not_even_parsed(tmp_path, monkeypa
     monkeypatch.setattr(metadata, "_LONGEST_LITERAL", 1000)
     found = read_metadata(write_gzip(tmp_path / "meta.gz", [page("a"), page("b", "x" * 1000)]), {"a", "b"})
     assert found.items["item"].to_list() == ["a"]
-    assert found.tally.figures()["metadata_broken_examples"] == ["line 2: longer than an item can be"]
+    assert found.tally.counts()["metadata_broken_examples"] == ["line 2: longer than an item can be"]
 
 
 def test_items_are_cleaned_and_the_first_of_equal_asins_stays(tmp_path):
@@ -316,7 +316,7 @@ def test_the_shortcut_takes_ordinary_lines():
 def test_query_ids_are_line_numbers_even_past_broken_lines(tmp_path):
     table, tally = read_query_lines(write_gzip(tmp_path / "q.gz", ["toy  kite", b"\xff", "", "\tred\x00 kite \r"]))
     assert table.rows() == [(0, "toy kite"), (2, ""), (3, "red kite")]
-    assert tally.figures()["queries_broken_examples"] == ["line 2: not UTF-8"]
+    assert tally.counts()["queries_broken_examples"] == ["line 2: not UTF-8"]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_qrels_lines(tmp_path, line, row):
     assert table.rows() == expected
     assert tally.lines == 3
     assert tally.broken == (row is None)
-    assert tally.figures()["qrels_train_broken_examples"] == ([] if row else [f"line 2: {next(iter(tally.reasons))}"])
+    assert tally.counts()["qrels_train_broken_examples"] == ([] if row else [f"line 2: {next(iter(tally.reasons))}"])
 
 
 def test_product_search_files_come_as_three_or_not_at_all(tmp_path):

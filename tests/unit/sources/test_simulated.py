@@ -31,7 +31,7 @@ SETTINGS = SimulationSettings(users=300, items=200, dirty_lines=0.05)
 
 def prepared(raw: Path, output: Path) -> dict:
     canonicalize(raw, CanonicalSettings(category="Simulated"), output, 1)
-    return read_record(output / "stage.json")["figures"]
+    return read_record(output / "stage.json")["counts"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def purchases():
 
 def test_every_broken_line_is_counted_and_every_sound_one_read(shop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    written = read_record(shop / "raw" / "stage.json")["figures"]
+    written = read_record(shop / "raw" / "stage.json")["counts"]
     found = prepared(shop / "raw", tmp_path / "canonical")
     for figure, read in (
         ("reviews", "reviews_read"),
@@ -85,8 +85,8 @@ def test_every_broken_line_is_counted_and_every_sound_one_read(shop, tmp_path, m
 
 def test_broken_lines_come_and_go_without_a_trace_in_the_sound_ones(shop, tmp_path):
     simulate(SETTINGS.model_copy(update={"dirty_lines": 0.0}), tmp_path / "raw", 7)
-    figures = prepared(tmp_path / "raw", tmp_path / "canonical")
-    assert not any(value for name, value in figures.items() if name.endswith("broken_lines"))
+    counts = prepared(tmp_path / "raw", tmp_path / "canonical")
+    assert not any(value for name, value in counts.items() if name.endswith("broken_lines"))
     for table in ("users", "items", "queries", "events"):
         name = f"{table}.parquet"
         assert (tmp_path / "canonical" / name).read_bytes() == (shop / "canonical" / name).read_bytes()
@@ -131,9 +131,9 @@ def test_larger_files_list_unreviewed_and_related_items(tmp_path):
         users=50, items=150, unreviewed_items=70, related_items=3, review_sentences=4, dirty_lines=0.0
     )
     simulate(settings, tmp_path / "raw", 1)
-    figures = prepared(tmp_path / "raw", tmp_path / "canonical")
-    assert figures["metadata_cleaned"] == 220
-    assert figures["items_read"] <= 150
+    counts = prepared(tmp_path / "raw", tmp_path / "canonical")
+    assert counts["metadata_cleaned"] == 220
+    assert counts["items_read"] <= 150
     line = gzip.decompress((tmp_path / "raw" / FILES[1]).read_bytes()).decode().splitlines()[0]
     assert "'related': {'also_bought': ['B0" in line
     reviews = gzip.decompress((tmp_path / "raw" / FILES[0]).read_bytes()).decode().splitlines()
