@@ -265,6 +265,25 @@ PROMPTS: Final = Table(
     unique=("sample_id",),
 )
 
+USER_LOGS: Final = Table(
+    "user_logs",
+    "one window of a user's log a row, as a causal model reads it in one pass; lists but token_ids are by entry",
+    {
+        "user_id": Column(pl.Int32(), "whose log"),
+        "token_ids": Column(_LIST_I32, "tokens of all entries: behavior token, then identifier tokens or words"),
+        "lengths": Column(_LIST_I32, "tokens of each entry"),
+        "behavior": Column(pl.List(pl.UInt8()), "0 recommended item, 1 query, 2 item clicked after a query"),
+        "object": Column(_LIST_I32, "the item or query"),
+        "position": Column(_LIST_I32, "position of the entry's first token: tokens that it sees"),
+        "opens": Column(_LIST_I32, "number of the first event of the entries that are kept apart from this one"),
+        "closes": Column(_LIST_I32, "number of their last event; an entry sees those that close before it opens"),
+        "query": Column(_LIST_I32, "place in the row of a search click's query; of others, their own place"),
+        "target": Column(
+            pl.List(pl.Int64()), "event_id (training) or sample_id (valid, test) of a target; -1: only read"
+        ),
+    },
+)
+
 ITEM_TOKENS: Final = Table(
     "item_tokens",
     "the decoder tokens that mean an item, for each task",
@@ -332,6 +351,7 @@ TABLES: Final = {
         PSEUDO_QUERIES,
         CORPUS,
         PROMPTS,
+        USER_LOGS,
         ITEM_TOKENS,
         RANKS,
         FULL_RANKS,

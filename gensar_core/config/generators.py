@@ -23,6 +23,29 @@ class ScratchSize(Settings):
     dropout_rate: Share = 0.1
 
 
+class OnePassSettings(Settings):
+    """Configure a causal model over user logs (`backbone: causal`, or a pretrained causal language model)."""
+
+    hidden_size: Positive = 96
+    """Sizes of a model from scratch, in the shape of a Llama; the names are those of its configuration."""
+    intermediate_size: Positive = 256
+    num_layers: Positive = 3
+    num_heads: Positive = 4
+    max_positions: Positive = 4096
+    dropout: Share = 0.3
+    """Dropout of embeddings and of what each layer adds."""
+    hidden_share: Share = 0.3
+    """Share of the entries of every history that a training step hides, drawn anew each time."""
+    node_vectors: bool = True
+    """Give each prefix of codes a vector of its own, added to the embedding of its last code."""
+    node_dropout: Share = 0.3
+    query_vectors: bool = True
+    """Give each query of the training log a vector of its own, beside its words."""
+    click_evidence: bool = True
+    """Let the model weigh what other users' training clicks say for an item: those after the same query, and those
+    beside the clicks of the history. With `likelihood: catalogue` only."""
+
+
 #: Training tasks by their names in a corpus: alignment has one per side.
 TrainingTask: TypeAlias = Literal[
     "nrip",
@@ -52,8 +75,10 @@ class TrainingSettings(Settings):
     """Configure the stage `train_generator`; the corpus is read from files."""
 
     backbone: str = "google-t5/t5-small"
-    """A hub name or local folder of a T5, or `scratch`."""
+    """A hub name or local folder of a T5, or `scratch`; or of a causal language model, or `causal` for one from
+    scratch, which reads a user's whole log in one pass."""
     size: ScratchSize = ScratchSize()
+    one_pass: OnePassSettings = OnePassSettings()
     epochs: Annotated[float, Field(gt=0.0)] = 200.0
     patience: Positive | None = 10
     """Stop after this many validations without improvement; null never stops early."""

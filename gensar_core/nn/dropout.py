@@ -31,6 +31,12 @@ def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
         del _OWN.generator
 
 
+def chosen(shape: tuple[int, ...], share: float, device: torch.device) -> torch.Tensor:
+    """Choose each place of ``shape`` with probability ``share``, bool; random numbers as in `dropout`."""
+    stream = getattr(_OWN, "generator", None) if device.type == "cpu" else None
+    return torch.rand(shape, generator=stream, device=device) < share
+
+
 def dropout(values: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
     """Zero each element with probability ``rate`` and scale the others by 1 / (1 - rate), in training.
 

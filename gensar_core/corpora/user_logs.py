@@ -1,0 +1,255 @@
+"""Write users' logs as token rows, which a causal model reads in one pass (tables `user_logs` and `asked_logs`).
+
+A row holds a user's *entries* (Eq. 11), oldest first: each recommendation click, each query, and each click after a
+query. Every entry may be a target: its item is predicted from what precedes it, in the same pass that reads it as
+history.
+
+Two entries are kept apart when one would reveal the other. Under the strict protocol these are events of one user with
+the same time and item, and the clicks of one session; under the authors' protocol, a search click and the
+recommendation click just before it, if both are of the same time and item. Entries that are kept apart, directly or
+through others, form a *group*. An entry sees exactly the groups that end before its own group begins, and a search
+click sees its own query. This order of groups is transitive: nothing hidden from an entry reaches it through a third.
+
+Positions count only tokens that an entry sees. So the states of an entry equal those of reading its history alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numba
+import numpy as np
+import polars as pl
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from gensar_core import schema
+from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.samples.events import EventLog
+from gensar_core.samples.histories import Protocol
+
+#: Mark of an entry that is only read.
+NO_TARGET = -1
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Hold the entries of some users' logs, oldest first, one user after the other; every field is int64 [entries].
+
+    ``behavior`` is a code of schema.BEHAVIORS, ``object`` the item or query. ``event`` is the row of the log that the
+    entry comes from; a query comes from its session's first click. ``opens`` and ``closes`` are the rows of the first
+    and last event of the entry's group. ``query`` is the entry of a search click's query, and the entry itself for
+    others. ``inside`` bool marks search clicks whose query is in their own group.
+    """
+
+    user: np.ndarray
+    behavior: np.ndarray
+    object: np.ndarray
+    event: np.ndarray
+    opens: np.ndarray
+    closes: np.ndarray
+    query: np.ndarray
+    inside: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, entries: slice) -> Entries:
+        """Select a range of entries; ``query`` keeps numbering the whole log."""
+        return Entries(**{field.name: getattr(self, field.name)[entries] for field in fields(self)})
+
+
+def log_entries(log: EventLog, protocol: Protocol) -> Entries:
+    """Return the entries of all events of ``log``, which holds whole users in event order."""
+    rows = np.arange(len(log))
+    searches = np.flatnonzero(log.searched)
+    _, first, session = np.unique(log.session[searches], return_index=True, return_inverse=True)
+    opening = searches[first]
+    group = _groups(log, searches, session, protocol)
+    opens, closes = np.full(len(rows), len(rows)), np.full(len(rows), -1)
+    np.minimum.at(opens, group, rows)
+    np.maximum.at(closes, group, rows)
+    # A query stands right before the first click of its session.
+    events = np.concatenate([rows, opening])
+    order = np.argsort(np.concatenate([2 * rows + 1, 2 * opening]), kind="stable")
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    query = place.copy()
+    query[searches] = place[len(rows) + session]
+    inside = np.zeros(len(order), dtype=bool)
+    inside[searches] = group[searches] == group[opening[session]]
+    clicked = np.where(log.searched, schema.SEARCHED_ITEM, schema.RECOMMENDED_ITEM)
+    asked = np.full(len(opening), schema.SEARCHED_QUERY)
+    return Entries(
+        user=log.user[events[order]].astype(np.int64),
+        behavior=np.concatenate([clicked, asked])[order],
+        object=np.concatenate([log.item, log.query[opening]]).astype(np.int64)[order],
+        event=events[order],
+        opens=opens[group[events[order]]],
+        closes=closes[group[events[order]]],
+        query=query[order],
+        inside=inside[order],
+    )
+
+
+def _groups(log: EventLog, searches: np.ndarray, session: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Return the number of each event's group, int64 [events], below the number of events."""
+    if protocol == "paper":
+        clicks = np.flatnonzero(~log.searched)
+        before = np.searchsorted(clicks, searches) - 1
+        found = before >= 0
+        searches, last = searches[found], clicks[before[found]]
+        same = (log.user[searches] == log.user[last]) & (log.time[searches] == log.time[last])
+        same &= log.item[searches] == log.item[last]
+        left, right = searches[same], last[same]
+    else:
+        moments = pl.DataFrame({"user": log.user, "time": log.time, "item": log.item})
+        moment = moments.select(pl.struct(pl.all()).rank("dense") - 1).to_series().to_numpy().astype(np.int64)
+        keys = np.concatenate([len(log) + moment, 2 * len(log) + session])
+        left, right = np.concatenate([np.arange(len(log)), searches]), keys
+    size = 3 * len(log)
+    graph = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(size, size))
+    components: np.ndarray = connected_components(graph, directed=False)[1][: len(log)]
+    return np.unique(components, return_inverse=True)[1].astype(np.int64)
+
+
+def positions(entries: Entries, lengths: np.ndarray) -> np.ndarray:
+    """Return the position of each entry's first token: the number of tokens that it sees, int64 [entries].
+
+    ``lengths`` [entries] are the tokens of each entry. A user's positions begin at 0.
+    """
+    order = np.argsort(entries.closes, kind="stable")
+    total = np.append(0, np.cumsum(lengths[order]))
+    closed = entries.closes[order]
+    # Rows of the log ascend by user, so all groups of earlier users are closed, too.
+    begins = np.searchsorted(entries.user, entries.user)
+    earlier = np.append(0, np.cumsum(lengths))[begins]
+    seen: np.ndarray = total[np.searchsorted(closed, entries.opens, side="left")] - earlier
+    return seen + np.where(entries.inside, lengths[entries.query], 0)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Hold the rows to write, each a range of entries; arrays [rows].
+
+    A row holds the entries ``first`` to ``stop`` (excluded); its targets are the wanted ones from ``asked`` on.
+    """
+
+    first: np.ndarray
+    asked: np.ndarray
+    stop: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def cut_windows(entries: Entries, lengths: np.ndarray, wanted: np.ndarray, width: int, history: int) -> Windows:
+    """Cut logs into windows of at most ``width`` tokens, so that every ``wanted`` entry is a target exactly once.
+
+    The first target of a window has up to ``history`` tokens before it, and the later ones more. A window exceeds
+    ``width`` only where a target and its own query do not fit otherwise.
+    """
+    ends = np.cumsum(lengths)
+    bounds = np.flatnonzero(np.diff(entries.user, prepend=-1, append=-1))
+    return Windows(*_cut(bounds, ends - lengths, ends, entries.query, wanted, width, history))
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _cut(
+    bounds: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    query: np.ndarray,
+    wanted: np.ndarray,
+    width: int,
+    history: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    first, asked, stop = np.empty_like(starts), np.empty_like(starts), np.empty_like(starts)
+    count = 0
+    for user in range(len(bounds) - 1):
+        begin, end = bounds[user], bounds[user + 1]
+        entry = begin
+        oldest = begin
+        while True:
+            while entry < end and not wanted[entry]:
+                entry += 1
+            if entry == end:
+                break
+            while oldest < entry and (
+                starts[entry] - starts[oldest] > history or ends[entry] - starts[oldest] > width
+            ):
+                oldest += 1
+            from_ = min(oldest, query[entry])
+            last = entry
+            following = entry + 1
+            while following < end and ends[following] - starts[from_] <= width:
+                if wanted[following]:
+                    if query[following] < from_:
+                        break
+                    last = following
+                following += 1
+            first[count], asked[count], stop[count] = from_, entry, last + 1
+            count += 1
+            entry = last + 1
+    return first[:count], asked[:count], stop[:count]
+
+
+def log_rows(
+    entries: Entries, tokens: Ragged, target: np.ndarray, width: int, history: int
+) -> Iterator[pl.DataFrame]:
+    """Yield the windows of some users' logs as frames of table `user_logs`.
+
+    ``tokens`` holds the token ids of each entry, ``target`` int64 [entries] what each asks (`NO_TARGET`: nothing).
+    """
+    lengths = tokens.lengths
+    position = positions(entries, lengths)
+    windows = cut_windows(entries, lengths, target != NO_TARGET, width, history)
+    sizes = windows.stop - windows.first
+    rows = np.repeat(np.arange(len(windows)), sizes)
+    members = ranges(windows.first, sizes)
+
+    def column(name: str, values: np.ndarray, dtype: pl.DataType) -> pl.Series:
+        return Ragged.from_lengths(sizes, values).to_series(name, dtype)
+
+    own = tokens.take(members)
+    asked = np.where(members >= windows.asked[rows], target[members], NO_TARGET)
+    # A query that a window cuts off is no longer seen by its clicks, which are no targets there.
+    query = entries.query[members] - windows.first[rows]
+    query = np.where(query < 0, members - windows.first[rows], query)
+    begins = np.cumsum(sizes) - sizes
+    base = np.minimum.reduceat(position[members], begins)[rows] if len(windows) else rows
+    yield pl.DataFrame(
+        [
+            pl.Series("user_id", entries.user[windows.first], pl.Int32()),
+            Ragged(own.offsets[np.append(0, np.cumsum(sizes))], own.values).to_series("token_ids", pl.Int32()),
+            column("lengths", lengths[members], pl.Int32()),
+            column("behavior", entries.behavior[members], pl.UInt8()),
+            column("object", entries.object[members], pl.Int32()),
+            column("position", position[members] - base, pl.Int32()),
+            column("opens", entries.opens[members] - entries.opens[windows.first][rows], pl.Int32()),
+            column("closes", entries.closes[members] - entries.opens[windows.first][rows], pl.Int32()),
+            column("query", query, pl.Int32()),
+            column("target", asked, pl.Int64()),
+        ]
+    )
+
+
+def training_targets(entries: Entries, log: EventLog) -> np.ndarray:
+    """Make every entry a target, named by its event_id, int64 [entries]."""
+    return log.event[entries.event].astype(np.int64)
+
+
+def held_out_targets(entries: Entries, log: EventLog, samples: pl.DataFrame) -> np.ndarray:
+    """Make the clicks of valid and test samples targets, named by their sample_id, int64 [entries]."""
+    ordered = samples.sort("event_id")
+    events = ordered.get_column("event_id").to_numpy()
+    place = np.searchsorted(events, log.event[entries.event])
+    place = np.minimum(place, max(len(events) - 1, 0))
+    target = np.full(len(entries), NO_TARGET)
+    if len(events):
+        click = entries.behavior != schema.SEARCHED_QUERY
+        wanted = click & (events[place] == log.event[entries.event])
+        target[wanted] = ordered.get_column("sample_id").to_numpy()[place[wanted]]
+    return target
+

@@ -1,0 +1,145 @@
+"""A causal language model over user logs: every entry of a log is a target in one pass.
+
+The folder of a trained model is that of the Hugging Face library. What the library does not know lies beside it in
+`catalogue.safetensors`: vectors of the trie's nodes and of queries, and the weights of click evidence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from gensar_core.config.generators import OnePassSettings
+from gensar_core.generator.click_evidence import FEATURES
+from gensar_core.nn.dropout import dropout
+from gensar_core.runtime.seeds import derive_seed
+
+#: File of the vectors and weights beside the Hugging Face folder.
+CATALOGUE_FILE: Final = "catalogue.safetensors"
+#: Initial weights of the evidence of co-clicks; that of queries begins with them in search and at 0 in rec.
+_EVIDENCE: Final = 0.3
+
+
+class CausalGenerator(torch.nn.Module):
+    """Join a causal language model with vectors of nodes and queries, and with weights of click evidence.
+
+    A node's vector is added to the embedding of its last code, where it is read and where it is predicted; a query's to
+    the behavior token that asks for its item. Both begin at zero. Shapes: B rows, T tokens, d hidden size.
+    """
+
+    def __init__(self, lm: Any, settings: OnePassSettings, n_nodes: int, n_queries: int, depth: int) -> None:
+        super().__init__()
+        width = lm.config.hidden_size
+        self.lm = lm
+        self.settings = settings
+        self.node_vectors = torch.nn.Parameter(torch.zeros(n_nodes if settings.node_vectors else 0, width))
+        self.query_vectors = torch.nn.Parameter(torch.zeros(n_queries if settings.query_vectors else 0, width))
+        # By task, level of the trie, and feature of click evidence.
+        self.evidence_weight = torch.nn.Parameter(torch.full((2, depth, FEATURES), _EVIDENCE))
+        self.evidence_floor = torch.nn.Parameter(torch.full((2, depth, FEATURES), -3.0))
+        with torch.no_grad():
+            self.evidence_weight[0, :, 0] = 0.0
+            self.evidence_floor[:, :, 0] = -1.0
+        self._dropout = settings.dropout
+        for layer in lm.model.layers:
+            layer.self_attn.o_proj.register_forward_hook(self._drop)
+            layer.mlp.down_proj.register_forward_hook(self._drop)
+
+    def _drop(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return dropout(output, self._dropout, self.training)
+
+    @property
+    def embeddings(self) -> torch.Tensor:
+        """Return the token embeddings [vocabulary, d]."""
+        weight: torch.Tensor = self.lm.get_input_embeddings().weight
+        return weight
+
+    @property
+    def outputs(self) -> torch.Tensor:
+        """Return the output matrix [vocabulary, d]."""
+        weight: torch.Tensor = self.lm.get_output_embeddings().weight
+        return weight
+
+    def drawn_nodes(self) -> torch.Tensor:
+        """Return the node vectors, in training with the dropout of one step, [nodes, d]."""
+        return dropout(self.node_vectors, self.settings.node_dropout, self.training)
+
+    def states(
+        self,
+        tokens: torch.Tensor,
+        nodes: torch.Tensor,
+        queries: torch.Tensor | None,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        node_vectors: torch.Tensor,
+        cache: DynamicCache | None = None,
+    ) -> torch.Tensor:
+        """Return the last hidden states [B, T, d].
+
+        ``tokens``, ``nodes`` and ``queries`` int64 [B, T] are the ids of each token, of its node and of the query
+        whose item it asks for (negative: none); ``mask`` bool [B, T, S] says which of the S tokens, those in ``cache``
+        first, each token sees; ``positions`` [B, T].
+        """
+        inputs = functional.embedding(tokens, self.embeddings)
+        if len(node_vectors):
+            inputs = inputs + functional.embedding(nodes.clamp_min(0), node_vectors) * (nodes >= 0)[:, :, None]
+        if queries is not None and len(self.query_vectors):
+            asked = (queries >= 0) & (queries < len(self.query_vectors))
+            places = torch.where(asked, queries, 0)
+            inputs = inputs + functional.embedding(places, self.query_vectors) * asked[:, :, None]
+        inputs = dropout(inputs, self._dropout, self.training)
+        found: torch.Tensor = self.lm.model(
+            inputs_embeds=inputs,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return found
+
+    def with_evidence(self, task: int, depth: int, evidence: torch.Tensor) -> torch.Tensor:
+        """Weigh the evidence [j, K] of continuations at a level of the trie: what it adds to their logits [j]."""
+        floor = functional.softplus(self.evidence_floor[task, depth])
+        return (torch.log(floor + evidence) * self.evidence_weight[task, depth]).sum(1)
+
+
+def from_scratch(settings: OnePassSettings, vocabulary: int, tokenizer: Any, seed: int) -> Any:
+    """Build a Llama-shaped model, its weights drawn from ``seed``.
+
+    Embeddings have unit variance, and the last norm scales states by hidden_size**-0.5: the first logits have about
+    unit variance. Maps back into the residual stream begin small.
+    """
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        num_key_value_heads=settings.num_heads,
+        max_position_embeddings=settings.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        model = LlamaForCausalLM(config)
+        torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
+        for layer in model.model.layers:
+            for into in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                torch.nn.init.kaiming_uniform_(into.weight, a=5**0.5)
+            for into in (layer.mlp.gate_proj, layer.mlp.up_proj):
+                torch.nn.init.kaiming_uniform_(into.weight, a=5**0.5)
+    torch.nn.init.constant_(model.model.norm.weight, config.hidden_size**-0.5)
+    return model
+
+
+def load_causal(folder: Path | str) -> Any:
+    """Load a causal language model in float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -1,0 +1,220 @@
+"""Score candidates with a causal model: each log is read once, then each question's prefix tree in one pass.
+
+The nodes of a question's prefix tree follow the tokens that the question sees. A node sees those and its ancestors. The
+scores equal those of scoring each candidate alone. Shapes: B questions, N nodes, W candidates, D longest item row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from gensar_core.generator.backbones.causal import CausalGenerator
+from gensar_core.generator.click_evidence import ClickEvidence, NodeEvidence
+from gensar_core.generator.log_rows import LogRows, questions, row_tensors
+from gensar_core.generator.one_pass_training import Catalogue
+from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, catalogue_nodes
+from gensar_core.generator.trie_softmax import TrieSoftmax
+from gensar_core.generator.vocabulary_likelihood import log_normalizers
+from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.training.processes import ALONE, Processes
+from gensar_core.training.threads import side_by_side
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Hold what questions see, read once: keys and values, and which of the S tokens each question sees.
+
+    ``seen`` bool [B, S]; ``position`` int64 [B] is the position of each question's first token after its history;
+    ``state`` [B, d] are the states that predict the next token.
+    """
+
+    cache: DynamicCache
+    seen: torch.Tensor
+    position: torch.Tensor
+    state: torch.Tensor
+
+
+class OnePassScorer:
+    """Score items for questions to the logs that a model reads."""
+
+    def __init__(
+        self, model: CausalGenerator, catalogue: Catalogue, evidence: ClickEvidence | None, *, over_catalogue: bool
+    ) -> None:
+        self.model, self.catalogue, self.evidence = model, catalogue, evidence
+        self.over_catalogue = over_catalogue
+
+    @property
+    def device(self) -> torch.device:
+        """Return the model's device."""
+        return self.model.embeddings.device
+
+    def read(self, logs: LogRows, row: np.ndarray, entry: np.ndarray) -> Heard:
+        """Read the rows of some target entries once, and return what each of these questions sees."""
+        rows, of_row = np.unique(row, return_inverse=True)
+        batch = row_tensors(logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
+        cache = DynamicCache(config=self.model.lm.config)
+        mask = batch.mask()
+        states = self.model.states(
+            batch.tokens, batch.nodes, batch.queries, batch.positions, mask, self.model.node_vectors, cache
+        )
+        places = batch.places[_lookup(batch.entry, entry)]
+        width = batch.tokens.shape[1]
+        # The last token that a question reads is its entry's first one: a behavior token.
+        column = torch.from_numpy(places - of_row * width).to(self.device)
+        chosen = torch.from_numpy(of_row).to(self.device)
+        cache.batch_select_indices(chosen)
+        return Heard(
+            cache,
+            mask[chosen, column],
+            batch.positions[chosen, column] + 1,
+            states[chosen, column],
+        )
+
+    def score(self, logs: LogRows, targets: np.ndarray, candidates: np.ndarray, task: str, per_batch: int) -> np.ndarray:
+        """Score ``candidates`` int [n, W] (-1: none) for the questions ``targets`` [n], float32 [n, W]."""
+        scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
+        row, entry = logs.places_of(targets)
+        order = np.lexsort((row, logs.lengths[row]))
+        batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
+
+        def score(chosen: np.ndarray) -> np.ndarray:
+            return self._score(logs, row[chosen], entry[chosen], candidates[chosen], task)
+
+        for chosen, values in zip(batches, side_by_side(score, batches, self.device), strict=True):
+            scores[chosen] = values
+        return scores
+
+    @torch.inference_mode()
+    def _score(
+        self, logs: LogRows, row: np.ndarray, entry: np.ndarray, candidates: np.ndarray, task: str
+    ) -> np.ndarray:
+        trees = build_trees(candidates, self.catalogue.items[task])
+        heard = self.read(logs, row, entry)
+        trie = self.catalogue.tries[task]
+        node = catalogue_nodes(trees, trie)
+        states = self._node_states(trees, node, heard, task)
+        if self.over_catalogue:
+            evidence = None
+            if self.evidence is not None:
+                evidence = self.evidence.of(questions(logs, row, entry), trie)
+            edges = self._over_catalogue(trees, node, states, task, evidence)
+        else:
+            edges = self._over_vocabulary(trees, states)
+        steps = np.append(edges.cpu().numpy(), np.float32(0.0))[trees.paths].sum(axis=2)
+        return np.where(candidates >= 0, steps, np.float32(-np.inf))
+
+    def _node_states(self, trees: PrefixTrees, node: np.ndarray, heard: Heard, task: str) -> torch.Tensor:
+        """Compute the state after each node of the trees, [N, d]; a root and a behavior token have the question's."""
+        device, first = self.device, self.catalogue.first_code
+        depth, user = trees.node_depth, trees.node_user
+        states = heard.state[torch.from_numpy(user).to(device)]
+        read = np.flatnonzero(depth > first)
+        if not len(read):
+            return states
+        # Only nodes of codes are read; their places among those of their question.
+        counts = np.bincount(user[read], minlength=len(heard.seen))
+        place = np.arange(len(read)) - np.repeat(np.cumsum(counts) - counts, counts)
+        width = int(counts.max())
+        number = np.full(len(depth), -1)
+        number[read] = place
+        tokens, nodes, positions = (np.zeros((len(counts), width), dtype=np.int64) for _ in range(3))
+        nodes -= 1
+        tokens[user[read], place] = trees.node_token[read]
+        positions[user[read], place] = depth[read] - first - 1
+        for level in range(first + 1, int(depth.max()) + 1):
+            mine = read[depth[read] == level]
+            numbers = self.catalogue.nodes.of_level[task][level].numpy()
+            nodes[user[mine], number[mine]] = numbers[node[mine]]
+        sees = np.zeros((len(counts), width, width), dtype=bool)
+        for level in range(first + 1, trees.ancestors.shape[1]):
+            mine = read[depth[read] >= level]
+            sees[user[mine], number[mine], number[trees.ancestors[mine, level]]] = True
+        fill = np.arange(width)
+        sees[:, fill, fill] = True
+        seen = heard.seen[:, None, :].expand(-1, width, -1)
+        found = self.model.states(
+            torch.from_numpy(tokens).to(device),
+            torch.from_numpy(nodes).to(device),
+            None,
+            torch.from_numpy(positions).to(device) + heard.position[:, None],
+            torch.cat([seen, torch.from_numpy(sees).to(device)], 2),
+            self.model.node_vectors,
+            heard.cache,
+        )
+        states[torch.from_numpy(read).to(device)] = found[
+            torch.from_numpy(user[read]).to(device), torch.from_numpy(place).to(device)
+        ]
+        return states
+
+    def _over_catalogue(
+        self, trees: PrefixTrees, node: np.ndarray, states: torch.Tensor, task: str, evidence: NodeEvidence | None
+    ) -> torch.Tensor:
+        """Compute each edge's log-probability among the continuations of its prefix, [E]."""
+        trie = self.catalogue.tries[task]
+        softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, self.model.node_vectors, evidence)
+        edges = torch.zeros(len(trees.edge_parent), device=self.device)
+        depth = trees.node_depth[trees.edge_parent]
+        for level in range(trie.depth):
+            mine = np.flatnonzero(depth == level)
+            parent, of_parent = np.unique(trees.edge_parent[mine], return_inverse=True)
+            numbers = torch.from_numpy(node[parent]).to(self.device)
+            choice = softmax.choices(level, numbers)
+            kept = choice.nonzero().squeeze(1)
+            if not len(kept):
+                continue
+            place = torch.full((len(parent),), -1, device=self.device)
+            place[kept] = torch.arange(len(kept), device=self.device)
+            prefix = place[torch.from_numpy(of_parent).to(self.device)]
+            taken = prefix >= 0
+            found = softmax.continuations(
+                states[torch.from_numpy(parent).to(self.device)[kept]],
+                level,
+                numbers[kept],
+                torch.from_numpy(trees.node_user[parent]).to(self.device)[kept],
+            )
+            edge = torch.from_numpy(mine).to(self.device)[taken]
+            token = torch.from_numpy(trees.edge_token[mine]).to(self.device)[taken]
+            child = trie.descend(level, numbers[kept][prefix[taken]], token)
+            edges[edge] = found.of(prefix[taken], child)
+        return edges
+
+    def _over_vocabulary(self, trees: PrefixTrees, states: torch.Tensor) -> torch.Tensor:
+        """Compute each edge's log-probability among all tokens, [E]; 0 for the behavior token and the end."""
+        parent = torch.from_numpy(trees.edge_parent).to(self.device)
+        token = torch.from_numpy(trees.edge_token).to(self.device)
+        logits = (states[parent] * torch.nn.functional.embedding(token, self.model.outputs)).float().sum(1)
+        values = logits - log_normalizers(states, self.model.outputs)[parent]
+        given = torch.from_numpy(trees.node_depth < self.catalogue.first_code).to(self.device)[parent]
+        return values.masked_fill(given | (token == self.model.lm.config.eos_token_id), 0.0)
+
+
+@dataclass(frozen=True)
+class OnePassValidation:
+    """Hold the valid candidate lists of one task."""
+
+    task: str
+    lists: CandidateLists
+    logs: LogRows
+    scorer: OnePassScorer
+
+    def metrics(self, _model: torch.nn.Module, processes: Processes = ALONE) -> dict[str, float]:
+        """Compute metrics of the model's exact ranking; each process ranks a share of the lists."""
+        own = processes.own(len(self.lists))
+        candidates = self.lists.items[own]
+        ids = self.lists.samples.get_column("sample_id").to_numpy()[own]
+        scores = self.scorer.score(self.logs, ids, candidates, self.task, per_batch=32)
+        ranks = np.zeros(len(self.lists))
+        ranks[own] = average_ranks(scores, candidates >= 0)
+        ranks = processes.sum(ranks)
+        return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
+
+
+def _lookup(entries: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    order = np.argsort(entries, kind="stable")
+    found: np.ndarray = order[np.searchsorted(entries[order], wanted)]
+    return found

@@ -1,0 +1,309 @@
+"""Define a training step of a causal model over user logs: each entry of each row is a target of one pass."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gensar_core import schema
+from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.read import ItemTokens
+from gensar_core.corpora.trie import TokenTrie
+from gensar_core.corpora.user_logs import NO_TARGET
+from gensar_core.generator.backbones.causal import CausalGenerator
+from gensar_core.generator.click_evidence import ClickEvidence
+from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.log_rows import LogRows, RowTensors, by_task, questions, row_tensors
+from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
+from gensar_core.nn.cross_entropy import cross_entropy
+from gensar_core.nn.dropout import drawing_from
+from gensar_core.runtime.device import autocast
+from gensar_core.runtime.seeds import generator as make_rng
+from gensar_core.training.loop import Schedule, warmup_cosine
+from gensar_core.training.processes import ALONE, Processes
+from gensar_core.training.threads import side_by_side
+
+#: Batches whose rows are sorted by length together, so that padding stays small.
+_POOL = 16
+#: Training task of each item target, and that of queries.
+TASK_NAMES = {"rec": "nrip", "search": "nsip"}
+QUERY_TASK = "nsqp"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Hold what items are to a model: their token rows and tries by task, and the numbers of their prefixes.
+
+    ``lead`` is the number of tokens by which an entry is longer than its item's codes before them: see `row_tensors`.
+    ``first_code`` is the place of the first code in an item's token row.
+    """
+
+    items: Mapping[str, ItemTokens]
+    tries: Mapping[str, TokenTrie]
+    nodes: ItemNodes
+    first_code: int
+
+    @property
+    def lead(self) -> int:
+        """Return by how many tokens an entry is longer than the item's token row in front."""
+        return 1 - self.first_code
+
+    def state_places(self, task: str) -> np.ndarray:
+        """Return, for each token of an item's row, which token of its entry predicts it, int64 [longest]."""
+        longest = self.items[task].tokens.shape[1]
+        places: np.ndarray = np.maximum(np.arange(longest) + self.lead - 1, 0)
+        return places
+
+
+@dataclass(frozen=True)
+class Part:
+    """Hold the rows of a micro-batch, and its place among those of the step."""
+
+    rows: np.ndarray
+    place: int
+
+
+@dataclass(frozen=True)
+class RowStep:
+    """Hold this process' micro-batches of a step, and the number of targets of each training task in the whole step."""
+
+    parts: list[Part]
+    targets: Mapping[str, int]
+
+
+class RowOrder:
+    """Decide which rows each step reads: every row once an epoch, rows of like length together."""
+
+    def __init__(self, logs: LogRows, batch_size: int, tokens: int, seed: int, processes: Processes) -> None:
+        self._lengths = logs.lengths
+        self._batch_size, self._tokens, self._seed, self._processes = batch_size, tokens, seed, processes
+        self.per_epoch = max(1, math.ceil(len(logs) / batch_size))
+        entry_row = np.repeat(np.arange(len(logs)), np.diff(logs.entries))
+        asked = logs.target != NO_TARGET
+        self._targets = {
+            name: np.bincount(entry_row[asked & (logs.behavior == behavior)], minlength=len(logs))
+            for behavior, name in enumerate((TASK_NAMES["rec"], QUERY_TASK, TASK_NAMES["search"]))
+        }
+
+    def from_step(self, step: int) -> Iterator[RowStep]:
+        """Yield the steps from ``step`` on."""
+        while True:
+            epoch, place = divmod(step, self.per_epoch)
+            batches = self._epoch(epoch)
+            for rows in batches[place:]:
+                parts = self._parts(rows)
+                own = self._processes.own(len(parts))
+                counts = {name: int(targets[rows].sum()) for name, targets in self._targets.items()}
+                yield RowStep([parts[number] for number in np.arange(len(parts))[own]], counts)
+            step = (epoch + 1) * self.per_epoch
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        rng = make_rng(self._seed, "rows", epoch)
+        order = rng.permutation(len(self._lengths))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), self._batch_size * _POOL):
+            pool = order[start : start + self._batch_size * _POOL]
+            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+            batches += [pool[first : first + self._batch_size] for first in range(0, len(pool), self._batch_size)]
+        return [batches[number] for number in rng.permutation(len(batches))]
+
+    def _parts(self, rows: np.ndarray) -> list[Part]:
+        """Cut a step into micro-batches of at most so many padded tokens."""
+        parts, start = [], 0
+        lengths = self._lengths[rows]
+        while start < len(rows):
+            widest = np.maximum.accumulate(lengths[start:])
+            fits = widest * np.arange(1, len(widest) + 1) <= self._tokens
+            stop = start + max(1, int(fits.argmin()) if not fits.all() else len(fits))
+            parts.append(Part(rows[start:stop], len(parts)))
+            start = stop
+        return parts
+
+
+class OnePassTask:
+    """Define steps, gradients and validation for the shared training loop."""
+
+    def __init__(
+        self,
+        model: CausalGenerator,
+        settings: TrainingSettings,
+        logs: LogRows,
+        catalogue: Catalogue,
+        evidence: ClickEvidence | None,
+        validation: Any,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.module = model
+        self.settings = settings
+        self.logs = logs
+        self.catalogue = catalogue
+        self.evidence = evidence
+        self.validation = validation
+        self.processes = processes
+        self.device = model.embeddings.device
+        self.order = RowOrder(logs, settings.batch_size, settings.batch_tokens, seed, processes)
+        self.weights = {name: _weight(settings, name) for name in (*TASK_NAMES.values(), QUERY_TASK)}
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            parameter_groups(model, settings), betas=(0.9, 0.98), fused=True
+        )
+
+    def schedule(self) -> Schedule:
+        """Convert the settings' epochs to optimizer steps."""
+        settings = self.settings
+        total = max(1, round(self.order.per_epoch * settings.epochs))
+        return Schedule(
+            total_steps=total,
+            validate_every=max(1, round(self.order.per_epoch / settings.validations_per_epoch)),
+            patience=settings.patience,
+            gradient_clip=settings.gradient_clip,
+            rate=warmup_cosine(total, settings.warmup_share),
+        )
+
+    def batches(self, first_step: int) -> Iterator[RowStep]:
+        """Return the steps from ``first_step`` on, each as this process' share of its micro-batches."""
+        return self.order.from_step(first_step)
+
+    def backward(self, batch: RowStep) -> Mapping[str, torch.Tensor]:
+        """Compute gradients of the weighted mean loss of all targets of the step.
+
+        Returns that mean as `loss`, and each task's mean as `loss_{task}`: this process' contribution to them.
+        """
+        total = sum(self.weights[name] * count for name, count in batch.targets.items())
+        sums = dict.fromkeys(batch.targets, torch.zeros((), dtype=torch.float64, device=self.device))
+        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        first_seed = torch.initial_seed()
+
+        def gradients(part: Part) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor | None, ...]]:
+            with drawing_from(first_seed + part.place, self.device):
+                losses = self.losses(part.rows)
+            wanted = [self.weights[name] * loss for name, loss in losses.items() if self.weights[name]]
+            objective = torch.stack(wanted).sum() / max(total, 1e-9)
+            found = torch.autograd.grad(objective, parameters, allow_unused=True)
+            return {name: loss.detach().double() for name, loss in losses.items()}, found
+
+        for losses, found in side_by_side(gradients, batch.parts, self.device):
+            sums |= {name: sums[name] + loss for name, loss in losses.items()}
+            _add_gradients(parameters, found)
+        loss = torch.stack([self.weights[name] * value for name, value in sums.items()]).sum() / max(total, 1e-9)
+        by_task = {
+            f"loss_{name}": sums[name] / count for name, count in batch.targets.items() if count and self.weights[name]
+        }
+        return {"loss": loss, **by_task}
+
+    def losses(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Sum up the losses of all targets of some rows, by training task."""
+        batch = row_tensors(self.logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
+        vectors = self.module.drawn_nodes()
+        with self._precision():
+            states = self.module.states(
+                batch.tokens,
+                batch.nodes,
+                batch.queries,
+                batch.positions,
+                batch.mask(self.module.settings.hidden_share if self.module.training else 0.0),
+                vectors,
+            )
+        states = states.flatten(0, 1).float()
+        found = {}
+        for task, mine in by_task(self.logs, batch.entry).items():
+            if len(mine):
+                found[TASK_NAMES[task]] = self._item_losses(task, states, batch, rows, mine, vectors).sum()
+        asked = np.flatnonzero(
+            (self.logs.target[batch.entry] != NO_TARGET) & (self.logs.behavior[batch.entry] == schema.SEARCHED_QUERY)
+        )
+        if len(asked) and self.weights[QUERY_TASK]:
+            found[QUERY_TASK] = self._word_losses(states, batch, asked).sum()
+        return found
+
+    def _item_losses(
+        self,
+        task: str,
+        states: torch.Tensor,
+        batch: RowTensors,
+        rows: np.ndarray,
+        mine: np.ndarray,
+        vectors: torch.Tensor,
+    ) -> torch.Tensor:
+        entry = batch.entry[mine]
+        before = self._send(batch.places[mine])[:, None] + self._send(self.catalogue.state_places(task))
+        targets = self._send(self.catalogue.items[task].tokens[self.logs.object[entry]].astype(np.int64))
+        if self.settings.likelihood == "vocabulary":
+            real = targets >= 0
+            real[:, 0] &= self.catalogue.first_code == 0
+            real &= targets != self.module.lm.config.eos_token_id
+            return cross_entropy(
+                states[before[real]], self.module.outputs, targets[real], self.settings.label_smoothing
+            )
+        evidence = None
+        trie = self.catalogue.tries[task]
+        if self.evidence is not None:
+            evidence = self.evidence.of(questions(self.logs, rows[batch.row[mine]], entry), trie)
+        softmax = TrieSoftmax(self.module, task, trie, self.catalogue.nodes, vectors, evidence)
+        places = before.clamp_max(len(states) - 1)
+        return path_losses(softmax, states[places], targets, torch.arange(len(mine), device=self.device))
+
+    def _word_losses(self, states: torch.Tensor, batch: RowTensors, asked: np.ndarray) -> torch.Tensor:
+        """Compute the losses of the words of queries, each after the words before it, over the vocabulary."""
+        words = self.logs.tokens.take(batch.entry[asked])
+        within = np.arange(len(words.values)) - words.offsets[words.rows]
+        wanted = within > 0
+        places = batch.places[asked][words.rows[wanted]] + within[wanted] - 1
+        return cross_entropy(
+            states[self._send(places)], self.module.outputs, self._send(words.values[wanted]), self.settings.label_smoothing
+        )
+
+    def validate(self) -> Mapping[str, float]:
+        """Rank the valid lists exactly and return metrics; the score is the mean NDCG@5 of the tasks."""
+        metrics: dict[str, float] = {}
+        for lists in self.validation:
+            metrics.update(lists.metrics(self.module, self.processes))
+        metrics["score"] = float(np.mean([metrics[f"{lists.task}_ndcg@5"] for lists in self.validation]))
+        return metrics
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.device, on_cpu=self.module.lm.config.hidden_size >= 128)
+
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True).long()
+
+
+def parameter_groups(model: CausalGenerator, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Group parameters for the optimizer: embeddings, vectors of nodes and queries, weights of evidence, the others."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    embeddings = {id(parameter) for parameter in (model.embeddings, model.outputs)}
+    vectors = [model.node_vectors, model.query_vectors]
+    evidence = [model.evidence_weight, model.evidence_floor]
+    apart = embeddings | {id(parameter) for parameter in (*vectors, *evidence)}
+    shared = [parameter for parameter in model.parameters() if id(parameter) not in apart]
+    return [
+        {
+            "params": [parameter for parameter in model.parameters() if id(parameter) in embeddings],
+            "lr": rate * settings.embedding_rate,
+            "weight_decay": 0.0,
+        },
+        {"params": vectors, "lr": rate, "weight_decay": decay},
+        {"params": evidence, "lr": 3.0 * rate, "weight_decay": 0.0},
+        {"params": shared, "lr": rate, "weight_decay": decay},
+    ]
+
+
+def _weight(settings: TrainingSettings, name: str) -> float:
+    weight = settings.task_weights.get(name, 1.0)  # type: ignore[call-overload]
+    return float(weight) if isinstance(weight, int | float) else 1.0
+
+
+def _add_gradients(parameters: list[torch.nn.Parameter], found: Sequence[torch.Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, found, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
