@@ -16,9 +16,9 @@ from gensar_core.generator.backbones.causal import CausalGenerator
 from gensar_core.generator.click_evidence import ClickEvidence, NodeEvidence
 from gensar_core.generator.log_rows import LogRows, questions, row_tensors
 from gensar_core.generator.one_pass_training import Catalogue
-from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, catalogue_nodes
+from gensar_core.generator.likelihoods import VOCABULARY
+from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, keep_choices, trie_nodes
 from gensar_core.generator.trie_softmax import TrieSoftmax
-from gensar_core.generator.vocabulary_likelihood import log_normalizers
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.training.processes import ALONE, Processes
@@ -96,7 +96,9 @@ class OnePassScorer:
         trees = build_trees(candidates, self.catalogue.items[task])
         heard = self.read(logs, row, entry)
         trie = self.catalogue.tries[task]
-        node = catalogue_nodes(trees, trie)
+        if self.over_catalogue:
+            trees = keep_choices(trees, trie)
+        node = trees.trie_node if trees.trie_node is not None else trie_nodes(trees, trie)
         states = self._node_states(trees, node, heard, task)
         if self.over_catalogue:
             evidence = None
@@ -163,24 +165,18 @@ class OnePassScorer:
             mine = np.flatnonzero(depth == level)
             parent, of_parent = np.unique(trees.edge_parent[mine], return_inverse=True)
             numbers = torch.from_numpy(node[parent]).to(self.device)
-            choice = softmax.choices(level, numbers)
-            kept = choice.nonzero().squeeze(1)
-            if not len(kept):
+            if not len(numbers):
                 continue
-            place = torch.full((len(parent),), -1, device=self.device)
-            place[kept] = torch.arange(len(kept), device=self.device)
-            prefix = place[torch.from_numpy(of_parent).to(self.device)]
-            taken = prefix >= 0
+            prefix = torch.from_numpy(of_parent).to(self.device)
             found = softmax.continuations(
-                states[torch.from_numpy(parent).to(self.device)[kept]],
+                states[torch.from_numpy(parent).to(self.device)],
                 level,
-                numbers[kept],
-                torch.from_numpy(trees.node_user[parent]).to(self.device)[kept],
+                numbers,
+                torch.from_numpy(trees.node_user[parent]).to(self.device),
             )
-            edge = torch.from_numpy(mine).to(self.device)[taken]
-            token = torch.from_numpy(trees.edge_token[mine]).to(self.device)[taken]
-            child = trie.descend(level, numbers[kept][prefix[taken]], token)
-            edges[edge] = found.of(prefix[taken], child)
+            token = torch.from_numpy(trees.edge_token[mine]).to(self.device)
+            child = trie.descend(level, numbers[prefix], token)
+            edges[torch.from_numpy(mine).to(self.device)] = found.of(prefix, child)
         return edges
 
     def _over_vocabulary(self, trees: PrefixTrees, states: torch.Tensor) -> torch.Tensor:
@@ -188,7 +184,7 @@ class OnePassScorer:
         parent = torch.from_numpy(trees.edge_parent).to(self.device)
         token = torch.from_numpy(trees.edge_token).to(self.device)
         logits = (states[parent] * torch.nn.functional.embedding(token, self.model.outputs)).float().sum(1)
-        values = logits - log_normalizers(states, self.model.outputs)[parent]
+        values = logits - VOCABULARY.log_normalizers(states, self.model.outputs, 0, parent)[parent]
         given = torch.from_numpy(trees.node_depth < self.catalogue.first_code).to(self.device)[parent]
         return values.masked_fill(given | (token == self.model.lm.config.eos_token_id), 0.0)
 

@@ -62,7 +62,7 @@ def keep_choices(trees: PrefixTrees, trie: TokenTrie) -> PrefixTrees:
     An edge that is its prefix's only continuation in the trie of all items has probability 1. Such edges leave the
     paths. A node leaves the tree if neither it nor any node below it has another edge; roots stay.
     """
-    trie_node = _trie_nodes(trees, trie)
+    trie_node = trie_nodes(trees, trie)
     branches = np.zeros(len(trie_node), dtype=bool)
     for depth, level in enumerate(trie.levels[:-1]):
         nodes = np.flatnonzero(trees.node_depth == depth)
@@ -86,7 +86,7 @@ def keep_choices(trees: PrefixTrees, trie: TokenTrie) -> PrefixTrees:
     )
 
 
-def _trie_nodes(trees: PrefixTrees, trie: TokenTrie) -> np.ndarray:
+def trie_nodes(trees: PrefixTrees, trie: TokenTrie) -> np.ndarray:
     """Look up each node's number among the prefixes of its depth in the trie of all items, int64 [N]."""
     device = trie.items.device
     token, above = (torch.from_numpy(part).to(device) for part in (trees.node_token, trees.ancestors))
