@@ -26,8 +26,12 @@ Rate = Annotated[float, Field(gt=0.0)]
 _SHOWN_CHAIN = 8
 #: Maximum number of characters of an invalid value in an error.
 _SHOWN = 120
-#: Removed keys -> what to write instead.
-_REPLACED = {"checkpoint_steps": "checkpoints are written by time; write checkpoint_seconds beside seed, once for all"}
+#: Keys of earlier versions -> what to write instead.
+_REPLACED = {
+    "checkpoint_steps": "checkpoints are written by time; write checkpoint_seconds beside seed, once for all",
+    "item_text": "write item_vectors (id, text or both)",
+    "neighbours": "write neighbors",
+}
 
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 

@@ -138,6 +138,11 @@ class GeneratorSettings(TrainingSettings):
     """Configure an entry of `generators`."""
 
     corpus: Name
+    """An entry of `corpora`; or keys that override those of the corpus of `base`, or of the corpus that their own
+    `base` names. They make a corpus with this generator's name."""
+    identifier: None = None
+    """Another entry of `identifiers` for the corpus; or keys that override those of the corpus's identifier, and make
+    an identifier with this generator's name. Both are found in `corpus` once the configuration is read."""
     seed: Count | None = None
     """Seed of all random draws; null uses the configuration's seed."""
     start_from: Name | None = None
