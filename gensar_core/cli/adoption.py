@@ -10,53 +10,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gensar_core.baselines.check import check_methods
 from gensar_core.baselines.interface import find
-from gensar_core.config.base import Settings, validate
+from gensar_core.config.base import validate
 from gensar_core.config.experiments import Experiments, read_experiments
 from gensar_core.config.seeds import with_seeds
+from gensar_core.config.stage_settings import stage_seed, stage_settings
+from gensar_core.config.tables import MethodSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.fingerprint import fingerprint
 from gensar_core.runtime.stage import digest, read_record
 from gensar_core.runtime.verification import faults, outputs
 
-_Names = Mapping[str, str]
-
-#: Rule -> settings that its stage reads, from the experiments and the rule's wildcards.
-_SETTINGS: dict[str, Callable[[Experiments, _Names], Settings]] = {
-    "simulate": lambda all_, names: all_.datasets[names["dataset"]].simulation_settings(),  # type: ignore[union-attr]
-    **dict.fromkeys(
-        ("canonical_amazon", "canonical_eventlog", "canonical_kuaisar"),
-        lambda all_, names: all_.datasets[names["dataset"]].canonical_settings(),
-    ),
-    **dict.fromkeys(("samples", "samples_gather"), lambda all_, names: all_.datasets[names["dataset"]].samples),
-    "training_negatives": lambda all_, names: all_.datasets[names["dataset"]].training_negatives,
-    "embed_text": lambda all_, names: all_.embeddings[names["embedding"]],
-    "identifiers": lambda all_, names: all_.identifiers[names["identifier"]].quantization(),
-    "pseudo_queries": lambda all_, names: all_.pseudo_queries[names["pseudo_queries"]].sampling(),
-    "corpus": lambda all_, names: all_.corpora[names["corpus"]].materialization(),
-    "method": lambda all_, names: _method(all_, names["method"]),
-    "train_generator": lambda all_, names: all_.generators[names["generator"]].training(),
-    "rank_generator": lambda all_, names: all_.generators[names["generator"]].ranking,
-    "fuse": lambda all_, names: all_.fusions[names["fusion"]].weights(),
-    "overall_table": lambda all_, names: all_.tables[all_.datasets[names["dataset"]].table].comparison(),
-    "named_table": lambda all_, names: all_.tables[names["table"]].comparison(),
-    "comparison_figure": lambda all_, names: all_.figures[names["figure"]],
-}
-#: Rule -> section of the entry that may set a seed, and the wildcard that names the entry.
-_SEEDS = {
-    "identifiers": ("identifiers", "identifier"),
-    "pseudo_queries": ("pseudo_queries", "pseudo_queries"),
-    "corpus": ("corpora", "corpus"),
-    "method": ("methods", "method"),
-    "full_rank_method": ("methods", "method"),
-    "train_generator": ("generators", "generator"),
-}
 #: Rules that show rows; these must have been made from every row that they are to show.
 _SHOW_ROWS = ("overall_table", "named_table", "full_table", "comparison_figure", "costs", "named_costs")
 
@@ -66,7 +36,7 @@ class Job:
     """Describe a job as Snakemake plans it."""
 
     rule: str
-    wildcards: _Names
+    wildcards: Mapping[str, str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -111,11 +81,12 @@ def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], exper
         return
     told = read_record(folder / record)
     again = f"; delete {folder / record} to have it made again"
-    wanted = _SETTINGS[job.rule](experiments, job.wildcards).model_dump(mode="json") if job.rule in _SETTINGS else {}
-    for key, value in wanted.items():
-        if told["settings"].get(key) != value:
-            yield f"{folder / record}: was made with {key} {told['settings'].get(key)!r}, not {value!r}{again}"
-    if told["seed"] not in (None, seed := _seed(experiments, job)):
+    # A generator's ranks among all items record its settings beside the data set's.
+    recorded = told["settings"].get("retrieval", told["settings"])
+    for key, value in _settings(experiments, job).items():
+        if recorded.get(key) != value:
+            yield f"{folder / record}: was made with {key} {recorded.get(key)!r}, not {value!r}{again}"
+    if told["seed"] not in (None, seed := stage_seed(experiments, job.rule, job.wildcards)):
         yield f"{folder / record}: was made with seed {told['seed']}, not {seed}{again}"
     if told["module"] is not None and told["code"] != fingerprint(told["module"]):
         yield f"{folder / record}: was made by another version of {told['module']}{again}"
@@ -156,16 +127,12 @@ def _now(folder: Path, path: str, jobs: Iterable[Job]) -> str | None:
     return None
 
 
-def _method(experiments: Experiments, name: str) -> Settings:
-    entry = experiments.methods[name]
-    return validate(find(entry.kind).settings_model, entry.own(), "config", f"methods.{name}")
-
-
-def _seed(experiments: Experiments, job: Job) -> int:
-    if job.rule not in _SEEDS:
-        return experiments.seed
-    section, wildcard = _SEEDS[job.rule]
-    return experiments.seed_of(getattr(experiments, section)[job.wildcards[wildcard]])
+def _settings(experiments: Experiments, job: Job) -> dict[str, Any]:
+    """Return the settings that a job's stage records; those of a method are read by the method's file."""
+    settings = stage_settings(experiments, job.rule, job.wildcards)
+    if isinstance(settings, MethodSettings):
+        settings = validate(find(settings.kind).settings_model, settings.own(), "config", "methods")
+    return {} if settings is None else settings.model_dump(mode="json")
 
 
 def _experiments(folder: Path, arguments: Sequence[str]) -> Experiments:

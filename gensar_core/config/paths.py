@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gensar_core.config.base import Settings, canonical_json
+from gensar_core.config.base import canonical_json
 from gensar_core.config.experiments import Experiments
 from gensar_core.config.seeds import Runs
 from gensar_core.errors import UserError
@@ -51,8 +51,6 @@ CORPUS_FILES: Final = [_PROMPTS, _ITEM_TOKENS, NEW_TOKENS, f"{_CORPUS}/templates
 #: Endings of the files of a metric table, beside its CSV and its page.
 TABLE_ENDINGS: Final = [".md", ".tex", ".significance.csv", ".stage.json"]
 
-#: The wildcard that names an entry of a section, where it is not the section without its last letter.
-_WILDCARDS: Final = {"corpora": "corpus", "pseudo_queries": "pseudo_queries"}
 #: Folders of results for people, which are requested by name.
 _SHOWN_FOLDERS: Final = ("results/tables", "results/figures", "results/overview")
 
@@ -69,30 +67,6 @@ class Plan:
     runs: Runs
     reads_negatives: Callable[[str], bool]
     leaves_curve: Callable[[str], bool]
-
-
-# Entries: their settings and seeds.
-
-
-def wildcard_of(section: str) -> str:
-    """Return the name of the wildcard that stands for an entry of a section."""
-    return _WILDCARDS.get(section, section.removesuffix("s"))
-
-
-def entry_settings(plan: Plan, section: str, name: str, part: str | None = None) -> str:
-    """Return an entry's settings as canonical JSON, or a part of them: a field, or what a method returns."""
-    settings: Any = getattr(plan.experiments, section)[name]
-    if part is not None:
-        settings = getattr(settings, part)
-    if not isinstance(settings, Settings):
-        settings = settings()
-    text: str = settings.canonical()
-    return text
-
-
-def entry_seed(plan: Plan, section: str, name: str) -> int:
-    """Return the seed that an entry draws from."""
-    return plan.experiments.seed_of(getattr(plan.experiments, section)[name])
 
 
 # Raw files.
@@ -273,10 +247,18 @@ def generator_start(plan: Plan, dataset: str, generator: str) -> list[str]:
     return [f"results/{dataset}/models/{other}/{name}" for name in names]
 
 
-def ranking_parts(plan: Plan, dataset: str, generator: str, folder: str, ending: str) -> list[str]:
-    """List the files with one ending for all parts of a generator's ranking, in order."""
+def full_ranking_protocol(plan: Plan, dataset: str) -> str:
+    """Return the settings that say which targets a data set ranks among all items, as canonical JSON."""
+    return plan.experiments.datasets[dataset].full_ranking.canonical()
+
+
+def ranking_parts(
+    plan: Plan, dataset: str, generator: str, folder: str, endings: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Return the files of all parts of a generator's ranking, in order, by the names of their ``endings``."""
     parts = plan.experiments.generators[generator].scatter
-    return [f"results/{dataset}/{folder}/{generator}/{part}-of-{parts}{ending}" for part in range(parts)]
+    stems = [f"results/{dataset}/{folder}/{generator}/{part}-of-{parts}" for part in range(parts)]
+    return {name: [stem + ending for stem in stems] for name, ending in endings.items()}
 
 
 # Other ranking methods, and fusions.
@@ -350,11 +332,6 @@ def table_ranks(plan: Plan, dataset: str, table: str | None = None) -> list[str]
 
 def _ranks(dataset: str, entries: Iterable[str]) -> list[str]:
     return [f"results/{dataset}/ranks/{entry}.parquet" for entry in entries]
-
-
-def table_comparison(plan: Plan, dataset: str, table: str | None = None) -> str:
-    """Return the settings that say which rows of a table are tested against each other, as canonical JSON."""
-    return entry_settings(plan, "tables", _table(plan, dataset, table), "comparison")
 
 
 def fitted_runs(plan: Plan, dataset: str, table: str | None = None) -> list[tuple[str, str]]:

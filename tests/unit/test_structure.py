@@ -69,19 +69,23 @@ def test_package_files_import_nothing():
             assert not imported, module
 
 
+def rule_texts():
+    """Map every rule to its text; a rule that is used as another lends it the keywords that this one leaves out."""
+    texts = {}
+    for file in sorted((ROOT / "rules").glob("*.smk")):
+        parts = re.split(r"^(?:use rule (\w+) as|rule) (\w+)(?: with)?:$", file.read_text(), flags=re.MULTILINE)
+        for used, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            texts[name] = text + (texts[used] if used else "")
+    return texts
+
+
 def test_each_rule_has_its_script_and_each_script_its_rule():
-    rules = {name: text for file in (ROOT / "rules").glob("*.smk") for name, text in rule_texts(file)}
+    texts = rule_texts()
     scripts = {file.stem for file in (ROOT / "workflow_scripts").glob("*.py")}
-    used = {re.search(r"workflow_scripts/(\w+)\.py", text).group(1) for text in rules.values()}
-    assert used == scripts
-    for name, text in rules.items():
+    assert {re.search(r"workflow_scripts/(\w+)\.py", text).group(1) for text in texts.values()} == scripts
+    for name, text in texts.items():
         for keyword in ("log:", "resources:", "output:"):
             assert keyword in text, f"rule {name} has no {keyword}"
-
-
-def rule_texts(file):
-    parts = re.split(r"^rule (\w+):$", file.read_text(), flags=re.MULTILINE)
-    return zip(parts[1::2], parts[2::2], strict=True)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "workflow_scripts").glob("*.py")), ids=lambda file: file.stem)
@@ -203,14 +207,13 @@ def test_the_architecture_page_names_what_there_is():
         assert (ROOT / path).exists(), path
     for path, names in re.findall(r"`(gensar_core/[\w/]+\.py)`: (`\w+`)", page):
         assert re.search(rf"^(def|class) {names.strip('`')}\b", (ROOT / path).read_text(), re.MULTILINE), (path, names)
-    rules = {name for file in (ROOT / "rules").glob("*.smk") for name, _ in rule_texts(file)}
     steps = page.split("## From")[1].split("##")[0]
     named = {
         name
         for row in re.findall(r"^\| [^|]+ \| (`[^|]+`) \|", steps, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", row)
     }
-    assert named <= rules
+    assert named <= rule_texts().keys()
 
 
 #: Public names that two floors share, and why.

@@ -1,12 +1,11 @@
 """Which files an entry reads: known answers for a small shop, and what is refused."""
 
-import json
-
 import pytest
 
 from gensar_core.config import paths
 from gensar_core.config.experiments import load_experiments
 from gensar_core.config.seeds import with_seeds
+from gensar_core.config.stage_settings import stage_seed, stage_settings
 from gensar_core.errors import UserError
 
 SIMULATED = {"source": "simulated", "users": 200, "items": 200}
@@ -81,8 +80,6 @@ OVERALL = ["sasrec", "cosine", "gensar", "both"]
 @pytest.mark.parametrize(
     ("function", "arguments", "expected"),
     [
-        (paths.entry_seed, ("generators", "gensar"), 42),
-        (paths.entry_seed, ("generators", "further"), 5),
         (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "toys", "mine"]),
         (paths.datasets_in_parts, (True,), ["plain"]),
         (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "toys", "mine"]),
@@ -167,8 +164,11 @@ OVERALL = ["sasrec", "cosine", "gensar", "both"]
         ),
         (
             paths.ranking_parts,
-            ("shop", "gensar", "full_ranks_parts", ".stage.json"),
-            [f"results/shop/full_ranks_parts/gensar/{part}-of-2.stage.json" for part in (0, 1)],
+            ("shop", "gensar", "full_ranks_parts", {"ranks": ".parquet", "records": ".stage.json"}),
+            {
+                "ranks": [f"results/shop/full_ranks_parts/gensar/{part}-of-2.parquet" for part in (0, 1)],
+                "records": [f"results/shop/full_ranks_parts/gensar/{part}-of-2.stage.json" for part in (0, 1)],
+            },
         ),
         (paths.method_module, ("cosine",), "gensar_core.baselines.methods.text_cosine"),
         (paths.method_settings, ("sasrec",), '{"dropout": 0.3, "kind": "sasrec"}'),
@@ -289,20 +289,37 @@ def test_a_page_rests_on_the_records_of_every_stage_once(plan):
     ]  # fmt: skip
 
 
-def test_settings_are_those_of_an_entry_a_field_or_a_part(plan):
-    generator = plan.experiments.generators["gensar"]
-    assert paths.entry_settings(plan, "generators", "gensar") == generator.canonical()
-    assert paths.entry_settings(plan, "generators", "gensar", "ranking") == generator.ranking.canonical()
-    training = json.loads(paths.entry_settings(plan, "generators", "gensar", "training"))
-    assert training["warm_start"]
-    assert "corpus" not in training
-    assert json.loads(paths.table_comparison(plan, "shop")) == {"compare": "best", "proposed": ["gensar"]}
-    assert json.loads(paths.table_comparison(plan, "shop", "ablation"))["proposed"] == []
+@pytest.mark.parametrize(
+    ("rule", "wildcards", "settings"),
+    [
+        ("simulate", {}, lambda all_: all_.datasets["shop"].simulation_settings()),
+        ("samples", {}, lambda all_: all_.datasets["shop"].samples),
+        ("train_generator", {"generator": "gensar"}, lambda all_: all_.generators["gensar"].training()),
+        ("corpus", {"corpus": "short"}, lambda all_: all_.corpora["short"].materialization()),
+        ("pseudo_queries", {"pseudo_queries": "asked"}, lambda all_: all_.pseudo_queries["asked"].sampling()),
+        ("embed_text", {"embedding": "text"}, lambda all_: all_.embeddings["text"]),
+        # A data set's table stands for one that is not named.
+        ("overall_table", {}, lambda all_: all_.tables["overall"].comparison()),
+        ("overall_table", {"table": "ablation"}, lambda all_: all_.tables["ablation"].comparison()),
+        ("statistics", {}, lambda _: None),
+    ],
+)
+def test_a_rule_reads_its_part_of_its_entry(plan, rule, wildcards, settings):
+    assert stage_settings(plan.experiments, rule, {"dataset": "shop", **wildcards}) == settings(plan.experiments)
 
 
-def test_each_section_has_its_wildcard():
-    sections = ("datasets", "corpora", "pseudo_queries", "identifiers")
-    assert [paths.wildcard_of(section) for section in sections] == ["dataset", "corpus", "pseudo_queries", "identifier"]
+@pytest.mark.parametrize(
+    ("rule", "wildcards", "seed"),
+    [
+        ("train_generator", {"generator": "gensar"}, 42),
+        ("train_generator", {"generator": "further"}, 5),
+        ("full_rank_method", {"method": "sasrec-seed1"}, 1),
+        ("samples", {"dataset": "shop"}, 42),
+        ("statistics", {"dataset": "shop"}, 42),
+    ],
+)
+def test_a_rule_draws_from_the_seed_of_its_entry_or_of_the_configuration(plan, rule, wildcards, seed):
+    assert stage_seed(plan.experiments, rule, wildcards) == seed
 
 
 def test_amazon_files_are_simulated_or_downloaded(plan):
