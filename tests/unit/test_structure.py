@@ -235,3 +235,37 @@ def test_a_public_name_means_one_thing():
         if len({module.split(".")[1] for module in found}) > 1 and name not in SHARED_NAMES
     }
     assert not twice
+
+
+#: Plain words in names of files, beside those of the glossary; in the singular where there is one.
+FIELD_WORDS = """
+    attention bm25 causal comparison corpora cost cross curve data dataset doc2query dropout embedding encoder entropy
+    example k core kuaisar linear loss metadata model negative next node normalization ids plateau popularity product
+    pseudo quality raw recommender review rqvae scoring self sequence sequential shop shopper significance sinkhorn
+    statistics t5 tensor text tokenizer tower train trained training unifiedssr unique validation vocabulary word
+"""
+FLOW_WORDS = """
+    adoption array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
+    cleaning click config device download draw error eventlog explain family file fit format hashing hub inheritance
+    initialize inspection interface launch line live load loop main markdown numbering overview page parallel path piece
+    processes progress quantize read readable report revival run schema sealing seed separation settings shard state
+    status survey synthesis thread verification view warning whole write writing
+"""
+
+
+def singular(word):
+    return re.sub(r"ie$", "y", re.sub(r"(?<=[^su])s$", "", re.sub(r"(?<=[cs][hs])es$", "", word)))
+
+
+def test_file_names_are_made_of_the_glossary_and_plain_words():
+    """A newcomer sees from its name what a file holds. Files of methods bear the methods' published names."""
+    glossary = re.findall(r"\*\*([^*]+)\*\*", (ROOT / "docs" / "glossary.md").read_text().lower())
+    plain = {*" ".join(glossary).split(), *FIELD_WORDS.split(), *FLOW_WORDS.split()}
+    files = [file for _, file in modules() if file.parent.name != "methods" and not file.stem.startswith("__")]
+    unknown = {
+        str(file.relative_to(ROOT)): word
+        for file in files
+        for word in file.stem.split("_")
+        if not {word, singular(word)} & plain
+    }
+    assert not unknown, "name the file by words of docs/glossary.md, or add the plain word to the lists above"
