@@ -92,9 +92,7 @@ rule comparison_figure:
 
 rule costs:
     input:
-        ranks=by_wildcards(paths.fitted_ranks),
-        records=by_wildcards(paths.fitted_ranks_records),
-        models=by_wildcards(paths.fitted_models),
+        unpack(by_wildcards(paths.cost_files)),
     output:
         multiext("results/tables/{dataset}_costs", ".md", ".stage.json"),
         csv="results/tables/{dataset}_costs.csv",

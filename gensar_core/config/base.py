@@ -36,6 +36,9 @@ _REPLACED = {
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 
+S = TypeVar("S", bound="Settings")
+
+
 class Settings(BaseModel):
     """Validate settings strictly: text never becomes a number, nor a number text."""
 
@@ -47,8 +50,9 @@ class Settings(BaseModel):
         """Return these settings as JSON with sorted keys: equal text for equal settings. Used as a rule's parameter."""
         return canonical_json(self.model_dump(mode="json"))
 
-
-S = TypeVar("S", bound=Settings)
+    def part(self, model: type[S]) -> S:
+        """Return the settings that ``model`` holds: as here where both have them, else its defaults."""
+        return model(**{name: getattr(self, name) for name in model.model_fields if name in type(self).model_fields})
 
 
 def canonical_json(value: Any) -> str:

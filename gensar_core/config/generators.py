@@ -168,10 +168,6 @@ class GeneratorSettings(TrainingSettings):
             raise ValueError("ranking.beams finds some candidates only; ranking.other_identifier needs scores of all")
         return self
 
-    def training(self) -> TrainingSettings:
-        """Return the settings that the stage `train_generator` reads."""
-        return TrainingSettings(**{name: getattr(self, name) for name in TrainingSettings.model_fields})
-
 
 def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict[str, GeneratorSettings]:
     """Return all entries; those that start from another take over its backbone and size.

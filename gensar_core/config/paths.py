@@ -344,23 +344,12 @@ def fitted_rows(plan: Plan, dataset: str, table: str | None = None) -> list[str]
     return [row for row, _ in fitted_runs(plan, dataset, table)]
 
 
-def fitted_ranks(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
-    """List the ranks files of these runs."""
-    return _ranks(dataset, (entry for _, entry in fitted_runs(plan, dataset, table)))
-
-
-def fitted_ranks_records(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
-    """List the stage records of these ranks."""
-    return [f"results/{dataset}/ranks/{entry}.stage.json" for _, entry in fitted_runs(plan, dataset, table)]
-
-
-def fitted_models(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
-    """List the stage records of these runs' fitted methods and trained generators."""
-    return _model_records(dataset, (entry for _, entry in fitted_runs(plan, dataset, table)))
-
-
-def _model_records(dataset: str, entries: Iterable[str]) -> list[str]:
-    return [f"results/{dataset}/models/{entry}/stage.json" for entry in entries]
+def cost_files(plan: Plan, dataset: str, table: str | None = None) -> dict[str, list[str]]:
+    """Return the ranks files of these runs, their stage records, and those of their models."""
+    entries = [entry for _, entry in fitted_runs(plan, dataset, table)]
+    records = [f"results/{dataset}/ranks/{entry}.stage.json" for entry in entries]
+    models = [f"results/{dataset}/models/{entry}/stage.json" for entry in entries]
+    return {"ranks": _ranks(dataset, entries), "records": records, "models": models}
 
 
 def full_table_ranks(plan: Plan, dataset: str) -> list[str]:
@@ -386,11 +375,6 @@ def shown_tables(plan: Plan, dataset: str) -> dict[str, str]:
 def shown_table_names(plan: Plan, dataset: str) -> list[str]:
     """Name these tables."""
     return list(shown_tables(plan, dataset))
-
-
-def shown_table_pages(plan: Plan, dataset: str) -> list[str]:
-    """List the pages of these tables."""
-    return [f"results/tables/{stem}.html" for stem in shown_tables(plan, dataset).values()]
 
 
 def shown_figures(plan: Plan, dataset: str) -> list[str]:
@@ -431,11 +415,6 @@ def shown_identifiers(plan: Plan, dataset: str) -> list[str]:
     return list(dict.fromkeys(written + plan.experiments.datasets[dataset].compared_identifiers))
 
 
-def shown_quality(plan: Plan, dataset: str) -> list[str]:
-    """List the quality reports of these identifiers."""
-    return _quality(dataset, shown_identifiers(plan, dataset))
-
-
 def shown_models(plan: Plan, dataset: str) -> list[str]:
     """Name the shown rows whose training leaves a curve."""
     return [row for row in shown_rows(plan, dataset) if _leaves_curve(plan, row)]
@@ -463,18 +442,15 @@ def drawn_names(plan: Plan, dataset: str, _model: str) -> list[str]:
     return drawn_models(plan, dataset, _model) + drawn_identifiers(plan, dataset, _model)
 
 
-def drawn_model_records(plan: Plan, dataset: str, _model: str) -> list[str]:
-    """List the stage records of the drawn models."""
-    return _model_records(dataset, drawn_models(plan, dataset, _model))
+def drawn_records(plan: Plan, dataset: str, _model: str) -> list[str]:
+    """List the stage records of everything that a figure of trainings draws."""
+    records = [f"models/{name}" for name in drawn_models(plan, dataset, _model)]
+    records += [f"identifiers/{name}" for name in drawn_identifiers(plan, dataset, _model)]
+    return [f"results/{dataset}/{record}/stage.json" for record in records]
 
 
-def drawn_identifier_records(plan: Plan, dataset: str, _model: str) -> list[str]:
-    """List the stage records of the drawn identifiers."""
-    return [f"results/{dataset}/identifiers/{name}/stage.json" for name in drawn_identifiers(plan, dataset, _model)]
-
-
-def shown_records(plan: Plan, dataset: str) -> list[str]:
-    """List the records of all stages behind a data set's page."""
+def page_files(plan: Plan, dataset: str) -> dict[str, list[str]]:
+    """Return the files on a data set's page, and the records of all stages behind it."""
     identifiers = shown_identifiers(plan, dataset)
     embeddings = dict.fromkeys(embedding for name in identifiers for embedding in _sides(plan, name).values())
     stages = ["canonical", "samples"]
@@ -483,7 +459,12 @@ def shown_records(plan: Plan, dataset: str) -> list[str]:
     stages += [f"corpora/{name}" for name in shown_corpora(plan, dataset)]
     records = [f"{stage}/stage.json" for stage in stages]
     records += [f"ranks/{row}.stage.json" for row in shown_rows(plan, dataset)]
-    return [f"results/{dataset}/{record}" for record in records]
+    return {
+        "quality": _quality(dataset, identifiers),
+        "figures": shown_figure_files(plan, dataset),
+        "tables": [f"results/tables/{stem}.html" for stem in shown_tables(plan, dataset).values()],
+        "records": [f"results/{dataset}/{record}" for record in records],
+    }
 
 
 def final_files(plan: Plan, dataset: str) -> list[str]:

@@ -6,26 +6,33 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gensar_core.config.base import Settings
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.datasets import CanonicalSettings, EventLogSettings, KuaiSARSettings, SimulationSettings
 from gensar_core.config.experiments import Experiments
+from gensar_core.config.fusions import WeightSettings
+from gensar_core.config.generators import TrainingSettings
+from gensar_core.config.pseudo_queries import PseudoQuerySettings
+from gensar_core.config.tables import ComparisonSettings
 
-#: Rule -> the section of its entry, and the part that it reads: a field, or what a method returns; None is all of it.
-_READS: Final[Mapping[str, tuple[str, str | None]]] = {
-    "simulate": ("datasets", "simulation_settings"),
-    **dict.fromkeys(
-        ("canonical_amazon", "canonical_eventlog", "canonical_kuaisar"), ("datasets", "canonical_settings")
-    ),
+#: Rule -> the section of its entry, and the part that it reads: the settings of a model, a field, or what a method
+#: returns; None is all of it.
+_READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
+    "simulate": ("datasets", SimulationSettings),
+    "canonical_amazon": ("datasets", CanonicalSettings),
+    "canonical_eventlog": ("datasets", EventLogSettings),
+    "canonical_kuaisar": ("datasets", KuaiSARSettings),
     **dict.fromkeys(("samples", "samples_survey", "samples_part", "samples_gather"), ("datasets", "samples")),
     "training_negatives": ("datasets", "training_negatives"),
     "embed_text": ("embeddings", None),
     "identifiers": ("identifiers", "quantization"),
-    "pseudo_queries": ("pseudo_queries", "sampling"),
-    "corpus": ("corpora", "materialization"),
-    "train_generator": ("generators", "training"),
+    "pseudo_queries": ("pseudo_queries", PseudoQuerySettings),
+    "corpus": ("corpora", MaterializationSettings),
+    "train_generator": ("generators", TrainingSettings),
     "rank_generator": ("generators", "ranking"),
     "full_rank_generator": ("generators", "retrieval"),
     **dict.fromkeys(("method", "full_rank_method"), ("methods", None)),
-    "fuse": ("fusions", "weights"),
-    **dict.fromkeys(("overall_table", "named_table", "full_table"), ("tables", "comparison")),
+    "fuse": ("fusions", WeightSettings),
+    **dict.fromkeys(("overall_table", "named_table", "full_table"), ("tables", ComparisonSettings)),
     "comparison_figure": ("figures", None),
 }
 #: The wildcard that names an entry of a section, where it is not the section without its last letter.
@@ -38,7 +45,9 @@ def stage_settings(experiments: Experiments, rule: str, wildcards: Mapping[str, 
         return None
     part = _READS[rule][1]
     entry = _entry(experiments, rule, wildcards)
-    settings: Any = entry if part is None else getattr(entry, part)
+    if part is None or not isinstance(part, str):
+        return entry if part is None else entry.part(part)
+    settings: Any = getattr(entry, part)
     return settings if isinstance(settings, Settings) else settings()  # type: ignore[no-any-return]
 
 

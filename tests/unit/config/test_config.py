@@ -9,6 +9,7 @@ import yaml
 
 from gensar_core.baselines.check import check_methods
 from gensar_core.config.experiments import load_experiments, read_experiments
+from gensar_core.config.generators import TrainingSettings
 from gensar_core.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -144,7 +145,7 @@ def test_a_staged_training_has_backbone_and_size_of_its_first_stage(values):
     staged = put(first, "generators.second", {"corpus": "wo_nrip", "start_from": "gensar", "epochs": 2.0})
     experiments = load_experiments(put(staged, "generators.a_third", {"base": "gensar", "start_from": "second"}))
     for name in ("second", "a_third"):
-        training = experiments.generators[name].training()
+        training = experiments.generators[name].part(TrainingSettings)
         assert (training.backbone, training.size.d_model) == ("scratch", 32)
     assert experiments.generators["second"].epochs == 2.0
     assert list(experiments.generators) == ["gensar", "second", "a_third"]
