@@ -58,12 +58,12 @@ def _accept_overrides(definitions: dict[str, Any]) -> None:
 
 def _method(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """Accept an entry of one kind: with the keys that all methods have, and those of its kind."""
-    own = find(kind).settings_model.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
-    for name, inner in own.pop("$defs", {}).items():
+    method_schema = find(kind).settings_model.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
+    for name, inner in method_schema.pop("$defs", {}).items():
         definitions[f"{kind}.{name}"] = inner
     shared = definitions["MethodSettings"]["properties"]
-    properties = {**shared, **own.get("properties", {}), "kind": {"const": kind}, "base": {"type": "string"}}
-    required = ["kind", *own.get("required", [])]
+    properties = {**shared, **method_schema.get("properties", {}), "kind": {"const": kind}, "base": {"type": "string"}}
+    required = ["kind", *method_schema.get("required", [])]
     return {"type": "object", "title": kind, "properties": properties, "required": required} | {
         "additionalProperties": False,
         "description": find(kind).paper,

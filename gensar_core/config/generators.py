@@ -195,10 +195,10 @@ def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict
 
 def _check_agreement(entry: GeneratorSettings, first: GeneratorSettings, where: str) -> None:
     """Raise UserError when an entry sets another backbone or size than the entry it starts from."""
-    own = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
-    own |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
+    written = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
+    written |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
     theirs = {"backbone": first.backbone, **{f"size.{name}": value for name, value in first.size}}
-    for path, given in own.items():
+    for path, given in written.items():
         if given != theirs[path]:
             raise UserError(
                 f"{where}.{path}: is {given!r}, but start_from: {entry.start_from} has {theirs[path]!r}; leave it out"
