@@ -47,6 +47,8 @@ wildcard_constraints:
     corpus=any_of(experiments.corpora),
     table=any_of(experiments.tables),
     figure=any_of(experiments.figures),
+    part="[0-9]+",
+    parts="[0-9]+",
 
 
 include: "rules/data.smk"

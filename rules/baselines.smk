@@ -26,7 +26,7 @@ rule method:
         runtime=scaled(240, 2.0),
     params:
         settings=by_wildcards(paths.method_settings),
-        seed=seed_of("methods"),
+        seed=seed_of("method"),
         code=method_code_of("method"),
         checkpoints="results/{dataset}/checkpoints/{method}",
     script:
@@ -55,8 +55,8 @@ rule full_rank_method:
         runtime=scaled(120, 4.0),
     params:
         settings=by_wildcards(paths.method_settings),
-        protocol=settings_of("datasets", part="full_ranking"),
-        seed=seed_of("methods"),
+        protocol=by_wildcards(paths.full_ranking_protocol),
+        seed=seed_of("full_rank_method"),
         code=method_code_of("full_rank_method"),
     script:
         "../workflow_scripts/full_rank_method.py"

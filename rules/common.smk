@@ -3,6 +3,7 @@ import inspect
 
 from snakemake.io import strip_wildcard_constraints
 
+from gensar_core.config.stage_settings import stage_seed, stage_settings
 from gensar_core.runtime.fingerprint import reached, script_fingerprint
 
 CHECKOUT = Path(workflow.current_basedir).parent
@@ -35,16 +36,14 @@ def by_wildcards(function, **known):
     return of_wildcards
 
 
-def settings_of(section, part=None):
-    """Build a parameter: the settings, or a part of them, of the entry that a wildcard names."""
-    name = paths.wildcard_of(section)
-    return lambda wildcards: paths.entry_settings(plan, section, wildcards[name], part)
+def settings_of(rule):
+    """Build a parameter: the settings that a rule reads."""
+    return lambda wildcards: stage_settings(experiments, rule, wildcards).canonical()
 
 
-def seed_of(section):
-    """Build a parameter: the seed of the entry that a wildcard names."""
-    name = paths.wildcard_of(section)
-    return lambda wildcards: paths.entry_seed(plan, section, wildcards[name])
+def seed_of(rule):
+    """Build a parameter: the seed that a rule draws from."""
+    return lambda wildcards: stage_seed(experiments, rule, wildcards)
 
 
 def code_of(script, *modules):

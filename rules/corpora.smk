@@ -24,7 +24,7 @@ rule pseudo_queries:
         mem_mb=scaled(6000, 20),
         runtime=scaled(120, 4.0),
     params:
-        settings=settings_of("pseudo_queries", part="sampling"),
+        settings=settings_of("pseudo_queries"),
         seed=seed_of("pseudo_queries"),
         code=code_of("pseudo_queries"),
         checkpoints="results/{dataset}/checkpoints/pseudo_queries_{pseudo_queries}",
@@ -53,8 +53,8 @@ rule corpus:
         mem_mb=scaled(2000, 60),
         runtime=scaled(15, 1.0),
     params:
-        settings=settings_of("corpora", part="materialization"),
-        seed=seed_of("corpora"),
+        settings=settings_of("corpus"),
+        seed=seed_of("corpus"),
         code=code_of("corpus"),
     script:
         "../workflow_scripts/corpus.py"

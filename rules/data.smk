@@ -55,8 +55,8 @@ rule simulate:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        settings=settings_of("datasets", part="simulation_settings"),
-        seed=experiments.seed,
+        settings=settings_of("simulate"),
+        seed=seed_of("simulate"),
         code=code_of("simulate"),
     script:
         "../workflow_scripts/simulate.py"
@@ -85,8 +85,8 @@ rule canonical_amazon:
         mem_mb=scaled(2000, 12),
         runtime=scaled(15, 0.2),
     params:
-        settings=settings_of("datasets", part="canonical_settings"),
-        seed=experiments.seed,
+        settings=settings_of("canonical_amazon"),
+        seed=seed_of("canonical_amazon"),
         code=code_of("canonical_amazon"),
     script:
         "../workflow_scripts/canonical_amazon.py"
@@ -111,8 +111,8 @@ rule canonical_eventlog:
         mem_mb=scaled(2000, 30),
         runtime=scaled(15, 0.2),
     params:
-        settings=settings_of("datasets", part="canonical_settings"),
-        seed=experiments.seed,
+        settings=settings_of("canonical_eventlog"),
+        seed=seed_of("canonical_eventlog"),
         code=code_of("canonical_eventlog"),
     script:
         "../workflow_scripts/canonical_eventlog.py"
@@ -139,8 +139,8 @@ rule canonical_kuaisar:
         mem_mb=scaled(2000, 30),
         runtime=scaled(15, 0.2),
     params:
-        settings=settings_of("datasets", part="canonical_settings"),
-        seed=experiments.seed,
+        settings=settings_of("canonical_kuaisar"),
+        seed=seed_of("canonical_kuaisar"),
         code=code_of("canonical_kuaisar"),
     script:
         "../workflow_scripts/canonical_kuaisar.py"
@@ -165,8 +165,8 @@ rule samples:
         mem_mb=scaled(2000, 100),
         runtime=scaled(15, 1.0),
     params:
-        settings=settings_of("datasets", part="samples"),
-        seed=experiments.seed,
+        settings=settings_of("samples"),
+        seed=seed_of("samples"),
         code=code_of("samples"),
     script:
         "../workflow_scripts/samples.py"
@@ -193,8 +193,8 @@ rule samples_survey:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
-        settings=settings_of("datasets", part="samples"),
-        seed=experiments.seed,
+        settings=settings_of("samples_survey"),
+        seed=seed_of("samples_survey"),
         code=code_of("samples_survey"),
     script:
         "../workflow_scripts/samples_survey.py"
@@ -217,8 +217,6 @@ rule samples_part:
         "results/{dataset}/logs/samples_{part}-of-{parts}.log",
     wildcard_constraints:
         dataset=any_of(paths.datasets_in_parts(plan, several=True)),
-        part="[0-9]+",
-        parts="[0-9]+",
     conda:
         "../envs/gensar.yaml"
     threads: 2
@@ -226,8 +224,8 @@ rule samples_part:
         mem_mb=scaled(8000),
         runtime=scaled(120),
     params:
-        settings=settings_of("datasets", part="samples"),
-        seed=experiments.seed,
+        settings=settings_of("samples_part"),
+        seed=seed_of("samples_part"),
         code=code_of("samples_part"),
     script:
         "../workflow_scripts/samples_part.py"
@@ -255,8 +253,8 @@ rule samples_gather:
         mem_mb=scaled(8000),
         runtime=scaled(240),
     params:
-        settings=settings_of("datasets", part="samples"),
-        seed=experiments.seed,
+        settings=settings_of("samples_gather"),
+        seed=seed_of("samples_gather"),
         code=code_of("samples_gather"),
     script:
         "../workflow_scripts/samples_gather.py"
@@ -280,8 +278,8 @@ rule training_negatives:
         mem_mb=scaled(2000, 60),
         runtime=scaled(15, 1.0),
     params:
-        settings=settings_of("datasets", part="training_negatives"),
-        seed=experiments.seed,
+        settings=settings_of("training_negatives"),
+        seed=seed_of("training_negatives"),
         code=code_of("training_negatives"),
     script:
         "../workflow_scripts/training_negatives.py"

@@ -25,8 +25,8 @@ rule embed_text:
         mem_mb=scaled(3000, 40),
         runtime=scaled(60, 10.0),
     params:
-        settings=settings_of("embeddings"),
-        seed=experiments.seed,
+        settings=settings_of("embed_text"),
+        seed=seed_of("embed_text"),
         code=code_of("embed_text"),
         checkpoints="results/{dataset}/checkpoints/embeddings/{embedding}",
     script:

@@ -23,16 +23,13 @@ rule overall_table:
         runtime=scaled(10, 0.1),
     params:
         rows=by_wildcards(paths.table_rows),
-        comparison=by_wildcards(paths.table_comparison),
+        comparison=settings_of("overall_table"),
         code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
 
 
-rule named_table:
-    input:
-        ranks=by_wildcards(paths.table_ranks),
-        canonical="results/{dataset}/canonical/stage.json",
+use rule overall_table as named_table with:
     output:
         multiext("results/tables/{dataset}_{table}", *paths.TABLE_ENDINGS),
         csv="results/tables/{dataset}_{table}.csv",
@@ -44,17 +41,6 @@ rule named_table:
         ),
     log:
         "results/{dataset}/logs/named_table_{table}.log",
-    conda:
-        "../envs/gensar.yaml"
-    resources:
-        mem_mb=scaled(1000, 20),
-        runtime=scaled(10, 0.1),
-    params:
-        rows=by_wildcards(paths.table_rows),
-        comparison=by_wildcards(paths.table_comparison),
-        code=code_of("table"),
-    script:
-        "../workflow_scripts/table.py"
 
 
 rule full_table:
@@ -62,14 +48,7 @@ rule full_table:
         ranks=by_wildcards(paths.full_table_ranks),
         canonical="results/{dataset}/canonical/stage.json",
     output:
-        multiext(
-            "results/tables/{dataset}_full",
-            ".md",
-            ".tex",
-            ".html",
-            ".significance.csv",
-            ".stage.json",
-        ),
+        multiext("results/tables/{dataset}_full", ".html", *paths.TABLE_ENDINGS),
         csv="results/tables/{dataset}_full.csv",
     log:
         "results/{dataset}/logs/full_table.log",
@@ -80,7 +59,7 @@ rule full_table:
         runtime=scaled(10, 0.1),
     params:
         rows=by_wildcards(paths.fitted_rows),
-        comparison=by_wildcards(paths.table_comparison),
+        comparison=settings_of("full_table"),
         code=code_of("full_table"),
     script:
         "../workflow_scripts/full_table.py"
@@ -105,7 +84,7 @@ rule comparison_figure:
         mem_mb=scaled(1000, 20),
         runtime=scaled(10, 0.1),
     params:
-        settings=settings_of("figures"),
+        settings=settings_of("comparison_figure"),
         code=code_of("comparison_figure"),
     script:
         "../workflow_scripts/comparison_figure.py"
@@ -113,9 +92,7 @@ rule comparison_figure:
 
 rule costs:
     input:
-        ranks=by_wildcards(paths.fitted_ranks),
-        records=by_wildcards(paths.fitted_ranks_records),
-        models=by_wildcards(paths.fitted_models),
+        unpack(by_wildcards(paths.cost_files)),
     output:
         multiext("results/tables/{dataset}_costs", ".md", ".stage.json"),
         csv="results/tables/{dataset}_costs.csv",

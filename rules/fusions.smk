@@ -20,7 +20,7 @@ rule fuse:
         runtime=scaled(30, 0.2),
     params:
         parts=by_wildcards(paths.fusion_parts),
-        settings=settings_of("fusions", part="weights"),
+        settings=settings_of("fuse"),
         code=code_of("fuse"),
     script:
         "../workflow_scripts/fuse.py"

@@ -57,8 +57,8 @@ rule train_generator:
         mem_mb=scaled(6000, 20),
         runtime=scaled(720, 20.0),
     params:
-        settings=settings_of("generators", part="training"),
-        seed=seed_of("generators"),
+        settings=settings_of("train_generator"),
+        seed=seed_of("train_generator"),
         code=code_of("train_generator"),
         checkpoints="results/{dataset}/checkpoints/{generator}",
     script:
@@ -85,8 +85,8 @@ rule full_rank_generator:
         mem_mb=scaled(4000, 30),
         runtime=scaled(120, 4.0),
     params:
-        settings=settings_of("generators", part="retrieval"),
-        protocol=settings_of("datasets", part="full_ranking"),
+        settings=settings_of("full_rank_generator"),
+        protocol=by_wildcards(paths.full_ranking_protocol),
         code=code_of("full_rank_generator"),
     script:
         "../workflow_scripts/full_rank_generator.py"
@@ -113,7 +113,7 @@ rule rank_generator:
         mem_mb=scaled(4000, 30),
         runtime=scaled(60, 2.0),
     params:
-        settings=settings_of("generators", part="ranking"),
+        settings=settings_of("rank_generator"),
         code=code_of("rank_generator"),
     script:
         "../workflow_scripts/rank_generator.py"

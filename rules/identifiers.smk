@@ -22,7 +22,7 @@ rule identifiers:
         mem_mb=scaled(3000, 20),
         runtime=scaled(120, 2.0),
     params:
-        settings=settings_of("identifiers", part="quantization"),
+        settings=settings_of("identifiers"),
         seed=seed_of("identifiers"),
         code=code_of("identifiers"),
         checkpoints="results/{dataset}/checkpoints/identifiers/{identifier}",

@@ -4,8 +4,7 @@
 # Curves of all models that a data set shows, or of one (results/figures/demo_sasrec_training.svg).
 rule training_curves:
     input:
-        models=by_wildcards(paths.drawn_model_records),
-        identifiers=by_wildcards(paths.drawn_identifier_records),
+        by_wildcards(paths.drawn_records),
     output:
         multiext("results/figures/{dataset}{_model}_training", ".png", ".stage.json"),
         svg=report(
@@ -32,12 +31,9 @@ rule training_curves:
 
 rule overview:
     input:
+        unpack(by_wildcards(paths.page_files)),
         statistics="results/tables/{dataset}_statistics.csv",
         audit=paths.AUDIT,
-        quality=by_wildcards(paths.shown_quality),
-        figures=by_wildcards(paths.shown_figure_files),
-        tables=by_wildcards(paths.shown_table_pages),
-        records=by_wildcards(paths.shown_records),
     output:
         record="results/overview/{dataset}.stage.json",
         page=report(

@@ -1,4 +1,4 @@
-"""Rank the test targets among all items with a trained generator."""
+"""Rank the test targets, or one part of them, among all items with a trained generator."""
 
 from pathlib import Path
 
@@ -8,13 +8,15 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.config.datasets import FullRankingSettings
     from gensar_core.config.generators import RetrievalSettings
     from gensar_core.generator.rank import rank_catalogue
+    from gensar_core.ranking.parts import Part
 
     rank_catalogue(
         model=Path(snakemake.input.model).parent,
         corpus=Path(snakemake.input.corpus[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         output=Path(snakemake.output.ranks).parent,
-        name=snakemake.wildcards.generator,
+        name=Path(snakemake.output.ranks).stem,
         settings=RetrievalSettings.model_validate_json(snakemake.params.settings),
         protocol=FullRankingSettings.model_validate_json(snakemake.params.protocol),
+        part=Part(int(snakemake.wildcards.get("part", 0)), int(snakemake.wildcards.get("parts", 1))),
     )

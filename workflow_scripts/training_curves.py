@@ -7,8 +7,8 @@ from gensar_core.runtime.logs import ScriptLog
 with ScriptLog(snakemake.log[0]):
     from gensar_core.evaluation.training_curves import training_curves
 
-    records = map(Path, [*snakemake.input.models, *snakemake.input.identifiers])
+    folders = [Path(record).parent for record in snakemake.input]
     training_curves(
-        folders=dict(zip(snakemake.params.names, (record.parent for record in records), strict=True)),
+        folders=dict(zip(snakemake.params.names, folders, strict=True)),
         figure=Path(snakemake.output.svg).with_suffix(""),
     )

@@ -10,53 +10,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gensar_core.baselines.check import check_methods
 from gensar_core.baselines.interface import find
-from gensar_core.config.base import Settings, validate
+from gensar_core.config.base import validate
 from gensar_core.config.experiments import Experiments, read_experiments
 from gensar_core.config.seeds import with_seeds
+from gensar_core.config.stage_settings import stage_seed, stage_settings
+from gensar_core.config.tables import MethodSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.fingerprint import fingerprint
 from gensar_core.runtime.stage import digest, read_record
 from gensar_core.runtime.verification import faults, outputs
 
-_Names = Mapping[str, str]
-
-#: Rule -> settings that its stage reads, from the experiments and the rule's wildcards.
-_SETTINGS: dict[str, Callable[[Experiments, _Names], Settings]] = {
-    "simulate": lambda all_, names: all_.datasets[names["dataset"]].simulation_settings(),  # type: ignore[union-attr]
-    **dict.fromkeys(
-        ("canonical_amazon", "canonical_eventlog", "canonical_kuaisar"),
-        lambda all_, names: all_.datasets[names["dataset"]].canonical_settings(),
-    ),
-    **dict.fromkeys(("samples", "samples_gather"), lambda all_, names: all_.datasets[names["dataset"]].samples),
-    "training_negatives": lambda all_, names: all_.datasets[names["dataset"]].training_negatives,
-    "embed_text": lambda all_, names: all_.embeddings[names["embedding"]],
-    "identifiers": lambda all_, names: all_.identifiers[names["identifier"]].quantization(),
-    "pseudo_queries": lambda all_, names: all_.pseudo_queries[names["pseudo_queries"]].sampling(),
-    "corpus": lambda all_, names: all_.corpora[names["corpus"]].materialization(),
-    "method": lambda all_, names: _method(all_, names["method"]),
-    "train_generator": lambda all_, names: all_.generators[names["generator"]].training(),
-    "rank_generator": lambda all_, names: all_.generators[names["generator"]].ranking,
-    "fuse": lambda all_, names: all_.fusions[names["fusion"]].weights(),
-    "overall_table": lambda all_, names: all_.tables[all_.datasets[names["dataset"]].table].comparison(),
-    "named_table": lambda all_, names: all_.tables[names["table"]].comparison(),
-    "comparison_figure": lambda all_, names: all_.figures[names["figure"]],
-}
-#: Rule -> section of the entry that may set a seed, and the wildcard that names the entry.
-_SEEDS = {
-    "identifiers": ("identifiers", "identifier"),
-    "pseudo_queries": ("pseudo_queries", "pseudo_queries"),
-    "corpus": ("corpora", "corpus"),
-    "method": ("methods", "method"),
-    "full_rank_method": ("methods", "method"),
-    "train_generator": ("generators", "generator"),
-}
 #: Rules that show rows; these must have been made from every row that they are to show.
 _SHOW_ROWS = ("overall_table", "named_table", "full_table", "comparison_figure", "costs", "named_costs")
 
@@ -66,7 +36,7 @@ class Job:
     """Describe a job as Snakemake plans it."""
 
     rule: str
-    wildcards: _Names
+    wildcards: Mapping[str, str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -83,24 +53,24 @@ def adopt(folder: Path, arguments: Sequence[str]) -> list[str]:
     is not as its stage wrote it, or when a stage was made by other settings, seed or code, or from other inputs.
     """
     jobs = list(planned(_snakemake(folder, "--dry-run", "--forceall", *arguments)))
-    found = [(job, record) for job in jobs for record in job.records if (folder / record).is_file()]
-    if not found:
+    built = [(job, record) for job in jobs for record in job.records if (folder / record).is_file()]
+    if not built:
         raise UserError(f"{folder}: adopt: nothing that leads to these targets has been built here")
     experiments = _experiments(folder, arguments)
-    wrong = [line for job, record in found for line in _differences(folder, record, job, jobs, experiments)]
+    wrong = [line for job, record in built for line in _differences(folder, record, job, jobs, experiments)]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise UserError(f"{wrong[0]}{more}; nothing has been adopted")
     _snakemake(folder, "--touch", "--forceall", *arguments)
-    return [record for _, record in found]
+    return [record for _, record in built]
 
 
 def planned(text: str) -> Iterator[Job]:
     """Parse the jobs of a dry run from Snakemake's output."""
     for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", text, re.MULTILINE):
-        told = dict(re.findall(r"^    (input|output|wildcards): (.*)$", block, re.MULTILINE))
-        wildcards = dict(pair.split("=", 1) for pair in told.get("wildcards", "").split(", ") if pair)
-        files = {side: tuple(filter(None, told.get(side, "").split(", "))) for side in ("input", "output")}
+        lines = dict(re.findall(r"^    (input|output|wildcards): (.*)$", block, re.MULTILINE))
+        wildcards = dict(pair.split("=", 1) for pair in lines.get("wildcards", "").split(", ") if pair)
+        files = {key: tuple(filter(None, lines.get(key, "").split(", "))) for key in ("input", "output")}
         yield Job(rule, wildcards, files["input"], files["output"])
 
 
@@ -109,21 +79,22 @@ def _differences(folder: Path, record: str, job: Job, jobs: Iterable[Job], exper
     for fault in faults(folder / record, whole=True):
         yield str(fault)
         return
-    told = read_record(folder / record)
+    content = read_record(folder / record)
     again = f"; delete {folder / record} to have it made again"
-    wanted = _SETTINGS[job.rule](experiments, job.wildcards).model_dump(mode="json") if job.rule in _SETTINGS else {}
-    for key, value in wanted.items():
-        if told["settings"].get(key) != value:
-            yield f"{folder / record}: was made with {key} {told['settings'].get(key)!r}, not {value!r}{again}"
-    if told["seed"] not in (None, seed := _seed(experiments, job)):
-        yield f"{folder / record}: was made with seed {told['seed']}, not {seed}{again}"
-    if told["module"] is not None and told["code"] != fingerprint(told["module"]):
-        yield f"{folder / record}: was made by another version of {told['module']}{again}"
+    # A generator's ranks among all items record its settings beside the data set's.
+    settings = content["settings"].get("retrieval", content["settings"])
+    for key, value in _settings(experiments, job).items():
+        if settings.get(key) != value:
+            yield f"{folder / record}: was made with {key} {settings.get(key)!r}, not {value!r}{again}"
+    if content["seed"] not in (None, seed := stage_seed(experiments, job.rule, job.wildcards)):
+        yield f"{folder / record}: was made with seed {content['seed']}, not {seed}{again}"
+    if content["module"] is not None and content["code"] != fingerprint(content["module"]):
+        yield f"{folder / record}: was made by another version of {content['module']}{again}"
     # A method's record of ranks names the weights that its own job wrote earlier.
-    makers, declared = _makers(told["inputs"], jobs) - {job.outputs[0]}, _makers(job.inputs, jobs)
+    makers, declared = _makers(content["inputs"], jobs) - {job.outputs[0]}, _makers(job.inputs, jobs)
     if makers - declared or (job.rule in _SHOW_ROWS and declared - makers):
         yield f"{folder / record}: was made from other inputs than the configuration names{again}"
-    for path, sha256 in told["inputs"].items():
+    for path, sha256 in content["inputs"].items():
         if _now(folder, path, jobs) not in (None, sha256):
             yield f"{folder / record}: was made from another {path} than stands there{again}"
 
@@ -150,22 +121,18 @@ def _now(folder: Path, path: str, jobs: Iterable[Job]) -> str | None:
         return digest(folder / path) if (folder / path).is_file() else None
     for record in (record for record in job.records if (folder / record).is_file()):
         if Path(path).is_relative_to(Path(record).parent):
-            told = outputs(folder / record).get(str(Path(path).relative_to(Path(record).parent)))
-            if told is not None:
-                return str(told["sha256"])
+            output = outputs(folder / record).get(str(Path(path).relative_to(Path(record).parent)))
+            if output is not None:
+                return str(output["sha256"])
     return None
 
 
-def _method(experiments: Experiments, name: str) -> Settings:
-    entry = experiments.methods[name]
-    return validate(find(entry.kind).settings_model, entry.own(), "config", f"methods.{name}")
-
-
-def _seed(experiments: Experiments, job: Job) -> int:
-    if job.rule not in _SEEDS:
-        return experiments.seed
-    section, wildcard = _SEEDS[job.rule]
-    return experiments.seed_of(getattr(experiments, section)[job.wildcards[wildcard]])
+def _settings(experiments: Experiments, job: Job) -> dict[str, Any]:
+    """Return the settings that a job's stage records; those of a method are read by the method's file."""
+    settings = stage_settings(experiments, job.rule, job.wildcards)
+    if isinstance(settings, MethodSettings):
+        settings = validate(find(settings.kind).settings_model, settings.own(), "config", "methods")
+    return {} if settings is None else settings.model_dump(mode="json")
 
 
 def _experiments(folder: Path, arguments: Sequence[str]) -> Experiments:
@@ -177,17 +144,17 @@ def _experiments(folder: Path, arguments: Sequence[str]) -> Experiments:
 
 def _overlays(arguments: Sequence[str]) -> list[str]:
     """List the files that Snakemake merges over config.yaml. Raises UserError on settings that are in no file."""
-    found: list[str] = []
+    overlays: list[str] = []
     option = ""
     for word in arguments:
         if word.startswith("-"):
             option, _, value = word.partition("=")
-            found += [value] if option in ("--configfile", "--configfiles") and value else []
+            overlays += [value] if option in ("--configfile", "--configfiles") and value else []
             if option in ("--config", "-C"):
                 raise UserError("adopt compares settings with those in files; write them into one, for --configfile")
         elif option in ("--configfile", "--configfiles"):
-            found.append(word)
-    return found
+            overlays.append(word)
+    return overlays
 
 
 def _snakemake(folder: Path, *arguments: Any) -> str:
@@ -195,6 +162,6 @@ def _snakemake(folder: Path, *arguments: Any) -> str:
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(f"snakemake refuses: {' '.join(told[-2:])}")
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(f"snakemake refuses: {' '.join(lines[-2:])}")
     return done.stdout + done.stderr

@@ -63,11 +63,11 @@ class Shop:
             searched=np.array([False]),
             twins=np.array([0]),
         )
-        found = Histories(log, "strict").inputs(coming, len(log), len(log))
+        inputs = Histories(log, "strict").inputs(coming, len(log), len(log))
         words = pl.read_parquet(self.canonical / "queries.parquet").sort("query_id").get_column("text")
         return [
             Entry.searched(words[thing]) if behavior == schema.SEARCHED_QUERY else Entry(behavior, thing)
-            for behavior, thing in zip(found.behavior.values.tolist(), found.object.values.tolist(), strict=True)
+            for behavior, thing in zip(inputs.behavior.values.tolist(), inputs.object.values.tolist(), strict=True)
         ]
 
     def read_history(self, written: Sequence[str]) -> list[Entry]:
@@ -98,7 +98,7 @@ class Shop:
             mask &= self.items.get_column("raw_id").is_in(names).to_numpy()
         if category is not None:
             paths = self.items.get_column("categories").to_list()
-            mask &= np.array([any(category in path for path in found) for found in paths], dtype=bool)
+            mask &= np.array([any(category in path for path in item_paths) for item_paths in paths], dtype=bool)
         if not mask.any():
             raise UserError(
                 "no item is left to return: the file of --only or the --category names none of the catalogue"
@@ -140,7 +140,7 @@ def clicked_items(history: Sequence[Entry]) -> set[int]:
     return {entry.object for entry in history if isinstance(entry.object, int)}
 
 
-def _number(name: str, raw_ids: pl.Series, what: str) -> int:
+def _number(name: str, raw_ids: pl.Series, kind: str) -> int:
     place = raw_ids.index_of(name)
     if place is not None:
         return place
@@ -148,4 +148,4 @@ def _number(name: str, raw_ids: pl.Series, what: str) -> int:
         return int(name[1:])
     close = difflib.get_close_matches(name, raw_ids.to_list(), n=1) if len(raw_ids) <= 100_000 else []
     hint = f"did you mean {close[0]}?" if close else f"write a raw id, or #0 to #{len(raw_ids) - 1} for its number"
-    raise UserError(f"{what} {name!r}: there is none among the {len(raw_ids):,}; {hint}")
+    raise UserError(f"{kind} {name!r}: there is none among the {len(raw_ids):,}; {hint}")

@@ -14,17 +14,18 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def config_schema() -> dict[str, Any]:
     """Build the schema from the models that read the configuration.
 
-    It adds what the models do not express: an entry with `base` may leave out the keys that its base has, and the other
-    keys of a method are those of its kind. Checks that need the whole configuration (names that must exist) are left to
-    `gensar check`.
+    It adds what the models do not express: an entry with `base` may leave out the keys that its base has, a generator
+    may override keys of its corpus and identifier, and the other keys of a method are those of its kind. Checks that
+    need the whole configuration (names that must exist) are left to `gensar check`.
     """
     whole = Experiments.model_json_schema()
     definitions: dict[str, Any] = whole.pop("$defs")
-    for section, found in whole["properties"].items():
-        for pattern, entry in found.get("patternProperties", {}).items():
+    _accept_overrides(definitions)
+    for section, mapping in whole["properties"].items():
+        for pattern, entry in mapping.get("patternProperties", {}).items():
             methods = {"anyOf": [_method(kind, definitions) for kind in kinds()] + [_BASED]}
             entries = methods if section == "methods" else _with_base(entry, definitions)
-            found["patternProperties"][pattern] = entries
+            mapping["patternProperties"][pattern] = entries
     return {"$schema": _DIALECT, "$id": "config.schema.json", **whole, "$defs": definitions}
 
 
@@ -36,22 +37,33 @@ def _with_base(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     """Accept an entry as its model defines it, or one with `base` and any of the model's keys."""
     references = [part["$ref"] for part in entry.get("oneOf", [entry])]
     choices: list[dict[str, Any]] = [{"$ref": reference} for reference in references]
-    for reference in references:
-        based = copy.deepcopy(definitions[reference.rsplit("/", 1)[1]])
-        based["properties"]["base"] = {"type": "string", "description": "the entry whose keys this one takes over"}
-        based["required"] = ["base"]
-        choices.append(based)
+    choices += [_based(definitions[reference.rsplit("/", 1)[1]], required=["base"]) for reference in references]
     return {"anyOf": choices}
+
+
+def _based(definition: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """Accept any keys of a definition, and `base`."""
+    based = copy.deepcopy(definition)
+    based["properties"]["base"] = {"type": "string", "description": "the entry whose keys this one takes over"}
+    return {**based, "required": required}
+
+
+def _accept_overrides(definitions: dict[str, Any]) -> None:
+    """Accept keys that override those of a generator's corpus and identifier, beside names of entries."""
+    for key, model in (("corpus", "CorpusSettings"), ("identifier", "IdentifierSettings")):
+        field = definitions["GeneratorSettings"]["properties"][key]
+        choices = [{"type": "string"}, _based(definitions[model], required=[])]
+        definitions["GeneratorSettings"]["properties"][key] = {"description": field["description"], "anyOf": choices}
 
 
 def _method(kind: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """Accept an entry of one kind: with the keys that all methods have, and those of its kind."""
-    own = find(kind).settings_model.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
-    for name, inner in own.pop("$defs", {}).items():
+    method_schema = find(kind).settings_model.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
+    for name, inner in method_schema.pop("$defs", {}).items():
         definitions[f"{kind}.{name}"] = inner
     shared = definitions["MethodSettings"]["properties"]
-    properties = {**shared, **own.get("properties", {}), "kind": {"const": kind}, "base": {"type": "string"}}
-    required = ["kind", *own.get("required", [])]
+    properties = {**shared, **method_schema.get("properties", {}), "kind": {"const": kind}, "base": {"type": "string"}}
+    required = ["kind", *method_schema.get("required", [])]
     return {"type": "object", "title": kind, "properties": properties, "required": required} | {
         "additionalProperties": False,
         "description": find(kind).paper,

@@ -51,9 +51,9 @@ def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> It
 
 def find_item(items: pl.DataFrame, item: str, where: Path) -> int:
     """Return the number of the item with this id in the source or, if no item has it, with this number (#17, or 17)."""
-    found = items.filter(pl.col("raw_id") == item).get_column("item_id")
-    if len(found):
-        return int(found[0])
+    matching_items = items.filter(pl.col("raw_id") == item).get_column("item_id")
+    if len(matching_items):
+        return int(matching_items[0])
     number = item.removeprefix("#")
     if number.isdecimal() and int(number) < len(items):
         return int(number)

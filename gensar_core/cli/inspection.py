@@ -97,14 +97,14 @@ def _lost(record: dict[str, Any] | None) -> list[str]:
     """Count what the preparation skipped, by reason."""
     if record is None:
         return []
-    found = {
+    lost = {
         name: count
         for name, count in record["counts"].items()
         if isinstance(count, int) and count and (name in _LOST_COUNTS or name.endswith(_LOST))
     }
-    if not found:
+    if not lost:
         return ["Left out: nothing"]
-    rows = [(name.replace("_", " "), _number(count)) for name, count in found.items()]
+    rows = [(name.replace("_", " "), _number(count)) for name, count in lost.items()]
     return ["Left out (the first lines of each kind: canonical/stage.json)", *_columns(rows)]
 
 
@@ -125,10 +125,10 @@ def _samples(path: Path) -> list[str]:
     cutoff = audit.get("training_cutoff", "none")
     if cutoff != "none":
         made.append(f"training cut off {cutoff.replace('_', ' ')}")
-    told = f"Samples and their audit ({', '.join(made)})"
+    title = f"Samples and their audit ({', '.join(made)})"
     late = {name: count for name, count in audit.get("time_split", {}).items() if name.startswith("late_") and count}
     late_lines = [f"  {name.replace('_', ' ')}: {_number(count)}" for name, count in late.items()]
-    return [told, *_columns(rows), *late_lines]
+    return [title, *_columns(rows), *late_lines]
 
 
 def _tables(folder: Path) -> list[str]:

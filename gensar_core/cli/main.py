@@ -16,15 +16,15 @@ from gensar_core.errors import UserError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"gensar {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="tell it")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="tell it")] = False,
 ) -> None:
     """Inspect what the workflow made, and query a trained model."""
 
@@ -56,13 +56,13 @@ def _check_results(folder: Path, whole: bool) -> None:
     from gensar_core.runtime.verification import faults, records
 
     stages = records(folder)
-    found = [fault for record in stages for fault in faults(record, whole=whole)]
-    for fault in found:
+    wrong_files = [fault for record in stages for fault in faults(record, whole=whole)]
+    for fault in wrong_files:
         typer.echo(f"{fault}", err=True)
     by = "sizes and digests" if whole else "sizes (digests: --whole)"
-    told = f"{len(found)} faults" if found else "all files are as they were written"
-    typer.echo(f"{len(stages)} stages, by {by}: {told}")
-    if found:
+    result = f"{len(wrong_files)} faults" if wrong_files else "all files are as they were written"
+    typer.echo(f"{len(stages)} stages, by {by}: {result}")
+    if wrong_files:
         raise typer.Exit(1)
 
 
@@ -71,9 +71,11 @@ def methods() -> None:
     """List every ranking method: its tasks, its inputs, and its source."""
     from gensar_core.baselines.interface import INPUTS, find, kinds
 
-    found = [(kind, find(kind)) for kind in kinds()]
     rows = [("kind", "tasks", "reads", "paper")]
-    rows += [(kind, "+".join(method.tasks), ", ".join(method.inputs) or "-", method.paper) for kind, method in found]
+    rows += [
+        (kind, "+".join(method.tasks), ", ".join(method.inputs) or "-", method.paper)
+        for kind, method in zip(kinds(), map(find, kinds()), strict=True)
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for *cells, paper in rows:
         typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), paper]))
@@ -106,7 +108,7 @@ def inspect(folder: Annotated[Path, typer.Argument(help="a data set's folder, su
 def explain(
     item: Annotated[str, typer.Argument(help="an item: its id in the source, or #17 for number 17")],
     identifiers: Annotated[Path, typer.Argument(help="an identifier set, such as results/demo/identifiers/joint_demo")],
-    neighbors: Annotated[int, typer.Option(min=0, help="so many nearest items of each side")] = 5,
+    neighbors: Annotated[int, typer.Option(min=0, help="how many nearest items of each side")] = 5,
 ) -> None:
     """Show an item's identifiers, and the items that share their first codes."""
     from gensar_core.cli.explain import explain as lines
@@ -207,11 +209,11 @@ def status(
     """Show which stages are done, running and to do, with time and memory; takes Snakemake's targets and options."""
     from gensar_core.cli.status import stages
 
-    found = stages(directory, context.args)
-    for stage in found:
+    listed = stages(directory, context.args)
+    for stage in listed:
         typer.echo(stage.line())
-    counts = {state: sum(stage.state == state for stage in found) for state in dict.fromkeys(s.state for s in found)}
-    spent = sum(stage.seconds or 0.0 for stage in found)
+    counts = {state: sum(stage.state == state for stage in listed) for state in dict.fromkeys(s.state for s in listed)}
+    spent = sum(stage.seconds or 0.0 for stage in listed)
     typer.echo(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {spent:,.0f} s spent")
 
 

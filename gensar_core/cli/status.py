@@ -39,28 +39,28 @@ def stages(folder: Path, arguments: Sequence[str]) -> list[StageStatus]:
     it refuses, and on an invalid record.
     """
     command = [sys.executable, "-m", "snakemake", "--summary", *arguments]
-    asked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if asked.returncode:
-        told = [line for line in asked.stderr.splitlines() if line.strip()]
-        raise UserError(f"snakemake cannot plan this run: {' '.join(told[-2:])}")
+    summary = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if summary.returncode:
+        lines = [line for line in summary.stderr.splitlines() if line.strip()]
+        raise UserError(f"snakemake cannot plan this run: {' '.join(lines[-2:])}")
     begun = begun_outputs(folder)
     running = any((folder / _NOTES / "locks").glob("*"))
     # Snakemake lists the targets first, then what they are made of.
-    flow = reversed(list(_records(asked.stdout)))
+    flow = reversed(list(_records(summary.stdout)))
     return [_status(folder, path, pending, begun, running) for path, pending in flow]
 
 
 def begun_outputs(folder: Path) -> set[str]:
     """Return the outputs that jobs have begun and not finished."""
-    found = set()
+    begun = set()
     for mark in (folder / _NOTES / "incomplete").rglob("*"):
         name = "".join(mark.relative_to(folder / _NOTES / "incomplete").parts).replace("@", "")
         if mark.is_file():
             try:
-                found.add(base64.b64decode(name, altchars=b"-_").decode())
+                begun.add(base64.b64decode(name, altchars=b"-_").decode())
             except (binascii.Error, UnicodeDecodeError):
                 continue
-    return found
+    return begun
 
 
 def _records(summary: str) -> Iterable[tuple[str, bool]]:
@@ -80,7 +80,7 @@ def _status(folder: Path, path: str, pending: bool, begun: set[str], running: bo
         return StageStatus(name, "running" if running else "interrupted")
     if pending or not record.is_file():
         return StageStatus(name, "to do" if pending else "done")
-    found = read_record(record)
-    if not isinstance(found, dict) or not {"seconds", "peak_memory_gb"} <= found.keys():
+    content = read_record(record)
+    if not isinstance(content, dict) or not {"seconds", "peak_memory_gb"} <= content.keys():
         raise UserError(f"{record}: not a stage's record; delete it and run its stage again")
-    return StageStatus(name, "done", found["seconds"], found["peak_memory_gb"])
+    return StageStatus(name, "done", content["seconds"], content["peak_memory_gb"])

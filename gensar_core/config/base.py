@@ -26,10 +26,17 @@ Rate = Annotated[float, Field(gt=0.0)]
 _SHOWN_CHAIN = 8
 #: Maximum number of characters of an invalid value in an error.
 _SHOWN = 120
-#: Removed keys -> what to write instead.
-_REPLACED = {"checkpoint_steps": "checkpoints are written by time; write checkpoint_seconds beside seed, once for all"}
+#: Keys of earlier versions -> what to write instead.
+_REPLACED = {
+    "checkpoint_steps": "checkpoints are written by time; write checkpoint_seconds beside seed, once for all",
+    "item_text": "write item_vectors (id, text or both)",
+    "neighbours": "write neighbors",
+}
 
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
+S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -43,8 +50,9 @@ class Settings(BaseModel):
         """Return these settings as JSON with sorted keys: equal text for equal settings. Used as a rule's parameter."""
         return canonical_json(self.model_dump(mode="json"))
 
-
-S = TypeVar("S", bound=Settings)
+    def part(self, model: type[S]) -> S:
+        """Return the settings that ``model`` holds: as here where both have them, else its defaults."""
+        return model(**{name: getattr(self, name) for name in model.model_fields if name in type(self).model_fields})
 
 
 def canonical_json(value: Any) -> str:
@@ -72,9 +80,9 @@ def explain_error(detail: ErrorDetails, model: type[BaseModel], values: Any, whe
     given = detail.get("input")
     kind = detail["type"]
     if kind == "extra_forbidden":
-        known = sorted(_fields_at(model, parts[:-1]))
-        close = difflib.get_close_matches(parts[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        keys = sorted(_fields_at(model, parts[:-1]))
+        close = difflib.get_close_matches(parts[-1], keys, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(keys)}"
         hint = _REPLACED.get(parts[-1], hint)
         return f"{path}: unknown key; {hint}"
     if kind == "missing":
@@ -91,12 +99,12 @@ def explain_error(detail: ErrorDetails, model: type[BaseModel], values: Any, whe
 def _unknown_tag(path: str, discriminator: str, expected_tags: str = "", tag: str | None = None) -> str:
     """Report an entry whose source (or kind) is unknown or missing."""
     key = discriminator.strip("'")
-    known = [name.strip("'") for name in expected_tags.split(", ")]
+    tags = [name.strip("'") for name in expected_tags.split(", ")]
     if tag is None:
         return f"{path}.{key}: this key is required"
-    close = difflib.get_close_matches(tag[:_SHOWN].lower(), known, n=1)
+    close = difflib.get_close_matches(tag[:_SHOWN].lower(), tags, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{path}.{key}: {shortened_repr(tag)} is no {key}; {hint}(there: {', '.join(known)})"
+    return f"{path}.{key}: {shortened_repr(tag)} is no {key}; {hint}(there: {', '.join(tags)})"
 
 
 def shortened_repr(value: Any) -> str:
@@ -107,9 +115,9 @@ def shortened_repr(value: Any) -> str:
 
 def not_an_entry(name: str, entries: Iterable[str], where: str) -> str:
     """Report that ``name`` is none of the entries, and suggest the closest one."""
-    known = [str(entry) for entry in entries]
-    close = difflib.get_close_matches(name[:_SHOWN], known, n=1)
-    listed = f"did you mean {close[0]!r}?" if close else f"(there: {', '.join(known) or 'none'})"
+    names = [str(entry) for entry in entries]
+    close = difflib.get_close_matches(name[:_SHOWN], names, n=1)
+    listed = f"did you mean {close[0]!r}?" if close else f"(there: {', '.join(names) or 'none'})"
     return f"{shortened_repr(name)} is not an entry {where}{'; ' if close else ' '}{listed}"
 
 
@@ -120,17 +128,17 @@ def in_turn(names: Sequence[str]) -> str:
 
 def _written(parts: list[str], values: Any) -> list[str]:
     """Keep the parts of an error's path that the user wrote; pydantic adds the tags of discriminated unions."""
-    kept = []
+    written = []
     for position, part in enumerate(parts):
         inside = isinstance(values, Mapping) and part in values
         last = position == len(parts) - 1 and isinstance(values, Mapping)
         if inside or isinstance(values, list) or last:
-            kept.append(part)
+            written.append(part)
         if inside:
             values = values[part]
         elif isinstance(values, list) and part.isdigit() and int(part) < len(values):
             values = values[int(part)]
-    return kept
+    return written
 
 
 def _yaml_float(value: float) -> str:
@@ -159,8 +167,8 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> set[str]:
                 break
         # A key of a mapping, or a list index: the models inside stay the same.
         current = follow if follow is not None else current
-    found = [current] if hasattr(current, "model_fields") else _models_in(current)
-    return {name for candidate in found for name in candidate.model_fields}
+    models = [current] if hasattr(current, "model_fields") else _models_in(current)
+    return {name for candidate in models for name in candidate.model_fields}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -62,7 +62,3 @@ class CorpusSettings(MaterializationSettings):
         if "doc2query" in self.active_tasks and self.pseudo_queries is None:
             raise ValueError("task 'doc2query' needs 'pseudo_queries', the name of an entry of that section")
         return self
-
-    def materialization(self) -> MaterializationSettings:
-        """Return the settings that the stage `corpus` reads."""
-        return MaterializationSettings(**{name: getattr(self, name) for name in MaterializationSettings.model_fields})

@@ -88,26 +88,16 @@ class _DatasetBase(Settings):
     """Entries of `identifiers` whose collision rates appear in results/figures/{dataset}_collisions.svg (Figure 5)."""
 
 
-class AmazonDataset(_DatasetBase):
+class AmazonDataset(_DatasetBase, CanonicalSettings):
     """Read an Amazon 2014 category, with or without the product-search files of Ai et al."""
 
     source: Literal["amazon"]
     category: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
     raw: str
     """`download`, or the folder that holds the raw files."""
-    search_share: Share = 0.76
-    expected_rows: dict[str, Count] = {}
-
-    def canonical_settings(self) -> CanonicalSettings:
-        """Return the settings that the stage `canonical` reads."""
-        return CanonicalSettings(
-            category=self.category, search_share=self.search_share, expected_rows=self.expected_rows
-        )
 
 
-class SimulationSettings(Settings):
-    """Configure the simulated shop (stage `simulate`)."""
-
+class _ShopSettings(Settings):
     users: Positive
     items: Annotated[int, Field(ge=150)]
     mean_reviews: Annotated[float, Field(ge=5.0)] = 9.0
@@ -115,6 +105,11 @@ class SimulationSettings(Settings):
     missing_descriptions: Share = 0.1
     """Share of items without a description, and share of raw lines that are broken on purpose."""
     dirty_lines: Share = 0.01
+
+
+class SimulationSettings(_ShopSettings):
+    """Configure the simulated shop (stage `simulate`)."""
+
     second_categories: Share = 0.25
     """Share of items filed under a second category as well, and therefore requested by two queries."""
     review_sentences: Count = 1
@@ -125,32 +120,12 @@ class SimulationSettings(Settings):
     query_variants: Positive = 1
 
 
-class SimulatedDataset(_DatasetBase):
+class SimulatedDataset(_DatasetBase, _ShopSettings):
     """Simulate the demo: raw files in the Amazon formats, written by the project's simulator."""
 
     source: Literal["simulated"]
-    users: Positive
-    items: Annotated[int, Field(ge=150)]
-    mean_reviews: Annotated[float, Field(ge=5.0)] = 9.0
-    missing_descriptions: Share = 0.1
-    dirty_lines: Share = 0.01
-
     category: Literal["Simulated"] = "Simulated"
     """Category under which the simulator files its shop."""
-
-    def simulation_settings(self) -> SimulationSettings:
-        """Return the settings that the stage `simulate` reads."""
-        return SimulationSettings(
-            users=self.users,
-            items=self.items,
-            mean_reviews=self.mean_reviews,
-            missing_descriptions=self.missing_descriptions,
-            dirty_lines=self.dirty_lines,
-        )
-
-    def canonical_settings(self) -> CanonicalSettings:
-        """Return the settings that the stage `canonical` reads."""
-        return CanonicalSettings(category=self.category)
 
 
 class ClickSettings(Settings):
@@ -167,36 +142,24 @@ class EventLogSettings(ClickSettings):
     """Configure the stage `canonical` of an event log; its tables are input files."""
 
 
-class EventLogDataset(_DatasetBase):
+class EventLogDataset(_DatasetBase, EventLogSettings):
     """Read your own logs: a table of items and one of events, each Parquet, CSV or JSON lines (docs/own-data.md)."""
 
     source: Literal["eventlog"]
     items: str
     events: str
-    min_interactions: Count = 5
-    keep_textless_items: bool = False
-
-    def canonical_settings(self) -> EventLogSettings:
-        """Return the settings that the stage `canonical` reads."""
-        return EventLogSettings(min_interactions=self.min_interactions, keep_textless_items=self.keep_textless_items)
 
 
 class KuaiSARSettings(ClickSettings):
     """Configure the stage `canonical` of KuaiSAR."""
 
 
-class KuaiSARDataset(_DatasetBase):
+class KuaiSARDataset(_DatasetBase, KuaiSARSettings):
     """Read KuaiSAR from its published files."""
 
     source: Literal["kuaisar"]
     raw: str
     """Folder that holds rec_inter.csv, src_inter.csv and item_features.csv."""
-    min_interactions: Count = 5
-    keep_textless_items: bool = False
-
-    def canonical_settings(self) -> KuaiSARSettings:
-        """Return the settings that the stage `canonical` reads."""
-        return KuaiSARSettings(min_interactions=self.min_interactions, keep_textless_items=self.keep_textless_items)
 
 
 DatasetSettings = Annotated[

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import yaml
 
-from gensar_core.config.base import Count, Name, Settings, in_turn, not_an_entry, shortened_repr, validate
+from gensar_core.config.base import Count, Name, Settings, not_an_entry, validate
 from gensar_core.config.corpora import CorpusSettings
 from gensar_core.config.datasets import DatasetSettings
 from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
 from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings, with_starts
 from gensar_core.config.identifiers import IdentifierSettings
+from gensar_core.config.inheritance import InPlace, inherit, merge
 from gensar_core.config.pseudo_queries import PseudoQueryEntry
 from gensar_core.config.tables import FigureSettings, MethodSettings, TableSettings
 from gensar_core.errors import UserError
@@ -91,15 +92,30 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: must be a mapping of sections ({', '.join(_SECTIONS)})")
-    resolved = {key: _inherit(value, f"{where}: {key}") if key in _SECTIONS else value for key, value in values.items()}
-    experiments = validate(Experiments, resolved, where)
+    resolved = dict(values)
+    for section in (one for one in _SECTIONS if one in values and one != "generators"):
+        resolved[section] = inherit(values[section], f"{where}: {section}")
+    in_place = InPlace(resolved, where)
+    resolved["generators"] = inherit(values.get("generators", {}), f"{where}: generators", in_place.rewrite)
+    experiments = _with_derived(validate(Experiments, resolved, where), in_place, where)
     for path, name, section in _references(experiments):
         known = {entry for one in section.split(" or ") for entry in getattr(experiments, one)}
         if name not in known:
+            path = in_place.path_as_written(path)
             raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
     _check_row_names(experiments, where)
     _check_file_names(experiments, where)
     return experiments.model_copy(update={"generators": with_starts(experiments.generators, f"{where}: generators")})
+
+
+def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Experiments:
+    """Add the corpora and identifiers that generators override in place."""
+    sections: dict[str, dict[str, Settings]] = {}
+    for section, model in (("corpora", CorpusSettings), ("identifiers", IdentifierSettings)):
+        sections[section] = {**getattr(experiments, section)}
+        for name, keys in in_place.derived[section].items():
+            sections[section][name] = validate(model, keys, where, in_place.path_as_written(f"{section}.{name}"))
+    return experiments.model_copy(update=sections)
 
 
 def _check_row_names(experiments: Experiments, where: str) -> None:
@@ -147,7 +163,7 @@ def read_experiments(path: Path, *overlays: Path) -> Experiments:
     values = _read(path)
     for overlay in overlays:
         above = _read(overlay)
-        values = _merge(values, above) if isinstance(values, Mapping) and isinstance(above, Mapping) else above
+        values = merge(values, above) if isinstance(values, Mapping) and isinstance(above, Mapping) else above
     return load_experiments(values, str(overlays[-1] if overlays else path))
 
 
@@ -160,52 +176,6 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{path}: not readable as YAML: lists or mappings are nested too deep") from None
-
-
-def _inherit(entries: Any, where: str) -> Any:
-    """Resolve `base: name` within one section: an entry inherits its base's keys and overrides them one by one."""
-    if not isinstance(entries, Mapping):
-        return entries
-    resolved: dict[str, Any] = {}
-    for name in entries:
-        chain = _chain(name, entries, resolved, where)
-        for link in reversed(chain):
-            entry = entries[link]
-            if isinstance(entry, Mapping) and "base" in entry:
-                entry = _merge(resolved[entry["base"]], {key: value for key, value in entry.items() if key != "base"})
-            resolved[link] = entry
-    return {name: resolved[name] for name in entries}
-
-
-def _chain(name: str, entries: Mapping[str, Any], resolved: Mapping[str, Any], where: str) -> list[str]:
-    """List an entry and its unresolved bases, each before its own base."""
-    chain: dict[str, None] = {}
-    while name not in resolved:
-        if name in chain:
-            circle = [*chain, name]
-            raise UserError(f"{where}.{circle[0]}.base: circular: {in_turn(circle)}")
-        chain[name] = None
-        entry = entries[name]
-        if not isinstance(entry, Mapping) or "base" not in entry:
-            break
-        base = entry["base"]
-        if not isinstance(base, str):
-            raise UserError(f"{where}.{name}.base: name one entry of this section, not {shortened_repr(base)}")
-        if base not in entries:
-            raise UserError(f"{where}.{name}.base: {not_an_entry(base, entries, 'here')}")
-        if not isinstance(entries[base], Mapping):
-            raise UserError(f"{where}.{base}: is the base of {name}, so it must be a mapping of settings")
-        name = base
-    return list(chain)
-
-
-def _merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge child over parent: mappings key by key, everything else replaced."""
-    merged = dict(parent)
-    for key, value in child.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
 
 
 def names_in(entry: Settings, key: str) -> list[str]:

@@ -25,7 +25,3 @@ class FusionSettings(WeightSettings):
 
     parts: Annotated[list[Name], Field(min_length=1)]
     """Entries of `methods` or `generators`. A part counts only in the tasks that it ranks."""
-
-    def weights(self) -> WeightSettings:
-        """Return the settings that the stage `fuse` reads."""
-        return WeightSettings(ridge=self.ridge, popularity=self.popularity)

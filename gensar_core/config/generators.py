@@ -163,6 +163,11 @@ class GeneratorSettings(TrainingSettings):
     """Configure an entry of `generators`."""
 
     corpus: Name
+    """An entry of `corpora`; or keys that override those of the corpus of `base`, or of the corpus that their own
+    `base` names. They make a corpus with this generator's name."""
+    identifier: None = None
+    """Another entry of `identifiers` for the corpus; or keys that override those of the corpus's identifier, and make
+    an identifier with this generator's name. Both are found in `corpus` once the configuration is read."""
     seed: Count | None = None
     """Seed of all random draws; null uses the configuration's seed."""
     start_from: Name | None = None
@@ -187,10 +192,6 @@ class GeneratorSettings(TrainingSettings):
         if self.ranking.beams is not None and self.ranking.other_identifier != OtherIdentifier():
             raise ValueError("ranking.beams finds some candidates only; ranking.other_identifier needs scores of all")
         return self
-
-    def training(self) -> TrainingSettings:
-        """Return the settings that the stage `train_generator` reads."""
-        return TrainingSettings(**{name: getattr(self, name) for name in TrainingSettings.model_fields})
 
 
 def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict[str, GeneratorSettings]:
@@ -219,10 +220,10 @@ def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict
 
 def _check_agreement(entry: GeneratorSettings, first: GeneratorSettings, where: str) -> None:
     """Raise UserError when an entry sets another backbone or size than the entry it starts from."""
-    own = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
-    own |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
+    written = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
+    written |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
     theirs = {"backbone": first.backbone, **{f"size.{name}": value for name, value in first.size}}
-    for path, given in own.items():
+    for path, given in written.items():
         if given != theirs[path]:
             raise UserError(
                 f"{where}.{path}: is {given!r}, but start_from: {entry.start_from} has {theirs[path]!r}; leave it out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -127,8 +127,6 @@ class IdentifierSettings(QuantizerSettings):
 
     def quantization(self) -> QuantizerSettings:
         """Return the settings that the stage reads; those it ignores keep their defaults."""
+        read = self.part(QuantizerSettings)
         unread = _OF_TRAINING if self.quantizer == "rq-kmeans" else ()
-        read: dict[str, Any] = {
-            name: getattr(self, name) for name in QuantizerSettings.model_fields if name not in unread
-        }
-        return QuantizerSettings(**read)
+        return QuantizerSettings(**{name: value for name, value in read if name not in unread})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gensar_core.config.base import Settings, canonical_json
+from gensar_core.config.base import canonical_json
 from gensar_core.config.experiments import Experiments
 from gensar_core.config.seeds import Runs
 from gensar_core.errors import UserError
@@ -51,8 +51,6 @@ CORPUS_FILES: Final = [_PROMPTS, _ITEM_TOKENS, NEW_TOKENS, f"{_CORPUS}/templates
 #: Endings of the files of a metric table, beside its CSV and its page.
 TABLE_ENDINGS: Final = [".md", ".tex", ".significance.csv", ".stage.json"]
 
-#: The wildcard that names an entry of a section, where it is not the section without its last letter.
-_WILDCARDS: Final = {"corpora": "corpus", "pseudo_queries": "pseudo_queries"}
 #: Folders of results for people, which are requested by name.
 _SHOWN_FOLDERS: Final = ("results/tables", "results/figures", "results/overview")
 
@@ -69,30 +67,6 @@ class Plan:
     runs: Runs
     reads_negatives: Callable[[str], bool]
     leaves_curve: Callable[[str], bool]
-
-
-# Entries: their settings and seeds.
-
-
-def wildcard_of(section: str) -> str:
-    """Return the name of the wildcard that stands for an entry of a section."""
-    return _WILDCARDS.get(section, section.removesuffix("s"))
-
-
-def entry_settings(plan: Plan, section: str, name: str, part: str | None = None) -> str:
-    """Return an entry's settings as canonical JSON, or a part of them: a field, or what a method returns."""
-    settings: Any = getattr(plan.experiments, section)[name]
-    if part is not None:
-        settings = getattr(settings, part)
-    if not isinstance(settings, Settings):
-        settings = settings()
-    text: str = settings.canonical()
-    return text
-
-
-def entry_seed(plan: Plan, section: str, name: str) -> int:
-    """Return the seed that an entry draws from."""
-    return plan.experiments.seed_of(getattr(plan.experiments, section)[name])
 
 
 # Raw files.
@@ -273,10 +247,18 @@ def generator_start(plan: Plan, dataset: str, generator: str) -> list[str]:
     return [f"results/{dataset}/models/{other}/{name}" for name in names]
 
 
-def ranking_parts(plan: Plan, dataset: str, generator: str, folder: str, ending: str) -> list[str]:
-    """List the files with one ending for all parts of a generator's ranking, in order."""
+def full_ranking_protocol(plan: Plan, dataset: str) -> str:
+    """Return the settings that say which targets a data set ranks among all items, as canonical JSON."""
+    return plan.experiments.datasets[dataset].full_ranking.canonical()
+
+
+def ranking_parts(
+    plan: Plan, dataset: str, generator: str, folder: str, endings: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Return the files of all parts of a generator's ranking, in order, by the names of their ``endings``."""
     parts = plan.experiments.generators[generator].scatter
-    return [f"results/{dataset}/{folder}/{generator}/{part}-of-{parts}{ending}" for part in range(parts)]
+    stems = [f"results/{dataset}/{folder}/{generator}/{part}-of-{parts}" for part in range(parts)]
+    return {name: [stem + ending for stem in stems] for name, ending in endings.items()}
 
 
 # Other ranking methods, and fusions.
@@ -352,11 +334,6 @@ def _ranks(dataset: str, entries: Iterable[str]) -> list[str]:
     return [f"results/{dataset}/ranks/{entry}.parquet" for entry in entries]
 
 
-def table_comparison(plan: Plan, dataset: str, table: str | None = None) -> str:
-    """Return the settings that say which rows of a table are tested against each other, as canonical JSON."""
-    return entry_settings(plan, "tables", _table(plan, dataset, table), "comparison")
-
-
 def fitted_runs(plan: Plan, dataset: str, table: str | None = None) -> list[tuple[str, str]]:
     """List (row, entry) of a table without fusions: these weight lists of candidates and cost what their parts do."""
     return [run for run in table_runs(plan, dataset, table) if run[0] not in plan.experiments.fusions]
@@ -367,23 +344,12 @@ def fitted_rows(plan: Plan, dataset: str, table: str | None = None) -> list[str]
     return [row for row, _ in fitted_runs(plan, dataset, table)]
 
 
-def fitted_ranks(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
-    """List the ranks files of these runs."""
-    return _ranks(dataset, (entry for _, entry in fitted_runs(plan, dataset, table)))
-
-
-def fitted_ranks_records(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
-    """List the stage records of these ranks."""
-    return [f"results/{dataset}/ranks/{entry}.stage.json" for _, entry in fitted_runs(plan, dataset, table)]
-
-
-def fitted_models(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
-    """List the stage records of these runs' fitted methods and trained generators."""
-    return _model_records(dataset, (entry for _, entry in fitted_runs(plan, dataset, table)))
-
-
-def _model_records(dataset: str, entries: Iterable[str]) -> list[str]:
-    return [f"results/{dataset}/models/{entry}/stage.json" for entry in entries]
+def cost_files(plan: Plan, dataset: str, table: str | None = None) -> dict[str, list[str]]:
+    """Return the ranks files of these runs, their stage records, and those of their models."""
+    entries = [entry for _, entry in fitted_runs(plan, dataset, table)]
+    records = [f"results/{dataset}/ranks/{entry}.stage.json" for entry in entries]
+    models = [f"results/{dataset}/models/{entry}/stage.json" for entry in entries]
+    return {"ranks": _ranks(dataset, entries), "records": records, "models": models}
 
 
 def full_table_ranks(plan: Plan, dataset: str) -> list[str]:
@@ -409,11 +375,6 @@ def shown_tables(plan: Plan, dataset: str) -> dict[str, str]:
 def shown_table_names(plan: Plan, dataset: str) -> list[str]:
     """Name these tables."""
     return list(shown_tables(plan, dataset))
-
-
-def shown_table_pages(plan: Plan, dataset: str) -> list[str]:
-    """List the pages of these tables."""
-    return [f"results/tables/{stem}.html" for stem in shown_tables(plan, dataset).values()]
 
 
 def shown_figures(plan: Plan, dataset: str) -> list[str]:
@@ -454,11 +415,6 @@ def shown_identifiers(plan: Plan, dataset: str) -> list[str]:
     return list(dict.fromkeys(written + plan.experiments.datasets[dataset].compared_identifiers))
 
 
-def shown_quality(plan: Plan, dataset: str) -> list[str]:
-    """List the quality reports of these identifiers."""
-    return _quality(dataset, shown_identifiers(plan, dataset))
-
-
 def shown_models(plan: Plan, dataset: str) -> list[str]:
     """Name the shown rows whose training leaves a curve."""
     return [row for row in shown_rows(plan, dataset) if _leaves_curve(plan, row)]
@@ -486,18 +442,15 @@ def drawn_names(plan: Plan, dataset: str, _model: str) -> list[str]:
     return drawn_models(plan, dataset, _model) + drawn_identifiers(plan, dataset, _model)
 
 
-def drawn_model_records(plan: Plan, dataset: str, _model: str) -> list[str]:
-    """List the stage records of the drawn models."""
-    return _model_records(dataset, drawn_models(plan, dataset, _model))
+def drawn_records(plan: Plan, dataset: str, _model: str) -> list[str]:
+    """List the stage records of everything that a figure of trainings draws."""
+    records = [f"models/{name}" for name in drawn_models(plan, dataset, _model)]
+    records += [f"identifiers/{name}" for name in drawn_identifiers(plan, dataset, _model)]
+    return [f"results/{dataset}/{record}/stage.json" for record in records]
 
 
-def drawn_identifier_records(plan: Plan, dataset: str, _model: str) -> list[str]:
-    """List the stage records of the drawn identifiers."""
-    return [f"results/{dataset}/identifiers/{name}/stage.json" for name in drawn_identifiers(plan, dataset, _model)]
-
-
-def shown_records(plan: Plan, dataset: str) -> list[str]:
-    """List the records of all stages behind a data set's page."""
+def page_files(plan: Plan, dataset: str) -> dict[str, list[str]]:
+    """Return the files on a data set's page, and the records of all stages behind it."""
     identifiers = shown_identifiers(plan, dataset)
     embeddings = dict.fromkeys(embedding for name in identifiers for embedding in _sides(plan, name).values())
     stages = ["canonical", "samples"]
@@ -506,7 +459,12 @@ def shown_records(plan: Plan, dataset: str) -> list[str]:
     stages += [f"corpora/{name}" for name in shown_corpora(plan, dataset)]
     records = [f"{stage}/stage.json" for stage in stages]
     records += [f"ranks/{row}.stage.json" for row in shown_rows(plan, dataset)]
-    return [f"results/{dataset}/{record}" for record in records]
+    return {
+        "quality": _quality(dataset, identifiers),
+        "figures": shown_figure_files(plan, dataset),
+        "tables": [f"results/tables/{stem}.html" for stem in shown_tables(plan, dataset).values()],
+        "records": [f"results/{dataset}/{record}" for record in records],
+    }
 
 
 def final_files(plan: Plan, dataset: str) -> list[str]:

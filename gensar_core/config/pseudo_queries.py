@@ -45,8 +45,7 @@ class PseudoQuerySettings(Settings):
 
     def training(self) -> TrainingSettings:
         """Return the settings of the training loop, for use where there is training (`epochs` > 0)."""
-        shared = PseudoQuerySettings.model_fields.keys() & TrainingSettings.model_fields.keys()
-        return TrainingSettings(**{name: getattr(self, name) for name in sorted(shared)})
+        return self.part(TrainingSettings)
 
 
 class PseudoQueryEntry(PseudoQuerySettings):
@@ -54,7 +53,3 @@ class PseudoQueryEntry(PseudoQuerySettings):
 
     seed: Count | None = None
     """Seed of all random draws; null uses the configuration's seed."""
-
-    def sampling(self) -> PseudoQuerySettings:
-        """Return the settings that the stage reads."""
-        return PseudoQuerySettings(**{name: getattr(self, name) for name in PseudoQuerySettings.model_fields})

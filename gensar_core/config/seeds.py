@@ -39,11 +39,11 @@ def with_seeds(
 
 def added(before: Experiments, after: Experiments) -> dict[str, list[str]]:
     """Return the names of the entries in ``after`` but not in ``before``, by section; empty sections are left out."""
-    found = {
+    sections = {
         section: [name for name in getattr(after, section) if name not in getattr(before, section)]
         for section in BUILT_ON
     }
-    return {section: names for section, names in found.items() if names}
+    return {section: names for section, names in sections.items() if names}
 
 
 class _Copies:
@@ -67,9 +67,9 @@ class _Copies:
         changed: dict[str, Any] = {}
         for key, homes in BUILT_ON[section].items():
             names = names_in(entry, key)
-            found = [self._at(homes, one, seed, (*chain, path)) for one in names]
-            if found != names:
-                changed[key] = found if isinstance(getattr(entry, key), list) else found[0]
+            seeded = [self._at(homes, one, seed, (*chain, path)) for one in names]
+            if seeded != names:
+                changed[key] = seeded if isinstance(getattr(entry, key), list) else seeded[0]
         if self._draws(section, entry) and self.experiments.seed_of(entry) != seed:
             changed["seed"] = seed
         return self._copy(section, name, seed, changed) if changed else name

@@ -64,10 +64,6 @@ class TableSettings(ComparisonSettings):
             raise ValueError("'seeds' names one seed, which has no deviation; name two or more, or set 'seed' of all")
         return self
 
-    def comparison(self) -> ComparisonSettings:
-        """Return the settings that the stages `metric_table` and `full_table` read."""
-        return ComparisonSettings(proposed=self.proposed, compare=self.compare)
-
 
 Metric = Literal["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"]
 

@@ -6,25 +6,21 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.unit.test_structure import rule_texts
+
 ROOT = Path(__file__).parents[2]
 SLURM = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
 DEFAULT = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
 
 
-def rules():
-    for file in sorted((ROOT / "rules").glob("*.smk")):
-        parts = re.split(r"^rule (\w+):$", file.read_text(), flags=re.MULTILINE)
-        yield from zip(parts[1::2], parts[2::2], strict=True)
-
-
-@pytest.mark.parametrize(("name", "text"), list(rules()), ids=lambda value: value if value.isidentifier() else "")
+@pytest.mark.parametrize(("name", "text"), rule_texts().items(), ids=rule_texts())
 def test_memory_and_time_of_a_rule_grow_with_inputs_and_attempts(name, text):
     for resource in ("mem_mb", "runtime"):
         assert re.search(rf"^ +{resource}=scaled\(", text, re.MULTILINE), f"rule {name}: {resource}=scaled(...)"
 
 
 def test_gpu_jobs_and_no_others_go_to_the_partition_with_gpus():
-    with_gpu = {name for name, text in rules() if re.search(r"^ +gpu=", text, re.MULTILINE)}
+    with_gpu = {name for name, text in rule_texts().items() if re.search(r"^ +gpu=", text, re.MULTILINE)}
     to_gpu = {name for name, resources in SLURM["set-resources"].items() if resources["slurm_partition"] == "gpu"}
     assert with_gpu == to_gpu
 

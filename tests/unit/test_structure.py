@@ -69,19 +69,23 @@ def test_package_files_import_nothing():
             assert not imported, module
 
 
+def rule_texts():
+    """Map every rule to its text; a rule that is used as another lends it the keywords that this one leaves out."""
+    texts = {}
+    for file in sorted((ROOT / "rules").glob("*.smk")):
+        parts = re.split(r"^(?:use rule (\w+) as|rule) (\w+)(?: with)?:$", file.read_text(), flags=re.MULTILINE)
+        for used, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            texts[name] = text + (texts[used] if used else "")
+    return texts
+
+
 def test_each_rule_has_its_script_and_each_script_its_rule():
-    rules = {name: text for file in (ROOT / "rules").glob("*.smk") for name, text in rule_texts(file)}
+    texts = rule_texts()
     scripts = {file.stem for file in (ROOT / "workflow_scripts").glob("*.py")}
-    used = {re.search(r"workflow_scripts/(\w+)\.py", text).group(1) for text in rules.values()}
-    assert used == scripts
-    for name, text in rules.items():
+    assert {re.search(r"workflow_scripts/(\w+)\.py", text).group(1) for text in texts.values()} == scripts
+    for name, text in texts.items():
         for keyword in ("log:", "resources:", "output:"):
             assert keyword in text, f"rule {name} has no {keyword}"
-
-
-def rule_texts(file):
-    parts = re.split(r"^rule (\w+):$", file.read_text(), flags=re.MULTILINE)
-    return zip(parts[1::2], parts[2::2], strict=True)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "workflow_scripts").glob("*.py")), ids=lambda file: file.stem)
@@ -203,14 +207,13 @@ def test_the_architecture_page_names_what_there_is():
         assert (ROOT / path).exists(), path
     for path, names in re.findall(r"`(gensar_core/[\w/]+\.py)`: (`\w+`)", page):
         assert re.search(rf"^(def|class) {names.strip('`')}\b", (ROOT / path).read_text(), re.MULTILINE), (path, names)
-    rules = {name for file in (ROOT / "rules").glob("*.smk") for name, _ in rule_texts(file)}
     steps = page.split("## From")[1].split("##")[0]
     named = {
         name
         for row in re.findall(r"^\| [^|]+ \| (`[^|]+`) \|", steps, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", row)
     }
-    assert named <= rules
+    assert named <= rule_texts().keys()
 
 
 #: Public names that two floors share, and why.
@@ -232,3 +235,37 @@ def test_a_public_name_means_one_thing():
         if len({module.split(".")[1] for module in found}) > 1 and name not in SHARED_NAMES
     }
     assert not twice
+
+
+#: Plain words in names of files, beside those of the glossary; in the singular where there is one.
+FIELD_WORDS = """
+    attention bm25 causal comparison corpora cost cross curve data dataset doc2query dropout embedding encoder entropy
+    example k core kuaisar linear loss metadata model negative next node normalization ids plateau popularity product
+    pseudo quality raw recommender review rqvae scoring self sequence sequential shop shopper significance sinkhorn
+    statistics t5 tensor text tokenizer tower train trained training unifiedssr unique validation vocabulary word
+"""
+FLOW_WORDS = """
+    adoption array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
+    cleaning click config device download draw error eventlog explain family file fit format hashing hub inheritance
+    initialize inspection interface launch line live load loop main markdown numbering overview page parallel path piece
+    processes progress quantize read readable report revival run schema sealing seed separation settings shard state
+    status survey synthesis thread verification view warning whole write writing
+"""
+
+
+def singular(word):
+    return re.sub(r"ie$", "y", re.sub(r"(?<=[^su])s$", "", re.sub(r"(?<=[cs][hs])es$", "", word)))
+
+
+def test_file_names_are_made_of_the_glossary_and_plain_words():
+    """A newcomer sees from its name what a file holds. Files of methods bear the methods' published names."""
+    glossary = re.findall(r"\*\*([^*]+)\*\*", (ROOT / "docs" / "glossary.md").read_text().lower())
+    plain = {*" ".join(glossary).split(), *FIELD_WORDS.split(), *FLOW_WORDS.split()}
+    files = [file for _, file in modules() if file.parent.name != "methods" and not file.stem.startswith("__")]
+    unknown = {
+        str(file.relative_to(ROOT)): word
+        for file in files
+        for word in file.stem.split("_")
+        if not {word, singular(word)} & plain
+    }
+    assert not unknown, "name the file by words of docs/glossary.md, or add the plain word to the lists above"

@@ -9,6 +9,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from gensar_core.config.experiments import load_experiments
+from gensar_core.config.generators import TrainingSettings
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.training_task import GeneratorTask
 from tests.support import generator_folders as folders
@@ -49,7 +50,7 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     values["generators"]["gensar_demo"] |= SETTINGS
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     experiments = load_experiments(values)
-    settings, seed = experiments.generators["gensar_demo"].training(), experiments.seed
+    settings, seed = experiments.generators["gensar_demo"].part(TrainingSettings), experiments.seed
     folders.write_corpus(folder / "results/demo/corpora/demo", USERS)
     folders.write_samples(folder / "results/demo/samples", USERS)
     train_alone(folder, folder / "alone", settings, seed, None)

@@ -279,8 +279,7 @@ def test_a_moved_checkout_and_moved_results_rerun_nothing(plans, tmp_path):
 
 def test_a_new_ablation_builds_only_what_is_new(plans):
     values = copy.deepcopy(plans.values)
-    values["corpora"]["demo_wo_nrip"] = {"base": "demo", "drop": ["nrip"]}
-    values["generators"]["demo_wo_nrip"] = {"base": "gensar_demo", "corpus": "demo_wo_nrip"}
+    values["generators"]["demo_wo_nrip"] = {"base": "gensar_demo", "corpus": {"drop": ["nrip"]}}
     values["tables"]["demo"]["rows"].append("demo_wo_nrip")
     needed = {job for job in plans.needed(values) if dict(job[1])["dataset"] == "demo"}
     new = {

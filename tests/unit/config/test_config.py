@@ -1,6 +1,7 @@
 """Mistakes in config.yaml are refused in one line that names the key; right configurations resolve as written."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from gensar_core.baselines.check import check_methods
 from gensar_core.config.experiments import load_experiments, read_experiments
+from gensar_core.config.generators import TrainingSettings
 from gensar_core.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +54,6 @@ def put(values, path, value):
         ("generators.next", {"base": "gensar", "start_from": "gensar", "warm_start": True, "backbone": "scratch"}, "generators.next: value error, warm_start would overwrite the weights of start_from; set warm_start: false"),
         ("generators.next", {"corpus": "full", "start_from": "gensar", "backbone": "scratch"}, "generators.next.backbone: is 'scratch', but start_from: gensar has 'google-t5/t5-small'; leave it out"),
         ("generators.next", {"base": "gensar", "start_from": "gensar", "size": {"d_model": 64}}, "generators.next.size.d_model: is 64, but start_from: gensar has 32; leave it out"),
-        ("generators.gensar.checkpoint_steps", 200, "generators.gensar.checkpoint_steps: unknown key; checkpoints are written by time; write checkpoint_seconds beside seed"),
         ("generators.gensar.size.dmodel", 3, "generators.gensar.size.dmodel: unknown key; did you mean 'd_model'"),
         ("generators.gensar.learning_rate", "1e-4", "generators.gensar.learning_rate: '1e-4' is text, not a number"),
         ("generators.gensar.batch_size", "64", "generators.gensar.batch_size: '64' is text"),
@@ -144,7 +145,7 @@ def test_a_staged_training_has_backbone_and_size_of_its_first_stage(values):
     staged = put(first, "generators.second", {"corpus": "wo_nrip", "start_from": "gensar", "epochs": 2.0})
     experiments = load_experiments(put(staged, "generators.a_third", {"base": "gensar", "start_from": "second"}))
     for name in ("second", "a_third"):
-        training = experiments.generators[name].training()
+        training = experiments.generators[name].part(TrainingSettings)
         assert (training.backbone, training.size.d_model) == ("scratch", 32)
     assert experiments.generators["second"].epochs == 2.0
     assert list(experiments.generators) == ["gensar", "second", "a_third"]
@@ -181,6 +182,20 @@ def test_a_method_is_checked_by_its_own_file(values, tmp_path):
                 check_methods(experiments, checked=tmp_path)
     check_methods(load_experiments(values), checked=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "cure"),
+    [
+        ("generators.gensar.checkpoint_steps", 200, "write checkpoint_seconds beside seed, once for all"),
+        ("methods.sasrec.item_text", True, "write item_vectors (id, text or both)"),
+        ("methods.knn", {"kind": "itemknn", "neighbours": 50}, "write neighbors"),
+    ],
+)
+def test_a_key_of_an_earlier_version_is_answered_with_the_new_key(values, path, value, cure):
+    key = path if not isinstance(value, dict) else f"{path}.neighbours"
+    with pytest.raises(UserError, match=rf"^config: {key}: unknown key; .*{re.escape(cure)}$"):
+        check_methods(load_experiments(put(values, path, value)))
 
 
 def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():

@@ -1,12 +1,16 @@
 """Which files an entry reads: known answers for a small shop, and what is refused."""
 
-import json
-
 import pytest
 
 from gensar_core.config import paths
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.datasets import SimulationSettings
 from gensar_core.config.experiments import load_experiments
+from gensar_core.config.generators import TrainingSettings
+from gensar_core.config.pseudo_queries import PseudoQuerySettings
 from gensar_core.config.seeds import with_seeds
+from gensar_core.config.stage_settings import stage_seed, stage_settings
+from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
 
 SIMULATED = {"source": "simulated", "users": 200, "items": 200}
@@ -76,13 +80,13 @@ def amazon_files(plan, dataset):
 
 
 OVERALL = ["sasrec", "cosine", "gensar", "both"]
+#: The entries of the table `ablation`, over two seeds, without its fusion.
+ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
 
 
 @pytest.mark.parametrize(
     ("function", "arguments", "expected"),
     [
-        (paths.entry_seed, ("generators", "gensar"), 42),
-        (paths.entry_seed, ("generators", "further"), 5),
         (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "toys", "mine"]),
         (paths.datasets_in_parts, (True,), ["plain"]),
         (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "toys", "mine"]),
@@ -167,8 +171,11 @@ OVERALL = ["sasrec", "cosine", "gensar", "both"]
         ),
         (
             paths.ranking_parts,
-            ("shop", "gensar", "full_ranks_parts", ".stage.json"),
-            [f"results/shop/full_ranks_parts/gensar/{part}-of-2.stage.json" for part in (0, 1)],
+            ("shop", "gensar", "full_ranks_parts", {"ranks": ".parquet", "records": ".stage.json"}),
+            {
+                "ranks": [f"results/shop/full_ranks_parts/gensar/{part}-of-2.parquet" for part in (0, 1)],
+                "records": [f"results/shop/full_ranks_parts/gensar/{part}-of-2.stage.json" for part in (0, 1)],
+            },
         ),
         (paths.method_module, ("cosine",), "gensar_core.baselines.methods.text_cosine"),
         (paths.method_settings, ("sasrec",), '{"dropout": 0.3, "kind": "sasrec"}'),
@@ -194,19 +201,32 @@ OVERALL = ["sasrec", "cosine", "gensar", "both"]
         (paths.fitted_rows, ("shop",), ["sasrec", "cosine", "gensar"]),
         (paths.fitted_rows, ("shop", "ablation"), ["sasrec", "sasrec", "brief", "brief"]),
         (
-            paths.fitted_ranks,
+            paths.cost_files,
             ("shop", "ablation"),
-            [f"results/shop/ranks/{name}.parquet" for name in ("sasrec", "sasrec-seed1", "brief", "brief-seed1")],
+            {
+                "ranks": [f"results/shop/ranks/{name}.parquet" for name in ABLATION],
+                "records": [f"results/shop/ranks/{name}.stage.json" for name in ABLATION],
+                "models": [f"results/shop/models/{name}/stage.json" for name in ABLATION],
+            },
+        ),
+        (paths.drawn_records, ("shop", "_brief"), ["results/shop/models/brief/stage.json"]),
+        (
+            paths.drawn_records,
+            ("shop", ""),
+            [f"results/shop/models/{name}/stage.json" for name in ("sasrec", "gensar", "brief", "unisar")]
+            + [f"results/shop/identifiers/{name}/stage.json" for name in ("joint", "words")],
         ),
         (
-            paths.fitted_ranks_records,
-            ("shop",),
-            [f"results/shop/ranks/{name}.stage.json" for name in ("sasrec", "cosine", "gensar")],
-        ),
-        (
-            paths.fitted_models,
-            ("shop",),
-            [f"results/shop/models/{name}/stage.json" for name in ("sasrec", "cosine", "gensar")],
+            paths.page_files,
+            ("plain",),
+            {
+                "quality": [],
+                "figures": ["results/figures/plain_distributions.svg"],
+                "tables": ["results/tables/plain.html"],
+                "records": [
+                    f"results/plain/{name}.json" for name in ("canonical/stage", "samples/stage", "ranks/cosine.stage")
+                ],
+            },
         ),
         (
             paths.full_table_ranks,
@@ -220,34 +240,17 @@ OVERALL = ["sasrec", "cosine", "gensar", "both"]
         ),
         (paths.shown_tables, ("shop",), {"overall": "shop", "ablation": "shop_ablation"}),
         (paths.shown_table_names, ("shop",), ["overall", "ablation"]),
-        (paths.shown_table_pages, ("shop",), ["results/tables/shop.html", "results/tables/shop_ablation.html"]),
         (paths.shown_figures, ("shop",), ["distributions", "training", "collisions", "tradeoff"]),
         # Nothing is trained by steps here, and no identifiers are compared.
         (paths.shown_figures, ("plain",), ["distributions"]),
         (paths.shown_figure_files, ("plain",), ["results/figures/plain_distributions.svg"]),
         (paths.shown_corpora, ("shop",), ["full", "short"]),
         (paths.shown_identifiers, ("shop",), ["joint", "words"]),
-        (
-            paths.shown_quality,
-            ("shop",),
-            ["results/shop/identifiers/joint/quality.json", "results/shop/identifiers/words/quality.json"],
-        ),
         (paths.shown_models, ("shop",), ["sasrec", "gensar", "brief", "unisar"]),
         (paths.drawn_models, ("shop", "_brief"), ["brief"]),
         (paths.drawn_identifiers, ("shop", "_brief"), []),
         (paths.drawn_identifiers, ("shop", ""), ["joint", "words"]),
         (paths.drawn_names, ("shop", ""), ["sasrec", "gensar", "brief", "unisar", "joint", "words"]),
-        (paths.drawn_model_records, ("shop", "_brief"), ["results/shop/models/brief/stage.json"]),
-        (
-            paths.drawn_identifier_records,
-            ("shop", ""),
-            ["results/shop/identifiers/joint/stage.json", "results/shop/identifiers/words/stage.json"],
-        ),
-        (
-            paths.shown_records,
-            ("plain",),
-            [f"results/plain/{name}.json" for name in ("canonical/stage", "samples/stage", "ranks/cosine.stage")],
-        ),
         (
             paths.final_files,
             ("shop",),
@@ -281,7 +284,7 @@ def test_a_table_over_seeds_names_each_row_once_a_seed(plan):
 
 
 def test_a_page_rests_on_the_records_of_every_stage_once(plan):
-    records = [record.removeprefix("results/shop/") for record in paths.shown_records(plan, "shop")]
+    records = [record.removeprefix("results/shop/") for record in paths.page_files(plan, "shop")["records"]]
     assert records == [
         *(f"{stage}/stage.json" for stage in ("canonical", "samples", "embeddings/text", "embeddings/clicks")),
         *(f"{stage}/stage.json" for stage in ("identifiers/joint", "identifiers/words", "corpora/full", "corpora/short")),
@@ -289,20 +292,41 @@ def test_a_page_rests_on_the_records_of_every_stage_once(plan):
     ]  # fmt: skip
 
 
-def test_settings_are_those_of_an_entry_a_field_or_a_part(plan):
-    generator = plan.experiments.generators["gensar"]
-    assert paths.entry_settings(plan, "generators", "gensar") == generator.canonical()
-    assert paths.entry_settings(plan, "generators", "gensar", "ranking") == generator.ranking.canonical()
-    training = json.loads(paths.entry_settings(plan, "generators", "gensar", "training"))
-    assert training["warm_start"]
-    assert "corpus" not in training
-    assert json.loads(paths.table_comparison(plan, "shop")) == {"compare": "best", "proposed": ["gensar"]}
-    assert json.loads(paths.table_comparison(plan, "shop", "ablation"))["proposed"] == []
+@pytest.mark.parametrize(
+    ("rule", "wildcards", "settings"),
+    [
+        ("simulate", {}, lambda all_: all_.datasets["shop"].part(SimulationSettings)),
+        ("samples", {}, lambda all_: all_.datasets["shop"].samples),
+        ("train_generator", {"generator": "gensar"}, lambda all_: all_.generators["gensar"].part(TrainingSettings)),
+        ("corpus", {"corpus": "short"}, lambda all_: all_.corpora["short"].part(MaterializationSettings)),
+        (
+            "pseudo_queries",
+            {"pseudo_queries": "asked"},
+            lambda all_: all_.pseudo_queries["asked"].part(PseudoQuerySettings),
+        ),
+        ("embed_text", {"embedding": "text"}, lambda all_: all_.embeddings["text"]),
+        # A data set's table stands for one that is not named.
+        ("overall_table", {}, lambda all_: all_.tables["overall"].part(ComparisonSettings)),
+        ("overall_table", {"table": "ablation"}, lambda all_: all_.tables["ablation"].part(ComparisonSettings)),
+        ("statistics", {}, lambda _: None),
+    ],
+)
+def test_a_rule_reads_its_part_of_its_entry(plan, rule, wildcards, settings):
+    assert stage_settings(plan.experiments, rule, {"dataset": "shop", **wildcards}) == settings(plan.experiments)
 
 
-def test_each_section_has_its_wildcard():
-    sections = ("datasets", "corpora", "pseudo_queries", "identifiers")
-    assert [paths.wildcard_of(section) for section in sections] == ["dataset", "corpus", "pseudo_queries", "identifier"]
+@pytest.mark.parametrize(
+    ("rule", "wildcards", "seed"),
+    [
+        ("train_generator", {"generator": "gensar"}, 42),
+        ("train_generator", {"generator": "further"}, 5),
+        ("full_rank_method", {"method": "sasrec-seed1"}, 1),
+        ("samples", {"dataset": "shop"}, 42),
+        ("statistics", {"dataset": "shop"}, 42),
+    ],
+)
+def test_a_rule_draws_from_the_seed_of_its_entry_or_of_the_configuration(plan, rule, wildcards, seed):
+    assert stage_seed(plan.experiments, rule, wildcards) == seed
 
 
 def test_amazon_files_are_simulated_or_downloaded(plan):

@@ -650,7 +650,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
 def test_the_configuration_entry_gives_the_stage_its_settings():
     values = {"datasets": {"shop": {"source": "eventlog", "items": "i.csv", "events": "e.csv", "min_interactions": 2}}}
     dataset = load_experiments(values | {"tables": {"overall": {"rows": []}}}).datasets["shop"]
-    assert dataset.canonical_settings() == EventLogSettings(min_interactions=2, keep_textless_items=False)
+    assert dataset.part(EventLogSettings) == EventLogSettings(min_interactions=2, keep_textless_items=False)
 
 
 # The walk-through in the documentation.
@@ -667,7 +667,7 @@ def test_the_walk_through_runs_as_written(tmp_path):
     dataset = load_experiments(entry | {"tables": {"overall": {"rows": []}}}).datasets["shop"]
     assert {dataset.items, dataset.events} == set(files)
     out = tmp_path / "out"
-    canonicalize_events(tmp_path / dataset.items, tmp_path / dataset.events, dataset.canonical_settings(), out, 42)
+    canonicalize_events(tmp_path / dataset.items, tmp_path / dataset.events, dataset.part(EventLogSettings), out, 42)
     # The page shows what the record says.
     shown = json.loads(re.search(r"```json\n(.*?)```", text, flags=re.DOTALL).group(1))
     record = counts(out)

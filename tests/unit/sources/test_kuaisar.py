@@ -172,4 +172,4 @@ def test_broken_utf8_is_named_by_file_and_line(tmp_path):
 def test_the_configuration_entry_gives_the_stage_its_settings():
     values = {"datasets": {"kuai": {"source": "kuaisar", "raw": "/data/kuaisar", "keep_textless_items": True}}}
     dataset = load_experiments(values | {"tables": {"overall": {"rows": []}}}).datasets["kuai"]
-    assert dataset.canonical_settings() == KuaiSARSettings(min_interactions=5, keep_textless_items=True)
+    assert dataset.part(KuaiSARSettings) == KuaiSARSettings(min_interactions=5, keep_textless_items=True)
