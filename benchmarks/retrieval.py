@@ -44,7 +44,7 @@ USERS = {"t5_small": 16, "small": 64}
 PEER_BATCH = 8
 REPEATS = 3
 #: Functions of the search that run outside the model.
-TRIE_PARTS = ("_by_slot", "_best", "_items")
+TRIE_PARTS = ("by_slot", "_best", "_items")
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ rule corpus:
     input:
         paths.ITEMS_AND_QUERIES,
         events=paths.EVENTS,
-        samples=paths.SAMPLES,
+        samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
         identifiers=by_wildcards(paths.corpus_identifiers),
         pseudo_queries=by_wildcards(paths.corpus_pseudo_queries),
     output:
@@ -54,6 +54,7 @@ rule corpus:
         runtime=scaled(15, 1.0),
     params:
         settings=settings_of("corpus"),
+        protocol=by_wildcards(paths.history_protocol),
         seed=seed_of("corpus"),
         code=code_of("corpus"),
     script:

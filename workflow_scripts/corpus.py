@@ -10,10 +10,11 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
 
     build_corpus(
         canonical=Path(snakemake.input.events).parent,
-        samples=Path(snakemake.input.samples).parent,
+        samples=Path(snakemake.input.samples[0]).parent,
         identifiers=Path(snakemake.input.identifiers[0]).parent,
         output=Path(snakemake.output.train).parent,
         settings=MaterializationSettings.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
+        protocol=snakemake.params.protocol,
         pseudo_queries=Path(snakemake.input.pseudo_queries) if snakemake.input.pseudo_queries else None,
     )

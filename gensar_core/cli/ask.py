@@ -16,7 +16,9 @@ from transformers.utils.logging import disable_progress_bar
 from gensar_core import schema
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
-from gensar_core.generator.trained import Hit, TrainedGenerator
+from gensar_core.generator.open import Generator
+from gensar_core.generator.open import open_generator as open_folder
+from gensar_core.generator.trained import Hit
 from gensar_core.runtime.stage import read_record
 from gensar_core.samples.events import NONE, EventLog
 from gensar_core.samples.histories import Histories
@@ -118,7 +120,7 @@ class Shop:
         ]
 
 
-def open_generator(dataset: Path, name: str) -> TrainedGenerator:
+def open_generator(dataset: Path, name: str) -> Generator:
     """Load the generator ``name`` trained on a data set, with the corpus that its record names."""
     model = dataset / "models" / name
     if not (model / "config.json").is_file():
@@ -132,7 +134,7 @@ def open_generator(dataset: Path, name: str) -> TrainedGenerator:
         )
     # Loading takes half a second, so it needs no bar among the answers.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    return TrainedGenerator.load(model, dataset / "corpora" / corpora.pop())
+    return open_folder(model, dataset / "corpora" / corpora.pop())
 
 
 def clicked_items(history: Sequence[Entry]) -> set[int]:

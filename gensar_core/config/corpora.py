@@ -31,6 +31,8 @@ class MaterializationSettings(Settings):
     max_item_tokens: Positive = 256
     """Maximum text lengths; texts are cut after the last word that fits."""
     max_query_tokens: Positive = 64
+    log_tokens: Annotated[int, Field(ge=32)] = 256
+    """Maximum tokens of a row of a user's log, which a causal model reads at once; a longer log has several rows."""
     tokenizer: str = "google-t5/t5-small"
     """`trained`: a vocabulary trained on this data set, of at most `vocabulary_size` tokens (including 256 bytes and 3
     special tokens); otherwise a hub name or local folder of a T5 or mT5."""

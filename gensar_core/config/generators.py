@@ -112,8 +112,8 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _warm_start_is_from_scratch(self) -> TrainingSettings:
-        if self.warm_start and self.backbone != "scratch":
-            raise ValueError("warm_start needs backbone: scratch; a pretrained model starts from what it knows")
+        if self.warm_start and self.backbone not in ("scratch", "causal"):
+            raise ValueError("warm_start needs backbone: scratch or causal; a pretrained model has trained embeddings")
         return self
 
 

@@ -44,9 +44,10 @@ TRAINING_TOKENS: Final = f"{_CORPUS}/train.parquet"
 _PROMPTS, _ITEM_TOKENS, _TRIE = (
     f"{_CORPUS}/{name}" for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
 )
+_USER_LOGS, _ASKED_LOGS = f"{_CORPUS}/user_logs.parquet", f"{_CORPUS}/asked_logs.parquet"
 NEW_TOKENS: Final = f"{_CORPUS}/new_tokens.json"
 #: The files of a corpus beside its training examples and its tokenizer.
-CORPUS_FILES: Final = [_PROMPTS, _ITEM_TOKENS, NEW_TOKENS, f"{_CORPUS}/templates.yaml", _TRIE]
+CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, f"{_CORPUS}/templates.yaml", _TRIE]
 
 #: Endings of the files of a metric table, beside its CSV and its page.
 TABLE_ENDINGS: Final = [".md", ".tex", ".significance.csv", ".stage.json"]
@@ -213,6 +214,11 @@ def generators_in_parts(plan: Plan, several: bool) -> list[str]:
     return [name for name, generator in plan.experiments.generators.items() if (generator.scatter > 1) == several]
 
 
+def history_protocol(plan: Plan, dataset: str) -> str:
+    """Name the history protocol of a data set's samples."""
+    return plan.experiments.datasets[dataset].samples.history_protocol
+
+
 def training_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
     """List the files of its corpus that a generator is trained on."""
     return _of_corpus(plan, dataset, generator, [TRAINING_TOKENS, *CORPUS_FILES])
@@ -220,7 +226,7 @@ def training_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
 
 def ranking_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
     """List the files of its corpus that a generator ranks with."""
-    return _of_corpus(plan, dataset, generator, [_PROMPTS, _ITEM_TOKENS, _TRIE])
+    return _of_corpus(plan, dataset, generator, [_PROMPTS, _ASKED_LOGS, _ITEM_TOKENS, _TRIE])
 
 
 def generator_tokenizer(plan: Plan, dataset: str, generator: str) -> str:

@@ -26,18 +26,21 @@ from gensar_core.corpora.chunks import (
 )
 from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, BEHAVIOR_VALUES, RANKING_TASKS, SIDES, Task, active_tasks
 from gensar_core.corpora.template_files import Template, write_templates
 from gensar_core.corpora.templates import load_templates
-from gensar_core.corpora.token_pieces import Pieces
+from gensar_core.corpora.token_pieces import Pieces, beside, repeated
 from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries
+from gensar_core.corpora.user_logs import Entries, held_out_targets, training_targets, write_logs
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.events import EventLog
+from gensar_core.samples.histories import Protocol
 
 # Limit of texts to train a tokenizer on; spread evenly over a larger catalogue, they represent it well enough.
 _TRAINING_TEXTS: Final = 200_000
@@ -53,16 +56,20 @@ def build_corpus(
     settings: MaterializationSettings,
     seed: int,
     pseudo_queries: Path | None = None,
+    protocol: Protocol = "strict",
 ) -> None:
     """Materialize a corpus in the folder ``output``.
 
     Writes train.parquet (table `corpus`: by task, then sample or item id; training inserts it into the instructions of
     templates.yaml), prompts.parquet (table `prompts`: the valid and test samples of both tasks, with the first
-    template), item_tokens.parquet (table `item_tokens`), trie.safetensors (the same as one trie per task), tokenizer/
-    and new_tokens.json. Task `doc2query` reads the table ``pseudo_queries``. Raises UserError when an input is missing
-    or does not match the others, or when the tokenizer cannot be loaded or does not fit.
+    template), user_logs.parquet and asked_logs.parquet (table `user_logs`: training logs, and those whose targets are
+    the valid and test samples, under the samples' history ``protocol``), item_tokens.parquet (table `item_tokens`),
+    trie.safetensors (the same as one trie per task), tokenizer/ and new_tokens.json. Task `doc2query` reads the table
+    ``pseudo_queries``. Raises UserError when an input is missing or does not match the others, or when the tokenizer
+    cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
+    files += [canonical / "events.parquet", samples / "training_events.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
     if Path(settings.tokenizer).is_dir():
         files.append(Path(settings.tokenizer))
@@ -125,6 +132,7 @@ def build_corpus(
         )
         stage.record(tasks=_write_training(corpus, stage.path("train.parquet")))
         stage.record(prompts=_write_prompts(corpus, stage.path("prompts.parquet")))
+        stage.record(**_write_logs(corpus, stage, canonical / "events.parquet", protocol))
         _write_item_tokens(corpus, stage.path("item_tokens.parquet"), stage.path("trie.safetensors"))
 
 
@@ -151,6 +159,15 @@ class _Corpus:
     def sample_rows(self, chunk: pl.DataFrame, task: str, splits: Collection[str]) -> ExampleRows:
         """Return samples as rows, with histories cut to the length that prompts show."""
         return sample_rows(chunk, task, splits).recent(self.settings.max_recommendations, self.settings.max_searches)
+
+    def entry_tokens(self, entries: Entries) -> Ragged:
+        """Return the token ids of log entries (Eq. 11); without behavior tokens, the end of sequence leads each."""
+        first = np.array([self.pieces.values(value) for value in BEHAVIOR_VALUES])
+        tokens = self.pieces.table.take(first[entries.behavior] + entries.object)
+        if self.settings.behavior_tokens:
+            return tokens
+        lead = repeated(self.pieces.table.take(np.array([self.pieces.eos])).values, len(tokens))
+        return beside(lead, tokens)
 
     def evaluated(self, task: Task, asked: Shown) -> Ragged:
         """Write prompts in the instruction that evaluation uses."""
@@ -261,6 +278,26 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
                 parts.append(_columns(rows, input_ids=prompts))
             table.write(pl.concat(parts).sort("sample_id"))
     return {source: {"rows": found.rows, **found.counts("input")} for source, found in lengths.items()}
+
+
+def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol) -> dict[str, Any]:
+    """Write the logs that training reads, and those with the valid and test samples; return their counts.
+
+    A target of training has half a row of history before it, one to rank as much as fits.
+    """
+    width = corpus.settings.log_tokens
+    held_out = pl.scan_parquet(corpus.samples).filter(pl.col("split") != "train").select("event_id", "sample_id")
+    samples = held_out.collect()
+
+    def ranked(entries: Entries, log: EventLog) -> np.ndarray:
+        return held_out_targets(entries, log, samples)
+
+    training = corpus.samples.with_name("training_events.parquet")
+    read, asked = stage.path("user_logs.parquet"), stage.path("asked_logs.parquet")
+    return {
+        "user_logs": write_logs(training, read, training_targets, corpus.entry_tokens, protocol, width, width // 2),
+        "asked_logs": write_logs(events, asked, ranked, corpus.entry_tokens, protocol, width, width),
+    }
 
 
 def _write_item_tokens(corpus: _Corpus, path: Path, trie_path: Path) -> None:

@@ -64,6 +64,9 @@ FOUND: Final = Value("semantic", schema.SEARCHED_ITEM)
 
 PSEUDO_ASKED: Final = Value("pseudo", schema.SEARCHED_QUERY)
 
+#: How a log writes the object of each behavior (Eq. 11).
+BEHAVIOR_VALUES: Final = (RECOMMENDED, ASKED, FOUND)
+
 NRIP: Final = Task("nrip", "nrip", "rec", RECOMMENDED, history=True, asks=schema.RECOMMENDED_ITEM)
 NSQP: Final = Task("nsqp", "nsqp", "search", ASKED, history=True)
 NSIP: Final = Task("nsip", "nsip", "search", FOUND, {"query": ASKED}, history=True, asks=schema.SEARCHED_ITEM)

@@ -15,8 +15,9 @@ Positions count only tokens that an entry sees. So the states of an entry equal 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -26,7 +27,8 @@ from scipy.sparse.csgraph import connected_components
 
 from gensar_core import schema
 from gensar_core.runtime.arrays import Ragged, ranges
-from gensar_core.samples.events import EventLog
+from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.histories import Protocol
 
 #: Mark of an entry that is only read.
@@ -114,19 +116,18 @@ def _groups(log: EventLog, searches: np.ndarray, session: np.ndarray, protocol: 
     return np.unique(components, return_inverse=True)[1].astype(np.int64)
 
 
-def positions(entries: Entries, lengths: np.ndarray) -> np.ndarray:
-    """Return the position of each entry's first token: the number of tokens that it sees, int64 [entries].
+def positions(row: np.ndarray, opens: np.ndarray, closes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Count the tokens that each entry sees of earlier groups in its ``row``, int64 [entries].
 
-    ``lengths`` [entries] are the tokens of each entry. A user's positions begin at 0.
+    Rows ascend; ``opens``, ``closes`` and ``lengths`` (tokens) are those of the entries.
     """
-    order = np.argsort(entries.closes, kind="stable")
+    width = int(closes.max(initial=0)) + 2
+    order = np.argsort(row * width + closes, kind="stable")
     total = np.append(0, np.cumsum(lengths[order]))
-    closed = entries.closes[order]
-    # Rows of the log ascend by user, so all groups of earlier users are closed, too.
-    begins = np.searchsorted(entries.user, entries.user)
-    earlier = np.append(0, np.cumsum(lengths))[begins]
-    seen: np.ndarray = total[np.searchsorted(closed, entries.opens, side="left")] - earlier
-    return seen + np.where(entries.inside, lengths[entries.query], 0)
+    closed = (row * width + closes)[order]
+    earlier = np.append(0, np.cumsum(lengths))[np.searchsorted(row, row)]
+    seen: np.ndarray = total[np.searchsorted(closed, row * width + opens)] - earlier
+    return seen
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,7 @@ def _cut(
                 entry += 1
             if entry == end:
                 break
-            while oldest < entry and (
-                starts[entry] - starts[oldest] > history or ends[entry] - starts[oldest] > width
-            ):
+            while oldest < entry and (starts[entry] - starts[oldest] > history or ends[entry] - starts[oldest] > width):
                 oldest += 1
             from_ = min(oldest, query[entry])
             last = entry
@@ -195,15 +194,12 @@ def _cut(
     return first[:count], asked[:count], stop[:count]
 
 
-def log_rows(
-    entries: Entries, tokens: Ragged, target: np.ndarray, width: int, history: int
-) -> Iterator[pl.DataFrame]:
-    """Yield the windows of some users' logs as frames of table `user_logs`.
+def log_rows(entries: Entries, tokens: Ragged, target: np.ndarray, width: int, history: int) -> pl.DataFrame:
+    """Return the windows of some users' logs as a frame of table `user_logs`.
 
     ``tokens`` holds the token ids of each entry, ``target`` int64 [entries] what each asks (`NO_TARGET`: nothing).
     """
     lengths = tokens.lengths
-    position = positions(entries, lengths)
     windows = cut_windows(entries, lengths, target != NO_TARGET, width, history)
     sizes = windows.stop - windows.first
     rows = np.repeat(np.arange(len(windows)), sizes)
@@ -214,22 +210,23 @@ def log_rows(
 
     own = tokens.take(members)
     asked = np.where(members >= windows.asked[rows], target[members], NO_TARGET)
+    first = windows.first[rows]
     # A query that a window cuts off is no longer seen by its clicks, which are no targets there.
-    query = entries.query[members] - windows.first[rows]
-    query = np.where(query < 0, members - windows.first[rows], query)
-    begins = np.cumsum(sizes) - sizes
-    base = np.minimum.reduceat(position[members], begins)[rows] if len(windows) else rows
-    yield pl.DataFrame(
+    query = np.where(entries.query[members] < first, members, entries.query[members])
+    opens, closes = (part[members] - entries.opens[first] for part in (entries.opens, entries.closes))
+    position = positions(rows, opens, closes, lengths[members])
+    position += np.where(entries.inside[members] & (query != members), lengths[query], 0)
+    return pl.DataFrame(
         [
             pl.Series("user_id", entries.user[windows.first], pl.Int32()),
             Ragged(own.offsets[np.append(0, np.cumsum(sizes))], own.values).to_series("token_ids", pl.Int32()),
             column("lengths", lengths[members], pl.Int32()),
             column("behavior", entries.behavior[members], pl.UInt8()),
             column("object", entries.object[members], pl.Int32()),
-            column("position", position[members] - base, pl.Int32()),
-            column("opens", entries.opens[members] - entries.opens[windows.first][rows], pl.Int32()),
-            column("closes", entries.closes[members] - entries.opens[windows.first][rows], pl.Int32()),
-            column("query", query, pl.Int32()),
+            column("position", position, pl.Int32()),
+            column("opens", opens, pl.Int32()),
+            column("closes", closes, pl.Int32()),
+            column("query", query - first, pl.Int32()),
             column("target", asked, pl.Int64()),
         ]
     )
@@ -253,3 +250,31 @@ def held_out_targets(entries: Entries, log: EventLog, samples: pl.DataFrame) -> 
         target[wanted] = ordered.get_column("sample_id").to_numpy()[place[wanted]]
     return target
 
+
+def write_logs(
+    events: Path,
+    path: Path,
+    target_of: Callable[[Entries, EventLog], np.ndarray],
+    tokens_of: Callable[[Entries], Ragged],
+    protocol: Protocol,
+    width: int,
+    history: int,
+) -> dict[str, int]:
+    """Write the logs in the file ``events`` as table `user_logs`, some users at a time; return the counts of its rows.
+
+    ``target_of`` returns what each entry asks, ``tokens_of`` its token ids; users without a target have no row.
+    """
+    users = pl.scan_parquet(events).select("user_id").collect().to_series().to_numpy()
+    offsets = np.append(0, np.cumsum(np.bincount(users))) if len(users) else np.zeros(1, dtype=np.int64)
+    table = EventTable(events, offsets)
+    counts = {"rows": 0, "tokens": 0, "targets": 0}
+    with TableWriter(schema.USER_LOGS, path) as writer:
+        for block in table.blocks():
+            log = EventLog.from_frame(table.read(block))
+            entries = log_entries(log, protocol)
+            frame = log_rows(entries, tokens_of(entries), target_of(entries, log), width, history)
+            writer.write(frame)
+            counts["rows"] += len(frame)
+            counts["tokens"] += int(frame.get_column("lengths").list.sum().sum())
+            counts["targets"] += int((frame.get_column("target").explode() != NO_TARGET).sum())
+    return counts

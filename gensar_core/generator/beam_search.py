@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,40 +33,132 @@ class RetrievedItems:
     scores: np.ndarray
 
 
+class Beams(Protocol):
+    """Run the backbone for the beams of one batch of questions, one level of the trie after the other."""
+
+    def start(self) -> torch.Tensor:
+        """Return the outputs before the first token [B, 1, d]."""
+
+    def step(self, token: torch.Tensor, beam: torch.Tensor, node: torch.Tensor, depth: int) -> torch.Tensor:
+        """Return the outputs after ``token`` [B, K], which continues ``beam`` [B, K] to ``node`` of level ``depth``."""
+
+    def chances(self, outputs: torch.Tensor, node: torch.Tensor, depth: int, branches: Branches) -> torch.Tensor:
+        """Return the log-probabilities of the children of ``node`` [B, K] by slot, [B, K, W]; -inf for no child."""
+
+
+class Asking(Protocol):
+    """Hold questions whose answers are searched."""
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+
+    def batches(self, beams: int) -> list[np.ndarray]:
+        """Return the rows of batches of questions of like lengths."""
+
+    def beams(self, rows: np.ndarray, beams: int) -> Beams:
+        """Read some questions, for a search with ``beams`` beams."""
+
+
+@dataclass(frozen=True)
+class AskedPrompts:
+    """Hold questions that are prompts, one row each, for a model that encodes them."""
+
+    model: Backbone
+    prompts: Ragged
+    trie: TokenTrie
+    likelihood: Likelihood
+    users_per_batch: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def batches(self, beams: int) -> list[np.ndarray]:
+        """Return the rows of batches, shortest prompts first."""
+        size = self.users_per_batch
+        if self.model.lm_head.weight.device.type == "cpu":
+            size = min(size, max(_CPU_BEAMS, rows_in_cache(self.model)) // beams)
+        return cut_by_length(self.prompts, size)
+
+    def beams(self, rows: np.ndarray, beams: int) -> PromptBeams:
+        """Encode some prompts."""
+        return PromptBeams(self.model, self.prompts.take(rows), self.trie, beams, self.likelihood)
+
+
+class PromptBeams:
+    """Run the decoder for the beams of a batch of encoded prompts."""
+
+    def __init__(
+        self,
+        model: Backbone,
+        prompts: Ragged,
+        trie: TokenTrie,
+        beams: int,
+        likelihood: Likelihood,
+        root_level: int = 0,
+    ) -> None:
+        self._weight, self._trie, self._likelihood = model.lm_head.weight, trie, likelihood
+        encoded = encode_prompts(model, padded_tokens(prompts, self._weight.device))
+        self._decoder = BeamDecoder(model, encoded, trie.depth - root_level, beams)
+
+    def start(self) -> torch.Tensor:
+        """Return the outputs before the first token [B, 1, d]."""
+        return self._decoder.start()
+
+    def step(self, token: torch.Tensor, beam: torch.Tensor, _node: torch.Tensor, _depth: int) -> torch.Tensor:
+        """Return the outputs after ``token`` [B, K], which continues ``beam`` [B, K]."""
+        return self._decoder.step(token, beam)
+
+    def chances(self, outputs: torch.Tensor, node: torch.Tensor, depth: int, branches: Branches) -> torch.Tensor:
+        """Return the log-probabilities of the children of ``node`` [B, K] by slot, [B, K, W]; -inf for no child."""
+        logits = (outputs @ self._weight[branches.first_token : branches.last_token + 1].T).float()
+        normalizers = self._likelihood.log_normalizers(outputs.flatten(0, 1), self._weight, depth, node.flatten())
+        return by_slot(logits.sub_(normalizers.view(*node.shape, 1)), node, self._trie, depth, branches)
+
+
 def beam_search(
     model: Backbone,
     prompts: Ragged,
     trie: TokenTrie,
     *,
+    users_per_batch: int = 64,
+    likelihood: Likelihood = VOCABULARY,
+    **options: Any,
+) -> RetrievedItems:
+    """Search after prompts, one row each, with a model that encodes them; ``options`` are those of `search_beams`."""
+    trie = trie.to(model.lm_head.weight.device)
+    by_length = likelihood.by_length and not trie.fixed_length
+    asked = AskedPrompts(model, prompts, trie, likelihood, users_per_batch)
+    return search_beams(asked, trie, by_length=by_length, **options)
+
+
+def search_beams(
+    asked: Asking,
+    trie: TokenTrie,
+    *,
     beams: int,
     top: int | None = None,
-    users_per_batch: int = 64,
     allowed: np.ndarray | None = None,
     excluded: np.ndarray | None = None,
-    likelihood: Likelihood = VOCABULARY,
+    by_length: bool = False,
     answer_at_once: bool = False,
 ) -> RetrievedItems:
-    """Return the best ``top`` items (None: ``beams`` of them) after each prompt, by a search with ``beams`` beams.
+    """Return the best ``top`` items (None: ``beams`` of them) of each question, by a search with ``beams`` beams.
 
-    ``prompts`` holds prompt tokens, one row per user. Scores are those of `score_candidates`, by ``likelihood``.
-    ``allowed`` bool [n_items] restricts the results of all users; ``excluded`` int [users, X] removes items for single
-    users (-1: none). Both close the branches that hold only ruled-out items, so that no beams are spent there. As in
-    Hugging Face's search with ``early_stopping="never"``, each level considers the best 2 * ``beams`` continuations:
-    whole rows among the best ``beams`` of them are kept, and the best ``beams`` of the others go on.
-    ``answer_at_once`` is for a few waiting users: batches take turns on all cores, and the last bits of scores then
-    depend on the number of cores.
+    Scores are those of the candidates' exact ranking; ``by_length`` divides them by the number of tokens. ``allowed``
+    bool [n_items] restricts the results of all users; ``excluded`` int [users, X] removes items for single users (-1:
+    none). Both close the branches that hold only ruled-out items, so that no beams are spent there. As in Hugging
+    Face's search with ``early_stopping="never"``, each level considers the best 2 * ``beams`` continuations: whole rows
+    among the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``answer_at_once`` is for a
+    few waiting users: batches take turns on all cores, and the last bits of scores then depend on the number of cores.
     """
-    device = model.lm_head.weight.device
-    trie = trie.to(device)
+    device = trie.items.device
     top = beams if top is None else top
     subset = None if allowed is None else torch.from_numpy(np.ascontiguousarray(allowed)).to(device)
     branches = trie.branches if subset is None else restricted(trie, subset)
     beneath = None if excluded is None else counts(trie, subset)
-    items = np.full((len(prompts), top), -1, dtype=np.int32)
-    scores = np.full((len(prompts), top), -np.inf, dtype=np.float32)
-    if device.type == "cpu":
-        users_per_batch = min(users_per_batch, max(_CPU_BEAMS, rows_in_cache(model)) // beams)
-    batches = cut_by_length(prompts, users_per_batch)
+    items = np.full((len(asked), top), -1, dtype=np.int32)
+    scores = np.full((len(asked), top), -np.inf, dtype=np.float32)
+    batches = asked.batches(beams)
 
     @torch.inference_mode()
     def search(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,8 +166,8 @@ def beam_search(
         if excluded is not None and beneath is not None:
             excluded_items = torch.from_numpy(excluded[rows].astype(np.int64)).to(device)
             blocked = BlockedNodes(trie, excluded_items, subset, beneath)
-        leaves = find_leaves(model, prompts.take(rows), trie, branches, beams, blocked=blocked, likelihood=likelihood)
-        by_length = likelihood.by_length and not trie.fixed_length
+        roots = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        leaves = find_leaves(asked.beams(rows, beams), trie, branches, beams, roots, blocked=blocked)
         item, score = _items(trie, leaves, top, subset, blocked, by_length)
         return item.cpu().numpy(), score.cpu().numpy()
 
@@ -112,45 +205,31 @@ class Leaves:
 
 @torch.inference_mode()
 def find_leaves(
-    model: Backbone,
-    prompts: Ragged,
+    questions: Beams,
     trie: TokenTrie,
     branches: Sequence[Branches],
     beams: int,
+    roots: torch.Tensor,
     *,
-    roots: torch.Tensor | None = None,
     root_level: int = 0,
     blocked: BlockedNodes | None = None,
-    likelihood: Likelihood = VOCABULARY,
 ) -> Leaves:
-    """Run a beam search after one batch of prompts.
-
-    User i starts at the node ``roots[i]`` of level ``root_level`` (None: at the trie's root).
-    """
-    weight = model.lm_head.weight
-    node = torch.zeros(len(prompts), dtype=torch.int64, device=weight.device) if roots is None else roots
-    node = node[:, None]
+    """Run a beam search for one batch of questions; question i starts at the node ``roots[i]`` of ``root_level``."""
+    node = roots[:, None]
     total = torch.zeros(node.shape, device=node.device)
-    encoded = encode_prompts(model, padded_tokens(prompts, weight.device))
-    decoder = BeamDecoder(model, encoded, trie.depth - root_level, beams)
-    outputs = decoder.start()
+    outputs = questions.start()
     leaves = Leaves([], [], [])
     for depth, branch in enumerate(branches[root_level:], start=root_level):
-        logits = (outputs @ weight[branch.first_token : branch.last_token + 1].T).float()
-        normalizers = likelihood.log_normalizers(outputs.flatten(0, 1), weight, depth, node.flatten())
-        chances = logits.sub_(normalizers.view(*node.shape, 1))
-        scores = total[:, :, None] + _by_slot(chances, node, trie, depth, branch)
+        scores = total[:, :, None] + questions.chances(outputs, node, depth, branch)
         if blocked is not None:
             blocked.close(scores, node, depth, trie, branch)
         total, beam, node = _best(scores, node, trie, depth, branch, beams, leaves)
         if depth + 1 < trie.depth:
-            outputs = decoder.step(trie.levels[depth + 1].token[node].long(), beam)
+            outputs = questions.step(trie.levels[depth + 1].token[node].long(), beam, node, depth + 1)
     return leaves
 
 
-def _by_slot(
-    chances: torch.Tensor, node: torch.Tensor, trie: TokenTrie, depth: int, branches: Branches
-) -> torch.Tensor:
+def by_slot(chances: torch.Tensor, node: torch.Tensor, trie: TokenTrie, depth: int, branches: Branches) -> torch.Tensor:
     """Select from ``chances`` [B, K, tokens] the children of ``node`` [B, K], by slot [B, K, W]; -inf for no child."""
     if branches.table is not None:
         return chances.masked_fill_(branches.table[node] < 0, -torch.inf)

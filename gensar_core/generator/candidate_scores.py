@@ -14,7 +14,7 @@ from torch.nn import functional
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.backbones.t5 import Backbone, encode_prompts, rows_in_cache, tree_outputs
-from gensar_core.generator.beam_search import find_leaves
+from gensar_core.generator.beam_search import PromptBeams, find_leaves
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees
 from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
@@ -85,9 +85,8 @@ def _score_beams(model: Backbone, prompts: Ragged, candidates: np.ndarray, items
         Ragged.from_lengths(lengths, rows[np.arange(rows.shape[1]) < lengths[:, None]])
     ).to(model.lm_head.weight.device)
     roots = torch.arange(len(users), device=candidate_trie.items.device)
-    leaves = find_leaves(
-        model, prompts.take(users), candidate_trie, candidate_trie.branches, beams, roots=roots, root_level=1
-    )
+    asked = PromptBeams(model, prompts.take(users), candidate_trie, beams, VOCABULARY, root_level=1)
+    leaves = find_leaves(asked, candidate_trie, candidate_trie.branches, beams, roots, root_level=1)
     places, leaf_scores = leaves.places(candidate_trie, root_level=1, by_length=not items.fixed_length)
     reached = leaf_scores > -torch.inf
     pair = candidate_trie.items[places[reached]].cpu().numpy()

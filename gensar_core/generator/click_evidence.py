@@ -63,7 +63,7 @@ class NodeEvidence:
         torch.cumsum(torch.from_numpy(weight[order]), 0, out=self._sums[1:])
 
     def beneath(self, question: torch.Tensor, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
-        """Sum up the evidence of ``question`` [j] for the places ``start`` to ``stop`` (excluded) [j]: float32 [j, K]."""
+        """Sum up the evidence of ``question`` [j] for the places ``start`` to ``stop`` (excluded) [j], [j, K]."""
         base = question * self._width
         first, last = (torch.searchsorted(self._keys, base + place) for place in (start, stop))
         return (self._sums[last] - self._sums[first]).clamp_min_(0.0).float()
@@ -93,7 +93,7 @@ class ClickEvidence:
     @classmethod
     def count(cls, events: pl.DataFrame, n_items: int, n_queries: int) -> ClickEvidence:
         """Count the training events (table `events`)."""
-        user, item = events["user_id"].to_numpy().astype(np.int64), events["item_id"].to_numpy().astype(np.int64)
+        user = events["user_id"].to_numpy().astype(np.int64)
         searches = events.filter(pl.col("task") == "search")
         query, found = (searches[name].to_numpy().astype(np.int64) for name in ("query_id", "item_id"))
         after = csr_matrix((np.ones(len(query)), (query, found)), shape=(n_queries, n_items))
@@ -158,14 +158,20 @@ class ClickEvidence:
         question, item, age = _latest(questions.history, len(self.users))
         rows, source = _rows(self.together_offsets, item)
         other, question, item, age = self.together_item[rows], question[source], item[source], age[source]
-        pair = questions.user[question] * len(self.users) + other
-        nearest = np.minimum(np.searchsorted(self.clicked, pair), len(self.clicked) - 1)
-        own = (questions.user[question] >= 0) & (self.clicked[nearest] == pair)
+        user = questions.user[question]
+        own = self._clicked(user, item) & self._clicked(user, other)
         likeness = (self.together_count[rows] - own) / np.sqrt(self.users[item] * self.users[other])
         weight = np.zeros((len(rows), FEATURES))
         weight[:, _LAST] = np.where(age == 0, likeness, 0.0)
         weight[:, _HISTORY] = likeness * _DECAY**age
         return question, other, weight
+
+    def _clicked(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Return which users clicked which items in training, bool [j]."""
+        pair = user * len(self.users) + item
+        nearest = np.minimum(np.searchsorted(self.clicked, pair), len(self.clicked) - 1)
+        found: np.ndarray = (user >= 0) & (self.clicked[nearest] == pair)
+        return found
 
     @property
     def _n_users(self) -> int:

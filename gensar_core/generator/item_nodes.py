@@ -32,7 +32,9 @@ class ItemNodes:
         """Number the prefixes; codes begin at token ``first_code`` of a row and end before the end of sequence."""
         codes = {task: _codes(rows, first_code) for task, rows in items.items()}
         width = max(part.shape[1] for part in codes.values())
-        joined = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=-1) for p in codes.values()])
+        joined = np.concatenate(
+            [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=-1) for p in codes.values()]
+        )
         numbers = np.full(joined.shape, NO_NODE, dtype=np.int64)
         prefix, count = np.zeros(len(joined), dtype=np.int64), 0
         for place in range(width):

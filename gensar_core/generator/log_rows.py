@@ -48,7 +48,9 @@ class LogRows:
     def from_frame(cls, frame: pl.DataFrame) -> LogRows:
         """Build the rows of a frame of table `user_logs`."""
         columns = {
-            name: Ragged.from_series(frame.get_column(name)) for name, dtype in frame.schema.items() if name != "user_id"
+            name: Ragged.from_series(frame.get_column(name))
+            for name, dtype in frame.schema.items()
+            if name != "user_id"
         }
         lengths, tokens = columns.pop("lengths"), columns.pop("token_ids")
         fields = {name: column.values.astype(np.int64) for name, column in columns.items()}
@@ -183,6 +185,4 @@ def questions(logs: LogRows, row: np.ndarray, entry: np.ndarray) -> Questions:
 def by_task(logs: LogRows, entry: np.ndarray) -> Mapping[str, np.ndarray]:
     """Return which of the entries are item targets of each task."""
     asked = logs.target[entry] != NO_TARGET
-    return {
-        task: np.flatnonzero(asked & (logs.behavior[entry] == behavior)) for behavior, task in _TASK_OF.items()
-    }
+    return {task: np.flatnonzero(asked & (logs.behavior[entry] == behavior)) for behavior, task in _TASK_OF.items()}

@@ -7,22 +7,28 @@ scores equal those of scoring each candidate alone. Shapes: B questions, N nodes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from gensar_core.corpora.trie import Branches
 from gensar_core.generator.backbones.causal import CausalGenerator
+from gensar_core.generator.beam_search import by_slot
 from gensar_core.generator.click_evidence import ClickEvidence, NodeEvidence
+from gensar_core.generator.likelihoods import VOCABULARY
 from gensar_core.generator.log_rows import LogRows, questions, row_tensors
 from gensar_core.generator.one_pass_training import Catalogue
-from gensar_core.generator.likelihoods import VOCABULARY
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, keep_choices, trie_nodes
 from gensar_core.generator.trie_softmax import TrieSoftmax
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
+
+#: Maximum beams, over all questions, in one pass on a CPU.
+_CPU_BEAMS = 256
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,26 @@ class OnePassScorer:
             states[chosen, column],
         )
 
-    def score(self, logs: LogRows, targets: np.ndarray, candidates: np.ndarray, task: str, per_batch: int) -> np.ndarray:
+    def questions(
+        self, logs: LogRows, row: np.ndarray, entry: np.ndarray, task: str, per_batch: int
+    ) -> OnePassQuestions:
+        """Return target entries as questions to search items for."""
+        return OnePassQuestions(self, logs, row, entry, task, per_batch)
+
+    def softmax(self, task: str, evidence: NodeEvidence | None) -> TrieSoftmax:
+        """Return the softmax over the continuations of a task's prefixes."""
+        catalogue = self.catalogue
+        return TrieSoftmax(self.model, task, catalogue.tries[task], catalogue.nodes, self.model.node_vectors, evidence)
+
+    def evidence_of(self, logs: LogRows, row: np.ndarray, entry: np.ndarray, task: str) -> NodeEvidence | None:
+        """Collect the click evidence of some target entries; None for a model without any."""
+        if self.evidence is None or not self.over_catalogue:
+            return None
+        return self.evidence.of(questions(logs, row, entry), self.catalogue.tries[task])
+
+    def score(
+        self, logs: LogRows, targets: np.ndarray, candidates: np.ndarray, task: str, per_batch: int
+    ) -> np.ndarray:
         """Score ``candidates`` int [n, W] (-1: none) for the questions ``targets`` [n], float32 [n, W]."""
         scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
         row, entry = logs.places_of(targets)
@@ -101,10 +126,7 @@ class OnePassScorer:
         node = trees.trie_node if trees.trie_node is not None else trie_nodes(trees, trie)
         states = self._node_states(trees, node, heard, task)
         if self.over_catalogue:
-            evidence = None
-            if self.evidence is not None:
-                evidence = self.evidence.of(questions(logs, row, entry), trie)
-            edges = self._over_catalogue(trees, node, states, task, evidence)
+            edges = self._over_catalogue(trees, node, states, task, self.evidence_of(logs, row, entry, task))
         else:
             edges = self._over_vocabulary(trees, states)
         steps = np.append(edges.cpu().numpy(), np.float32(0.0))[trees.paths].sum(axis=2)
@@ -158,7 +180,7 @@ class OnePassScorer:
     ) -> torch.Tensor:
         """Compute each edge's log-probability among the continuations of its prefix, [E]."""
         trie = self.catalogue.tries[task]
-        softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, self.model.node_vectors, evidence)
+        softmax = self.softmax(task, evidence)
         edges = torch.zeros(len(trees.edge_parent), device=self.device)
         depth = trees.node_depth[trees.edge_parent]
         for level in range(trie.depth):
@@ -190,6 +212,125 @@ class OnePassScorer:
 
 
 @dataclass(frozen=True)
+class AskedLogs:
+    """Hold the logs of valid and test samples, and the samples ``targets`` [n] that are asked."""
+
+    logs: LogRows
+    targets: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path, vocabulary: int) -> AskedLogs:
+        """Read asked_logs.parquet. Raises UserError when it is missing or holds tokens outside the vocabulary."""
+        return cls(LogRows.load(path, vocabulary), np.zeros(0, dtype=np.int64))
+
+    def of(self, sample_ids: np.ndarray) -> AskedLogs:
+        """Ask for the given samples."""
+        return AskedLogs(self.logs, sample_ids)
+
+
+@dataclass(frozen=True)
+class OnePassQuestions:
+    """Hold target entries, whose items are searched."""
+
+    scorer: OnePassScorer
+    logs: LogRows
+    row: np.ndarray
+    entry: np.ndarray
+    task: str
+    per_batch: int
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def batches(self, beams: int) -> list[np.ndarray]:
+        """Return batches of questions, shortest logs first."""
+        size = self.per_batch if self.scorer.device.type != "cpu" else max(1, min(self.per_batch, _CPU_BEAMS // beams))
+        order = np.lexsort((self.row, self.logs.lengths[self.row]))
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def beams(self, rows: np.ndarray, _beams: int) -> OnePassBeams:
+        """Read some questions' logs."""
+        return OnePassBeams(self.scorer, self.logs, self.row[rows], self.entry[rows], self.task)
+
+
+class OnePassBeams:
+    """Run a causal model for the beams of a batch of questions, one level of the trie after the other."""
+
+    def __init__(self, scorer: OnePassScorer, logs: LogRows, row: np.ndarray, entry: np.ndarray, task: str) -> None:
+        self._scorer, self._task = scorer, task
+        self._heard = scorer.read(logs, row, entry)
+        self._softmax = None
+        if scorer.over_catalogue:
+            self._softmax = scorer.softmax(task, scorer.evidence_of(logs, row, entry, task))
+        self._outputs = self._heard.state[:, None]
+        #: Which of the tokens read for beams each beam sees, bool [B, K, tokens].
+        self._seen = torch.zeros((len(row), 1, 0), dtype=torch.bool, device=scorer.device)
+
+    def start(self) -> torch.Tensor:
+        """Return the states before the first token [B, 1, d]."""
+        return self._outputs
+
+    def step(self, token: torch.Tensor, beam: torch.Tensor, node: torch.Tensor, depth: int) -> torch.Tensor:
+        """Return the states after ``token`` [B, K]; a behavior token has been read with the question."""
+        catalogue, model = self._scorer.catalogue, self._scorer.model
+        if depth <= catalogue.first_code:
+            places = beam[:, :, None].expand(-1, -1, self._outputs.shape[2])
+            self._outputs = self._outputs.gather(1, places)
+            self._seen = self._seen.gather(1, beam[:, :, None].expand(-1, -1, self._seen.shape[2]))
+            return self._outputs
+        before = self._seen.gather(1, beam[:, :, None].expand(-1, -1, self._seen.shape[2]))
+        own = torch.eye(token.shape[1], dtype=torch.bool, device=token.device).expand(len(token), -1, -1)
+        self._seen = torch.cat([before, own], 2)
+        heard = self._heard.seen[:, None].expand(-1, token.shape[1], -1)
+        position = self._heard.position[:, None] + (depth - catalogue.first_code - 1)
+        self._outputs = model.states(
+            token,
+            catalogue.nodes.of_level[self._task][depth].to(token.device)[node],
+            None,
+            position.expand(-1, token.shape[1]),
+            torch.cat([heard, self._seen], 2),
+            model.node_vectors,
+            self._heard.cache,
+        )
+        return self._outputs
+
+    def chances(self, outputs: torch.Tensor, node: torch.Tensor, depth: int, branches: Branches) -> torch.Tensor:
+        """Return the log-probabilities of the children of ``node`` [B, K] by slot, [B, K, W]; -inf for no child."""
+        trie = self._scorer.catalogue.tries[self._task]
+        if self._softmax is None:
+            return self._over_vocabulary(outputs, node, depth, branches)
+        flat = node.flatten()
+        question = torch.arange(len(node), device=node.device).repeat_interleave(node.shape[1])
+        found = self._softmax.continuations(outputs.flatten(0, 1), depth, flat, question)
+        if branches.table is not None:
+            child = branches.table[flat].long()
+            none = child < 0
+        else:
+            first = trie.levels[depth].first_child
+            child = first[flat][:, None].long() + torch.arange(branches.width, device=node.device)
+            none = child >= first[flat + 1][:, None]
+            child = child.clamp_max(len(trie.levels[depth + 1]) - 1)
+            if branches.alive is not None:
+                none |= ~branches.alive[child]
+        prefix = torch.arange(len(flat), device=node.device)[:, None].expand_as(child)
+        places = torch.where(none, found.child[:, None], child)
+        return found.of(prefix, places).masked_fill(none, -torch.inf).view(*node.shape, -1)
+
+    def _over_vocabulary(
+        self, outputs: torch.Tensor, node: torch.Tensor, depth: int, branches: Branches
+    ) -> torch.Tensor:
+        catalogue, weight = self._scorer.catalogue, self._scorer.model.outputs
+        logits = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
+        if depth < catalogue.first_code or catalogue.tries[self._task].levels[depth + 1].all_end:
+            # The behavior token is given, and the end of sequence is not asked for.
+            logits = torch.zeros_like(logits)
+        else:
+            flat = outputs.flatten(0, 1)
+            logits -= VOCABULARY.log_normalizers(flat, weight, depth, node.flatten()).view(*node.shape, 1)
+        return by_slot(logits, node, catalogue.tries[self._task], depth, branches)
+
+
+@dataclass(frozen=True)
 class OnePassValidation:
     """Hold the valid candidate lists of one task."""
 
@@ -198,7 +339,7 @@ class OnePassValidation:
     logs: LogRows
     scorer: OnePassScorer
 
-    def metrics(self, _model: torch.nn.Module, processes: Processes = ALONE) -> dict[str, float]:
+    def metrics(self, processes: Processes = ALONE) -> dict[str, float]:
         """Compute metrics of the model's exact ranking; each process ranks a share of the lists."""
         own = processes.own(len(self.lists))
         candidates = self.lists.items[own]

@@ -6,7 +6,8 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
+#: File of the counts of training clicks in a model's folder.
+EVIDENCE_FILE: Final = "click_evidence.safetensors"
 #: Batches whose rows are sorted by length together, so that padding stays small.
 _POOL = 16
 #: Training task of each item target, and that of queries.
@@ -48,6 +51,12 @@ class Catalogue:
     tries: Mapping[str, TokenTrie]
     nodes: ItemNodes
     first_code: int
+
+    def to(self, device: torch.device) -> Catalogue:
+        """Return the same catalogue with its tries on another device."""
+        return Catalogue(
+            self.items, {t: trie.to(device) for t, trie in self.tries.items()}, self.nodes, self.first_code
+        )
 
     @property
     def lead(self) -> int:
@@ -115,7 +124,8 @@ class RowOrder:
 
     def _parts(self, rows: np.ndarray) -> list[Part]:
         """Cut a step into micro-batches of at most so many padded tokens."""
-        parts, start = [], 0
+        parts: list[Part] = []
+        start = 0
         lengths = self._lengths[rows]
         while start < len(rows):
             widest = np.maximum.accumulate(lengths[start:])
@@ -140,7 +150,8 @@ class OnePassTask:
         seed: int,
         processes: Processes = ALONE,
     ) -> None:
-        self.module = model
+        self.module: torch.nn.Module = model
+        self.model = model
         self.settings = settings
         self.logs = logs
         self.catalogue = catalogue
@@ -153,6 +164,16 @@ class OnePassTask:
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             parameter_groups(model, settings), betas=(0.9, 0.98), fused=True
         )
+
+    def save(self, folder: Path) -> None:
+        """Write the Hugging Face folder, and what belongs to the catalogue beside it."""
+        self.model.save(folder)
+        if self.evidence is not None:
+            self.evidence.save(folder / EVIDENCE_FILE)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of rows and targets for the stage's record."""
+        return {"rows": len(self.logs), "targets": int((self.logs.target != NO_TARGET).sum())}
 
     def schedule(self) -> Schedule:
         """Convert the settings' epochs to optimizer steps."""
@@ -200,14 +221,14 @@ class OnePassTask:
     def losses(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """Sum up the losses of all targets of some rows, by training task."""
         batch = row_tensors(self.logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
-        vectors = self.module.drawn_nodes()
+        vectors = self.model.drawn_nodes()
         with self._precision():
-            states = self.module.states(
+            states = self.model.states(
                 batch.tokens,
                 batch.nodes,
                 batch.queries,
                 batch.positions,
-                batch.mask(self.module.settings.hidden_share if self.module.training else 0.0),
+                batch.mask(self.model.settings.hidden_share if self.model.training else 0.0),
                 vectors,
             )
         states = states.flatten(0, 1).float()
@@ -237,15 +258,13 @@ class OnePassTask:
         if self.settings.likelihood == "vocabulary":
             real = targets >= 0
             real[:, 0] &= self.catalogue.first_code == 0
-            real &= targets != self.module.lm.config.eos_token_id
-            return cross_entropy(
-                states[before[real]], self.module.outputs, targets[real], self.settings.label_smoothing
-            )
+            real &= targets != self.model.lm.config.eos_token_id
+            return cross_entropy(states[before[real]], self.model.outputs, targets[real], self.settings.label_smoothing)
         evidence = None
         trie = self.catalogue.tries[task]
         if self.evidence is not None:
             evidence = self.evidence.of(questions(self.logs, rows[batch.row[mine]], entry), trie)
-        softmax = TrieSoftmax(self.module, task, trie, self.catalogue.nodes, vectors, evidence)
+        softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence)
         places = before.clamp_max(len(states) - 1)
         return path_losses(softmax, states[places], targets, torch.arange(len(mine), device=self.device))
 
@@ -256,19 +275,22 @@ class OnePassTask:
         wanted = within > 0
         places = batch.places[asked][words.rows[wanted]] + within[wanted] - 1
         return cross_entropy(
-            states[self._send(places)], self.module.outputs, self._send(words.values[wanted]), self.settings.label_smoothing
+            states[self._send(places)],
+            self.model.outputs,
+            self._send(words.values[wanted]),
+            self.settings.label_smoothing,
         )
 
     def validate(self) -> Mapping[str, float]:
         """Rank the valid lists exactly and return metrics; the score is the mean NDCG@5 of the tasks."""
         metrics: dict[str, float] = {}
         for lists in self.validation:
-            metrics.update(lists.metrics(self.module, self.processes))
+            metrics.update(lists.metrics(self.processes))
         metrics["score"] = float(np.mean([metrics[f"{lists.task}_ndcg@5"] for lists in self.validation]))
         return metrics
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return autocast(self.device, on_cpu=self.module.lm.config.hidden_size >= 128)
+        return autocast(self.device, on_cpu=self.model.lm.config.hidden_size >= 128)
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True).long()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,9 +15,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
-from gensar_core.corpora.read import Prompts, load_prompts
-from gensar_core.generator.beam_search import beam_search
-from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.generator.open import Generator, open_generator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
@@ -53,14 +52,14 @@ def rank_candidates(
     with Stage(
         "rank_generator", output, settings=settings, inputs=inputs, code=__name__, record_name=f"{name}.stage.json"
     ) as stage:
-        generator = TrainedGenerator.load(model, corpus, precision=settings.precision)
-        prompts = load_prompts(corpus, generator.vocabulary)
+        generator = open_generator(model, corpus, settings.precision)
+        asked = generator.asked()
         table = schema.SAMPLES.read(samples / "samples.parquet")
         groups = list(itertools.product(schema.TASKS, ("valid", "test")))
         lists = [load_candidates(samples, *group, samples=table) for group in groups]
         spans = part.spans([len(one) for one in lists], _LISTS)
         rankings = [
-            rank_split(generator, prompts, one.take(*span), *group, settings)
+            rank_split(generator, asked, one.take(*span), *group, settings)
             for one, span, group in zip(lists, spans, groups, strict=True)
         ]
         concat_rankings(rankings).write(stage, name)
@@ -94,13 +93,13 @@ def rank_catalogue(
         code=__name__,
         record_name=f"{name}.stage.json",
     ) as stage:
-        generator = TrainedGenerator.load(model, corpus, precision=settings.precision)
-        prompts = load_prompts(corpus, generator.vocabulary)
+        generator = open_generator(model, corpus, settings.precision)
+        asked = generator.asked()
         targets = [load_targets(samples, task, protocol) for task in schema.TASKS]
         block = _LISTS if settings.beams else block_rows(len(generator.items[schema.TASKS[0]]))
         spans = part.spans([len(one) for one in targets], block)
         tables = [
-            catalogue_table(generator, prompts, task, one.take(*span), settings)
+            catalogue_table(generator, asked, task, one.take(*span), settings)
             for task, one, span in zip(schema.TASKS, targets, spans, strict=True)
         ]
         table = pl.concat(tables).sort("sample_id")
@@ -109,14 +108,14 @@ def rank_catalogue(
 
 
 def catalogue_table(
-    generator: TrainedGenerator, prompts: Prompts, task: str, targets: CatalogueTargets, settings: RetrievalSettings
+    generator: Generator, asked: Any, task: str, targets: CatalogueTargets, settings: RetrievalSettings
 ) -> pl.DataFrame:
     """Build the table `full_ranks` of one task's targets."""
     n_items = len(generator.items[task])
 
     def score(batch: pl.DataFrame) -> np.ndarray:
         everything = np.tile(np.arange(n_items, dtype=np.int32), (len(batch), 1))
-        rows = prompts.of(batch.get_column("sample_id").to_numpy())
+        rows = asked.of(batch.get_column("sample_id").to_numpy())
         return generator.score(rows, everything, task, users_per_batch=settings.users_per_batch)
 
     if settings.beams is None:
@@ -124,22 +123,20 @@ def catalogue_table(
     ranks = []
     for start in progress(range(0, len(targets), _LISTS), f"full ranks {task}", unit="batch"):
         batch = targets.take(start, start + _LISTS)
-        retrieved = beam_search(
-            generator.model,
-            prompts.of(batch.samples.get_column("sample_id").to_numpy()),
-            generator.tries[task],
+        retrieved = generator.retrieve(
+            asked.of(batch.samples.get_column("sample_id").to_numpy()),
+            task,
             beams=settings.beams,
             users_per_batch=settings.users_per_batch,
             excluded=batch.excluded if batch.excluded.shape[1] else None,
-            likelihood=generator.likelihood(task),
         )
         ranks.append(found_ranks(retrieved.items, retrieved.scores, batch))
     return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)
 
 
 def rank_split(
-    generator: TrainedGenerator,
-    prompts: Prompts,
+    generator: Generator,
+    asked: Any,
     lists: CandidateLists,
     task: str,
     split: str,
@@ -150,7 +147,7 @@ def rank_split(
     weight = float(getattr(settings.other_identifier, task))
 
     def score(batch: CandidateLists) -> np.ndarray:
-        inputs = prompts.of(batch.samples.get_column("sample_id").to_numpy())
+        inputs = asked.of(batch.samples.get_column("sample_id").to_numpy())
         scores = generator.score(
             inputs, batch.items, task, users_per_batch=settings.users_per_batch, beams=settings.beams
         )
@@ -166,6 +163,7 @@ def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:
         model / "config.json",
         model / "model.safetensors",
         corpus / "prompts.parquet",
+        corpus / "asked_logs.parquet",
         corpus / "item_tokens.parquet",
         samples / "samples.parquet",
         samples / "candidates.parquet",

@@ -9,8 +9,11 @@ from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import check_lengths, load_examples
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
+from gensar_core.generator.backbones.load import is_causal
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.likelihoods import item_likelihoods
+from gensar_core.generator.one_pass import one_pass_task
+from gensar_core.generator.one_pass_training import OnePassTask
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.generator.warm_start import warm_start
@@ -24,6 +27,8 @@ from gensar_core.training.state import TrainingRecord
 _CORPUS = (
     "train.parquet",
     "prompts.parquet",
+    "user_logs.parquet",
+    "asked_logs.parquet",
     "item_tokens.parquet",
     "trie.safetensors",
     "new_tokens.json",
@@ -66,6 +71,7 @@ def train_generator(
             *(corpus / name for name in _CORPUS),
             samples / "samples.parquet",
             samples / "candidates.parquet",
+            samples / "training_events.parquet",
             *([token_vectors] if settings.warm_start and token_vectors is not None else []),
             *([start_from / name for name in _MODEL] if start_from is not None else []),
         ],
@@ -76,13 +82,12 @@ def train_generator(
         key = processes.tell(stage.key)
         task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
         folder = stage.path("config.json").parent
-        task.module.save_pretrained(folder)
+        task.save(folder)
         backbone.load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
         write_json(stage.path("curve.json"), record.history)
         stage.record(
             parameters=sum(parameter.numel() for parameter in task.module.parameters()),
-            examples=len(task.order.examples),
-            epoch_examples=task.order.epoch_size,
+            **task.counts(),
             processes=processes.count,
             steps=record.steps,
             best_step=record.best_step,
@@ -102,7 +107,30 @@ def _train(
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
-) -> tuple[GeneratorTask, TrainingRecord]:
+) -> tuple[GeneratorTask | OnePassTask, TrainingRecord]:
+    build = one_pass_task if is_causal(settings.backbone) else _prompt_task
+    task: GeneratorTask | OnePassTask = build(corpus, samples, settings, seed, processes, token_vectors, start_from)
+    record = train(
+        task,
+        task.schedule(),
+        seed=derive_seed(seed, "training"),
+        description="train generator",
+        checkpoints=checkpoints,
+        key=key,
+        processes=processes,
+    )
+    return task, record
+
+
+def _prompt_task(
+    corpus: Path,
+    samples: Path,
+    settings: TrainingSettings,
+    seed: int,
+    processes: Processes,
+    token_vectors: Path | None,
+    start_from: Path | None,
+) -> GeneratorTask:
     model = backbone.build(settings, corpus, seed, start_from)
     if settings.warm_start:
         if token_vectors is None:
@@ -115,14 +143,4 @@ def _train(
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
     likelihoods = item_likelihoods(model, lambda: target_tries(corpus, model))
-    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)
-    record = train(
-        task,
-        task.schedule(),
-        seed=derive_seed(seed, "training"),
-        description="train generator",
-        checkpoints=checkpoints,
-        key=key,
-        processes=processes,
-    )
-    return task, record
+    return GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)

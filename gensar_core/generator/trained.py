@@ -13,12 +13,20 @@ import torch
 
 from gensar_core.config.generators import Precision
 from gensar_core.corpora.live_prompts import Entry, LivePrompts
-from gensar_core.corpora.read import ItemTokens, check_model_tokenizer, check_tokens, load_item_tokens, vocabulary_size
+from gensar_core.corpora.read import (
+    ItemTokens,
+    Prompts,
+    check_model_tokenizer,
+    check_tokens,
+    load_item_tokens,
+    load_prompts,
+    vocabulary_size,
+)
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model
 from gensar_core.generator.backbones.t5 import Backbone
-from gensar_core.generator.beam_search import beam_search
+from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
 from gensar_core.runtime.arrays import Ragged
@@ -69,7 +77,7 @@ class TrainedGenerator:
             )
         # Report a broken corpus before one that merely belongs to another model.
         items = load_item_tokens(corpus, known, int(network.config.eos_token_id))
-        _check_same_items(model, corpus)
+        check_same_items(model, corpus)
         device = device or pick_device()
         precision = supported_precision(precision, device)
         network.to(device, getattr(torch, precision)).eval()
@@ -146,28 +154,37 @@ class TrainedGenerator:
         allowed: np.ndarray | None,
     ) -> list[Hit]:
         trie = self.tries[task]
-        if top < 1 or (beams is not None and beams < top):
-            raise UserError(
-                f"top: {top} items cannot be found with {beams} beams; ask for 1 or more, and as many beams"
+        return hits(
+            beam_search(
+                self.model,
+                prompt,
+                trie,
+                beams=check_request(len(trie), top, beams, excluded, allowed),
+                top=top,
+                allowed=allowed,
+                excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
+                likelihood=self.likelihood(task),
+                answer_at_once=True,
             )
-        unknown = [item for item in excluded if not 0 <= item < len(trie)]
-        if unknown:
-            raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {len(trie) - 1}")
-        if allowed is not None and allowed.shape != (len(trie),):
-            raise UserError(f"allowed: has {len(allowed)} entries, but there are {len(trie)} items")
-        retrieved = beam_search(
-            self.model,
-            prompt,
-            trie,
-            beams=max(top, _BEAMS) if beams is None else beams,
-            top=top,
-            allowed=allowed,
-            excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
-            likelihood=self.likelihood(task),
-            answer_at_once=True,
         )
-        pairs = zip(retrieved.items[0].tolist(), retrieved.scores[0].tolist(), strict=True)
-        return [Hit(item, score) for item, score in pairs if item >= 0]
+
+    def asked(self) -> Prompts:
+        """Load the prompts of valid and test samples."""
+        return load_prompts(self.corpus, self.vocabulary)
+
+    def retrieve(
+        self, prompts: Ragged, task: str, *, beams: int, users_per_batch: int, excluded: np.ndarray | None
+    ) -> RetrievedItems:
+        """Search the whole catalogue after each prompt."""
+        return beam_search(
+            self.model,
+            prompts,
+            self.tries[task],
+            beams=beams,
+            users_per_batch=users_per_batch,
+            excluded=excluded,
+            likelihood=self.likelihood(task),
+        )
 
     def score(
         self,
@@ -204,7 +221,30 @@ class TrainedGenerator:
         )
 
 
-def _check_same_items(model: Path, corpus: Path) -> None:
+def check_request(
+    n_items: int, top: int, beams: int | None, excluded: Collection[int], allowed: np.ndarray | None
+) -> int:
+    """Return the beams of a single request: by default 50, or ``top`` if that is larger.
+
+    Raises UserError on too few beams, on excluded items that do not exist, and on ``allowed`` of another size.
+    """
+    if top < 1 or (beams is not None and beams < top):
+        raise UserError(f"top: {top} items cannot be found with {beams} beams; ask for 1 or more, and as many beams")
+    unknown = [item for item in excluded if not 0 <= item < n_items]
+    if unknown:
+        raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {n_items - 1}")
+    if allowed is not None and allowed.shape != (n_items,):
+        raise UserError(f"allowed: has {len(allowed)} entries, but there are {n_items} items")
+    return max(top, _BEAMS) if beams is None else beams
+
+
+def hits(retrieved: RetrievedItems) -> list[Hit]:
+    """Return the items of a single request."""
+    pairs = zip(retrieved.items[0].tolist(), retrieved.scores[0].tolist(), strict=True)
+    return [Hit(item, score) for item, score in pairs if item >= 0]
+
+
+def check_same_items(model: Path, corpus: Path) -> None:
     """Raise UserError if, by its record, the model was trained on other item tokens."""
     if not (model / "stage.json").is_file():
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,14 @@ class GeneratorTask:
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             parameter_groups(model, settings), weight_decay=settings.weight_decay, fused=True
         )
+
+    def save(self, folder: Path) -> None:
+        """Write the model as a Hugging Face folder."""
+        self.module.save_pretrained(folder)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of examples for the stage's record."""
+        return {"examples": len(self.order.examples), "epoch_examples": self.order.epoch_size}
 
     def schedule(self) -> Schedule:
         """Convert the settings' epochs to optimizer steps."""

@@ -31,13 +31,23 @@ _COPYING: Final = 2.0
 
 
 def warm_start(model: Backbone, token_vectors: Path, seed: int) -> None:
-    """Overwrite token embeddings and cross-attention maps of a new T5; ``token_vectors`` is the file of that stage.
+    """Overwrite token embeddings and cross-attention maps of a new T5; see `warm_embeddings`."""
+    warm_embeddings(model.shared.weight.data, token_vectors, seed)
+    for number, block in enumerate(model.decoder.block):
+        attention = block.layer[1].EncDecAttention
+        inner, width = attention.v.weight.shape
+        rotation = _orthogonal(max(inner, width), seed, "copying", number)[:inner, :width]
+        attention.v.weight.data.copy_(rotation)
+        attention.o.weight.data.copy_(_COPYING * rotation.T)
+
+
+def warm_embeddings(embeddings: torch.Tensor, token_vectors: Path, seed: int) -> None:
+    """Overwrite new token embeddings [vocabulary, d] of unit variance; ``token_vectors`` is the file of that stage.
 
     The sides share the model's width evenly, each with its first principal components, and are rotated together at
     random. Words take the scale of T5's own embeddings. So do codes, with one factor for all levels: the tokens of an
     identifier still add up to its item. Raises UserError if the file has another vocabulary.
     """
-    embeddings = model.shared.weight.data
     vectors, groups = _load(token_vectors, len(embeddings), embeddings.shape[1])
     turned = torch.from_numpy(vectors).to(embeddings.dtype) @ _orthogonal(embeddings.shape[1], seed, "embeddings")
     for tokens in (groups == 0, groups > 0):
@@ -47,12 +57,6 @@ def warm_start(model: Backbone, token_vectors: Path, seed: int) -> None:
             if (size := _size(turned[rows])) > 0:
                 known = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
                 embeddings[rows] = _SHARE**0.5 * known + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
-    for number, block in enumerate(model.decoder.block):
-        attention = block.layer[1].EncDecAttention
-        inner, width = attention.v.weight.shape
-        rotation = _orthogonal(max(inner, width), seed, "copying", number)[:inner, :width]
-        attention.v.weight.data.copy_(rotation)
-        attention.o.weight.data.copy_(_COPYING * rotation.T)
 
 
 def _size(rows: torch.Tensor) -> float:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from gensar_core.config.generators import OnePassSettings
+from gensar_core.errors import UserError
 from gensar_core.generator.click_evidence import FEATURES
 from gensar_core.nn.dropout import dropout
 from gensar_core.runtime.seeds import derive_seed
@@ -51,6 +54,26 @@ class CausalGenerator(torch.nn.Module):
 
     def _drop(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return dropout(output, self._dropout, self.training)
+
+    def save(self, folder: Path) -> None:
+        """Write the Hugging Face folder, and the other parameters beside it."""
+        self.lm.save_pretrained(folder)
+        own = {name: value.contiguous() for name, value in self.state_dict().items() if not name.startswith("lm.")}
+        save_file(own, folder / CATALOGUE_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> CausalGenerator:
+        """Read what `save` wrote. Raises UserError when a file is missing or damaged."""
+        try:
+            lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            own = load_file(folder / CATALOGUE_FILE)
+            settings = OnePassSettings.model_validate(lm.config.one_pass)
+            counts = len(own["node_vectors"]), len(own["query_vectors"]), own["evidence_weight"].shape[1]
+            model = cls(lm, settings, *counts)
+            model.load_state_dict(own, strict=False)
+        except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{folder}: holds no causal generator that opens ({error}); train it again") from error
+        return model
 
     @property
     def embeddings(self) -> torch.Tensor:
@@ -138,8 +161,3 @@ def from_scratch(settings: OnePassSettings, vocabulary: int, tokenizer: Any, see
                 torch.nn.init.kaiming_uniform_(into.weight, a=5**0.5)
     torch.nn.init.constant_(model.model.norm.weight, config.hidden_size**-0.5)
     return model
-
-
-def load_causal(folder: Path | str) -> Any:
-    """Load a causal language model in float32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -15,6 +15,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.corpora import read as corpora
@@ -46,6 +47,18 @@ def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path 
         add_token_rows(model, corpora.base_vocabulary_size(corpus), vocabulary, seed, kept)
     model.config.identifier_likelihood = settings.likelihood
     return model
+
+
+def is_causal(backbone: str) -> bool:
+    """Return whether a backbone reads logs in one pass: `causal`, or a decoder-only model by hub name or folder."""
+    if backbone in ("causal", "scratch"):
+        return backbone == "causal"
+    try:
+        model_type = AutoConfig.from_pretrained(backbone, **Hub(backbone).options).model_type
+    except Exception:
+        # Loading it will tell what is wrong.
+        return False
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in ("t5", "mt5")
 
 
 def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) -> Backbone:

@@ -1,0 +1,342 @@
+"""Open causal models over user logs: to train one, and to ask a trained one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from gensar_core import schema
+from gensar_core.config.base import validate
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.generators import Precision, TrainingSettings
+from gensar_core.corpora import read as corpora
+from gensar_core.corpora.item_texts import Encoder, Texts
+from gensar_core.corpora.live_prompts import Entry
+from gensar_core.corpora.trie import load_tries
+from gensar_core.corpora.user_logs import NO_TARGET
+from gensar_core.errors import UserError
+from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
+from gensar_core.generator.backbones.load import load_corpus_tokenizer
+from gensar_core.generator.beam_search import RetrievedItems, search_beams
+from gensar_core.generator.click_evidence import ClickEvidence
+from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.log_rows import LogRows
+from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
+from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
+from gensar_core.generator.trained import Hit, check_request, check_same_items, hits
+from gensar_core.generator.warm_start import warm_embeddings
+from gensar_core.ranking.candidates import load_candidates
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import pick_device, supported_precision
+from gensar_core.runtime.seeds import derive_seed
+from gensar_core.runtime.stage import read_record
+from gensar_core.training.processes import ALONE, Processes
+
+#: Number of the asked target in a live row, and of its item.
+_ASKED = 0
+_UNKNOWN = -1
+
+
+def one_pass_task(
+    corpus: Path,
+    samples: Path,
+    settings: TrainingSettings,
+    seed: int,
+    processes: Processes = ALONE,
+    token_vectors: Path | None = None,
+    start_from: Path | None = None,
+) -> OnePassTask:
+    """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``."""
+    if any(not isinstance(weight, int | float) for weight in settings.task_weights.values()):
+        raise UserError("task_weights: a causal model weighs losses; write factors in place of {examples: N}")
+    vocabulary = corpora.vocabulary_size(corpus)
+    tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
+    catalogue = load_catalogue(corpus, vocabulary, int(tokenizer.eos_token_id))
+    logs = LogRows.load(corpus / "user_logs.parquet", vocabulary)
+    asked = LogRows.load(corpus / "asked_logs.parquet", vocabulary)
+    queries = logs.object[logs.behavior == schema.SEARCHED_QUERY]
+    n_queries = int(queries.max(initial=-1)) + 1
+    model = _model(settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)
+    if settings.warm_start:
+        if token_vectors is None:
+            raise UserError("warm_start: needs the file of token vectors; build it, or set warm_start: false")
+        warm_embeddings(model.embeddings.data, token_vectors, seed)
+    model.to(pick_device())
+    over_catalogue = settings.likelihood == "catalogue"
+    evidence = None
+    if settings.one_pass.click_evidence and over_catalogue:
+        events = schema.EVENTS.read(samples / "training_events.parquet")
+        evidence = ClickEvidence.count(events, len(catalogue.items["rec"]), n_queries)
+    scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
+    table = schema.SAMPLES.read(samples / "samples.parquet")
+    validation = []
+    for task in schema.TASKS:
+        lists = load_candidates(
+            samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table
+        )
+        if len(lists):
+            validation.append(OnePassValidation(task, lists, asked, scorer))
+    if not validation:
+        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
+    order_seed = derive_seed(seed, "order")
+    return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes)
+
+
+def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
+    """Read the items' tokens and tries of a corpus, and number their prefixes."""
+    items = corpora.load_item_tokens(corpus, vocabulary, end)
+    tries = load_tries(corpus / "trie.safetensors")
+    for task, rows in items.items():
+        if task not in tries or len(tries[task]) != len(rows):
+            raise UserError(f"{corpus}: trie.safetensors is not that of its items; build the corpus again")
+    first_code = 1 if _settings(corpus).behavior_tokens else 0
+    return Catalogue(items, tries, ItemNodes.build(items, tries, first_code), first_code)
+
+
+def _model(
+    settings: TrainingSettings,
+    catalogue: Catalogue,
+    n_queries: int,
+    vocabulary: int,
+    tokenizer: object,
+    seed: int,
+    start_from: Path | None,
+) -> CausalGenerator:
+    depth = max(trie.depth for trie in catalogue.tries.values())
+    if start_from is not None:
+        model = CausalGenerator.load(start_from)
+        sizes = len(model.embeddings), len(model.node_vectors) or catalogue.nodes.count
+        if sizes != (vocabulary, catalogue.nodes.count):
+            raise UserError(f"start_from: {start_from} was trained on another corpus; name a generator of this corpus")
+    elif settings.backbone == "causal":
+        lm = from_scratch(settings.one_pass, vocabulary, tokenizer, seed)
+        model = CausalGenerator(lm, settings.one_pass, catalogue.nodes.count, n_queries, depth)
+    else:
+        raise UserError(
+            f"backbone: {settings.backbone!r} is a causal language model, which can only be trained from scratch so "
+            "far; write 'causal'"
+        )
+    model.lm.config.identifier_likelihood = settings.likelihood
+    model.lm.config.one_pass = settings.one_pass.model_dump()
+    return model
+
+
+@dataclass
+class OnePassGenerator:
+    """Hold a trained causal model with its corpus; the questions are those of `TrainedGenerator`."""
+
+    scorer: OnePassScorer
+    folder: Path
+    corpus: Path
+    precision: Precision
+
+    @classmethod
+    def load(
+        cls, model: Path, corpus: Path, device: torch.device | None = None, precision: Precision = "float32"
+    ) -> OnePassGenerator:
+        """Load the model in the folder ``model``, which was trained on the folder ``corpus``.
+
+        Raises UserError if a folder is missing or they do not belong together.
+        """
+        device = device or pick_device()
+        network = CausalGenerator.load(model)
+        catalogue = load_catalogue(corpus, len(network.embeddings), int(network.lm.config.eos_token_id))
+        check_same_items(model, corpus)
+        corpora.check_model_tokenizer(corpus, load_corpus_tokenizer(model), model)
+        precision = supported_precision(precision, device)
+        network.to(device).eval()
+        over_catalogue = network.lm.config.identifier_likelihood == "catalogue"
+        evidence = None
+        if over_catalogue and network.settings.click_evidence:
+            evidence = ClickEvidence.load(model / EVIDENCE_FILE)
+        return cls(
+            OnePassScorer(network, catalogue.to(device), evidence, over_catalogue=over_catalogue),
+            model,
+            corpus,
+            "float32",
+        )
+
+    @property
+    def items(self) -> dict[str, corpora.ItemTokens]:
+        """Return the tokens of each item, by task."""
+        return dict(self.scorer.catalogue.items)
+
+    def asked(self) -> AskedLogs:
+        """Load the logs of valid and test samples."""
+        return AskedLogs.load(self.corpus / "asked_logs.parquet", len(self.scorer.model.embeddings))
+
+    def score(
+        self,
+        asked: AskedLogs,
+        candidates: np.ndarray,
+        task: str,
+        *,
+        users_per_batch: int = 64,
+        beams: int | None = None,
+    ) -> np.ndarray:
+        """Score ``candidates`` int32 [users, width] (-1: none) of each question, float32 [users, width]."""
+        if beams is not None:
+            raise UserError(f"{self.folder}: a causal model ranks every candidate; leave out ranking.beams")
+        if candidates.size and candidates.max() >= len(self.items[task]):
+            raise UserError(
+                f"{self.folder}: candidate item {int(candidates.max())} is not among the {len(self.items[task])} items "
+                "of the corpus; build corpus and samples from the same data"
+            )
+        return self.scorer.score(asked.logs, asked.targets, candidates, task, users_per_batch)
+
+    def retrieve(
+        self, asked: AskedLogs, task: str, *, beams: int, users_per_batch: int, excluded: np.ndarray | None
+    ) -> RetrievedItems:
+        """Search the whole catalogue for each question."""
+        row, entry = asked.logs.places_of(asked.targets)
+        questions = self.scorer.questions(asked.logs, row, entry, task, users_per_batch)
+        return search_beams(questions, self.scorer.catalogue.tries[task], beams=beams, excluded=excluded)
+
+    def recommend(
+        self,
+        history: Sequence[Entry],
+        *,
+        top: int = 10,
+        beams: int | None = None,
+        excluded: Collection[int] = (),
+        allowed: np.ndarray | None = None,
+    ) -> list[Hit]:
+        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`."""
+        if not history:
+            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
+        return self._ask("rec", self._live.row(history, None), top, beams, excluded, allowed)
+
+    def search(
+        self,
+        query: str,
+        history: Sequence[Entry] = (),
+        *,
+        top: int = 10,
+        beams: int | None = None,
+        excluded: Collection[int] = (),
+        allowed: np.ndarray | None = None,
+    ) -> list[Hit]:
+        """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
+        return self._ask("search", self._live.row(history, query), top, beams, excluded, allowed)
+
+    def _ask(
+        self,
+        task: str,
+        logs: LogRows,
+        top: int,
+        beams: int | None,
+        excluded: Collection[int],
+        allowed: np.ndarray | None,
+    ) -> list[Hit]:
+        trie = self.scorer.catalogue.tries[task]
+        width = check_request(len(trie), top, beams, excluded, allowed)
+        row, entry = logs.places_of(np.array([_ASKED]))
+        return hits(
+            search_beams(
+                self.scorer.questions(logs, row, entry, task, 1),
+                trie,
+                beams=width,
+                top=top,
+                allowed=allowed,
+                excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
+                answer_at_once=True,
+            )
+        )
+
+    @functools.cached_property
+    def _live(self) -> LiveLogs:
+        return LiveLogs(self.corpus, self.scorer.catalogue)
+
+
+class LiveLogs:
+    """Write the logs of histories that no table holds."""
+
+    def __init__(self, corpus: Path, catalogue: Catalogue) -> None:
+        self._settings = _settings(corpus)
+        self._catalogue = catalogue
+        tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
+        self._encoder = Encoder(tokenizer)
+        self._reserved = sorted(tokenizer.get_added_vocab())
+        tokens = corpora.new_tokens(corpus)
+        self._lead = [
+            tokens[f"<{behavior}>"] if self._settings.behavior_tokens else int(tokenizer.eos_token_id)
+            for behavior in schema.BEHAVIORS
+        ]
+        read = LogRows.load(corpus / "user_logs.parquet", corpora.vocabulary_size(corpus))
+        queries = np.flatnonzero(read.behavior == schema.SEARCHED_QUERY)
+        self._numbers = {
+            tuple(read.tokens.values[read.tokens.offsets[place] : read.tokens.offsets[place + 1]]): read.object[place]
+            for place in queries[np.unique(read.object[queries], return_index=True)[1]]
+        }
+
+    def row(self, history: Sequence[Entry], query: str | None) -> LogRows:
+        """Write one row: ``history`` (oldest first), then what is asked: a recommendation, or results of ``query``.
+
+        Its latest entries that fit are kept. Each query forms a group with its clicks. Raises UserError on an item that
+        the corpus does not have and on a query without a word.
+        """
+        asked = schema.RECOMMENDED_ITEM if query is None else schema.SEARCHED_ITEM
+        entries = [*history, *([] if query is None else [Entry.searched(query)])]
+        tokens = [[self._lead[entry.behavior], *self._words(entry)] for entry in entries] + [[self._lead[asked]]]
+        behavior = np.array([*(entry.behavior for entry in entries), asked])
+        place = np.arange(len(behavior))
+        # A click belongs to the query before it, unless a click of the other kind stands between.
+        begins = behavior != schema.SEARCHED_ITEM
+        opening = np.maximum.accumulate(np.where(begins, place, 0))
+        follows = ~begins & (behavior[opening] == schema.SEARCHED_QUERY)
+        objects = [
+            self._numbers.get(tuple(row), _UNKNOWN) if isinstance(entry.object, str) else int(entry.object)
+            for entry, row in zip(entries, tokens, strict=False)
+        ]
+        return self._cut(behavior, np.array([*objects, _UNKNOWN]), np.where(follows, opening, place), tokens)
+
+    def _cut(self, behavior: np.ndarray, objects: np.ndarray, group: np.ndarray, tokens: list[list[int]]) -> LogRows:
+        """Keep the latest entries that fit; ``group`` is the place of each entry's query, or its own."""
+        lengths = np.array([len(row) for row in tokens])
+        after = np.cumsum(lengths[::-1])[::-1]
+        first = min(int(np.argmax(after <= self._settings.log_tokens)), int(group[-1]))
+        kept = slice(first, None)
+        lengths, group = lengths[kept], group[kept] - first
+        place = np.arange(len(lengths))
+        query = np.where(group >= 0, group, place)
+        starts = np.cumsum(lengths) - lengths
+        target = np.full(len(place), NO_TARGET)
+        target[-1] = _ASKED
+        return LogRows(
+            user=np.array([-1]),
+            entries=np.array([0, len(place)]),
+            tokens=Ragged.from_lengths(lengths, np.array([token for row in tokens[kept] for token in row])),
+            behavior=behavior[kept],
+            object=objects[kept],
+            position=starts[query] + np.where(query != place, lengths[query], 0),
+            opens=query,
+            closes=query,
+            query=query,
+            target=target,
+        )
+
+    def _words(self, entry: Entry) -> list[int]:
+        if isinstance(entry.object, str):
+            if not entry.object.strip():
+                raise UserError("query: holds no word; give at least one")
+            text = pl.Series([entry.object], dtype=pl.String)
+            texts = Texts.prepare(text, self._encoder, self._settings.max_query_tokens, self._reserved)
+            return [int(token) for token in texts.tokens.values]
+        rows = self._catalogue.items["rec" if entry.behavior == schema.RECOMMENDED_ITEM else "search"]
+        if not 0 <= entry.object < len(rows):
+            raise UserError(
+                f"history: there is no item number {entry.object}; items are numbered from 0 to {len(rows) - 1}"
+            )
+        codes = rows.tokens[entry.object, self._catalogue.first_code : rows.lengths[entry.object] - 1]
+        return [int(token) for token in codes]
+
+
+def _settings(corpus: Path) -> MaterializationSettings:
+    record = read_record(corpus / "stage.json")
+    return validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")

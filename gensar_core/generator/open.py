@@ -1,0 +1,30 @@
+"""Open a trained generator of any backbone family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeAlias
+
+from gensar_core.config.generators import Precision
+from gensar_core.errors import UserError
+from gensar_core.generator.one_pass import OnePassGenerator
+from gensar_core.generator.trained import TrainedGenerator
+
+#: A trained generator: both kinds answer the same questions.
+Generator: TypeAlias = TrainedGenerator | OnePassGenerator
+
+
+def open_generator(model: Path, corpus: Path, precision: Precision = "float32") -> Generator:
+    """Load the generator in the folder ``model``, which was trained on the folder ``corpus``.
+
+    Raises UserError if a folder is missing or they do not belong together.
+    """
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{model}: holds no trained model; train the generator first") from None
+    except ValueError as error:
+        raise UserError(f"{model / 'config.json'}: is not readable ({error}); train the generator again") from error
+    family = OnePassGenerator if "one_pass" in config else TrainedGenerator
+    return family.load(model, corpus, precision=precision)

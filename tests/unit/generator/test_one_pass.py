@@ -1,0 +1,424 @@
+"""A causal model over logs equals the Hugging Face model that is asked for each event alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from gensar_core.config.generators import OnePassSettings, TrainingSettings
+from gensar_core.corpora.read import ItemTokens
+from gensar_core.corpora.trie import TokenTrie
+from gensar_core.corpora.user_logs import NO_TARGET, log_entries, log_rows, training_targets
+from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
+from gensar_core.generator.beam_search import search_beams
+from gensar_core.generator.click_evidence import ClickEvidence, Questions
+from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.log_rows import LogRows, row_tensors
+from gensar_core.generator.one_pass_scores import OnePassScorer
+from gensar_core.generator.one_pass_training import Catalogue, OnePassTask, RowOrder
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.samples.events import EventLog
+from gensar_core.schema import SEARCHED_ITEM, SEARCHED_QUERY
+from gensar_core.training.processes import ALONE, Processes
+from tests.support.samples_logs import events_frame, logs
+
+ITEMS, QUERIES, VOCABULARY = 9, 3, 48
+END, LEADS, FIRST_CODE = 1, (20, 21, 22), 24
+WORDS = [[2, 3], [4], [2, 5, 6]]
+TASK_OF = {0: "rec", 2: "search"}
+
+
+class Tokenizer:
+    pad_token_id, eos_token_id = 0, END
+
+
+def identifiers():
+    """Three codes an item by task: the first is shared, the last two are the task's own."""
+    rng = np.random.default_rng(3)
+    shared = np.repeat(np.arange(3), 3)[:, None]
+    own = {task: np.stack(np.divmod(rng.permutation(9), 3), 1) for task in ("rec", "search")}
+    return {
+        task: np.concatenate([shared + FIRST_CODE, part + FIRST_CODE + 3 + [0, 3] + 6 * (task == "search")], 1)
+        for task, part in own.items()
+    }
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["behavior tokens", "no behavior tokens"])
+def catalogue(request):
+    leads = [LEADS[0], LEADS[2]]
+    rows = {
+        task: Ragged.from_lengths(
+            np.full(ITEMS, 4 + request.param),
+            np.concatenate([np.full((ITEMS, int(request.param)), lead), codes, np.full((ITEMS, 1), END)], axis=1)
+            .astype(np.int32)
+            .ravel(),
+        )
+        for (task, codes), lead in zip(identifiers().items(), leads, strict=True)
+    }
+    items = {task: ItemTokens.from_rows(part) for task, part in rows.items()}
+    tries = {task: TokenTrie.from_rows(part) for task, part in rows.items()}
+    first = int(request.param)
+    return Catalogue(items, tries, ItemNodes.build(items, tries, first), first)
+
+
+def generator(catalogue, seed=0, **changes):
+    """A small model whose vectors and weights of evidence are not zero."""
+    options = OnePassSettings(
+        hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, dropout=0.0, hidden_share=0.0, node_dropout=0.0
+    ).model_copy(update=changes)
+    depth = max(trie.depth for trie in catalogue.tries.values())
+    model = CausalGenerator(
+        from_scratch(options, VOCABULARY, Tokenizer, seed), options, catalogue.nodes.count, QUERIES, depth
+    )
+    torch.manual_seed(seed)
+    for parameter in (model.node_vectors, model.query_vectors):
+        torch.nn.init.normal_(parameter, std=0.5)
+    for layer in model.lm.model.layers:
+        torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.3)
+    return model.eval()
+
+
+def rows_of(log, catalogue, width=10**6, history=10**6):
+    """The rows of a log, every entry a target."""
+    events = EventLog.from_frame(events_frame(log))
+    entries = log_entries(events, "strict")
+    codes = identifiers()
+    tokens = []
+    for behavior, thing in zip(entries.behavior.tolist(), entries.object.tolist(), strict=True):
+        lead = LEADS[behavior] if catalogue.first_code else END
+        tokens.append(
+            [lead, *(WORDS[thing] if behavior == SEARCHED_QUERY else codes[TASK_OF[behavior]][thing].tolist())]
+        )
+    flat = np.array([token for row in tokens for token in row], dtype=np.int32)
+    ragged = Ragged.from_lengths(np.array([len(row) for row in tokens], dtype=int), flat)
+    return LogRows.from_frame(log_rows(entries, ragged, training_targets(entries, events), width, history))
+
+
+def alone(model, catalogue, rows, row, entry, extra=()):
+    """States of one entry's tokens, by the Hugging Face model on the tokens that it sees; plain loops throughout.
+
+    ``extra`` are tokens (with their nodes) after the entry's own first token, in place of the rest of the entry.
+    """
+    first, stop = rows.entries[row], rows.entries[row + 1]
+    number = entry - first
+    shown = [
+        other
+        for other in range(stop - first)
+        if rows.closes[first + other] < rows.opens[entry] or other in (number, int(rows.query[entry]))
+    ]
+    tokens, nodes, asked, owner = [], [], [], []
+    for other in shown:
+        place = first + other
+        own = rows.tokens.take(np.array([place])).values.tolist()
+        behavior, thing = int(rows.behavior[place]), int(rows.object[place])
+        path = [-1] * len(own)
+        if behavior != SEARCHED_QUERY:
+            numbers = catalogue.nodes.of_item[TASK_OF[behavior]][thing].tolist()
+            path = [-1, *numbers[catalogue.first_code :]][: len(own)]
+        if other == number and extra:
+            own, path = [own[0], *(token for token, _ in extra)], [-1, *(node for _, node in extra)]
+        query = int(rows.query[place])
+        tokens += own
+        nodes += path
+        asked += [int(rows.object[first + query]) if query != other else -1] + [-1] * (len(own) - 1)
+        owner += [other] * len(own)
+    count = len(tokens)
+    mask, positions = np.zeros((count, count), dtype=bool), []
+    for reader in range(count):
+        mine = owner[reader]
+        for read in range(count):
+            theirs = owner[read]
+            closed = rows.closes[first + theirs] < rows.opens[first + mine]
+            mask[reader, read] = closed or (read <= reader and theirs in (mine, int(rows.query[first + mine])))
+        positions.append(int(mask[reader].sum()) - 1)
+    embeddings = model.embeddings[torch.tensor(tokens)].clone()
+    for place, (node, query) in enumerate(zip(nodes, asked, strict=True)):
+        if node >= 0:
+            embeddings[place] += model.node_vectors[node]
+        if query >= 0:
+            embeddings[place] += model.query_vectors[query]
+    found = model.lm(
+        inputs_embeds=embeddings[None],
+        attention_mask=torch.where(torch.from_numpy(mask), 0.0, torch.finfo(torch.float32).min)[None, None],
+        position_ids=torch.tensor([positions]),
+        output_hidden_states=True,
+    ).hidden_states[-1][0]
+    begin = owner.index(number)
+    return found[begin : begin + 1 + (len(extra) if extra else count)]
+
+
+def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
+    """The item's negative log-probability among the continuations of each prefix, by plain loops over all items."""
+    task = TASK_OF[int(rows.behavior[entry])]
+    codes = [[int(code) for code in part] for part in identifiers()[task]]
+    numbers = catalogue.nodes.of_item[task][:, catalogue.first_code :].tolist()
+    own = list(zip(codes[item], numbers[item], strict=False))
+    states = alone(model, catalogue, rows, row, entry, own)
+    total = 0.0
+    for level in range(3):
+        children = {}
+        for other in range(ITEMS):
+            if codes[other][:level] == codes[item][:level]:
+                children.setdefault(codes[other][level], []).append(other)
+        logits = {}
+        for code, beneath in children.items():
+            vector = model.outputs[code] + model.node_vectors[numbers[beneath[0]][level]]
+            logits[code] = states[level] @ vector
+            if evidence is not None:
+                depth = level + catalogue.first_code
+                summed = torch.tensor([[sum(evidence[other][k] for other in beneath) for k in range(3)]])
+                number = ("rec", "search").index(task)
+                floor = torch.nn.functional.softplus(model.evidence_floor[number, depth])
+                logits[code] = logits[code] + (torch.log(floor + summed) * model.evidence_weight[number, depth]).sum()
+        values = torch.stack(list(logits.values()))
+        total += float(values.logsumexp(0) - logits[codes[item][level]])
+    return total
+
+
+def task_of(model, rows, catalogue, evidence=None, likelihood="catalogue", **changes):
+    options = TrainingSettings(
+        backbone="causal", batch_size=4, batch_tokens=64, likelihood=likelihood, task_weights={"nsqp": 0.5}, **changes
+    )
+    return OnePassTask(model, options, rows, catalogue, evidence, [], 7)
+
+
+def item_targets(rows):
+    row = np.repeat(np.arange(len(rows)), np.diff(rows.entries))
+    wanted = (rows.target != NO_TARGET) & (rows.behavior != SEARCHED_QUERY)
+    return [(int(row[entry]), int(entry)) for entry in np.flatnonzero(wanted)]
+
+
+@settings(deadline=None, max_examples=10)
+@given(log=logs(items=ITEMS, users=2, most=9), width=st.sampled_from([30, 10**6]))
+def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, log, width):
+    if not log:
+        return
+    model, rows = generator(catalogue), rows_of(log, catalogue, width, width // 2)
+    with torch.no_grad():
+        losses = task_of(model, rows, catalogue).losses(np.arange(len(rows)))
+        expected = {"nrip": 0.0, "nsip": 0.0}
+        for row, entry in item_targets(rows):
+            name = "nrip" if rows.behavior[entry] == 0 else "nsip"
+            expected[name] += loss_alone(model, catalogue, rows, row, entry, int(rows.object[entry]))
+        words = 0.0
+        for entry in np.flatnonzero((rows.behavior == SEARCHED_QUERY) & (rows.target != NO_TARGET)):
+            row = int(np.searchsorted(rows.entries, entry, side="right")) - 1
+            states = alone(model, catalogue, rows, row, int(entry))
+            chances = torch.log_softmax(states @ model.outputs.T, 1)
+            own = WORDS[int(rows.object[entry])]
+            words -= float(sum(chances[place, token] for place, token in enumerate(own)))
+    for name, value in expected.items():
+        assert float(losses.get(name, 0.0)) == pytest.approx(value, abs=1e-3)
+    assert float(losses.get("nsqp", 0.0)) == pytest.approx(words, abs=1e-3)
+
+
+@settings(deadline=None, max_examples=15)
+@given(log=logs(items=ITEMS, users=1, most=9))
+def test_no_state_moves_with_a_token_that_its_entry_does_not_see(catalogue, log):
+    if not log:
+        return
+    model, rows = generator(catalogue), rows_of(log, catalogue)
+    batch = row_tensors(rows, np.array([0]), catalogue.nodes, catalogue.lead, torch.device("cpu"))
+
+    def states(tokens):
+        with torch.no_grad():
+            return model.states(tokens, batch.nodes, batch.queries, batch.positions, batch.mask(), model.node_vectors)[
+                0
+            ]
+
+    before, own = states(batch.tokens), batch.own[0]
+    for changed in range(batch.tokens.shape[1]):
+        tokens = batch.tokens.clone()
+        tokens[0, changed] = (tokens[0, changed] + 7) % VOCABULARY
+        moved = (states(tokens) != before).any(1)
+        theirs = int(own[changed])
+        for reader in np.flatnonzero(moved.numpy()):
+            mine = int(own[reader])
+            visible = rows.closes[theirs] < rows.opens[mine] or theirs in (mine, int(rows.query[mine]))
+            assert visible
+            assert theirs != mine or changed <= reader
+
+
+LOG_SEEDS = [0, 1, 2]
+
+
+def random_log(seed, users=3):
+    rng, log, session = np.random.default_rng(seed), [], 0
+    for user in range(users):
+        for time in range(int(rng.integers(3, 8))):
+            item, query = int(rng.integers(ITEMS)), int(rng.integers(QUERIES))
+            log.append({"user": user, "time": time, "item": item, "query": None, "session": None})
+            if rng.random() < 0.7:
+                for _ in range(int(rng.integers(1, 3))):
+                    log.append({"user": user, "time": time, "item": item, "query": query, "session": session})
+                    item = int(rng.integers(ITEMS))
+                session += 1
+    return log
+
+
+def plain_evidence(log, user, query, history):
+    """The three features of every item, by plain loops over a log."""
+    found = np.zeros((ITEMS, 3))
+    clicked = {}
+    for e in log:
+        clicked.setdefault(e["user"], set()).add(e["item"])
+        if query >= 0 and e["query"] == query and e["user"] != user:
+            found[e["item"], 0] += 1
+    users_of = {item: {u for u, items in clicked.items() if item in items} for item in range(ITEMS)}
+    latest = list(dict.fromkeys(reversed(history)))
+    for age, item in enumerate(latest):
+        for other in range(ITEMS):
+            both = users_of[item] & users_of[other]
+            if other != item and both:
+                likeness = len(both - {user} if other in clicked.get(user, ()) else both)
+                likeness /= (len(users_of[item]) * len(users_of[other])) ** 0.5
+                found[other, 1] += likeness * (age == 0)
+                found[other, 2] += likeness * 0.8**age
+    return found
+
+
+@pytest.mark.parametrize("seed", LOG_SEEDS)
+@pytest.mark.parametrize("task", ["rec", "search"])
+def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(catalogue, seed, task, tmp_path):
+    log = random_log(seed)
+    ClickEvidence.count(events_frame(log), ITEMS, QUERIES).save(tmp_path / "evidence.safetensors")
+    evidence, trie = ClickEvidence.load(tmp_path / "evidence.safetensors"), catalogue.tries[task]
+    asked = [(0, 1, [3, 1, 3]), (1, -1, [2]), (-1, 0, []), (9, 2, [0, 5, 7, 0])]
+    history = Ragged.from_lengths(np.array([len(h) for *_, h in asked]), np.array([i for *_, h in asked for i in h]))
+    nodes = evidence.of(Questions(np.array([a[0] for a in asked]), np.array([a[1] for a in asked]), history), trie)
+    for number, (user, query, items) in enumerate(asked):
+        # A user without training clicks of this query has nothing of their own to leave out.
+        expected = plain_evidence(log, user if 0 <= user < 3 else -1, query, items)
+        for level in trie.levels:
+            question = torch.full((len(level),), number)
+            sums = nodes.beneath(question, level.start.long(), level.stop.long())
+            for node in range(len(level)):
+                beneath = trie.items[level.start[node] : level.stop[node]].long()
+                assert sums[node].numpy() == pytest.approx(expected[beneath].sum(0), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", LOG_SEEDS)
+def test_candidates_score_as_the_library_scores_each_alone_and_beams_find_the_best(catalogue, seed):
+    log = random_log(seed)
+    model, rows = generator(catalogue, seed), rows_of(log, catalogue, 40, 40)
+    counted = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    for evidence in (None, counted):
+        scorer = OnePassScorer(model, catalogue, evidence, over_catalogue=True)
+        for task in ("rec", "search"):
+            asked = [(r, e) for r, e in item_targets(rows) if TASK_OF[int(rows.behavior[e])] == task]
+            row, entry = map(np.array, zip(*asked, strict=True))
+            candidates = np.tile(np.arange(ITEMS), (len(asked), 1))
+            candidates[:, 4] = -1
+            scores = scorer.score(rows, rows.target[entry], candidates, task, per_batch=3)
+            assert (scores[:, 4] == -np.inf).all()
+            with torch.no_grad():
+                for number, (r, e) in enumerate(asked[:6]):
+                    features = None
+                    if evidence is not None:
+                        first = rows.entries[r]
+                        seen = [o for o in range(first, rows.entries[r + 1]) if rows.closes[o] < rows.opens[e]]
+                        items = [int(rows.object[o]) for o in seen if rows.behavior[o] != SEARCHED_QUERY]
+                        query = int(rows.object[first + rows.query[e]]) if rows.behavior[e] == SEARCHED_ITEM else -1
+                        features = plain_evidence(log, int(rows.user[r]), query, items)
+                    for item in (0, 5, 8):
+                        expected = -loss_alone(model, catalogue, rows, r, e, item, features)
+                        assert scores[number, item] == pytest.approx(expected, abs=1e-4)
+            every = scorer.score(
+                rows, rows.target[entry], np.tile(np.arange(ITEMS), (len(asked), 1)), task, per_batch=8
+            )
+            excluded = np.array([[item % ITEMS, -1] for item in range(len(asked))])
+            found = search_beams(
+                scorer.questions(rows, row, entry, task, 4), catalogue.tries[task], beams=ITEMS, excluded=excluded
+            )
+            every[np.arange(len(asked)), excluded[:, 0]] = -np.inf
+            best = np.argsort(-every, axis=1, kind="stable")[:, : ITEMS - 1]
+            assert found.scores[:, : ITEMS - 1] == pytest.approx(np.take_along_axis(every, best, 1), abs=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", ["vocabulary", "catalogue"])
+def test_over_either_likelihood_the_loss_of_a_target_is_its_score(catalogue, likelihood):
+    model, rows = generator(catalogue), rows_of(random_log(1), catalogue)
+    with torch.no_grad():
+        losses = task_of(model, rows, catalogue, likelihood=likelihood).losses(np.arange(len(rows)))
+    scorer = OnePassScorer(model, catalogue, None, over_catalogue=likelihood == "catalogue")
+    for task, name in (("rec", "nrip"), ("search", "nsip")):
+        entry = np.array([e for _, e in item_targets(rows) if TASK_OF[int(rows.behavior[e])] == task])
+        scores = scorer.score(rows, rows.target[entry], rows.object[entry][:, None], task, per_batch=4)
+        assert -scores.sum() == pytest.approx(float(losses[name]), rel=1e-4)
+        row, _ = rows.places_of(rows.target[entry])
+        questions = scorer.questions(rows, row, entry, task, 4)
+        found = search_beams(questions, catalogue.tries[task], beams=ITEMS)
+        every = scorer.score(rows, rows.target[entry], np.tile(np.arange(ITEMS), (len(entry), 1)), task, per_batch=4)
+        assert found.scores == pytest.approx(-np.sort(-every, axis=1), abs=1e-4)
+
+
+def test_the_folder_opens_in_the_library_with_the_same_logits(catalogue, tmp_path):
+    model = generator(catalogue)
+    model.lm.config.one_pass = model.settings.model_dump()
+    model.save(tmp_path)
+    tokens = torch.tensor([[20, 25, 30, 21, 2, 3]])
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(tokens).logits
+        none = torch.full_like(tokens, -1)
+        mask = torch.ones(6, 6, dtype=torch.bool).tril()[None]
+        ours = model.states(tokens, none, None, torch.arange(6)[None], mask, model.node_vectors) @ model.outputs.T
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    again = CausalGenerator.load(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_a_step_and_any_number_of_threads_gives_the_same_bytes(catalogue, count):
+    rows = rows_of(random_log(4, users=9), catalogue, 40, 20)
+
+    def gradients(threads, processes):
+        torch.set_num_threads(threads)
+        try:
+            model = generator(catalogue, dropout=0.3, hidden_share=0.5, node_dropout=0.2).train()
+            task = task_of(model, rows, catalogue, label_smoothing=0.0)
+            task.order = RowOrder(rows, 8, 64, 7, processes)
+            torch.manual_seed(5)
+            loss = task.backward(next(task.batches(1)))["loss"]
+            return float(loss), [p.grad for p in model.parameters()]
+        finally:
+            torch.set_num_threads(1)
+
+    loss, whole = gradients(1, ALONE)
+    again, threaded = gradients(2, ALONE)
+    assert loss == again
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(whole, threaded, strict=True))
+    parts = [gradients(1, Processes(rank, count)) for rank in range(count)]
+    assert sum(part for part, _ in parts) == pytest.approx(loss, rel=1e-5)
+    for number, full in enumerate(whole):
+        shares = [grads[number] for _, grads in parts if grads[number] is not None]
+        if full is not None:
+            torch.testing.assert_close(torch.stack(shares).sum(0), full, atol=1e-5, rtol=1e-4)
+
+
+def test_every_row_is_read_once_an_epoch_and_a_later_step_is_the_same_from_anywhere(catalogue):
+    rows = rows_of(random_log(4, users=9), catalogue, 40, 20)
+    order = RowOrder(rows, 4, 100, 3, ALONE)
+    steps = [next(order.from_step(step)) for step in range(2 * order.per_epoch)]
+    for epoch in (steps[: order.per_epoch], steps[order.per_epoch :]):
+        read = np.concatenate([part.rows for step in epoch for part in step.parts])
+        assert sorted(read.tolist()) == list(range(len(rows)))
+    running = order.from_step(0)
+    for step in steps:
+        for mine, theirs in zip(step.parts, next(running).parts, strict=True):
+            assert mine.rows.tolist() == theirs.rows.tolist()
+
+
+def test_hidden_entries_are_hidden_from_others_alone(catalogue):
+    rows = rows_of(random_log(2), catalogue)
+    batch = row_tensors(rows, np.arange(len(rows)), catalogue.nodes, catalogue.lead, torch.device("cpu"))
+    torch.manual_seed(0)
+    all_hidden, whole = batch.mask(hidden_share=1.0), batch.mask()
+    same = (batch.own[:, :, None] == batch.own[:, None, :]) | (batch.unit[:, :, None] == batch.own[:, None, :])
+    assert torch.equal(all_hidden, whole & same)
+    some = batch.mask(hidden_share=0.5)
+    assert (some <= whole).all()
+    assert (some >= all_hidden).all()
+    assert not torch.equal(some, whole)
