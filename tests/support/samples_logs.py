@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from gensar_core import schema
 
 A, B, C, D, E, F = range(6)
+PROTOCOLS = ("strict", "paper")
 
 
 def event(user, time, item, query=None, session=None):
