@@ -5,6 +5,7 @@ exception, no line lost without a count, no code of a line run.
 """
 
 import ast
+import codecs
 import contextlib
 import gzip
 import json
@@ -145,7 +146,8 @@ def write(path: Path, lines: list[bytes], whole: int) -> bool:
 
 
 def not_blank(lines: list[bytes]) -> int:
-    return sum(1 for line in lines if line.strip())
+    """Count the lines that are not blank; a byte order mark belongs to no line."""
+    return sum(1 for line in b"\n".join(lines).removeprefix(codecs.BOM_UTF8).split(b"\n") if line.strip())
 
 
 def check_refusal(error: UserError, paths: list[Path]) -> None:
