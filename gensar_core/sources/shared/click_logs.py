@@ -88,6 +88,11 @@ class RawClicks:
         return [kind.file for kind in self.kinds]
 
 
+def first_fault(conditions: Mapping[str, pl.Expr]) -> pl.Expr:
+    """Return the name of the first condition that holds in each row, or null."""
+    return pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in conditions.items())
+
+
 def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:
     """Write users, items, queries and events.parquet, and record every count.
 
