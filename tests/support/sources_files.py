@@ -56,11 +56,11 @@ class Shop:
 
     @property
     def counts(self) -> dict:
-        return read_record(self.output / "stage.json")["counts"]
+        return counts(self.output)
 
     @property
     def warnings(self) -> list[str]:
-        return read_record(self.output / "stage.json")["warnings"]
+        return warnings(self.output)
 
     @property
     def items(self) -> pl.DataFrame:
