@@ -16,7 +16,7 @@ from gensar_core.sources.amazon import product_search
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.amazon.search_sessions import searches_from_categories, searches_from_pairs
-from gensar_core.sources.shared.numbering import codes, numbered, write_tables
+from gensar_core.sources.shared.numbering import codes, number_rows, write_tables
 
 #: Steps of the preparation that `expected_rows` may name, in order. Those of product search have no count when queries
 #: are synthesized.
@@ -149,7 +149,7 @@ def _write(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: p
     clicks = pl.concat([_coded(rows, names) for rows in (recommended, searches.with_columns(searched=True))])
     # Missing ratings come first, so where all are missing the file's order decides.
     clicks = clicks.sort(_EVENT_ORDER, nulls_last=False)
-    table = numbered("item_id", item=names["item"]).join(items, on="item", how="inner", maintain_order="left")
+    table = number_rows("item_id", item=names["item"]).join(items, on="item", how="inner", maintain_order="left")
     sessions = clicks["searched"].cum_sum().cast(pl.Int64()) - 1
     write_tables(stage, clicks, sessions, names, table.rename({"item": "raw_id"}))
     stage.record(events=len(clicks))

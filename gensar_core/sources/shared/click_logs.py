@@ -23,7 +23,7 @@ from gensar_core.sources.shared.category_paths import category_column
 from gensar_core.sources.shared.k_core import interaction_core
 from gensar_core.sources.shared.numbering import (
     codes,
-    numbered,
+    number_rows,
     renumber,
     session_numbers,
     sorted_names,
@@ -315,7 +315,7 @@ def _write(
 
 def _item_table(names: pl.Series, usable_items: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:
     """Build table `items` for the items that have events; only their texts are read."""
-    numbers = numbered("item_id", raw_id=names).join(usable_items, on="raw_id", how="inner").select("item_id", "row")
+    numbers = number_rows("item_id", raw_id=names).join(usable_items, on="raw_id", how="inner").select("item_id", "row")
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
     items = cleaned.join(numbers.lazy(), on="row", how="inner").with_columns(text=text).sort("item_id")
     table = items.select(*schema.ITEMS.columns).collect(engine="streaming")

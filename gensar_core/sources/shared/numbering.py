@@ -48,7 +48,7 @@ def session_numbers(searches: pl.DataFrame) -> pl.Series:
     return numbers.collect().to_series()
 
 
-def numbered(number: str, **column: pl.Series) -> pl.DataFrame:
+def number_rows(number: str, **column: pl.Series) -> pl.DataFrame:
     """Build a table of a column and its row numbers, named ``number``."""
     return pl.DataFrame(column).with_row_index(number)
 
@@ -73,7 +73,7 @@ def write_tables(
         session_id=pl.when(searched).then(sessions),
     )
     schema.EVENTS.write(table, stage.path("events.parquet"))
-    schema.USERS.write(numbered("user_id", raw_id=names["user"]), stage.path("users.parquet"))
-    schema.QUERIES.write(numbered("query_id", text=names["query"]), stage.path("queries.parquet"))
+    schema.USERS.write(number_rows("user_id", raw_id=names["user"]), stage.path("users.parquet"))
+    schema.QUERIES.write(number_rows("query_id", text=names["query"]), stage.path("queries.parquet"))
     schema.ITEMS.write(items, stage.path("items.parquet"))
     stage.record(users=len(names["user"]), items=len(items), queries=len(names["query"]))
