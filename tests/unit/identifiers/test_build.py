@@ -143,7 +143,7 @@ def test_every_level_may_have_a_size_of_its_own(vectors: dict[str, Path], tmp_pa
     vocabulary = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
     assert vocabulary["collaborative"] == {"levels": ["M1", "R1", "R2"], "sizes": [4, 8, 12]}
     assert len(IdentifierTable.load(tmp_path / "out").tokens) == 4 + 2 * (8 + 12)
-    assert [len(codebook) for codebook in load_rqvae(tmp_path / "out" / "model.safetensors").own("semantic")] == [8, 12]
+    assert [len(codebook) for codebook in load_rqvae(tmp_path / "out" / "model.safetensors").specific_codebooks("semantic")] == [8, 12]
 
 
 def test_residual_kmeans_needs_no_training_and_quantizes_the_vectors_themselves(

@@ -81,8 +81,8 @@ def test_identifiers_share_their_first_codes_and_follow_eq_3_to_5() -> None:
     shared_books = arrays(model.shared)
     for row, latent in enumerate(latents.numpy()):
         shared, left = loop_codes(latent, shared_books)
-        semantic, _ = loop_codes(left[:4], arrays(model.own("semantic")))
-        collaborative, _ = loop_codes(left[4:], arrays(model.own("collaborative")))
+        semantic, _ = loop_codes(left[:4], arrays(model.specific_codebooks("semantic")))
+        collaborative, _ = loop_codes(left[4:], arrays(model.specific_codebooks("collaborative")))
         assert codes.identifier("semantic")[row].tolist() == shared + semantic
         assert codes.identifier("collaborative")[row].tolist() == shared + collaborative
 
@@ -95,7 +95,7 @@ def test_quantized_latents_are_the_sums_of_eq_6() -> None:
         shared = sum(model.shared[level][codes.shared[row, level]] for level in range(2))
         own = torch.cat(
             [
-                sum(model.own(side)[level][codes.specific[side][row, level]] for level in range(2))  # type: ignore[misc]
+                sum(model.specific_codebooks(side)[level][codes.specific[side][row, level]] for level in range(2))  # type: ignore[misc]
                 for side in ("semantic", "collaborative")
             ]
         )
@@ -153,7 +153,7 @@ def test_reconstruction_and_total_loss_are_eq_8_and_10() -> None:
                 expected += 1.25 * float((left**2).sum()) / 20
         for side, part in (("semantic", slice(0, 4)), ("collaborative", slice(4, 8))):
             own = left[part]
-            for codebook in arrays(model.own(side)):
+            for codebook in arrays(model.specific_codebooks(side)):
                 own = own - codebook[loop_codes(own, codebook[None])[0][0]]
                 expected += 1.25 * float((own**2).sum()) / 20
     assert float(losses["quantization"]) == pytest.approx(expected, rel=1e-4)
