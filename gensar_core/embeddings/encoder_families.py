@@ -65,7 +65,10 @@ def resolve_model(name: str) -> str:
 
 
 def text_prefixes(settings: TextEmbedding, prompts: Mapping[str, str | None]) -> tuple[str, str]:
-    """Choose the prefixes of queries and of item texts: the settings', else those of ``prompts``, else the family's."""
+    """Choose the prefixes of queries and of item texts.
+
+    Where the settings have null, the model's own ``prompts`` decide; without any, the model's family does.
+    """
     query = prompts.get("query") or ""
     item = prompts.get("document") or prompts.get("passage") or ""
     if not query and not item:
