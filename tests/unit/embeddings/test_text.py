@@ -127,14 +127,6 @@ def test_long_texts_are_cut_and_a_limit_of_the_model_is_a_warning(tmp_path, mode
     assert record["warnings"] == [f"{model} reads at most {POSITIONS} tokens, not 256"]
 
 
-def test_prefixes_go_before_the_texts(tmp_path, model):
-    vectors, _ = embed(tmp_path, model, ["w1 w2"], ["w1 w2"], query_prefix="query: ", item_prefix="item: ")
-    written, _ = embed(tmp_path, model, ["item: w1 w2"], ["query: w1 w2"], name="written")
-    for name in ("items", "queries"):
-        assert vectors[name] == pytest.approx(written[name], abs=1e-6)
-    assert np.abs(vectors["items"] - vectors["queries"]).max() > 1e-3
-
-
 BGE = "Represent this sentence for searching relevant passages: "
 
 
@@ -257,12 +249,6 @@ def test_a_shard_with_a_changed_bit_is_refused(tmp_path):
     file.write_bytes(content)
     with pytest.raises(UserError, match=rf"{file}: is damaged or cut off .*; delete it and run again"):
         shards.restore("item-texts", rows)
-
-
-def test_equal_inputs_give_equal_bytes(tmp_path, model):
-    for name in ("one", "two"):
-        embed(tmp_path, model, TEXTS, name=name)
-    assert (tmp_path / "one/vectors.safetensors").read_bytes() == (tmp_path / "two/vectors.safetensors").read_bytes()
 
 
 def test_a_packaged_model_is_loaded_from_its_package_or_else_from_the_hub(monkeypatch):

@@ -242,20 +242,20 @@ def test_a_killed_fitting_continues_to_the_same_weights(
         assert torch.equal(continued.state_dict()[name], weights)
 
 
-@pytest.mark.parametrize("items", [1, 2, 5])
-def test_data_sets_smaller_than_a_codebook_are_fitted_without_collisions(items: int) -> None:
-    vectors = clustered_vectors(items)
+@pytest.mark.parametrize(
+    ("vectors", "distinct"),
+    [
+        (clustered_vectors(1), 1),
+        (clustered_vectors(2), 2),
+        (clustered_vectors(5), 5),
+        ({"semantic": torch.ones(50, 6), "collaborative": torch.zeros(50, 4)}, 1),
+    ],
+)
+def test_fewer_distinct_items_than_codes_are_fitted(vectors: dict[str, torch.Tensor], distinct: int) -> None:
     model, _ = fit_rqvae(vectors, small_settings(), seed=0)
+    assert torch.isfinite(model.all_latents(model.scale(vectors))).all()
     for side in model.sides:
-        assert collision_rate(all_codes(model, vectors).identifier(side)) == 0.0
-
-
-def test_items_that_are_all_alike_are_fitted() -> None:
-    vectors = {"semantic": torch.ones(50, 6), "collaborative": torch.zeros(50, 4)}
-    model, _ = fit_rqvae(vectors, small_settings(), seed=0)
-    latents = model.all_latents(model.scale(vectors))
-    assert torch.isfinite(latents).all()
-    assert model.encode_latents(latents).shared.shape == (50, 1)
+        assert len(all_codes(model, vectors).identifier(side).unique(dim=0)) == distinct
 
 
 # ------------------------------------------------------------------------------------------------------------- counts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,13 +36,6 @@ def write_clicks(folder: Path, categories: list[list[list[str]]], clicks: list[t
     schema.ITEMS.write(items, folder / "items.parquet")
 
 
-def report_of(folder: Path) -> dict[str, Any]:
-    """The quality report of the folders `identifiers` and `canonical`."""
-    quality_report(folder / "identifiers", folder / "canonical", folder / "out")
-    report: dict[str, Any] = json.loads((folder / "out" / "quality.json").read_text())
-    return report
-
-
 def test_prefix_counts_match_pairs_counted_one_by_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     # Some identifiers end after two codes.
@@ -53,7 +45,8 @@ def test_prefix_counts_match_pairs_counted_one_by_one(tmp_path: Path) -> None:
     clicks = [(user, int(item)) for user in range(6) for item in rng.integers(ITEMS, size=8)]
     write_identifiers(tmp_path / "identifiers", codes)
     write_clicks(tmp_path / "canonical", categories, clicks)
-    report = report_of(tmp_path)
+    quality_report(tmp_path / "identifiers", tmp_path / "canonical", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "quality.json").read_text())
     assert report["sides"] == ["semantic", "collaborative"]
     assert report["semantic"]["raw_collision_rate"] == 0.25
 
@@ -77,16 +70,6 @@ def test_prefix_counts_match_pairs_counted_one_by_one(tmp_path: Path) -> None:
             assert counts[name] == pytest.approx({"share": share, "chance": chance, "lift": share / chance})
 
 
-def test_a_code_that_is_the_category_predicts_it_surely(tmp_path: Path) -> None:
-    write_identifiers(tmp_path / "identifiers", [[i % 3, 0, i] for i in range(ITEMS)])
-    write_clicks(tmp_path / "canonical", [[["root", f"c{i % 3}"]] for i in range(ITEMS)], [(0, 1), (0, 4), (1, 2)])
-    first = report_of(tmp_path)["semantic"]["prefixes"][0]
-    # 3 groups of 8 items: 3 * 28 of 276 pairs.
-    assert first["same_category"] == pytest.approx({"share": 1.0, "chance": 84 / 276, "lift": 276 / 84})
-    # The one pair clicked in turn, 1 and 4, shares its first code.
-    assert first["clicked_in_turn"] == pytest.approx({"share": 1 / 84, "chance": 1 / 276, "lift": 276 / 84})
-
-
 def test_repeated_clicks_and_changes_of_user_make_no_pair() -> None:
     events = pl.DataFrame({"user_id": [0, 0, 0, 1, 1, 1], "item_id": [5, 5, 2, 2, 5, 2]})
     assert click_pairs(events).tolist() == [[2, 5]]
@@ -96,7 +79,7 @@ def test_a_report_of_another_data_set_is_refused(tmp_path: Path) -> None:
     write_identifiers(tmp_path / "identifiers", [[0, 0, 0], [0, 0, 1]])
     write_clicks(tmp_path / "canonical", [[["c"]]], [(0, 0)])
     with pytest.raises(UserError, match=r"has 2 items, but .*items.parquet has 1"):
-        report_of(tmp_path)
+        quality_report(tmp_path / "identifiers", tmp_path / "canonical", tmp_path / "out")
 
 
 def test_the_figure_shows_each_sides_rate(tmp_path: Path) -> None:

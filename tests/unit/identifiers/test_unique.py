@@ -164,9 +164,3 @@ def test_an_overfull_prefix_sends_out_the_items_nearest_to_another() -> None:
 def test_more_items_than_identifiers_are_refused(items: int, sizes: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Problem(np.zeros((items, 2)), 0, sizes, sides=1).assign()
-
-
-def test_the_same_input_gives_the_same_codes() -> None:
-    latents = np.repeat(np.random.default_rng(1).standard_normal((10, 4)), 30, axis=0)
-    first, second = (Problem(latents, 1, [8] * 3).assign() for _ in range(2))
-    np.testing.assert_array_equal(first, second)
