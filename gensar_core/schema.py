@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
@@ -18,6 +18,13 @@ from gensar_core.errors import UserError
 
 TASKS: Final = ("rec", "search")
 SPLITS: Final = ("train", "valid", "test")
+
+#: Sides of an item, each with an identifier of its own: its texts, and its clicks.
+Side = Literal["semantic", "collaborative"]
+SIDES: Final[tuple[Side, Side]] = ("semantic", "collaborative")
+
+#: Side whose identifier each task predicts; histories write the task's clicks by the same identifier.
+SIDE_OF_TASK: Final[Mapping[str, Side]] = {"rec": "collaborative", "search": "semantic"}
 
 #: Behaviors by their number in ``history_behavior``; the tokens are those of Eq. 11.
 BEHAVIORS: Final = ("R_I", "S_Q", "S_I")

@@ -15,8 +15,7 @@ from gensar_core.config.base import Settings, validate
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import write_json
-
-SIDES = ("semantic", "collaborative")
+from gensar_core.schema import SIDES
 
 
 class Scheme(Settings):
@@ -61,7 +60,7 @@ class IdentifierTable:
         vocabulary = read_vocabulary(folder / "vocabulary.json")
         first = _first_token(vocabulary)
         tokens = [f"<{level}_{code}>" for level, (_, size) in first.items() for code in range(size)]
-        sides = {
+        sides: dict[str, Ragged] = {
             side: _token_rows(frame.get_column(side), vocabulary.scheme(side), first, f"{path}: column {side!r}")
             for side in SIDES
         }
