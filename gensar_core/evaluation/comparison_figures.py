@@ -51,7 +51,7 @@ def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
     """
     tables = {path: read_test_ranks(path) for path in ranks.values()}
     check_same_targets(tables)
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for series in settings.series:
         for row in series.rows:
             table = tables[ranks[row]]
@@ -60,11 +60,11 @@ def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
                 for metric in settings.metrics if len(of_task) else ():
                     values = gains(of_task, metric)
                     error = _INTERVAL * values.std() / np.sqrt(len(values))
-                    found.append(
+                    rows.append(
                         {"series": series.label, "row": row, "task": task, "metric": metric}
                         | {"mean": float(values.mean()), "error": float(error)}
                     )
-    return pl.DataFrame(found)
+    return pl.DataFrame(rows)
 
 
 def _bars(table: pl.DataFrame, settings: FigureSettings, path: Path) -> None:

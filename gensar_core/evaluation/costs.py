@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.evaluation.markdown import markdown_table
+from gensar_core.evaluation.table_formats import markdown_table
 from gensar_core.runtime.stage import Stage, read_record
 
 _DECIMALS = 1
@@ -44,11 +44,11 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):
         fitted, ranked = read_record(model / "stage.json"), read_record(path.with_suffix(".stage.json"))
-        found = set(pl.scan_parquet(path).select("task").unique().collect()["task"])
+        ranked_tasks = set(pl.scan_parquet(path).select("task").unique().collect()["task"])
         rows.append(
             {
                 "method": name,
-                "tasks": "+".join(task for task in schema.TASKS if task in found),
+                "tasks": "+".join(task for task in schema.TASKS if task in ranked_tasks),
                 "parameters": fitted["counts"]["parameters"],
                 "training seconds": float(fitted["counts"].get("training_seconds", fitted["seconds"])),
                 "ranking seconds": float(ranked["seconds"] + ranked["counts"].get("parts_seconds", 0.0)),

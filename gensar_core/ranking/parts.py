@@ -58,8 +58,8 @@ def gather_rankings(parts: Sequence[Path], output: Path, name: str) -> None:
     """
     scores = [path.with_suffix(".scores.parquet") for path in parts]
     with _gathering("rank_generator", [*parts, *scores], output, name) as stage:
-        pairs = zip(parts, scores, strict=True)
-        whole = concat_rankings(Ranking(schema.RANKS.read(ranks), schema.SCORES.read(kept)) for ranks, kept in pairs)
+        tables = [(schema.RANKS.read(part), schema.SCORES.read(path)) for part, path in zip(parts, scores, strict=True)]
+        whole = concat_rankings(Ranking(*pair) for pair in tables)
         whole.write(stage, name)
         stage.record(**_work(parts))
 

@@ -175,4 +175,4 @@ def test_equal_seeds_in_another_order_are_equal():
 def test_rows_of_other_targets_are_refused():
     columns = {"task": "rec", "method": ["one", "one", "two", "two"], "position": [0, 0, 1, 1], "rank": 1.0}
     with pytest.raises(UserError, match="two and one ranked other targets of rec"):
-        significance(pl.DataFrame({**columns, "sample_id": [0, 1, 1, 2]}), ("hr@1",))
+        significance(pl.DataFrame({**columns, "sample_id": [0, 1, 1, 2]}), ("hr@1",), ComparisonSettings())

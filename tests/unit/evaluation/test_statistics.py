@@ -3,8 +3,8 @@
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.evaluation.markdown import markdown_table
 from gensar_core.evaluation.statistics import data_statistics, statistics
+from gensar_core.evaluation.table_formats import markdown_table
 
 NO_QUERY = [None, 0, None, None, None]
 COLUMNS = {
