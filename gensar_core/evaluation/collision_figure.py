@@ -18,9 +18,7 @@ def collision_figure(names: Sequence[str], reports: Sequence[Path], figure: Path
     ``reports`` are the quality.json files of the entries ``names``. The rate is that of the nearest codes, before
     identifiers were made unique; the record holds the numbers drawn.
     """
-    with Stage(
-        "collision_figure", figure.parent, inputs=reports, code=__name__, record_name=f"{figure.name}.stage.json"
-    ) as stage:
+    with Stage.named_after(figure, "collision_figure", inputs=reports, code=__name__) as stage:
         rates = {name: _rates(path) for name, path in zip(names, reports, strict=True)}
         _draw(rates, stage.path(figure.name))
         stage.record(raw_collision_rate=rates)

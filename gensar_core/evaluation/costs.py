@@ -24,9 +24,7 @@ def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[st
     Raises UserError when a record is missing.
     """
     records = [path.with_suffix(".stage.json") for path in ranks] + [folder / "stage.json" for folder in models]
-    with Stage(
-        "cost_table", output.parent, inputs=records, code=__name__, record_name=f"{output.name}.stage.json"
-    ) as stage:
+    with Stage.named_after(output, "cost_table", inputs=records, code=__name__) as stage:
         table = costs(models, ranks, names)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_DECIMALS)
         rows = [[_shown(cell) for cell in row] for row in table.iter_rows()]

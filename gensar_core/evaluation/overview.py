@@ -37,9 +37,7 @@ def overview(dataset: str, sources: Sources, captions: Mapping[str, str], output
     """Write the page ``output``; ``captions`` holds a paragraph per kind of section."""
     inputs = [sources.statistics, sources.audit, *sources.quality.values(), *sources.records]
     inputs += [*sources.figures.values(), *sources.tables.values()]
-    with Stage(
-        "overview", output.parent, inputs=inputs, code=__name__, record_name=f"{output.stem}.stage.json"
-    ) as stage:
+    with Stage.named_after(output.with_suffix(""), "overview", inputs=inputs, code=__name__) as stage:
         sections = list(_sections(sources, captions))
         links = " ".join(f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title, _ in sections)
         body = "".join(f'<h2 id="{_anchor(title)}">{html.escape(title)}</h2>\n{text}' for title, text in sections)

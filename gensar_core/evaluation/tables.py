@@ -78,11 +78,8 @@ def _write(
     canonical: Path | None,
 ) -> None:
     tested = _tested(ranks, names, kind)
-    record_name = f"{output.name}.stage.json"
-    inputs = [*ranks, *([canonical] if canonical else [])]
-    with Stage(
-        stage_name, output.parent, settings=comparison, inputs=inputs, code=__name__, record_name=record_name
-    ) as stage:
+    options = {"settings": comparison, "inputs": [*ranks, *([canonical] if canonical else [])], "code": __name__}
+    with Stage.named_after(output, stage_name, **options) as stage:
         table, tests = _means(tested, columns), significance(tested, columns, comparison)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
         tests.write_csv(stage.path(f"{output.name}.significance.csv"))

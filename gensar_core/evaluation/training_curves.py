@@ -26,9 +26,7 @@ def training_curves(folders: Mapping[str, Path], figure: Path) -> None:
     if not files:
         raise UserError(f"{', '.join(map(str, folders.values()))}: no training has left a curve to draw")
     inputs = list(files.values())
-    with Stage(
-        "training_curves", figure.parent, inputs=inputs, code=__name__, record_name=f"{figure.name}.stage.json"
-    ) as stage:
+    with Stage.named_after(figure, "training_curves", inputs=inputs, code=__name__) as stage:
         histories = {name: _history(path) for name, path in files.items()}
         _draw(histories, stage.path(figure.name))
         best = {name: max(history, key=lambda entry: entry["score"]) for name, history in histories.items()}

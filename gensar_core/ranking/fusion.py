@@ -39,9 +39,8 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
     """
     inputs = [samples / "samples.parquet", samples / "candidates.parquet", *parts.values()]
     inputs += [samples / "training_events.parquet"] if settings.popularity else []
-    record_name = f"{name}.stage.json"
     recorded = {**settings.model_dump(mode="json"), "parts": list(parts)}
-    with Stage("fuse", output, settings=recorded, inputs=inputs, code=__name__, record_name=record_name) as stage:
+    with Stage.named_after(output / name, "fuse", settings=recorded, inputs=inputs, code=__name__) as stage:
         table = schema.SAMPLES.read(samples / "samples.parquet")
         scored = {part: schema.SCORES.read(path).sort("sample_id") for part, path in parts.items()}
         prior = log_clicks(samples / "training_events.parquet") if settings.popularity else None

@@ -30,7 +30,7 @@ def joined(first, *others):
     return first
 
 
-def tabulate(folder, comparison=None, **rows):
+def tabulate(folder, comparison=ComparisonSettings(), **rows):  # noqa: B008
     """Write the table of some rows, each given as the ranks of its targets; return its path without a suffix."""
     files = [ranks_file(folder, name, values) for name, values in rows.items()]
     metric_table(files, list(rows), folder / "table", comparison)
