@@ -40,6 +40,8 @@ def metric_table(
     output: Path,
     comparison: ComparisonSettings = _BEST,
     canonical: Path | None = None,
+    *,
+    full: bool = False,
 ) -> None:
     """Write {output}.csv, .md, .tex and .html: HR@k and NDCG@k of each method on the test targets of each task.
 
@@ -48,38 +50,14 @@ def metric_table(
     ``metrics``). {output}.significance.csv holds the tests that ``comparison`` requests (`significance.significance`).
     In all files but the CSV the best value is bold, with a star where the test separates it from the row it is compared
     with (p < 0.05), and the second best is underlined. ``canonical`` is the record of the data set's stage `canonical`;
-    .md and .html repeat its warnings. Raises what ``metrics`` raises.
+    .md and .html repeat its warnings. With ``full``, ``ranks`` are files of the table `full_ranks`, and the metrics are
+    Recall@k and NDCG@k among all items; a target without a rank counts as a miss at every k. Raises UserError as
+    ``metrics`` does.
     """
-    _write("metric_table", ranks, names, output, schema.RANKS, METRICS, comparison, canonical)
-
-
-def full_table(
-    ranks: Sequence[Path],
-    names: Sequence[str],
-    output: Path,
-    comparison: ComparisonSettings = _BEST,
-    canonical: Path | None = None,
-) -> None:
-    """Write the same files as `metric_table`, with Recall@k and NDCG@k among all items.
-
-    ``ranks`` are files of the table `full_ranks`; a target without a rank counts as a miss at every k.
-    """
-    _write("full_table", ranks, names, output, schema.FULL_RANKS, FULL_METRICS, comparison, canonical)
-
-
-def _write(
-    stage_name: str,
-    ranks: Sequence[Path],
-    names: Sequence[str],
-    output: Path,
-    kind: schema.Table,
-    columns: Sequence[str],
-    comparison: ComparisonSettings,
-    canonical: Path | None,
-) -> None:
+    kind, columns = (schema.FULL_RANKS, FULL_METRICS) if full else (schema.RANKS, METRICS)
     tested = _tested(ranks, names, kind)
     options = {"settings": comparison, "inputs": [*ranks, *([canonical] if canonical else [])], "code": __name__}
-    with Stage.named_after(output, stage_name, **options) as stage:
+    with Stage.named_after(output, "full_table" if full else "metric_table", **options) as stage:
         table, tests = _means(tested, columns), significance(tested, columns, comparison)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
         tests.write_csv(stage.path(f"{output.name}.significance.csv"))

@@ -21,7 +21,7 @@ from gensar_core.config.base import validate
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RetrievalSettings
 from gensar_core.errors import UserError
-from gensar_core.evaluation.tables import FULL_METRICS, full_table, metrics
+from gensar_core.evaluation.tables import FULL_METRICS, metric_table, metrics
 from gensar_core.generator.rank import rank_catalogue as generator_rank_catalogue
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
@@ -135,7 +135,7 @@ def test_the_table_counts_a_target_without_a_rank_as_a_miss(tmp_path: Path) -> N
     assert table.columns == ["task", "method", *FULL_METRICS, "samples"]
     assert [row[2:5] for row in table.rows()] == [(0.5, 0.5, 0.75), (0.25, 0.25, 0.5)]
     assert table["ndcg@5"][0] == pytest.approx((1 + 1 / np.log2(6)) / 4)
-    full_table(paths, ["first", "second"], tmp_path / "tables" / "demo_full")
+    metric_table(paths, ["first", "second"], tmp_path / "tables" / "demo_full", full=True)
     assert pl.read_csv(tmp_path / "tables" / "demo_full.csv").columns == table.columns
     assert "**0.7500**" in (tmp_path / "tables" / "demo_full.md").read_text()
 
