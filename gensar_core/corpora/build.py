@@ -26,7 +26,7 @@ from gensar_core.corpora.chunks import (
 )
 from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, SIDES, Task, active_tasks
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, Task, active_tasks
 from gensar_core.corpora.template_files import Template, write_templates
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces
@@ -95,7 +95,7 @@ def build_corpus(
         pieces = Pieces(
             encoder,
             new.tokens,
-            {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in SIDES},
+            {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in schema.SIDES},
             asked,
             descriptions,
             suggested,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +18,11 @@ from gensar_core.corpora.assemble import ExampleRows, shown
 from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.tasks import RANKING_TASKS, Kind, Side
+from gensar_core.corpora.tasks import RANKING_TASKS, Kind
 from gensar_core.corpora.token_pieces import Pieces
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import read_record
-
-#: Side of the identifier that each task predicts; histories write its clicks by the same identifier.
-_SIDE_OF: Mapping[str, Side] = {"rec": "collaborative", "search": "semantic"}
 
 
 @dataclass(frozen=True)
@@ -110,11 +107,11 @@ class LivePrompts:
             raise UserError("query: holds no word; give at least one")
 
 
-def _identifiers(path: Path, behavior_tokens: bool) -> dict[Side, Ragged]:
+def _identifiers(path: Path, behavior_tokens: bool) -> dict[schema.Side, Ragged]:
     """Read the identifier tokens of every item, between the behavior token and the end of sequence."""
     table = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
     found = {}
-    for task, side in _SIDE_OF.items():
+    for task, side in schema.SIDE_OF_TASK.items():
         rows = Ragged.from_series(table.filter(pl.col("task") == task).get_column("target_ids"))
         inner = np.ones(len(rows.values), dtype=bool)
         inner[rows.offsets[1:] - 1] = False

@@ -21,7 +21,7 @@ from gensar_core.corpora.item_texts import Encoder, clean
 from gensar_core.corpora.read import new_tokens, vocabulary_size
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.load import load_corpus_tokenizer
-from gensar_core.identifiers.table import SIDES, IdentifierTable, read_vocabulary
+from gensar_core.identifiers.table import IdentifierTable, read_vocabulary
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import load_vectors, save_vectors
@@ -135,7 +135,7 @@ def _levels(identifiers: Path) -> dict[str, list[str]]:
     """Map each level's name to the sides that have it, in the order in which an identifier names the levels."""
     vocabulary = read_vocabulary(identifiers / "vocabulary.json")
     levels: dict[str, list[str]] = {}
-    for side in SIDES:
+    for side in schema.SIDES:
         for level in vocabulary.scheme(side).levels:
             levels.setdefault(level, []).append(side)
     return dict(sorted(levels.items(), key=lambda entry: -len(entry[1])))

@@ -17,9 +17,9 @@ import torch
 
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import T5
-from gensar_core.identifiers.table import SIDES
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.tensors import load_vectors
+from gensar_core.schema import SIDES
 
 #: Share of an embedding's variance that comes from the token's vector; the rest stays random and separates tokens with
 #: equal vectors.

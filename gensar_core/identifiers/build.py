@@ -17,12 +17,13 @@ from gensar_core.identifiers.collisions import Resolved, resolve
 from gensar_core.identifiers.fit import fit
 from gensar_core.identifiers.quality import code_use, colliding_items, collision_rate, distortion
 from gensar_core.identifiers.rqvae import RQVAE, Codes, save_rqvae
-from gensar_core.identifiers.table import SIDES, Scheme, Vocabulary, save_identifiers
+from gensar_core.identifiers.table import Scheme, Vocabulary, save_identifiers
 from gensar_core.identifiers.unique import check_room
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.stage import Stage, digest, write_json
 from gensar_core.runtime.tensors import load_vectors
+from gensar_core.schema import SIDES
 
 
 def build_identifiers(
@@ -40,7 +41,8 @@ def build_identifiers(
     vectors are missing, not finite or cover different numbers of items, and when identifiers must be unique but the
     levels offer too few.
     """
-    paths = {side: path for side, path in zip(SIDES, (semantic, collaborative), strict=True) if path is not None}
+    given = {"semantic": semantic, "collaborative": collaborative}
+    paths = {side: path for side, path in given.items() if path is not None}
     if not paths:
         raise UserError("identifiers: give a semantic embedding, a collaborative one, or both")
     with Stage("identifiers", output, settings=settings, inputs=paths.values(), seed=seed, code=__name__) as stage:
@@ -132,11 +134,12 @@ def _vocabulary(sides: tuple[str, ...], settings: QuantizerSettings, resolved: R
 
     With a single side, all levels carry its letter, and both sides use them. An extra digit is one more specific level.
     """
+    letters = {"semantic": "S", "collaborative": "R"}
     shared = 0 if len(sides) == 1 else settings.shared_levels
     schemes = {}
     for side in sides:
         sizes = [*settings.sizes, *([int(resolved.digits[side].max()) + 1] if resolved.digits else [])]
-        letter = dict(zip(SIDES, "SR", strict=True))[side]
+        letter = letters[side]
         levels = [f"M{level + 1}" for level in range(shared)]
         levels += [f"{letter}{level + 1}" for level in range(len(sizes) - shared)]
         schemes[side] = Scheme(levels=levels, sizes=sizes)

@@ -12,7 +12,7 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.identifiers.table import SIDES, IdentifierTable
+from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage, read_record, write_json
 
@@ -38,7 +38,7 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
             )
         counts = read_record(identifiers / "stage.json")["counts"]
         category, pairs = categories(items), click_pairs(events)
-        report: dict[str, Any] = {"items": len(table), "sides": [side for side in SIDES if side in counts]}
+        report: dict[str, Any] = {"items": len(table), "sides": [side for side in schema.SIDES if side in counts]}
         for side in report["sides"]:
             report[side] = {**counts[side], "prefixes": prefix_counts(table.sides[side], category, pairs)}
         write_json(stage.path("quality.json"), report)

@@ -15,8 +15,7 @@ from gensar_core.config.base import Settings, validate
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import write_json
-
-SIDES = ("semantic", "collaborative")
+from gensar_core.schema import SIDES
 
 
 class Scheme(Settings):
@@ -63,7 +62,7 @@ class IdentifierTable:
         tokens = [f"<{level}_{code}>" for level, size in sizes.items() for code in range(size)]
         # The number of the token of each level's code 0.
         starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
-        sides = {
+        sides: dict[str, Ragged] = {
             side: _token_rows(frame.get_column(side), vocabulary.scheme(side), starts, f"{path}: column {side!r}")
             for side in SIDES
         }

@@ -28,8 +28,8 @@ from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequence_examples import MaskedPlaces
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive, Share
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise, SelfAttention, initialize
+from gensar_core.nn.attention import Pointwise, SelfAttention, initialize
+from gensar_core.nn.dropout import Dropout
 
 
 class BERT4RecSettings(SequentialSettings):

@@ -18,6 +18,7 @@ from gensar_core.baselines.shared.product_search import ItemSequences
 from gensar_core.baselines.shared.sequence_views import Substitutes, altered
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
 from gensar_core.config.base import Rate
+from gensar_core.nn.contrastive import nt_xent
 from gensar_core.runtime.seeds import generator
 
 
@@ -141,19 +142,10 @@ class _Contrasting:
 
 
 def contrast(vectors: torch.Tensor, alike: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return NT-Xent (Chen et al., 2020, Eq. 1) of views [2 n, dimensions] of length 1, where i and n + i are a pair.
-
-    The other views of the batch are negatives, except those ``alike`` bool [2 n, 2 n]. Zero when n is 0.
-    """
-    count = len(vectors) // 2
-    if not count:
+    """Compute ``nt_xent`` of views [2 n, dimensions] of length 1, with their inner products; zero when n is 0."""
+    if not len(vectors):
         return vectors.sum()
-    positive = torch.arange(2 * count, device=vectors.device).roll(count)
-    left_out = alike.clone()
-    left_out[torch.arange(2 * count), positive] = False
-    left_out.fill_diagonal_(True)
-    logits = (vectors @ vectors.T / temperature).masked_fill(left_out, -torch.inf)
-    return functional.cross_entropy(logits, positive)
+    return nt_xent(vectors @ vectors.T / temperature, alike)
 
 
 class Partners:

@@ -24,8 +24,8 @@ from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequence_examples import LastPlace
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise, initialize
+from gensar_core.nn.attention import Pointwise, initialize
+from gensar_core.nn.dropout import Dropout
 
 
 class FMLPSettings(SequentialSettings):

@@ -22,7 +22,7 @@ import torch
 from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout
+from gensar_core.nn.dropout import Dropout
 
 
 class GRU4RecSettings(CausalSettings):

@@ -26,7 +26,8 @@ from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
 from gensar_core.baselines.shared.target_rows import RowBatch, TrainingRows
 from gensar_core.config.base import Count, Positive, Share
-from gensar_core.nn.attention import Dropout, masked_mean, on_distinct
+from gensar_core.nn.attention import masked_mean, on_distinct
+from gensar_core.nn.dropout import Dropout
 from gensar_core.runtime.arrays import Ragged
 
 

@@ -25,8 +25,8 @@ from torch.nn import functional
 from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.config.base import Positive, Rate
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise
+from gensar_core.nn.attention import Pointwise
+from gensar_core.nn.dropout import Dropout
 
 #: Bounds of |decay| at initialization.
 _SLOWEST, _FASTEST = 0.99, 0.8

@@ -30,8 +30,8 @@ from gensar_core.baselines.shared.causal_recommender import CausalRecommender, C
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.config.base import Positive, Rate
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise, SelfAttention
+from gensar_core.nn.attention import Pointwise, SelfAttention
+from gensar_core.nn.dropout import Dropout
 
 
 class SASRecSettings(CausalSettings):

@@ -30,13 +30,13 @@ from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
 from gensar_core.config.base import Count, Positive, Rate
 from gensar_core.nn.attention import (
     EncoderLayer,
-    QueryItemAlignment,
     TargetAttention,
     masked_mean,
     masked_softmax,
     on_distinct,
     xavier,
 )
+from gensar_core.nn.contrastive import QueryItemAlignment
 
 _Weight = Annotated[float, Field(ge=0.0)]
 #: Tolerance: rounding may lower a weight of exactly 1 / n.

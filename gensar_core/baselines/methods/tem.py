@@ -13,7 +13,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.product_search import ItemSequences, SearchMethod, SearchModel, SearchSettings
 from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout
+from gensar_core.nn.dropout import Dropout
 
 
 class TEMSettings(SearchSettings):

@@ -33,15 +33,14 @@ from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
 from gensar_core.config.base import Positive, Rate
 from gensar_core.nn.attention import (
     DecoderLayer,
-    Dropout,
     EncoderLayer,
-    QueryItemAlignment,
     TargetAttention,
-    ViewAlignment,
     masked_mean,
     on_distinct,
     xavier,
 )
+from gensar_core.nn.contrastive import QueryItemAlignment, ViewAlignment
+from gensar_core.nn.dropout import Dropout
 from gensar_core.schema import TASKS
 
 _Weight = Annotated[float, Field(ge=0.0)]

@@ -22,7 +22,8 @@ from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, Tr
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch, TrainingRows
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout, on_distinct
+from gensar_core.nn.attention import on_distinct
+from gensar_core.nn.dropout import Dropout
 
 #: Standard deviation of initial vectors. At 1, logits of 64 dimensions would start in the tens.
 _SMALL = 0.05

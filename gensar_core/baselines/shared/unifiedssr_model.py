@@ -16,7 +16,8 @@ from gensar_core.baselines.shared.query_words import QueryWords, query_word_numb
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.config.base import Count, Positive, Rate, Share
-from gensar_core.nn.attention import Attention, Dropout, masked_mean
+from gensar_core.nn.attention import Attention, masked_mean
+from gensar_core.nn.dropout import Dropout
 
 
 class UnifiedSSRSettings(RankedSettings):

@@ -14,10 +14,9 @@ from gensar_core.nn.attention import (
     Attention,
     DecoderLayer,
     EncoderLayer,
-    QueryItemAlignment,
     TargetAttention,
-    ViewAlignment,
 )
+from gensar_core.nn.contrastive import QueryItemAlignment, ViewAlignment
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 

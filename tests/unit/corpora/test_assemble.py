@@ -17,12 +17,13 @@ from gensar_core.corpora.assemble import ExampleRows, targets, value_tokens
 from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, SIDES, TASKS
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, TASKS
 from gensar_core.corpora.template_files import Template, _parse
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside
 from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.schema import SIDES
 from tests.support.corpora_shop import QUERIES, TEXTS, Q, R, S, Scribe, blanks_kept, sample, t5_like
 
 CODES = 5
