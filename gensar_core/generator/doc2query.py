@@ -25,7 +25,7 @@ from gensar_core.corpora.token_pieces import beside, repeated
 from gensar_core.corpora.tokenizer import TRAINED, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
-from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.batches import Batches
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
@@ -72,7 +72,7 @@ def make_pseudo_queries(
 
 
 def _learn(
-    model: T5,
+    model: Backbone,
     texts: _Texts,
     pairs: tuple[np.ndarray, np.ndarray],
     settings: PseudoQuerySettings,
@@ -121,7 +121,7 @@ class QueryTask(GeneratorTask):
     """Train with validation by the mean loss of held-out pairs."""
 
     def __init__(
-        self, model: T5, settings: PseudoQuerySettings, examples: Examples, held_out: Examples, seed: int
+        self, model: Backbone, settings: PseudoQuerySettings, examples: Examples, held_out: Examples, seed: int
     ) -> None:
         super().__init__(model, settings.training(), examples, [], seed)
         batches = Batches(held_out, batch_size=len(held_out), tokens=self.order.tokens, weights={}, seed=seed)
@@ -133,7 +133,9 @@ class QueryTask(GeneratorTask):
         return {"held_out_loss": float(losses.mean()), "score": -float(losses.mean())}
 
 
-def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuerySettings, seed: int) -> pl.DataFrame:
+def sample_queries(
+    model: Backbone, tokenizer: Any, items: Texts, settings: PseudoQuerySettings, seed: int
+) -> pl.DataFrame:
     """Sample up to ``settings.queries_per_item`` different queries per item with text, as table `pseudo_queries`."""
     device = model.lm_head.weight.device
     model.eval()
@@ -212,7 +214,7 @@ def _split(items: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.n
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> T5:
+def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> Backbone:
     if settings.backbone == "scratch":
         return backbone.from_scratch(settings.size, len(tokenizer), tokenizer, seed)
     model = backbone.load_model(settings.backbone)

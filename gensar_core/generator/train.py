@@ -10,6 +10,7 @@ from gensar_core.corpora.read import check_lengths, load_examples
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.item_targets import target_tries
+from gensar_core.generator.likelihoods import item_likelihoods
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.generator.warm_start import warm_start
@@ -113,8 +114,8 @@ def _train(
         # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
-    tries = target_tries(corpus, model) if backbone.over_catalogue(model) else None
-    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, tries)
+    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, model))
+    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)
     record = train(
         task,
         task.schedule(),

@@ -16,10 +16,11 @@ from gensar_core.corpora.live_prompts import Entry, LivePrompts
 from gensar_core.corpora.read import ItemTokens, check_model_tokenizer, check_tokens, load_item_tokens, vocabulary_size
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model, over_catalogue
-from gensar_core.generator.backbones.t5 import T5
-from gensar_core.generator.beam_search import search_catalogue
+from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model
+from gensar_core.generator.backbones.t5 import Backbone
+from gensar_core.generator.beam_search import beam_search
 from gensar_core.generator.candidate_scores import score_candidates
+from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
@@ -40,7 +41,7 @@ class Hit:
 class TrainedGenerator:
     """Hold a model with its tokenizer and, by task, the tokens of each item."""
 
-    model: T5
+    model: Backbone
     tokenizer: Any
     items: dict[str, ItemTokens]
     folder: Path
@@ -81,11 +82,6 @@ class TrainedGenerator:
         """Return the number of token ids that the model has embeddings for."""
         return int(self.model.lm_head.weight.shape[0])
 
-    @property
-    def over_catalogue(self) -> bool:
-        """Return whether the model was trained with the softmax over the catalogue, and must score by it."""
-        return over_catalogue(self.model)
-
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
         """Load the tries of all items, by task, onto the model's device."""
@@ -94,6 +90,14 @@ class TrainedGenerator:
             if task not in tries or len(tries[task]) != len(items):
                 raise UserError(f"{self.corpus}: trie.safetensors is not that of its items; build the corpus again")
         return {task: trie.to(self.model.lm_head.weight.device) for task, trie in tries.items()}
+
+    @functools.cached_property
+    def _likelihoods(self) -> dict[str, CatalogueLikelihood]:
+        return item_likelihoods(self.model, lambda: self.tries)
+
+    def likelihood(self, task: str) -> Likelihood:
+        """Return the likelihood of a task's items, which the model was trained with."""
+        return self._likelihoods.get(task, VOCABULARY)
 
     @functools.cached_property
     def prompts(self) -> LivePrompts:
@@ -151,7 +155,7 @@ class TrainedGenerator:
             raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {len(trie) - 1}")
         if allowed is not None and allowed.shape != (len(trie),):
             raise UserError(f"allowed: has {len(allowed)} entries, but there are {len(trie)} items")
-        found = search_catalogue(
+        retrieved = beam_search(
             self.model,
             prompt,
             trie,
@@ -159,10 +163,10 @@ class TrainedGenerator:
             top=top,
             allowed=allowed,
             excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
-            over_catalogue=self.over_catalogue,
+            likelihood=self.likelihood(task),
             answer_at_once=True,
         )
-        pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
+        pairs = zip(retrieved.items[0].tolist(), retrieved.scores[0].tolist(), strict=True)
         return [Hit(item, score) for item, score in pairs if item >= 0]
 
     def score(
@@ -186,7 +190,8 @@ class TrainedGenerator:
                 "corpus; build corpus and samples from the same data"
             )
         check_tokens(prompts, self.vocabulary, self.folder)
-        if beams is not None and self.over_catalogue:
+        likelihood = self.likelihood(task)
+        if beams is not None and likelihood is not VOCABULARY:
             raise UserError(f"{self.folder}: was trained with likelihood: catalogue and ranks without ranking.beams")
         return score_candidates(
             self.model,
@@ -195,7 +200,7 @@ class TrainedGenerator:
             items,
             users_per_batch=users_per_batch,
             beams=beams,
-            catalogue=self.tries[task] if self.over_catalogue else None,
+            likelihood=likelihood,
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.identifiers.table import SIDES
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.tensors import load_vectors
@@ -30,7 +30,7 @@ _LARGEST: Final = 3.0
 _COPYING: Final = 2.0
 
 
-def warm_start(model: T5, token_vectors: Path, seed: int) -> None:
+def warm_start(model: Backbone, token_vectors: Path, seed: int) -> None:
     """Overwrite token embeddings and cross-attention maps of a new T5; ``token_vectors`` is the file of that stage.
 
     The sides share the model's width evenly, each with its first principal components, and are rotated together at

@@ -19,7 +19,7 @@ from transformers import (
 from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.corpora import read as corpora
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.backbones.t5 import Backbone, token_tables
 from gensar_core.runtime.hub import Hub, first_line
 from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
@@ -28,7 +28,7 @@ from gensar_core.runtime.seeds import derive_seed
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer_config.json", "spiece.model")
 
 
-def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path | None = None) -> T5:
+def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path | None = None) -> Backbone:
     """Build the model that training starts from, float32, on the CPU.
 
     ``start_from`` is the folder of a trained generator, which then replaces the backbone. Raises UserError if a
@@ -48,7 +48,7 @@ def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path 
     return model
 
 
-def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) -> T5:
+def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) -> Backbone:
     """Build a T5 (first version: ReLU, tied embeddings) with its authors' initialization, drawn from ``seed``.
 
     Embeddings are drawn from N(0, 1) and outputs scaled by d_model**-0.5, so the first logits have about unit variance.
@@ -61,7 +61,7 @@ def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) 
         return T5ForConditionalGeneration(config)
 
 
-def add_token_rows(model: T5, known: int, vocabulary: int, seed: int, kept: Mapping[int, int]) -> None:
+def add_token_rows(model: Backbone, known: int, vocabulary: int, seed: int, kept: Mapping[int, int]) -> None:
     """Add rows for token ids ``known`` to ``vocabulary`` to the embeddings (and to a separate output matrix).
 
     ``kept`` maps the ids of tokens that the model was trained with to their rows in the model. Every other token gets a
@@ -71,11 +71,11 @@ def add_token_rows(model: T5, known: int, vocabulary: int, seed: int, kept: Mapp
     model's spare rows are overwritten as well, because they were never trained.
     """
     here, there = list(kept), list(kept.values())
-    trained = [table.data[there].clone() for table in _token_tables(model)]
+    trained = [table.data[there].clone() for table in token_tables(model)]
     # A row past the vocabulary may belong to a token that now has another id, and would compete with it.
     rows = vocabulary if kept else max(vocabulary, model.get_input_embeddings().weight.shape[0])
     model.resize_token_embeddings(rows, mean_resizing=False)
-    for number, table in enumerate(_token_tables(model)):
+    for number, table in enumerate(token_tables(model)):
         words = table.data[:known].double()
         draw = torch.Generator().manual_seed(derive_seed(seed, "new tokens", number))
         noise = torch.randn((vocabulary - known, table.shape[1]), generator=draw, dtype=torch.float64)
@@ -84,13 +84,7 @@ def add_token_rows(model: T5, known: int, vocabulary: int, seed: int, kept: Mapp
         table.data[here] = trained[number]
 
 
-def _token_tables(model: T5) -> list[torch.Tensor]:
-    """Return the embeddings [vocabulary, d_model], and the output matrix if it is a separate one."""
-    embeddings: torch.Tensor = model.get_input_embeddings().weight
-    return [embeddings] if model.lm_head.weight is embeddings else [embeddings, model.lm_head.weight]
-
-
-def _kept_rows(model: T5, name: str, tokenizer: Any, corpus: Path) -> dict[int, int]:
+def _kept_rows(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> dict[int, int]:
     """Map the ids of identifier and behavior tokens that the model has, by name, to its rows for them.
 
     Raises UserError if the two tokenizers number their words differently.
@@ -126,12 +120,7 @@ def _own_tokens(name: str) -> dict[str, int]:
         return {}
 
 
-def over_catalogue(model: T5) -> bool:
-    """Return whether the model scores identifiers by the softmax over the catalogue, as its config.json says."""
-    return bool(getattr(model.config, "identifier_likelihood", "vocabulary") == "catalogue")
-
-
-def load_model(name: str) -> T5:
+def load_model(name: str) -> Backbone:
     """Load a T5 or mT5, float32, by hub name or local folder. Raises UserError if it is missing or of another kind."""
     hub = Hub(name)
     try:
@@ -161,7 +150,7 @@ def load_corpus_tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder}: holds no tokenizer that opens ({first_line(error)}); build it again") from error
 
 
-def _check_tokenizer(model: T5, name: str, tokenizer: Any, corpus: Path) -> None:
+def _check_tokenizer(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> None:
     known, have = corpora.base_vocabulary_size(corpus), model.get_input_embeddings().weight.shape[0]
     if known > have:
         raise UserError(
