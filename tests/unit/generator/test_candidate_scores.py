@@ -18,7 +18,16 @@ from gensar_core.generator.backbones import tree_attention
 from gensar_core.generator.candidate_scores import path_log_probabilities, score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood
 from gensar_core.generator.prefix_tree import build_trees
-from tests.unit.generator.small_models import END, Case, cases, large_case, library_search, log_probability, model, ragged
+from tests.unit.generator.small_models import (
+    END,
+    Case,
+    cases,
+    large_case,
+    library_search,
+    log_probability,
+    model,
+    ragged,
+)
 
 
 @given(cases())
@@ -41,7 +50,9 @@ def test_trees_hold_every_prefix_once(case: Case) -> None:
     edges = [
         (*prefixes[parent], token) for parent, token in zip(trees.edge_parent, trees.edge_token.tolist(), strict=True)
     ]
-    assert sorted(edges) == sorted({(user, tuple(row[:cut]), row[cut]) for user, row in rows for cut in range(len(row))})
+    assert sorted(edges) == sorted(
+        {(user, tuple(row[:cut]), row[cut]) for user, row in rows for cut in range(len(row))}
+    )
     for (user, column), item in np.ndenumerate(candidates):
         tokens = items[item] if item >= 0 else []
         path = trees.paths[user, column]
