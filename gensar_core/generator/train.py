@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def train_generator(
     a trained generator to continue from: its weights replace the settings' backbone. Raises UserError if corpus,
     samples and backbone do not belong together, and if the loss is no longer a number.
     """
+    run = functools.partial(_train, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from)
     if not processes.first:
-        key = processes.tell(None)
-        _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
+        run(processes.tell(None))
         return
     with Stage(
         "train_generator",
@@ -73,8 +74,7 @@ def train_generator(
         code=__name__,
         alone=True,
     ) as stage:
-        key = processes.tell(stage.key)
-        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
+        task, record = run(processes.tell(stage.key))
         folder = stage.path("config.json").parent
         task.module.save_pretrained(folder)
         backbone.load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
@@ -98,10 +98,10 @@ def _train(
     settings: TrainingSettings,
     seed: int,
     checkpoints: Path | None,
-    key: str,
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
+    key: str,
 ) -> tuple[GeneratorTask, TrainingRecord]:
     model = backbone.build(settings, corpus, seed, start_from)
     if settings.warm_start:

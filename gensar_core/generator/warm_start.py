@@ -45,8 +45,8 @@ def warm_start(model: Backbone, token_vectors: Path, seed: int) -> None:
         for group in np.unique(groups[tokens]):
             rows = torch.from_numpy(np.flatnonzero(groups == group))
             if (size := _size(turned[rows])) > 0:
-                known = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
-                embeddings[rows] = _SHARE**0.5 * known + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
+                meaning = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
+                embeddings[rows] = _SHARE**0.5 * meaning + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
     for number, block in enumerate(model.decoder.block):
         attention = block.layer[1].EncDecAttention
         inner, width = attention.v.weight.shape
@@ -70,8 +70,8 @@ def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarr
     vectors = np.zeros((vocabulary, width))
     start = 0
     for side, columns in zip(sides, room, strict=True):
-        kept = min(columns, side.shape[1])
-        vectors[:, start : start + kept] = side[:, :kept]
+        components = min(columns, side.shape[1])
+        vectors[:, start : start + components] = side[:, :components]
         start += columns
     return vectors, groups
 
@@ -86,5 +86,5 @@ def _holds(path: Path, name: str) -> bool:
 def _orthogonal(size: int, seed: int, *purpose: str | int) -> torch.Tensor:
     """Draw a random orthogonal matrix [size, size]."""
     draw = torch.Generator().manual_seed(derive_seed(seed, "warm start", *purpose))
-    found: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
-    return found
+    rotation: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
+    return rotation
