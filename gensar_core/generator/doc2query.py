@@ -222,8 +222,8 @@ def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> Backbone
     embeddings = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > embeddings or model.config.eos_token_id != tokenizer.eos_token_id:
         raise UserError(
-            f"backbone: {settings.backbone!r} has {embeddings} embeddings and ends by token {model.config.eos_token_id}, "
-            f"the tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends by {tokenizer.eos_token_id}; "
+            f"backbone: {settings.backbone!r} has {embeddings} embeddings and ends by token "
+            f"{model.config.eos_token_id}, the tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends by {tokenizer.eos_token_id}; "
             "name the tokenizer of this model"
         )
     return model
