@@ -223,8 +223,7 @@ def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> Backbone
     if len(tokenizer) > embeddings or model.config.eos_token_id != tokenizer.eos_token_id:
         raise UserError(
             f"backbone: {settings.backbone!r} has {embeddings} embeddings and ends by token "
-            f"{model.config.eos_token_id}, the tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends by "
-            f"{tokenizer.eos_token_id}; "
-            "name the tokenizer of this model"
+            f"{model.config.eos_token_id}, the tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends "
+            f"by {tokenizer.eos_token_id}; name the tokenizer of this model"
         )
     return model
