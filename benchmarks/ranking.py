@@ -31,8 +31,8 @@ from _generator import (
 )
 from _measure import claim, report
 
-from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.candidate_scores import score_candidates
+from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood
 from gensar_core.generator.prefix_tree import build_trees
 
 CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
@@ -58,12 +58,12 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     case = setting(size, CATALOGUE, users)
     draw = np.random.default_rng(1)
     candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
-    catalogue, rounded = token_trie(case.items), in_bfloat16(case)
+    catalogue, rounded = CatalogueLikelihood(token_trie(case.items)), in_bfloat16(case)
     ways: dict[str, Callable[[], np.ndarray]] = {
         "catalogue": lambda: ours(case, candidates, None, catalogue),
         "exact": lambda: ours(case, candidates, None),
         "beams": lambda: ours(case, candidates, BEAMS),
-        "generate": lambda: beam_search(case, candidates),
+        "generate": lambda: generate(case, candidates),
     }
     ours(case, candidates[:2], None)
     if multiplies_bfloat16():
@@ -83,7 +83,7 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     rates = {name: users / value for name, value in seconds.items()}
     print(f"{size}: users/s " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items()), flush=True)
     peer = f"users/s of generate with {BEAMS} beams and prefix_allowed_tokens_fn, {users} users, 100 candidates, CPU"
-    told = {
+    numerators = {
         "exact": ("", "exact scores of all candidates"),
         "bfloat16": ("_bfloat16", "scores of all candidates in bfloat16"),
         "catalogue": ("_catalogue", "exact scores of all candidates, normalized over the catalogue"),
@@ -91,8 +91,8 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
         "beams": ("_beams", "the same beam search"),
     }
     claims = [
-        claim(f"speedup{name}_{size}", rates[way] / rates["generate"], "times", f"{what} / {peer}")
-        for way, (name, what) in told.items()
+        claim(f"speedup{name}_{size}", rates[way] / rates["generate"], "times", f"{how} / {peer}")
+        for way, (name, how) in numerators.items()
         if way in rates
     ]
     if "bfloat16" in scores:
@@ -106,22 +106,22 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def ours(case: Setting, candidates: np.ndarray, beams: int | None, catalogue: TokenTrie | None = None) -> np.ndarray:
+def ours(case: Setting, candidates: np.ndarray, beams: int | None, likelihood: Likelihood = VOCABULARY) -> np.ndarray:
     """Compute our scores [users, candidates]."""
     prompts = case.prompts.take(np.arange(len(candidates)))
     return score_candidates(
-        case.model, prompts, candidates, case.items, users_per_batch=64, beams=beams, catalogue=catalogue
+        case.model, prompts, candidates, case.items, users_per_batch=64, beams=beams, likelihood=likelihood
     )
 
 
-def beam_search(case: Setting, candidates: np.ndarray) -> np.ndarray:
+def generate(case: Setting, candidates: np.ndarray) -> np.ndarray:
     """Run the peer's search; return its scores, best first [users, beams]. Building its tries is part of its work."""
-    found = []
+    scores = []
     for start in range(0, len(candidates), PEER_BATCH):
         rows = np.arange(start, min(start + PEER_BATCH, len(candidates)))
         tries = [dictionary_trie(case.items.tokens[candidates[row]]) for row in rows]
-        found.append(search(case.model, case.prompts.take(rows), tries, BEAMS).numpy())
-    return np.concatenate(found)
+        scores.append(search(case.model, case.prompts.take(rows), tries, BEAMS).numpy())
+    return np.concatenate(scores)
 
 
 if __name__ == "__main__":

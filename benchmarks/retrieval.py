@@ -35,7 +35,8 @@ from _measure import claim, report
 
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator import beam_search as module
-from gensar_core.generator.beam_search import search_catalogue
+from gensar_core.generator.beam_search import beam_search
+from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood
 
 CATALOGUE, BEAMS = 12_101, 30
 CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}
@@ -70,12 +71,11 @@ def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
     cases = by_precision(case)
     ways: dict[str, Callable[[], np.ndarray]] = {}
     for precision, one in cases.items():
-        for over in (True, False):
-            way = ("_over_catalogue" if over else "") + precision
-            ways[way] = functools.partial(found_by_ours, one, trie, over)
+        for suffix, likelihood in (("_over_catalogue", CatalogueLikelihood(trie)), ("", VOCABULARY)):
+            ways[suffix + precision] = functools.partial(ours, one, trie, likelihood)
     ways["generate"] = lambda: generate(case, nested)
     for one in cases.values():
-        found_by_ours(one, trie, False)
+        ours(one, trie, VOCABULARY)
     seconds, scores = dict.fromkeys(ways, np.inf), {}
     for _ in range(repeats):
         for way, run in ways.items():
@@ -99,10 +99,9 @@ def by_precision(case: Setting) -> dict[str, Setting]:
     return {"": case, "_bfloat16": in_bfloat16(case)} if multiplies_bfloat16() else {"": case}
 
 
-def found_by_ours(case: Setting, trie: TokenTrie, over_catalogue: bool) -> np.ndarray:
+def ours(case: Setting, trie: TokenTrie, likelihood: Likelihood) -> np.ndarray:
     """Run our search; return its scores, best first [users, beams]."""
-    found = search_catalogue(case.model, case.prompts, trie, beams=BEAMS, over_catalogue=over_catalogue)
-    return found.scores
+    return beam_search(case.model, case.prompts, trie, beams=BEAMS, likelihood=likelihood).scores
 
 
 def single_question(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
@@ -113,7 +112,7 @@ def single_question(case: Setting, size: str, repeats: int) -> list[dict[str, An
         seconds = {False: np.inf, True: np.inf}
         for _ in range(2 * repeats):
             for at_once in seconds:
-                ask = functools.partial(search_catalogue, one.model, prompt, trie, beams=50, answer_at_once=at_once)
+                ask = functools.partial(beam_search, one.model, prompt, trie, beams=50, answer_at_once=at_once)
                 seconds[at_once] = min(seconds[at_once], timed(ask)[0])
         how = f"one user, 50 beams, {CATALOGUE} items, {size}, CPU"
         claims.append(claim(f"one_question_{size}{precision}", 1000 * seconds[True], "ms", f"on all cores: {how}"))
@@ -125,17 +124,17 @@ def single_question(case: Setting, size: str, repeats: int) -> list[dict[str, An
 def trie_share(case: Setting, size: str, name: str, n_items: int, repeats: int) -> dict[str, Any]:
     """Measure one catalogue: time outside the model / time in the model."""
     trie = token_trie(catalogue(n_items, SIZES[size]["words"], np.random.default_rng(0)))
-    search_catalogue(case.model, case.prompts, trie, beams=BEAMS)
+    beam_search(case.model, case.prompts, trie, beams=BEAMS)
     shares = []
     for _ in range(2 * repeats):
         clock = Clock()
-        kept = {part: getattr(module, part) for part in TRIE_PARTS}
+        functions = {part: getattr(module, part) for part in TRIE_PARTS}
         try:
-            for part, function in kept.items():
+            for part, function in functions.items():
                 setattr(module, part, clock.watch(function))
-            seconds, _ = timed(lambda: search_catalogue(case.model, case.prompts, trie, beams=BEAMS))
+            seconds, _ = timed(lambda: beam_search(case.model, case.prompts, trie, beams=BEAMS))
         finally:
-            for part, function in kept.items():
+            for part, function in functions.items():
                 setattr(module, part, function)
         shares.append(clock.seconds / (seconds - clock.seconds))
     label = f"trie_share_{name}" if size == "small" else f"trie_share_{name}_{size}"
@@ -163,11 +162,11 @@ class Clock:
 
 def generate(case: Setting, nested: dict[int, Any]) -> np.ndarray:
     """Run the peer's search; return its scores, best first [users, beams]."""
-    found = []
+    scores = []
     for start in range(0, len(case.prompts), PEER_BATCH):
         rows = np.arange(start, min(start + PEER_BATCH, len(case.prompts)))
-        found.append(search(case.model, case.prompts.take(rows), [nested] * len(rows), BEAMS).numpy())
-    return np.concatenate(found)
+        scores.append(search(case.model, case.prompts.take(rows), [nested] * len(rows), BEAMS).numpy())
+    return np.concatenate(scores)
 
 
 if __name__ == "__main__":

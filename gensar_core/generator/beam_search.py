@@ -13,19 +13,10 @@ import numpy as np
 import torch
 
 from gensar_core.corpora.trie import Branches, TokenTrie, counts, restricted
-from gensar_core.generator import catalogue_likelihood as catalogue_softmax
-from gensar_core.generator.backbones.t5 import (
-    T5,
-    attend_padded,
-    decode,
-    encode_prompts,
-    padding_bias,
-    project,
-    rows_in_cache,
-)
-from gensar_core.generator.blocked_nodes import Closed
-from gensar_core.generator.tree_attention import ancestor_bias, attend_ancestors
-from gensar_core.generator.vocabulary_likelihood import log_normalizers
+from gensar_core.generator.backbones.t5 import Backbone, BeamDecoder, encode_prompts, rows_in_cache
+from gensar_core.generator.blocked_nodes import BlockedNodes
+from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
+from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.threads import side_by_side
 
@@ -34,15 +25,15 @@ _CPU_BEAMS = 256
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievedItems:
     """Hold each user's items, best first: ``items`` int32 [users, top], -1 past the last; ``scores`` float32."""
 
     items: np.ndarray
     scores: np.ndarray
 
 
-def search_catalogue(
-    model: T5,
+def beam_search(
+    model: Backbone,
     prompts: Ragged,
     trie: TokenTrie,
     *,
@@ -51,18 +42,18 @@ def search_catalogue(
     users_per_batch: int = 64,
     allowed: np.ndarray | None = None,
     excluded: np.ndarray | None = None,
-    over_catalogue: bool = False,
+    likelihood: Likelihood = VOCABULARY,
     answer_at_once: bool = False,
-) -> Found:
+) -> RetrievedItems:
     """Return the best ``top`` items (None: ``beams`` of them) after each prompt, by a search with ``beams`` beams.
 
-    ``prompts`` holds encoder tokens, one row per user. Scores are those of `score_candidates`. ``allowed`` bool
-    [n_items] restricts the results of all users; ``excluded`` int [users, X] removes items for single users (-1: none).
-    Both close the branches that hold only ruled-out items, so that no beams are spent there. As in Hugging Face's
-    search with ``early_stopping="never"``, each level considers the best 2 * ``beams`` continuations: whole rows among
-    the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``over_catalogue`` normalizes over
-    the whole catalogue instead of the vocabulary. ``answer_at_once`` is for a few waiting users: batches take turns on
-    all cores, and the last bits of scores then depend on the number of cores.
+    ``prompts`` holds prompt tokens, one row per user. Scores are those of `score_candidates`, by ``likelihood``.
+    ``allowed`` bool [n_items] restricts the results of all users; ``excluded`` int [users, X] removes items for single
+    users (-1: none). Both close the branches that hold only ruled-out items, so that no beams are spent there. As in
+    Hugging Face's search with ``early_stopping="never"``, each level considers the best 2 * ``beams`` continuations:
+    whole rows among the best ``beams`` of them are kept, and the best ``beams`` of the others go on.
+    ``answer_at_once`` is for a few waiting users: batches take turns on all cores, and the last bits of scores then
+    depend on the number of cores.
     """
     device = model.lm_head.weight.device
     trie = trie.to(device)
@@ -73,28 +64,25 @@ def search_catalogue(
     items = np.full((len(prompts), top), -1, dtype=np.int32)
     scores = np.full((len(prompts), top), -np.inf, dtype=np.float32)
     if device.type == "cpu":
-        users_per_batch = max(1, min(users_per_batch, max(_CPU_BEAMS, rows_in_cache(model)) // beams))
-    shortest_first = np.argsort(prompts.lengths, kind="stable")
-    batches = [shortest_first[start : start + users_per_batch] for start in range(0, len(prompts), users_per_batch)]
+        users_per_batch = min(users_per_batch, max(_CPU_BEAMS, rows_in_cache(model)) // beams)
+    batches = cut_by_length(prompts, users_per_batch)
 
     @torch.inference_mode()
     def search(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        taken = prompts.take(rows)
-        tokens = torch.from_numpy(taken.padded(int(taken.lengths.max()), -1)).to(device)
-        closed = None
+        blocked = None
         if excluded is not None and beneath is not None:
-            away = torch.from_numpy(excluded[rows].astype(np.int64)).to(device)
-            closed = Closed(trie, away, subset, beneath)
-        leaves = find_leaves(model, tokens, trie, branches, beams, closed=closed, over_catalogue=over_catalogue)
-        by_length = not (over_catalogue or trie.fixed_length)
-        item, score = _items(trie, leaves, top, subset, closed, by_length)
+            excluded_items = torch.from_numpy(excluded[rows].astype(np.int64)).to(device)
+            blocked = BlockedNodes(trie, excluded_items, subset, beneath)
+        leaves = find_leaves(model, prompts.take(rows), trie, branches, beams, blocked=blocked, likelihood=likelihood)
+        by_length = likelihood.by_length and not trie.fixed_length
+        item, score = _items(trie, leaves, top, subset, blocked, by_length)
         return item.cpu().numpy(), score.cpu().numpy()
 
     answers = map(search, batches) if answer_at_once else side_by_side(search, batches, device)
     for rows, (item, score) in zip(batches, answers, strict=True):
         items[rows, : item.shape[1]] = item
         scores[rows, : item.shape[1]] = score
-    return Found(items, scores)
+    return RetrievedItems(items, scores)
 
 
 @dataclass
@@ -122,90 +110,42 @@ class Leaves:
         return torch.cat(places, 1), torch.cat(scores, 1)
 
 
-class _Decoder:
-    """Run one decoder pass per level over all beams, and keep its keys and values."""
-
-    def __init__(self, model: T5, tokens: torch.Tensor, depth: int, beams: int) -> None:
-        states = encode_prompts(model, tokens)
-        config = model.config
-        self.model = model
-        self.prompt = project(model, states)
-        self.attend_prompt = attend_padded(model.decoder, padding_bias(tokens >= 0))
-        self.bias = ancestor_bias(model, depth, states.device)
-        shape = (len(tokens) * (1 + (depth - 1) * beams), config.num_heads * config.d_kv)
-        self.kept = [(states.new_empty(shape), states.new_empty(shape)) for _ in self.prompt]
-        self.size = 0
-        self.ancestors = torch.zeros((len(tokens), 1, 0), dtype=torch.int64, device=states.device)
-
-    def step(self, token: torch.Tensor, beam: torch.Tensor) -> torch.Tensor:
-        """Return outputs [B, K, d_model] after ``token`` [B, K], each continuing ``beam`` [B, K] of the last step."""
-        users, beams = token.shape
-        own = torch.arange(self.size, self.size + users * beams, device=token.device).view(users, beams, 1)
-        taken = self.ancestors.gather(1, beam[:, :, None].expand(-1, -1, self.ancestors.shape[2]))
-        self.ancestors = torch.cat([taken, own], 2)
-        ancestors = self.ancestors.flatten(0, 1)
-        bias = self.bias[ancestors.shape[1] - 1, : ancestors.shape[1]][None]
-        rows = slice(self.size, self.size + users * beams)
-        self.size = rows.stop
-        layers = iter(self.kept)
-
-        def attend_self(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            all_keys, all_values = next(layers)
-            all_keys[rows], all_values[rows] = keys.flatten(0, 1), values.flatten(0, 1)
-            return attend_ancestors(query.flatten(0, 1), all_keys, all_values, ancestors, bias).view_as(query)
-
-        return decode(self.model, token, self.prompt, attend_self, self.attend_prompt)
-
-
 @torch.inference_mode()
 def find_leaves(
-    model: T5,
-    tokens: torch.Tensor,
+    model: Backbone,
+    prompts: Ragged,
     trie: TokenTrie,
     branches: Sequence[Branches],
     beams: int,
     *,
     roots: torch.Tensor | None = None,
     root_level: int = 0,
-    closed: Closed | None = None,
-    over_catalogue: bool = False,
+    blocked: BlockedNodes | None = None,
+    likelihood: Likelihood = VOCABULARY,
 ) -> Leaves:
-    """Run a beam search after the prompts ``tokens`` [B, L] (negative past a row's end).
+    """Run a beam search after one batch of prompts.
 
     User i starts at the node ``roots[i]`` of level ``root_level`` (None: at the trie's root).
     """
-    device = tokens.device
-    node = torch.zeros((len(tokens), 1), dtype=torch.int64, device=device) if roots is None else roots[:, None]
-    total = torch.zeros(node.shape, device=device)
-    beam = torch.zeros_like(node)
-    token = torch.full_like(node, model.config.decoder_start_token_id)
-    decoder = _Decoder(model, tokens, trie.depth - root_level, beams)
+    weight = model.lm_head.weight
+    node = torch.zeros(len(prompts), dtype=torch.int64, device=weight.device) if roots is None else roots
+    node = node[:, None]
+    total = torch.zeros(node.shape, device=node.device)
+    encoded = encode_prompts(model, padded_tokens(prompts, weight.device))
+    decoder = BeamDecoder(model, encoded, trie.depth - root_level, beams)
+    outputs = decoder.start()
     leaves = Leaves([], [], [])
-    for depth in range(root_level, trie.depth):
-        outputs = decoder.step(token, beam)
-        chances = _log_probabilities(model, outputs, branches[depth], trie, depth, node if over_catalogue else None)
-        scores = total[:, :, None] + _by_slot(chances, node, trie, depth, branches[depth])
-        if closed is not None:
-            closed.close(scores, node, depth, trie, branches[depth])
-        total, beam, node = _best(scores, node, trie, depth, branches[depth], beams, leaves)
-        token = trie.levels[depth + 1].token[node].long()
+    for depth, branch in enumerate(branches[root_level:], start=root_level):
+        logits = (outputs @ weight[branch.first_token : branch.last_token + 1].T).float()
+        normalizers = likelihood.log_normalizers(outputs.flatten(0, 1), weight, depth, node.flatten())
+        chances = logits.sub_(normalizers.view(*node.shape, 1))
+        scores = total[:, :, None] + _by_slot(chances, node, trie, depth, branch)
+        if blocked is not None:
+            blocked.close(scores, node, depth, trie, branch)
+        total, beam, node = _best(scores, node, trie, depth, branch, beams, leaves)
+        if depth + 1 < trie.depth:
+            outputs = decoder.step(trie.levels[depth + 1].token[node].long(), beam)
     return leaves
-
-
-def _log_probabilities(
-    model: T5, outputs: torch.Tensor, branches: Branches, trie: TokenTrie, depth: int, node: torch.Tensor | None
-) -> torch.Tensor:
-    """Compute log-probabilities [B, K, tokens] of the tokens from the first to the last possible one.
-
-    Normalized over the vocabulary, or over the continuations of ``node`` [B, K] in the catalogue.
-    """
-    weight, flat = model.lm_head.weight, outputs.flatten(0, 1)
-    logits: torch.Tensor = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
-    if node is None:
-        normalizers = log_normalizers(flat, weight)
-    else:
-        normalizers = catalogue_softmax.log_normalizers(flat, weight, trie, depth, node.flatten())
-    return logits.sub_(normalizers.view(*outputs.shape[:2], 1))
 
 
 def _by_slot(
@@ -267,7 +207,7 @@ def _items(
     leaves: Leaves,
     top: int,
     subset: torch.Tensor | None,
-    closed: Closed | None,
+    blocked: BlockedNodes | None,
     by_length: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best items [B, top] of the leaves, -1 past the last, and their scores."""
@@ -275,8 +215,8 @@ def _items(
     item = trie.items[place]
     if subset is not None:
         score = score.masked_fill(~subset[item], -torch.inf)
-    if closed is not None:
-        score = score.masked_fill(closed.excludes(place), -torch.inf)
+    if blocked is not None:
+        score = score.masked_fill(blocked.excludes(place), -torch.inf)
     score, order = score.sort(dim=1, descending=True, stable=True)
     score, item = score[:, :top], item.gather(1, order[:, :top])
     return item.masked_fill(score == -torch.inf, -1), score

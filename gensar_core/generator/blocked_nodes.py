@@ -7,7 +7,7 @@ import torch
 from gensar_core.corpora.trie import Branches, TokenTrie
 
 
-class Closed:
+class BlockedNodes:
     """Hold the trie nodes closed to each user by excluded items.
 
     ``places`` int64 [B, X] are the items' places in the trie's order, ascending, n_items for none. ``nodes[d]`` [B, X]
@@ -19,19 +19,19 @@ class Closed:
     ) -> None:
         n_items = len(trie)
         excluded = excluded.sort(1).values
-        gone = excluded < 0
+        absent = excluded < 0
         # Count each item once, and only if a restriction has not removed it already.
-        gone[:, 1:] |= excluded[:, 1:] == excluded[:, :-1]
+        absent[:, 1:] |= excluded[:, 1:] == excluded[:, :-1]
         if subset is not None:
-            gone |= ~subset[excluded.clamp_min(0)]
-        self.places = torch.where(gone, n_items, trie.place[excluded.clamp_min(0)]).sort(1).values
+            absent |= ~subset[excluded.clamp_min(0)]
+        self.places = torch.where(absent, n_items, trie.place[excluded.clamp_min(0)]).sort(1).values
         self.nodes: list[torch.Tensor] = []
         self.parents: list[torch.Tensor] = []
-        for depth, (level, left) in enumerate(zip(trie.levels, beneath, strict=True)):
+        for depth, (level, items_beneath) in enumerate(zip(trie.levels, beneath, strict=True)):
             node = (torch.searchsorted(level.start, self.places.int(), right=True) - 1).clamp_min(0)
             start, stop = level.start[node].long(), level.stop[node].long()
             lost = torch.searchsorted(self.places, stop) - torch.searchsorted(self.places, start)
-            closed = (start <= self.places) & (self.places < stop) & (lost >= left[node])
+            closed = (start <= self.places) & (self.places < stop) & (lost >= items_beneath[node])
             self.nodes.append(torch.where(closed, node, -1))
             above = trie.levels[max(depth - 1, 0)].first_child
             self.parents.append(torch.searchsorted(above, node.int(), right=True) - 1)
@@ -39,12 +39,13 @@ class Closed:
     def close(self, scores: torch.Tensor, node: torch.Tensor, depth: int, trie: TokenTrie, branches: Branches) -> None:
         """Set ``scores`` [B, K, W] to -inf for closed children of the beams' nodes [B, K] of level ``depth``."""
         child, parent = self.nodes[depth + 1], self.parents[depth + 1]
-        user, beam, which = ((node[:, :, None] == parent[:, None, :]) & (child >= 0)[:, None, :]).nonzero(as_tuple=True)
-        found = child[user, which]
+        below = (node[:, :, None] == parent[:, None, :]) & (child >= 0)[:, None, :]
+        user, beam, excluded = below.nonzero(as_tuple=True)
+        child = child[user, excluded]
         if branches.table is None:
-            slot = found - trie.levels[depth].first_child[node[user, beam]]
+            slot = child - trie.levels[depth].first_child[node[user, beam]]
         else:
-            slot = trie.levels[depth + 1].token[found] - branches.first_token
+            slot = trie.levels[depth + 1].token[child] - branches.first_token
         scores[user, beam, slot.long()] = -torch.inf
 
     def excludes(self, places: torch.Tensor) -> torch.Tensor:

@@ -25,8 +25,9 @@ from gensar_core.corpora.token_pieces import beside, repeated
 from gensar_core.corpora.tokenizer import TRAINED, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
-from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.batches import Batches
+from gensar_core.generator.prompt_batches import padded_tokens
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
@@ -72,7 +73,7 @@ def make_pseudo_queries(
 
 
 def _learn(
-    model: T5,
+    model: Backbone,
     texts: _Texts,
     pairs: tuple[np.ndarray, np.ndarray],
     settings: PseudoQuerySettings,
@@ -121,7 +122,7 @@ class QueryTask(GeneratorTask):
     """Train with validation by the mean loss of held-out pairs."""
 
     def __init__(
-        self, model: T5, settings: PseudoQuerySettings, examples: Examples, held_out: Examples, seed: int
+        self, model: Backbone, settings: PseudoQuerySettings, examples: Examples, held_out: Examples, seed: int
     ) -> None:
         super().__init__(model, settings.training(), examples, [], seed)
         batches = Batches(held_out, batch_size=len(held_out), tokens=self.order.tokens, weights={}, seed=seed)
@@ -133,18 +134,20 @@ class QueryTask(GeneratorTask):
         return {"held_out_loss": float(losses.mean()), "score": -float(losses.mean())}
 
 
-def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuerySettings, seed: int) -> pl.DataFrame:
+def sample_queries(
+    model: Backbone, tokenizer: Any, items: Texts, settings: PseudoQuerySettings, seed: int
+) -> pl.DataFrame:
     """Sample up to ``settings.queries_per_item`` different queries per item with text, as table `pseudo_queries`."""
     device = model.lm_head.weight.device
     model.eval()
     order = np.argsort(items.tokens.lengths, kind="stable")
     order = order[items.tokens.lengths[order] > 0]
-    found: dict[int, list[str]] = {}
+    queries: dict[int, list[str]] = {}
     items_at_once = max(1, _QUERIES // settings.queries_per_item)
     for start in progress(range(0, len(order), items_at_once), "sample queries", unit="batch"):
         batch = order[start : start + items_at_once]
         rows = _ended(items.tokens.take(batch), tokenizer.eos_token_id)
-        tokens = torch.from_numpy(rows.padded(int(rows.lengths.max()), -1)).to(device).long()
+        tokens = padded_tokens(rows, device).long()
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(derive_seed(seed, start))
             sampled = model.generate(
@@ -158,10 +161,10 @@ def sample_queries(model: T5, tokenizer: Any, items: Texts, settings: PseudoQuer
             )
         words = tokenizer.batch_decode(sampled, skip_special_tokens=True)
         for place, item in enumerate(batch.tolist()):
-            mine = words[place * settings.queries_per_item : (place + 1) * settings.queries_per_item]
-            found[item] = [text for text in dict.fromkeys(" ".join(one.split()) for one in mine) if text]
-    rows_out = [(item, number, text) for item in sorted(found) for number, text in enumerate(found[item])]
-    return pl.DataFrame(rows_out, schema=schema.PSEUDO_QUERIES.schema, orient="row")
+            texts = words[place * settings.queries_per_item : (place + 1) * settings.queries_per_item]
+            queries[item] = [text for text in dict.fromkeys(" ".join(one.split()) for one in texts) if text]
+    pairs = [(item, number, text) for item in sorted(queries) for number, text in enumerate(queries[item])]
+    return pl.DataFrame(pairs, schema=schema.PSEUDO_QUERIES.schema, orient="row")
 
 
 @dataclass(frozen=True)
@@ -212,15 +215,15 @@ def _split(items: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.n
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> T5:
+def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> Backbone:
     if settings.backbone == "scratch":
         return backbone.from_scratch(settings.size, len(tokenizer), tokenizer, seed)
     model = backbone.load_model(settings.backbone)
-    have = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > have or model.config.eos_token_id != tokenizer.eos_token_id:
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings or model.config.eos_token_id != tokenizer.eos_token_id:
         raise UserError(
-            f"backbone: {settings.backbone!r} has {have} embeddings and ends by token {model.config.eos_token_id}, the "
-            f"tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends by {tokenizer.eos_token_id}; "
-            "name the tokenizer of this model"
+            f"backbone: {settings.backbone!r} has {embeddings} embeddings and ends by token "
+            f"{model.config.eos_token_id}, the tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends "
+            f"by {tokenizer.eos_token_id}; name the tokenizer of this model"
         )
     return model

@@ -26,7 +26,7 @@ class PrefixTrees:
     the root; ``node_user`` [N] is the row of the batch, ascending. ``ancestors`` [N, D] are the nodes from the root
     (column 0) down to the node itself (column of its depth); later columns hold the root and mean nothing.
     ``edge_parent`` [E] is a node, ``edge_token`` [E] the token after it. ``paths`` [B, W, D] are the edges of each
-    candidate, -1 past its end and in empty slots.
+    candidate, -1 past its end and in empty slots. ``trie_node`` int64 [N] is set by `keep_choices`.
     """
 
     node_token: np.ndarray
@@ -36,6 +36,7 @@ class PrefixTrees:
     edge_parent: np.ndarray
     edge_token: np.ndarray
     paths: np.ndarray
+    trie_node: np.ndarray | None = None
 
     @property
     def node_place(self) -> np.ndarray:
@@ -55,49 +56,46 @@ def build_trees(candidates: np.ndarray, items: ItemTokens) -> PrefixTrees:
     return PrefixTrees(*_grow(np.ascontiguousarray(candidates, dtype=np.int64), order, items.tokens, items.lengths))
 
 
-def catalogue_nodes(trees: PrefixTrees, catalogue: TokenTrie) -> np.ndarray:
-    """Look up each node's number among the prefixes of its depth in the trie of all items, int64 [N]."""
-    device = catalogue.items.device
-    number = torch.zeros(len(trees.node_token), dtype=torch.int64, device=device)
-    by_depth = np.argsort(trees.node_depth, kind="stable")
-    bounds = np.searchsorted(trees.node_depth[by_depth], np.arange(catalogue.depth + 1))
-    for depth in range(1, catalogue.depth):
-        own = by_depth[bounds[depth] : bounds[depth + 1]]
-        above = torch.from_numpy(trees.ancestors[own, depth - 1]).to(device)
-        token = torch.from_numpy(trees.node_token[own]).to(device)
-        number[torch.from_numpy(own).to(device)] = catalogue.descend(depth - 1, number[above], token)
-    found: np.ndarray = number.cpu().numpy()
-    return found
+def keep_choices(trees: PrefixTrees, trie: TokenTrie) -> PrefixTrees:
+    """Drop what is certain under the likelihood over the catalogue, and number the other nodes as the ``trie`` does.
 
-
-def where_items_part(trees: PrefixTrees, number: np.ndarray, catalogue: TokenTrie) -> tuple[PrefixTrees, np.ndarray]:
-    """Drop what is certain under the softmax over the catalogue; return the trees and the ``number`` of the nodes left.
-
-    An edge that is its prefix's only continuation in the catalogue has probability 1. Such edges leave the paths. A
-    node leaves the tree if neither it nor any node below it has another edge; roots stay.
+    An edge that is its prefix's only continuation in the trie of all items has probability 1. Such edges leave the
+    paths. A node leaves the tree if neither it nor any node below it has another edge; roots stay.
     """
-    parts = np.zeros(len(number), dtype=bool)
-    for depth, level in enumerate(catalogue.levels[:-1]):
-        own = np.flatnonzero(trees.node_depth == depth)
+    trie_node = _trie_nodes(trees, trie)
+    branches = np.zeros(len(trie_node), dtype=bool)
+    for depth, level in enumerate(trie.levels[:-1]):
+        nodes = np.flatnonzero(trees.node_depth == depth)
         first = level.first_child.cpu().numpy()
-        parts[own] = first[number[own] + 1] - first[number[own]] > 1
-    above = trees.ancestors[parts]
-    real = np.arange(above.shape[1]) <= trees.node_depth[parts][:, None]
-    kept = trees.node_depth == 0
-    kept[above[real]] = True
-    node = np.cumsum(kept) - 1
-    edges = parts[trees.edge_parent]
+        branches[nodes] = first[trie_node[nodes] + 1] - first[trie_node[nodes]] > 1
+    above = trees.ancestors[branches]
+    stays = trees.node_depth == 0
+    stays[above[np.arange(above.shape[1]) <= trees.node_depth[branches][:, None]]] = True
+    node = np.cumsum(stays) - 1
+    edges = branches[trees.edge_parent]
     edge = np.where(edges, np.cumsum(edges) - 1, -1)
-    left = PrefixTrees(
-        node_token=trees.node_token[kept],
-        node_depth=trees.node_depth[kept],
-        node_user=trees.node_user[kept],
-        ancestors=node[trees.ancestors[kept]],
+    return PrefixTrees(
+        node_token=trees.node_token[stays],
+        node_depth=trees.node_depth[stays],
+        node_user=trees.node_user[stays],
+        ancestors=node[trees.ancestors[stays]],
         edge_parent=node[trees.edge_parent[edges]],
         edge_token=trees.edge_token[edges],
         paths=np.append(edge, -1)[trees.paths],
+        trie_node=trie_node[stays],
     )
-    return left, number[kept]
+
+
+def _trie_nodes(trees: PrefixTrees, trie: TokenTrie) -> np.ndarray:
+    """Look up each node's number among the prefixes of its depth in the trie of all items, int64 [N]."""
+    device = trie.items.device
+    token, above = (torch.from_numpy(part).to(device) for part in (trees.node_token, trees.ancestors))
+    number = torch.zeros_like(token)
+    for depth in range(1, trie.depth):
+        nodes = torch.from_numpy(np.flatnonzero(trees.node_depth == depth)).to(device)
+        number[nodes] = trie.descend(depth - 1, number[above[nodes, depth - 1]], token[nodes])
+    numbers: np.ndarray = number.cpu().numpy()
+    return numbers
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

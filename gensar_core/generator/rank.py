@@ -15,7 +15,7 @@ from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
 from gensar_core.corpora.read import Prompts, load_prompts
-from gensar_core.generator.beam_search import search_catalogue
+from gensar_core.generator.beam_search import beam_search
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import (
@@ -124,16 +124,16 @@ def catalogue_table(
     ranks = []
     for start in progress(range(0, len(targets), _LISTS), f"full ranks {task}", unit="batch"):
         batch = targets.take(start, start + _LISTS)
-        found = search_catalogue(
+        retrieved = beam_search(
             generator.model,
             prompts.of(batch.samples.get_column("sample_id").to_numpy()),
             generator.tries[task],
             beams=settings.beams,
             users_per_batch=settings.users_per_batch,
             excluded=batch.excluded if batch.excluded.shape[1] else None,
-            over_catalogue=generator.over_catalogue,
+            likelihood=generator.likelihood(task),
         )
-        ranks.append(found_ranks(found.items, found.scores, batch))
+        ranks.append(found_ranks(retrieved.items, retrieved.scores, batch))
     return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)
 
 

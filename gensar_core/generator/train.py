@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from gensar_core.corpora.read import check_lengths, load_examples
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.item_targets import target_tries
+from gensar_core.generator.likelihoods import item_likelihoods
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.generator.warm_start import warm_start
@@ -52,9 +54,9 @@ def train_generator(
     a trained generator to continue from: its weights replace the settings' backbone. Raises UserError if corpus,
     samples and backbone do not belong together, and if the loss is no longer a number.
     """
+    run = functools.partial(_train, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from)
     if not processes.first:
-        key = processes.tell(None)
-        _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
+        run(processes.tell(None))
         return
     with Stage(
         "train_generator",
@@ -72,8 +74,7 @@ def train_generator(
         code=__name__,
         alone=True,
     ) as stage:
-        key = processes.tell(stage.key)
-        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
+        task, record = run(processes.tell(stage.key))
         folder = stage.path("config.json").parent
         task.module.save_pretrained(folder)
         backbone.load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
@@ -97,10 +98,10 @@ def _train(
     settings: TrainingSettings,
     seed: int,
     checkpoints: Path | None,
-    key: str,
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
+    key: str,
 ) -> tuple[GeneratorTask, TrainingRecord]:
     model = backbone.build(settings, corpus, seed, start_from)
     if settings.warm_start:
@@ -113,8 +114,8 @@ def _train(
         # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
-    tries = target_tries(corpus, model) if backbone.over_catalogue(model) else None
-    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, tries)
+    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, model))
+    task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)
     record = train(
         task,
         task.schedule(),

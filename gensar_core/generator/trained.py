@@ -16,10 +16,11 @@ from gensar_core.corpora.live_prompts import Entry, LivePrompts
 from gensar_core.corpora.read import ItemTokens, check_model_tokenizer, check_tokens, load_item_tokens, vocabulary_size
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model, over_catalogue
-from gensar_core.generator.backbones.t5 import T5
-from gensar_core.generator.beam_search import search_catalogue
+from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model
+from gensar_core.generator.backbones.t5 import Backbone
+from gensar_core.generator.beam_search import beam_search
 from gensar_core.generator.candidate_scores import score_candidates
+from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
@@ -40,7 +41,7 @@ class Hit:
 class TrainedGenerator:
     """Hold a model with its tokenizer and, by task, the tokens of each item."""
 
-    model: T5
+    model: Backbone
     tokenizer: Any
     items: dict[str, ItemTokens]
     folder: Path
@@ -61,13 +62,14 @@ class TrainedGenerator:
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
         network = load_model(str(model))
-        known, given = network.get_input_embeddings().weight.shape[0], vocabulary_size(corpus)
-        if given > known:
+        embeddings, tokens = network.get_input_embeddings().weight.shape[0], vocabulary_size(corpus)
+        if tokens > embeddings:
             raise UserError(
-                f"{corpus}: has {given} tokens, the model in {model} knows {known}; name the corpus it was trained on"
+                f"{corpus}: has {tokens} tokens, the model in {model} knows {embeddings}; "
+                "name the corpus it was trained on"
             )
         # Report a broken corpus before one that merely belongs to another model.
-        items = load_item_tokens(corpus, known, int(network.config.eos_token_id))
+        items = load_item_tokens(corpus, embeddings, int(network.config.eos_token_id))
         _check_same_items(model, corpus)
         device = device or pick_device()
         precision = supported_precision(precision, device)
@@ -81,11 +83,6 @@ class TrainedGenerator:
         """Return the number of token ids that the model has embeddings for."""
         return int(self.model.lm_head.weight.shape[0])
 
-    @property
-    def over_catalogue(self) -> bool:
-        """Return whether the model was trained with the softmax over the catalogue, and must score by it."""
-        return over_catalogue(self.model)
-
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
         """Load the tries of all items, by task, onto the model's device."""
@@ -94,6 +91,14 @@ class TrainedGenerator:
             if task not in tries or len(tries[task]) != len(items):
                 raise UserError(f"{self.corpus}: trie.safetensors is not that of its items; build the corpus again")
         return {task: trie.to(self.model.lm_head.weight.device) for task, trie in tries.items()}
+
+    @functools.cached_property
+    def _likelihoods(self) -> dict[str, CatalogueLikelihood]:
+        return item_likelihoods(self.model, lambda: self.tries)
+
+    def likelihood(self, task: str) -> Likelihood:
+        """Return the likelihood of a task's items, which the model was trained with."""
+        return self._likelihoods.get(task, VOCABULARY)
 
     @functools.cached_property
     def prompts(self) -> LivePrompts:
@@ -117,7 +122,7 @@ class TrainedGenerator:
         """
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._ask("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
+        return self._retrieve("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
 
     def search(
         self,
@@ -130,9 +135,9 @@ class TrainedGenerator:
         allowed: np.ndarray | None = None,
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._ask("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
+        return self._retrieve("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
 
-    def _ask(
+    def _retrieve(
         self,
         task: str,
         prompt: Ragged,
@@ -151,7 +156,7 @@ class TrainedGenerator:
             raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {len(trie) - 1}")
         if allowed is not None and allowed.shape != (len(trie),):
             raise UserError(f"allowed: has {len(allowed)} entries, but there are {len(trie)} items")
-        found = search_catalogue(
+        retrieved = beam_search(
             self.model,
             prompt,
             trie,
@@ -159,10 +164,10 @@ class TrainedGenerator:
             top=top,
             allowed=allowed,
             excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
-            over_catalogue=self.over_catalogue,
+            likelihood=self.likelihood(task),
             answer_at_once=True,
         )
-        pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
+        pairs = zip(retrieved.items[0].tolist(), retrieved.scores[0].tolist(), strict=True)
         return [Hit(item, score) for item, score in pairs if item >= 0]
 
     def score(
@@ -186,7 +191,8 @@ class TrainedGenerator:
                 "corpus; build corpus and samples from the same data"
             )
         check_tokens(prompts, self.vocabulary, self.folder)
-        if beams is not None and self.over_catalogue:
+        likelihood = self.likelihood(task)
+        if beams is not None and likelihood is not VOCABULARY:
             raise UserError(f"{self.folder}: was trained with likelihood: catalogue and ranks without ranking.beams")
         return score_candidates(
             self.model,
@@ -195,7 +201,7 @@ class TrainedGenerator:
             items,
             users_per_batch=users_per_batch,
             beams=beams,
-            catalogue=self.tries[task] if self.over_catalogue else None,
+            likelihood=likelihood,
         )
 
 
@@ -204,6 +210,6 @@ def _check_same_items(model: Path, corpus: Path) -> None:
     if not (model / "stage.json").is_file():
         return
     inputs = read_record(model / "stage.json")["inputs"]
-    trained_on = [found for path, found in inputs.items() if Path(path).name == "item_tokens.parquet"]
+    trained_on = [value for path, value in inputs.items() if Path(path).name == "item_tokens.parquet"]
     if trained_on and trained_on[0] != digest(corpus / "item_tokens.parquet"):
         raise UserError(f"{corpus}: is not the corpus that the model in {model} was trained on; train it again")

@@ -11,10 +11,9 @@ import torch
 
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import Examples
-from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator.backbones.t5 import T5, decode_rows, encode_prompts
+from gensar_core.generator.backbones.t5 import Backbone, encode_prompts, target_outputs, token_tables
 from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
-from gensar_core.generator.catalogue_likelihood import token_losses
+from gensar_core.generator.likelihoods import CatalogueLikelihood
 from gensar_core.generator.validation import Validation
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from
@@ -33,19 +32,14 @@ _CPU_PASSES = 8
 _CPU_BFLOAT16_WIDTH = 128
 
 
-def parameter_groups(model: T5, settings: TrainingSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: Backbone, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Group parameters for the optimizer: token embeddings (input and output) at their own rate, then the others."""
-    embeddings = {id(parameter) for parameter in (model.shared.weight, model.lm_head.weight)}
-    parameters = list(model.parameters())
+    tables = token_tables(model)
+    ids = {id(table) for table in tables}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in ids]
     return [
-        {
-            "params": [parameter for parameter in parameters if id(parameter) in embeddings],
-            "lr": settings.learning_rate * settings.embedding_rate,
-        },
-        {
-            "params": [parameter for parameter in parameters if id(parameter) not in embeddings],
-            "lr": settings.learning_rate,
-        },
+        {"params": tables, "lr": settings.learning_rate * settings.embedding_rate},
+        {"params": others, "lr": settings.learning_rate},
     ]
 
 
@@ -54,24 +48,24 @@ class GeneratorTask:
 
     def __init__(
         self,
-        model: T5,
+        model: Backbone,
         settings: TrainingSettings,
         examples: Examples,
         validation: list[Validation],
         seed: int,
         processes: Processes = ALONE,
-        tries: Mapping[str, TokenTrie] | None = None,
+        likelihoods: Mapping[str, CatalogueLikelihood] | None = None,
     ) -> None:
-        """Take the ``tries`` of the tasks whose targets are scored by the softmax over the catalogue."""
+        """Take the ``likelihoods`` of the tasks, by name, whose targets compete with the catalogue."""
         self.module = model
         self.processes = processes
         self.settings = settings
         self.validation = validation
         self.names = examples.task_names
         self.device = model.lm_head.weight.device
-        #: Tries by the code of each task.
-        self.tries = {
-            self.names.index(name): trie.to(self.device) for name, trie in (tries or {}).items() if name in self.names
+        #: Likelihoods by the code of each task; the others use the vocabulary.
+        self.likelihoods = {
+            self.names.index(name): one for name, one in (likelihoods or {}).items() if name in self.names
         }
         tokens = settings.batch_tokens
         if self.device.type == "cpu":
@@ -122,9 +116,9 @@ class GeneratorTask:
             mean = losses.sum() / counts.sum()
             return losses.detach(), task, torch.autograd.grad(mean, parameters, allow_unused=True)
 
-        for losses, task, found in side_by_side(gradients, batch.parts, self.device):
+        for losses, task, part_gradients in side_by_side(gradients, batch.parts, self.device):
             sums.index_add_(0, task, losses.double())
-            _add_gradients(parameters, found)
+            _add_gradients(parameters, part_gradients)
         by_task = {f"loss_{name}": sums[code] / counts[code] for code, name in enumerate(self.names) if counts[code]}
         return {"loss": sums.sum() / counts.sum(), **by_task}
 
@@ -140,56 +134,45 @@ class GeneratorTask:
         """List task, row and sample id of each example of the step whose own loss is not finite."""
         rows = self.order.rows(step)
         first_seed = torch.initial_seed()
-        bad = []
+        spoiled = []
         for part in self.order.micro_batches(rows, step):
             with drawing_from(first_seed + part.place, self.device):
                 finite = self._token_losses(part)[0].isfinite().cpu().numpy()
-            bad.append(np.repeat(part.rows, (part.targets >= 0).sum(axis=1))[~finite])
-        found = np.unique(np.concatenate(bad))
-        if not len(found):
+            spoiled.append(np.repeat(part.rows, (part.targets >= 0).sum(axis=1))[~finite])
+        examples = np.unique(np.concatenate(spoiled))
+        if not len(examples):
             return "the loss of each sample is finite, the gradient is not"
-        every = (
-            f"all {len(rows):,} samples of the step" if len(found) == len(rows) else f"{len(found):,} of its samples"
-        )
-        return f"{every}: {self.order.examples.describe(found)}"
+        count = f"all {len(rows):,} samples of the step"
+        if len(examples) < len(rows):
+            count = f"{len(examples):,} of its samples"
+        return f"{count}: {self.order.examples.describe(examples)}"
 
     def _token_losses(self, part: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the loss of every target token [n], and return it with the token's task [n]."""
         # Determine the real places on the host: a GPU would make it wait for the answer.
         real = part.targets >= 0
         inputs, targets = self._send(part.inputs), self._send(part.targets)
-        places, wanted = self._send(np.flatnonzero(real)), self._send(part.targets[real])
-        shared = part.prompt if len(part.targets) > len(part.inputs) else None
-        with self._precision():
-            outputs = decode_rows(self.module, targets, encode_prompts(self.module, inputs), inputs >= 0, shared)
-            if self.tries:
-                losses = self._over_catalogue(outputs, targets, part)[places]
-            else:
-                losses = self._over_vocabulary(outputs.flatten(0, 1)[places], wanted)
-        return losses, self._send(np.repeat(part.task, real.sum(axis=1)))
-
-    def _over_vocabulary(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(outputs, self.module.lm_head.weight, wanted, self.settings.label_smoothing)
-
-    def _over_catalogue(self, outputs: torch.Tensor, targets: torch.Tensor, part: MicroBatch) -> torch.Tensor:
-        """Compute losses at all places [rows * longest target]: items over the catalogue, words over the vocabulary."""
-        weight = self.module.lm_head.weight
+        prompt = part.prompt if len(part.targets) > len(part.inputs) else None
+        smoothing, weight = self.settings.label_smoothing, self.module.lm_head.weight
         losses = torch.zeros(targets.shape, device=self.device)
-        for code, trie in self.tries.items():
-            if len(rows := np.flatnonzero(part.task == code)):
-                own = self._send(rows)
-                found = token_losses(outputs[own], weight, trie, targets[own], self.settings.label_smoothing)
-                losses = losses.index_put((own,), found)
-        losses = losses.flatten()
-        words = np.flatnonzero((part.targets >= 0) & ~np.isin(part.task, list(self.tries))[:, None])
-        if len(words):
-            wanted = self._send(part.targets.ravel()[words])
-            own = self._send(words)
-            losses = losses.index_put((own,), self._over_vocabulary(outputs.flatten(0, 1)[own], wanted).float())
-        return losses
+        with self._precision():
+            outputs = target_outputs(self.module, encode_prompts(self.module, inputs), targets, prompt)
+            for code, likelihood in self.likelihoods.items():
+                if len(rows := np.flatnonzero(part.task == code)):
+                    at = self._send(rows)
+                    item_losses = likelihood.token_losses(outputs[at], weight, targets[at], smoothing)
+                    losses = losses.index_put((at,), item_losses)
+            losses = losses.flatten()
+            words = real & ~np.isin(part.task, list(self.likelihoods))[:, None]
+            if words.any():
+                at, tokens = self._send(np.flatnonzero(words)), self._send(part.targets[words])
+                word_losses = cross_entropy(outputs.flatten(0, 1)[at], weight, tokens, smoothing)
+                losses = losses.index_put((at,), word_losses.float())
+        places = self._send(np.flatnonzero(real))
+        return losses[places], self._send(np.repeat(part.task, real.sum(axis=1)))
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return autocast(self.device, on_cpu=self.module.config.d_model >= _CPU_BFLOAT16_WIDTH)
+        return autocast(self.device, on_cpu=self.module.config.hidden_size >= _CPU_BFLOAT16_WIDTH)
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True).long()
@@ -202,9 +185,9 @@ def _cpu_tokens(examples: Examples, batch_size: int) -> int:
     return max(min(max(step // _CPU_PASSES, _CPU_TOKENS[0]), _CPU_TOKENS[-1]), int(prompts.max()))
 
 
-def _add_gradients(parameters: list[torch.nn.Parameter], found: Sequence[torch.Tensor | None]) -> None:
+def _add_gradients(parameters: list[torch.nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:
     """Add one micro-batch's gradients to those of the parameters."""
-    for parameter, gradient in zip(parameters, found, strict=True):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
         if parameter.grad is None:

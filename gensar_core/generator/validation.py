@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from gensar_core import schema
-from gensar_core.corpora.read import ItemTokens, Prompts, load_item_tokens, load_prompts
-from gensar_core.corpora.trie import TokenTrie, load_tries
+from gensar_core.corpora.read import ItemTokens, load_item_tokens, load_prompts
+from gensar_core.corpora.trie import load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import over_catalogue
-from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.candidate_scores import score_candidates
+from gensar_core.generator.likelihoods import VOCABULARY, Likelihood, item_likelihoods
 from gensar_core.ranking.candidates import CandidateLists, Choice, load_candidates
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
@@ -30,25 +30,29 @@ class Validation:
     lists: CandidateLists
     prompts: Ragged
     items: ItemTokens
-    #: The trie of all items, if the model scores by the softmax over the catalogue.
-    catalogue: TokenTrie | None = None
+    likelihood: Likelihood = VOCABULARY
 
-    def metrics(self, model: T5, processes: Processes = ALONE) -> dict[str, float]:
+    def metrics(self, model: Backbone, processes: Processes = ALONE) -> dict[str, float]:
         """Compute metrics of the model's exact ranking; each process ranks a share of the lists."""
-        own = processes.own(len(self.lists))
-        candidates = self.lists.items[own]
-        prompts = self.prompts.take(own)
-        catalogue = None if self.catalogue is None else self.catalogue.to(model.lm_head.weight.device)
+        share = processes.own(len(self.lists))
+        candidates = self.lists.items[share]
         scores = score_candidates(
-            model, prompts, candidates, self.items, users_per_batch=_USERS_PER_BATCH, catalogue=catalogue
+            model,
+            self.prompts.take(share),
+            candidates,
+            self.items,
+            users_per_batch=_USERS_PER_BATCH,
+            likelihood=self.likelihood,
         )
         ranks = np.zeros(len(self.lists))
-        ranks[own] = average_ranks(scores, candidates >= 0)
+        ranks[share] = average_ranks(scores, candidates >= 0)
         ranks = processes.sum(ranks)
         return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
 
 
-def load_validation(corpus: Path, samples: Path, model: T5, users: int, choice: Choice = "spread") -> list[Validation]:
+def load_validation(
+    corpus: Path, samples: Path, model: Backbone, users: int, choice: Choice = "spread"
+) -> list[Validation]:
     """Load the valid lists of both tasks, for at most ``users`` users each (0: all), by ``choice``.
 
     Tasks without lists are left out. Raises UserError if no task has valid samples.
@@ -56,17 +60,14 @@ def load_validation(corpus: Path, samples: Path, model: T5, users: int, choice: 
     vocabulary = model.lm_head.weight.shape[0]
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
     prompts = load_prompts(corpus, vocabulary)
-    tries = load_tries(corpus / "trie.safetensors") if over_catalogue(model) else {}
+    likelihoods = item_likelihoods(model, lambda: load_tries(corpus / "trie.safetensors"))
     table = schema.SAMPLES.read(samples / "samples.parquet")
-    found = []
+    validations = []
     for task in schema.TASKS:
         lists = load_candidates(samples, task, "valid", users=users, choice=choice, samples=table)
         if len(lists):
-            found.append(Validation(task, lists, _prompts_of(prompts, lists), items[task], tries.get(task)))
-    if not found:
+            rows = prompts.of(lists.samples.get_column("sample_id").to_numpy())
+            validations.append(Validation(task, lists, rows, items[task], likelihoods.get(task, VOCABULARY)))
+    if not validations:
         raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
-    return found
-
-
-def _prompts_of(prompts: Prompts, lists: CandidateLists) -> Ragged:
-    return prompts.of(lists.samples.get_column("sample_id").to_numpy())
+    return validations

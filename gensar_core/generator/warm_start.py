@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.t5 import T5
+from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.tensors import load_vectors
 from gensar_core.schema import SIDES
@@ -30,7 +30,7 @@ _LARGEST: Final = 3.0
 _COPYING: Final = 2.0
 
 
-def warm_start(model: T5, token_vectors: Path, seed: int) -> None:
+def warm_start(model: Backbone, token_vectors: Path, seed: int) -> None:
     """Overwrite token embeddings and cross-attention maps of a new T5; ``token_vectors`` is the file of that stage.
 
     The sides share the model's width evenly, each with its first principal components, and are rotated together at
@@ -45,8 +45,8 @@ def warm_start(model: T5, token_vectors: Path, seed: int) -> None:
         for group in np.unique(groups[tokens]):
             rows = torch.from_numpy(np.flatnonzero(groups == group))
             if (size := _size(turned[rows])) > 0:
-                known = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
-                embeddings[rows] = _SHARE**0.5 * known + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
+                meaning = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
+                embeddings[rows] = _SHARE**0.5 * meaning + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
     for number, block in enumerate(model.decoder.block):
         attention = block.layer[1].EncDecAttention
         inner, width = attention.v.weight.shape
@@ -70,8 +70,8 @@ def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarr
     vectors = np.zeros((vocabulary, width))
     start = 0
     for side, columns in zip(sides, room, strict=True):
-        kept = min(columns, side.shape[1])
-        vectors[:, start : start + kept] = side[:, :kept]
+        components = min(columns, side.shape[1])
+        vectors[:, start : start + components] = side[:, :components]
         start += columns
     return vectors, groups
 
@@ -86,5 +86,5 @@ def _holds(path: Path, name: str) -> bool:
 def _orthogonal(size: int, seed: int, *purpose: str | int) -> torch.Tensor:
     """Draw a random orthogonal matrix [size, size]."""
     draw = torch.Generator().manual_seed(derive_seed(seed, "warm start", *purpose))
-    found: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
-    return found
+    rotation: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
+    return rotation
