@@ -81,12 +81,12 @@ def fit_and_rank(
 
 
 def weights_learned(method: Method[Any]) -> int:
-    """Count the weights in a fitted method's torch modules; 0 for a method that only counts or compares."""
-    import torch
+    """Count the weights of a trained method's module; 0 for a method that only counts or compares."""
+    from gensar_core.baselines.shared.trained_method import TrainedMethod
 
-    modules = [value for value in vars(method).values() if isinstance(value, torch.nn.Module)]
-    # A weight shared by two modules counts once.
-    return sum(weight.numel() for weight in {id(w): w for module in modules for w in module.parameters()}.values())
+    if not isinstance(method, TrainedMethod):
+        return 0
+    return sum(weight.numel() for weight in method.module.parameters())
 
 
 def rank_catalogue_by_method(

@@ -24,6 +24,7 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequence_examples import MaskedPlaces
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
@@ -70,9 +71,9 @@ class BERT4RecBlock(torch.nn.Module):
 class BERT4RecEncoder(SequenceEncoder):
     """Encode item and position vectors by blocks and a head; compare with items, adding their biases."""
 
-    def __init__(self, n_items: int, settings: BERT4RecSettings) -> None:
+    def __init__(self, data: MethodData, settings: BERT4RecSettings) -> None:
         size = settings.dimensions
-        super().__init__(n_items, size, bias=True)
+        super().__init__(data.n_items, size, bias=True)
         # Padding and mask: the two inputs numbered after the items.
         self.special = torch.nn.Embedding(2, size)
         self.positions = torch.nn.Embedding(settings.max_history, size)
@@ -100,10 +101,7 @@ class BERT4Rec(SequentialRecommender[BERT4RecSettings]):
 
     paper = "Sun et al.: BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations. CIKM 2019"
     settings_model = BERT4RecSettings
-
-    def build(self) -> BERT4RecEncoder:
-        """Build an untrained encoder."""
-        return BERT4RecEncoder(self.data.n_items, self.settings)
+    module_class = BERT4RecEncoder
 
     @functools.cached_property
     def form(self) -> MaskedPlaces:

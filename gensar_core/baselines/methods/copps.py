@@ -72,10 +72,7 @@ class CoPPS(TEM):
     paper = "Dai et al.: Contrastive Learning for User Sequence Representation in Personalized Product Search. KDD 2023"
     inputs = ("clicks", "searches", "words", "attributes", "training_negatives")
     settings_model = CoPPSSettings
-
-    def build(self) -> CoPPSModel:
-        """Build an untrained model."""
-        return CoPPSModel(self.data, self.settings)  # type: ignore[arg-type]
+    module_class = CoPPSModel
 
     def training_set(self, task: str) -> TrainingSet:
         """Return the train rows of a task, with contrasts."""
@@ -106,7 +103,7 @@ class _Contrasting:
         return {**found, "contrast": weight * torch.stack(self._contrasts(rows, step)).mean()}
 
     def _contrasts(self, rows: np.ndarray, step: int) -> list[torch.Tensor]:
-        model: Any = self.method.model
+        model: Any = self.method.module
         own = self._clicked(rows)
         partners = self.partners.draw(rows, step)
         others = self._clicked(np.where(partners < 0, rows, partners))
@@ -123,7 +120,7 @@ class _Contrasting:
         self, rows: np.ndarray, one: ItemSequences, other: ItemSequences, others: np.ndarray, use: torch.Tensor | None
     ) -> torch.Tensor:
         """Contrast view ``one`` of each of ``rows`` with view ``other``, which belongs to the rows ``others``."""
-        model: Any = self.method.model
+        model: Any = self.method.module
         users, targets = self.rows.train.rows.users, self.rows.train.targets
         keep = one.present.any(dim=1) & other.present.any(dim=1)
         keep = keep if use is None else keep & use
@@ -135,7 +132,7 @@ class _Contrasting:
         return contrast(vectors, alike_there, self.method.settings.contrast_temperature)
 
     def _clicked(self, rows: np.ndarray) -> ItemSequences:
-        device = next(self.method.model.parameters()).device
+        device = next(self.method.module.parameters()).device
         history = self.rows.train.rows.histories.take(rows).padded(device)
         return ItemSequences.from_history(history, self.method.settings.max_items)
 

@@ -60,10 +60,7 @@ class JSR(RankedMethod[JSRSettings]):
     inputs = ("clicks", "searches", "words", "training_negatives")
     paper = "Zamani and Croft: Joint Modeling and Optimization of Search and Recommendation. DESIRES 2018"
     settings_model = JSRSettings
-
-    def build(self) -> JSRModel:
-        """Build an untrained model."""
-        return JSRModel(self.data, self.settings)
+    module_class = JSRModel
 
     def task_weight(self, task: str) -> float:
         """Return the weight of a task's losses."""

@@ -150,10 +150,7 @@ class JSR2020(RankedMethod[JSR2020Settings]):
     inputs = ("clicks", "words", "texts", "training_negatives")
     paper = "Zamani and Croft: Learning a Joint Search and Recommendation Model from User-Item Interactions. WSDM 2020"
     settings_model = JSR2020Settings
-
-    def build(self) -> JSR2020Model:
-        """Build an untrained model."""
-        return JSR2020Model(self.data, self.settings)
+    module_class = JSR2020Model
 
     def training_set(self, task: str) -> TrainingSet:
         """Return the train rows of rec; no rows for search."""

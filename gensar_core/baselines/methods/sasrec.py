@@ -113,10 +113,7 @@ class SASRec(CausalRecommender[SASRecSettings]):
 
     paper = "Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018"
     settings_model = SASRecSettings
-
-    def build(self) -> SASRecEncoder:
-        """Build an untrained encoder."""
-        return SASRecEncoder(self.data, self.settings)
+    module_class = SASRecEncoder
 
 
 METHOD = SASRec

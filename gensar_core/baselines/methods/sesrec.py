@@ -208,10 +208,7 @@ class SESRec(RankedMethod[SESRecSettings]):
     inputs = ("clicks", "searches", "words", "training_negatives")
     paper = "Si et al.: When Search Meets Recommendation: Learning Disentangled Search Representation. SIGIR 2023"
     settings_model = SESRecSettings
-
-    def build(self) -> SESRecModel:
-        """Build an untrained model."""
-        return SESRecModel(self.data, self.settings)
+    module_class = SESRecModel
 
 
 METHOD = SESRec

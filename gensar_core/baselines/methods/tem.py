@@ -127,10 +127,7 @@ class TEM(SearchMethod[TEMSettings]):
     paper = "Bi et al.: A Transformer-based Embedding Model for Personalized Product Search. SIGIR 2020"
     inputs: ClassVar[tuple[str, ...]] = ("clicks", "searches", "words", "training_negatives")
     settings_model = TEMSettings
-
-    def build(self) -> TEMModel:
-        """Build an untrained model."""
-        return TEMModel(self.data, self.settings)
+    module_class: ClassVar[type[torch.nn.Module]] = TEMModel
 
 
 METHOD = TEM

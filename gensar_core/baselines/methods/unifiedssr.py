@@ -65,12 +65,12 @@ class SequenceSet:
         self.lengths = self.items.lengths
         counted = np.bincount(clicked.values, minlength=data.n_items)
         self.sampler = PopularityNegatives(counted, settings.popularity_power, derive_seed(method.seed, task))
-        method.model.seen_items[torch.from_numpy(np.flatnonzero(counted))] = True
-        method.model.seen_users[torch.from_numpy(self.users)] = True
+        method.module.seen_items[torch.from_numpy(np.flatnonzero(counted))] = True
+        method.module.seen_users[torch.from_numpy(self.users)] = True
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Return the loss of all targets, and the correlation of sessions."""
-        model = self.method.model
+        model = self.method.module
         device = model.items.weight.device
         taken = self.items.take(rows)
         width = int(taken.lengths.max())
@@ -95,8 +95,8 @@ class SequenceSet:
 
     def _next_items(self, states: torch.Tensor, targets: torch.Tensor, step: int) -> torch.Tensor:
         """Return the mean loss of states [targets, d] against their targets [targets]."""
-        settings, table = self.method.settings, self.method.model.items.weight
-        scaled = states * self.method.model.scale
+        settings, table = self.method.settings, self.method.module.items.weight
+        scaled = states * self.method.module.scale
         if settings.loss == "softmax":
             drawn = torch.from_numpy(self.sampler.draw(step, settings.sampled_negatives)).to(table.device)
             return sampled_softmax(scaled, targets, table, drawn)
@@ -128,11 +128,8 @@ class UnifiedSSR(RankedMethod[UnifiedSSRSettings]):
     inputs = ("clicks", "searches", "words")
     paper = "Xie et al.: UnifiedSSR: A Unified Framework of Sequential Search and Recommendation. WWW 2024"
     settings_model = UnifiedSSRSettings
-    model: UnifiedSSRModel
-
-    def build(self) -> UnifiedSSRModel:
-        """Build an untrained model."""
-        return UnifiedSSRModel(self.data, self.settings)
+    module_class = UnifiedSSRModel
+    module: UnifiedSSRModel
 
     def training_set(self, task: str) -> TrainingSet:
         """Return users' sequences of a task."""

@@ -245,10 +245,7 @@ class UniSAR(RankedMethod[UniSARSettings]):
     inputs = ("clicks", "searches", "words", "training_negatives")
     paper = "Shi et al.: UniSAR: Modeling User Transition Behaviors between Search and Recommendation. SIGIR 2024"
     settings_model = UniSARSettings
-
-    def build(self) -> UniSARModel:
-        """Build an untrained model."""
-        return UniSARModel(self.data, self.settings)
+    module_class = UniSARModel
 
     def task_weight(self, task: str) -> float:
         """Return the weight of a task's losses."""

@@ -128,7 +128,7 @@ class _CatalogueSet(RowSet):
     """Hold train rows whose targets compete with the whole catalogue."""
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:  # noqa: ARG002
-        model: Any = self.method.model
+        model: Any = self.method.module
         batch = self.train.batch(rows, np.zeros((len(rows), 0), dtype=np.int64), model.bias.device)
         ranking = functional.cross_entropy(model.catalogue(batch), batch.candidates[:, 0])
         return {"ranking": ranking, **model.further_losses(batch)}

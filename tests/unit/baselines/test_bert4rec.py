@@ -17,15 +17,15 @@ class TestBERT4Rec(SequentialContract):
     looks_ahead = True
 
     def test_neither_mask_nor_padding_can_be_ranked(self, fitted):
-        assert fitted.encoder.table().shape[0] == fitted.item_vectors().vectors.shape[0] == N_ITEMS
+        assert fitted.module.table().shape[0] == fitted.item_vectors().vectors.shape[0] == N_ITEMS
         assert fitted.form.padding == N_ITEMS
         assert fitted.form.mask == N_ITEMS + 1
 
     @torch.no_grad()
     def test_a_masked_place_does_not_see_its_item(self, fitted):
         batch = fitted.form.batch(0, *_first_rows(fitted))
-        fitted.encoder.eval()
-        states = fitted.encoder.states(batch.inputs, batch.places)
+        fitted.module.eval()
+        states = fitted.module.states(batch.inputs, batch.places)
         assert (batch.inputs.ravel()[batch.places] == fitted.form.mask).all()
         assert states.shape == (len(batch.targets), SMALL["dimensions"] + 1)
 

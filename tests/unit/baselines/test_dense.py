@@ -184,11 +184,11 @@ def test_an_encoder_starts_from_a_head_and_does_not_end_below_it(encoded):
 
 def test_training_reads_fewer_tokens_of_a_text_than_ranking(encoded):
     method = METHOD(DenseSettings(max_tokens=1), encoded, 5)
-    method.towers.eval()
+    method.module.eval()
     with torch.no_grad():
-        first_word = method.towers("items", np.arange(10))
+        first_word = method.module("items", np.arange(10))
     assert torch.allclose(first_word[0], first_word[5], atol=1e-6)  # b0 c0 and b0 c1
-    assert method.towers.vectors()["items"] == pytest.approx(encoded.vectors("items"), abs=1e-5)
+    assert method.module.vectors()["items"] == pytest.approx(encoded.vectors("items"), abs=1e-5)
 
 
 @pytest.mark.slow

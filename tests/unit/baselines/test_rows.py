@@ -171,7 +171,7 @@ def test_a_falling_rate_ends_with_the_training(tmp_path, monkeypatch):
         seen.extend(schedule.rate(step) for step in (0, schedule.total_steps // 2, schedule.total_steps))
         return train(task, schedule, **arguments)
 
-    monkeypatch.setattr("gensar_core.baselines.shared.target_ranking.train", rates)
+    monkeypatch.setattr("gensar_core.baselines.shared.trained_method.train", rates)
     jsr(write_shop(tmp_path, random_clicks(), N_ITEMS), falling_rate=True).fit(None, "")
     assert seen == pytest.approx([1.0, 0.5, 0.0], abs=0.05)
 
@@ -194,7 +194,7 @@ def test_a_killed_training_ends_in_the_same_scores(tmp_path, monkeypatch, rate):
         task.batches = killed_batches
         return train(task, schedule, **arguments)
 
-    monkeypatch.setattr("gensar_core.baselines.shared.target_ranking.train", until_the_third_epoch)
+    monkeypatch.setattr("gensar_core.baselines.shared.trained_method.train", until_the_third_epoch)
     # After every step, so that it is taken up in the middle of an epoch.
     monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
     with pytest.raises(KeyboardInterrupt):
@@ -214,7 +214,7 @@ def test_users_and_items_unseen_in_training_get_the_mean(tmp_path):
     del data.__dict__["samples"]
     counts = (method := jsr(data, stored_negatives=False, sampled_negatives=2)).fit(None, "")
     assert (counts["unseen_items"], counts["unseen_users"]) == (3, 1)
-    users, items = method.model.users.weight, method.model.items.weight
+    users, items = method.module.users.weight, method.module.items.weight
     assert torch.allclose(users[0], users[1:].mean(dim=0), atol=1e-6)
     assert torch.allclose(items[-1], items[:N_ITEMS].mean(dim=0), atol=1e-6)
 
@@ -236,7 +236,7 @@ def test_queries_unseen_in_training_get_the_mean(tmp_path, kind, past, seen):
     del data.__dict__["samples"]
     method = find(kind)(validate(find(kind).settings_model, {"epochs": 1, "dimensions": 8}, kind), data, 5)
     assert method.fit(None, "")["unseen_queries"] == 5 - len(seen)
-    vectors = method.model.query_table().weight
+    vectors = method.module.query_table().weight
     mean = vectors[seen].mean(dim=0) if seen else torch.zeros(vectors.shape[1])
     for query in {*range(5)} - {*seen}:
         assert torch.allclose(vectors[query], mean, atol=1e-6)

@@ -59,7 +59,7 @@ def test_a_killed_training_ends_in_the_same_scores(tmp_path, monkeypatch):
         batches.__class__ = Killed
         return train(task, schedule, **arguments)
 
-    monkeypatch.setattr("gensar_core.baselines.shared.sequential_recommender.train", until_the_third_epoch)
+    monkeypatch.setattr("gensar_core.baselines.shared.trained_method.train", until_the_third_epoch)
     # After every step, so that it is taken up in the middle of an epoch.
     monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
     with pytest.raises(KeyboardInterrupt):

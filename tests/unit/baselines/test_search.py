@@ -81,7 +81,7 @@ def test_qem_learns_how_often_items_are_clicked_after_a_query(tmp_path):
     data = write_shop(tmp_path, [[2, target] for target in targets], 11, negatives=10)
     method = made("qem", data, **{**SMALL, "epochs": 400, "validate_every": 400})
     method.fit(None, "")
-    logits = method.model.catalogue(batch_of(method))[0]
+    logits = method.module.catalogue(batch_of(method))[0]
     shares = torch.softmax(logits, dim=0)
     assert shares[[0, 5, 10]].tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7], abs=0.03)
 
@@ -89,7 +89,7 @@ def test_qem_learns_how_often_items_are_clicked_after_a_query(tmp_path):
 @torch.no_grad()
 def test_a_query_without_known_words_is_no_division_by_zero(tmp_path):
     method = made("qem", write_shop(tmp_path, random_clicks()[:5], N_ITEMS), query_vectors=False)
-    model = method.model.eval()
+    model = method.module.eval()
     model.words.offsets.zero_()
     vectors = model.queries(torch.arange(3))
     assert torch.equal(vectors, torch.tanh(model.projection.bias).expand(3, -1))
@@ -99,7 +99,7 @@ def test_a_query_without_known_words_is_no_division_by_zero(tmp_path):
 @pytest.mark.parametrize("kind", ["qem", "tem", "copps"])
 def test_logits_start_out_small(tmp_path, kind):
     method = made(kind, write_shop(tmp_path, random_clicks()[:9], N_ITEMS, searching=True))
-    logits, further = method.model.eval()(batch_of(method))
+    logits, further = method.module.eval()(batch_of(method))
     assert logits.abs().max() < 3.0
     assert not further
 
@@ -112,11 +112,11 @@ def test_logits_of_candidates_are_those_of_the_catalogue(tmp_path):
             write_shop(tmp_path / own.get("item_vectors", "id"), random_clicks()[:9], N_ITEMS, searching=True),
             **own,
         )
-        method.model.bias.copy_(torch.randn(N_ITEMS))
+        method.module.bias.copy_(torch.randn(N_ITEMS))
         batch = batch_of(method)
-        method.model.eval()
-        logits, _ = method.model(batch)
-        assert torch.allclose(logits, method.model.catalogue(batch).gather(1, batch.candidates), atol=1e-5)
+        method.module.eval()
+        logits, _ = method.module(batch)
+        assert torch.allclose(logits, method.module.catalogue(batch).gather(1, batch.candidates), atol=1e-5)
 
 
 def by_loop(slots, most):
@@ -162,7 +162,7 @@ def plain_layer(block, states, width):
 @torch.no_grad()
 def test_the_transformer_is_that_of_a_plain_loop(tmp_path):
     data = write_shop(tmp_path, [[1, 2, 3, 4], [5, 6]], N_ITEMS)
-    model = made("tem", data, dimensions=8, heads=2, inner_dimensions=12, blocks=2).model.eval().double()
+    model = made("tem", data, dimensions=8, heads=2, inner_dimensions=12, blocks=2).module.eval().double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     first, tokens = torch.randn(2, 8).double(), torch.randn(2, 5, 8).double()
@@ -190,7 +190,7 @@ def test_sinusoids_by_hand():
 
 
 def test_layer_gains_start_at_one(tmp_path):
-    model = made("tem", write_shop(tmp_path, random_clicks()[:3], N_ITEMS)).model
+    model = made("tem", write_shop(tmp_path, random_clicks()[:3], N_ITEMS)).module
     norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
     assert norms
     assert all((norm.weight == 1.0).all() and norm.eps == 1.0e-6 for norm in norms)

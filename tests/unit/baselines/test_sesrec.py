@@ -15,7 +15,7 @@ from tests.unit.baselines.test_unisar import HISTORIES, random_weights, samples_
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     data = write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS)
-    return random_weights(METHOD(SESRecSettings(dimensions=8, heads=2), data, 1).model)
+    return random_weights(METHOD(SESRecSettings(dimensions=8, heads=2), data, 1).module)
 
 
 def test_similar_slots_weigh_at_least_one_nth_of_the_real_slots():
@@ -68,11 +68,11 @@ def test_the_two_histories_have_their_own_encoders_and_the_loss_its_parts(model,
     assert model.encoders["clicks"] is not model.encoders["searches"]
     data = write_shop(tmp_path, random_clicks(), N_ITEMS, searching=True)
     fresh = METHOD(SESRecSettings(), data, 5)
-    fresh.model.train()
+    fresh.module.train()
     losses = fresh.training_set("rec").losses(np.arange(20), 0)
     assert set(losses) == {"ranking", "triplet", "query_item"}
     assert losses["ranking"].item() == pytest.approx(math.log(2), abs=1e-6)
     sum(losses.values()).backward()
-    gradients = {name: parameter.grad for name, parameter in fresh.model.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in fresh.module.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None] == []
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())

@@ -62,7 +62,7 @@ def test_training_moves_the_projection_and_leaves_no_weight_of_a_single_item(sho
     untrained = type(method)(method.settings, shop, 3)
     assert not torch.equal(
         module.items.projection.weight,
-        getattr(untrained, "encoder" if kind == "sasrec" else "model").items.projection.weight,
+        untrained.module.items.projection.weight,
     )
 
 

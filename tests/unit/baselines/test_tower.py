@@ -98,10 +98,10 @@ def test_a_dead_tower_is_warned_of(shop, tmp_path, monkeypatch):
 
 def test_learned_vectors_have_their_own_rate(shop):
     method = make("sesrec", shop, learning_rate=0.01, embedding_rate=7.0, weight_decay=0.1)
-    named = {id(parameter): name for name, parameter in method.model.named_parameters()}
+    named = {id(parameter): name for name, parameter in method.module.named_parameters()}
     found = {
         named[id(parameter)]: (group.get("lr", 0.01), group["weight_decay"])
-        for group in weight_groups(method.model, method.settings)
+        for group in weight_groups(method.module, method.settings)
         for parameter in group["params"]
     }
     assert set(found) == set(named.values())
@@ -116,7 +116,7 @@ def test_learned_vectors_have_their_own_rate(shop):
 def test_products_are_of_what_meets_a_candidate_with_it(shop):
     seen = {}
     for kind in KINDS:
-        model = (method := make(kind, shop)).model
+        model = (method := make(kind, shop)).module
         met = model.tower if kind == "sesrec" else model.experts
         met.register_forward_pre_hook(lambda _, inputs, kind=kind: seen.__setitem__(kind, inputs))
         method.score(load_candidates(shop.samples_folder, method.tasks[-1], "valid"))

@@ -20,13 +20,13 @@ MASK = torch.ones(2, 6, dtype=torch.bool)
 def method(tmp_path_factory):
     data = write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS, searching=True)
     method = METHOD(UnifiedSSRSettings(dimensions=8, heads=2, max_recommendations=7, max_searches=7), data, 1)
-    random_weights(method.model)
+    random_weights(method.module)
     return method
 
 
 @torch.no_grad()
 def test_a_later_click_never_moves_an_earlier_state(method):
-    model = method.model
+    model = method.module
     items = torch.randint(N_ITEMS, (2, 6), generator=torch.Generator().manual_seed(1))
     (states,) = model.encode(USERS, model.items(items), None, MASK)
     for place in range(6):
@@ -39,7 +39,7 @@ def test_a_later_click_never_moves_an_earlier_state(method):
 
 @torch.no_grad()
 def test_a_search_state_sees_earlier_items_and_the_query_that_is_asked(method):
-    model = method.model
+    model = method.module
     items = torch.randint(N_ITEMS, (2, 6), generator=torch.Generator().manual_seed(1))
     queries = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(2))
     known = MASK & (torch.arange(6) > 0)
@@ -63,7 +63,7 @@ def test_a_search_state_sees_earlier_items_and_the_query_that_is_asked(method):
 @pytest.mark.parametrize("task", ["rec", "search"])
 def test_scores_are_those_of_the_state_after_the_whole_history(method, task):
     # The shop's train targets are the last clicks of its users' sequences, and follow the same history as test targets.
-    model, train = method.model, method.training_set(task)
+    model, train = method.module, method.training_set(task)
     lists = load_candidates(method.data.samples_folder, task, "test")
     rows = np.arange(10)
     items = torch.from_numpy(train.items.take(rows).padded(8 if task == "rec" else 7, 0))
@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_state_after_the_whole_history(method, task):
         queries = torch.from_numpy(train.queries.take(rows).padded(7, 0))
         # The history holds the seven searches before the target's; training saw the last six of these.
         method = METHOD(method.settings.model_copy(update={"max_searches": 6}), method.data, 1)
-        method.__dict__["model"] = model
+        method.__dict__["module"] = model
         states = model.encode(users, shifted(vectors)[:, :-1], queries, mask, mask & (torch.arange(7) > 0))
     table = model.items(torch.from_numpy(lists.items[:10].astype(np.int64))) * model.scale
     expected = model.mixed([(table @ state[:, -1][:, :, None]).squeeze(2) for state in states])
@@ -114,7 +114,7 @@ def test_bce_by_hand(method, monkeypatch):
     states, targets = torch.randn(2, 8), torch.tensor([1, 4])
     losses = []
     for state, target in zip(states, targets.tolist(), strict=True):
-        scores = (method.model.items.weight @ state * 8**0.5).tolist()
+        scores = (method.module.items.weight @ state * 8**0.5).tolist()
         # A negative that is the target does not count.
         terms = [np.log1p(np.exp(scores[item])) for item in (2, 7, 1, 0) if item != target]
         losses.append(np.log1p(np.exp(-scores[target])) + sum(terms))

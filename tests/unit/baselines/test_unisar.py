@@ -64,7 +64,7 @@ def method(tmp_path_factory):
         dimensions=SIZE, embedding_size=4, experts=2, max_recommendations=CLICKS, max_searches=SEARCHES
     )
     method = METHOD(settings, data, 1)
-    random_weights(method.model)
+    random_weights(method.module)
     return method
 
 
@@ -113,7 +113,7 @@ def layer_by_loop(layer, states, allowed):
 
 @torch.no_grad()
 def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(method):
-    model = method.model
+    model = method.module
     batch = TargetHistories.from_samples(samples_of(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
     found = model.transitions(batch)
     for row, slots in enumerate(cut(slots) for slots in HISTORIES):
@@ -137,7 +137,7 @@ def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(meth
 def test_later_slots_move_earlier_states(method):
     # No extractor is causal: the last session reaches the first click, and the last click the first.
     histories = [[1, (2, [1]), 7, (0, [9])], [1, (2, [1]), 7, (3, [4])], [1, (2, [1]), 8, (0, [9])]]
-    found = method.model.transitions(
+    found = method.module.transitions(
         TargetHistories.from_samples(samples_of(histories), 9, 9).padded(torch.device("cpu"))
     )
     across, within = found["clicks"]
@@ -150,9 +150,9 @@ def test_later_slots_move_earlier_states(method):
 def test_padding_moves_no_score(method):
     lists = load_candidates(method.data.samples_folder, "search", "test")
     rows = TargetRows.from_samples("search", samples_of(HISTORIES), CLICKS, SEARCHES)
-    together, _ = method.model(rows.batch(np.arange(5), lists.items[:5], torch.device("cpu")))
+    together, _ = method.module(rows.batch(np.arange(5), lists.items[:5], torch.device("cpu")))
     for row in range(5):
-        alone, _ = method.model(rows.batch(np.array([row]), lists.items[row : row + 1], torch.device("cpu")))
+        alone, _ = method.module(rows.batch(np.array([row]), lists.items[row : row + 1], torch.device("cpu")))
         assert torch.allclose(alone[0], together[row], atol=1e-4)
 
 
@@ -280,9 +280,9 @@ def test_experts_by_loop():
 
 def test_the_loss_starts_at_the_entropy_of_untrained_logits_and_has_its_parts(method):
     fresh = METHOD(method.settings, method.data, 5)
-    fresh.model.train()
+    fresh.module.train()
     with torch.no_grad():
-        for table in fresh.model.tables():
+        for table in fresh.module.tables():
             table.weight.mul_(0.01)
     for task in ("rec", "search"):
         losses = fresh.training_set(task).losses(np.arange(20), 0)
