@@ -21,13 +21,14 @@ import functools
 from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequence_examples import MaskedPlaces
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Share
 from gensar_core.nn.attention import Dropout
 from gensar_core.nn.self_attention import Pointwise, SelfAttention, initialize
@@ -44,11 +45,7 @@ class BERT4RecSettings(SequentialSettings):
     last_item_share: Share = 0.1
     """Share of the rows in which only the last item is masked."""
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> BERT4RecSettings:
-        if self.dimensions % self.heads:
-            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions()
 
 
 class BERT4RecBlock(torch.nn.Module):

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
@@ -27,6 +27,7 @@ from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Count, Positive, Rate
 from gensar_core.nn.attention import (
     EncoderLayer,
@@ -66,11 +67,7 @@ class SESRecSettings(RankedSettings):
     """Weight of the triplet losses, which separate similar from dissimilar states, and their margin."""
     triplet_margin: _Weight = 0.1
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> SESRecSettings:
-        if self.dimensions % self.heads or self.dimensions % 2:
-            raise ValueError(f"dimensions ({self.dimensions}) must be even and a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions(even=True)
 
 
 class SESRecModel(RowModel):

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Annotated, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
@@ -30,6 +30,7 @@ from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Rate
 from gensar_core.nn.attention import (
     DecoderLayer,
@@ -71,11 +72,7 @@ class UniSARSettings(RankedSettings):
     history_weight: _Weight = 0.01
     history_temperature: Rate = 0.1
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> UniSARSettings:
-        if self.dimensions % self.heads:
-            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions()
 
 
 class UniSARModel(RowModel):

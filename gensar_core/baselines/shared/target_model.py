@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -96,6 +97,13 @@ class RowModel(torch.nn.Module, abc.ABC):
         for table, seen in tables:
             if isinstance(table, torch.nn.Embedding):
                 table.weight[~seen] = table.weight[seen].mean(dim=0) if seen.any() else 0.0
+
+
+def sinusoids(places: int, dimensions: int) -> torch.Tensor:
+    """Return position vectors [places, dimensions], counted from 0 (Vaswani et al., 2017, Section 3.5)."""
+    rates = torch.exp(torch.arange(0, dimensions, 2) * (-math.log(10000.0) / dimensions))
+    angles = torch.arange(places)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
 def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
+from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 
 from gensar_core.baselines.interface import Method
@@ -36,6 +37,19 @@ class TrainedSettings(Settings):
     """Validate on at most this many targets per task (0: all)."""
     patience: Positive = 5
     """Stop after this many validations without a gain."""
+
+
+def heads_divide_dimensions(*, even: bool = False) -> Any:
+    """Build a validator of settings: `heads` divide `dimensions`, which must also be even where ``even`` is set."""
+
+    def check(settings: Any) -> Any:
+        dimensions, heads = settings.dimensions, settings.heads
+        if dimensions % heads or (even and dimensions % 2):
+            required = "even and a multiple" if even else "a multiple"
+            raise ValueError(f"dimensions ({dimensions}) must be {required} of heads ({heads})")
+        return settings
+
+    return model_validator(mode="after")(check)
 
 
 S = TypeVar("S", bound=TrainedSettings)

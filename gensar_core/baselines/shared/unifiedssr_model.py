@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
+from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, sinusoids
 from gensar_core.baselines.shared.target_rows import RowBatch
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Count, Positive, Rate, Share
 from gensar_core.nn.attention import Attention, Dropout, masked_mean
 
@@ -39,10 +40,10 @@ class UnifiedSSRSettings(RankedSettings):
     search_weight: Rate = 1.0
     """Weight of the search loss."""
 
+    _heads_divide_dimensions = heads_divide_dimensions(even=True)
+
     @model_validator(mode="after")
-    def _makes_sense(self) -> UnifiedSSRSettings:
-        if self.dimensions % self.heads or self.dimensions % 2:
-            raise ValueError(f"dimensions ({self.dimensions}) must be even and a multiple of heads ({self.heads})")
+    def _uses_sampled_negatives_and_history(self) -> UnifiedSSRSettings:
         if self.stored_negatives or not self.sampled_negatives:
             raise ValueError("trains on sampled negatives: stored_negatives false, sampled_negatives above 0")
         if not self.max_recommendations or not self.max_searches:
@@ -154,9 +155,3 @@ class UnifiedSSRModel(RowModel):
 def shifted(vectors: torch.Tensor) -> torch.Tensor:
     """Shift vectors [rows, width, d] one place later, after a zero vector: [rows, width + 1, d]."""
     return functional.pad(vectors, (0, 0, 1, 0))
-
-
-def sinusoids(width: int, size: int) -> torch.Tensor:
-    """Compute sinusoidal place vectors, float32 [width, size] (Vaswani et al., 2017, section 3.5)."""
-    angles = torch.arange(width)[:, None] * torch.exp(torch.arange(0, size, 2) * (-math.log(1.0e4) / size))
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.baselines.interface import find
-from gensar_core.baselines.methods.lrurec import LinearRecurrence, LRURecSettings, scan
+from gensar_core.baselines.methods.lrurec import LinearRecurrence, scan
 from tests.support.method_contract import random_clicks, write_shop
 from tests.support.sequential_contract import SMALL, SequentialContract
+from tests.unit.baselines.helpers import make
 
 
 class TestLRURec(SequentialContract):
@@ -81,7 +81,6 @@ def test_states_keep_the_variance_of_inputs():
 
 def test_the_recurrence_itself_does_not_decay(tmp_path):
     data = write_shop(tmp_path, random_clicks(), 40)
-    optimizer = find("lrurec")(LRURecSettings(dimensions=8), data, 1).optimizer()
-    decayed, free = optimizer.param_groups
+    decayed, free = make("lrurec", data, dimensions=8).optimizer().param_groups
     assert [tuple(parameter.shape) for parameter in free["params"]] == [(3, 16)] * 2
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
