@@ -13,6 +13,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.metrics import ndcg
 from gensar_core.runtime.tensors import load_vectors
 from tests.support.method_contract import N_ITEMS, N_NEGATIVES, N_USERS, random_clicks, write_shop
+from tests.unit.baselines.helpers import rewrite_samples
 
 SMALL = {"dimensions": 8, "epochs": 2, "negatives": 16}
 
@@ -112,9 +113,7 @@ def test_wrong_settings_are_named(shop, tmp_path):
 
 def test_a_data_set_without_the_methods_task_is_one_clear_error(tmp_path):
     shop = write_shop(tmp_path, random_clicks()[:5], N_ITEMS)
-    only = shop.samples.filter(pl.col("task") == "rec")
-    schema.SAMPLES.write(only, shop.samples_folder / "samples.parquet")
-    del shop.__dict__["samples"]
+    rewrite_samples(shop, shop.samples.filter(pl.col("task") == "rec"))
     with pytest.raises(UserError, match=r"samples\.parquet: no valid or test target of search"):
         run(shop, tmp_path, "query_frequency")
     ranks = run(shop, tmp_path, "random_order")

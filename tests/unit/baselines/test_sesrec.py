@@ -9,7 +9,7 @@ import torch
 from gensar_core.baselines.methods.sesrec import METHOD, SESRecSettings, parted
 from gensar_core.baselines.shared.target_rows import TargetHistories
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.test_unisar import HISTORIES, random_weights, samples_of
+from tests.unit.baselines.helpers import HISTORIES, history_samples, random_weights
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_similar_slots_weigh_at_least_one_nth_of_the_real_slots():
 
 @torch.no_grad()
 def test_weights_and_triplets_by_loop(model):
-    history = TargetHistories.from_samples(samples_of(HISTORIES), 15, 15).padded(torch.device("cpu"))
+    history = TargetHistories.from_samples(history_samples(HISTORIES), 15, 15).padded(torch.device("cpu"))
     states = model.states(history)
     masks = {"clicks": history.is_click, "searches": history.is_search}
     weights = model.weights(states, masks)

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from gensar_core.baselines.methods.unifiedssr import METHOD, correlation, session_windows
-from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRSettings, shifted, sinusoids
+from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRSettings, shifted
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.test_unisar import random_weights
+from tests.unit.baselines.helpers import random_weights
 
 USERS = torch.tensor([3, 5])
 MASK = torch.ones(2, 6, dtype=torch.bool)
@@ -103,11 +103,6 @@ def test_correlation_by_hand():
     assert correlation((items, queries), windows).item() == pytest.approx(expected)
 
 
-def test_places_by_hand():
-    places = sinusoids(3, 4)
-    assert places[2].tolist() == pytest.approx([np.sin(2), np.cos(2), np.sin(0.02), np.cos(0.02)], abs=1e-6)
-
-
 def test_bce_by_hand(method, monkeypatch):
     train = method.training_set("rec")
     monkeypatch.setattr(train.sampler, "draw", lambda _step, count: np.resize([2, 7, 1, 0], count))
@@ -123,7 +118,6 @@ def test_bce_by_hand(method, monkeypatch):
 
 def test_settings_that_cannot_be_are_refused():
     for own, message in [
-        ({"dimensions": 6}, r"must be even and a multiple of heads"),
         ({"stored_negatives": True}, "trains on sampled negatives"),
         ({"max_searches": 0}, "must be above 0"),
     ]:

@@ -20,41 +20,9 @@ from gensar_core.nn.attention import (
 )
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.unit.baselines.helpers import HISTORIES, history_samples, random_weights
 
 SIZE, CLICKS, SEARCHES = 8, 3, 4
-# A click is an item; a search is a query and the items clicked after it. In the order of time.
-HISTORIES = [
-    [1, (2, [1]), 7, 9, (0, [9, 3]), (1, [])],
-    [4, (3, [4]), 5, (2, [8]), 6, 7, (4, [7]), (1, [2]), (0, [5])],
-    [11, 12],
-    [(1, [3]), (2, [6])],
-    [],
-]
-
-
-def random_weights(module, std=0.5):
-    torch.manual_seed(1)
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return module.eval()
-
-
-def samples_of(histories):
-    behaviors, objects = [], []
-    for slots in histories:
-        own = []
-        for slot in slots:
-            own += [(0, slot)] if isinstance(slot, int) else [(1, slot[0]), *((2, item) for item in slot[1])]
-        behaviors.append([entry[0] for entry in own])
-        objects.append([entry[1] for entry in own])
-    return pl.DataFrame(
-        {
-            "history_behavior": pl.Series(behaviors, dtype=pl.List(pl.UInt8)),
-            "history_object": pl.Series(objects, dtype=pl.List(pl.Int32)),
-            "user_id": pl.Series(range(len(histories)), dtype=pl.Int32),
-            "query_id": pl.Series([1] * len(histories), dtype=pl.Int32),
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +80,9 @@ def layer_by_loop(layer, states, allowed):
 
 
 @torch.no_grad()
-def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(method):
+def test_the_four_transitions_match_a_plain_loop_over_merged_slots(method):
     model = method.module
-    batch = TargetHistories.from_samples(samples_of(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
+    batch = TargetHistories.from_samples(history_samples(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
     found = model.transitions(batch)
     for row, slots in enumerate(cut(slots) for slots in HISTORIES):
         vectors = [slot_vector(model, slot) for slot in slots]
@@ -138,7 +106,7 @@ def test_later_slots_move_earlier_states(method):
     # No extractor is causal: the last session reaches the first click, and the last click the first.
     histories = [[1, (2, [1]), 7, (0, [9])], [1, (2, [1]), 7, (3, [4])], [1, (2, [1]), 8, (0, [9])]]
     found = method.module.transitions(
-        TargetHistories.from_samples(samples_of(histories), 9, 9).padded(torch.device("cpu"))
+        TargetHistories.from_samples(history_samples(histories), 9, 9).padded(torch.device("cpu"))
     )
     across, within = found["clicks"]
     assert (across[0, 0] - across[1, 0]).abs().max() > 1e-3
@@ -147,9 +115,9 @@ def test_later_slots_move_earlier_states(method):
 
 
 @torch.no_grad()
-def test_padding_moves_no_score(method):
+def test_padding_does_not_change_scores(method):
     lists = load_candidates(method.data.samples_folder, "search", "test")
-    rows = TargetRows.from_samples("search", samples_of(HISTORIES), CLICKS, SEARCHES)
+    rows = TargetRows.from_samples("search", history_samples(HISTORIES, query=1), CLICKS, SEARCHES)
     together, _ = method.module(rows.batch(np.arange(5), lists.items[:5], torch.device("cpu")))
     for row in range(5):
         alone, _ = method.module(rows.batch(np.array([row]), lists.items[row : row + 1], torch.device("cpu")))
@@ -182,7 +150,7 @@ def copy_encoder(layer, other, attention, norms):
 
 
 @torch.no_grad()
-def test_layers_are_torchs_own():
+def test_layers_match_those_of_torch():
     states, memory = torch.randn(3, 5, SIZE), torch.randn(3, 5, SIZE)
     mask = torch.arange(5) < torch.tensor([5, 3, 1])[:, None]
     layer = random_weights(EncoderLayer(SIZE, 2, 0.1, torch.nn.ReLU()))
