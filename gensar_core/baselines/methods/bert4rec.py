@@ -89,8 +89,8 @@ class BERT4RecEncoder(SequenceEncoder):
         visible = items != self.items.num_embeddings
         for block in self.blocks:
             states = block(states, visible)
-        found: torch.Tensor = self.head(states)
-        return found
+        output: torch.Tensor = self.head(states)
+        return output
 
 
 class BERT4Rec(SequentialRecommender[BERT4RecSettings]):

@@ -47,8 +47,8 @@ class CoPPSModel(TEMModel):
         """Return vectors [rows, width, dimensions] of the user's items, each plus its query's vector if it has one."""
         vectors = functional.embedding(clicked.items, torch.cat([self.item_vectors(), self.hidden]))
         searched = clicked.queries >= 0
-        asked: torch.Tensor = self.found_by(self.queries(clicked.queries.clamp(min=0)))
-        return vectors + asked * searched[:, :, None]
+        query_vectors: torch.Tensor = self.found_by(self.queries(clicked.queries.clamp(min=0)))
+        return vectors + query_vectors * searched[:, :, None]
 
     def histories(self, clicked: ItemSequences) -> torch.Tensor:
         """Return vectors [rows, dimensions] of length 1 of users' clicks, independent of the current query."""
@@ -96,23 +96,23 @@ class _Contrasting:
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Return the ranking loss and the weighted mean of the contrasts."""
-        found = self.rows.losses(rows, step)
+        losses = self.rows.losses(rows, step)
         weight = self.method.settings.contrast_weight
         if not weight:
-            return found
-        return {**found, "contrast": weight * torch.stack(self._contrasts(rows, step)).mean()}
+            return losses
+        return {**losses, "contrast": weight * torch.stack(self._contrasts(rows, step)).mean()}
 
     def _contrasts(self, rows: np.ndarray, step: int) -> list[torch.Tensor]:
         model: Any = self.method.module
-        own = self._clicked(rows)
+        views = self._clicked(rows)
         partners = self.partners.draw(rows, step)
         others = self._clicked(np.where(partners < 0, rows, partners))
         hidden = model.items.num_embeddings
-        paired = torch.from_numpy(partners >= 0).to(own.items.device)
+        paired = torch.from_numpy(partners >= 0).to(views.items.device)
         pairs = (
-            (self.substitutes(own), self.substitutes(own), rows, None),
-            (altered(own, hidden), altered(own, hidden), rows, None),
-            (own, others, partners, paired),
+            (self.substitutes(views), self.substitutes(views), rows, None),
+            (altered(views, hidden), altered(views, hidden), rows, None),
+            (views, others, partners, paired),
         )
         return [self._contrast(rows, *pair) for pair in pairs]
 
@@ -124,8 +124,8 @@ class _Contrasting:
         users, targets = self.rows.train.rows.users, self.rows.train.targets
         keep = one.present.any(dim=1) & other.present.any(dim=1)
         keep = keep if use is None else keep & use
-        kept = keep.cpu().numpy()
-        both = np.concatenate([rows[kept], others[kept]])
+        rows_used = keep.cpu().numpy()
+        both = np.concatenate([rows[rows_used], others[rows_used]])
         vectors = torch.cat([model.histories(one), model.histories(other)])[keep.repeat(2)]
         alike = (users[both][:, None] == users[both]) | (targets[both][:, None] == targets[both])
         alike_there = torch.from_numpy(alike).to(vectors.device)

@@ -201,13 +201,12 @@ class DenseTraining(Training):
     def schedule(self) -> Schedule:
         """Validate before training and after each epoch."""
         settings = self.method.settings
-        steps = self.steps_per_epoch * settings.epochs
         return Schedule(
-            total_steps=steps,
+            total_steps=self.total_steps,
             validate_every=self.steps_per_epoch,
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
-            rate=warmup_cosine(steps, settings.warmup_share),
+            rate=warmup_cosine(self.total_steps, settings.warmup_share),
             validate_first=True,
         )
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 import torch
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.config.base import Positive
 from gensar_core.nn.attention import Dropout
 

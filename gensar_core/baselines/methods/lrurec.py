@@ -23,8 +23,8 @@ import torch
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.config.base import Positive, Rate
 from gensar_core.nn.attention import Dropout
 from gensar_core.nn.self_attention import Pointwise
@@ -84,8 +84,8 @@ class LinearRecurrence(torch.nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             pairs = self.inputs(states.float()).unflatten(-1, (self.size, 2))
             scaled = torch.view_as_complex(pairs) * torch.exp(self.recurrence[2].float())
-            found = torch.view_as_real(scan(scaled, self.log_decay())).flatten(-2)
-            read = self.outputs(found).to(states.dtype)
+            scanned = torch.view_as_real(scan(scaled, self.log_decay())).flatten(-2)
+            read = self.outputs(scanned).to(states.dtype)
         normalized: torch.Tensor = self.normalization(self.dropout(read) + states)
         return normalized
 

@@ -25,8 +25,8 @@ from typing import Literal
 import torch
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Rate

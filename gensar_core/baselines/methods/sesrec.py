@@ -115,10 +115,10 @@ class SESRecModel(RowModel):
         weights = self.weights(states, masks)
         candidates = on_distinct(self.encode_items, batch.candidates)
         interests, triplets = [], []
-        for side, mask in masks.items():
-            similar, dissimilar = parted(weights[side], mask)
-            interests += self.attention[side](states[side], candidates, mask, similar, dissimilar)
-            triplets.append(self._triplet(states[side], weights[side], similar, dissimilar))
+        for name, mask in masks.items():
+            similar, dissimilar = parted(weights[name], mask)
+            interests += self.attention[name](states[name], candidates, mask, similar, dissimilar)
+            triplets.append(self._triplet(states[name], weights[name], similar, dissimilar))
         met = [*interests, self.users(batch.users)[:, None].expand(-1, candidates.shape[1], -1)]
         products = [part * candidates for part in met] if self.settings.products else []
         logits: torch.Tensor = self.tower(torch.cat([*met, candidates, *products], dim=2)).squeeze(-1)
@@ -126,18 +126,18 @@ class SESRecModel(RowModel):
 
     def states(self, history: HistoryBatch) -> dict[str, torch.Tensor]:
         """Encode clicks and searches, each as states [rows, width of the history, dimensions]."""
-        found = masked_mean(on_distinct(self.encode_items, history.found), history.is_found)
-        sides = {
+        searched_items = masked_mean(on_distinct(self.encode_items, history.searched_items), history.is_searched_item)
+        inputs = {
             "clicks": (on_distinct(self.encode_items, history.clicks), history.is_click),
             "searches": (
-                on_distinct(self.encode_queries, history.searches) + self.source.weight + found,
+                on_distinct(self.encode_queries, history.searches) + self.source.weight + searched_items,
                 history.is_search,
             ),
         }
         encoded = {}
-        for side, (vectors, mask) in sides.items():
-            states = vectors + self.positions[side](torch.arange(vectors.shape[1], device=vectors.device))
-            encoded[side] = self.encoders[side](states, states, mask) * mask[..., None]
+        for name, (vectors, mask) in inputs.items():
+            states = vectors + self.positions[name](torch.arange(vectors.shape[1], device=vectors.device))
+            encoded[name] = self.encoders[name](states, states, mask) * mask[..., None]
         return encoded
 
     def weights(self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -149,7 +149,7 @@ class SESRecModel(RowModel):
             "clicks": similar @ self.scorers["clicks"](searches),
             "searches": similar.transpose(1, 2) @ self.scorers["searches"](clicks),
         }
-        return {side: masked_softmax(logits[side].squeeze(-1), mask, dim=1) for side, mask in masks.items()}
+        return {name: masked_softmax(logits[name].squeeze(-1), mask, dim=1) for name, mask in masks.items()}
 
     def encode_items(self, items: torch.Tensor) -> torch.Tensor:
         """Return vectors [items, dimensions] of item numbers int64 [items]."""
@@ -178,9 +178,9 @@ class SESRecModel(RowModel):
         """Return the weighted auxiliary losses."""
         settings = self.settings
         losses = {"triplet": settings.triplet_weight * torch.stack(triplets).sum()}
-        row, search, item = history.is_found.nonzero(as_tuple=True)
+        row, search, item = history.is_searched_item.nonzero(as_tuple=True)
         if settings.query_item_weight and len(row):
-            pairs = history.searches[row, search], history.found[row, search, item]
+            pairs = history.searches[row, search], history.searched_items[row, search, item]
             loss = self.pairs(*pairs, self.encode_queries, self.encode_items, self.n_queries, self.n_items)
             losses["query_item"] = settings.query_item_weight * loss
         return losses

@@ -1,12 +1,13 @@
 """Train methods that read a user's recommendation clicks in order and predict the next one.
 
-A method adds an encoder (items -> states), its settings and the form of its examples (`causal_recommender` has those of
-causal encoders). This module provides data, losses, training, early stopping and scoring.
+A method adds an encoder (items -> states), its settings and, unless it is causal, the form of its examples. This module
+provides data, losses and scoring.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -31,7 +32,7 @@ from gensar_core.baselines.shared.sequence_encoder import (
     recommended_clicks,
     recommended_histories,
 )
-from gensar_core.baselines.shared.sequence_examples import Form, SequenceBatch
+from gensar_core.baselines.shared.sequence_examples import EachPrefix, EveryPlace, Form, SequenceBatch
 from gensar_core.baselines.shared.trained_method import TrainedMethod, TrainedSettings, Training, pooled_batches
 from gensar_core.config.base import Positive, Rate, Share
 from gensar_core.embeddings.sequential import ItemVectors
@@ -74,7 +75,17 @@ class SequentialSettings(TrainedSettings):
     """Epochs between validations."""
 
 
+class CausalSettings(SequentialSettings):
+    """Configure a method whose states see no later click, which can be trained at all places of a sequence at once."""
+
+    rows: Literal["sequences", "prefixes"] = "sequences"
+    """Training rows: users' sequences with a target at every place, or all their prefixes with a target at the end.
+    Prefixes of all users are shuffled, so a step sees more users and fewer targets of each. Prefixes cost a few
+    times as much per epoch, learn more from it, and recommended better wherever both were tried (docs/tuning.md)."""
+
+
 S = TypeVar("S", bound=SequentialSettings)
+C = TypeVar("C", bound=CausalSettings)
 
 
 class SequentialRecommender(TrainedMethod[S, SequenceEncoder]):
@@ -141,6 +152,16 @@ class SequentialRecommender(TrainedMethod[S, SequenceEncoder]):
         return ItemVectors(self.module.items.weight.detach().cpu().numpy(), self.module.seen.cpu().numpy())
 
 
+class CausalRecommender(SequentialRecommender[C]):
+    """Train and score a sequential method with a causal encoder."""
+
+    @functools.cached_property
+    def form(self) -> EveryPlace:
+        """Return the form of the examples: sequences, or each of their prefixes."""
+        form = EachPrefix if self.settings.rows == "prefixes" else EveryPlace
+        return form(self.settings.max_history, self.data.n_items)
+
+
 class SequenceTraining(Training):
     """Train an encoder on click sequences."""
 
@@ -163,13 +184,12 @@ class SequenceTraining(Training):
     def schedule(self) -> Schedule:
         """Validate after every `validate_every` epochs."""
         settings = self.method.settings
-        steps = self.steps_per_epoch * settings.epochs
         return Schedule(
-            total_steps=steps,
+            total_steps=self.total_steps,
             validate_every=self.steps_per_epoch * settings.validate_every,
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
-            rate=warmup_cosine(steps, 0.0) if settings.falling_rate else None,
+            rate=warmup_cosine(self.total_steps, 0.0) if settings.falling_rate else None,
         )
 
     def epoch(self, number: int) -> list[np.ndarray]:

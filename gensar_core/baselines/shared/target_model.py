@@ -49,6 +49,13 @@ class RankedSettings(TrainedSettings):
     """Lower the learning rate to a tenth after this many validations without a gain."""
 
 
+class JointSettings(RankedSettings):
+    """Configure the training of one model for both tasks."""
+
+    search_weight: Rate = 1.0
+    """Weight of the search loss."""
+
+
 class RowModel(torch.nn.Module, abc.ABC):
     """Map a batch of rows to logits of its candidates.
 

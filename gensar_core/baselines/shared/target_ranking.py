@@ -7,20 +7,27 @@ negatives, losses, one training loop for both tasks, early stopping and scoring.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives
 from gensar_core.baselines.shared.scoring_tower import DEAD_SHARE, ActiveUnits
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, ranking_loss, weight_groups
+from gensar_core.baselines.shared.target_model import (
+    JointSettings,
+    RankedSettings,
+    RowModel,
+    ranking_loss,
+    weight_groups,
+)
 from gensar_core.baselines.shared.target_rows import TargetRows, TrainingRows
 from gensar_core.baselines.shared.trained_method import TrainedMethod, Training, pooled_batches
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.seeds import derive_seed, generator
+from gensar_core.schema import TASKS
 from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.plateau import Plateau
 from gensar_core.training.state import TrainingRecord
@@ -31,6 +38,7 @@ _LISTS_AT_ONCE = 256
 _POOLED_BATCHES = 16
 
 S = TypeVar("S", bound=RankedSettings)
+J = TypeVar("J", bound=JointSettings)
 
 
 class TrainingSet(Protocol):
@@ -87,9 +95,9 @@ class RankedMethod(TrainedMethod[S, RowModel]):
 
     def _warn_of_dead_towers(self, record: TrainingRecord) -> None:
         """Warn of towers that are almost entirely inactive under the selected weights."""
-        kept = next((entry for entry in record.history if entry["step"] == record.best_step), {})
+        selected = next((entry for entry in record.history if entry["step"] == record.best_step), {})
         for task in self.tasks:
-            share = kept.get(f"{task}_active_share", 1.0)
+            share = selected.get(f"{task}_active_share", 1.0)
             if share < DEAD_SHARE:
                 self.warnings.append(
                     f"only {share:.1%} of the tower's ReLUs are active on valid candidates of {task}: the others learn "
@@ -119,6 +127,16 @@ class RankedMethod(TrainedMethod[S, RowModel]):
         return ItemVectors(vectors, self.module.seen_items.cpu().numpy())
 
 
+class JointMethod(RankedMethod[J]):
+    """Train one model for recommendation and search."""
+
+    tasks: ClassVar[tuple[str, ...]] = TASKS
+
+    def task_weight(self, task: str) -> float:
+        """Return the weight of a task's losses."""
+        return self.settings.search_weight if task == "search" else 1.0
+
+
 class RowSet:
     """Hold the train rows of one task, with negatives as the settings specify."""
 
@@ -146,15 +164,15 @@ class RowSet:
         """Mark the items, users and queries that occur in this task's rows as seen."""
         model, histories = self.method.module, self.train.rows.histories
         shown = [self.train.targets, self.train.negatives[self.train.negatives >= 0]]
-        shown += [histories.clicks.values, histories.found.values]
+        shown += [histories.clicks.values, histories.searched_items.values]
         if self.method.settings.sampled_negatives:
             shown.append(np.flatnonzero(clicks))
         model.seen_items[torch.from_numpy(np.unique(np.concatenate(shown)).astype(np.int64))] = True
         model.seen_users[torch.from_numpy(np.unique(self.train.rows.users))] = True
-        asked = [self.train.rows.queries] if self.train.rows.task == "search" else []
-        asked += [histories.searches.values] if model.reads_past_queries else []
-        if asked:
-            model.seen_queries[torch.from_numpy(np.unique(np.concatenate(asked)).astype(np.int64))] = True
+        queries = [self.train.rows.queries] if self.train.rows.task == "search" else []
+        queries += [histories.searches.values] if model.reads_past_queries else []
+        if queries:
+            model.seen_queries[torch.from_numpy(np.unique(np.concatenate(queries)).astype(np.int64))] = True
 
 
 class RankedTraining(Training):
@@ -177,12 +195,11 @@ class RankedTraining(Training):
     def schedule(self) -> Schedule:
         """Validate after every `validate_every` epochs."""
         settings = self.method.settings
-        steps = self.steps_per_epoch * settings.epochs
         return Schedule(
-            total_steps=steps,
+            total_steps=self.total_steps,
             validate_every=self.steps_per_epoch * settings.validate_every,
             patience=settings.patience,
-            rate=warmup_cosine(steps, 0.0) if settings.falling_rate else self.plateau.rate,
+            rate=warmup_cosine(self.total_steps, 0.0) if settings.falling_rate else self.plateau.rate,
         )
 
     def epoch(self, number: int) -> list[dict[str, np.ndarray]]:

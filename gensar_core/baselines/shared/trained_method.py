@@ -133,6 +133,12 @@ class Training(abc.ABC):
     def schedule(self) -> Schedule:
         """Return how long to train and when to validate."""
 
+    @property
+    def total_steps(self) -> int:
+        """Return the number of steps of all epochs."""
+        epochs: int = self.method.settings.epochs
+        return self.steps_per_epoch * epochs
+
     @abc.abstractmethod
     def epoch(self, number: int) -> Sequence[Any]:
         """Return the rows of each step of an epoch, which depend on the seed and the epoch's number alone."""

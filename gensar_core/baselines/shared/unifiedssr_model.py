@@ -13,14 +13,14 @@ from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, sinusoids
+from gensar_core.baselines.shared.target_model import JointSettings, RowModel, sinusoids
 from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
-from gensar_core.config.base import Count, Positive, Rate, Share
+from gensar_core.config.base import Count, Positive, Share
 from gensar_core.nn.attention import Attention, Dropout, masked_mean
 
 
-class UnifiedSSRSettings(RankedSettings):
+class UnifiedSSRSettings(JointSettings):
     """Configure sizes and loss weights, on top of the settings for training on rows. Stored negatives are not read."""
 
     dimensions: Positive = 32
@@ -37,8 +37,6 @@ class UnifiedSSRSettings(RankedSettings):
     max_query_words: Positive = 50
     session_weight: Share = 0.1
     """Weight of the loss that correlates the sessions of a sequence."""
-    search_weight: Rate = 1.0
-    """Weight of the search loss."""
 
     _heads_divide_dimensions = heads_divide_dimensions(even=True)
 
@@ -108,9 +106,9 @@ class UnifiedSSRModel(RowModel):
             queries = functional.pad(history.searches, (0, 1))
             queries[rows, lengths] = batch.queries
             mask = functional.pad(history.is_search, (1, 0), value=True)
-            found = masked_mean(self.items(history.found) * self.scale, history.is_found)
-            found, is_found = shifted(found), functional.pad(history.is_found.any(dim=2), (1, 0))
-            states = list(self.encode(batch.users, found, queries, mask, is_found & mask))
+            items = masked_mean(self.items(history.searched_items) * self.scale, history.is_searched_item)
+            items, is_item = shifted(items), functional.pad(history.is_searched_item.any(dim=2), (1, 0))
+            states = list(self.encode(batch.users, items, queries, mask, is_item & mask))
             last = lengths
         table = functional.embedding(batch.candidates, self.items.weight) * self.scale
         logits = [(table @ state[rows, last][:, :, None]).squeeze(2) for state in states]
@@ -140,11 +138,14 @@ class UnifiedSSRModel(RowModel):
             for layer in self.layers:
                 states = layer(states, states, of_items, of_items)
             return (self.normalization(states),)
-        asked = self.dropout(self.words(queries.flatten()).view(*queries.shape, -1) * self.scale + added)
+        query_states = self.dropout(self.words(queries.flatten()).view(*queries.shape, -1) * self.scale + added)
         of_queries = mask[:, None] & earlier
         for layer in self.layers:
-            states, asked = layer(states, asked, of_items, of_queries), layer(asked, states, of_queries, of_items)
-        return self.normalization(states), self.normalization(asked)
+            states, query_states = (
+                layer(states, query_states, of_items, of_queries),
+                layer(query_states, states, of_queries, of_items),
+            )
+        return self.normalization(states), self.normalization(query_states)
 
     def mixed(self, values: list[torch.Tensor]) -> torch.Tensor:
         """Return the values from item states, mixed with those from query states if there are any."""

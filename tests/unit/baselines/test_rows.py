@@ -47,10 +47,10 @@ def test_histories_match_a_plain_loop(histories, most_clicks, most_searches, dra
         assert there.tolist() == sorted(there.tolist(), reverse=True)
         assert not batch.clicks[row][~there].any()
         there = batch.is_search[row]
-        items = [own[mask].tolist() for own, mask in zip(batch.found[row], batch.is_found[row], strict=True)]
+        items = [own[mask].tolist() for own, mask in zip(batch.searched_items[row], batch.is_searched_item[row], strict=True)]
         shown = zip(batch.searches[row].tolist(), batch.search_places[row].tolist(), items, strict=True)
         assert list(shown)[: int(there.sum())] == searches
-        assert not batch.is_found[row][~there].any()
+        assert not batch.is_searched_item[row][~there].any()
     assert found.lengths.tolist() == [sum(map(len, by_loop(histories[n], most_clicks, most_searches))) for n in order]
 
 
