@@ -91,8 +91,8 @@ def plain_loss(method, training, pairs, settings):
     for query, target in zip(training.queries[pairs].tolist(), training.targets[pairs].tolist(), strict=True):
 
         def logit(item, query=query):
-            own = vectors["queries"][query], vectors["items"][item]
-            cosine = own[0] @ own[1] / (np.linalg.norm(own[0]) * np.linalg.norm(own[1]))
+            one, other = vectors["queries"][query], vectors["items"][item]
+            cosine = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
             return cosine / settings.temperature - settings.correct_popularity * math.log(1 + clicks[item])
 
         against = [item for item in pool if item == target or not (settings.spare_clicked and (query, item) in clicked)]
@@ -155,19 +155,19 @@ def encoded(tmp_path):
 
 
 def test_an_encoder_starts_from_a_head_and_does_not_end_below_it(encoded):
-    own = {"epochs": 10, "batch_size": 32, "learning_rate": 1.0e-2, "patience": 10}
-    head, counts = tuned(encoded, train="head", **own)
+    settings = {"epochs": 10, "batch_size": 32, "learning_rate": 1.0e-2, "patience": 10}
+    head, counts = tuned(encoded, train="head", **settings)
     best = counts["best_valid_ndcg@5"]
     # The head has learned something, and frozen vectors are among what it chooses from.
     assert best > counts["curve"][0]["score"] + 0.1
     # Steps that change nothing: texts as before, through the head's maps.
-    kept, same = tuned(encoded, head=own, epochs=1, learning_rate=1.0e-12)
+    started, same = tuned(encoded, head=settings, epochs=1, learning_rate=1.0e-12)
     assert same["head"]["best_valid_ndcg@5"] == best
     assert [entry["valid_ndcg@5"] for entry in same["curve"]] == pytest.approx([best, best], abs=1e-6)
     for side in ("queries", "items"):
-        assert kept.ranked_with[side] == pytest.approx(head.ranked_with[side], abs=1e-5)
+        assert started.ranked_with[side] == pytest.approx(head.ranked_with[side], abs=1e-5)
     # Steps that spoil everything: the start is kept.
-    spoiled, counts = tuned(encoded, head=own, epochs=1, learning_rate=10.0, max_tokens=3)
+    spoiled, counts = tuned(encoded, head=settings, epochs=1, learning_rate=10.0, max_tokens=3)
     assert counts["best_step"] == 0
     assert counts["best_valid_ndcg@5"] == pytest.approx(best, abs=1e-6)
     assert spoiled.ranked_with["items"] == pytest.approx(head.ranked_with["items"], abs=1e-5)

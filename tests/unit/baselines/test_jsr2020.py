@@ -62,8 +62,8 @@ def test_a_query_is_answered_by_the_likelihood_of_its_words(data):
 
 
 def test_search_is_learned_without_queries(data):
-    own = {"dimensions": 16, "epochs": 60, "validate_every": 30, "words_weight": 1.0, "min_titles": 1, "dropout": 0.0}
-    method = METHOD(JSR2020Settings(learning_rate=2.0e-2, weight_decay=0.0, **own), data, 1)
+    sizes = {"dimensions": 16, "epochs": 60, "validate_every": 30, "words_weight": 1.0, "min_titles": 1, "dropout": 0.0}
+    method = METHOD(JSR2020Settings(learning_rate=2.0e-2, weight_decay=0.0, **sizes), data, 1)
     counts = method.fit(None, "")
     assert counts["training_rows"] == {"rec": 64}
     lists = load_candidates(data.samples_folder, "search", "test")

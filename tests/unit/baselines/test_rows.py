@@ -34,10 +34,10 @@ def by_loop(slots, most_clicks, most_searches):
 @given(st.lists(SLOTS, max_size=6), st.integers(0, 3), st.integers(0, 3), st.data())
 def test_histories_match_a_plain_loop(histories, most_clicks, most_searches, draw):
     order = draw.draw(st.lists(st.integers(0, max(0, len(histories) - 1)), max_size=8)) if histories else []
-    found = TargetHistories.from_samples(history_samples(histories), most_clicks, most_searches).take(
+    taken = TargetHistories.from_samples(history_samples(histories), most_clicks, most_searches).take(
         np.array(order, dtype=int)
     )
-    batch = found.padded(torch.device("cpu"))
+    batch = taken.padded(torch.device("cpu"))
     for row, number in enumerate(order):
         clicks, searches = by_loop(histories[number], most_clicks, most_searches)
         there = batch.is_click[row]
@@ -47,11 +47,14 @@ def test_histories_match_a_plain_loop(histories, most_clicks, most_searches, dra
         assert there.tolist() == sorted(there.tolist(), reverse=True)
         assert not batch.clicks[row][~there].any()
         there = batch.is_search[row]
-        items = [own[mask].tolist() for own, mask in zip(batch.searched_items[row], batch.is_searched_item[row], strict=True)]
+        items = [
+            of_search[mask].tolist()
+            for of_search, mask in zip(batch.searched_items[row], batch.is_searched_item[row], strict=True)
+        ]
         shown = zip(batch.searches[row].tolist(), batch.search_places[row].tolist(), items, strict=True)
         assert list(shown)[: int(there.sum())] == searches
         assert not batch.is_searched_item[row][~there].any()
-    assert found.lengths.tolist() == [sum(map(len, by_loop(histories[n], most_clicks, most_searches))) for n in order]
+    assert taken.lengths.tolist() == [sum(map(len, by_loop(histories[n], most_clicks, most_searches))) for n in order]
 
 
 def test_a_click_without_its_query_belongs_to_no_search():
@@ -59,9 +62,9 @@ def test_a_click_without_its_query_belongs_to_no_search():
         history_behavior=pl.Series([[0, 1], [2, 2]], dtype=pl.List(pl.UInt8)),
         history_object=pl.Series([[1, 7], [4, 5]], dtype=pl.List(pl.Int32)),
     )
-    found = TargetHistories.from_samples(rows, 5, 5)
-    assert found.searches.values.tolist() == [7]
-    assert found.found.lengths.tolist() == [0]
+    histories = TargetHistories.from_samples(rows, 5, 5)
+    assert histories.searches.values.tolist() == [7]
+    assert histories.searched_items.lengths.tolist() == [0]
 
 
 def test_training_rows_hold_target_stored_and_sampled_negatives(tmp_path):

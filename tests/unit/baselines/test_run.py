@@ -23,9 +23,9 @@ def shop(tmp_path_factory):
     return write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS)
 
 
-def run(shop, folder, kind, own=None, embedding=None, name="m", checkpoints=None):
+def run(shop, folder, kind, settings=None, embedding=None, name="m", checkpoints=None):
     fit_and_rank(
-        name, kind, own or {}, shop.canonical, shop.samples_folder, embedding, folder / "models" / name,
+        name, kind, settings or {}, shop.canonical, shop.samples_folder, embedding, folder / "models" / name,
         folder / "ranks", 42, checkpoints,
     )  # fmt: skip
     return schema.RANKS.read(folder / "ranks" / f"{name}.parquet")

@@ -99,11 +99,11 @@ def test_logits_start_out_small(tmp_path, kind):
 
 @torch.no_grad()
 def test_logits_of_candidates_are_those_of_the_catalogue(tmp_path):
-    for own in ({}, {"item_vectors": "text"}, {"item_vectors": "both"}):
+    for settings in ({}, {"item_vectors": "text"}, {"item_vectors": "both"}):
         method = make(
             "tem",
-            write_shop(tmp_path / own.get("item_vectors", "id"), random_clicks()[:9], N_ITEMS, searching=True),
-            **own,
+            write_shop(tmp_path / settings.get("item_vectors", "id"), random_clicks()[:9], N_ITEMS, searching=True),
+            **settings,
         )
         method.module.bias.copy_(torch.randn(N_ITEMS))
         batch = batch_of(method)
@@ -125,14 +125,20 @@ def by_loop(slots, most):
 @given(st.lists(SLOTS, min_size=1, max_size=6), st.integers(1, 6))
 def test_item_sequences_match_a_plain_loop(histories, most):
     history = TargetHistories.from_samples(history_samples(histories), 30, 30).padded(torch.device("cpu"))
-    found = ItemSequences.from_history(history, most)
+    clicked = ItemSequences.from_history(history, most)
     expected = [by_loop(slots, most) for slots in histories]
-    assert found.items.shape[1] == max(1, *(len(own) for own in expected), 0)
-    for row, own in enumerate(expected):
-        assert found.present[row].tolist() == [place < len(own) for place in range(found.items.shape[1])]
+    assert clicked.items.shape[1] == max(1, *(len(clicks) for clicks in expected), 0)
+    for row, clicks in enumerate(expected):
+        assert clicked.present[row].tolist() == [place < len(clicks) for place in range(clicked.items.shape[1])]
         assert (
-            list(zip(found.items[row, : len(own)].tolist(), found.queries[row, : len(own)].tolist(), strict=True))
-            == own
+            list(
+                zip(
+                    clicked.items[row, : len(clicks)].tolist(),
+                    clicked.queries[row, : len(clicks)].tolist(),
+                    strict=True,
+                )
+            )
+            == clicks
         )
 
 
@@ -160,15 +166,15 @@ def test_the_transformer_matches_a_plain_loop(tmp_path):
         torch.nn.init.normal_(parameter, std=0.4)
     first, tokens = torch.randn(2, 8).double(), torch.randn(2, 5, 8).double()
     present = torch.tensor([[True] * 5, [True, True, False, False, False]])
-    found = model.encode(first, tokens, present)
+    encoded = model.encode(first, tokens, present)
     for row, width in ((0, 6), (1, 3)):
         states = torch.cat([first[row][None], tokens[row]])[:width] + sinusoids(6, 8)[:width].double()
         for block in model.blocks:
             states = plain_layer(block, states, width)
-        assert torch.allclose(found[row], model.normalization(states[0]), atol=1e-6)
+        assert torch.allclose(encoded[row], model.normalization(states[0]), atol=1e-6)
     # Padding does not matter, and a user without items has the query alone.
     assert torch.allclose(
-        model.encode(first, tokens * present[:, :, None] + 9.0 * ~present[:, :, None], present), found
+        model.encode(first, tokens * present[:, :, None] + 9.0 * ~present[:, :, None], present), encoded
     )
     alone = model.encode(first, tokens, torch.zeros_like(present))
     assert torch.allclose(alone, model.encode(first, tokens[:, :0], present[:, :0]))
@@ -177,9 +183,9 @@ def test_the_transformer_matches_a_plain_loop(tmp_path):
 
 
 def test_sinusoids_by_hand():
-    found = sinusoids(3, 4)
-    assert found[0].tolist() == [0.0, 1.0, 0.0, 1.0]
-    assert found[2].tolist() == pytest.approx([math.sin(2), math.cos(2), math.sin(0.02), math.cos(0.02)])
+    places = sinusoids(3, 4)
+    assert places[0].tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert places[2].tolist() == pytest.approx([math.sin(2), math.cos(2), math.sin(0.02), math.cos(0.02)])
 
 
 def test_layer_gains_start_at_one(tmp_path):
@@ -204,8 +210,8 @@ def shown(view, row=0):
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_views_of_a_sequence(seed, length):
     torch.manual_seed(seed)
-    own = list(range(1, length + 1))
-    clicked = sequences(own, [0] * 12)
+    original = list(range(1, length + 1))
+    clicked = sequences(original, [0] * 12)
     lengths = clicked.present.sum(dim=1)
     items, queries = shown(cropped(clicked, lengths))
     assert len(items) == max(1, int(0.8 * length))
@@ -213,11 +219,11 @@ def test_views_of_a_sequence(seed, length):
     assert queries == [item + 100 for item in items]
     items, queries = shown(with_hidden(clicked, lengths, 99))
     assert items.count(99) == max(1, int(0.3 * length))
-    assert all(item in (99, was) for item, was in zip(items, own, strict=True))
+    assert all(item in (99, was) for item, was in zip(items, original, strict=True))
     assert queries == [-1 if item == 99 else item + 100 for item in items]
     items, queries = shown(shuffled(clicked, lengths))
-    assert sorted(items) == own
-    moved = [place for place, item in enumerate(items) if item != own[place]]
+    assert sorted(items) == original
+    moved = [place for place, item in enumerate(items) if item != original[place]]
     assert not moved or moved[-1] - moved[0] < max(1, int(0.5 * length))
     assert queries == [item + 100 for item in items]
 
@@ -238,8 +244,8 @@ def test_substitutes_share_the_brand_or_else_the_leaf_category():
     substitutes = Substitutes.of(np.array([1, 1, 2, 0, 0]), np.array([1, 2, 1, 1, 0]))
     torch.manual_seed(0)
     view = substitutes(sequences(*([[0, 1, 2, 3, 4]] * 2000)))
-    found = [set(view.items[:, place].tolist()) for place in range(5)]
-    assert found == [{0, 1}, {0, 1}, {0, 2, 3}, {0, 2, 3}, {4}]
+    substituted = [set(view.items[:, place].tolist()) for place in range(5)]
+    assert substituted == [{0, 1}, {0, 1}, {0, 2, 3}, {0, 2, 3}, {4}]
     # Replaced with a probability of 0.3, by itself in one of two or three draws.
     kept = (view.items == torch.arange(5)).float().mean(dim=0).tolist()
     assert kept == pytest.approx([0.85, 0.85, 0.8, 0.8, 1.0], abs=0.04)
@@ -261,10 +267,10 @@ def test_contrast_matches_a_plain_loop():
     # What belongs together counts, even where it is of one user.
     alike[2, 5] = alike[5, 2] = True
     total = 0.0
-    for own in range(6):
-        positive = (own + 3) % 6
-        others = [j for j in range(6) if j != own and (j == positive or not alike[own, j])]
-        weights = {j: math.exp(float(vectors[own] @ vectors[j]) / 0.5) for j in others}
+    for view in range(6):
+        positive = (view + 3) % 6
+        others = [j for j in range(6) if j != view and (j == positive or not alike[view, j])]
+        weights = {j: math.exp(float(vectors[view] @ vectors[j]) / 0.5) for j in others}
         total -= math.log(weights[positive] / sum(weights.values())) / 6
     assert float(contrast(vectors, alike, 0.5)) == pytest.approx(total, rel=1e-5)
     assert float(contrast(vectors[:0], alike[:0, :0], 0.5)) == 0.0
@@ -291,12 +297,12 @@ def test_contrasts_do_not_read_the_current_query(tmp_path):
     method = make("copps", data, dimensions=8, dropout=0.0, contrast_weight=0.5)
     rows = method.training_set("search")
     torch.manual_seed(3)
-    found = rows.losses(np.arange(20), 0)
-    assert set(found) == {"ranking", "contrast"}
-    assert torch.isfinite(found["contrast"])
+    losses = rows.losses(np.arange(20), 0)
+    assert set(losses) == {"ranking", "contrast"}
+    assert torch.isfinite(losses["contrast"])
     rows.rows.train.rows.queries[:] = 0
     torch.manual_seed(3)
     other = rows.losses(np.arange(20), 0)
-    assert other["contrast"] == found["contrast"]
-    assert other["ranking"] != found["ranking"]
+    assert other["contrast"] == losses["contrast"]
+    assert other["ranking"] != losses["ranking"]
     assert set(make("copps", data, contrast_weight=0.0).training_set("search").losses(np.arange(20), 0)) == {"ranking"}

@@ -54,14 +54,14 @@ def test_weights_and_triplets_by_loop(model):
     mask = history.is_click
     similar, dissimilar = parted(weights["clicks"], mask)
     for row in range(len(HISTORIES)):
-        own = states["clicks"][row]
+        clicks = states["clicks"][row]
         zero = torch.zeros(8)
-        anchor = sum((w * s for w, s in zip(weights["clicks"][row], own, strict=True)), zero)
-        groups = [own[group[row]] for group in (similar, dissimilar)]
+        anchor = sum((w * s for w, s in zip(weights["clicks"][row], clicks, strict=True)), zero)
+        groups = [clicks[group[row]] for group in (similar, dissimilar)]
         near, far = (float((anchor - (g.mean(dim=0) if len(g) else zero)).norm()) for g in groups)
         losses.append(max(0.0, near - far + 0.1))
-    found = model._triplet(states["clicks"], weights["clicks"], similar, dissimilar)
-    assert found.item() == pytest.approx(np.mean(losses), abs=1e-4)
+    loss = model._triplet(states["clicks"], weights["clicks"], similar, dissimilar)
+    assert loss.item() == pytest.approx(np.mean(losses), abs=1e-4)
 
 
 def test_the_two_histories_have_their_own_encoders_and_the_loss_its_parts(model, tmp_path):

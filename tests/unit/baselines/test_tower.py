@@ -95,14 +95,14 @@ def test_a_dead_tower_is_warned_of(shop, tmp_path, monkeypatch):
 def test_learned_vectors_have_their_own_rate(shop):
     method = make("sesrec", shop, **SMALL, learning_rate=0.01, embedding_rate=7.0, weight_decay=0.1)
     named = {id(parameter): name for name, parameter in method.module.named_parameters()}
-    found = {
+    rates = {
         named[id(parameter)]: (group.get("lr", 0.01), group["weight_decay"])
         for group in weight_groups(method.module, method.settings)
         for parameter in group["params"]
     }
-    assert set(found) == set(named.values())
+    assert set(rates) == set(named.values())
     vectors = {"items", "users", "words.table", "query_ids", "source", "positions.clicks", "positions.searches"}
-    for name, (rate, decay) in found.items():
+    for name, (rate, decay) in rates.items():
         of_vectors = name.removesuffix(".weight") in vectors
         assert rate == pytest.approx(0.07 if of_vectors else 0.01)
         assert decay == (0.0 if name.endswith("bias") else 0.1)

@@ -42,10 +42,10 @@ def test_a_search_state_sees_earlier_items_and_the_query_that_is_asked(method):
     model = method.module
     items = torch.randint(N_ITEMS, (2, 6), generator=torch.Generator().manual_seed(1))
     queries = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(2))
-    known = MASK & (torch.arange(6) > 0)
+    has_item = MASK & (torch.arange(6) > 0)
 
     def states(items, queries):
-        return model.encode(USERS, shifted(model.items(items))[:, :-1], queries, MASK, known)
+        return model.encode(USERS, shifted(model.items(items))[:, :-1], queries, MASK, has_item)
 
     before = states(items, queries)
     for place in range(6):
@@ -117,9 +117,9 @@ def test_bce_by_hand(method, monkeypatch):
 
 
 def test_settings_that_cannot_be_are_refused():
-    for own, message in [
+    for settings, message in [
         ({"stored_negatives": True}, "trains on sampled negatives"),
         ({"max_searches": 0}, "must be above 0"),
     ]:
         with pytest.raises(UserError, match=message):
-            validate(UnifiedSSRSettings, own, "methods.unifiedssr")
+            validate(UnifiedSSRSettings, settings, "methods.unifiedssr")
