@@ -104,15 +104,15 @@ class _Contrasting:
 
     def _contrasts(self, rows: np.ndarray, step: int) -> list[torch.Tensor]:
         model: Any = self.method.module
-        views = self._clicked(rows)
+        clicked = self._clicked(rows)
         partners = self.partners.draw(rows, step)
         others = self._clicked(np.where(partners < 0, rows, partners))
         hidden = model.items.num_embeddings
-        paired = torch.from_numpy(partners >= 0).to(views.items.device)
+        paired = torch.from_numpy(partners >= 0).to(clicked.items.device)
         pairs = (
-            (self.substitutes(views), self.substitutes(views), rows, None),
-            (altered(views, hidden), altered(views, hidden), rows, None),
-            (views, others, partners, paired),
+            (self.substitutes(clicked), self.substitutes(clicked), rows, None),
+            (altered(clicked, hidden), altered(clicked, hidden), rows, None),
+            (clicked, others, partners, paired),
         )
         return [self._contrast(rows, *pair) for pair in pairs]
 

@@ -19,7 +19,7 @@ def scores_of(data, items, **settings):
     return fitted("bm25", data, **settings).score(CandidateLists(lists.samples, np.array(items, dtype=np.int32)))
 
 
-def test_scores_are_those_of_the_formula(tmp_path):
+def test_scores_match_the_formula(tmp_path):
     # Two users: the last click of the first asks query 2, that of the second query 1.
     data = write_shop(tmp_path, [[0, 1, 2], [0, 2, 1]], 3)
     items = ["red lamp", "lamp lamp oak table", "oak chair"]

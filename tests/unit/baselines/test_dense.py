@@ -54,7 +54,7 @@ def right_queries_first(method):
     return np.mean(first % 5 == lists.samples["query_id"].to_numpy())
 
 
-def test_a_head_turns_queries_to_their_items(turned):
+def test_a_head_learns_to_rotate_queries_towards_their_items(turned):
     method, _ = tuned(turned, **HEAD)
     assert right_queries_first(tuned(turned, **{**HEAD, "learning_rate": 1.0e-12})[0]) < 0.6
     assert right_queries_first(method) == 1.0
@@ -63,7 +63,7 @@ def test_a_head_turns_queries_to_their_items(turned):
     assert not method.ranked_with["bias"].any()
 
 
-def test_before_training_a_head_ranks_as_the_frozen_vectors_do(turned):
+def test_an_untrained_head_ranks_like_the_frozen_vectors(turned):
     method = make("dense", turned, train="head")
     method.settle()
     for side in ("queries", "items"):
@@ -154,7 +154,7 @@ def encoded(tmp_path):
     return replace(data, embedding=tmp_path / "embedding" / "vectors.safetensors")
 
 
-def test_an_encoder_starts_from_a_head_and_does_not_end_below_it(encoded):
+def test_an_encoder_starts_from_a_head_and_ranks_no_worse(encoded):
     settings = {"epochs": 10, "batch_size": 32, "learning_rate": 1.0e-2, "patience": 10}
     head, counts = tuned(encoded, train="head", **settings)
     best = counts["best_valid_ndcg@5"]

@@ -55,7 +55,7 @@ def test_every_place_moves_every_place_of_a_block():
 
 
 @torch.no_grad()
-def test_the_last_place_alone_is_the_last_of_all():
+def test_computing_only_the_last_place_gives_its_state():
     torch.manual_seed(0)
     block = FMLPBlock(8, 4, 0.5).eval()
     states = torch.randn(3, 8, 4)

@@ -21,7 +21,7 @@ class TestGRU4RecBPRMax(TrainedMethodContract):
 
 
 @torch.no_grad()
-def test_the_network_is_the_papers_recurrence_from_a_zero_state():
+def test_the_network_matches_the_equations_of_the_paper():
     encoder = GRU4RecEncoder(SimpleNamespace(n_items=9), GRU4RecSettings(dimensions=4)).eval()
     (layer,) = encoder.layers
     inputs = torch.tensor([[1, 5, 2]])

@@ -41,7 +41,7 @@ def run(shop, folder, kind, settings=None, embedding=None, name="m", checkpoints
         ("text_cosine", {"search"}),
     ],
 )
-def test_every_target_of_a_methods_tasks_is_ranked(shop, tmp_path, kind, tasks):
+def test_every_target_of_the_methods_tasks_is_ranked(shop, tmp_path, kind, tasks):
     ranks = run(shop, tmp_path, kind, embedding=shop.embedding if kind == "text_cosine" else None)
     expected = shop.samples.filter(pl.col("task").cast(pl.String).is_in(tasks) & (pl.col("split") != "train"))
     assert ranks["sample_id"].to_list() == expected["sample_id"].to_list()

@@ -98,7 +98,7 @@ def test_logits_start_out_small(tmp_path, kind):
 
 
 @torch.no_grad()
-def test_logits_of_candidates_are_those_of_the_catalogue(tmp_path):
+def test_logits_of_candidates_match_those_of_the_catalogue(tmp_path):
     for settings in ({}, {"item_vectors": "text"}, {"item_vectors": "both"}):
         method = make(
             "tem",

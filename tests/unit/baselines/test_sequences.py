@@ -93,6 +93,15 @@ def test_prefixes_end_at_every_click_but_the_first(sequences, width):
     assert list(zip(rows.tolist(), as_lists(cut), strict=True)) == expected
 
 
+def test_every_place_predicts_the_next_item():
+    batch = EveryPlace(3, 10).batch(0, np.array([7, 8]), ragged([[1, 2], [3, 4, 5]]))
+    # A shorter row goes on with its last target: no state that predicts sees it.
+    assert batch.inputs.tolist() == [[1, 2], [3, 4]]
+    assert batch.targets.tolist() == [2, 4, 5]
+    assert batch.places.tolist() == [0, 2, 3]
+    assert batch.rows.tolist() == [7, 8, 8]
+
+
 def test_each_prefix_predicts_its_last_item():
     form = EachPrefix(3, 10)
     rows, sequences = form.examples(ragged([[1, 2], [3, 4, 5, 6, 7], [8]]))

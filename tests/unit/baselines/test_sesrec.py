@@ -64,7 +64,7 @@ def test_weights_and_triplets_by_loop(model):
     assert loss.item() == pytest.approx(np.mean(losses), abs=1e-4)
 
 
-def test_the_two_histories_have_their_own_encoders_and_the_loss_its_parts(model, tmp_path):
+def test_each_history_has_an_encoder_and_every_weight_a_gradient(model, tmp_path):
     assert model.encoders["clicks"] is not model.encoders["searches"]
     data = write_shop(tmp_path, random_clicks(), N_ITEMS, searching=True)
     fresh = METHOD(SESRecSettings(), data, 5)

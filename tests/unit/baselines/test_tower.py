@@ -109,7 +109,7 @@ def test_learned_vectors_have_their_own_rate(shop):
 
 
 @torch.no_grad()
-def test_products_are_of_what_meets_a_candidate_with_it(shop):
+def test_experts_read_products_with_the_candidate(shop):
     seen = {}
     for kind in KINDS:
         model = (method := make(kind, shop, **SMALL)).module

@@ -61,7 +61,7 @@ def test_a_search_state_sees_earlier_items_and_the_query_that_is_asked(method):
 
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["rec", "search"])
-def test_scores_are_those_of_the_state_after_the_whole_history(method, task):
+def test_scores_use_the_state_after_the_whole_history(method, task):
     # The shop's train targets are the last clicks of its users' sequences, and follow the same history as test targets.
     model, train = method.module, method.training_set(task)
     lists = load_candidates(method.data.samples_folder, task, "test")
@@ -82,7 +82,7 @@ def test_scores_are_those_of_the_state_after_the_whole_history(method, task):
     assert method.score(lists)[:10] == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-3)
 
 
-def test_sessions_are_the_middle_halves_of_a_sequences_halves():
+def test_session_windows_are_the_middle_halves_of_both_halves():
     mask = torch.arange(10) < torch.tensor([8, 4, 1, 0])[:, None]
     windows = session_windows(mask)
     # Of eight places the first half is 0 to 3, and its middle half 1 and 2.
@@ -116,7 +116,7 @@ def test_bce_by_hand(method, monkeypatch):
     assert train._next_items(states, targets, 0).item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_contradictory_settings_are_refused():
     for settings, message in [
         ({"stored_negatives": True}, "trains on sampled negatives"),
         ({"max_searches": 0}, "must be above 0"),
