@@ -86,11 +86,11 @@ class EncoderTowers(Towers):
     @torch.no_grad()
     def vectors(self) -> dict[str, np.ndarray]:
         """Encode all texts."""
-        found = {}
+        vectors = {}
         for side in TOWERS:
             encoded = torch.from_numpy(self._encoder.encode(self._texts[side], self._prefixes[side], side))
-            found[side] = self.mapped(side, encoded.to(self.model.device)).cpu().numpy()
-        return found
+            vectors[side] = self.mapped(side, encoded.to(self.model.device)).cpu().numpy()
+        return vectors
 
 
 class HeadTowers(Towers):
