@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
@@ -150,6 +151,13 @@ class TokenTrie:
         """Return the children of nodes ``node`` of level ``depth`` by their tokens, int64 [n]; each must exist."""
         return torch.searchsorted(self._keys[depth], (node.long() << 32) + token.long())
 
+    def without_first_token(self) -> TokenTrie:
+        """Return the trie of the same rows without their first token, which all rows must share."""
+        if len(self.levels[1]) != 1:
+            raise ValueError("the rows begin with different tokens")
+        root = replace(self.levels[1], token=self.levels[0].token)
+        return TokenTrie(self.items, (root, *self.levels[2:]))
+
     def to(self, device: torch.device) -> TokenTrie:
         """Return the same trie on another device."""
         if self.items.device == device:
@@ -189,8 +197,12 @@ def save_tries(tries: Mapping[str, TokenTrie], path: Path) -> None:
     save_file(tensors, path)
 
 
-def load_tries(path: Path) -> dict[str, TokenTrie]:
-    """Read the tries that `save_tries` wrote, by task. Raises UserError when the file is missing or holds no tries."""
+def load_tries(corpus: Path, n_items: int) -> dict[str, TokenTrie]:
+    """Read the tries that the corpus stage wrote, by the task `rec` or `search`.
+
+    Raises UserError when the file is missing, holds no tries, or holds those of another number of items.
+    """
+    path = corpus / "trie.safetensors"
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the corpus again")
     try:
@@ -203,6 +215,8 @@ def load_tries(path: Path) -> dict[str, TokenTrie]:
             tries[task] = TokenTrie(tensors[f"{task}.items"], tuple(levels))
     except (SafetensorError, KeyError, OSError) as error:
         raise UserError(f"{path}: holds no tries; delete it and build the corpus again") from error
+    if tries.keys() != set(schema.TASKS) or any(len(trie) != n_items for trie in tries.values()):
+        raise UserError(f"{corpus}: trie.safetensors is not that of its items; build the corpus again")
     return tries
 
 

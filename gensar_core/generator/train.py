@@ -113,7 +113,7 @@ def _train(
         # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
-    tries = target_tries(corpus, model) if backbone.over_catalogue(model) else None
+    tries = target_tries(corpus, len(lists[0].items)) if backbone.over_catalogue(model) else None
     task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, tries)
     record = train(
         task,

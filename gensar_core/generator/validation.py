@@ -56,7 +56,7 @@ def load_validation(corpus: Path, samples: Path, model: T5, users: int, choice: 
     vocabulary = model.lm_head.weight.shape[0]
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
     prompts = load_prompts(corpus, vocabulary)
-    tries = load_tries(corpus / "trie.safetensors") if over_catalogue(model) else {}
+    tries = load_tries(corpus, len(items["rec"])) if over_catalogue(model) else {}
     table = schema.SAMPLES.read(samples / "samples.parquet")
     found = []
     for task in schema.TASKS:

@@ -24,7 +24,7 @@ from gensar_core.generator.prefix_tree import build_trees, catalogue_nodes, wher
 from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
-from tests.support.generator_folders import write_corpus, write_samples
+from tests.support.generator_folders import N_ITEMS, write_corpus, write_samples
 from tests.unit.generator.test_scores import END, VOCABULARY, cases, model, ragged
 
 Lists = list[list[int]]
@@ -180,17 +180,11 @@ def test_wide_levels_without_a_table_are_normalized_alike() -> None:
 
 def test_every_task_that_answers_with_an_item_has_the_trie_of_its_rows(tmp_path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
-    tries = target_tries(corpus, _network(corpus))
+    tries = target_tries(corpus, N_ITEMS)
     assert sorted(tries) == ["desc2id_collaborative", "desc2id_semantic", "doc2query", "nrip", "nsip"]
     # The descriptions' identifiers come without the behavior's token.
     assert tries["nrip"].depth == 5
     assert tries["desc2id_collaborative"].depth == 4
-
-
-def _network(corpus):
-    from gensar_core.generator.backbones import load as backbone
-
-    return backbone.build(TrainingSettings(backbone="scratch", size=SIZE), corpus, 1)
 
 
 SIZE = {
