@@ -23,7 +23,8 @@ from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside
 from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
-from tests.support.corpora_shop import QUERIES, TEXTS, Q, R, S, Scribe, blanks_kept, sample, t5_like
+from tests.support.prompts_by_hand import Scribe, blanks_kept, t5_like
+from tests.support.shop import QUERIES, TEXTS, Q, R, S, sample
 
 CODES = 5
 # The levels of a scheme of variable length: positions beyond the second share a level.

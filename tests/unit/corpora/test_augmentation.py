@@ -22,7 +22,8 @@ from gensar_core.corpora.read import load_examples
 from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
-from tests.support.corpora_shop import Q, R, S, Scribe, prompts_of, sample, write_shop
+from tests.support.prompts_by_hand import Scribe, prompts_of
+from tests.support.shop import Q, R, S, sample, write_corpus_inputs
 
 #: Two users; user 0 has four training targets of recommendation, user 1 two, and their search targets.
 SAMPLES = [
@@ -38,7 +39,7 @@ LATER = {0: [1, 2, 3], 1: [2, 3, 4], 2: [3, 4], 3: [4], 4: [3, 2], 5: [2]}
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shop(tmp_path_factory.mktemp("shop"), samples=SAMPLES)
+    return write_corpus_inputs(tmp_path_factory.mktemp("shop"), samples=SAMPLES)
 
 
 def build(shop: Path, output: Path, pseudo: Path | None = None, **changes: Any) -> pl.DataFrame:

@@ -20,7 +20,8 @@ from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import digest
 from gensar_core.runtime.writing import TableWriter
-from tests.support.corpora_shop import SAMPLES, TEXTS, Q, R, S, Scribe, prompts_of, sample, t5_like, write_shop
+from tests.support.prompts_by_hand import Scribe, prompts_of, t5_like
+from tests.support.shop import SAMPLES, TEXTS, Q, R, S, sample, write_corpus_inputs
 
 
 def settings(**changes: Any) -> MaterializationSettings:
@@ -61,7 +62,7 @@ class Corpus:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shop(tmp_path_factory.mktemp("shop"))
+    return write_corpus_inputs(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_decoded_examples_encode_to_the_same_tokens(corpus: Corpus) -> None:
 
 def test_histories_and_texts_are_capped(tmp_path: Path) -> None:
     history = [(R, 0), (Q, 0), (S, 2), (R, 1), (Q, 1), (S, 3), (S, 4), (R, 2), (R, 3)]
-    shop = write_shop(tmp_path / "shop", samples=[sample(0, "rec", "train", 4, None, history)], codes=8)
+    shop = write_corpus_inputs(tmp_path / "shop", samples=[sample(0, "rec", "train", 4, None, history)])
     corpus = Corpus(build(shop, tmp_path / "corpus", max_recommendations=2, max_searches=1, max_item_tokens=6))
     shown, _ = corpus.rows("nrip")[0]
     assert shown == corpus.ids(
@@ -269,21 +270,21 @@ def test_samples_of_another_catalogue_are_refused(tmp_path: Path) -> None:
         (sample(0, "rec", "train", 0, None, [(Q, 2)]), "queries"),
         (sample(0, "search", "train", 0, None, [(R, 0)]), "queries"),
     ):
-        shop = write_shop(tmp_path / "shop", samples=[row])
+        shop = write_corpus_inputs(tmp_path / "shop", samples=[row])
         with pytest.raises(UserError, match=f"{name} that {name}.parquet does not have"):
             build(shop, tmp_path / "corpus")
     assert not (tmp_path / "corpus" / "train.parquet").exists()
 
 
 def test_samples_out_of_order_are_refused(tmp_path: Path) -> None:
-    shop = write_shop(tmp_path / "shop", samples=SAMPLES[::-1])
+    shop = write_corpus_inputs(tmp_path / "shop", samples=SAMPLES[::-1])
     with pytest.raises(UserError, match="order of sample_id"):
         build(shop, tmp_path / "corpus")
 
 
 def test_identifiers_of_another_catalogue_are_refused(tmp_path: Path) -> None:
-    shop = write_shop(tmp_path / "shop")
-    write_shop(tmp_path / "other", texts=["a"], semantic=[[0] * 4], collaborative=[[0] * 4])
+    shop = write_corpus_inputs(tmp_path / "shop")
+    write_corpus_inputs(tmp_path / "other", texts=["a"], semantic=[[0] * 4], collaborative=[[0] * 4])
     with pytest.raises(UserError, match="has 1 items"):
         build_corpus(shop, shop, tmp_path / "other", tmp_path / "corpus", settings(), 7)
 

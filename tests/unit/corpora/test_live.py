@@ -14,11 +14,11 @@ from gensar_core.corpora.live_prompts import Entry, LivePrompts
 from gensar_core.corpora.readable import readable
 from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
-from tests.support.corpora_shop import QUERIES, SAMPLES, TEXTS, Q, write_shop
+from tests.support.shop import QUERIES, SAMPLES, TEXTS, Q, write_corpus_inputs
 
 
 def built(folder: Path, **changes: object) -> Path:
-    shop = write_shop(folder / "shop")
+    shop = write_corpus_inputs(folder / "shop")
     settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400, **changes)
     build_corpus(shop, shop, shop, folder / "corpus", settings, 7)
     return folder / "corpus"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
 from gensar_core.corpora.tokenizer import train_tokenizer
-from tests.support.corpora_shop import TEXTS, blanks_kept, t5_like
+from tests.support.prompts_by_hand import blanks_kept, t5_like
+from tests.support.shop import TEXTS
 
 
 @pytest.fixture(scope="module", params=["trained", "t5", "blanks"])

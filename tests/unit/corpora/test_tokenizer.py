@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config
 from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import digest
-from tests.support.corpora_shop import TEXTS, t5_like
+from tests.support.prompts_by_hand import t5_like
+from tests.support.shop import TEXTS
 
 WORDS = ["upright piano with 88 keys", "digital piano", "music stand; black", "piano keys, piano stool"] * 10
 TOKENS = ["<M1_0>", "<M1_1>", "<R_I>"]
