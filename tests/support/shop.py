@@ -76,12 +76,12 @@ def write_events(folder: Path, events: Sequence[tuple[Any, ...]], name: str = "t
 
 
 def write_identifiers(
-    folder: Path, semantic: list[list[int]], collaborative: list[list[int]], levels: dict[str, list[str]]
+    folder: Path, semantic: list[list[int]], collaborative: list[list[int]], levels: dict[str, list[str]], codes: int
 ) -> None:
-    """Write both identifiers of every item, and the vocabulary of eight codes a level."""
-    rows = [(item, *codes, False, False) for item, codes in enumerate(zip(semantic, collaborative, strict=True))]
+    """Write both identifiers of every item, and the vocabulary of ``codes`` codes a level."""
+    rows = [(item, *sides, False, False) for item, sides in enumerate(zip(semantic, collaborative, strict=True))]
     write_rows(schema.IDENTIFIERS, folder, rows)
-    vocabulary = {side: {"levels": names, "sizes": [8] * len(names)} for side, names in levels.items()}
+    vocabulary = {side: {"levels": names, "sizes": [codes] * len(names)} for side, names in levels.items()}
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary))
 
 
@@ -93,12 +93,13 @@ def write_corpus_inputs(
     semantic: list[list[int]] = SEMANTIC,
     collaborative: list[list[int]] = COLLABORATIVE,
     samples: list[dict[str, Any]] = SAMPLES,
+    codes: int = 8,
     levels: dict[str, list[str]] = LEVELS,
 ) -> Path:
     """Write all that the stage `corpus` reads into one folder; return it."""
     write_items(folder, texts)
     write_queries(folder, queries)
-    write_identifiers(folder, semantic, collaborative, levels)
+    write_identifiers(folder, semantic, collaborative, levels, codes)
     write_rows(schema.SAMPLES, folder, samples)
     return folder
 
