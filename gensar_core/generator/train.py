@@ -114,7 +114,7 @@ def _train(
         # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
-    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, model))
+    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items)))
     task = GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)
     record = train(
         task,

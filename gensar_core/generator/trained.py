@@ -86,10 +86,7 @@ class TrainedGenerator:
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
         """Load the tries of all items, by task, onto the model's device."""
-        tries = load_tries(self.corpus / "trie.safetensors")
-        for task, items in self.items.items():
-            if task not in tries or len(tries[task]) != len(items):
-                raise UserError(f"{self.corpus}: trie.safetensors is not that of its items; build the corpus again")
+        tries = load_tries(self.corpus, len(self.items["rec"]))
         return {task: trie.to(self.model.lm_head.weight.device) for task, trie in tries.items()}
 
     @functools.cached_property

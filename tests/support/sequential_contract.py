@@ -15,7 +15,8 @@ from gensar_core.baselines.shared.sequential_recommender import SequentialRecomm
 from gensar_core.config.base import validate
 from gensar_core.embeddings.sequential import extract_vectors
 from gensar_core.ranking.candidates import load_candidates
-from tests.support.method_contract import N_ITEMS, TrainedMethodContract, random_clicks, ranks, write_shop
+from tests.support.method_contract import TrainedMethodContract, ranks
+from tests.support.shop import N_ITEMS, random_clicks, write_shop
 
 #: Enough to learn 64 users by heart.
 SMALL: dict[str, Any] = {

@@ -23,7 +23,7 @@ from gensar_core.embeddings.shards import Shards
 from gensar_core.embeddings.text import TextEncoder, embed_catalogue
 from gensar_core.errors import UserError
 from gensar_core.runtime import device
-from tests.support.corpora_shop import write_shop
+from tests.support.shop import write_corpus_inputs
 
 WORDS = ["[PAD]", "[UNK]", "query:", "item:", *(f"w{number}" for number in range(30))]
 POSITIONS = 16
@@ -52,7 +52,7 @@ def model(tmp_path_factory):
 
 def canonical(folder, items, queries=("w1 w2",)):
     codes = [[0]] * len(items)
-    return write_shop(folder, texts=list(items), queries=list(queries), semantic=codes, collaborative=codes)
+    return write_corpus_inputs(folder, texts=list(items), queries=list(queries), semantic=codes, collaborative=codes)
 
 
 def settings(model, **more):

@@ -21,7 +21,7 @@ from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.doc2query import make_pseudo_queries, sample_queries, training_pairs
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import digest
-from tests.support.corpora_shop import write_shop
+from tests.support.shop import write_corpus_inputs, write_events
 
 KINDS = ["piano", "lamp", "tent", "drill"]
 #: Twenty items of four kinds; who wants an item asks for its kind. Item 20 has no text, item 21 no training click.
@@ -52,21 +52,10 @@ def settings(**changes: Any) -> PseudoQuerySettings:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codes = [[item % 8, item // 8, 0, 0] for item in range(len(ITEMS))]
     folder = tmp_path_factory.mktemp("shop")
-    write_shop(folder, texts=ITEMS, queries=KINDS, semantic=codes, collaborative=codes)
-    clicks = list(range(21))
-    events = pl.DataFrame(
-        {
-            "event_id": range(42),
-            "user_id": [0] * 42,
-            "time": range(42),
-            "task": ["search"] * 21 + ["rec"] * 21,
-            "item_id": clicks + clicks,
-            "query_id": [item % 4 for item in clicks] + [None] * 21,
-            "session_id": [*clicks, *([None] * 21)],
-        },
-        schema=schema.EVENTS.schema,
-    )
-    schema.EVENTS.write(events, folder / "training_events.parquet")
+    write_corpus_inputs(folder, texts=ITEMS, queries=KINDS, semantic=codes, collaborative=codes)
+    searches = [(0, item, "search", item, item % 4, item) for item in range(21)]
+    clicks = [(0, 21 + item, "rec", item, None, None) for item in range(21)]
+    write_events(folder, searches + clicks)
     return folder
 
 

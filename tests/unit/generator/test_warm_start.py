@@ -3,14 +3,12 @@
 import json
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from gensar_core import schema
 from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import TrainingSettings
@@ -20,7 +18,7 @@ from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_vectors, principal, word_vectors
 from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.tensors import load_vectors, save_vectors
-from tests.support.corpora_shop import write_shop
+from tests.support.shop import write_corpus_inputs, write_events
 
 SIZE = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
 
@@ -61,18 +59,13 @@ def test_codes_and_the_residual_add_up_to_the_vector(seed, levels):
 @pytest.fixture
 def shop(tmp_path):
     """A corpus of five items with their vectors; item 4 was clicked after the query `digital piano` in training."""
-    folder = write_shop(tmp_path / "shop")
+    folder = write_corpus_inputs(tmp_path / "shop")
     settings_ = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
     build_corpus(folder, folder, folder, tmp_path / "corpus", settings_, seed=1)
     draw = np.random.default_rng(1)
     for side, width in (("semantic", 12), ("collaborative", 6)):
         save_vectors({"items": draw.normal(size=(5, width))}, tmp_path / f"{side}.safetensors")
-    columns = {
-        "event_id": [0, 1], "user_id": [0, 0], "time": [0, 1], "task": ["search", "rec"], "item_id": [4, 0],
-        "query_id": [0, None], "session_id": [0, None],
-    }  # fmt: skip
-    events = pl.DataFrame(columns).cast(dict(schema.EVENTS.schema))
-    schema.EVENTS.write(events, folder / "training_events.parquet")
+    write_events(folder, [(0, 0, "search", 4, 0, 0), (0, 1, "rec", 0, None, None)])
     return tmp_path
 
 

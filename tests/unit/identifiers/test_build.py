@@ -22,7 +22,7 @@ from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import write_json
 from gensar_core.runtime.tensors import save_vectors
-from tests.support.corpora_shop import write_shop
+from tests.support.shop import write_corpus_inputs
 from tests.support.small_quantizer import small_settings
 
 SIDES = ("semantic", "collaborative")
@@ -262,7 +262,7 @@ def test_the_table_names_the_token_of_every_code(built: Path) -> None:
 
 
 def write_table(folder: Path, codes: list[list[int]], levels: list[str], sizes: list[int]) -> None:
-    write_shop(folder, texts=[""] * len(codes), semantic=codes, collaborative=codes)
+    write_corpus_inputs(folder, texts=[""] * len(codes), semantic=codes, collaborative=codes)
     write_json(folder / "vocabulary.json", {side: {"levels": levels, "sizes": sizes} for side in SIDES})
 
 

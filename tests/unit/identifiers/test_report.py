@@ -15,8 +15,8 @@ from gensar_core.errors import UserError
 from gensar_core.evaluation.collision_figure import collision_figure
 from gensar_core.identifiers.report import click_pairs, quality_report
 from gensar_core.runtime.stage import write_json
-from tests.support.corpora_shop import write_shop
 from tests.support.samples_logs import event, write_canonical
+from tests.support.shop import write_corpus_inputs
 
 ITEMS = 24
 
@@ -24,7 +24,9 @@ ITEMS = 24
 def write_identifiers(folder: Path, codes: list[list[int]]) -> None:
     levels = {"semantic": ["A", "B", "C"], "collaborative": ["C", "B", "A"]}
     backward = [row[::-1] for row in codes]
-    write_shop(folder, texts=[""] * len(codes), semantic=codes, collaborative=backward, levels=levels, codes=ITEMS)
+    write_corpus_inputs(
+        folder, texts=[""] * len(codes), semantic=codes, collaborative=backward, levels=levels, codes=ITEMS
+    )
     counts = {side: {"raw_collision_rate": 0.25, "usage": [1.0, 1.0, 0.5]} for side in levels}
     write_json(folder / "stage.json", {"counts": {"items": len(codes), **counts}})
 

@@ -15,7 +15,8 @@ from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.read import load_item_tokens, load_prompts, vocabulary_size
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.identifiers.table import IdentifierTable
-from tests.support.corpora_shop import spell, write_shop
+from tests.support.prompts_by_hand import spell
+from tests.support.shop import write_corpus_inputs
 
 #: Name -> level names of both sides and one row of codes an item: a path of clusters and a leaf (P5-CID), numbers
 #: spelled digit by digit (DSI-QG), three codes and a digit that separates collisions (TIGER). Some rows begin others.
@@ -30,7 +31,7 @@ SCHEMES = {
 def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Path) -> None:
     levels, codes = SCHEMES[name]
     sides = {"semantic": levels, "collaborative": levels}
-    shop = write_shop(tmp_path / "shop", semantic=codes, collaborative=codes, levels=sides)
+    shop = write_corpus_inputs(tmp_path / "shop", semantic=codes, collaborative=codes, levels=sides)
     assert IdentifierTable.load(shop).text("semantic", 1) == spell("semantic", codes[1], sides)
     settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
     build_corpus(shop, shop, shop, tmp_path / "corpus", settings, 7)

@@ -17,7 +17,8 @@ from gensar_core.embeddings.text import TextEncoder
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.load import load_model
 from gensar_core.runtime.hub import LOOK_UP_SECONDS, Hub
-from tests.support.corpora_shop import TEXTS, t5_like
+from tests.support.prompts_by_hand import t5_like
+from tests.support.shop import TEXTS
 
 LOADERS: dict[str, Callable[[str], object]] = {
     "tokenizer": load_tokenizer,
