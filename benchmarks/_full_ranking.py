@@ -21,7 +21,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequential_recommender import SequenceTraining, SequentialRecommender
 from gensar_core.ranking.metrics import hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.training.loop import Schedule, train, warmup_cosine
+from gensar_core.training.loop import train
 from gensar_core.training.state import TrainingRecord
 
 #: Users per scoring batch; their scores of all items are in memory at once.
@@ -81,19 +81,19 @@ def full_ranks(
     method: SequentialRecommender[Any], histories: Ragged, targets: np.ndarray, *, filter_seen: bool = False
 ) -> np.ndarray:
     """Rank each target [users] among all items; with ``filter_seen``, among those not in the user's history."""
-    states, table = method.states(histories), method.encoder.table()
-    wanted = torch.from_numpy(targets).to(table.device)
+    states, table = method.states(histories), method.module.table()
+    target_items = torch.from_numpy(targets).to(table.device)
     ranks = []
     for start in range(0, len(targets), _USERS_AT_ONCE):
         users = np.arange(start, min(start + _USERS_AT_ONCE, len(targets)))
         scores = states[start : start + _USERS_AT_ONCE] @ table.T
-        own = scores.gather(1, wanted[start : start + _USERS_AT_ONCE, None])
+        target_scores = scores.gather(1, target_items[start : start + _USERS_AT_ONCE, None])
         if filter_seen:
             seen = histories.take(users)
             scores[torch.from_numpy(seen.rows), torch.from_numpy(seen.values.astype(np.int64))] = -torch.inf
-            scores.scatter_(1, wanted[start : start + _USERS_AT_ONCE, None], own)
+            scores.scatter_(1, target_items[start : start + _USERS_AT_ONCE, None], target_scores)
         # The number of better items minus worse ones; the average rank with ties follows from it.
-        surplus = scores.sub_(own).sign_().sum(dim=1)
+        surplus = scores.sub_(target_scores).sign_().sum(dim=1)
         ranks.append((0.5 * (table.shape[0] + 1 + surplus)).cpu().numpy())
     return np.concatenate(ranks)
 
@@ -103,25 +103,23 @@ def metrics_of(ranks: np.ndarray) -> dict[str, float]:
     return {"recall@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
 
 
+class FullRankingTraining(SequenceTraining):
+    """Choose the weights by NDCG@10 on the valid targets, ranked among all items that their users have not clicked."""
+
+    def __init__(self, method: SequentialRecommender[Any], log: ClickLog) -> None:
+        super().__init__(method, {})
+        self.histories, self.targets = log.without_last(2), log.target(2)
+
+    def validate(self) -> Mapping[str, float]:
+        """Compute Recall@10 and NDCG@10."""
+        metrics = metrics_of(full_ranks(self.method, self.histories, self.targets, filter_seen=True))
+        return {"score": metrics["ndcg@10"], **metrics}
+
+
 def fit(method: SequentialRecommender[Any], log: ClickLog) -> TrainingRecord:
     """Train on all but the last two clicks; keep the weights of the best NDCG@10 on the valid targets."""
-    histories, targets = log.without_last(2), log.target(2)
-
-    def validate() -> Mapping[str, float]:
-        found = metrics_of(full_ranks(method, histories, targets, filter_seen=True))
-        return {"score": found["ndcg@10"], **found}
-
-    task = SequenceTraining(method, validate)
-    settings = method.settings
-    every = task.batches.steps_per_epoch * settings.validate_every
-    total = task.batches.steps_per_epoch * settings.epochs
-    schedule = Schedule(
-        total,
-        every,
-        patience=settings.patience,
-        gradient_clip=settings.gradient_clip,
-        rate=warmup_cosine(total, 0.0) if settings.falling_rate else None,
-    )
-    record = train(task, schedule, seed=method.seed, description=type(method).__name__, checkpoints=None)
-    method.encoder.settle_unseen()
+    training = FullRankingTraining(method, log)
+    name = type(method).__name__
+    record = train(training, training.schedule, seed=method.seed, description=name, checkpoints=None)
+    method.module.settle_unseen()
     return record

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,10 +80,9 @@ class Level(nn.Module):
         self.balanced, self.started = balanced, False
 
     def start(self, residual: torch.Tensor) -> None:
-        found = KMeans(n_clusters=len(self.codes.weight), max_iter=KMEANS_ITERATIONS, random_state=0).fit(
-            residual.detach().numpy()
-        )
-        self.codes.weight.data.copy_(torch.from_numpy(found.cluster_centers_))
+        kmeans = KMeans(n_clusters=len(self.codes.weight), max_iter=KMEANS_ITERATIONS, random_state=0)
+        kmeans.fit(residual.detach().numpy())
+        self.codes.weight.data.copy_(torch.from_numpy(kmeans.cluster_centers_))
         self.started = True
 
     def forward(self, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -120,7 +119,7 @@ class JointRQVAE(nn.Module):
         self.encoders = nn.ModuleDict({side: mlp([size, *HIDDEN, LATENT]) for side, size in sizes.items()})
         self.decoders = nn.ModuleDict({side: mlp([LATENT, *HIDDEN[::-1], size]) for side, size in sizes.items()})
         self.shared = nn.ModuleList([Level(codes, 2 * LATENT, balanced=False) for _ in range(2)])
-        self.own = nn.ModuleDict(
+        self.specific = nn.ModuleDict(
             {side: nn.ModuleList([Level(codes, LATENT, balanced=last) for last in (False, True)]) for side in sizes}
         )
 
@@ -128,27 +127,18 @@ class JointRQVAE(nn.Module):
         self, vectors: dict[str, torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, list[torch.Tensor]]]:
         latents = torch.cat([self.encoders[side](matrix) for side, matrix in vectors.items()], dim=1)
-        left, total, losses, shared = chain(self.shared, latents)
+        residual, total, losses, shared = chain(self.shared, latents)
         decoded, codes = {}, {}
-        for side, part, whole in zip(vectors, left.chunk(2, dim=1), total.chunk(2, dim=1), strict=True):
-            _, own, own_losses, own_codes = chain(self.own[side], part)
-            decoded[side] = self.decoders[side](whole + own)
-            losses += own_losses
-            codes[side] = shared + own_codes
+        for side, part, shared_part in zip(vectors, residual.chunk(2, dim=1), total.chunk(2, dim=1), strict=True):
+            _, specific_part, specific_losses, specific = chain(self.specific[side], part)
+            decoded[side] = self.decoders[side](shared_part + specific_part)
+            losses += specific_losses
+            codes[side] = shared + specific
         return decoded, torch.stack(losses).mean(), codes
 
 
-@dataclass
-class Trained:
-    """Hold the training's seconds, and the metrics of the weights with the lowest collision rate."""
-
-    seconds: float
-    collision_rate: dict[str, float]
-    unexplained_variance: dict[str, float]
-
-
-def train(semantic: np.ndarray, collaborative: np.ndarray, codes: int, epochs: int, batch: int = BATCH) -> Trained:
-    """Train for ``epochs`` epochs."""
+def train(semantic: np.ndarray, collaborative: np.ndarray, codes: int, epochs: int) -> dict[str, Any]:
+    """Train for ``epochs`` epochs; return seconds, and metrics of the weights with the lowest collision rate."""
     torch.manual_seed(0)
     started = time.perf_counter()
     items = Items(semantic, collaborative)
@@ -157,7 +147,7 @@ def train(semantic: np.ndarray, collaborative: np.ndarray, codes: int, epochs: i
     best, best_weights = 2.0, model.state_dict()
     for epoch in range(epochs):
         model.train()
-        for vectors in batches(items, batch, shuffle=True):
+        for vectors in batches(items, shuffle=True):
             optimizer.zero_grad()
             decoded, quantization, _ = model(vectors)
             loss = sum(functional.mse_loss(decoded[side], vectors[side]) for side in vectors) + quantization
@@ -165,29 +155,33 @@ def train(semantic: np.ndarray, collaborative: np.ndarray, codes: int, epochs: i
             nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
         if (epoch + 1) % EVALUATE_EVERY == 0 or epoch + 1 == epochs:
-            rates = collision_rates(model, items, batch)
-            if sum(rates.values()) / 2 < best:
-                best, best_weights = sum(rates.values()) / 2, copy.deepcopy(model.state_dict())
+            rate = sum(collision_rates(model, items).values()) / 2
+            if rate < best:
+                best, best_weights = rate, copy.deepcopy(model.state_dict())
     seconds = time.perf_counter() - started
     model.load_state_dict(best_weights)
-    return Trained(seconds, collision_rates(model, items, batch), unexplained(model, items))
+    return {
+        "seconds": seconds,
+        "raw_collision_rate": collision_rates(model, items),
+        "unexplained_variance": unexplained(model, items),
+    }
 
 
-def batches(items: Items, batch: int, shuffle: bool) -> Iterator[dict[str, torch.Tensor]]:
-    for semantic, collaborative in DataLoader(items, batch_size=batch, shuffle=shuffle):
+def batches(items: Items, shuffle: bool) -> Iterator[dict[str, torch.Tensor]]:
+    for semantic, collaborative in DataLoader(items, batch_size=BATCH, shuffle=shuffle):
         yield {"semantic": semantic, "collaborative": collaborative}
 
 
 @torch.no_grad()
-def collision_rates(model: JointRQVAE, items: Items, batch: int) -> dict[str, float]:
+def collision_rates(model: JointRQVAE, items: Items) -> dict[str, float]:
     model.eval()
-    seen: dict[str, set[str]] = {"semantic": set(), "collaborative": set()}
-    for vectors in batches(items, batch, shuffle=False):
+    identifiers: dict[str, set[str]] = {"semantic": set(), "collaborative": set()}
+    for vectors in batches(items, shuffle=False):
         _, _, codes = model(vectors)
         for side, levels in codes.items():
             for row in torch.stack(levels, dim=1).tolist():
-                seen[side].add("-".join(map(str, row)))
-    return {side: 1 - len(found) / len(items) for side, found in seen.items()}
+                identifiers[side].add("-".join(map(str, row)))
+    return {side: 1 - len(distinct) / len(items) for side, distinct in identifiers.items()}
 
 
 @torch.no_grad()

@@ -33,20 +33,20 @@ from gensar_core.identifiers.initialize import initialize_codebooks, start_as_pr
 from gensar_core.identifiers.quality import collision_rate
 from gensar_core.identifiers.rqvae import RQVAE
 
-items, shared, own, codes = map(int, sys.argv[1:])
-source = np.random.default_rng(0)
+items, shared, specific, codes = map(int, sys.argv[1:])
+rng = np.random.default_rng(0)
 sizes = {"semantic": 768, "collaborative": 64}
-drawn = {side: source.standard_normal((items, size), dtype=np.float32) for side, size in sizes.items()}
+drawn = {side: rng.standard_normal((items, size), dtype=np.float32) for side, size in sizes.items()}
 vectors = {side: torch.from_numpy(matrix) for side, matrix in drawn.items()}
-settings = QuantizerSettings(shared_levels=shared, specific_levels=own, codebook_size=codes)
+settings = QuantizerSettings(shared_levels=shared, specific_levels=specific, codebook_size=codes)
 model = RQVAE(sizes, settings).eval()
 model.fit_scale(vectors)
 scaled = model.scale(vectors)
 del vectors, drawn
-# Training is not what is measured here: a share of the items gives encoders and codebooks.
-some = {side: matrix[:20_000] for side, matrix in scaled.items()}
-start_as_principal_components(model, some)
-initialize_codebooks(model, some, 0)
+# Training is not measured here: a share of the items gives encoders and codebooks.
+sample = {side: matrix[:20_000] for side, matrix in scaled.items()}
+start_as_principal_components(model, sample)
+initialize_codebooks(model, sample, 0)
 
 started = time.perf_counter()
 latents = model.all_latents(scaled)
@@ -64,7 +64,7 @@ print(json.dumps({"encode": encoded - started, "assign": done - encoded, "raw_co
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke size: seconds, and no figures to rely on")
+    parser.add_argument("--quick", action="store_true", help="a smoke size: seconds, and no numbers to rely on")
     parser.add_argument("--semantic", type=Path, help="item vectors of a text encoder")
     parser.add_argument("--collaborative", type=Path, help="item vectors of a sequential recommender")
     parser.add_argument("--plain-epochs", type=int, default=PLAIN_EPOCHS)
@@ -81,20 +81,19 @@ def main() -> None:
 
 def assign_claims(items: int) -> list[dict[str, Any]]:
     """Measure encoding and unique assignment of random vectors, a million of them unless ``--quick``."""
-    seconds, memory, words = [], [], []
-    for shape in SHAPES:
-        usage: Usage = run_child(ASSIGN, str(items), *map(str, shape))
-        found = json.loads(usage.output.splitlines()[-1])
-        rates = " and ".join(f"{100 * rate:.3f} %" for rate in found["raw_collision_rates"])
-        text = (
-            f"{shape[0]} shared + {shape[1]} own levels of {shape[2]}: encoding {found['encode']:.1f} s, unique "
-            f"assignment {found['assign']:.1f} s, {rates} raw collisions, {usage.peak_gb:.2f} GB"
+    seconds, memory, lines = [], [], []
+    for shared, specific, codes in SHAPES:
+        usage: Usage = run_child(ASSIGN, *map(str, (items, shared, specific, codes)))
+        measured = json.loads(usage.output.splitlines()[-1])
+        rates = " and ".join(f"{100 * rate:.3f} %" for rate in measured["raw_collision_rates"])
+        lines.append(
+            f"{shared} shared + {specific} specific levels of {codes}: encoding {measured['encode']:.1f} s, unique "
+            f"assignment {measured['assign']:.1f} s, {rates} raw collisions, {usage.peak_gb:.2f} GB"
         )
-        print(text, flush=True)
-        seconds.append(found["encode"] + found["assign"])
+        print(lines[-1], flush=True)
+        seconds.append(measured["encode"] + measured["assign"])
         memory.append(usage.peak_gb)
-        words.append(text)
-    how = f"{items:,} random vectors of 768 and 64 dimensions; " + "; ".join(words)
+    how = f"{items:,} random vectors of 768 and 64 dimensions; " + "; ".join(lines)
     return [
         claim("assign_1m_seconds", max(seconds), "s", f"the slower of two shapes. {how}"),
         claim("assign_1m_gb", max(memory), "GB", f"peak of the larger process, vectors included. {how}"),
@@ -108,39 +107,29 @@ def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run both trainings and return the speed-up of ours."""
     vectors, data = training_vectors(options)
     codes, plain_epochs, epochs = (32, 2, 2) if options.quick else (256, options.plain_epochs, options.epochs)
-    plain = run_plain(vectors, codes, plain_epochs)
-    ours = run_ours(vectors, codes, epochs)
-    for name, found in (("plain port", plain), ("ours", ours)):
-        print(f"{name}: {json.dumps(found)}", flush=True)
-    better = all(
-        ours[figure][side] <= plain[figure][side]
-        for figure in ("raw_collision_rate", "unexplained_variance")
-        for side in vectors
-    )
+    plain, ours = run_plain(vectors, codes, plain_epochs), run_ours(vectors, codes, epochs)
+    print(f"plain port: {json.dumps(plain)}\nours: {json.dumps(ours)}", flush=True)
+    compared = ("raw_collision_rate", "unexplained_variance")
+    better = all(ours[name][side] <= plain[name][side] for name in compared for side in vectors)
     if not better and not options.quick:
-        raise SystemExit("our training is worse than the plain port in a figure above; the speeds do not compare")
-    speedup = plain["seconds"] / ours["seconds"]
-    shown = "; ".join(
-        f"{name} {told(found, epochs, batch)}"
-        for name, epochs, batch, found in (
-            ("plain port", plain_epochs, 1024, plain),
-            ("ours", epochs, OUR_BATCH, ours),
-        )
+        raise SystemExit("our training is worse than the plain port in a number above; the speeds do not compare")
+    how = (
+        f"whole training, wall clock. {data}; semantic / collaborative: plain port "
+        f"{description(plain, plain_epochs, 1024)}; ours {description(ours, epochs, OUR_BATCH)}"
     )
-    how = f"{data}; semantic / collaborative: {shown}"
     cpu = plain["cpu_seconds"] / ours["cpu_seconds"]
     return [
-        claim("speedup_plain_loop", speedup, "x", f"whole training, wall clock. {how}"),
+        claim("speedup_plain_loop", plain["seconds"] / ours["seconds"], "x", how),
         claim("speedup_plain_loop_cpu", cpu, "x", "the same in CPU seconds, which other load disturbs less"),
     ]
 
 
-def told(found: dict[str, Any], epochs: int, batch: int) -> str:
+def description(measured: dict[str, Any], epochs: int, batch: int) -> str:
     """Describe one training in words."""
-    unexplained = " / ".join(f"{share:.4f}" for share in found["unexplained_variance"].values())
-    collisions = " / ".join(f"{100 * rate:.3f} %" for rate in found["raw_collision_rate"].values())
+    unexplained = " / ".join(f"{share:.4f}" for share in measured["unexplained_variance"].values())
+    collisions = " / ".join(f"{100 * rate:.3f} %" for rate in measured["raw_collision_rate"].values())
     return (
-        f"{epochs} epochs in batches of {batch:,}, {found['seconds']:.1f} s ({found['cpu_seconds']:.0f} CPU s), "
+        f"{epochs} epochs in batches of {batch:,}, {measured['seconds']:.1f} s ({measured['cpu_seconds']:.0f} CPU s), "
         f"unexplained variance {unexplained}, raw collisions {collisions}"
     )
 
@@ -152,13 +141,8 @@ def run_plain(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[s
 
     torch.set_num_threads(os.cpu_count() or 1)
     before = time.process_time()
-    trained = _plain_rqvae.train(vectors["semantic"], vectors["collaborative"], codes, epochs)
-    return {
-        "seconds": trained.seconds,
-        "cpu_seconds": time.process_time() - before,
-        "raw_collision_rate": trained.collision_rate,
-        "unexplained_variance": trained.unexplained_variance,
-    }
+    measured = _plain_rqvae.train(vectors["semantic"], vectors["collaborative"], codes, epochs)
+    return {"cpu_seconds": time.process_time() - before, **measured}
 
 
 def run_ours(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[str, Any]:
@@ -191,27 +175,25 @@ def training_vectors(options: argparse.Namespace) -> tuple[dict[str, np.ndarray]
         from gensar_core.runtime.tensors import load_vectors
 
         paths = {"semantic": options.semantic, "collaborative": options.collaborative}
-        return {
-            side: load_vectors(path) for side, path in paths.items()
-        }, f"vectors of {', '.join(map(str, paths.values()))}"
+        vectors = {side: load_vectors(path) for side, path in paths.items()}
+        return vectors, f"vectors of {options.semantic}, {options.collaborative}"
     items = 1_200 if options.quick else 12_101
     return clustered(items), f"{items:,} clustered random vectors of 384 and 64 dimensions"
 
 
 def clustered(items: int) -> dict[str, np.ndarray]:
     """Draw items from a tree of topics; each side is a noisy random mixture of factors with decaying variance."""
-    source = np.random.default_rng(0)
-    factors = 96
+    rng, factors = np.random.default_rng(0), 96
     scale = (1.0 + np.arange(factors)) ** -0.5
-    topics = source.standard_normal((24, factors)) * scale
-    subtopics = topics[source.integers(24, size=300)] + 0.8 * source.standard_normal((300, factors)) * scale
-    item = subtopics[source.integers(300, size=items)]
-    views = {}
+    topics = rng.standard_normal((24, factors)) * scale
+    subtopics = topics[rng.integers(24, size=300)] + 0.8 * rng.standard_normal((300, factors)) * scale
+    item = subtopics[rng.integers(300, size=items)]
+    vectors = {}
     for side, size in (("semantic", 384), ("collaborative", 64)):
-        own = item + 0.8 * source.standard_normal((items, factors)) * scale
-        matrix = own @ source.standard_normal((factors, size))
-        views[side] = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
-    return views
+        noisy = item + 0.8 * rng.standard_normal((items, factors)) * scale
+        matrix = noisy @ rng.standard_normal((factors, size))
+        vectors[side] = (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
+    return vectors
 
 
 if __name__ == "__main__":

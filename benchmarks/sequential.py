@@ -69,6 +69,9 @@ from gensar_core.baselines.methods.sasrec import METHOD, SASRecSettings
 from gensar_core.baselines.shared.sequential_recommender import SequenceTraining
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.loop import Schedule, train
+class Unvalidated(SequenceTraining):
+    def validate(self):
+        return {"score": 0.0}
 work, settings = Path(sys.argv[2]), json.loads(sys.argv[3])
 frame = pl.read_csv(work / "clicks" / "clicks.inter", separator="\\t")
 clicks = Ragged.from_lengths(frame.group_by("user:token", maintain_order=True).len()["len"].to_numpy(),
@@ -76,23 +79,23 @@ clicks = Ragged.from_lengths(frame.group_by("user:token", maintain_order=True).l
 log = ClickLog(clicks, settings["items"])
 sequences = int((log.without_last(2).lengths > 1).sum())
 targets = int(np.maximum(log.without_last(2).lengths - 1, 0).sum())
-own = {name: settings[name] for name in ("dimensions", "blocks", "heads", "dropout", "max_history", "learning_rate")}
+sizes = {name: settings[name] for name in ("dimensions", "blocks", "heads", "dropout", "max_history", "learning_rate")}
 rows = max(1, round(settings["targets_a_step"] * sequences / targets))
-method = METHOD(SASRecSettings(**own, loss="softmax", batch_size=rows), log.data(work / "ours"), settings["seed"])
+method = METHOD(SASRecSettings(**sizes, loss="softmax", batch_size=rows), log.data(work / "ours"), settings["seed"])
 training, ranking = [], []
 for epoch in range(settings["epochs"]):
-    task = SequenceTraining(method, lambda: {"score": 0.0})
-    steps = task.batches.steps_per_epoch
+    training_run = Unvalidated(method, {})
+    steps = training_run.steps_per_epoch
     started = time.perf_counter()
-    train(task, Schedule(steps, steps), seed=epoch, description="SASRec", checkpoints=None)
+    train(training_run, Schedule(steps, steps), seed=epoch, description="SASRec", checkpoints=None)
     training.append(time.perf_counter() - started)
 for _ in range(settings["rankings"]):
     started = time.perf_counter()
-    found = metrics_of(full_ranks(method, log.without_last(1), log.target(1)))
+    metrics = metrics_of(full_ranks(method, log.without_last(1), log.target(1)))
     ranking.append(time.perf_counter() - started)
 print(json.dumps({"training_seconds": min(training), "ranking_seconds": min(ranking), "targets": targets,
-                  "users": len(clicks), "steps": steps, "rows": rows, "recall@10": found["recall@10"],
-                  "parameters": sum(p.numel() for p in method.encoder.parameters())}))
+                  "users": len(clicks), "steps": steps, "rows": rows, "recall@10": metrics["recall@10"],
+                  "parameters": sum(p.numel() for p in method.module.parameters())}))
 """
 PEER = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
 
@@ -182,8 +185,8 @@ def write(log: ClickLog, work: Path) -> None:
 
 def result(usage: Usage) -> dict[str, Any]:
     """Parse the last line that a child process printed."""
-    found: dict[str, Any] = json.loads(usage.output.splitlines()[-1])
-    return found
+    printed: dict[str, Any] = json.loads(usage.output.splitlines()[-1])
+    return printed
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--quick", action="store_true", help="a smoke size")
     arguments = parser.parse_args()
-    given = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
-    settings = validate(SASRecSettings, CHOSEN | (QUICK if arguments.quick else {}) | given, "--set")
+    overrides = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
+    settings = validate(SASRecSettings, CHOSEN | (QUICK if arguments.quick else {}) | overrides, "--set")
     log = simulated() if arguments.quick else ClickLog.from_reviews(arguments.raw / "reviews_Beauty_5.json.gz")
     with tempfile.TemporaryDirectory(prefix="gensar-sequential-") as folder:
         method = METHOD(settings, log.data(Path(folder)), arguments.seed)
@@ -61,7 +61,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
     histories, targets = log.without_last(1), log.target(1)
     test = metrics_of(full_ranks(method, histories, targets, filter_seen=True))
-    whatever = metrics_of(full_ranks(method, histories, targets))
+    with_history = metrics_of(full_ranks(method, histories, targets))
     best = f"best of valid NDCG@10 {record.best_score:.4f}"
     size = f"{len(log.clicks):,} users, {log.n_items:,} items, those of the history left out; {best}"
     report(
@@ -70,9 +70,14 @@ def main() -> None:
             claim("recall_at_10", test["recall@10"], "share", f"test, {size}"),
             claim("ndcg_at_10", test["ndcg@10"], "share", f"test, {size}"),
             claim(
-                "recall_at_10_with_history", whatever["recall@10"], "share", "the same, items of the history ranked too"
+                "recall_at_10_with_history",
+                with_history["recall@10"],
+                "share",
+                "the same, items of the history ranked too",
             ),
-            claim("ndcg_at_10_with_history", whatever["ndcg@10"], "share", "the same, items of the history ranked too"),
+            claim(
+                "ndcg_at_10_with_history", with_history["ndcg@10"], "share", "the same, items of the history ranked too"
+            ),
             claim("training_seconds", seconds, "s", f"{record.steps:,} steps, validations included"),
         ],
     )

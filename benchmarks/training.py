@@ -120,13 +120,13 @@ def trainer_round(corpus: Path, settings: TrainingSettings, steps: int) -> Calla
     tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
     model = backbone.build(settings, corpus, 1)
     examples = load_examples(corpus, model.lm_head.weight.shape[0])
-    some = np.random.default_rng(1).permutation(len(examples))[: (steps + 2) * settings.batch_size]
-    prompts = examples.prompt[some]
-    shown = examples.inputs.write(prompts, examples.inputs.draw(1, 0, prompts))
+    chosen = np.random.default_rng(1).permutation(len(examples))[: (steps + 2) * settings.batch_size]
+    prompts = examples.prompt[chosen]
+    inputs = examples.inputs.write(prompts, examples.inputs.draw(1, 0, prompts))
     # Drop the end of sequence, which the tokenizer adds again.
     rows = [
-        {"input": tokenizer.decode(given[:-1]), "target": tokenizer.decode(wanted[:-1])}
-        for given, wanted in zip(_lists(shown), _lists(examples.targets.take(some)), strict=True)
+        {"input": tokenizer.decode(prompt[:-1]), "target": tokenizer.decode(target[:-1])}
+        for prompt, target in zip(_lists(inputs), _lists(examples.targets.take(chosen)), strict=True)
     ]
 
     def collate(batch: list[dict[str, str]]) -> dict[str, torch.Tensor]:
@@ -220,29 +220,29 @@ def claims(clocks: Mapping[str, Clock], settings: TrainingSettings) -> list[dict
     cpu = {name: clock.steps * settings.batch_size / clock.cpu for name, clock in clocks.items()}
     device = pick_device()
     sizes = settings.size
-    what = (
+    how = (
         f"T5 from scratch, {sizes.d_model} wide, {sizes.num_layers} + {sizes.num_decoder_layers} layers, "
         f"{settings.batch_size} examples a step, {torch.get_num_threads()} threads on {device.type}, "
         f"{'bfloat16' if has_bfloat16(device) and sizes.d_model >= 128 else 'float32'} products"
     )
-    found = [
+    results = [
         claim("speedup_trainer", rate["ours"] / rate["trainer"], "x",
-              f"{rate['ours']:.1f} examples/s against {rate['trainer']:.1f} of the Hugging Face Trainer; {what}"),
+              f"{rate['ours']:.1f} examples/s against {rate['trainer']:.1f} of the Hugging Face Trainer; {how}"),
         claim("speedup_trainer_cpu", cpu["ours"] / cpu["trainer"], "x", "the same in CPU seconds of the process"),
         claim("speedup_trainer_float32", rate["float32"] / rate["trainer"], "x",
               f"{rate['float32']:.1f} examples/s with float32 products"),
         claim("speedup_shared_prompts", rate["shared"] / rate["trainer"], "x",
               f"{rate['shared']:.1f} examples/s where a history is asked for three later targets too, read once"),
-        claim("examples_per_second", rate["ours"], "1/s", what),
+        claim("examples_per_second", rate["ours"], "1/s", how),
         claim("tokens_per_second", clocks["ours"].tokens / clocks["ours"].seconds, "1/s", "real tokens, in and out"),
     ]  # fmt: skip
     peak = next((value for name, value in PEAKS.items() if name in _device_name(device)), None)
     if peak is not None:
-        operations = 6 * _products(sizes) * found[-1]["value"]
-        found.append(
+        operations = 6 * _products(sizes) * results[-1]["value"]
+        results.append(
             claim("share_of_peak", operations / peak, "1", f"6 operations a weight and token, of {peak:.3g}/s")
         )
-    return found
+    return results
 
 
 def _products(size: ScratchSize) -> int:

@@ -47,20 +47,20 @@ def main() -> None:
     negatives = stored if stored.is_file() else None
     data = MethodData(arguments.dataset / "canonical", arguments.dataset / "samples", arguments.embedding, negatives)
 
-    def trial(own: Mapping[str, Any]) -> dict[str, Any]:
-        found = {"settings": dict(own), **fit(arguments.method, {**shared, **own}, data, arguments.seed)}
-        print(json.dumps(found), flush=True)
-        return found
+    def trial(overrides: Mapping[str, Any]) -> dict[str, Any]:
+        outcome = {"settings": dict(overrides), **fit(arguments.method, {**shared, **overrides}, data, arguments.seed)}
+        print(json.dumps(outcome), flush=True)
+        return outcome
 
     search = along_coordinates if arguments.one_by_one else over_all
     best = search(arguments.grid, trial)
     print(json.dumps({"dataset": arguments.dataset.name, "method": arguments.method, "shared": shared, "best": best}))
 
 
-def fit(kind: str, own: Mapping[str, Any], data: MethodData, seed: int) -> dict[str, Any]:
+def fit(kind: str, settings: Mapping[str, Any], data: MethodData, seed: int) -> dict[str, Any]:
     """Fit once and return the validation result and the costs."""
     method_class = find(kind)
-    method = method_class(validate(method_class.settings_model, dict(own), kind), data, seed)
+    method = method_class(validate(method_class.settings_model, dict(settings), kind), data, seed)
     started, worked = time.perf_counter(), time.process_time()
     counts = method.fit(None, "")
     return {
@@ -83,7 +83,9 @@ def best_validation(counts: Mapping[str, Any]) -> dict[str, Any]:
 def validated(method: Method[Any]) -> float:
     """Compute mean valid NDCG@5 over the tasks of a method that does not validate itself."""
     lists = [load_candidates(method.data.samples_folder, task, "valid") for task in method.tasks]
-    return float(np.mean([ndcg(average_ranks(method.score(own), own.present), 5) for own in lists if len(own)]))
+    return float(
+        np.mean([ndcg(average_ranks(method.score(of_task), of_task.present), 5) for of_task in lists if len(of_task)])
+    )
 
 
 def combinations(grid: Grid) -> Iterator[dict[str, Any]]:
@@ -94,8 +96,8 @@ def combinations(grid: Grid) -> Iterator[dict[str, Any]]:
 
 def over_all(grid: Grid, trial: Any) -> dict[str, Any]:
     """Return the best trial of all combinations."""
-    found: dict[str, Any] = max((trial(own) for own in combinations(grid)), key=score)
-    return found
+    best: dict[str, Any] = max(map(trial, combinations(grid)), key=score)
+    return best
 
 
 def along_coordinates(grid: Grid, trial: Any) -> dict[str, Any]:
@@ -106,9 +108,9 @@ def along_coordinates(grid: Grid, trial: Any) -> dict[str, Any]:
     return best
 
 
-def score(found: Mapping[str, Any]) -> float:
+def score(outcome: Mapping[str, Any]) -> float:
     """Return the metric that selects a trial."""
-    return float(found["valid_ndcg@5"])
+    return float(outcome["valid_ndcg@5"])
 
 
 if __name__ == "__main__":

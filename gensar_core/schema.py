@@ -7,10 +7,10 @@ clicked after a query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
@@ -18,6 +18,13 @@ from gensar_core.errors import UserError
 
 TASKS: Final = ("rec", "search")
 SPLITS: Final = ("train", "valid", "test")
+
+#: Sides of an item, each with an identifier of its own: its texts, and its clicks.
+Side = Literal["semantic", "collaborative"]
+SIDES: Final[tuple[Side, Side]] = ("semantic", "collaborative")
+
+#: Side whose identifier each task predicts; histories write the task's clicks by the same identifier.
+SIDE_OF_TASK: Final[Mapping[str, Side]] = {"rec": "collaborative", "search": "semantic"}
 
 #: Behaviors by their number in ``history_behavior``; the tokens are those of Eq. 11.
 BEHAVIORS: Final = ("R_I", "S_Q", "S_I")
@@ -58,25 +65,20 @@ class Table:
         Raises UserError naming the table, ``where`` and the column when a column is missing, cannot be cast to its
         dtype or holds a null that it may not hold, or when rows are not unique in ``unique``.
         """
-        place = f"{where}: " if where else ""
-        missing = [name for name in self.columns if name not in frame.columns]
-        if missing:
-            raise UserError(
-                f"{place}table {self.name!r} lacks the column {missing[0]!r}; it has {', '.join(frame.columns)}"
-            )
+        place = f"{where}: table {self.name!r}" if where else f"table {self.name!r}"
+        for name in self.columns:
+            if name not in frame.columns:
+                raise UserError(f"{place} lacks the column {name!r}; it has {', '.join(frame.columns)}")
         try:
             frame = frame.select([pl.col(name).cast(column.dtype) for name, column in self.columns.items()])
         except pl.exceptions.PolarsError as error:
-            raise UserError(
-                f"{place}table {self.name!r}: a column has the wrong type: {str(error).splitlines()[0]}"
-            ) from error
+            raise UserError(f"{place}: a column has the wrong type: {str(error).splitlines()[0]}") from error
         for name, column in self.columns.items():
-            if not column.nullable and frame.get_column(name).null_count():
-                raise UserError(
-                    f"{place}table {self.name!r}: column {name!r} holds {frame.get_column(name).null_count()} nulls"
-                )
+            nulls = frame.get_column(name).null_count()
+            if nulls and not column.nullable:
+                raise UserError(f"{place}: column {name!r} holds {nulls} nulls")
         if self.unique and not _distinct(frame.select(self.unique)):
-            raise UserError(f"{place}table {self.name!r}: rows are not unique in {', '.join(self.unique)}")
+            raise UserError(f"{place}: rows are not unique in {', '.join(self.unique)}")
         return frame
 
     def empty(self) -> pl.DataFrame:
@@ -85,24 +87,21 @@ class Table:
 
     def read(self, path: Path) -> pl.DataFrame:
         """Read and check a Parquet file of this table. Raises UserError when it is missing or not this table."""
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; build table {self.name!r} first")
-        try:
-            frame = pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
-        return self.check(frame, path)
+        return self.check(self._loaded(pl.read_parquet, path), path)
 
     def open(self, path: Path) -> tuple[pl.LazyFrame, int]:
         """Return a lazy frame over a Parquet file of this table, and its number of rows.
 
         Read it in parts and check each part. Raises UserError when the file is missing or unreadable.
         """
+        count = self._loaded(lambda path: pl.scan_parquet(path).select(pl.len()).collect(), path)
+        return pl.scan_parquet(path), int(count.item())
+
+    def _loaded(self, load: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
         if not path.is_file():
             raise UserError(f"{path}: no such file; build table {self.name!r} first")
-        rows = pl.scan_parquet(path)
         try:
-            return rows, int(rows.select(pl.len()).collect().item())
+            return load(path)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error
 
@@ -314,11 +313,8 @@ FULL_RANKS: Final = Table(
     "full_ranks",
     "where each test target stands among all items",
     {
-        "task": Column(Task, "rec or search"),
+        **RANKS.columns,
         "split": Column(Split, "test"),
-        "sample_id": Column(pl.Int64(), "the sample"),
-        "user_id": Column(pl.Int32(), "whose target"),
-        "target_item": Column(pl.Int32(), "the target"),
         "rank": Column(
             pl.Float64(), "1 is best; ties take the average rank; null: a search did not find the target", nullable=True
         ),
@@ -337,24 +333,5 @@ SCORES: Final = Table(
     unique=("sample_id",),
 )
 
-TABLES: Final = {
-    table.name: table
-    for table in (
-        USERS,
-        ITEMS,
-        QUERIES,
-        EVENTS,
-        SAMPLES,
-        CANDIDATES,
-        TRAINING_NEGATIVES,
-        IDENTIFIERS,
-        PSEUDO_QUERIES,
-        CORPUS,
-        PROMPTS,
-        USER_LOGS,
-        ITEM_TOKENS,
-        RANKS,
-        FULL_RANKS,
-        SCORES,
-    )
-}
+#: All tables by name, in the order of the flow.
+TABLES: Final = {value.name: value for value in list(globals().values()) if isinstance(value, Table)}

@@ -33,14 +33,16 @@ def check_methods(experiments: Experiments, where: str = "config", checked: Path
     remembered = checked / f"{key}.json" if checked is not None else None
     if remembered is not None and remembered.is_file():
         return {kind: Traits(**traits) for kind, traits in json.loads(remembered.read_text(encoding="utf-8")).items()}
-    found = {}
+    traits_by_kind = {}
     for name, entry in experiments.methods.items():
         method = find(entry.kind, f"{where}: methods.{name}.kind")
         validate(method.settings_model, entry.own(), where, f"methods.{name}")
-        found[entry.kind] = Traits(list(method.inputs), method.seeded)
+        traits_by_kind[entry.kind] = Traits(list(method.inputs), method.seeded)
     if remembered is not None:
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial = remembered.with_suffix(f".{os.getpid()}")
-        partial.write_text(canonical_json({kind: traits._asdict() for kind, traits in found.items()}), encoding="utf-8")
+        partial.write_text(
+            canonical_json({kind: traits._asdict() for kind, traits in traits_by_kind.items()}), encoding="utf-8"
+        )
         partial.replace(remembered)
-    return found
+    return traits_by_kind

@@ -25,7 +25,7 @@ _RANKED_SPLITS = ("valid", "test")
 def fit_and_rank(
     name: str,
     kind: str,
-    own: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     canonical: Path,
     samples: Path,
     embedding: Path | None,
@@ -37,18 +37,16 @@ def fit_and_rank(
 ) -> None:
     """Write a fitted method into the folder ``model``, and {name}.parquet (table `ranks`) into the folder ``ranks``.
 
-    ``kind`` names the method's file and ``own`` holds its settings. ``embedding`` is a vectors.safetensors file for
+    ``kind`` names the method's file and ``overrides`` are its settings. ``embedding`` is a vectors.safetensors file for
     methods that read text vectors. ``checkpoints`` is a folder for this method alone: a killed training resumes from
     it, and it is removed once everything is written. ``training_negatives`` is the path of the table, for methods that
     list it among their inputs. Raises UserError on wrong settings, or when there is no target to rank.
     """
-    method_class = find(kind, f"methods.{name}.kind")
-    settings = validate(method_class.settings_model, dict(own), f"methods.{name}")
-    data = MethodData(canonical, samples, embedding, training_negatives)
-    tasks = ranked_tasks(method_class, data.samples, samples)
-    method = method_class(settings, data, seed)
-    code = method_class.__module__
-    recorded = {"name": name, "kind": kind, **settings.model_dump(mode="json")}
+    method, tasks = _untrained(
+        name, kind, overrides, MethodData(canonical, samples, embedding, training_negatives), seed
+    )
+    code = type(method).__module__
+    recorded = {"name": name, "kind": kind, **method.settings.model_dump(mode="json")}
 
     inputs = [samples / file for file in ("training_events.parquet", "samples.parquet", "candidates.parquet")]
     inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
@@ -81,18 +79,18 @@ def fit_and_rank(
 
 
 def weights_learned(method: Method[Any]) -> int:
-    """Count the weights in a fitted method's torch modules; 0 for a method that only counts or compares."""
-    import torch
+    """Count the weights of a trained method's module; 0 for a method that only counts or compares."""
+    from gensar_core.baselines.shared.trained_method import TrainedMethod
 
-    modules = [value for value in vars(method).values() if isinstance(value, torch.nn.Module)]
-    # A weight shared by two modules counts once.
-    return sum(weight.numel() for weight in {id(w): w for module in modules for w in module.parameters()}.values())
+    if not isinstance(method, TrainedMethod):
+        return 0
+    return sum(weight.numel() for weight in method.module.parameters())
 
 
 def rank_catalogue_by_method(
     name: str,
     kind: str,
-    own: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     canonical: Path,
     samples: Path,
     embedding: Path | None,
@@ -105,26 +103,23 @@ def rank_catalogue_by_method(
 
     The other arguments are those of ``fit_and_rank``.
     """
-    method_class = find(kind, f"methods.{name}.kind")
-    settings = validate(method_class.settings_model, dict(own), f"methods.{name}")
-    data = MethodData(canonical, samples, embedding)
-    tasks = ranked_tasks(method_class, data.samples, samples)
-    method = method_class(settings, data, seed)
+    method, tasks = _untrained(name, kind, overrides, MethodData(canonical, samples, embedding), seed)
     method.load(model)
-    recorded = {"name": name, "kind": kind, "protocol": protocol.model_dump(), **settings.model_dump(mode="json")}
+    settings = method.settings.model_dump(mode="json")
+    recorded = {"name": name, "kind": kind, "protocol": protocol.model_dump(), **settings}
     with Stage(
         "full_rank_method",
         output,
         settings=recorded,
         inputs=[samples / "samples.parquet", samples / "training_events.parquet", *sorted(model.glob("*.safetensors"))],
         seed=seed,
-        code=method_class.__module__,
+        code=type(method).__module__,
         record_name=f"{name}.stage.json",
     ) as stage:
         tables = [
             ranks_by_score(
                 load_targets(samples, task, protocol),
-                data.n_items,
+                method.data.n_items,
                 method.score_catalogue,
                 description=f"full ranks {task}",
             )
@@ -135,10 +130,19 @@ def rank_catalogue_by_method(
         stage.record(**full_ranking_metrics(table))
 
 
+def _untrained(
+    name: str, kind: str, overrides: Mapping[str, Any], data: MethodData, seed: int
+) -> tuple[Method[Any], list[str]]:
+    """Build a method of validated settings; also return its tasks that have targets."""
+    method_class = find(kind, f"methods.{name}.kind")
+    settings = validate(method_class.settings_model, dict(overrides), f"methods.{name}")
+    return method_class(settings, data, seed), ranked_tasks(method_class, data.samples, data.samples_folder)
+
+
 def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:
     """List the method's tasks that have targets. Raises UserError when none has."""
-    found = samples.filter(pl.col("split") != "train").get_column("task").unique()
-    tasks = [task for task in method_class.tasks if task in found]
+    ranked = samples.filter(pl.col("split") != "train").get_column("task").unique()
+    tasks = [task for task in method_class.tasks if task in ranked]
     if not tasks:
         raise UserError(
             f"{where / 'samples.parquet'}: no valid or test target of {' or '.join(method_class.tasks)}, which is what "

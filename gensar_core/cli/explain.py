@@ -10,7 +10,7 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.identifiers.table import SIDES, IdentifierTable
+from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged
 
 _TITLE_WIDTH = 72
@@ -33,7 +33,7 @@ def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> It
     number = find_item(items, item, canonical / "items.parquet")
     moved = schema.IDENTIFIERS.read(identifiers / "identifiers.parquet").sort("item_id")
     yield f"item {number}  {_shown(items, number)}"
-    for side in SIDES:
+    for side in schema.SIDES:
         how = "  (moved: another item had the nearest codes)" if moved.get_column(f"{side}_moved")[number] else ""
         yield ""
         yield f"{side:14} {table.text(side, number)}{how}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.evaluation.markdown import markdown_table
+from gensar_core.evaluation.table_formats import markdown_table
 
 
 def formats_markdown() -> str:

@@ -26,7 +26,7 @@ from gensar_core.corpora.chunks import (
 )
 from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, BEHAVIOR_VALUES, RANKING_TASKS, SIDES, Task, active_tasks
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, BEHAVIOR_VALUES, RANKING_TASKS, Task, active_tasks
 from gensar_core.corpora.template_files import Template, write_templates
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside, repeated
@@ -95,17 +95,17 @@ def build_corpus(
         encoder = Encoder(tokenizer)
         reserved = sorted(tokenizer.get_added_vocab())
         descriptions = Texts.prepare(items, encoder, settings.max_item_tokens, reserved)
-        asked = Texts.prepare(queries, encoder, settings.max_query_tokens, reserved)
+        query_texts = Texts.prepare(queries, encoder, settings.max_query_tokens, reserved)
         pseudo = _pseudo_queries(pseudo_queries, len(items), settings)
-        suggested = Texts.prepare(pseudo.get_column("text"), encoder, settings.max_query_tokens, reserved)
+        pseudo_texts = Texts.prepare(pseudo.get_column("text"), encoder, settings.max_query_tokens, reserved)
         ids = np.asarray([new.tokens[token] for token in table.tokens], dtype=np.int32)
         pieces = Pieces(
             encoder,
             new.tokens,
-            {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in SIDES},
-            asked,
+            {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in schema.SIDES},
+            query_texts,
             descriptions,
-            suggested,
+            pseudo_texts,
             behavior_tokens=settings.behavior_tokens,
             eos_id=tokenizer.eos_token_id,
         )
@@ -118,17 +118,17 @@ def build_corpus(
             instructions,
             {name: number for number, name in enumerate(names)},
             descriptions,
-            asked,
+            query_texts,
             pieces,
             pseudo,
-            suggested,
+            pseudo_texts,
         )
         stage.record(
             vocabulary_size=new.vocabulary_size,
             base_vocabulary_size=new.base_vocabulary_size,
             items=descriptions.counts(),
-            queries=asked.counts(),
-            **({"pseudo_queries": suggested.counts()} if len(pseudo) else {}),
+            queries=query_texts.counts(),
+            **({"pseudo_queries": pseudo_texts.counts()} if len(pseudo) else {}),
         )
         stage.record(tasks=_write_training(corpus, stage.path("train.parquet")))
         stage.record(prompts=_write_prompts(corpus, stage.path("prompts.parquet")))
@@ -150,7 +150,7 @@ class _Corpus:
     queries: Texts
     pieces: Pieces
     pseudo: pl.DataFrame
-    suggested: Texts
+    pseudo_texts: Texts
 
     def sample_chunks(self) -> Iterator[pl.DataFrame]:
         """Read the samples table in chunks."""
@@ -169,10 +169,10 @@ class _Corpus:
         lead = repeated(self.pieces.table.take(np.array([self.pieces.eos])).values, len(tokens))
         return beside(lead, tokens)
 
-    def evaluated(self, task: Task, asked: Shown) -> Ragged:
+    def evaluated(self, task: Task, content: Shown) -> Ragged:
         """Write prompts in the instruction that evaluation uses."""
         first = self.instructions.first[self.numbers[task.name]]
-        return self.instructions.write(asked, np.full(len(asked), first))
+        return self.instructions.write(content, np.full(len(content), first))
 
     def training_rows(self, task: Task) -> Iterator[tuple[ExampleRows, np.ndarray | None, ExampleRows]]:
         """Yield the training examples of a task in parts, in the order of their ids.
@@ -183,34 +183,36 @@ class _Corpus:
             for rows in _slices(np.flatnonzero(~self.descriptions.empty), item_rows):
                 yield rows, None, rows
         elif task.source == "pseudo":
-            for rows in _slices(np.flatnonzero(~self.suggested.empty), lambda usable: pseudo_rows(self.pseudo, usable)):
+            for rows in _slices(
+                np.flatnonzero(~self.pseudo_texts.empty), lambda usable: pseudo_rows(self.pseudo, usable)
+            ):
                 yield rows, None, rows
         else:
             for chunk, following in with_following(self.sample_chunks()):
-                shown = sample_rows(chunk, task.source, ("train",))
-                if len(shown):
-                    yield self._asked(task, shown, chunk, following)
+                rows = sample_rows(chunk, task.source, ("train",))
+                if len(rows):
+                    yield self._augmented(task, rows, chunk, following)
 
-    def _asked(
-        self, task: Task, shown: ExampleRows, chunk: pl.DataFrame, following: pl.DataFrame
+    def _augmented(
+        self, task: Task, prompts: ExampleRows, chunk: pl.DataFrame, following: pl.DataFrame
     ) -> tuple[ExampleRows, np.ndarray | None, ExampleRows]:
         """Return the training samples of a chunk with their prefix augmentation."""
         settings, copies = self.settings, 1 + self.settings.shorter_histories
         limits = settings.max_recommendations, settings.max_searches
         later = settings.later_targets if task.asks_by_history_alone else 0
         if copies == 1 and not later:
-            return shown.recent(*limits), None, shown
-        prompt, wanted = later_targets(chunk, following, task.source, later)
+            return prompts.recent(*limits), None, prompts
+        prompt, rows = later_targets(chunk, following, task.source, later)
         if copies > 1:
-            shown = shortened(shown.copied(copies), self.seed, task.name, *limits)
+            prompts = shortened(prompts.copied(copies), self.seed, task.name, *limits)
             # Every copy of a prompt keeps all of its targets.
             counts = np.repeat(np.bincount(prompt), copies)
-            starts = np.repeat(np.searchsorted(prompt, np.arange(len(shown) // copies)), copies)
-            wanted = wanted.take(ranges(starts, counts))
-            prompt = np.repeat(np.arange(len(shown)), counts)
+            starts = np.repeat(np.searchsorted(prompt, np.arange(len(prompts) // copies)), copies)
+            rows = rows.take(ranges(starts, counts))
+            prompt = np.repeat(np.arange(len(prompts)), counts)
         else:
-            shown = shown.recent(*limits)
-        return shown, prompt, wanted
+            prompts = prompts.recent(*limits)
+        return prompts, prompt, rows
 
 
 def _slices(numbers: np.ndarray, rows: Callable[[np.ndarray], ExampleRows]) -> Iterator[ExampleRows]:
@@ -222,23 +224,18 @@ class _Lengths:
     """Accumulate the number of rows and their lengths over chunks."""
 
     def __init__(self) -> None:
-        self._rows = self._total = self._longest = 0
+        self.rows = self._total = self._longest = 0
 
     def add(self, lengths: np.ndarray) -> None:
         """Add the row lengths of a chunk."""
-        self._rows += len(lengths)
+        self.rows += len(lengths)
         self._total += int(lengths.sum())
         self._longest = max(self._longest, int(lengths.max(initial=0)))
 
     def counts(self, name: str, more: np.ndarray | int = 0) -> dict[str, float]:
         """Return the mean and longest length of ``name``, adding to each row one of the token counts ``more``."""
-        mean = self._total / max(self._rows, 1) + float(np.mean(more))
+        mean = self._total / max(self.rows, 1) + float(np.mean(more))
         return {f"mean_{name}": round(mean, 3), f"longest_{name}": self._longest + int(np.max(more))}
-
-    @property
-    def rows(self) -> int:
-        """Return the number of rows counted."""
-        return self._rows
 
 
 def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
@@ -250,13 +247,13 @@ def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
             instructions = corpus.instructions.lengths[slice(*corpus.instructions.first[number : number + 2])]
             input_lengths, target_lengths = _Lengths(), _Lengths()
             for prompts, prompt, rows in progress(corpus.training_rows(task), f"corpus: {task.name}", unit="chunk"):
-                asked, wanted = shown(corpus.pieces, task, prompts), targets(corpus.pieces, task, rows)
+                content, target_ids = shown(corpus.pieces, task, prompts), targets(corpus.pieces, task, rows)
                 if prompt is not None:
-                    asked = asked.take(prompt)
-                columns = _columns(rows, history_ids=asked.history, value_ids=asked.value, target_ids=wanted)
+                    content = content.take(prompt)
+                columns = _columns(rows, history_ids=content.history, value_ids=content.value, target_ids=target_ids)
                 table.write(columns.with_columns(task=pl.lit(task.name)))
-                input_lengths.add(asked.lengths)
-                target_lengths.add(wanted.lengths)
+                input_lengths.add(content.lengths)
+                target_lengths.add(target_ids.lengths)
             counts[task.name] = {
                 "rows": input_lengths.rows,
                 **input_lengths.counts("input", instructions),
@@ -277,7 +274,7 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
                 lengths[source].add(prompts.lengths)
                 parts.append(_columns(rows, input_ids=prompts))
             table.write(pl.concat(parts).sort("sample_id"))
-    return {source: {"rows": found.rows, **found.counts("input")} for source, found in lengths.items()}
+    return {source: {"rows": counted.rows, **counted.counts("input")} for source, counted in lengths.items()}
 
 
 def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol) -> dict[str, Any]:

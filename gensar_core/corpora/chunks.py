@@ -65,17 +65,17 @@ def later_targets(
     holds the targets as rows under this sample's id. Later samples are those of the same user and task, in the order of
     sample_id; ``following`` is the next chunk.
     """
-    asked = sample_rows(chunk, task, ("train",))
+    rows = sample_rows(chunk, task, ("train",))
     after = sample_rows(following, task, ("train",))
     users = np.concatenate([_users(chunk, task), _users(following, task)])
-    place = np.arange(len(asked))[:, None] + np.arange(count + 1)
+    place = np.arange(len(rows))[:, None] + np.arange(count + 1)
     inside = place < len(users)
-    same = inside & (users[np.minimum(place, len(users) - 1)] == users[: len(asked), None])
+    same = inside & (users[np.minimum(place, len(users) - 1)] == users[: len(rows), None])
     prompt = np.nonzero(same)[0]
     objects = {
-        kind: np.concatenate([values, after.objects[kind]])[place[same]] for kind, values in asked.objects.items()
+        kind: np.concatenate([values, after.objects[kind]])[place[same]] for kind, values in rows.objects.items()
     }
-    return prompt, ExampleRows(asked.ids[prompt], objects)
+    return prompt, ExampleRows(rows.ids[prompt], objects)
 
 
 def pseudo_rows(table: pl.DataFrame, usable: np.ndarray) -> ExampleRows:
@@ -115,10 +115,10 @@ def _check_ids(chunk: pl.DataFrame, n_items: int, n_queries: int, path: Path) ->
     objects = Ragged.from_series(chunk.get_column("history_object"))
     if not np.array_equal(behaviors.offsets, objects.offsets) or (behaviors.values >= len(schema.BEHAVIORS)).any():
         raise UserError(f"{path}: history_behavior and history_object do not match; build the samples again")
-    asked = behaviors.values == schema.SEARCHED_QUERY
-    items = np.concatenate([chunk.get_column("target_item").to_numpy(), objects.values[~asked]])
+    is_query = behaviors.values == schema.SEARCHED_QUERY
+    items = np.concatenate([chunk.get_column("target_item").to_numpy(), objects.values[~is_query]])
     searches = chunk.filter(pl.col("task") == "search").get_column("query_id").fill_null(-1).to_numpy()
-    queries = np.concatenate([searches, objects.values[asked]])
+    queries = np.concatenate([searches, objects.values[is_query]])
     for ids, count, name in ((items, n_items, "items"), (queries, n_queries, "queries")):
         if len(ids) and not 0 <= ids.min() <= ids.max() < count:
             raise UserError(f"{path}: names {name} that {name}.parquet does not have; build the samples again")

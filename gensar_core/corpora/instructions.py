@@ -96,7 +96,7 @@ class Instructions:
                         row.append(_TEXTS + len(texts))
                         texts.append(encoder.encode([part]).values)
                 row.append(_TEXTS + len(texts))
-                texts.append(np.array([*_asked(name, tokens), end], dtype=np.int32))
+                texts.append(np.array([*_behavior_token(name, tokens), end], dtype=np.int32))
                 rows.append(row)
         # Text 0 is empty and fills places that an instruction lacks.
         places = np.full((len(rows), max(map(len, rows))), _TEXTS, dtype=np.int64)
@@ -148,13 +148,13 @@ class Instructions:
         count = len(shown)
         source = stack([shown.history, shown.value, self.texts])
         places = self.places[chosen]
-        own = np.arange(count)[:, None] + count * places
-        rows = np.where(places < _TEXTS, own, 2 * count + places - _TEXTS)
+        shown_rows = np.arange(count)[:, None] + count * places
+        rows = np.where(places < _TEXTS, shown_rows, 2 * count + places - _TEXTS)
         flat = source.take(rows.ravel())
         return Ragged(flat.offsets[:: places.shape[1]], flat.values)
 
 
-def _asked(name: str, tokens: Mapping[str, int]) -> list[int]:
+def _behavior_token(name: str, tokens: Mapping[str, int]) -> list[int]:
     """Return the behavior token that ends the prompts of a task, if it has one and the corpus uses behavior tokens."""
     asks = TASKS[name].asks
     return [tokens[BEHAVIOR_TOKENS[asks]]] if asks is not None and BEHAVIOR_TOKENS[asks] in tokens else []

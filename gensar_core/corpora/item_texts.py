@@ -26,10 +26,10 @@ def clean(texts: pl.Series, reserved: Sequence[str]) -> tuple[list[str], int]:
 
     An outside text that spells a token (`</s>`, `<R_I>`) would otherwise be read as that token.
     """
-    found = texts.str.contains_any(list(reserved)) if reserved else pl.Series([False]).head(0)
-    cleaned = texts.str.replace_many(list(reserved), [" "] * len(reserved)) if found.any() else texts
+    spelling = texts.str.contains_any(list(reserved)) if reserved else pl.Series([False]).head(0)
+    cleaned = texts.str.replace_many(list(reserved), [" "] * len(reserved)) if spelling.any() else texts
     cleaned = cleaned.str.replace_all(_BLANKS, " ").str.strip_chars(" ")
-    return cleaned.to_list(), int(found.sum())
+    return cleaned.to_list(), int(spelling.sum())
 
 
 class Encoder:
@@ -74,12 +74,12 @@ class Encoder:
     def _beginning(self, text: str, spans: list[tuple[int, int]], limit: int) -> str:
         if len(spans) <= limit:
             return text
-        for kept in range(limit, 0, -1):
+        for count in range(limit, 0, -1):
             # A token's span may or may not include the blank before it.
-            if " " in text[spans[kept - 1][1] : spans[kept][0] + 1]:
-                return text[: spans[kept - 1][1]].rstrip()
-        for kept in range(limit, 0, -1):
-            beginning = text[: spans[kept - 1][1]]
+            if " " in text[spans[count - 1][1] : spans[count][0] + 1]:
+                return text[: spans[count - 1][1]].rstrip()
+        for count in range(limit, 0, -1):
+            beginning = text[: spans[count - 1][1]]
             if len(self._backend.encode(beginning, add_special_tokens=False).ids) <= limit:
                 return beginning
         return ""

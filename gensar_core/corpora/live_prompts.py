@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,12 @@ from gensar_core.corpora.assemble import ExampleRows, shown
 from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.tasks import RANKING_TASKS, Kind, Side
+from gensar_core.corpora.read import new_tokens
+from gensar_core.corpora.tasks import RANKING_TASKS, Kind
 from gensar_core.corpora.token_pieces import Pieces
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import read_record
-
-#: Side of the identifier that each task predicts; histories write its clicks by the same identifier.
-_SIDE_OF: Mapping[str, Side] = {"rec": "collaborative", "search": "semantic"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class LivePrompts:
         record = read_record(corpus / "stage.json")
         self.settings = validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
-        self._tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
+        self._tokens = new_tokens(corpus)
         self._encoder = Encoder(tokenizer)
         self._eos = int(tokenizer.eos_token_id)
         self._reserved = sorted(tokenizer.get_added_vocab())
@@ -91,8 +88,8 @@ class LivePrompts:
         lengths = np.array([len(history)])
         behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in history], dtype=np.uint8))
         objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in history], dtype=np.int32))
-        asked: dict[Kind, np.ndarray] = {"query": np.array([number[query] if query is not None else 0])}
-        rows = ExampleRows(np.zeros(1, dtype=np.int64), asked, ShownHistories(behaviors, objects))
+        objects_shown: dict[Kind, np.ndarray] = {"query": np.array([number[query] if query is not None else 0])}
+        rows = ExampleRows(np.zeros(1, dtype=np.int64), objects_shown, ShownHistories(behaviors, objects))
         rows = rows.recent(self.settings.max_recommendations, self.settings.max_searches)
         first = self._instructions.first[list(RANKING_TASKS).index(task)]
         return self._instructions.write(shown(pieces, RANKING_TASKS[task], rows), np.array([first]))
@@ -110,15 +107,15 @@ class LivePrompts:
             raise UserError("query: holds no word; give at least one")
 
 
-def _identifiers(path: Path, behavior_tokens: bool) -> dict[Side, Ragged]:
+def _identifiers(path: Path, behavior_tokens: bool) -> dict[schema.Side, Ragged]:
     """Read the identifier tokens of every item, between the behavior token and the end of sequence."""
     table = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
-    found = {}
-    for task, side in _SIDE_OF.items():
+    identifiers = {}
+    for task, side in schema.SIDE_OF_TASK.items():
         rows = Ragged.from_series(table.filter(pl.col("task") == task).get_column("target_ids"))
         inner = np.ones(len(rows.values), dtype=bool)
         inner[rows.offsets[1:] - 1] = False
         if behavior_tokens:
             inner[rows.offsets[:-1]] = False
-        found[side] = rows.filter(inner)
-    return found
+        identifiers[side] = rows.filter(inner)
+    return identifiers

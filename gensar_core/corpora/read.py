@@ -20,7 +20,7 @@ from gensar_core.corpora.token_pieces import stack
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
-Known = TypeVar("Known")
+Value = TypeVar("Value")
 
 #: Rows of train.parquet decoded at a time.
 _ROWS = 1 << 17
@@ -60,8 +60,8 @@ class PromptInputs:
 
     def lengths(self, prompts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Count the tokens of ``prompts`` in the instructions ``chosen``, int64 [prompts]."""
-        own = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
-        lengths: np.ndarray = own + self.instructions.lengths[chosen]
+        shown_lengths = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
+        lengths: np.ndarray = shown_lengths + self.instructions.lengths[chosen]
         return lengths
 
     def write(self, prompts: np.ndarray, chosen: np.ndarray) -> Ragged:
@@ -110,8 +110,7 @@ class Prompts:
     def of(self, sample_ids: np.ndarray) -> Ragged:
         """Return the prompts of the given samples. Raises UserError when a sample has none."""
         places = np.searchsorted(self.sample_id, sample_ids)
-        found = self.sample_id[np.minimum(places, len(self.sample_id) - 1)] == sample_ids if len(self.sample_id) else 0
-        if not np.all(found):
+        if not np.isin(sample_ids, self.sample_id).all():
             raise UserError(f"{self.path}: holds no prompt for some samples; build the corpus of these samples again")
         return self.inputs.take(places)
 
@@ -162,7 +161,7 @@ def new_tokens(corpus: Path) -> dict[str, int]:
     return _of_tokenizer(corpus, "tokens", dict)
 
 
-def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Known]) -> Known:
+def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Value]) -> Value:
     path = corpus / "new_tokens.json"
     try:
         return kind(json.loads(path.read_text(encoding="utf-8"))[name])
@@ -174,15 +173,13 @@ def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Known]) -> Know
 
 def check_model_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
     """Raise UserError unless the model's tokenizer numbers identifier and behavior tokens as the corpus does."""
-    path = corpus / "new_tokens.json"
-    wanted = new_tokens(corpus)
-    given = tokenizer.get_vocab()
-    for token, number in wanted.items():
-        if given.get(token) != number:
-            has = f"has it as {given[token]}" if token in given else "does not have it"
+    vocabulary = tokenizer.get_vocab()
+    for token, number in new_tokens(corpus).items():
+        if vocabulary.get(token) != number:
+            has = f"has it as {vocabulary[token]}" if token in vocabulary else "does not have it"
             raise UserError(
-                f"{path}: token {token} is {number}, the tokenizer in {model} {has}; name the corpus that the model "
-                "was trained on, or train on this one"
+                f"{corpus / 'new_tokens.json'}: token {token} is {number}, the tokenizer in {model} {has}; name the "
+                "corpus that the model was trained on, or train on this one"
             )
 
 
@@ -202,26 +199,26 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
     Raises UserError on an empty corpus and on tokens outside the vocabulary.
     """
     path = corpus / "train.parquet"
-    histories, values, targets, prompts, names, asking = [], [], [], [], [], []
+    histories, values, targets, prompts, tasks, prompt_tasks = [], [], [], [], [], []
     count = 0
     for frame in _parts(path):
         shown = Shown(*(Ragged.from_series(frame.get_column(name)) for name in ("history_ids", "value_ids")))
         first = begins_prompt(frame.get_column("task"), shown)
-        kept = shown.take(np.flatnonzero(first))
-        histories.append(kept.history)
-        values.append(kept.value)
+        distinct = shown.take(np.flatnonzero(first))
+        histories.append(distinct.history)
+        values.append(distinct.value)
         prompts.append(count - 1 + np.cumsum(first))
-        count += len(kept)
+        count += len(distinct)
         targets.append(Ragged.from_series(frame.get_column("target_ids")))
-        names.append(frame.get_column("task"))
-        asking.append(frame.get_column("task").filter(pl.Series(first)))
-    if not names or not sum(map(len, names)):
+        tasks.append(frame.get_column("task"))
+        prompt_tasks.append(frame.get_column("task").filter(pl.Series(first)))
+    if not sum(map(len, tasks)):
         raise UserError(f"{path}: holds no training examples; give the corpus another task or more data")
-    task = pl.concat(names)
+    task = pl.concat(tasks)
     task_names = task.unique().sort().to_list()
     inputs = PromptInputs(
         Shown(stack(histories), stack(values)),
-        _codes(pl.concat(asking), task_names).astype(np.int64),
+        _codes(pl.concat(prompt_tasks), task_names).astype(np.int64),
         Instructions.load(corpus, task_names),
     )
     examples = Examples(inputs, stack(targets), np.concatenate(prompts), _codes(task, task_names), task_names, path)
@@ -265,7 +262,7 @@ def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemT
     """
     path = corpus / "item_tokens.parquet"
     frame = schema.ITEM_TOKENS.read(path).sort("task", "item_id")
-    found = {}
+    items = {}
     for task in schema.TASKS:
         of_task = frame.filter(pl.col("task") == task)
         rows = Ragged.from_series(of_task.get_column("target_ids"))
@@ -275,8 +272,8 @@ def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemT
         ends = rows.values == end
         if not ends[rows.offsets[1:] - 1].all() or ends.sum() != len(rows):
             raise UserError(f"{path}: some item of task {task!r} does not end with the end of sequence, token {end}")
-        found[task] = ItemTokens.from_rows(rows)
-    return found
+        items[task] = ItemTokens.from_rows(rows)
+    return items
 
 
 def check_tokens(rows: Ragged, vocabulary: int, where: Path) -> None:

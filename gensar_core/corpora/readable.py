@@ -30,16 +30,16 @@ def readable(corpus_folder: Path, rows: int) -> str:
     blocks = []
     for number, task in enumerate(tasks):
         examples = schema.CORPUS.check(corpus.filter(pl.col("task") == task).head(rows).collect(), path)
-        history, value, wanted = (
+        history, value, targets = (
             Ragged.from_series(examples.get_column(name)) for name in ("history_ids", "value_ids", "target_ids")
         )
         shown = instructions.write(Shown(history, value), np.full(len(examples), instructions.first[number]))
         for row, sample_id in enumerate(examples.get_column("sample_id").to_list()):
-            given, answer = (
+            prompt, target = (
                 _spaced(str(tokenizer.decode(ids.values[ids.offsets[row] : ids.offsets[row + 1]])))
-                for ids in (shown, wanted)
+                for ids in (shown, targets)
             )
-            blocks.append(f"{task} {sample_id}\n  {given}\n  -> {answer}")
+            blocks.append(f"{task} {sample_id}\n  {prompt}\n  -> {target}")
     return "\n\n".join(blocks) + "\n"
 
 

@@ -8,15 +8,13 @@ from typing import Final, Literal
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.schema import SIDE_OF_TASK, SIDES
 
 #: Kinds of content at a place of a prompt or as its target.
 Kind = Literal["collaborative", "semantic", "query", "description", "pseudo"]
-Side = Literal["semantic", "collaborative"]
-
-SIDES: Final[tuple[Side, Side]] = ("semantic", "collaborative")
 
 #: Identifier or text that each behavior's object is written as (Eq. 11).
-BEHAVIOR_KINDS: Final[tuple[Kind, Kind, Kind]] = ("collaborative", "query", "semantic")
+BEHAVIOR_KINDS: Final[tuple[Kind, Kind, Kind]] = (SIDE_OF_TASK["rec"], "query", SIDE_OF_TASK["search"])
 
 #: Token of each behavior b of Eq. 1.
 BEHAVIOR_TOKENS: Final = tuple(f"<{behavior}>" for behavior in schema.BEHAVIORS)
@@ -58,9 +56,9 @@ class Task:
         return self.history and not self.values
 
 
-RECOMMENDED: Final = Value("collaborative", schema.RECOMMENDED_ITEM)
+RECOMMENDED: Final = Value(SIDE_OF_TASK["rec"], schema.RECOMMENDED_ITEM)
 ASKED: Final = Value("query", schema.SEARCHED_QUERY)
-FOUND: Final = Value("semantic", schema.SEARCHED_ITEM)
+FOUND: Final = Value(SIDE_OF_TASK["search"], schema.SEARCHED_ITEM)
 
 PSEUDO_ASKED: Final = Value("pseudo", schema.SEARCHED_QUERY)
 

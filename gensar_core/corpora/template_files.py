@@ -78,11 +78,10 @@ def _parse(text: Any, name: str, where: str) -> Template:
     return Template(text, tuple(parts))
 
 
-def _check_placeholders(found: list[str], name: str, where: str) -> None:
-    wanted = TASKS[name].placeholders
-    unknown = [slot for slot in found if slot not in wanted]
-    listed = ", ".join(f"{{{slot}}}" for slot in sorted(wanted))
-    if unknown:
+def _check_placeholders(slots: list[str], name: str, where: str) -> None:
+    required = sorted(TASKS[name].placeholders)
+    listed = ", ".join(f"{{{slot}}}" for slot in required)
+    if unknown := [slot for slot in slots if slot not in required]:
         raise UserError(f"{where}: unknown placeholder {{{unknown[0]}}}; this task has {listed}")
-    if sorted(found) != sorted(wanted):
+    if sorted(slots) != required:
         raise UserError(f"{where}: must hold each of {listed} exactly once")

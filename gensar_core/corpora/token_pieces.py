@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, Kind, Side, Value
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, Kind, Value
 from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.schema import Side
 
 
 class Pieces:

@@ -40,14 +40,8 @@ class NewTokens:
 
     def write(self, path: Path) -> None:
         """Write new_tokens.json."""
-        write_json(
-            path,
-            {
-                "vocabulary_size": self.vocabulary_size,
-                "base_vocabulary_size": self.base_vocabulary_size,
-                "tokens": self.tokens,
-            },
-        )
+        names = ("vocabulary_size", "base_vocabulary_size", "tokens")
+        write_json(path, {name: getattr(self, name) for name in names})
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -109,9 +103,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], name: str) -> NewTokens:
     """Add ``tokens`` at the end of the vocabulary, in their order. Raises UserError when one is already in it."""
     base = len(tokenizer)
-    known = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     for token in tokens:
-        if token in known:
+        if token in vocabulary:
             raise UserError(f"tokenizer {name!r} holds the token {token} already; name the tokenizer it was made from")
     # Blanks before a token belong to it and blanks after it to the next word, so a word after a token is tokenized like
     # a word after a word. Not normalized: tokens match the text as written.

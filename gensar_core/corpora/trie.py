@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
@@ -89,7 +90,7 @@ class TokenTrie:
         # `lexsort` takes its primary key last.
         order = np.lexsort(tokens.T[::-1])
         tokens, lengths = tokens[order], rows.lengths[order]
-        found = [(np.array([-1]), np.array([0]), np.array([len(order)]))]
+        nodes = [(np.array([-1]), np.array([0]), np.array([len(order)]))]
         begins = np.zeros(len(order), dtype=bool)
         begins[:1] = True
         for depth in range(longest):
@@ -97,11 +98,11 @@ class TokenTrie:
             start = np.flatnonzero(begins)
             stop = np.append(start[1:], len(order))
             goes_on = lengths[start] > depth
-            found.append((tokens[start[goes_on], depth], start[goes_on], stop[goes_on]))
-        deeper = [start for _, start, _ in found[1:]] + [np.zeros(0, dtype=np.int64)]
+            nodes.append((tokens[start[goes_on], depth], start[goes_on], stop[goes_on]))
+        deeper = [start for _, start, _ in nodes[1:]] + [np.zeros(0, dtype=np.int64)]
         levels = [
             (token, np.append(np.searchsorted(below, start), len(below)), start, stop)
-            for (token, start, stop), below in zip(found, deeper, strict=True)
+            for (token, start, stop), below in zip(nodes, deeper, strict=True)
         ]
         return cls(_int32(order), tuple(Level(*map(_int32, level)) for level in levels))
 
@@ -138,17 +139,24 @@ class TokenTrie:
     @functools.cached_property
     def _keys(self) -> tuple[torch.Tensor, ...]:
         """Combine each node's parent and token into one ascending number, int64 [n], for every level but the first."""
-        found = []
+        keys = []
         for level, below in zip(self.levels, self.levels[1:], strict=False):
             parent = torch.repeat_interleave(
                 torch.arange(len(level), device=below.token.device), level.first_child.diff().long()
             )
-            found.append((parent << 32) + below.token.long())
-        return tuple(found)
+            keys.append((parent << 32) + below.token.long())
+        return tuple(keys)
 
     def descend(self, depth: int, node: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """Return the children of nodes ``node`` of level ``depth`` by their tokens, int64 [n]; each must exist."""
         return torch.searchsorted(self._keys[depth], (node.long() << 32) + token.long())
+
+    def without_first_token(self) -> TokenTrie:
+        """Return the trie of the same rows without their first token, which all rows must share."""
+        if len(self.levels[1]) != 1:
+            raise ValueError("the rows begin with different tokens")
+        root = replace(self.levels[1], token=self.levels[0].token)
+        return TokenTrie(self.items, (root, *self.levels[2:]))
 
     def to(self, device: torch.device) -> TokenTrie:
         """Return the same trie on another device."""
@@ -169,13 +177,13 @@ def counts(trie: TokenTrie, allowed: torch.Tensor | None) -> list[torch.Tensor]:
 
 def restricted(trie: TokenTrie, allowed: torch.Tensor) -> tuple[Branches, ...]:
     """Return the trie's branches without those that lead to no allowed item. ``allowed`` bool [n_items]."""
-    found = []
+    levels = []
     for branches, beneath in zip(trie.branches, counts(trie, allowed)[1:], strict=True):
         alive, table = beneath > 0, branches.table
         if table is not None:
             table = torch.where(alive[table.clamp_min(0).long()], table, -1)
-        found.append(Branches(branches.width, branches.first_token, branches.last_token, table, alive))
-    return tuple(found)
+        levels.append(Branches(branches.width, branches.first_token, branches.last_token, table, alive))
+    return tuple(levels)
 
 
 def save_tries(tries: Mapping[str, TokenTrie], path: Path) -> None:
@@ -189,8 +197,12 @@ def save_tries(tries: Mapping[str, TokenTrie], path: Path) -> None:
     save_file(tensors, path)
 
 
-def load_tries(path: Path) -> dict[str, TokenTrie]:
-    """Read the tries that `save_tries` wrote, by task. Raises UserError when the file is missing or holds no tries."""
+def load_tries(corpus: Path, n_items: int) -> dict[str, TokenTrie]:
+    """Read the tries that the corpus stage wrote, by the task `rec` or `search`.
+
+    Raises UserError when the file is missing, holds no tries, or holds those of another number of items.
+    """
+    path = corpus / "trie.safetensors"
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the corpus again")
     try:
@@ -203,6 +215,8 @@ def load_tries(path: Path) -> dict[str, TokenTrie]:
             tries[task] = TokenTrie(tensors[f"{task}.items"], tuple(levels))
     except (SafetensorError, KeyError, OSError) as error:
         raise UserError(f"{path}: holds no tries; delete it and build the corpus again") from error
+    if tries.keys() != set(schema.TASKS) or any(len(trie) != n_items for trie in tries.values()):
+        raise UserError(f"{corpus}: trie.safetensors is not that of its items; build the corpus again")
     return tries
 
 

@@ -234,7 +234,8 @@ def log_rows(entries: Entries, tokens: Ragged, target: np.ndarray, width: int, h
 
 def training_targets(entries: Entries, log: EventLog) -> np.ndarray:
     """Make every entry a target, named by its event_id, int64 [entries]."""
-    return log.event[entries.event].astype(np.int64)
+    named: np.ndarray = log.event[entries.event].astype(np.int64)
+    return named
 
 
 def held_out_targets(entries: Entries, log: EventLog, samples: pl.DataFrame) -> np.ndarray:

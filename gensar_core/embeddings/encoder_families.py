@@ -42,7 +42,7 @@ _UNKNOWN: Final = Family("", "", "mean")
 def family(name: str) -> Family:
     """Return the family of a model, judged by its name or the name of its folder."""
     last = Path(name).name.lower()
-    return next((found for pattern, found in _FAMILIES if re.fullmatch(pattern, last)), _UNKNOWN)
+    return next((matching for pattern, matching in _FAMILIES if re.fullmatch(pattern, last)), _UNKNOWN)
 
 
 def resolve_model(name: str) -> str:
@@ -67,8 +67,7 @@ def resolve_model(name: str) -> str:
 def text_prefixes(settings: TextEmbedding, prompts: Mapping[str, str | None]) -> tuple[str, str]:
     """Choose the prefixes of queries and of item texts.
 
-    The settings decide; where they are null, the model's own ``prompts`` do. Where these are empty too, the prefixes
-    are those that the model's family, judged by its name, was trained with.
+    Where the settings have null, the model's own ``prompts`` decide; without any, the model's family does.
     """
     query = prompts.get("query") or ""
     item = prompts.get("document") or prompts.get("passage") or ""

@@ -16,12 +16,11 @@ FILE = "item_vectors.safetensors"
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """Hold learned item vectors.
+    """Hold learned item vectors."""
 
-    ``vectors`` float32 [n_items, dimensions]; ``seen`` bool [n_items] marks the items seen in training.
-    """
-
+    #: float32 [n_items, dimensions]
     vectors: np.ndarray
+    #: bool [n_items]: true for the items seen in training.
     seen: np.ndarray
 
     def save(self, folder: Path) -> None:

@@ -149,12 +149,12 @@ class TextEncoder:
         distinct = sorted(set(texts))
         lengths: list[int] = []
         for start in range(0, len(distinct), _TEXTS_AT_ONCE):
-            some = distinct[start : start + _TEXTS_AT_ONCE]
+            block = distinct[start : start + _TEXTS_AT_ONCE]
             if callable(self.model.tokenizer):
-                encoded = self.model.tokenizer(some, truncation=True, max_length=self.max_tokens)
-                lengths += [len(tokens) for tokens in encoded["input_ids"]]
+                encoded = self.model.tokenizer(block, truncation=True, max_length=self.max_tokens)
+                lengths += map(len, encoded["input_ids"])
             else:
-                lengths += [len(text) for text in some]
+                lengths += map(len, block)
         return [distinct[row] for row in np.argsort(-np.array(lengths, dtype=np.int64), kind="stable")]
 
     def _encode_batch(self, texts: Sequence[str], prefix: str) -> np.ndarray:

@@ -18,15 +18,15 @@ def collision_figure(names: Sequence[str], reports: Sequence[Path], figure: Path
     ``reports`` are the quality.json files of the entries ``names``. The rate is that of the nearest codes, before
     identifiers were made unique; the record holds the numbers drawn.
     """
-    with Stage(
-        "collision_figure", figure.parent, inputs=reports, code=__name__, record_name=f"{figure.name}.stage.json"
-    ) as stage:
-        found = [
-            (name, json.loads(path.read_text(encoding="utf-8"))) for name, path in zip(names, reports, strict=True)
-        ]
-        rates = {name: {side: report[side]["raw_collision_rate"] for side in report["sides"]} for name, report in found}
+    with Stage.named_after(figure, "collision_figure", inputs=reports, code=__name__) as stage:
+        rates = {name: _rates(path) for name, path in zip(names, reports, strict=True)}
         _draw(rates, stage.path(figure.name))
         stage.record(raw_collision_rate=rates)
+
+
+def _rates(path: Path) -> dict[str, float]:
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return {side: report[side]["raw_collision_rate"] for side in report["sides"]}
 
 
 def _draw(rates: dict[str, dict[str, float]], path: Path) -> None:

@@ -12,12 +12,11 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.tables import FigureSettings
 from gensar_core.errors import UserError
-from gensar_core.evaluation.figure_files import new_figure, save_figure
+from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
 from gensar_core.evaluation.significance import gains
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
 from gensar_core.runtime.stage import Stage
 
-_TITLES = {"rec": "recommendation", "search": "search"}
 #: Half-width of a 95 % interval, in standard errors.
 _INTERVAL = 1.96
 
@@ -29,14 +28,8 @@ def comparison_figure(ranks: Mapping[str, Path], settings: FigureSettings, figur
     search, with a point per row and a line per series. Whiskers are 95 % intervals over targets. Raises UserError when
     a series of bars has two rows for one task, and when a row of a trade-off does not rank both tasks.
     """
-    with Stage(
-        "comparison_figure",
-        figure.parent,
-        settings=settings,
-        inputs=ranks.values(),
-        code=__name__,
-        record_name=f"{figure.name}.stage.json",
-    ) as stage:
+    options = {"settings": settings, "inputs": ranks.values(), "code": __name__}
+    with Stage.named_after(figure, "comparison_figure", **options) as stage:
         table = points(ranks, settings)
         draw = _bars if settings.kind == "bars" else _tradeoff
         draw(table, settings, stage.path(figure.name))
@@ -51,7 +44,7 @@ def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
     """
     tables = {path: read_test_ranks(path) for path in ranks.values()}
     check_same_targets(tables)
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for series in settings.series:
         for row in series.rows:
             table = tables[ranks[row]]
@@ -60,11 +53,11 @@ def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
                 for metric in settings.metrics if len(of_task) else ():
                     values = gains(of_task, metric)
                     error = _INTERVAL * values.std() / np.sqrt(len(values))
-                    found.append(
+                    rows.append(
                         {"series": series.label, "row": row, "task": task, "metric": metric}
                         | {"mean": float(values.mean()), "error": float(error)}
                     )
-    return pl.DataFrame(found)
+    return pl.DataFrame(rows)
 
 
 def _bars(table: pl.DataFrame, settings: FigureSettings, path: Path) -> None:
@@ -82,7 +75,7 @@ def _bars(table: pl.DataFrame, settings: FigureSettings, path: Path) -> None:
             color = f"C{labels.index(name)}"
             axis.bar(at, bars["mean"].to_numpy(), width, yerr=bars["error"].to_numpy(), label=name, color=color)
         axis.set_xticks(range(len(settings.metrics)), [metric.upper() for metric in settings.metrics])
-        axis.set_title(_TITLES[task])
+        axis.set_title(TASK_TITLES[task])
     _legend(figure, axes[0])
     save_figure(figure, path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.evaluation.markdown import markdown_table
+from gensar_core.evaluation.table_formats import markdown_table
 from gensar_core.runtime.stage import Stage, read_record
 
 _DECIMALS = 1
@@ -24,9 +24,7 @@ def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[st
     Raises UserError when a record is missing.
     """
     records = [path.with_suffix(".stage.json") for path in ranks] + [folder / "stage.json" for folder in models]
-    with Stage(
-        "cost_table", output.parent, inputs=records, code=__name__, record_name=f"{output.name}.stage.json"
-    ) as stage:
+    with Stage.named_after(output, "cost_table", inputs=records, code=__name__) as stage:
         table = costs(models, ranks, names)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_DECIMALS)
         rows = [[_shown(cell) for cell in row] for row in table.iter_rows()]
@@ -44,11 +42,11 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):
         fitted, ranked = read_record(model / "stage.json"), read_record(path.with_suffix(".stage.json"))
-        found = set(pl.scan_parquet(path).select("task").unique().collect()["task"])
+        ranked_tasks = set(pl.scan_parquet(path).select("task").unique().collect()["task"])
         rows.append(
             {
                 "method": name,
-                "tasks": "+".join(task for task in schema.TASKS if task in found),
+                "tasks": "+".join(task for task in schema.TASKS if task in ranked_tasks),
                 "parameters": fitted["counts"]["parameters"],
                 "training seconds": float(fitted["counts"].get("training_seconds", fitted["seconds"])),
                 "ranking seconds": float(ranked["seconds"] + ranked["counts"].get("parts_seconds", 0.0)),

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+TASK_TITLES = {"rec": "recommendation", "search": "search"}
 # Text stays text in SVGs, so that they can be searched and read aloud; ids depend on the content, not on chance.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gensar_core.evaluation.table_pages import html_table, page
+from gensar_core.evaluation.table_formats import html_table, page
 from gensar_core.runtime.stage import Stage, read_record
 
 _DIGITS = 4
@@ -37,9 +37,7 @@ def overview(dataset: str, sources: Sources, captions: Mapping[str, str], output
     """Write the page ``output``; ``captions`` holds a paragraph per kind of section."""
     inputs = [sources.statistics, sources.audit, *sources.quality.values(), *sources.records]
     inputs += [*sources.figures.values(), *sources.tables.values()]
-    with Stage(
-        "overview", output.parent, inputs=inputs, code=__name__, record_name=f"{output.stem}.stage.json"
-    ) as stage:
+    with Stage.named_after(output.with_suffix(""), "overview", inputs=inputs, code=__name__) as stage:
         sections = list(_sections(sources, captions))
         links = " ".join(f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title, _ in sections)
         body = "".join(f'<h2 id="{_anchor(title)}">{html.escape(title)}</h2>\n{text}' for title, text in sections)
@@ -49,24 +47,23 @@ def overview(dataset: str, sources: Sources, captions: Mapping[str, str], output
 
 
 def _sections(sources: Sources, captions: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    def told(kind: str, content: str) -> str:
+    def captioned(kind: str, content: str) -> str:
         return f"<p>{html.escape(captions[kind])}</p>\n{content}"
 
     figures = dict(sources.figures)
-    yield "Data", told("statistics", _statistics(sources.statistics))
-    yield "Distributions", told("distributions", _svg(figures.pop("distributions")))
-    yield "Leak audit", told("audit", _audit(sources.audit))
+    yield "Data", captioned("statistics", _statistics(sources.statistics))
+    yield "Distributions", captioned("distributions", _svg(figures.pop("distributions")))
+    yield "Leak audit", captioned("audit", _audit(sources.audit))
     if sources.quality:
-        yield "Identifiers", told("quality", _quality(sources.quality))
-    if "collisions" in figures:
-        yield "Collisions", told("collisions", _svg(figures.pop("collisions")))
-    if "training" in figures:
-        yield "Training", told("training", _svg(figures.pop("training")))
+        yield "Identifiers", captioned("quality", _quality(sources.quality))
+    for kind in ("collisions", "training"):
+        if kind in figures:
+            yield kind.capitalize(), captioned(kind, _svg(figures.pop(kind)))
     for name, path in sources.tables.items():
-        yield f"Table: {name}", told("table", _inside(path, "div"))
+        yield f"Table: {name}", captioned("table", _inside(path, "div"))
     for name, path in figures.items():
-        yield f"Figure: {name}", told("figure", _svg(path))
-    yield "Settings and versions", told("settings", _settings(sources.records))
+        yield f"Figure: {name}", captioned("figure", _svg(path))
+    yield "Settings and versions", captioned("settings", _settings(sources.records))
 
 
 def _statistics(path: Path) -> str:
@@ -77,10 +74,10 @@ def _statistics(path: Path) -> str:
 
 def _audit(path: Path) -> str:
     """Format the audit: one row per task and split, one column per count."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    audit = json.loads(path.read_text(encoding="utf-8"))
     parts = {
         (task, split): counts
-        for task, splits in found.items()
+        for task, splits in audit.items()
         if isinstance(splits, dict)
         for split, counts in splits.items()
         if isinstance(counts, dict)
@@ -142,8 +139,8 @@ def _svg(path: Path) -> str:
 
 def _inside(path: Path, tag: str) -> str:
     """Return the first element of a kind in one of the project's own pages."""
-    found = re.search(rf"<{tag}\b.*?</{tag}>", path.read_text(encoding="utf-8"), re.DOTALL)
-    return found[0] + "\n" if found else ""
+    element = re.search(rf"<{tag}\b.*?</{tag}>", path.read_text(encoding="utf-8"), re.DOTALL)
+    return element[0] + "\n" if element else ""
 
 
 def _number(value: Any) -> str:

@@ -91,9 +91,7 @@ def bootstrap_interval(differences: np.ndarray, seed: int = _SEED, resamples: in
     return float(low), float(high)
 
 
-def significance(
-    ranks: pl.DataFrame, metrics: Sequence[str], comparison: ComparisonSettings | None = None
-) -> pl.DataFrame:
+def significance(ranks: pl.DataFrame, metrics: Sequence[str], comparison: ComparisonSettings) -> pl.DataFrame:
     """Compare rows of a table by task and metric: the best with the second best, or as ``comparison`` requests.
 
     ``ranks`` has the columns task, method, position (of a ranks file in the table), sample_id and rank, with the same
@@ -106,14 +104,13 @@ def significance(
     it, better rows first, and a column `p_holm` (p adjusted for the comparisons of this task and metric, see ``holm``).
     A task without any comparison has no rows. Raises UserError when two methods rank different targets.
     """
-    comparison = comparison or ComparisonSettings()
     each = comparison.compare == "each"
     rows = []
     for task in schema.TASKS:
         by_method = _ranks_by_method(ranks.filter(pl.col("task") == task))
         for metric in metrics:
-            found = {name: _mean_gains(values, metric) for name, values in by_method.items()}
-            tests = [(one, other, *_compared(found[one], found[other])) for one, other in _pairs(found, comparison)]
+            means = {name: _mean_gains(values, metric) for name, values in by_method.items()}
+            tests = [(one, other, *_compared(means[one], means[other])) for one, other in _pairs(means, comparison)]
             adjusted = [(p,) for p in holm([test[4] for test in tests])] if each else [()] * len(tests)
             rows += [(task, metric, *test, *more) for test, more in zip(tests, adjusted, strict=True)]
     names = ("proposed", "other") if comparison.proposed else ("best", "runner_up")
@@ -122,10 +119,10 @@ def significance(
     return pl.DataFrame(rows, schema=dict(zip(columns, types, strict=True)), orient="row")
 
 
-def _pairs(found: Mapping[str, np.ndarray], comparison: ComparisonSettings) -> Iterator[tuple[str, str]]:
+def _pairs(gains_of: Mapping[str, np.ndarray], comparison: ComparisonSettings) -> Iterator[tuple[str, str]]:
     """Return the pairs of methods to compare, better ones first."""
     # Sorting is stable: equal means keep the table's order.
-    order = sorted(found, key=lambda name: -found[name].mean())
+    order = sorted(gains_of, key=lambda name: -gains_of[name].mean())
     if not comparison.proposed:
         return itertools.islice(itertools.pairwise(order), 1)
     proposed = [name for name in order if name in comparison.proposed]
@@ -135,21 +132,21 @@ def _pairs(found: Mapping[str, np.ndarray], comparison: ComparisonSettings) -> I
 
 def _ranks_by_method(ranks: pl.DataFrame) -> dict[str, np.ndarray]:
     """Return ranks [seeds, targets] of each method of a task, in the order of the table; infinite for a miss."""
-    found: dict[str, list[np.ndarray]] = {}
+    runs: dict[str, list[np.ndarray]] = {}
     first: pl.DataFrame | None = None
     for part in ranks.sort("position", "sample_id").partition_by("position", maintain_order=True):
         first = part if first is None else first
         if not part["sample_id"].equals(first["sample_id"]):
             raise UserError(f"{part['method'][0]} and {first['method'][0]} ranked other targets of {part['task'][0]}")
-        found.setdefault(part["method"][0], []).append(part["rank"].fill_null(np.inf).to_numpy())
-    return {name: np.stack(rows) for name, rows in found.items()}
+        runs.setdefault(part["method"][0], []).append(part["rank"].fill_null(np.inf).to_numpy())
+    return {name: np.stack(rows) for name, rows in runs.items()}
 
 
 def _mean_gains(ranks: np.ndarray, metric: str) -> np.ndarray:
     """Return each target's gain, float64 [targets], as the mean over seeds of ``ranks`` [seeds, targets]."""
-    found = gains(ranks, metric)
+    values = gains(ranks, metric)
     # Rounded, equal gains have equal means in any order of seeds.
-    means: np.ndarray = found[0] if len(found) == 1 else np.round(found.mean(axis=0), _DECIMALS)
+    means: np.ndarray = values[0] if len(values) == 1 else np.round(values.mean(axis=0), _DECIMALS)
     return means
 
 

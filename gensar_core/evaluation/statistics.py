@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.evaluation.figure_files import new_figure, save_figure
-from gensar_core.evaluation.markdown import markdown_table
+from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
+from gensar_core.evaluation.table_formats import markdown_table
 from gensar_core.runtime.stage import Stage
 
 
@@ -26,12 +26,12 @@ def data_statistics(name: str, canonical: Path, samples: Path, table: Path, figu
         schema.SAMPLES.read(samples / "samples.parquet"),
     )
     row = {"dataset": name, **statistics(*tables)}
-    with Stage("statistics", table.parent, inputs=inputs, record_name=f"{table.name}.stage.json") as stage:
+    with Stage.named_after(table, "statistics", inputs=inputs) as stage:
         pl.DataFrame([row]).write_csv(stage.path(f"{table.name}.csv"), float_precision=6)
         shown = [(key.replace("_", " "), _readable(value)) for key, value in row.items()]
         stage.path(f"{table.name}.md").write_text(markdown_table(["figure", "value"], shown), encoding="utf-8")
         stage.record(**row)
-    with Stage("distributions", figure.parent, inputs=inputs, record_name=f"{figure.name}.stage.json") as stage:
+    with Stage.named_after(figure, "distributions", inputs=inputs) as stage:
         _draw(*tables, stage.path(figure.name))
 
 
@@ -88,8 +88,7 @@ def _readable(value: str | int | float) -> str:
 
 def _draw(events: pl.DataFrame, items: pl.DataFrame, queries: pl.DataFrame, samples: pl.DataFrame, path: Path) -> None:
     figure, axes = new_figure(2, 2)
-    labels = {"rec": "recommendation", "search": "search"}
-    for task, label in labels.items():
+    for task, label in TASK_TITLES.items():
         clicks = events.filter(pl.col("task") == task)
         for axis, column in ((axes[0][0], "user_id"), (axes[0][1], "item_id")):
             counts = clicks.group_by(column).len().get_column("len").sort(descending=True).to_numpy()
@@ -98,16 +97,16 @@ def _draw(events: pl.DataFrame, items: pl.DataFrame, queries: pl.DataFrame, samp
         total = lengths.select(pl.sum_horizontal(pl.all()).alias("length")).get_column("length")
         shares = total.value_counts().sort("length").with_columns(pl.col("count") / max(1, len(total)))
         axes[1][1].plot(shares.get_column("length").to_numpy(), shares.get_column("count").to_numpy(), label=label)
-    asked = events.drop_nulls("query_id").group_by("query_id").len().get_column("len").sort(descending=True)
-    if len(asked):
-        axes[1][0].loglog(range(1, len(asked) + 1), asked.to_numpy(), color="C1", label="search")
-    for axis, what, x, y in (
+    searches = events.drop_nulls("query_id").group_by("query_id").len().get_column("len").sort(descending=True)
+    if len(searches):
+        axes[1][0].loglog(range(1, len(searches) + 1), searches.to_numpy(), color="C1", label="search")
+    for axis, title, x, y in (
         (axes[0][0], f"{events.get_column('user_id').n_unique():,} users", "rank of the user", "clicks"),
         (axes[0][1], f"{len(items):,} items", "rank of the item", "clicks"),
         (axes[1][0], f"{len(queries):,} queries", "rank of the query", "clicks after it"),
         (axes[1][1], f"{len(samples):,} targets", "clicks and searches before the target", "share of targets"),
     ):
-        axis.set(title=what, xlabel=x, ylabel=y)
+        axis.set(title=title, xlabel=x, ylabel=y)
         if axis.get_legend_handles_labels()[0]:
             axis.legend()
     save_figure(figure, path)

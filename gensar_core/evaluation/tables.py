@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,23 +13,24 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.evaluation import table_cells as cells
-from gensar_core.evaluation.data_warnings import data_warnings
-from gensar_core.evaluation.markdown import markdown_table
 from gensar_core.evaluation.significance import significance
-from gensar_core.evaluation.table_pages import html_table, latex_table, latex_text, page
+from gensar_core.evaluation.table_formats import html_table, latex_table, latex_text, markdown_table, page
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
-from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.stage import Stage, read_record
 
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 #: Metrics of full rankings. With one target per sample, Recall@k is HR@k under this protocol's usual name.
 FULL_METRICS: Final = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
 
 _CSV_DECIMALS: Final = 6
+_WARNINGS: Final = "Warnings about the data:"
 _NOTE: Final = (
     "Bold: the best of a task. Underlined: the second best. *: {better} by more than chance (paired t-test over "
     "targets, exact where few differ, p &lt; 0.05)."
 )
 _SEEDS: Final = " Mean ± standard deviation over seeds; the test is of each target's mean over seeds."
+#: Compares the best row with the second best.
+_BEST: Final = ComparisonSettings()
 _EACH: Final = "Differences, proposed minus other. *: more than chance (p adjusted for their number by Holm's method)."
 
 
@@ -36,8 +38,10 @@ def metric_table(
     ranks: Sequence[Path],
     names: Sequence[str],
     output: Path,
-    comparison: ComparisonSettings | None = None,
+    comparison: ComparisonSettings = _BEST,
     canonical: Path | None = None,
+    *,
+    full: bool = False,
 ) -> None:
     """Write {output}.csv, .md, .tex and .html: HR@k and NDCG@k of each method on the test targets of each task.
 
@@ -46,48 +50,23 @@ def metric_table(
     ``metrics``). {output}.significance.csv holds the tests that ``comparison`` requests (`significance.significance`).
     In all files but the CSV the best value is bold, with a star where the test separates it from the row it is compared
     with (p < 0.05), and the second best is underlined. ``canonical`` is the record of the data set's stage `canonical`;
-    .md and .html repeat its warnings. Raises what ``metrics`` raises.
+    .md and .html repeat its warnings. With ``full``, ``ranks`` are files of the table `full_ranks`, and the metrics are
+    Recall@k and NDCG@k among all items; a target without a rank counts as a miss at every k. Raises UserError as
+    ``metrics`` does.
     """
-    _write("metric_table", ranks, output, _tested(ranks, names, schema.RANKS), METRICS, comparison, canonical)
-
-
-def full_table(
-    ranks: Sequence[Path],
-    names: Sequence[str],
-    output: Path,
-    comparison: ComparisonSettings | None = None,
-    canonical: Path | None = None,
-) -> None:
-    """Write the same files as `metric_table`, with Recall@k and NDCG@k among all items.
-
-    ``ranks`` are files of the table `full_ranks`; a target without a rank counts as a miss at every k.
-    """
-    _write("full_table", ranks, output, _tested(ranks, names, schema.FULL_RANKS), FULL_METRICS, comparison, canonical)
-
-
-def _write(
-    stage_name: str,
-    ranks: Sequence[Path],
-    output: Path,
-    tested: pl.DataFrame,
-    columns: Sequence[str],
-    comparison: ComparisonSettings | None,
-    canonical: Path | None,
-) -> None:
-    record_name = f"{output.name}.stage.json"
-    inputs = [*ranks, *([canonical] if canonical else [])]
-    comparison = comparison or ComparisonSettings()
-    with Stage(
-        stage_name, output.parent, settings=comparison, inputs=inputs, code=__name__, record_name=record_name
-    ) as stage:
-        warned = data_warnings(canonical)
+    kind, columns = (schema.FULL_RANKS, FULL_METRICS) if full else (schema.RANKS, METRICS)
+    tested = _tested(ranks, names, kind)
+    options = {"settings": comparison, "inputs": [*ranks, *([canonical] if canonical else [])], "code": __name__}
+    with Stage.named_after(output, "full_table" if full else "metric_table", **options) as stage:
         table, tests = _means(tested, columns), significance(tested, columns, comparison)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
         tests.write_csv(stage.path(f"{output.name}.significance.csv"))
+        shown = _Shown(table, tests, columns)
+        warnings = read_record(canonical)["warnings"] if canonical else []
         for ending, text in (
-            ("md", _markdown(table, tests, columns) + warned.get("md", "")),
-            ("tex", _latex(table, tests, columns)),
-            ("html", page(output.name, _html(table, tests, columns, comparison) + warned.get("html", ""))),
+            ("md", shown.as_markdown(warnings)),
+            ("tex", shown.as_latex()),
+            ("html", page(output.name, shown.as_html(warnings, comparison))),
         ):
             stage.path(f"{output.name}.{ending}").write_text(text, encoding="utf-8")
         stage.record(rows=len(table))
@@ -126,13 +105,13 @@ def _means(table: pl.DataFrame, shown: Sequence[str]) -> pl.DataFrame:
         connection.execute("SET threads = 1")
         connection.register("ranks", table.to_arrow())
         columns = ", ".join(f'{_metric(name)} AS "{name}"' for name in shown)
-        found = connection.sql(
+        by_position = connection.sql(
             f"""
             SELECT task, method, {columns}, count(*) AS samples
             FROM ranks GROUP BY task, method, position ORDER BY task, position
             """
         ).to_arrow_table()
-    by_file = pl.DataFrame(found)
+    by_file = pl.DataFrame(by_position)
     if not by_file.select("task", "method").is_duplicated().any():
         return by_file
     rows = by_file.group_by("task", "method", maintain_order=True)
@@ -147,33 +126,37 @@ def _metric(name: str) -> str:
     return f"avg(CASE WHEN rank <= {k} THEN {gain} ELSE 0.0 END)"
 
 
-def _markdown(table: pl.DataFrame, tests: pl.DataFrame, columns: Sequence[str]) -> str:
-    rows = cells.dressed(cells.metric_cells(table, tests, columns), cells.MARKDOWN)
-    text = markdown_table(cells.shown_columns(table.columns), rows)
-    differences = cells.dressed(cells.difference_cells(tests, columns), cells.MARKDOWN)
-    more = markdown_table(["task", "proposed", "other", *columns], differences)
-    return f"{text}\n{_EACH}\n\n{more}" if differences else text
+class _Shown:
+    """Format a metric table, the differences of its rows, and the warnings about its data set."""
 
+    def __init__(self, table: pl.DataFrame, tests: pl.DataFrame, metrics: Sequence[str]) -> None:
+        self.header = cells.shown_columns(table.columns)
+        self.rows = cells.metric_cells(table, tests, metrics)
+        self.tests_header = ["task", "proposed", "other", *metrics]
+        self.differences = cells.difference_cells(tests, metrics)
 
-def _latex(table: pl.DataFrame, tests: pl.DataFrame, columns: Sequence[str]) -> str:
-    rows = cells.dressed(cells.metric_cells(table, tests, columns), cells.TEX, latex_text)
-    return latex_table(cells.shown_columns(table.columns), rows, _breaks(table))
+    def as_markdown(self, warnings: Sequence[str]) -> str:
+        text = markdown_table(self.header, cells.dressed(self.rows, cells.MARKDOWN))
+        if self.differences:
+            differences = cells.dressed(self.differences, cells.MARKDOWN)
+            text += f"\n{_EACH}\n\n{markdown_table(self.tests_header, differences)}"
+        return text + (f"\n{_WARNINGS}\n\n" if warnings else "") + "".join(f"* {line}\n" for line in warnings)
 
+    def as_latex(self) -> str:
+        tasks = [row[0].text for row in self.rows]
+        # A rule separates the tasks.
+        breaks = [row for row in range(1, len(tasks)) if tasks[row] != tasks[row - 1]]
+        return latex_table(self.header, cells.dressed(self.rows, cells.TEX, latex_text), breaks)
 
-def _html(table: pl.DataFrame, tests: pl.DataFrame, columns: Sequence[str], comparison: ComparisonSettings) -> str:
-    rows = cells.dressed(cells.metric_cells(table, tests, columns), cells.HTML)
-    better = "better than the second best"
-    if comparison.proposed:
-        better = f"of the best proposed row ({', '.join(comparison.proposed)}) and the best other one, the better"
-    note = _NOTE.format(better=better) + (_SEEDS if "seeds" in table.columns else "")
-    body = f"{html_table(cells.shown_columns(table.columns), rows)}<p>{note}</p>\n"
-    differences = cells.dressed(cells.difference_cells(tests, columns), cells.HTML)
-    if differences:
-        body += f"{html_table(['task', 'proposed', 'other', *columns], differences)}<p>{_EACH}</p>\n"
-    return body
-
-
-def _breaks(table: pl.DataFrame) -> list[int]:
-    """Return the row at which search begins."""
-    tasks = table.get_column("task").to_list()
-    return [row for row in range(1, len(tasks)) if tasks[row] != tasks[row - 1]]
+    def as_html(self, warnings: Sequence[str], comparison: ComparisonSettings) -> str:
+        better = "better than the second best"
+        if comparison.proposed:
+            better = f"of the best proposed row ({', '.join(comparison.proposed)}) and the best other one, the better"
+        note = _NOTE.format(better=better) + (_SEEDS if "seeds" in self.header else "")
+        body = f"{html_table(self.header, cells.dressed(self.rows, cells.HTML))}<p>{note}</p>\n"
+        if self.differences:
+            body += f"{html_table(self.tests_header, cells.dressed(self.differences, cells.HTML))}<p>{_EACH}</p>\n"
+        if warnings:
+            entries = "".join(f"<li>{html.escape(line)}</li>\n" for line in warnings)
+            body += f"<p>{_WARNINGS}</p>\n<ul>\n{entries}</ul>\n"
+        return body

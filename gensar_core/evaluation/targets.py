@@ -46,9 +46,9 @@ def _difference(task: str, path: Path, targets: pl.DataFrame, other: Path, expec
     only = pl.concat([targets.join(expected, on=_TARGET, how="anti"), expected.join(targets, on=_TARGET, how="anti")])
     if not only.is_empty():
         sample, item, _ = only.sort(_TARGET).row(0)
-        found = f"sample {sample} with item {item} is a target of one alone"
-        return f"task {task}: {path} ranks other test targets than {other} ({found}); {cure}"
+        example = f"sample {sample} with item {item} is a target of one alone"
+        return f"task {task}: {path} ranks other test targets than {other} ({example}); {cure}"
     both = targets.join(expected, on=_TARGET, suffix="_expected")
     sample, _, among, expected_among = both.filter(pl.col("n_candidates") != pl.col("n_candidates_expected")).row(0)
-    found = f"sample {sample}: {among} and {expected_among}"
-    return f"task {task}: {path} ranks among other numbers of candidates than {other} ({found}); {cure}"
+    example = f"sample {sample}: {among} and {expected_among}"
+    return f"task {task}: {path} ranks among other numbers of candidates than {other} ({example}); {cure}"

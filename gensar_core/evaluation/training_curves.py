@@ -26,9 +26,7 @@ def training_curves(folders: Mapping[str, Path], figure: Path) -> None:
     if not files:
         raise UserError(f"{', '.join(map(str, folders.values()))}: no training has left a curve to draw")
     inputs = list(files.values())
-    with Stage(
-        "training_curves", figure.parent, inputs=inputs, code=__name__, record_name=f"{figure.name}.stage.json"
-    ) as stage:
+    with Stage.named_after(figure, "training_curves", inputs=inputs, code=__name__) as stage:
         histories = {name: _history(path) for name, path in files.items()}
         _draw(histories, stage.path(figure.name))
         best = {name: max(history, key=lambda entry: entry["score"]) for name, history in histories.items()}
@@ -42,12 +40,12 @@ def training_curves(folders: Mapping[str, Path], figure: Path) -> None:
 def series(history: History, prefix: str, suffix: str = "") -> dict[str, tuple[list[float], list[float]]]:
     """Return (steps, values) of every number with this prefix and suffix, by the part of its name between them."""
     names = dict.fromkeys(name for entry in history for name in entry if name.startswith(prefix))
-    found = {}
+    lines = {}
     for name in (name for name in names if name.endswith(suffix)):
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         middle = name.removeprefix(prefix).removesuffix(suffix).strip("_")
-        found[middle] = [x for x, _ in points], [y for _, y in points]
-    return found
+        lines[middle] = [x for x, _ in points], [y for _, y in points]
+    return lines
 
 
 def _curve_file(folder: Path) -> Path | None:
@@ -57,8 +55,8 @@ def _curve_file(folder: Path) -> Path | None:
 
 
 def _history(path: Path) -> History:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    history: History = found if path.name == "curve.json" else found["counts"]["curve"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    history: History = content if path.name == "curve.json" else content["counts"]["curve"]
     if not history:
         raise UserError(f"{path}: holds no validation; train again")
     return history
@@ -76,7 +74,7 @@ def _draw(histories: Mapping[str, History], path: Path) -> None:
 def _panel(axis: Any, lines: Mapping[str, tuple[list[float], list[float]]], title: str) -> None:
     """Plot ``lines`` by name; the line without a name is over all tasks."""
     for name, (steps, values) in lines.items():
-        # The score that selects the model stands out from its parts.
+        # The score that selects the model is drawn darker than its parts.
         axis.plot(steps, values, marker=".", label=name or "all", **({"alpha": 0.6} if name else {"color": "black"}))
     if len(lines) > 1:
         # Beside the panel, since a legend of many losses would hide them.

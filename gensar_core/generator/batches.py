@@ -92,15 +92,15 @@ class Batches:
         task = examples.task[self._first]
         self._prompts_of = [np.flatnonzero(task == code) for code in range(len(examples.task_names))]
         #: By task: how many times an epoch takes all of its rows, and how many more of them it draws.
-        self._taken = [
-            _taken(int(self._rows[prompts].sum()), weights.get(name, 1.0))
+        self._repeats = [
+            _repeats(int(self._rows[prompts].sum()), weights.get(name, 1.0))
             for name, prompts in zip(examples.task_names, self._prompts_of, strict=True)
         ]
         self.epoch_size = sum(
             times * int(self._rows[prompts].sum()) + more
-            for prompts, (times, more) in zip(self._prompts_of, self._taken, strict=True)
+            for prompts, (times, more) in zip(self._prompts_of, self._repeats, strict=True)
         )
-        self._kept: tuple[int, np.ndarray] | None = None
+        self._latest: tuple[int, np.ndarray] | None = None
         if not self.epoch_size:
             raise UserError("task_weights: no example is left to train on; give some task a larger weight")
 
@@ -161,17 +161,17 @@ class Batches:
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the permutation of one epoch. The latest is cached, because consecutive steps read it."""
-        if self._kept is None or self._kept[0] != epoch:
+        if self._latest is None or self._latest[0] != epoch:
             draw = generator(self.seed, "epoch", epoch)
             parts = []
-            for prompts, (times, more) in zip(self._prompts_of, self._taken, strict=True):
+            for prompts, (times, more) in zip(self._prompts_of, self._repeats, strict=True):
                 whole = np.tile(prompts, times)
                 parts.append((whole, self._rows[whole]))
                 parts.append(self._some(draw.permutation(prompts), more))
             taken, counts = (np.concatenate(both) for both in zip(*parts, strict=True))
             order = draw.permutation(len(taken))
-            self._kept = epoch, ranges(self._first[taken[order]], counts[order])
-        return self._kept[1]
+            self._latest = epoch, ranges(self._first[taken[order]], counts[order])
+        return self._latest[1]
 
     def _some(self, prompts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the first of ``prompts`` that have ``rows`` rows together, and their counts; the last may be cut."""
@@ -215,7 +215,7 @@ def cuts(inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, tokens: in
     return ends
 
 
-def _taken(rows: int, weight: float | ExamplesPerEpoch) -> tuple[int, int]:
+def _repeats(rows: int, weight: float | ExamplesPerEpoch) -> tuple[int, int]:
     """Return how many times an epoch takes all ``rows`` of a task, and how many of them once more."""
     if isinstance(weight, ExamplesPerEpoch):
         return divmod(min(weight.examples, rows), rows) if rows else (0, 0)

@@ -27,6 +27,7 @@ from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.batches import Batches
+from gensar_core.generator.prompt_batches import padded_tokens
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
@@ -141,12 +142,12 @@ def sample_queries(
     model.eval()
     order = np.argsort(items.tokens.lengths, kind="stable")
     order = order[items.tokens.lengths[order] > 0]
-    found: dict[int, list[str]] = {}
+    queries: dict[int, list[str]] = {}
     items_at_once = max(1, _QUERIES // settings.queries_per_item)
     for start in progress(range(0, len(order), items_at_once), "sample queries", unit="batch"):
         batch = order[start : start + items_at_once]
         rows = _ended(items.tokens.take(batch), tokenizer.eos_token_id)
-        tokens = torch.from_numpy(rows.padded(int(rows.lengths.max()), -1)).to(device).long()
+        tokens = padded_tokens(rows, device).long()
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(derive_seed(seed, start))
             sampled = model.generate(
@@ -160,10 +161,10 @@ def sample_queries(
             )
         words = tokenizer.batch_decode(sampled, skip_special_tokens=True)
         for place, item in enumerate(batch.tolist()):
-            mine = words[place * settings.queries_per_item : (place + 1) * settings.queries_per_item]
-            found[item] = [text for text in dict.fromkeys(" ".join(one.split()) for one in mine) if text]
-    rows_out = [(item, number, text) for item in sorted(found) for number, text in enumerate(found[item])]
-    return pl.DataFrame(rows_out, schema=schema.PSEUDO_QUERIES.schema, orient="row")
+            texts = words[place * settings.queries_per_item : (place + 1) * settings.queries_per_item]
+            queries[item] = [text for text in dict.fromkeys(" ".join(one.split()) for one in texts) if text]
+    pairs = [(item, number, text) for item in sorted(queries) for number, text in enumerate(queries[item])]
+    return pl.DataFrame(pairs, schema=schema.PSEUDO_QUERIES.schema, orient="row")
 
 
 @dataclass(frozen=True)
@@ -218,11 +219,11 @@ def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> Backbone
     if settings.backbone == "scratch":
         return backbone.from_scratch(settings.size, len(tokenizer), tokenizer, seed)
     model = backbone.load_model(settings.backbone)
-    have = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > have or model.config.eos_token_id != tokenizer.eos_token_id:
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings or model.config.eos_token_id != tokenizer.eos_token_id:
         raise UserError(
-            f"backbone: {settings.backbone!r} has {have} embeddings and ends by token {model.config.eos_token_id}, the "
-            f"tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends by {tokenizer.eos_token_id}; "
-            "name the tokenizer of this model"
+            f"backbone: {settings.backbone!r} has {embeddings} embeddings and ends by token "
+            f"{model.config.eos_token_id}, the tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends "
+            f"by {tokenizer.eos_token_id}; name the tokenizer of this model"
         )
     return model

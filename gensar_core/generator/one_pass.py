@@ -91,10 +91,7 @@ def one_pass_task(
 def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
     """Read the items' tokens and tries of a corpus, and number their prefixes."""
     items = corpora.load_item_tokens(corpus, vocabulary, end)
-    tries = load_tries(corpus / "trie.safetensors")
-    for task, rows in items.items():
-        if task not in tries or len(tries[task]) != len(rows):
-            raise UserError(f"{corpus}: trie.safetensors is not that of its items; build the corpus again")
+    tries = load_tries(corpus, len(items["rec"]))
     first_code = 1 if _settings(corpus).behavior_tokens else 0
     return Catalogue(items, tries, ItemNodes.build(items, tries, first_code), first_code)
 

@@ -28,9 +28,9 @@ def train_generator_in(
             corpus, samples, output, settings, seed, checkpoints, token_vectors=token_vectors, start_from=start_from
         )
     else:
-        words = [corpus, samples, output, settings.canonical(), seed, checkpoints]
-        words += [token_vectors or "", start_from or ""]
-        launch(__name__, [str(word) for word in words], processes)
+        arguments = [corpus, samples, output, settings.canonical(), seed, checkpoints]
+        arguments += [token_vectors or "", start_from or ""]
+        launch(__name__, [str(argument) for argument in arguments], processes)
 
 
 def _train(processes: Processes) -> None:

@@ -21,13 +21,13 @@ from gensar_core.corpora.item_texts import Encoder, clean
 from gensar_core.corpora.read import new_tokens, vocabulary_size
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.load import load_corpus_tokenizer
-from gensar_core.identifiers.table import SIDES, IdentifierTable, read_vocabulary
+from gensar_core.identifiers.table import IdentifierTable, read_vocabulary
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import load_vectors, save_vectors
 
 #: Maximum number of principal components kept per side.
-_KEPT: Final = 256
+_MAX_COMPONENTS: Final = 256
 #: Items that a word must be seen with before its vector has half of its length: rare words say little.
 _SHRINKAGE: Final = 3.0
 #: Name of the stage's output file.
@@ -82,7 +82,7 @@ def principal(vectors: np.ndarray) -> np.ndarray:
     """
     centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, axes = np.linalg.eigh(centered.T @ centered)
-    axes = axes[:, ::-1][:, :_KEPT]
+    axes = axes[:, ::-1][:, :_MAX_COMPONENTS]
     axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1.0, 1.0)
     turned = centered @ axes
     power = np.mean((turned**2).sum(axis=1))
@@ -105,13 +105,13 @@ def code_vectors(codes: np.ndarray, size: int, rest: np.ndarray) -> tuple[np.nda
 
     ``codes`` [n] are below ``size``; -1 marks an item without a code, which keeps its whole ``rest``.
     """
-    some = np.flatnonzero(codes >= 0)
-    carried = csr_matrix((np.ones(len(some)), (codes[some], some)), shape=(size, len(codes)))
-    count = np.asarray(carried.sum(axis=1)).reshape(-1, 1)
-    means = (carried @ rest) / np.maximum(count, 1.0)
-    left = rest.copy()
-    left[some] -= means[codes[some]]
-    return means, left
+    coded = np.flatnonzero(codes >= 0)
+    has_code = csr_matrix((np.ones(len(coded)), (codes[coded], coded)), shape=(size, len(codes)))
+    count = np.asarray(has_code.sum(axis=1)).reshape(-1, 1)
+    means = (has_code @ rest) / np.maximum(count, 1.0)
+    residual = rest.copy()
+    residual[coded] -= means[codes[coded]]
+    return means, residual
 
 
 def _words(canonical: Path, samples: Path, corpus: Path, vocabulary: int) -> csr_matrix:
@@ -122,12 +122,12 @@ def _words(canonical: Path, samples: Path, corpus: Path, vocabulary: int) -> csr
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text")
     events = schema.EVENTS.read(samples / "training_events.parquet")
     clicks = events.filter(pl.col("query_id").is_not_null() & pl.col("item_id").is_not_null())
-    written = encoder.encode(clean(texts, reserved)[0])
-    asked = encoder.encode(clean(queries, reserved)[0]).take(clicks.get_column("query_id").to_numpy())
+    text_tokens = encoder.encode(clean(texts, reserved)[0])
+    query_tokens = encoder.encode(clean(queries, reserved)[0]).take(clicks.get_column("query_id").to_numpy())
     clicked = clicks.get_column("item_id").to_numpy()
-    pairs = np.unique(np.stack([written.values.astype(np.int64), written.rows]), axis=1)
-    rows = np.concatenate([pairs[0], asked.values])
-    columns = np.concatenate([pairs[1], clicked[asked.rows]])
+    pairs = np.unique(np.stack([text_tokens.values.astype(np.int64), text_tokens.rows]), axis=1)
+    rows = np.concatenate([pairs[0], query_tokens.values])
+    columns = np.concatenate([pairs[1], clicked[query_tokens.rows]])
     return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(vocabulary, len(texts)))
 
 
@@ -135,7 +135,7 @@ def _levels(identifiers: Path) -> dict[str, list[str]]:
     """Map each level's name to the sides that have it, in the order in which an identifier names the levels."""
     vocabulary = read_vocabulary(identifiers / "vocabulary.json")
     levels: dict[str, list[str]] = {}
-    for side in SIDES:
+    for side in schema.SIDES:
         for level in vocabulary.scheme(side).levels:
             levels.setdefault(level, []).append(side)
     return dict(sorted(levels.items(), key=lambda entry: -len(entry[1])))
@@ -146,8 +146,8 @@ def _codes(table: IdentifierTable, level: str, side: str) -> np.ndarray:
     of_level = [number for number, token in enumerate(table.tokens) if _level_of(token) == level]
     rows: Ragged = table.sides[side]
     codes = np.full(len(rows), -1)
-    own = (rows.values >= of_level[0]) & (rows.values <= of_level[-1])
-    codes[rows.rows[own]] = rows.values[own] - of_level[0]
+    at_level = (rows.values >= of_level[0]) & (rows.values <= of_level[-1])
+    codes[rows.rows[at_level]] = rows.values[at_level] - of_level[0]
     return codes
 
 

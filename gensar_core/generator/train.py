@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -58,9 +59,9 @@ def train_generator(
     a trained generator to continue from: its weights replace the settings' backbone. Raises UserError if corpus,
     samples and backbone do not belong together, and if the loss is no longer a number.
     """
+    run = functools.partial(_train, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from)
     if not processes.first:
-        key = processes.tell(None)
-        _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
+        run(processes.tell(None))
         return
     with Stage(
         "train_generator",
@@ -79,8 +80,7 @@ def train_generator(
         code=__name__,
         alone=True,
     ) as stage:
-        key = processes.tell(stage.key)
-        task, record = _train(corpus, samples, settings, seed, checkpoints, key, processes, token_vectors, start_from)
+        task, record = run(processes.tell(stage.key))
         folder = stage.path("config.json").parent
         task.save(folder)
         backbone.load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
@@ -103,10 +103,10 @@ def _train(
     settings: TrainingSettings,
     seed: int,
     checkpoints: Path | None,
-    key: str,
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
+    key: str,
 ) -> tuple[GeneratorTask | OnePassTask, TrainingRecord]:
     build = one_pass_task if is_causal(settings.backbone) else _prompt_task
     task: GeneratorTask | OnePassTask = build(corpus, samples, settings, seed, processes, token_vectors, start_from)
@@ -142,5 +142,5 @@ def _prompt_task(
         # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
-    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, model))
+    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items)))
     return GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)

@@ -70,13 +70,14 @@ class TrainedGenerator:
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
         network = load_model(str(model))
-        known, given = network.get_input_embeddings().weight.shape[0], vocabulary_size(corpus)
-        if given > known:
+        embeddings, tokens = network.get_input_embeddings().weight.shape[0], vocabulary_size(corpus)
+        if tokens > embeddings:
             raise UserError(
-                f"{corpus}: has {given} tokens, the model in {model} knows {known}; name the corpus it was trained on"
+                f"{corpus}: has {tokens} tokens, the model in {model} knows {embeddings}; "
+                "name the corpus it was trained on"
             )
         # Report a broken corpus before one that merely belongs to another model.
-        items = load_item_tokens(corpus, known, int(network.config.eos_token_id))
+        items = load_item_tokens(corpus, embeddings, int(network.config.eos_token_id))
         check_same_items(model, corpus)
         device = device or pick_device()
         precision = supported_precision(precision, device)
@@ -93,10 +94,7 @@ class TrainedGenerator:
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
         """Load the tries of all items, by task, onto the model's device."""
-        tries = load_tries(self.corpus / "trie.safetensors")
-        for task, items in self.items.items():
-            if task not in tries or len(tries[task]) != len(items):
-                raise UserError(f"{self.corpus}: trie.safetensors is not that of its items; build the corpus again")
+        tries = load_tries(self.corpus, len(self.items["rec"]))
         return {task: trie.to(self.model.lm_head.weight.device) for task, trie in tries.items()}
 
     @functools.cached_property
@@ -129,7 +127,7 @@ class TrainedGenerator:
         """
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._ask("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
+        return self._retrieve("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
 
     def search(
         self,
@@ -142,9 +140,9 @@ class TrainedGenerator:
         allowed: np.ndarray | None = None,
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._ask("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
+        return self._retrieve("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
 
-    def _ask(
+    def _retrieve(
         self,
         task: str,
         prompt: Ragged,
@@ -249,6 +247,6 @@ def check_same_items(model: Path, corpus: Path) -> None:
     if not (model / "stage.json").is_file():
         return
     inputs = read_record(model / "stage.json")["inputs"]
-    trained_on = [found for path, found in inputs.items() if Path(path).name == "item_tokens.parquet"]
+    trained_on = [value for path, value in inputs.items() if Path(path).name == "item_tokens.parquet"]
     if trained_on and trained_on[0] != digest(corpus / "item_tokens.parquet"):
         raise UserError(f"{corpus}: is not the corpus that the model in {model} was trained on; train it again")

@@ -60,7 +60,7 @@ def load_validation(
     vocabulary = model.lm_head.weight.shape[0]
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
     prompts = load_prompts(corpus, vocabulary)
-    likelihoods = item_likelihoods(model, lambda: load_tries(corpus / "trie.safetensors"))
+    likelihoods = item_likelihoods(model, lambda: load_tries(corpus, len(items["rec"])))
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validations = []
     for task in schema.TASKS:

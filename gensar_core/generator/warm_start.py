@@ -17,9 +17,9 @@ import torch
 
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import Backbone
-from gensar_core.identifiers.table import SIDES
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.tensors import load_vectors
+from gensar_core.schema import SIDES
 
 #: Share of an embedding's variance that comes from the token's vector; the rest stays random and separates tokens with
 #: equal vectors.
@@ -55,8 +55,8 @@ def warm_embeddings(embeddings: torch.Tensor, token_vectors: Path, seed: int) ->
         for group in np.unique(groups[tokens]):
             rows = torch.from_numpy(np.flatnonzero(groups == group))
             if (size := _size(turned[rows])) > 0:
-                known = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
-                embeddings[rows] = _SHARE**0.5 * known + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
+                meaning = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
+                embeddings[rows] = _SHARE**0.5 * meaning + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
 
 
 def _size(rows: torch.Tensor) -> float:
@@ -74,8 +74,8 @@ def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarr
     vectors = np.zeros((vocabulary, width))
     start = 0
     for side, columns in zip(sides, room, strict=True):
-        kept = min(columns, side.shape[1])
-        vectors[:, start : start + kept] = side[:, :kept]
+        components = min(columns, side.shape[1])
+        vectors[:, start : start + components] = side[:, :components]
         start += columns
     return vectors, groups
 
@@ -90,5 +90,5 @@ def _holds(path: Path, name: str) -> bool:
 def _orthogonal(size: int, seed: int, *purpose: str | int) -> torch.Tensor:
     """Draw a random orthogonal matrix [size, size]."""
     draw = torch.Generator().manual_seed(derive_seed(seed, "warm start", *purpose))
-    found: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
-    return found
+    rotation: torch.Tensor = torch.linalg.qr(torch.randn((size, size), generator=draw))[0]
+    return rotation

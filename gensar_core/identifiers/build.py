@@ -17,12 +17,13 @@ from gensar_core.identifiers.collisions import Resolved, resolve
 from gensar_core.identifiers.fit import fit
 from gensar_core.identifiers.quality import code_use, colliding_items, collision_rate, distortion
 from gensar_core.identifiers.rqvae import RQVAE, Codes, save_rqvae
-from gensar_core.identifiers.table import SIDES, Scheme, Vocabulary, save_identifiers
+from gensar_core.identifiers.table import Scheme, Vocabulary, save_identifiers
 from gensar_core.identifiers.unique import check_room
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.stage import Stage, digest, write_json
 from gensar_core.runtime.tensors import load_vectors
+from gensar_core.schema import SIDES
 
 
 def build_identifiers(
@@ -40,17 +41,11 @@ def build_identifiers(
     vectors are missing, not finite or cover different numbers of items, and when identifiers must be unique but the
     levels offer too few.
     """
-    paths = {side: path for side, path in zip(SIDES, (semantic, collaborative), strict=True) if path is not None}
+    given = {"semantic": semantic, "collaborative": collaborative}
+    paths = {side: path for side, path in given.items() if path is not None}
     if not paths:
         raise UserError("identifiers: give a semantic embedding, a collaborative one, or both")
-    with Stage(
-        "identifiers",
-        output,
-        settings=settings,
-        inputs=paths.values(),
-        seed=seed,
-        code="gensar_core.identifiers.build",
-    ) as stage:
+    with Stage("identifiers", output, settings=settings, inputs=paths.values(), seed=seed, code=__name__) as stage:
         vectors = read_sides(paths)
         items = len(next(iter(vectors.values())))
         if settings.collisions == "unique":
@@ -64,13 +59,14 @@ def build_identifiers(
         latents = model.all_latents(scaled)
         raw = model.encode_latents(latents)
         resolved = resolve(model, latents, raw)
+        moved = {
+            side: (raw.identifier(side) != resolved.codes.identifier(side)).any(dim=1).cpu().numpy()
+            for side in model.sides
+        }
         stage.record(items=items, best_step=record.best_step, steps=record.steps)
-        stage.record(**_counts(model, scaled, latents, raw, resolved))
-
-        moved = {side: _changed(raw, resolved.codes, side).cpu().numpy() for side in model.sides}
-        codes = {side: _rows(resolved.identifier(side)) for side in model.sides}
+        stage.record(**_counts(model, scaled, latents, raw, resolved, moved))
         save_identifiers(
-            _both_sides(codes),
+            _both_sides({side: _rows(resolved.identifier(side)) for side in model.sides}),
             _both_sides(moved),
             _vocabulary(model.sides, settings, resolved),
             stage.path("identifiers.parquet"),
@@ -91,43 +87,43 @@ def read_sides(paths: Mapping[str, Path]) -> dict[str, Tensor]:
             raise UserError(
                 f"{paths[side]}: 'items' has shape {matrix.shape}, not [items, dimensions] with items in it"
             )
-        wrong = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-        if len(wrong):
+        broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        if len(broken):
             raise UserError(
-                f"{paths[side]}: the vector of item {wrong[0]} is not finite ({len(wrong)} items in all); "
+                f"{paths[side]}: the vector of item {broken[0]} is not finite ({len(broken)} items in all); "
                 "build the embedding again"
             )
-    counts = {side: len(matrix) for side, matrix in matrices.items()}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{paths[side]} has {count:,} items" for side, count in counts.items())
-        raise UserError(f"{told}; both embeddings must be of the same data set")
+    if len({len(matrix) for matrix in matrices.values()}) > 1:
+        sizes = ", ".join(f"{paths[side]} has {len(matrix):,} items" for side, matrix in matrices.items())
+        raise UserError(f"{sizes}; both embeddings must be of the same data set")
     return {side: torch.from_numpy(matrix).float().to(device) for side, matrix in matrices.items()}
 
 
-def _changed(raw: Codes, now: Codes, side: str) -> Tensor:
-    """Mark items whose codes differ from those they were encoded to, bool [n]."""
-    return (raw.identifier(side) != now.identifier(side)).any(dim=1)
-
-
 def _counts(
-    model: RQVAE, scaled: Mapping[str, Tensor], latents: Tensor, raw: Codes, resolved: Resolved
+    model: RQVAE,
+    scaled: Mapping[str, Tensor],
+    latents: Tensor,
+    raw: Codes,
+    resolved: Resolved,
+    moved: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, Any]]:
     """Return each side's quality metrics, before (raw) and after resolving collisions."""
-    unexplained = model.unexplained_variance(scaled, raw), model.unexplained_variance(scaled, resolved.codes)
-    whole = model.split(latents)
-    before, after = model.split(model.quantized(raw)), model.split(model.quantized(resolved.codes))
+    raw_unexplained, unexplained = (model.unexplained_variance(scaled, codes) for codes in (raw, resolved.codes))
+    exact, before, after = (
+        model.split(vectors) for vectors in (latents, model.quantized(raw), model.quantized(resolved.codes))
+    )
     counts: dict[str, dict[str, Any]] = {}
     for side in model.sides:
-        raw_distortion, new_distortion = distortion(whole[side], before[side]), distortion(whole[side], after[side])
+        raw_distortion = distortion(exact[side], before[side])
         counts[side] = {
             "raw_collision_rate": collision_rate(raw.identifier(side)),
             "collision_rate": collision_rate(resolved.identifier(side)),
             "colliding_items": colliding_items(resolved.identifier(side)),
-            "moved_items": int(_changed(raw, resolved.codes, side).sum()),
+            "moved_items": int(moved[side].sum()),
             "raw_distortion": raw_distortion,
-            "added_distortion": new_distortion - raw_distortion,
-            "raw_unexplained_variance": unexplained[0][side],
-            "unexplained_variance": unexplained[1][side],
+            "added_distortion": distortion(exact[side], after[side]) - raw_distortion,
+            "raw_unexplained_variance": raw_unexplained[side],
+            "unexplained_variance": unexplained[side],
             **code_use(raw.identifier(side), model.settings.sizes),
         }
     return counts
@@ -138,16 +134,14 @@ def _vocabulary(sides: tuple[str, ...], settings: QuantizerSettings, resolved: R
 
     With a single side, all levels carry its letter, and both sides use them. An extra digit is one more specific level.
     """
-    letters = dict(zip(SIDES, "SR", strict=True))
+    letters = {"semantic": "S", "collaborative": "R"}
     shared = 0 if len(sides) == 1 else settings.shared_levels
-    own = settings.levels - shared
     schemes = {}
     for side in sides:
-        levels = [f"M{level + 1}" for level in range(shared)] + [f"{letters[side]}{level + 1}" for level in range(own)]
-        sizes = list(settings.sizes)
-        if resolved.digits:
-            levels.append(f"{letters[side]}{own + 1}")
-            sizes.append(int(resolved.digits[side].max()) + 1)
+        sizes = [*settings.sizes, *([int(resolved.digits[side].max()) + 1] if resolved.digits else [])]
+        letter = letters[side]
+        levels = [f"M{level + 1}" for level in range(shared)]
+        levels += [f"{letter}{level + 1}" for level in range(len(sizes) - shared)]
         schemes[side] = Scheme(levels=levels, sizes=sizes)
     return Vocabulary(**_both_sides(schemes))
 
@@ -158,5 +152,5 @@ def _both_sides(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(codes: Tensor) -> Ragged:
-    matrix = codes.cpu().numpy()
-    return Ragged.from_lengths(np.full(len(matrix), matrix.shape[1]), matrix.ravel())
+    items, levels = codes.shape
+    return Ragged(np.arange(items + 1) * levels, codes.cpu().numpy().ravel())

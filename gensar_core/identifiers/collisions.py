@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from gensar_core.config.identifiers import SinkhornSettings
-from gensar_core.identifiers.quantize import encode
 from gensar_core.identifiers.rqvae import RQVAE, Codes
-from gensar_core.identifiers.separation import last_nodes
+from gensar_core.identifiers.separation import last_levels
 from gensar_core.identifiers.sinkhorn import repair
 from gensar_core.identifiers.unique import unique_codes
 
@@ -49,11 +48,10 @@ def resolve(model: RQVAE, latents: Tensor, raw: Codes) -> Resolved:
 def occurrence(identifiers: Tensor) -> Tensor:
     """Count the earlier items with the same identifier, [n] for identifiers [n, L]: TIGER's last code."""
     _, group = torch.unique(identifiers, dim=0, return_inverse=True)
-    groups = group.cpu().numpy()
-    order = np.argsort(groups, kind="stable")
-    ordered = groups[order]
-    number = np.empty(len(groups), dtype=np.int64)
-    number[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
+    order = np.argsort(group.cpu().numpy(), kind="stable")
+    sorted_group = group.cpu().numpy()[order]
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.arange(len(order)) - np.searchsorted(sorted_group, sorted_group)
     return torch.from_numpy(number).to(identifiers.device)
 
 
@@ -62,29 +60,18 @@ def _moved(model: RQVAE, latents: Tensor, raw: Codes) -> Codes:
     shared, specific = unique_codes(
         latents.cpu().numpy(),
         [codebook.detach().cpu().numpy() for codebook in model.shared],
-        [[codebook.detach().cpu().numpy() for codebook in model.own(side)] for side in model.sides],
+        [[codebook.detach().cpu().numpy() for codebook in model.specific_codebooks(side)] for side in model.sides],
         raw.shared.cpu().numpy(),
         [raw.specific[side].cpu().numpy() for side in model.sides],
     )
-    own = {side: torch.from_numpy(code).to(latents.device) for side, code in zip(model.sides, specific, strict=True)}
-    return Codes(torch.from_numpy(shared).to(latents.device), own)
+    shared_codes, *specific_codes = (torch.from_numpy(codes).to(latents.device) for codes in (shared, *specific))
+    return Codes(shared_codes, dict(zip(model.sides, specific_codes, strict=True)))
 
 
 def _repaired(model: RQVAE, latents: Tensor, raw: Codes) -> Codes:
     """Repair the last level with `sinkhorn.repair`, each side separately."""
-    settings = model.settings.sinkhorn or SinkhornSettings()
-    nothing = raw.shared[:, :0]
-    if not model.settings.specific_levels:
-        last = repair(*last_nodes(list(model.shared), nothing, latents), model.shared[-1], settings)
-        return Codes(_with_last(raw.shared, last), raw.specific)
-    _, left = encode(latents, list(model.shared))
-    own = {}
-    for side, part in model.split(left).items():
-        codebooks = model.own(side)
-        last = repair(*last_nodes(codebooks, raw.shared, part.contiguous()), codebooks[-1], settings)
-        own[side] = _with_last(raw.specific[side], last)
-    return Codes(raw.shared, own)
-
-
-def _with_last(codes: Tensor, last: Tensor) -> Tensor:
-    return torch.cat([codes[:, :-1], last.unsqueeze(1)], dim=1)
+    chains = raw.chains()
+    for chain, node, residual, codebook in last_levels(model, latents):
+        last = repair(node, residual, codebook, model.settings.sinkhorn or SinkhornSettings())
+        chains[chain] = torch.cat([chains[chain][:, :-1], last.unsqueeze(1)], dim=1)
+    return Codes(chains.pop("shared"), chains)

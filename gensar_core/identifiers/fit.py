@@ -40,10 +40,7 @@ def fit_rq_kmeans(
     vectors: Mapping[str, Tensor], settings: QuantizerSettings, seed: int
 ) -> tuple[RQVAE, TrainingRecord]:
     """Fit residual k-means to the scaled vectors, level by level, without training."""
-    model = RQVAE({side: matrix.shape[1] for side, matrix in vectors.items()}, settings)
-    model.to(next(iter(vectors.values())).device)
-    model.fit_scale(vectors)
-    scaled = model.scale(vectors)
+    model, scaled = _scaled_model(vectors, settings)
     initialize_codebooks(model, scaled, derive_seed(seed, "codebooks"))
     metrics = validate_codes(model, scaled)
     say(f"residual k-means: {', '.join(f'{name} {value:.4g}' for name, value in metrics.items())}")
@@ -75,6 +72,14 @@ def fit_rqvae(
     return task.model.eval(), record
 
 
+def _scaled_model(vectors: Mapping[str, Tensor], settings: QuantizerSettings) -> tuple[RQVAE, dict[str, Tensor]]:
+    """Return a model with random weights and the scale of ``vectors``, and the scaled vectors."""
+    model = RQVAE({side: matrix.shape[1] for side, matrix in vectors.items()}, settings)
+    model.to(next(iter(vectors.values())).device)
+    model.fit_scale(vectors)
+    return model, model.scale(vectors)
+
+
 class _Fitting:
     """Adapt the RQ-VAE to the training loop. A batch is its step number and its items."""
 
@@ -84,17 +89,15 @@ class _Fitting:
         self.settings, self.seed = settings, seed
         self.steps_per_epoch = -(-self.items // settings.batch_size)
         torch.manual_seed(derive_seed(seed, "weights"))
-        model = RQVAE({side: matrix.shape[1] for side, matrix in vectors.items()}, settings).to(self.device)
-        model.fit_scale(vectors)
-        self.scaled = model.scale(vectors)
+        self.model, self.scaled = _scaled_model(vectors, settings)
         if settings.principal_start:
-            start_as_principal_components(model, self.scaled)
-        initialize_codebooks(model, self.scaled, derive_seed(seed, "codebooks"))
-        self.model, self.use = model, CodeUse(model)
+            start_as_principal_components(self.model, self.scaled)
+        initialize_codebooks(self.model, self.scaled, derive_seed(seed, "codebooks"))
+        self.use = CodeUse(self.model)
         # Checkpoint both, so that a rerun can continue in the middle of an epoch.
         self.module: torch.nn.Module = torch.nn.ModuleList([self.model, self.use])
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
 
     def batches(self, first_step: int) -> Iterator[tuple[int, Tensor]]:
@@ -110,14 +113,13 @@ class _Fitting:
     def backward(self, batch: tuple[int, Tensor]) -> dict[str, Tensor]:
         step, items = batch
         scaled = {side: matrix[items] for side, matrix in self.scaled.items()}
-        model, use = self.model, self.use
         if step % self.steps_per_epoch == 0:
             if step and self.settings.revive_dead_codes:
-                revive(model, use, scaled, self.optimizer)
-            use.clear()
-        losses, codes = model.losses(scaled)
+                revive(self.model, self.use, scaled, self.optimizer)
+            self.use.clear()
+        losses, codes = self.model.losses(scaled)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
-        use.count(codes)
+        self.use.count(codes)
         return {name: value.detach() for name, value in losses.items()}
 
     def validate(self) -> dict[str, float]:

@@ -39,14 +39,13 @@ def start_as_principal_components(model: RQVAE, scaled: Mapping[str, Tensor]) ->
 def initialize_codebooks(model: RQVAE, scaled: Mapping[str, Tensor], seed: int) -> None:
     """Set all codebooks by k-means over the residuals of the items, or of a share ``initialization_share`` of them."""
     items = len(next(iter(scaled.values())))
-    wanted = max(round(items * model.settings.initialization_share), min(items, max(model.settings.sizes)))
-    if wanted < items:
-        drawn = np.sort(generator(seed, "items").choice(items, size=wanted, replace=False))
-        rows = torch.from_numpy(drawn).to(next(iter(scaled.values())).device)
-        scaled = {side: matrix[rows] for side, matrix in scaled.items()}
-    left = _fill_chain(list(model.shared), model.all_latents(scaled), derive_seed(seed, "shared"))
-    for side, part in model.split(left).items():
-        _fill_chain(model.own(side), part.contiguous(), derive_seed(seed, side))
+    sample_size = max(round(items * model.settings.initialization_share), min(items, max(model.settings.sizes)))
+    if sample_size < items:
+        sample = np.sort(generator(seed, "items").choice(items, size=sample_size, replace=False))
+        scaled = {side: matrix[torch.from_numpy(sample).to(matrix.device)] for side, matrix in scaled.items()}
+    residual = _fill_chain(list(model.shared), model.all_latents(scaled), derive_seed(seed, "shared"))
+    for side, part in model.split(residual).items():
+        _fill_chain(model.specific_codebooks(side), part.contiguous(), derive_seed(seed, side))
 
 
 def kmeans(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -117,8 +116,7 @@ def _few_distinct(vectors: np.ndarray, clusters: int) -> np.ndarray | None:
 
 def _beside(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Draw ``count`` points near vectors drawn at random."""
-    random = generator(seed, "beside")
-    spread = float(vectors.std()) or 1.0
-    drawn = vectors[random.integers(len(vectors), size=count)]
-    noise = random.standard_normal((count, vectors.shape[1])) * (_JITTER * spread)
+    rng = generator(seed, "beside")
+    drawn = vectors[rng.integers(len(vectors), size=count)]
+    noise = rng.standard_normal((count, vectors.shape[1])) * (_JITTER * (float(vectors.std()) or 1.0))
     return (drawn + noise).astype(np.float32)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 #: Distances computed at once; bounds memory to a few hundred megabytes for any number of items.
-_BLOCK = 1 << 25
+_DISTANCES = 1 << 25
 
 
 class Quantization(NamedTuple):
@@ -39,17 +39,17 @@ def nearest(residual: Tensor, codebook: Tensor) -> Tensor:
 def encode(residual: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Compute codes [n, L] and the remaining residuals [n, D], for any number of rows, without gradient."""
     codes = residual.new_empty((len(residual), len(codebooks)), dtype=torch.int64)
-    left = residual.clone()
+    residual = residual.clone()
     for rows in row_blocks(len(residual), max((len(codebook) for codebook in codebooks), default=1)):
         for level, codebook in enumerate(codebooks):
-            codes[rows, level] = nearest(left[rows], codebook)
-            left[rows] -= codebook[codes[rows, level]]
-    return codes, left
+            codes[rows, level] = nearest(residual[rows], codebook)
+            residual[rows] -= codebook[codes[rows, level]]
+    return codes, residual
 
 
-def row_blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slice ``rows`` rows into blocks whose distances to ``width`` codes fit in memory."""
-    step = max(1, _BLOCK // max(1, width))
+def row_blocks(rows: int, width: int, distances: int = _DISTANCES) -> Iterator[slice]:
+    """Slice ``rows`` rows into blocks with at most ``distances`` distances to ``width`` codes."""
+    step = max(1, distances // max(1, width))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.identifiers.table import SIDES, IdentifierTable
+from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage, read_record, write_json
 
@@ -37,9 +38,8 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
             )
         counts = read_record(identifiers / "stage.json")["counts"]
         category, pairs = categories(items), click_pairs(events)
-        sides = [side for side in SIDES if side in counts]
-        report: dict[str, Any] = {"items": len(table), "sides": sides}
-        for side in sides:
+        report: dict[str, Any] = {"items": len(table), "sides": [side for side in schema.SIDES if side in counts]}
+        for side in report["sides"]:
             report[side] = {**counts[side], "prefixes": prefix_counts(table.sides[side], category, pairs)}
         write_json(stage.path("quality.json"), report)
 
@@ -47,8 +47,7 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
 def categories(items: pl.DataFrame) -> np.ndarray:
     """Assign a number to each item's first category path [n]; -1 to an item without one."""
     paths = items.get_column("categories").list.first().list.join("\0")
-    numbers = paths.rank("dense").cast(pl.Int64) - 1
-    return numbers.fill_null(-1).to_numpy()
+    return (paths.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
 
 
 def click_pairs(events: pl.DataFrame) -> np.ndarray:
@@ -57,10 +56,8 @@ def click_pairs(events: pl.DataFrame) -> np.ndarray:
     Clicks of both tasks count; repeated clicks on one item count as one.
     """
     users, items = (events.get_column(name).to_numpy() for name in ("user_id", "item_id"))
-    changed = np.ones(len(items), dtype=bool)
-    changed[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
-    users, items = users[changed], items[changed]
-    neighbors = np.stack([items[:-1], items[1:]], axis=1)[users[1:] == users[:-1]]
+    different = (users[1:] == users[:-1]) & (items[1:] != items[:-1])
+    neighbors = np.stack([items[:-1], items[1:]], axis=1)[different]
     return np.unique(np.sort(neighbors, axis=1), axis=0)
 
 
@@ -70,31 +67,29 @@ def prefix_counts(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list
     ``rows`` are identifiers, ``category`` [n] numbers (-1 for none), ``pairs`` [m, 2] items clicked one after the
     other. Shares are of the pairs of items with the same prefix; the chance level is the share of all pairs.
     """
-    codes = Ragged.from_lengths(rows.lengths, rows.values).padded(int(rows.lengths.max(initial=0)), -1)
-    found = []
+    codes, pairs_in_all = rows.padded(int(rows.lengths.max(initial=0)), -1), math.comb(len(rows), 2)
+    counts = []
     for length in range(1, codes.shape[1] + 1):
         _, node = np.unique(codes[:, :length], axis=0, return_inverse=True)
         # An identifier that ends before this length has a node to itself.
         node = np.where(rows.lengths >= length, node.ravel(), len(codes) + np.arange(len(codes)))
-        sharing = _pairs_within(node)
-        if sharing:
+        if sharing := _pairs_within(node):
             clicked = int((node[pairs[:, 0]] == node[pairs[:, 1]]).sum())
-            found.append(
+            counts.append(
                 {
                     "length": length,
                     "pairs": sharing,
                     "same_category": _same_category(node, category),
-                    "clicked_in_turn": _shares(clicked, sharing, len(pairs), _all_pairs(len(codes))),
+                    "clicked_in_turn": _shares(clicked, sharing, len(pairs), pairs_in_all),
                 }
             )
-    return found
+    return counts
 
 
 def _same_category(node: np.ndarray, category: np.ndarray) -> Mapping[str, float]:
-    known = category >= 0
-    node, category = node[known], category[known]
+    node, category = node[category >= 0], category[category >= 0]
     both = _pairs_within(node * (int(category.max(initial=0)) + 1) + category)
-    return _shares(both, _pairs_within(node), _pairs_within(category), _all_pairs(len(category)))
+    return _shares(both, _pairs_within(node), _pairs_within(category), math.comb(len(category), 2))
 
 
 def _shares(hits: int, pairs: int, all_hits: int, all_pairs: int) -> Mapping[str, float]:
@@ -106,7 +101,3 @@ def _pairs_within(group: np.ndarray) -> int:
     """Count the pairs of items with equal numbers."""
     _, counts = np.unique(group, return_counts=True)
     return int((counts * (counts - 1) // 2).sum())
-
-
-def _all_pairs(items: int) -> int:
-    return items * (items - 1) // 2

@@ -56,13 +56,13 @@ def revive(model: RQVAE, use: CodeUse, scaled: Mapping[str, Tensor], optimizer: 
 def _revive_level(codebook: nn.Parameter, counts: Tensor, residual: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
     """Revive the codes [K, D] of one level on residuals [batch, D]; return the residuals after this level."""
     dead = torch.nonzero(counts == 0).squeeze(1)
-    _, left = encode(residual, [codebook])
-    error = left.square().sum(dim=1)
+    _, remaining = encode(residual, [codebook])
+    error = remaining.square().sum(dim=1)
     if len(dead) and error.sum() > 0:
         drawn = torch.multinomial(error, len(dead), replacement=True)
         codebook[dead] = residual[drawn]
         for average in optimizer.state.get(codebook, {}).values():
             if isinstance(average, Tensor) and average.shape == codebook.shape:
                 average[dead] = 0.0
-        _, left = encode(residual, [codebook])
-    return left
+        _, remaining = encode(residual, [codebook])
+    return remaining

@@ -56,17 +56,19 @@ class RQVAE(nn.Module):
         super().__init__()
         self.sides = tuple(dimensions)
         self.settings = settings
-        trained = settings.quantizer == "rqvae"
-        hidden = list(settings.hidden_sizes)
+        trained, hidden = settings.quantizer == "rqvae", settings.hidden_sizes
         #: Side -> dimensions of its latents.
         self.widths = {side: settings.latent_size if trained else size for side, size in dimensions.items()}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
         for side, size in dimensions.items():
             self.encoders[side] = _mlp([size, *hidden, self.widths[side]]) if trained else nn.Identity()
             self.decoders[side] = _mlp([self.widths[side], *hidden[::-1], size]) if trained else nn.Identity()
-        shared, own = settings.sizes[: settings.shared_levels], settings.sizes[settings.shared_levels :]
-        self.shared = _codebooks(shared, sum(self.widths.values()))
-        self.specific = nn.ModuleDict({side: _codebooks(own, width) for side, width in self.widths.items()})
+        shared_sizes, specific_sizes = (
+            settings.sizes[: settings.shared_levels],
+            settings.sizes[settings.shared_levels :],
+        )
+        self.shared = _codebooks(shared_sizes, sum(self.widths.values()))
+        self.specific = nn.ModuleDict({side: _codebooks(specific_sizes, width) for side, width in self.widths.items()})
         for side, size in dimensions.items():
             self.register_buffer(f"mean_{side}", torch.zeros(size))
             self.register_buffer(f"factor_{side}", torch.ones(()))
@@ -109,36 +111,36 @@ class RQVAE(nn.Module):
         settings = self.settings
         latents = self.latents(scaled)
         shared = quantize(latents, list(self.shared), settings.commitment, settings.residual_gradient)
-        own = {
-            side: quantize(part, self.own(side), settings.commitment, settings.residual_gradient, self._own_choices())
+        specific = {
+            side: quantize(
+                part, self.specific_codebooks(side), settings.commitment, settings.residual_gradient, self._choices()
+            )
             for side, part in self.split(shared.residual).items()
         }
-        left = torch.cat([own[side].residual for side in self.sides], dim=1).detach()
+        residual = torch.cat([specific[side].residual for side in self.sides], dim=1).detach()
         # Straight-through: the forward pass uses the quantized latents of Eq. 6, the backward pass the latents
         # themselves. Written as z - sg[r] so that both forms of residual gradient train the decoder's path alike.
-        decoded = self.decode(latents - left)
+        decoded = self.decode(latents - residual)
         losses = {
             f"reconstruction_{side}": (scaled[side] - decoded[side]).square().sum(dim=1).mean() for side in self.sides
         }
-        losses["quantization"] = torch.stack([shared.loss, *(part.loss for part in own.values())]).sum()
+        losses["quantization"] = torch.stack([shared.loss, *(part.loss for part in specific.values())]).sum()
         losses["loss"] = torch.stack(list(losses.values())).sum()
-        return losses, Codes(shared.codes, {side: part.codes for side, part in own.items()})
+        return losses, Codes(shared.codes, {side: part.codes for side, part in specific.items()})
 
-    def own(self, side: str) -> list[nn.Parameter]:
+    def specific_codebooks(self, side: str) -> list[nn.Parameter]:
         """Return the codebooks of a side's specific levels, [K, d] each."""
         return list(self.specific[side].parameters())
 
     def chains(self) -> dict[str, list[nn.Parameter]]:
         """Return the chains of codebooks, [K, dimensions] a level: `shared`, then the specific ones of each side."""
-        return {"shared": list(self.shared), **{side: self.own(side) for side in self.sides}}
+        return {"shared": list(self.shared), **{side: self.specific_codebooks(side) for side in self.sides}}
 
-    def _own_choices(self) -> list[Choice]:
+    def _choices(self) -> list[Choice]:
         """Return the functions by which a side's specific levels choose codes in training."""
-        levels, sinkhorn = self.settings.specific_levels, self.settings.sinkhorn
-        if sinkhorn is None:
-            return [nearest] * levels
-        choices: list[Choice] = [nearest] * levels
-        choices[levels - sinkhorn.levels :] = [functools.partial(balanced, settings=sinkhorn)] * sinkhorn.levels
+        choices: list[Choice] = [nearest] * self.settings.specific_levels
+        if sinkhorn := self.settings.sinkhorn:
+            choices[-sinkhorn.levels :] = [functools.partial(balanced, settings=sinkhorn)] * sinkhorn.levels
         return choices
 
     @torch.no_grad()
@@ -150,17 +152,20 @@ class RQVAE(nn.Module):
     @torch.no_grad()
     def encode_latents(self, latents: Tensor) -> Codes:
         """Compute Eq. 3-5 for the latents of any number of items."""
-        shared, left = encode(latents, list(self.shared))
-        parts = self.split(left)
-        return Codes(shared, {side: encode(parts[side].contiguous(), self.own(side))[0] for side in self.sides})
+        shared, residual = encode(latents, list(self.shared))
+        parts = self.split(residual)
+        return Codes(
+            shared, {side: encode(part.contiguous(), self.specific_codebooks(side))[0] for side, part in parts.items()}
+        )
 
     @torch.no_grad()
     def quantized(self, codes: Codes) -> Tensor:
         """Compute Eq. 6: [z^_s; z^_c] of codes, [n, d * sides]."""
-        quantized = torch.cat(
-            [_sum_of_codes(self.own(side), codes.specific[side], width) for side, width in self.widths.items()], dim=1
-        )
-        return quantized + _sum_of_codes(list(self.shared), codes.shared, quantized.shape[1])
+        specific = [
+            _sum_of_codes(self.specific_codebooks(side), codes.specific[side], width)
+            for side, width in self.widths.items()
+        ]
+        return torch.cat(specific, dim=1) + _sum_of_codes(list(self.shared), codes.shared, sum(self.widths.values()))
 
     @torch.no_grad()
     def unexplained_variance(self, scaled: Mapping[str, Tensor], codes: Codes) -> dict[str, float]:
@@ -188,13 +193,12 @@ def save_rqvae(model: RQVAE, path: Path) -> None:
 
 
 def load_rqvae(path: Path) -> RQVAE:
-    """Read a model that `save_model` wrote, onto the CPU. Raises UserError when there is no such file."""
+    """Read a model that `save_rqvae` wrote, onto the CPU. Raises UserError when there is no such file."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the identifiers first")
     with safe_open(path, framework="pt") as stored:
         metadata = json.loads(stored.metadata()["rqvae"])
-        settings = QuantizerSettings.model_validate_json(metadata["settings"])
-        model = RQVAE(metadata["dimensions"], settings)
+        model = RQVAE(metadata["dimensions"], QuantizerSettings.model_validate_json(metadata["settings"]))
         model.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
     return model.eval()
 

@@ -7,7 +7,7 @@ leave b on e. The codes to spend are those whose items lose least by moving to t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,37 +24,34 @@ _ROUNDS = 16
 @torch.no_grad()
 def separate_last_level(model: RQVAE, latents: Tensor) -> None:
     """Separate the items that collide under ``model`` by each side's last codebook, given all items' ``latents``."""
-    chosen = torch.zeros((len(latents), 0), dtype=torch.int64, device=latents.device)
-    if not model.settings.specific_levels:
-        _separate_chain(list(model.shared), chosen, latents, model.settings.separation_share)
-        return
-    chosen, left = encode(latents, list(model.shared))
-    for side, part in model.split(left).items():
-        _separate_chain(model.own(side), chosen, part.contiguous(), model.settings.separation_share)
+    for _, node, residual, codebook in last_levels(model, latents):
+        codebook.copy_(separate(node, residual, codebook, model.settings.separation_share))
 
 
-def _separate_chain(codebooks: Sequence[Tensor], above: Tensor, residual: Tensor, share: float) -> None:
-    """Separate items by the last of ``codebooks``; ``above`` [n, any] are the codes chosen before this chain."""
-    node, left = last_nodes(codebooks, above, residual)
-    codebooks[-1].copy_(separate(node, left, codebooks[-1], share))
+@torch.no_grad()
+def last_levels(model: RQVAE, latents: Tensor) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Yield the last level of every identifier: its chain, each item's node and residual there, and its codebook.
 
-
-def last_nodes(codebooks: Sequence[Tensor], above: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each item's node before the last of ``codebooks`` [n] and what remains to quantize there [n, D].
-
-    A node is the number of a path of codes. ``above`` [n, any] are the codes chosen before the first codebook.
+    A node [n] numbers a prefix of codes in the code tree; residuals are [n, D], the codebook [K, D]. The chain is
+    `shared` where no side has specific levels.
     """
-    codes, left = encode(residual, codebooks[:-1])
-    _, node = torch.unique(torch.cat([above, codes], dim=1), dim=0, return_inverse=True)
-    return node, left
+    residuals, above = {"shared": latents}, latents.new_zeros((len(latents), 0), dtype=torch.int64)
+    if model.settings.specific_levels:
+        above, residual = encode(latents, list(model.shared))
+        residuals = model.split(residual)
+    for chain, residual in residuals.items():
+        *codebooks, last = model.chains()[chain]
+        codes, residual = encode(residual.contiguous(), codebooks)
+        _, node = torch.unique(torch.cat([above, codes], dim=1), dim=0, return_inverse=True)
+        yield chain, node, residual, last
 
 
 @torch.no_grad()
 def separate(node: Tensor, residual: Tensor, codebook: Tensor, share: float) -> Tensor:
     """Return a codebook [K, D] under which fewer items collide, with at most ``share`` of its codes moved.
 
-    ``node`` [n] numbers the codes chosen before the last level, ``residual`` [n, D] is what remains to quantize. The
-    returned codebook never has more collisions than the given one.
+    ``node`` [n] numbers the codes chosen before the last level, ``residual`` [n, D] is to quantize there. The returned
+    codebook never has more collisions than the given one.
     """
     budget = at_once = int(share * len(codebook))
     choice = _nearest_two(residual, codebook)
@@ -104,8 +101,7 @@ def _collisions(node: Tensor, code: Tensor, size: int) -> int:
 
 def _dispensable(node: Tensor, choice: _Choice, size: int) -> Tensor:
     """Order all codes, most dispensable first: by the collisions, then the loss, of moving items to second codes."""
-    held = torch.unique(node * size + choice.first)
-    would_collide = torch.isin(node * size + choice.second, held)
+    would_collide = torch.isin(node * size + choice.second, node * size + choice.first)
     # Sum on the CPU, where the order is fixed.
     first = choice.first.cpu().numpy()
     loss = np.bincount(first, weights=choice.gap.cpu().double().numpy(), minlength=size)
@@ -128,7 +124,6 @@ def _parting_points(node: Tensor, residual: Tensor, codebook: Tensor, code: Tens
     apart = residual[rows[a]] - residual[rows[a + 1]]
     length = apart.norm(dim=1)
     differ = length > 0
-    nearest = (distance[a + 1] - length).clamp_min(0.0)
-    beyond = (nearest + distance[a]) / 2
+    beyond = ((distance[a + 1] - length).clamp_min(0.0) + distance[a]) / 2
     points: Tensor = residual[rows[a]] + apart * (beyond / length.clamp_min(1e-12)).unsqueeze(1)
     return points[differ]

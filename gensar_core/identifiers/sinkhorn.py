@@ -42,7 +42,7 @@ def balanced(residual: Tensor, codebook: Tensor, settings: SinkhornSettings) -> 
 def repair(node: Tensor, residual: Tensor, codebook: Tensor, settings: SinkhornSettings) -> Tensor:
     """Repair last codes [n] in at most 20 rounds, each balancing every group of colliding items over the codebook.
 
-    ``node`` [n] numbers the codes chosen before the last level, ``residual`` [n, D] is what remains to quantize. Groups
+    ``node`` [n] numbers the codes chosen before the last level, ``residual`` [n, D] is to quantize there. Groups
     ignore codes that other items hold, so an item may come to collide with another; collisions left after the last
     round stay.
     """

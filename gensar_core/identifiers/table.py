@@ -15,8 +15,7 @@ from gensar_core.config.base import Settings, validate
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import write_json
-
-SIDES = ("semantic", "collaborative")
+from gensar_core.schema import SIDES
 
 
 class Scheme(Settings):
@@ -59,10 +58,12 @@ class IdentifierTable:
         if not np.array_equal(frame.get_column("item_id").to_numpy(), np.arange(len(frame))):
             raise UserError(f"{path}: item ids are not 0 to {len(frame) - 1}; build the identifiers again")
         vocabulary = read_vocabulary(folder / "vocabulary.json")
-        first = _first_token(vocabulary)
-        tokens = [f"<{level}_{code}>" for level, (_, size) in first.items() for code in range(size)]
-        sides = {
-            side: _token_rows(frame.get_column(side), vocabulary.scheme(side), first, f"{path}: column {side!r}")
+        sizes = _level_sizes(vocabulary)
+        tokens = [f"<{level}_{code}>" for level, size in sizes.items() for code in range(size)]
+        # The number of the token of each level's code 0.
+        starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+        sides: dict[str, Ragged] = {
+            side: _token_rows(frame.get_column(side), vocabulary.scheme(side), starts, f"{path}: column {side!r}")
             for side in SIDES
         }
         return cls(tokens, sides)
@@ -107,18 +108,17 @@ def read_vocabulary(path: Path) -> Vocabulary:
     return vocabulary
 
 
-def _first_token(vocabulary: Vocabulary) -> dict[str, tuple[int, int]]:
-    """Map each level name to (token index of its code 0, number of its codes); a name used twice is one level."""
+def _level_sizes(vocabulary: Vocabulary) -> dict[str, int]:
+    """Map each level name to the number of its codes; a name used twice is one level."""
     sizes: dict[str, int] = {}
     for side in SIDES:
         scheme = vocabulary.scheme(side)
         for level, size in zip(scheme.levels, scheme.sizes, strict=True):
             sizes[level] = max(size, sizes.get(level, 0))
-    starts = np.concatenate([[0], np.cumsum(list(sizes.values()))]).astype(int)
-    return {level: (int(start), size) for (level, size), start in zip(sizes.items(), starts[:-1], strict=True)}
+    return sizes
 
 
-def _token_rows(column: pl.Series, scheme: Scheme, first: Mapping[str, tuple[int, int]], where: str) -> Ragged:
+def _token_rows(column: pl.Series, scheme: Scheme, starts: Mapping[str, int], where: str) -> Ragged:
     """Convert codes to indices of tokens."""
     codes = Ragged.from_series(column)
     position = np.arange(len(codes.values)) - codes.offsets[codes.rows]
@@ -128,5 +128,5 @@ def _token_rows(column: pl.Series, scheme: Scheme, first: Mapping[str, tuple[int
     if len(wrong):
         row, level = codes.rows[wrong[0]], scheme.levels[position[wrong[0]]]
         raise UserError(f"{where}: item {row} has code {codes.values[wrong[0]]} at level {level}, which has no token")
-    starts = np.array([first[level][0] for level in scheme.levels], dtype=np.int64)
-    return Ragged(codes.offsets, codes.values + starts[position])
+    first = np.array([starts[level] for level in scheme.levels], dtype=np.int64)
+    return Ragged(codes.offsets, codes.values + first[position])

@@ -1,7 +1,8 @@
 """Make identifiers provably unique: move the fewest possible items, to free identifiers at little added distortion.
 
-Identifiers are paths in a tree with K branches a level, so a node with B levels below it has room for K^B items (for
-the product of their sizes, where levels differ in size). Two steps give every item a path to itself:
+Identifiers are the leaves of the *code tree*, in which every node has K branches, one for each code of the next level.
+A node with B levels below it has room for K^B items (for the product of their sizes, where levels differ in size). Two
+steps give every item a leaf to itself:
 
 1. *Rebalance*, from the root down: a node with more items than room sends the excess to siblings with free places,
    nearest first. Siblings always have enough, because their parent holds no more items than their rooms add up to.
@@ -16,22 +17,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from gensar_core.errors import UserError
+from gensar_core.identifiers.quantize import row_blocks
 
-#: Entries of a distance matrix held at once.
-_BLOCK = 1 << 24
+#: Distances computed at once.
+_DISTANCES = 1 << 24
 #: An assignment that fills at least this share of a node's free codes is eased.
 _NEARLY_FULL = 0.9
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Hold the input of the assignment: n items at known nodes, and L levels of codebooks below these nodes."""
+class Descent:
+    """Hold the descent of n items from given nodes of the code tree, through L levels of codebooks."""
 
     #: Number of each item's node [n]; equal numbers are one node.
     node: np.ndarray
@@ -41,7 +43,7 @@ class Paths:
     codebooks: Sequence[np.ndarray]
     #: Codes to make unique [n, L].
     codes: np.ndarray
-    #: True while the item follows the codes it was encoded to [n]; an unsettled item has no claim on its place.
+    #: True while the item follows the codes it was encoded to [n]; an unsettled item has no claim on its leaf.
     settled: np.ndarray
 
 
@@ -59,28 +61,23 @@ def unique_codes(
     ``specific_codes`` (one [n, L_n] a side) are the nearest codes by Eq. 3 and 4. Returns new shared and specific
     codes; the shared ones are the same for all sides. Raises UserError when there are more items than identifiers.
     """
-    items, own_sizes = len(latents), [len(codebook) for codebook in specific[0]]
-    check_room(items, [*map(len, shared), *own_sizes])
+    items, specific_sizes = len(latents), [len(codebook) for codebook in specific[0]]
+    check_room(items, [*map(len, shared), *specific_sizes])
     root, settled = np.zeros(items, dtype=np.int64), np.ones(items, dtype=bool)
-    if not own_sizes:
-        return _make_unique(Paths(root, latents, shared, shared_codes, settled)), list(specific_codes)
-    if len(specific) == 1:
-        whole = [*shared, *specific[0]]
-        path = np.concatenate([shared_codes, specific_codes[0]], axis=1)
-        path = _make_unique(Paths(root, latents, whole, path, settled))
-        return path[:, : len(shared)], [path[:, len(shared) :]]
+    if len(specific) == 1 or not specific_sizes:
+        codes = np.concatenate([shared_codes, specific_codes[0]], axis=1)
+        codes = _make_unique(Descent(root, latents, [*shared, *specific[0]], codes, settled))
+        return codes[:, : len(shared)], [codes[:, len(shared) :]] * len(specific)
 
-    above = Paths(root, latents, shared, shared_codes, settled)
-    claims = np.sum([_keepers(above, own) for own in specific_codes], axis=0)
-    above = _rebalance(above, math.prod(own_sizes), claims)
-    ends = np.cumsum([own[0].shape[1] for own in specific])[:-1]
-    parts = np.split(above.residual, ends, axis=1)
+    above = Descent(root, latents, shared, shared_codes, settled)
+    claims = np.sum([_keepers(above, codes) for codes in specific_codes], axis=0)
+    above = _rebalance(above, math.prod(specific_sizes), claims)
+    ends = np.cumsum([codebooks[0].shape[1] for codebooks in specific])[:-1]
+    residuals = np.split(above.residual, ends, axis=1)
     unique = []
-    for residual, codebooks, own in zip(parts, specific, specific_codes, strict=True):
-        below = Paths(
-            above.node, residual, codebooks, _encode_unsettled(above.settled, residual, codebooks, own), above.settled
-        )
-        unique.append(_make_unique(below))
+    for residual, codebooks, codes in zip(residuals, specific, specific_codes, strict=True):
+        codes = _encode_unsettled(above.settled, residual, codebooks, codes)
+        unique.append(_make_unique(Descent(above.node, residual, codebooks, codes, above.settled)))
     return above.codes, unique
 
 
@@ -88,65 +85,64 @@ def check_room(items: int, sizes: Sequence[int]) -> None:
     """Raise UserError when levels of these ``sizes`` offer fewer identifiers than there are items."""
     room = math.prod(sizes)
     if room < items:
-        equal = len(set(sizes)) == 1
         levels = (
-            f"{len(sizes)} levels of {sizes[0]} codes" if equal else f"levels of {', '.join(map(str, sizes))} codes"
+            f"{len(sizes)} levels of {sizes[0]}" if len(set(sizes)) == 1 else f"levels of {', '.join(map(str, sizes))}"
         )
         raise UserError(
-            f"identifiers: {levels} give {room:,} identifiers for {items:,} items; raise codebook_size, shared_levels "
-            "or specific_levels"
+            f"identifiers: {levels} codes give {room:,} identifiers for {items:,} items; raise codebook_size, "
+            "shared_levels or specific_levels"
         )
 
 
-def _make_unique(paths: Paths) -> np.ndarray:
-    """Make the codes [n, L] of paths unique, given nodes that have room for their items."""
-    claims = _keepers(paths, paths.codes[:, :0])
-    last = paths.codebooks[-1]
-    above = Paths(paths.node, paths.residual, paths.codebooks[:-1], paths.codes[:, :-1], paths.settled)
-    above = _rebalance(above, len(last), claims)
-    code = _encode_unsettled(above.settled, above.residual, [last], paths.codes[:, -1:])[:, 0]
+def _make_unique(descent: Descent) -> np.ndarray:
+    """Make the codes [n, L] of a descent unique, given nodes that have room for their items."""
+    claims = _keepers(descent, descent.codes[:, :0])
+    last = descent.codebooks[-1]
+    above = _rebalance(
+        replace(descent, codebooks=descent.codebooks[:-1], codes=descent.codes[:, :-1]), len(last), claims
+    )
+    code = _encode_unsettled(above.settled, above.residual, [last], descent.codes[:, -1:])[:, 0]
     return np.column_stack([above.codes, _place(above, last, code)])
 
 
-def _keepers(paths: Paths, further: np.ndarray) -> np.ndarray:
+def _keepers(descent: Descent, further: np.ndarray) -> np.ndarray:
     """Mark one settled item of each identifier, the best quantized one [n]; rebalancing leaves it in place.
 
-    ``further`` [n, any] are codes of levels below those of ``paths``.
+    ``further`` [n, any] are codes of levels below those of ``descent``.
     """
-    left = paths.residual.copy()
-    for codebook, code in zip(paths.codebooks, paths.codes.T, strict=True):
-        left -= codebook[code]
-    identifier = _descend(_descend(paths.node, paths.codes), further)
-    order = np.lexsort((np.einsum("nd,nd->n", left, left), ~paths.settled, identifier))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = identifier[order][1:] != identifier[order][:-1]
+    residual = descent.residual.copy()
+    for codebook, code in zip(descent.codebooks, descent.codes.T, strict=True):
+        residual -= codebook[code]
+    identifier = _descend(_descend(descent.node, descent.codes), further)
+    order = np.lexsort((np.einsum("nd,nd->n", residual, residual), ~descent.settled, identifier))
+    _, first = np.unique(identifier[order], return_index=True)
     keeper = np.zeros(len(order), dtype=bool)
     keeper[order[first]] = True
-    keeper &= paths.settled
+    keeper &= descent.settled
     return keeper
 
 
 # ---------------------------------------------------------------------------------------------------------- rebalance
 
 
-def _rebalance(paths: Paths, room_below: int, claims: np.ndarray) -> Paths:
-    """Move items so that no node at the end of these paths holds more than ``room_below`` of them.
+def _rebalance(descent: Descent, room_below: int, claims: np.ndarray) -> Descent:
+    """Move items so that no node at the end of the descent holds more than ``room_below`` of them.
 
-    Items with lower ``claims`` [n] go first. Returns the nodes at the end of the paths, the residuals to quantize
+    Items with lower ``claims`` [n] go first. Returns the nodes at that end, the residuals to quantize
     there, the codes, and which items are still settled.
     """
-    node, residual = paths.node, paths.residual
-    codes, settled = paths.codes.copy(), paths.settled.copy()
-    for level, codebook in enumerate(paths.codebooks):
-        room = room_below * math.prod(map(len, paths.codebooks[level + 1 :]))
+    node, residual = descent.node, descent.residual
+    codes, settled = descent.codes.copy(), descent.settled.copy()
+    for level, codebook in enumerate(descent.codebooks):
+        room = room_below * math.prod(map(len, descent.codebooks[level + 1 :]))
         leaving, target = _overflow(node, residual, codebook, codes[:, level], room, claims)
         if len(leaving):
             settled[leaving] = False
             codes[leaving, level] = target
-            codes[leaving, level + 1 :] = _encode(residual[leaving] - codebook[target], paths.codebooks[level + 1 :])
+            codes[leaving, level + 1 :] = _encode(residual[leaving] - codebook[target], descent.codebooks[level + 1 :])
         node = _descend(node, codes[:, level : level + 1])
         residual = residual - codebook[codes[:, level]]
-    return Paths(node, residual, paths.codebooks[:0], codes, settled)
+    return Descent(node, residual, descent.codebooks[:0], codes, settled)
 
 
 def _overflow(
@@ -164,9 +160,9 @@ def _overflow(
     leaving, targets = [], []
     for parent in np.unique(full // size):
         members = by_node[starts[parent] : starts[parent + 1]]
-        held = np.bincount(code[members], minlength=size)
-        free = np.maximum(room - held, 0)
-        for crowded in np.flatnonzero(held > room).tolist():
+        occupancy = np.bincount(code[members], minlength=size)
+        free = np.maximum(room - occupancy, 0)
+        for crowded in np.flatnonzero(occupancy > room).tolist():
             crowd = members[code[members] == crowded]
             go = crowd[_dearest_last(residual[crowd], codebook, crowded, free > 0, claims[crowd])[: len(crowd) - room]]
             leaving.append(go)
@@ -175,13 +171,13 @@ def _overflow(
 
 
 def _dearest_last(
-    residual: np.ndarray, codebook: np.ndarray, own: int, open_codes: np.ndarray, claims: np.ndarray
+    residual: np.ndarray, codebook: np.ndarray, code: int, open_codes: np.ndarray, claims: np.ndarray
 ) -> np.ndarray:
-    """Order items leaving code ``own``: fewest claims first, then least added distortion."""
+    """Order items leaving ``code``: fewest claims first, then least added distortion."""
     added = np.empty(len(residual), dtype=np.float32)
-    for rows in _row_blocks(len(residual), len(codebook)):
+    for rows in row_blocks(len(residual), len(codebook), _DISTANCES):
         distance = _distances(residual[rows], codebook)
-        added[rows] = distance[:, open_codes].min(axis=1) - distance[:, own]
+        added[rows] = distance[:, open_codes].min(axis=1) - distance[:, code]
     return np.lexsort((added, claims))
 
 
@@ -191,13 +187,13 @@ def _seat(residual: np.ndarray, codebook: np.ndarray, free: np.ndarray) -> np.nd
     ``free`` [K] counts the places of each code, at least n in all, and is reduced by those taken.
     """
     target = np.empty(len(residual), dtype=np.int64)
-    for rows in _row_blocks(len(residual), len(codebook)):
+    for rows in row_blocks(len(residual), len(codebook), _DISTANCES):
         distance = _distances(residual[rows], codebook)
         preference = np.argsort(distance, axis=1, kind="stable")
         waiting = np.arange(len(distance))
-        asked = np.zeros(len(distance), dtype=np.int64)
+        tried = np.zeros(len(distance), dtype=np.int64)
         while len(waiting):
-            choice = preference[waiting, asked[waiting]]
+            choice = preference[waiting, tried[waiting]]
             order = np.lexsort((distance[waiting, choice], choice))
             sorted_choice = choice[order]
             turn = np.arange(len(order)) - np.searchsorted(sorted_choice, sorted_choice)
@@ -206,46 +202,44 @@ def _seat(residual: np.ndarray, codebook: np.ndarray, free: np.ndarray) -> np.nd
             target[rows.start + waiting[seated]] = choice[seated]
             free -= np.bincount(choice[seated], minlength=len(free))
             waiting = np.sort(waiting[order[~taken]])
-            asked[waiting] += 1
+            tried[waiting] += 1
     return target
 
 
 # -------------------------------------------------------------------------------------------------------------- place
 
 
-def _place(paths: Paths, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
+def _place(descent: Descent, codebook: np.ndarray, code: np.ndarray) -> np.ndarray:
     """Choose last codes [n] that are unique within each node; a node has at most K items.
 
     An item alone on its code stays. The others of a node, and the unsettled, get the free codes and the codes they
     collide on, by an assignment in which as many items as possible keep their code and squared distances are least.
     """
     size = len(codebook)
-    _, cell = np.unique(paths.node * size + code, return_inverse=True)
-    settled_in_cell = np.bincount(cell, weights=paths.settled)
-    fixed = paths.settled & (settled_in_cell[cell] == 1)
+    _, cell = np.unique(descent.node * size + code, return_inverse=True)
+    fixed = descent.settled & (np.bincount(cell, weights=descent.settled)[cell] == 1)
     moving = np.flatnonzero(~fixed)
-    placed = code.copy()
-    if not len(moving):
-        return placed
-    moving = moving[np.argsort(paths.node[moving], kind="stable")]
-    nodes, starts = np.unique(paths.node[moving], return_index=True)
+    moving = moving[np.argsort(descent.node[moving], kind="stable")]
+    nodes, starts = np.unique(descent.node[moving], return_index=True)
     bounds = np.append(starts, len(moving))
 
-    staying = np.flatnonzero(fixed)
-    group = np.searchsorted(nodes, paths.node[staying])
-    staying = staying[nodes[np.minimum(group, len(nodes) - 1)] == paths.node[staying]]
-    staying = staying[np.argsort(paths.node[staying], kind="stable")]
-    taken = np.searchsorted(paths.node[staying], nodes), np.searchsorted(paths.node[staying], nodes, side="right")
+    staying = np.flatnonzero(fixed & np.isin(descent.node, nodes))
+    staying = staying[np.argsort(descent.node[staying], kind="stable")]
+    group = np.searchsorted(nodes, descent.node[staying])
 
+    placed = code.copy()
     for first, last in _group_blocks(bounds, size):
         begin = bounds[first]
-        distance = _distances(paths.residual[moving[begin : bounds[last]]], codebook)
+        distance = _distances(descent.residual[moving[begin : bounds[last]]], codebook)
+        block = slice(*np.searchsorted(group, [first, last]))
+        free = np.ones((last - first, size), dtype=bool)
+        free[group[block] - first, code[staying[block]]] = False
         for number in range(first, last):
-            items = moving[bounds[number] : bounds[number + 1]]
-            open_codes = np.ones(size, dtype=bool)
-            open_codes[code[staying[taken[0][number] : taken[1][number]]]] = False
-            rows = distance[bounds[number] - begin : bounds[number + 1] - begin]
-            placed[items] = _assign(rows, np.flatnonzero(open_codes), code[items], paths.settled[items])
+            rows = slice(bounds[number], bounds[number + 1])
+            items, columns = moving[rows], np.flatnonzero(free[number - first])
+            placed[items] = _assign(
+                distance[rows.start - begin : rows.stop - begin], columns, code[items], descent.settled[items]
+            )
     return placed
 
 
@@ -255,8 +249,7 @@ def _assign(distance: np.ndarray, columns: np.ndarray, code: np.ndarray, settled
     cost -= cost.min(axis=1, keepdims=True)
     # One kept code outweighs any sum of distances, so the number of moves is minimized first.
     bonus = (len(cost) + 1) * (cost.max() or 1.0)
-    own = np.searchsorted(columns, code[settled])
-    cost[np.flatnonzero(settled), own] -= bonus
+    cost[np.flatnonzero(settled), np.searchsorted(columns, code[settled])] -= bonus
     assigned: np.ndarray = columns[linear_sum_assignment(_eased(cost))[1][: len(cost)]]
     return assigned
 
@@ -298,32 +291,26 @@ def _distances(residual: np.ndarray, codebook: np.ndarray) -> np.ndarray:
 def _encode(residual: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
     """Choose nearest codes [n, L], level by level (Eq. 3, 4)."""
     codes = np.empty((len(residual), len(codebooks)), dtype=np.int64)
-    for rows in _row_blocks(len(residual), max(map(len, codebooks), default=1)):
-        left = residual[rows]
+    for rows in row_blocks(len(residual), max(map(len, codebooks), default=1), _DISTANCES):
+        block = residual[rows]
         for level, codebook in enumerate(codebooks):
-            codes[rows, level] = _distances(left, codebook).argmin(axis=1)
-            left = left - codebook[codes[rows, level]]
+            codes[rows, level] = _distances(block, codebook).argmin(axis=1)
+            block = block - codebook[codes[rows, level]]
     return codes
 
 
 def _encode_unsettled(
     settled: np.ndarray, residual: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray
 ) -> np.ndarray:
-    """Return ``codes`` [n, L], encoded anew for items that left the path their codes were computed on."""
+    """Return ``codes`` [n, L], encoded anew for items that left the nodes their codes were computed on."""
     codes = codes.copy()
     codes[~settled] = _encode(residual[~settled], codebooks)
     return codes
 
 
-def _row_blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slice rows into blocks of at most `_BLOCK / width`."""
-    step = max(1, _BLOCK // width)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-
 def _group_blocks(bounds: np.ndarray, width: int) -> Iterator[tuple[int, int]]:
-    """Yield runs of groups (first, one past the last) whose rows together are at most `_BLOCK / width`."""
-    step = max(1, _BLOCK // width)
+    """Yield runs of groups (first, one past the last) whose rows together are at most `_DISTANCES / width`."""
+    step = max(1, _DISTANCES // width)
     first = 0
     while first < len(bounds) - 1:
         last = int(np.searchsorted(bounds, bounds[first] + step, side="right")) - 1

@@ -1,4 +1,4 @@
-"""Encode mixed histories: attention blocks, masked pooling and alignment losses."""
+"""Attention blocks for sequence encoders."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from gensar_core.nn.dropout import dropout
-
-#: Lowest value of learned temperatures; below it, a softmax of logits up to 1 / temperature would overflow.
-_LOWEST_TEMPERATURE = 0.01
-
-
-class Dropout(torch.nn.Module):
-    """Apply dropout at low cost on a CPU."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return dropout(values, self.rate, self.training)
+from gensar_core.nn.dropout import Dropout
 
 
 def xavier(module: torch.nn.Module) -> None:
@@ -31,6 +17,15 @@ def xavier(module: torch.nn.Module) -> None:
             torch.nn.init.xavier_normal_(parameter)
         elif name.endswith("bias"):
             torch.nn.init.zeros_(parameter)
+
+
+def initialize(module: torch.nn.Module, std: float) -> None:
+    """Draw weights of linear and embedding layers within ``module`` from N(0, std**2); zero the biases."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.Linear | torch.nn.Embedding):
+            torch.nn.init.normal_(part.weight, std=std)
+        if isinstance(part, torch.nn.Linear) and part.bias is not None:
+            torch.nn.init.zeros_(part.bias)
 
 
 def on_distinct(encode: Callable[[torch.Tensor], torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
@@ -50,6 +45,47 @@ def masked_softmax(logits: torch.Tensor, mask: torch.Tensor, dim: int) -> torch.
     """Compute the softmax over ``dim`` where ``mask`` (as ``logits``, or broadcast to it) is true; zero elsewhere."""
     weights = torch.softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=dim)
     return weights * mask
+
+
+class SelfAttention(torch.nn.Module):
+    """Apply self-attention to states [rows, width, dimensions], and return the same shape.
+
+    Without a mask it is causal. ``visible`` bool [rows, width] marks the places that every place of the row attends to,
+    earlier or later; each row has at least one.
+    """
+
+    def __init__(self, dimensions: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.projections = torch.nn.Linear(dimensions, 3 * dimensions)
+        self.output = torch.nn.Linear(dimensions, dimensions)
+
+    def forward(self, states: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        rows, width, dimensions = states.shape
+        # [rows, width, 3 * dimensions] -> three of [rows, heads, width, dimensions / heads]
+        queries, keys, values = (
+            self.projections(states).view(rows, width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        mixed = functional.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=None if visible is None else visible[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=visible is None,
+        )
+        output: torch.Tensor = self.output(mixed.transpose(1, 2).reshape(rows, width, dimensions))
+        return output
+
+
+class Pointwise(torch.nn.Sequential):
+    """Apply two linear layers with an activation between them, at each place separately."""
+
+    def __init__(self, dimensions: int, inner: int, activation: torch.nn.Module, dropout: float) -> None:
+        super().__init__(
+            torch.nn.Linear(dimensions, inner), activation, Dropout(dropout), torch.nn.Linear(inner, dimensions)
+        )
 
 
 class Attention(torch.nn.Module):
@@ -138,60 +174,3 @@ class TargetAttention(torch.nn.Module):
         """
         logits = candidates @ self.bilinear(states).transpose(1, 2)
         return [masked_softmax(logits, mask[:, None], dim=2) @ states for mask in masks]
-
-
-class QueryItemAlignment(torch.nn.Module):
-    """Align the vectors of a query and of an item clicked after it by InfoNCE, both ways (SESRec, Eq. 6)."""
-
-    def __init__(self, dimensions: int, temperature: float, negatives: int) -> None:
-        super().__init__()
-        self.bilinear = torch.nn.Linear(dimensions, dimensions, bias=False)
-        self.temperature = torch.nn.Parameter(torch.tensor(temperature))
-        self.negatives = negatives
-
-    def forward(
-        self,
-        queries: torch.Tensor,
-        items: torch.Tensor,
-        encode_queries: Callable[[torch.Tensor], torch.Tensor],
-        encode_items: Callable[[torch.Tensor], torch.Tensor],
-        n_queries: int,
-        n_items: int,
-    ) -> torch.Tensor:
-        """Compute the loss of (``queries``, ``items``) int64 [pairs], all against the same random items and queries.
-
-        A pair's partner may be among the random ones; with 1,024 of them that changes the loss little.
-        """
-        device = queries.device
-        query, query_place = torch.unique(queries, return_inverse=True)
-        item, item_place = torch.unique(items, return_inverse=True)
-        asked, found = self.bilinear(encode_queries(query)), encode_items(item)
-        random_items = encode_items(torch.randperm(n_items, device=device)[: self.negatives])
-        random_queries = self.bilinear(encode_queries(torch.randperm(n_queries, device=device)[: self.negatives]))
-        temperature = self.temperature.clamp(min=_LOWEST_TEMPERATURE)
-        positive = (asked[query_place] * found[item_place]).sum(dim=1).tanh() / temperature
-        # A pair's negatives depend on its query alone, or on its item alone.
-        to_items = torch.logsumexp((asked @ random_items.T).tanh() / temperature, dim=1)[query_place]
-        to_queries = torch.logsumexp((found @ random_queries.T).tanh() / temperature, dim=1)[item_place]
-        losses = [functional.softplus(negative - positive).mean() for negative in (to_items, to_queries)]
-        return (losses[0] + losses[1]) / 2
-
-
-class ViewAlignment(torch.nn.Module):
-    """Align two views of a row by NT-Xent, with tanh(z W z') / temperature as similarity (UniSAR, Eq. 12)."""
-
-    def __init__(self, dimensions: int, temperature: float) -> None:
-        super().__init__()
-        self.bilinear = torch.nn.Linear(dimensions, dimensions, bias=False)
-        self.temperature = torch.nn.Parameter(torch.tensor(temperature))
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Compute the loss of views [rows, d]; a view's negatives are the 2 rows - 2 others. Zero without rows."""
-        rows = len(first)
-        if not rows:
-            return first.sum() * 0.0
-        views = torch.cat([first, second])
-        logits = (self.bilinear(views) @ views.T).tanh() / self.temperature.clamp(min=_LOWEST_TEMPERATURE)
-        logits = logits.masked_fill(torch.eye(2 * rows, dtype=torch.bool, device=logits.device), -torch.inf)
-        partners = torch.arange(2 * rows, device=logits.device).roll(rows)
-        return functional.cross_entropy(logits, partners)

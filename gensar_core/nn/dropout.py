@@ -51,6 +51,17 @@ def dropout(values: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
     return dropped
 
 
+class Dropout(torch.nn.Module):
+    """Apply dropout at low cost on a CPU."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return dropout(values, self.rate, self.training)
+
+
 class _CheapDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, rate: float) -> torch.Tensor:  # type: ignore[override]

@@ -61,12 +61,12 @@ class Ranking:
 
 def split_metrics(table: pl.DataFrame) -> dict[str, float]:
     """Compute HR@5, HR@10 and NDCG@5 of each task and split of a ranks table, by name, for a stage's record."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for (task, split), group in table.group_by("task", "split", maintain_order=True):
         ranks, name = group.get_column("rank").to_numpy(), f"{task}_{split}"
-        found |= {f"{name}_hr@{depth}": hit_rate(ranks, depth) for depth in (5, 10)}
-        found[f"{name}_ndcg@5"] = ndcg(ranks, 5)
-    return found
+        metrics |= {f"{name}_hr@{depth}": hit_rate(ranks, depth) for depth in (5, 10)}
+        metrics[f"{name}_ndcg@5"] = ndcg(ranks, 5)
+    return metrics
 
 
 def load_candidates(
@@ -86,10 +86,10 @@ def load_candidates(
     if samples is None:
         samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
     rows = samples.filter((pl.col("task") == task) & (pl.col("split") == split)).sort("sample_id")
-    if users and len(rows) > users and choice == "latest":
+    if users and choice == "latest":
         rows = rows.sort("time", "sample_id").tail(users).sort("sample_id")
-    elif users and len(rows) > users:
-        rows = rows[np.linspace(0, len(rows) - 1, users).round().astype(np.int64)]
+    else:
+        rows = evenly_spread(rows, users)
     path = samples_folder / "candidates.parquet"
     rows = rows.join(schema.CANDIDATES.read(path), on="sample_id", how="left", maintain_order="left")
     if rows.get_column("negatives").null_count():
@@ -98,6 +98,13 @@ def load_candidates(
     width = int(negatives.lengths.max(initial=0))
     items = np.column_stack([rows.get_column("target_item").to_numpy(), negatives.padded(width, -1)])
     return CandidateLists(rows.drop("negatives"), items.astype(np.int32))
+
+
+def evenly_spread(rows: pl.DataFrame, count: int) -> pl.DataFrame:
+    """Take ``count`` rows, evenly spread; all of them if there are fewer, or if ``count`` is 0."""
+    if not 0 < count < len(rows):
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
 
 
 def rank_lists(

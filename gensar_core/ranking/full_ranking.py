@@ -16,6 +16,8 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
+from gensar_core.ranking.candidates import evenly_spread
+from gensar_core.ranking.metrics import ranks_of
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
 
@@ -45,13 +47,12 @@ def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings)
     """Load a task's test targets in the order of sample_id; at most ``settings.users``, evenly spread (0: all)."""
     samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
     rows = samples.filter((pl.col("task") == task) & (pl.col("split") == "test")).sort("sample_id")
-    if settings.users and len(rows) > settings.users:
-        rows = rows[np.linspace(0, len(rows) - 1, settings.users).round().astype(np.int64)]
+    rows = evenly_spread(rows, settings.users)
     if not settings.exclude_clicked:
         return CatalogueTargets(rows, np.full((len(rows), 0), -1, dtype=np.int32))
-    trained = schema.EVENTS.read(samples_folder / "training_events.parquet").select("user_id", "item_id")
-    chosen = samples.filter(pl.col("split") == "valid").select("user_id", item_id="target_item")
-    clicked = pl.concat([trained, chosen]).unique().sort("user_id", "item_id")
+    training = schema.EVENTS.read(samples_folder / "training_events.parquet").select("user_id", "item_id")
+    valid = samples.filter(pl.col("split") == "valid").select("user_id", item_id="target_item")
+    clicked = pl.concat([training, valid]).unique().sort("user_id", "item_id")
     by_user = rows.select("user_id", "target_item").join(
         clicked.group_by("user_id", maintain_order=True).agg("item_id"), on="user_id", how="left", maintain_order="left"
     )
@@ -90,12 +91,8 @@ def catalogue_ranks(scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray
     row, place = np.nonzero(targets.excluded >= 0)
     candidate = np.ones(scores.shape, dtype=bool)
     candidate[row, targets.excluded[row, place]] = False
-    wanted = targets.samples.get_column("target_item").to_numpy()
-    own = scores[np.arange(len(scores)), wanted][:, None]
-    better = ((scores > own) & candidate).sum(axis=1)
-    equal = ((scores == own) & candidate).sum(axis=1) - 1
-    ranks: np.ndarray = 1.0 + better + equal / 2.0
-    return ranks
+    items = targets.samples.get_column("target_item").to_numpy()
+    return ranks_of(scores[np.arange(len(scores)), items], scores, candidate)
 
 
 def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray:
@@ -104,11 +101,8 @@ def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets
     ``items`` [rows, n] holds the items, best first, -1 for none, and ``scores`` their scores; ties are averaged.
     """
     hit = items == targets.samples.get_column("target_item").to_numpy()[:, None]
-    own = np.where(hit, scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
-    better = (scores > own).sum(axis=1)
-    equal = (scores == own).sum(axis=1) - 1
-    ranks: np.ndarray = np.where(hit.any(axis=1), 1.0 + better + equal / 2.0, np.nan)
-    return ranks
+    target_scores = np.where(hit, scores, -np.inf).max(axis=1, initial=-np.inf)
+    return np.where(hit.any(axis=1), ranks_of(target_scores, scores, np.ones_like(hit)), np.nan)
 
 
 def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl.DataFrame:
@@ -124,9 +118,9 @@ def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl
 
 def full_ranking_metrics(table: pl.DataFrame) -> dict[str, float]:
     """Compute Recall@20 of each task, and the share of targets without a rank, for a stage's record."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for (task,), group in table.group_by("task", maintain_order=True):
         ranks = group.get_column("rank")
-        found[f"{task}_recall@20"] = float((ranks <= 20).fill_null(False).mean() or 0.0)  # type: ignore[arg-type]
-        found[f"{task}_not_found"] = ranks.null_count() / len(ranks)
-    return found
+        metrics[f"{task}_recall@20"] = float((ranks <= 20).fill_null(False).mean() or 0.0)  # type: ignore[arg-type]
+        metrics[f"{task}_not_found"] = ranks.null_count() / len(ranks)
+    return metrics

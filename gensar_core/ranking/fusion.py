@@ -39,16 +39,15 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
     """
     inputs = [samples / "samples.parquet", samples / "candidates.parquet", *parts.values()]
     inputs += [samples / "training_events.parquet"] if settings.popularity else []
-    record_name = f"{name}.stage.json"
     recorded = {**settings.model_dump(mode="json"), "parts": list(parts)}
-    with Stage("fuse", output, settings=recorded, inputs=inputs, code=__name__, record_name=record_name) as stage:
+    with Stage.named_after(output / name, "fuse", settings=recorded, inputs=inputs, code=__name__) as stage:
         table = schema.SAMPLES.read(samples / "samples.parquet")
         scored = {part: schema.SCORES.read(path).sort("sample_id") for part, path in parts.items()}
         prior = log_clicks(samples / "training_events.parquet") if settings.popularity else None
         ranks = []
         for task in schema.TASKS:
             lists = {split: load_candidates(samples, task, split, samples=table) for split in _SPLITS}
-            used = {part: found for part in scored if (found := _scores_of(part, scored[part], lists)) is not None}
+            used = {part: rows for part in scored if (rows := _scores_of(part, scored[part], lists)) is not None}
             if not used or not all(map(len, lists.values())):
                 continue
             ranked, weights = fuse_task(
@@ -60,7 +59,7 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
             for split, fused in zip(_SPLITS, ranked, strict=True):
                 ranks.append(ranks_table(lists[split], fused))
                 stage.record(**{f"{task}_{split}_ndcg@5": ndcg(fused, 5)})
-            stage.record(**{f"{task}_weights": _told(list(used), weights)})
+            stage.record(**{f"{task}_weights": _named_weights(list(used), weights)})
         if not ranks:
             raise UserError(f"fusions.{name}: none of {', '.join(parts)} scored the valid and test targets of a task")
         schema.RANKS.write(concat_ranks(ranks), stage.path(f"{name}.parquet"))
@@ -80,11 +79,11 @@ def fuse_task(
     """
     inside = [features([part[split] for part in parts], present[split]) for split in range(len(_SPLITS))]
     if prior is not None:
-        inside = [np.concatenate([own, more[:, :, None]], axis=2) for own, more in zip(inside, prior, strict=True)]
+        inside = [np.concatenate([part, log[:, :, None]], axis=2) for part, log in zip(inside, prior, strict=True)]
     scale = spread(inside[0], present[0])
     weights = fit_weights(inside[0] / scale, present[0], settings.ridge, signed=int(prior is not None))
-    ranked = [average_ranks((own / scale) @ weights, stands) for own, stands in zip(inside, present, strict=True)]
-    return ranked, weights
+    scores = [(part / scale) @ weights for part in inside]
+    return [average_ranks(*split) for split in zip(scores, present, strict=True)], weights
 
 
 def list_scores(scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | None:
@@ -96,10 +95,10 @@ def list_scores(scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | Non
     rows = wanted.join(scores, on="sample_id", how="left", maintain_order="left").get_column("scores")
     if rows.null_count() == len(rows):
         return None
-    found = Ragged.from_series(rows)
-    if rows.null_count() or (found.lengths != lists.present.sum(axis=1)).any():
+    scored = Ragged.from_series(rows)
+    if rows.null_count() or (scored.lengths != lists.present.sum(axis=1)).any():
         raise UserError("its scores are of other candidate lists than these; delete its ranks and run again")
-    matrix: np.ndarray = found.padded(lists.items.shape[1], 0).astype(np.float64)
+    matrix: np.ndarray = scored.padded(lists.items.shape[1], 0).astype(np.float64)
     return matrix
 
 
@@ -155,30 +154,30 @@ def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float, signed: i
 
     start = np.zeros(inside.shape[2])
     bounds = [(0.0, None)] * (len(start) - signed) + [(None, None)] * signed
-    found = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 500})
-    weights: np.ndarray = found.x
+    options = {"maxiter": 500}
+    weights: np.ndarray = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options).x
     return weights
 
 
 def _looked_up(prior: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Look up ``prior`` for ``items`` [rows, width]; 0 past its end (items without clicks) and without a candidate."""
-    known = (items >= 0) & (items < len(prior))
-    return np.where(known, prior[np.where(known, items, 0)], 0.0)
+    inside = (items >= 0) & (items < len(prior))
+    return np.where(inside, prior[np.where(inside, items, 0)], 0.0)
 
 
 def _scores_of(part: str, scores: pl.DataFrame, lists: Mapping[str, CandidateLists]) -> list[np.ndarray] | None:
     """Return a part's scores of the valid and test lists of a task; None when it does not rank the task."""
     try:
-        found = [list_scores(scores, lists[split]) for split in _SPLITS]
+        by_split = [list_scores(scores, lists[split]) for split in _SPLITS]
     except UserError as error:
         raise UserError(f"{part}: {error}") from None
-    scored = [matrix for matrix in found if matrix is not None]
-    if scored and len(scored) < len(found):
+    scored = [matrix for matrix in by_split if matrix is not None]
+    if scored and len(scored) < len(by_split):
         raise UserError(f"{part}: scored one split of a task and not the other; delete its ranks and run again")
     return scored or None
 
 
-def _told(parts: list[str], weights: np.ndarray) -> dict[str, dict[str, float]]:
+def _named_weights(parts: list[str], weights: np.ndarray) -> dict[str, dict[str, float]]:
     by_part = weights[: len(parts) * len(FEATURES)].reshape(len(parts), len(FEATURES))
     prior = {"popularity": {"log_clicks": round(float(weights[-1]), 6)}} if weights.size > by_part.size else {}
     return prior | {

@@ -14,9 +14,16 @@ def average_ranks(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     """
     if np.isnan(scores[present]).any():
         raise ValueError("a candidate's score is not a number")
-    target = scores[:, :1]
-    better = ((scores > target) & present).sum(axis=1)
-    equal = ((scores == target) & present).sum(axis=1) - 1
+    return ranks_of(scores[:, 0], scores, present)
+
+
+def ranks_of(targets: np.ndarray, scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Rank each target by its score [rows] among ``scores`` [rows, width] where ``present``, which hold it once.
+
+    1 is best, ties take the average rank, float64 [rows].
+    """
+    better = ((scores > targets[:, None]) & present).sum(axis=1)
+    equal = ((scores == targets[:, None]) & present).sum(axis=1) - 1
     ranks: np.ndarray = 1.0 + better + equal / 2.0
     return ranks
 

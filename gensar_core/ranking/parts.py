@@ -57,23 +57,19 @@ def gather_rankings(parts: Sequence[Path], output: Path, name: str) -> None:
     ``parts`` are the ranks files of the parts; their scores and records are beside them.
     """
     scores = [path.with_suffix(".scores.parquet") for path in parts]
-    with _gathering("rank_generator", [*parts, *scores], output, name) as stage:
-        pairs = zip(parts, scores, strict=True)
-        whole = concat_rankings(Ranking(schema.RANKS.read(ranks), schema.SCORES.read(kept)) for ranks, kept in pairs)
+    with Stage.named_after(output / name, "rank_generator", inputs=[*parts, *scores], code=__name__) as stage:
+        tables = [(schema.RANKS.read(part), schema.SCORES.read(path)) for part, path in zip(parts, scores, strict=True)]
+        whole = concat_rankings(Ranking(*pair) for pair in tables)
         whole.write(stage, name)
         stage.record(**_work(parts))
 
 
 def gather_full_ranks(parts: Sequence[Path], output: Path, name: str) -> None:
     """Write ``output``/{name}.parquet (table `full_ranks`) and its record from those of all ``parts``."""
-    with _gathering("full_rank_generator", parts, output, name) as stage:
+    with Stage.named_after(output / name, "full_rank_generator", inputs=parts, code=__name__) as stage:
         table = pl.concat([schema.FULL_RANKS.read(path) for path in parts]).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
         stage.record(**full_ranking_metrics(table), **_work(parts))
-
-
-def _gathering(stage: str, inputs: Sequence[Path], output: Path, name: str) -> Stage:
-    return Stage(stage, output, inputs=inputs, code=__name__, record_name=f"{name}.stage.json")
 
 
 def _work(parts: Sequence[Path]) -> dict[str, float | str]:

@@ -59,8 +59,8 @@ class Ragged:
 
     def filter(self, keep: np.ndarray) -> Ragged:
         """Keep only the values where ``keep`` [total] is true; all rows stay, some shorter."""
-        kept = np.concatenate([[0], np.cumsum(keep)])
-        return Ragged(kept[self.offsets], self.values[keep])
+        counts = np.concatenate([[0], np.cumsum(keep)])
+        return Ragged(counts[self.offsets], self.values[keep])
 
     def tail(self, width: int) -> Ragged:
         """Keep the last ``width`` values of each row."""

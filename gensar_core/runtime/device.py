@@ -63,9 +63,3 @@ def has_bfloat16(device: torch.device) -> bool:
     # AVX512-BF16 doubles the rate of AVX512 products; AMX has a dedicated unit.
     can = torch.cpu.get_capabilities()
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-
-
-def set_threads(threads: int | None) -> None:
-    """Compute with this many CPU threads: Snakemake's allotment, so that parallel jobs do not compete."""
-    if threads:
-        torch.set_num_threads(threads)

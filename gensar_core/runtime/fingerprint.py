@@ -27,10 +27,10 @@ _VALIDATORS = {"field_validator", "model_validator"}
 def fingerprint(*modules: str) -> str:
     """Hash the given modules and all modules of this package that they reach by imports (sha256)."""
     whole = hashlib.sha256()
-    found = reached(*modules)
-    asked = {pair for module in found for pair in _names_imported(module)}
-    for module in sorted(found):
-        names = frozenset(name for source, name in asked if source == module)
+    modules_reached = reached(*modules)
+    pairs = {pair for module in modules_reached for pair in _names_imported(module)}
+    for module in sorted(modules_reached):
+        names = frozenset(name for source, name in pairs if source == module)
         whole.update(f"{module}\0{_content(module, names)}\n".encode())
     return whole.hexdigest()[:16]
 
@@ -69,14 +69,14 @@ def imports(module: str) -> frozenset[str]:
 
 
 def _imported(tree: ast.Module) -> frozenset[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in found if name.startswith(f"{PACKAGE}.") and module_file(name) is not None)
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in names if name.startswith(f"{PACKAGE}.") and module_file(name) is not None)
 
 
 def module_file(module: str) -> Path | None:
@@ -99,8 +99,8 @@ def _tree(module: str) -> ast.Module:
 def _names_imported(module: str) -> frozenset[tuple[str, str]]:
     """Return (module, name) of everything that a module imports by name from a settings module."""
     nodes = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom))
-    found = ((node.module or "", alias.name) for node in nodes for alias in node.names)
-    return frozenset(pair for pair in found if pair[0].startswith(_SETTINGS))
+    pairs = ((node.module or "", alias.name) for node in nodes for alias in node.names)
+    return frozenset(pair for pair in pairs if pair[0].startswith(_SETTINGS))
 
 
 @functools.cache

@@ -39,13 +39,20 @@ def progress(
         disable=not screen.isatty(),
         dynamic_ncols=True,
     )
-    lines = _Lines(description, total, unit, initial, quiet=sys.stderr.isatty())
+    in_log = not sys.stderr.isatty()
+    done, started = initial, time.monotonic()
+    last = started
     with bar:
-        for item in items:
+        for done, item in enumerate(items, initial + 1):
             yield item
             bar.update()
-            lines.update()
-    lines.close()
+            now = time.monotonic()
+            if in_log and now - last >= _SECONDS_BETWEEN_LINES:
+                last = now
+                say(f"{description}: {_state(done, initial, total, unit, now - started)}")
+    elapsed = time.monotonic() - started
+    if in_log and elapsed >= 1.0:
+        say(f"{description}: {_state(done, initial, total, unit, elapsed)}, done")
 
 
 def say(line: str) -> None:
@@ -63,29 +70,10 @@ def announce(line: str) -> None:
         terminal.flush()
 
 
-class _Lines:
-    """Write the plain lines of one loop."""
-
-    def __init__(self, description: str, total: int | None, unit: str, initial: int, quiet: bool) -> None:
-        self.description, self.total, self.unit, self.initial, self.quiet = description, total, unit, initial, quiet
-        self.done = initial
-        self.started = self.last = time.monotonic()
-
-    def update(self) -> None:
-        self.done += 1
-        now = time.monotonic()
-        if not self.quiet and now - self.last >= _SECONDS_BETWEEN_LINES:
-            self.last = now
-            say(f"{self.description}: {self._state(now - self.started)}")
-
-    def close(self) -> None:
-        elapsed = time.monotonic() - self.started
-        if not self.quiet and elapsed >= 1.0:
-            say(f"{self.description}: {self._state(elapsed)}, done")
-
-    def _state(self, elapsed: float) -> str:
-        rate = (self.done - self.initial) / max(elapsed, 1e-9)
-        if not self.total:
-            return f"{self.done:,} {self.unit}, {rate:,.1f} {self.unit}/s"
-        left = max(self.total - self.done, 0) / max(rate, 1e-9)
-        return f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left"
+def _state(done: int, initial: int, total: int | None, unit: str, elapsed: float) -> str:
+    """Tell how far a loop is, at what rate, and how many seconds it will still take."""
+    rate = (done - initial) / max(elapsed, 1e-9)
+    if not total:
+        return f"{done:,} {unit}, {rate:,.1f} {unit}/s"
+    seconds = max(total - done, 0) / max(rate, 1e-9)
+    return f"{done:,} of {total:,} {unit}, {rate:,.1f} {unit}/s, {seconds:,.0f} s left"

@@ -32,8 +32,8 @@ def check_seal(path: Path) -> None:
 
 def _digest(file: BinaryIO, size: int) -> bytes:
     """Hash the next ``size`` bytes (sha256)."""
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     while size > 0 and (chunk := file.read(min(_CHUNK, size))):
-        found.update(chunk)
+        content.update(chunk)
         size -= len(chunk)
-    return found.digest()
+    return content.digest()

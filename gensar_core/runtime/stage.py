@@ -74,6 +74,11 @@ class Stage:
         self.warnings: list[str] = []
         self._scratch = folder / f".{Path(record_name).stem}.partial"
 
+    @classmethod
+    def named_after(cls, output: Path, name: str, **options: Any) -> Stage:
+        """Return the stage ``name`` whose outputs are called like ``output``, as is its record: {output}.stage.json."""
+        return cls(name, output.parent, record_name=f"{output.name}.stage.json", **options)
+
     def __enter__(self) -> Stage:
         self._started = time.monotonic()
         self._digests = {str(path): digest(path) for path in self.inputs}
@@ -225,13 +230,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _device() -> str:

@@ -16,20 +16,22 @@ class Fault:
     """Describe one file that is not as its stage wrote it."""
 
     path: Path
-    what: str
+    problem: str
     #: Record in which the stage listed its outputs.
     record: Path
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}; delete {self.record} and run again, and its stage is made anew"
+        return f"{self.path}: {self.problem}; delete {self.record} and run again, and its stage is made anew"
 
 
 def records(folder: Path) -> list[Path]:
     """List the records of all finished stages under a folder. Raises UserError when there are none."""
-    found = [path for path in sorted(folder.rglob("*stage.json")) if not _unfinished(path.relative_to(folder))]
-    if not found:
+    paths = sorted(folder.rglob("*stage.json"))
+    # The hidden folder of a stage is unfinished: the stage is running, or was killed.
+    finished = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not finished:
         raise UserError(f"{folder}: no finished stage in it; name a folder of results, such as results/demo")
-    return found
+    return finished
 
 
 def faults(record: Path, *, whole: bool) -> Iterator[Fault]:
@@ -55,12 +57,7 @@ def faults(record: Path, *, whole: bool) -> Iterator[Fault]:
 def outputs(record: Path) -> dict[str, dict[str, Any]]:
     """Read what a stage wrote: path in its folder -> `bytes`, `sha256`. Raises UserError where the record lacks it."""
     content = read_record(record)
-    found = content.get("outputs") if isinstance(content, dict) else None
-    if not isinstance(found, dict):
+    written = content.get("outputs") if isinstance(content, dict) else None
+    if not isinstance(written, dict):
         raise UserError(f"{record}: does not tell the digests of its outputs; delete it and run its stage again")
-    return found
-
-
-def _unfinished(path: Path) -> bool:
-    """Check whether a path lies in the hidden folder of a stage that is running, or was killed."""
-    return any(part.startswith(".") for part in path.parts)
+    return written

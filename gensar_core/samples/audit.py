@@ -112,10 +112,10 @@ class Audit:
         ):
             rows = rows.join(marks, on="sample_id", how="left", maintain_order="left")
         for task, split in itertools.product(TASKS, SPLITS):
-            own = rows.filter((pl.col("task") == task) & (pl.col("split") == split))
-            self._counts[task, split, "samples"] += len(own)
+            group = rows.filter((pl.col("task") == task) & (pl.col("split") == split))
+            self._counts[task, split, "samples"] += len(group)
             for mark in _marks(split):
-                self._counts[task, split, mark] += int(own[mark].sum())
+                self._counts[task, split, mark] += int(group[mark].sum())
 
     def report(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the counts, as task -> split -> name -> count."""
@@ -179,13 +179,13 @@ def _input_marks(samples: pl.DataFrame, events: pl.DataFrame, held_out: pl.DataF
         item = Ragged.from_series(part["history_object"]).values[is_item]
         held = _holds(part["user_id"].to_numpy(), row, item, behavior, pairs, accounted)
         holds.append(part.select("sample_id", inputs_with_held_out=pl.Series(held)))
-        own = item == part["target_item"].to_numpy()[row]
-        targets = part.select("sample_id", "user_id", "time", "target_item")[row[own]]
-        entries.append(targets.with_columns(behavior=pl.Series(behavior[own], dtype=pl.UInt8)))
-    return pl.concat(holds).join(_own_item(pl.concat(entries), events), on="sample_id", how="left")
+        is_target = item == part["target_item"].to_numpy()[row]
+        targets = part.select("sample_id", "user_id", "time", "target_item")[row[is_target]]
+        entries.append(targets.with_columns(behavior=pl.Series(behavior[is_target], dtype=pl.UInt8)))
+    return pl.concat(holds).join(_target_marks(pl.concat(entries), events), on="sample_id", how="left")
 
 
-def _own_item(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+def _target_marks(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     """Mark samples whose input holds the target's item: sample_id, leaks, repeats, targets_in_own_input.
 
     ``entries`` has a row for each place of an input that holds the target's item, with the columns of `_NO_ENTRIES`.
@@ -216,16 +216,15 @@ def _own_item(entries: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
 def _clicks_before(held_out: pl.DataFrame, events: pl.DataFrame) -> np.ndarray:
     """Count the user's clicks on the item of each pair before its first target, int64 [pairs, 2]: rec, search."""
     clicks = events.select(pair=_pair("item_id"), clicked="time", behavior=_BEHAVIOR)
-    found = (
+    cells = (
         held_out.lazy()
         .with_row_index("place")
         .join(clicks.lazy(), on="pair")
         .filter(pl.col("clicked") < pl.col("held_from"))
-        .select("place", searched=pl.col("behavior") == SEARCHED_ITEM)
+        .select(pl.col("place").cast(pl.Int64) * 2 + (pl.col("behavior") == SEARCHED_ITEM))
         .collect(engine="streaming")
     )
-    places = found["place"].to_numpy().astype(np.int64) * 2 + found["searched"].to_numpy()
-    counts: np.ndarray = np.bincount(places, minlength=2 * len(held_out)).reshape(-1, 2)
+    counts: np.ndarray = np.bincount(cells.to_series().to_numpy(), minlength=2 * len(held_out)).reshape(-1, 2)
     return counts
 
 
@@ -287,9 +286,9 @@ def _later(targets: pl.DataFrame, training: pl.DataFrame) -> np.ndarray:
         users, times = frame["user_id"].to_numpy().astype(np.int64), frame["time"].to_numpy()
         return users * width + np.searchsorted(moments, times, side="right")
 
-    trained, asked = np.sort(codes(training)), codes(targets)
-    ends = np.searchsorted(trained, (asked // width + 1) * width)
-    later: np.ndarray = ends - np.searchsorted(trained, asked, side="right")
+    event_codes, target_codes = np.sort(codes(training)), codes(targets)
+    ends = np.searchsorted(event_codes, (target_codes // width + 1) * width)
+    later: np.ndarray = ends - np.searchsorted(event_codes, target_codes, side="right")
     return later
 
 
@@ -298,24 +297,20 @@ def _candidate_marks(evaluated: pl.DataFrame, candidates: pl.DataFrame, negative
 
     ``evaluated`` are those samples, with their inputs.
     """
-    faults, told = [], []
+    marks = []
     for part in candidates.iter_slices(_SLICE):
         lists = part.join(evaluated, on="sample_id", how="inner")
-        told.append(_membership_marks(lists))
-        faults.append(
-            lists.select(
-                "sample_id",
-                candidates_equal_target=pl.col("negatives").list.contains(pl.col("target_item")),
-                candidate_lists_short=pl.col("negatives").list.len() < negatives,
-                candidate_lists_missing=False,
-            )
+        faults = lists.select(
+            "sample_id",
+            candidates_equal_target=pl.col("negatives").list.contains(pl.col("target_item")),
+            candidate_lists_short=pl.col("negatives").list.len() < negatives,
+            candidate_lists_missing=False,
         )
-    names = ("candidates_equal_target", "candidate_lists_short", "candidate_lists_missing")
-    marks = evaluated.select("sample_id")
-    for columns, found in ((names, faults), (_MEMBERSHIP, told)):
-        empty = pl.DataFrame(schema={"sample_id": pl.Int64, **dict.fromkeys(columns, pl.Boolean)})
-        marks = marks.join(pl.concat([empty, *found]), on="sample_id", how="left")
-    return marks.with_columns(pl.col("candidate_lists_missing").fill_null(True))
+        marks.append(faults.join(_membership_marks(lists), on="sample_id", how="left"))
+    names = ("candidates_equal_target", "candidate_lists_short", "candidate_lists_missing", *_MEMBERSHIP)
+    empty = pl.DataFrame(schema={"sample_id": pl.Int64, **dict.fromkeys(names, pl.Boolean)})
+    marked = evaluated.select("sample_id").join(pl.concat([empty, *marks]), on="sample_id", how="left")
+    return marked.with_columns(pl.col("candidate_lists_missing").fill_null(True))
 
 
 def _membership_marks(lists: pl.DataFrame) -> pl.DataFrame:
@@ -328,20 +323,15 @@ def _membership_marks(lists: pl.DataFrame) -> pl.DataFrame:
     possible = pl.col("history_object").list.contains(pl.col("target_item"))
     possible |= pl.col("history_object").list.len() >= count
     lists = lists.filter((count > 0) & possible)
-    known = pl.col("items").list.contains(pl.col("target_item"))
+    is_item = Ragged.from_series(lists["history_behavior"]).values != SEARCHED_QUERY
+    items = Ragged.from_series(lists["history_object"]).filter(is_item).to_series("items", pl.Int32())
+    target_shown = pl.col("items").list.contains(pl.col("target_item"))
     return (
-        lists.with_columns(items=_items_of(lists))
+        lists.with_columns(items)
         .with_columns(shown=pl.col("negatives").list.set_intersection("items").list.len())
         .select(
             "sample_id",
-            only_candidate_in_history=known & (shown == 0),
-            only_candidate_not_in_history=~known & (shown == count),
+            only_candidate_in_history=target_shown & (shown == 0),
+            only_candidate_not_in_history=~target_shown & (shown == count),
         )
     )
-
-
-def _items_of(samples: pl.DataFrame) -> pl.Series:
-    """Return the items of each sample's input, recommended and searched."""
-    inputs = Ragged.from_series(samples["history_behavior"])
-    objects = Ragged.from_series(samples["history_object"])
-    return objects.filter(inputs.values != SEARCHED_QUERY).to_series("items", pl.Int32())

@@ -16,16 +16,6 @@ import simplemma
 from gensar_core.runtime.progress import progress
 
 
-def bm25_hits(texts: Sequence[str], queries: Sequence[str], count: int, *, k1: float, b: float) -> np.ndarray:
-    """Return the numbers of the best texts for each query, int32 [queries, count]; -1 where fewer match any word.
-
-    The best text comes first; texts with equal scores come in the order of their numbers.
-    """
-    if not queries:
-        return np.full((0, count), -1, dtype=np.int32)
-    return BM25Index(texts, k1=k1, b=b).hits(queries, count)
-
-
 class BM25Index:
     """Index texts to score them for queries."""
 
@@ -46,7 +36,10 @@ class BM25Index:
         return scores
 
     def hits(self, queries: Sequence[str], count: int) -> np.ndarray:
-        """Return the best texts for each query, as `bm25_hits` does."""
+        """Return the numbers of the best texts for each query, int32 [queries, count]; -1 where fewer match any word.
+
+        The best text comes first; texts with equal scores come in the order of their numbers.
+        """
         hits = np.full((len(queries), count), -1, dtype=np.int32)
         for row, words in enumerate(progress(bm25_words(queries), "BM25", unit="query")):
             best = _best(self.scores(words), count)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,12 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
     ``canonical`` is a folder with the tables `items`, `queries` and `events`. Raises UserError when a table is missing
     or inconsistent, or when the log has too few targets for the split.
     """
-    inputs = [canonical / f"{name}.parquet" for name in TABLES]
-    with Stage("samples", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
-        found = survey(canonical, settings)
+    with Stage("samples", output, settings=settings, inputs=_inputs(canonical), seed=seed, code=__name__) as stage:
+        user_survey = survey(canonical, settings)
         whole = stage.path("whole")
         whole.mkdir()
-        counts = _Part(canonical, found, settings, seed).write(whole, found.users(0, 1))
-        _gather(stage, canonical, found, [whole], counts, settings)
+        counts = _Part(canonical, user_survey, settings, seed).write(whole, user_survey.users(0, 1))
+        _gather(stage, canonical, user_survey, [whole], counts, settings)
         shutil.rmtree(whole)
 
 
@@ -59,14 +58,11 @@ def build_part(
 
     ``part`` of ``parts`` counts from 0; ``surveyed`` is the output folder of the stage `samples_survey`.
     """
-    inputs = [
-        *(canonical / f"{name}.parquet" for name in TABLES),
-        *(surveyed / name for name in SURVEY_FILES),
-    ]
+    inputs = _inputs(canonical, surveyed)
     with Stage("samples_part", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
-        found = Survey.read(surveyed)
+        user_survey = Survey.read(surveyed)
         files = stage.path(EVENTS_FILE).parent
-        stage.record(**_Part(canonical, found, settings, seed).write(files, found.users(part, parts)))
+        stage.record(**_Part(canonical, user_survey, settings, seed).write(files, user_survey.users(part, parts)))
 
 
 def gather_samples(
@@ -76,11 +72,7 @@ def gather_samples(
 
     Raises UserError as `build_samples` does.
     """
-    inputs = [
-        *(canonical / f"{name}.parquet" for name in TABLES),
-        *(surveyed / name for name in SURVEY_FILES),
-        *(part / name for part in parts for name in part_files()),
-    ]
+    inputs = [*_inputs(canonical, surveyed), *(part / name for part in parts for name in part_files())]
     with Stage("samples", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         counts: Counter[str] = Counter()
         for part in parts:
@@ -88,15 +80,21 @@ def gather_samples(
         _gather(stage, canonical, Survey.read(surveyed), parts, counts, settings)
 
 
+def _inputs(canonical: Path, surveyed: Path | None = None) -> list[Path]:
+    """List the input files in the folder of canonical tables and, if given, in that of the survey."""
+    tables = [canonical / f"{name}.parquet" for name in TABLES]
+    return tables if surveyed is None else [*tables, *(surveyed / name for name in SURVEY_FILES)]
+
+
 class _Part:
     """Build the samples of some users, block by block."""
 
-    def __init__(self, canonical: Path, found: Survey, settings: SampleSettings, seed: int) -> None:
+    def __init__(self, canonical: Path, user_survey: Survey, settings: SampleSettings, seed: int) -> None:
         items = schema.ITEMS.read(canonical / "items.parquet").select("item_id", "text").sort("item_id")
         queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
-        self._events = EventTable(canonical / "events.parquet", found.offsets)
-        self._moments = found.moments
-        self._pool = PopularityPool.from_counts(found.clicks)
+        self._events = EventTable(canonical / "events.parquet", user_survey.offsets)
+        self._moments = user_survey.moments
+        self._pool = PopularityPool.from_counts(user_survey.clicks)
         self._hits = QueryHits(items["text"].to_list(), queries["text"].to_list(), settings)
         self._settings = settings
         self._seed = seed
@@ -158,15 +156,15 @@ class _Part:
         sampler = NegativeSampler(self._pool, log, self._seed, "candidates")
         for group, table in tables.items():
             targets = Group(group[0], ids[group], log.take(selection.targets[group]))
-            found = write_negatives(table, sampler, [targets], self._hits, self._settings.negatives)
-            counts.update({f"candidate_{name}": count for name, count in found.items()})
+            lists = write_negatives(table, sampler, [targets], self._hits, self._settings.negatives)
+            counts.update({f"candidate_{name}": count for name, count in lists.items()})
         return counts
 
 
 #: Row counts to sum over the parts of the users.
 _COUNTS = (
     *(f"{task}_{name}" for task in schema.TASKS for name in ("with_both_histories", "users", "targets", "train_split")),
-    *(f"{task}_train_dropped_{why}" for task in schema.TASKS for why in DROPPED),
+    *(f"{task}_train_dropped_{reason}" for task in schema.TASKS for reason in DROPPED),
     *(f"{task}_{split}" for task, split in GROUPS),
     "training_events",
     "candidate_lists",
@@ -196,15 +194,15 @@ def _sample_rows(task: str, split: str, ids: np.ndarray, targets: EventLog, inpu
 def _gather(
     stage: Stage,
     canonical: Path,
-    found: Survey,
+    user_survey: Survey,
     parts: Sequence[Path],
     counts: Mapping[str, int],
     settings: SampleSettings,
 ) -> None:
     """Write the merged tables of all parts, their counts, and the audit."""
-    _report(stage, counts, found.moments, settings)
+    _report(stage, counts, user_survey.moments, settings)
     if not any(counts[f"{task}_{split}"] for task, split in GROUPS):
-        raise UserError(f"{canonical / 'events.parquet'}: {_nothing_found(settings)}; such a log gives no samples")
+        raise UserError(f"{canonical / 'events.parquet'}: {_lack_of_targets(settings)}; such a log gives no samples")
     with TableWriter(schema.EVENTS, stage.path(EVENTS_FILE)) as training_events:
         for rows in _rows([part / EVENTS_FILE for part in parts]):
             training_events.write(rows)
@@ -218,8 +216,8 @@ def _gather(
                 if name == "samples" or group in EVALUATED:
                     _append(table, [part / group_file(name, *group) for part in parts], first)
             first += counts["_".join(group)]
-    stage.record(candidate_queries=_queries_asked(stage.path("samples.parquet")))
-    events = EventTable(canonical / "events.parquet", found.offsets)
+    stage.record(candidate_queries=_count_evaluated_queries(stage.path("samples.parquet")))
+    events = EventTable(canonical / "events.parquet", user_survey.offsets)
     write_json(stage.path("audit.json"), _audit(stage, events, settings))
 
 
@@ -238,13 +236,13 @@ def _append(table: TableWriter, paths: list[Path], first: int) -> None:
         first += len(rows)
 
 
-def _queries_asked(samples: Path) -> int:
+def _count_evaluated_queries(samples: Path) -> int:
     """Count the distinct queries of valid and test targets."""
-    asked = schema.SAMPLES.scan(samples).filter(pl.col("split") != "train").select(pl.col("query_id").drop_nulls())
-    return int(asked.select(pl.col("query_id").n_unique()).collect(engine="streaming").item())
+    queries = schema.SAMPLES.scan(samples).filter(pl.col("split") != "train").select(pl.col("query_id").drop_nulls())
+    return int(queries.select(pl.col("query_id").n_unique()).collect(engine="streaming").item())
 
 
-def _nothing_found(settings: SampleSettings) -> str:
+def _lack_of_targets(settings: SampleSettings) -> str:
     """Explain why no click became a target."""
     both = "with both a recommendation click and a search before them"
     if settings.split == "time":
@@ -254,12 +252,11 @@ def _nothing_found(settings: SampleSettings) -> str:
 
 def _report(stage: Stage, counts: Mapping[str, int], moments: np.ndarray, settings: SampleSettings) -> None:
     """Record the row counts, and warn where one differs from the settings' expected rows."""
-    begins: Iterable[tuple[str, int]] = zip(("valid_from", "test_from"), moments.tolist(), strict=False)
-    stage.record(**dict(begins), **{name: counts[name] for name in _COUNTS if name in counts})
+    stage.record(**dict(zip(("valid_from", "test_from"), moments.tolist(), strict=False)))
+    stage.record(**{name: counts[name] for name in _COUNTS if name in counts})
     for step, rows in settings.expected_rows.items():
-        counted = stage.counts.get(step)
-        if counted != rows:
-            stage.warn(f"step {step}: {counted if counted is not None else 'no such step'}, expected {rows} rows")
+        if (count := stage.counts.get(step, "no such step")) != rows:
+            stage.warn(f"step {step}: {count}, expected {rows} rows")
 
 
 def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[str, Any]:
@@ -276,16 +273,14 @@ def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[s
         report["time_split"] = audit_time_split(training_events, samples)
     audit = Audit(training_events, settings.negatives)
     for users in events.blocks():
-        own = samples.filter(pl.col("user_id").is_between(users.start, users.stop - 1)).collect()
-        audit.add(events.read(users), own, _lists_of(own, candidates))
+        block = samples.filter(pl.col("user_id").is_between(users.start, users.stop - 1)).collect()
+        audit.add(events.read(users), block, _lists_of(block, candidates))
     return report | audit.report()
 
 
 def _lists_of(samples: pl.DataFrame, candidates: pl.LazyFrame) -> pl.DataFrame:
     """Read the candidate lists of some users' evaluated samples; ids of a task and split are contiguous."""
     groups = samples.filter(pl.col("split") != "train").group_by("task", "split", maintain_order=True)
-    ends = groups.agg(first=pl.col("sample_id").min(), last=pl.col("sample_id").max())
-    parts = [
-        candidates.filter(pl.col("sample_id").is_between(*bounds)) for bounds in ends.select("first", "last").rows()
-    ]
-    return pl.concat([candidates.clear(), *parts]).collect()
+    ends = groups.agg(first=pl.col("sample_id").min(), last=pl.col("sample_id").max()).select("first", "last").rows()
+    lists = [candidates.filter(pl.col("sample_id").is_between(*bounds)) for bounds in ends]
+    return pl.concat([candidates.clear(), *lists]).collect()

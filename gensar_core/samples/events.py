@@ -111,8 +111,7 @@ def check_events(path: Path, n_items: int, n_queries: int) -> tuple[np.ndarray, 
         counts = np.bincount(block["user_id"].to_numpy(), minlength=len(users))
         counts[: len(users)] += users
         users = counts
-        recommended = block.filter(pl.col("task") == "rec")["item_id"].to_numpy()
-        clicks += np.bincount(recommended, minlength=n_items)
+        clicks += np.bincount(block.filter(pl.col("task") == "rec")["item_id"].to_numpy(), minlength=n_items)
     if not sessions_ascend and not _sessions_agree(path):
         raise _inconsistent(path, "a session has more than one user or query")
     return users, clicks
@@ -120,8 +119,8 @@ def check_events(path: Path, n_items: int, n_queries: int) -> tuple[np.ndarray, 
 
 def _row_blocks(path: Path) -> Iterator[tuple[int, pl.DataFrame]]:
     """Yield the events table in blocks of rows, each with the number of its first row."""
-    rows, found = schema.EVENTS.open(path)
-    for first in range(0, found, _BLOCK):
+    rows, count = schema.EVENTS.open(path)
+    for first in range(0, count, _BLOCK):
         try:
             block = rows.slice(first, _BLOCK).collect()
         except pl.exceptions.PolarsError as error:
@@ -135,20 +134,20 @@ def _check_block(
     """Check a block of rows; ``joined`` also holds the row and the search before it."""
     searches = block.filter(pl.col("task") == "search")
     step = pl.col("user_id").diff().fill_null(0)
-    wrong = {
+    unordered = (step < 0) | ((step == 0) & (pl.col("time").diff() < 0))
+    faults = {
         "event_id is not the row number": (block["event_id"] != pl.Series(np.arange(first, first + len(block)))).any(),
-        "events are not in the order of user and time": joined.select(
-            ((step < 0) | ((step == 0) & (pl.col("time").diff() < 0))).any()
-        ).item(),
-        "an item_id has no row in items.parquet": not _all_below(block["item_id"], n_items),
-        "a query_id has no row in queries.parquet": not _all_below(block["query_id"], n_queries),
+        "events are not in the order of user and time": joined.select(unordered.any()).item(),
+        "an item_id has no row in items.parquet": not block["item_id"].is_between(0, n_items - 1).all(),
+        "a query_id has no row in queries.parquet": not block["query_id"].is_between(0, n_queries - 1).all(),
         "a user_id is negative": (block["user_id"] < 0).any(),
-        "a search click lacks its query_id or session_id": searches["query_id"].has_nulls()
-        or searches["session_id"].has_nulls(),
+        "a search click lacks its query_id or session_id": any(
+            searches[["query_id", "session_id"]].null_count().row(0)
+        ),
     }
-    for what, found in wrong.items():
-        if found:
-            raise _inconsistent(path, what)
+    for fault, occurs in faults.items():
+        if occurs:
+            raise _inconsistent(path, fault)
 
 
 def _sessions_ascend(rows: pl.DataFrame) -> bool:
@@ -162,15 +161,10 @@ def _sessions_ascend(rows: pl.DataFrame) -> bool:
 def _sessions_agree(path: Path) -> bool:
     """Return whether each session has one user and one query, however sessions are numbered."""
     searches = schema.EVENTS.scan(path).filter(pl.col("task") == "search")
-    names = ("user_id", "query_id")
-    differ = [pl.col(name).min() != pl.col(name).max() for name in names]
+    differ = [pl.col(name).min() != pl.col(name).max() for name in ("user_id", "query_id")]
     sessions = searches.group_by("session_id").agg(differ=pl.any_horizontal(*differ))
     return not sessions.select(pl.col("differ").any()).collect(engine="streaming").item()
 
 
-def _inconsistent(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; build the canonical tables again")
-
-
-def _all_below(ids: pl.Series, count: int) -> bool:
-    return bool(ids.is_between(0, count - 1).all())
+def _inconsistent(path: Path, fault: str) -> UserError:
+    return UserError(f"{path}: {fault}; build the canonical tables again")

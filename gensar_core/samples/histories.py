@@ -67,11 +67,11 @@ class Histories:
 
     def both_sides(self, targets: EventLog) -> np.ndarray:
         """Return whether a recommendation click and a search session precede each target, bool [targets]."""
-        found = [
+        both = [
             (self._recommendations(part, 1).lengths > 0) & (self._search_sessions(part, 1)[0].lengths > 0)
             for part in _slices(targets)
         ]
-        return np.concatenate(found) if found else np.zeros(0, dtype=bool)
+        return np.concatenate([np.zeros(0, dtype=bool), *both])
 
     def inputs(self, targets: EventLog, max_recommendations: int, max_searches: int) -> Inputs:
         """Build the histories of targets from the last recommendation clicks and search sessions before each."""
@@ -79,23 +79,20 @@ class Histories:
             self._merge(self._recommendations(part, max_recommendations), *self._search_sessions(part, max_searches))
             for part in _slices(targets)
         ]
-        lengths, behaviors, objects = (
-            (np.concatenate(column) for column in zip(*parts, strict=True))
-            if parts
-            else (np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int32))
-        )
+        empty = (np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int32))
+        lengths, behaviors, objects = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
         return Inputs(Ragged.from_lengths(lengths, behaviors), Ragged.from_lengths(lengths, objects))
 
     def _recommendations(self, targets: EventLog, most: int) -> Ragged:
         """Return the rows of the recommendation clicks before each target, the last ``most`` of them."""
         window = _before(self._clicks, targets, most + targets.twins)
         row, click = window.rows, window.values
-        own = self._same_moment(self._clicks, click, targets, row)
+        hidden = self._same_moment(self._clicks, click, targets, row)
         if not self._strict:
             last = np.zeros(len(click), dtype=bool)
             last[window.offsets[1:][window.lengths > 0] - 1] = True
-            own &= last & targets.searched[row]
-        return window.filter(~own).tail(most)
+            hidden &= last & targets.searched[row]
+        return window.filter(~hidden).tail(most)
 
     def _search_sessions(self, targets: EventLog, most: int) -> tuple[Ragged, Ragged]:
         """Return the search sessions before each target, and the rows of the visible searches in each session.
@@ -106,11 +103,9 @@ class Histories:
         window = _before(self._sessions, targets, most + targets.twins + 1)
         row = window.rows
         members = self._members.take(window.values)
-        visible = self._visible(targets, row[members.rows], members.values)
-        members = members.filter(visible)
-        some = members.lengths > 0
-        kept = Ragged(window.offsets, np.arange(len(window.values))).filter(some).tail(most)
-        return Ragged(kept.offsets, window.values[kept.values]), members.take(kept.values)
+        members = members.filter(self._visible(targets, row[members.rows], members.values))
+        places = Ragged(window.offsets, np.arange(len(window.values))).filter(members.lengths > 0).tail(most)
+        return Ragged(places.offsets, window.values[places.values]), members.take(places.values)
 
     def _visible(self, targets: EventLog, row: np.ndarray, search: np.ndarray) -> np.ndarray:
         """Return which (target, search) pairs the protocol lets the target's history show."""

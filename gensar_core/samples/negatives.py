@@ -56,9 +56,9 @@ class NegativeSampler:
     def by_bm25(self, targets: EventLog, hits: np.ndarray, hit_rows: np.ndarray, count: int) -> tuple[np.ndarray, int]:
         """Return the best hits of each target's query, without the target.
 
-        ``hits`` int32 [queries, more than count] comes from `bm25_hits`; ``hit_rows`` [targets] is each target's row in
-        it. Too few hits are topped up with items that the user never interacted with, drawn by popularity. Returns
-        int32 [targets, count], -1 where too few items exist, and the number of targets with too few hits.
+        ``hits`` int32 [queries, more than count] comes from `QueryHits.find`; ``hit_rows`` [targets] is each target's
+        row in it. Too few hits are topped up with items that the user never interacted with, drawn by popularity.
+        Returns int32 [targets, count], -1 where too few items exist, and the number of targets with too few hits.
         """
         negatives = np.empty((len(targets), count), dtype=np.int32)
         for start in range(0, len(targets), _SLICE):
@@ -105,9 +105,9 @@ class QueryHits:
         return len(self._hits)
 
     def find(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the hits of all queries looked up so far, as `bm25_hits` does, and the row of each query [rows]."""
-        asked = np.unique(queries)
-        new = asked[self._place[asked] < 0]
+        """Return the `BM25Index.hits` of all queries looked up so far, and the row of each query [rows]."""
+        new = np.unique(queries)
+        new = new[self._place[new] < 0]
         if len(new):
             if self._index is None:
                 self._index = BM25Index(self._item_texts, k1=self._settings.bm25_k1, b=self._settings.bm25_b)

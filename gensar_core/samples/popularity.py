@@ -49,17 +49,17 @@ def popularity_negatives(pool: PopularityPool, keys: np.ndarray, taken: Ragged, 
     """
     # Draw with replacement and keep new items: nearly all rows are full after the first width. A longer stream of draws
     # begins like a shorter one, so the widths do not affect the result.
-    found = np.full((len(keys), count), -1, dtype=np.int32)
-    left = np.arange(len(keys))
+    negatives = np.full((len(keys), count), -1, dtype=np.int32)
+    open_rows = np.arange(len(keys))
     for width in (count + count // 4 + 4, 8 * (count + 4)):
-        if not len(left) or width >= _SCARCE * len(pool.items):
+        if not len(open_rows) or width >= _SCARCE * len(pool.items):
             break
-        for part in _parts(left, taken, width):
-            found[part] = _first_distinct(pool, keys[part], taken.take(part), width, count)
-        left = left[found[left, -1] < 0]
-    for part in np.array_split(left, 1 + len(left) * len(pool.items) // _CELLS):
-        found[part] = _complete(pool, keys[part], taken.take(part), found[part])
-    return found
+        for part in _parts(open_rows, taken, width):
+            negatives[part] = _first_distinct(pool, keys[part], taken.take(part), width, count)
+        open_rows = open_rows[negatives[open_rows, -1] < 0]
+    for part in np.array_split(open_rows, 1 + len(open_rows) * len(pool.items) // _CELLS):
+        negatives[part] = _complete(pool, keys[part], taken.take(part), negatives[part])
+    return negatives
 
 
 def _parts(rows: np.ndarray, taken: Ragged, width: int) -> list[np.ndarray]:
@@ -84,31 +84,29 @@ def _first_distinct(pool: PopularityPool, keys: np.ndarray, taken: Ragged, width
     leads[:, 1:] = item[:, 1:] != item[:, :-1]
     new = np.zeros(items.shape, dtype=bool)
     np.put_along_axis(new, column, leads & (column >= before), axis=1)
-    kept = Ragged.from_lengths(new.sum(axis=1), items[new])
-    lengths = np.minimum(kept.lengths, count)
-    return Ragged.from_lengths(lengths, kept.values[ranges(kept.offsets[:-1], lengths)]).padded(count, -1)
+    drawn = Ragged.from_lengths(new.sum(axis=1), items[new])
+    lengths = np.minimum(drawn.lengths, count)
+    return Ragged.from_lengths(lengths, drawn.values[ranges(drawn.offsets[:-1], lengths)]).padded(count, -1)
 
 
-def _complete(pool: PopularityPool, keys: np.ndarray, taken: Ragged, found: np.ndarray) -> np.ndarray:
-    """Fill the open places of ``found`` by sampling the rest of the pool without replacement.
+def _complete(pool: PopularityPool, keys: np.ndarray, taken: Ragged, negatives: np.ndarray) -> np.ndarray:
+    """Fill the open places of ``negatives`` by sampling the rest of the pool without replacement.
 
     The order of exponential variables with rates equal to the counts is the order in which distinct items would appear
     in further draws (Efraimidis and Spirakis, 2006), so the distribution is that of further draws.
     """
-    count = found.shape[1]
+    count = negatives.shape[1]
     if not len(pool.items) or not count:
-        return found
-    numbers = uniform(draws(scramble(~keys), len(pool.items)))
-    waiting = -np.log(numbers) / pool.counts
-    had = found >= 0
-    for rows, items in ((taken.rows, taken.values), (np.nonzero(had)[0], found[had])):
+        return negatives
+    waiting = -np.log(uniform(draws(scramble(~keys), len(pool.items)))) / pool.counts
+    drawn = negatives >= 0
+    for rows, items in ((taken.rows, taken.values), (np.nonzero(drawn)[0], negatives[drawn])):
         place = np.searchsorted(pool.items, items).clip(max=len(pool.items) - 1)
-        out = pool.items[place] == items
-        waiting[rows[out], place[out]] = np.inf
+        in_pool = pool.items[place] == items
+        waiting[rows[in_pool], place[in_pool]] = np.inf
     order = np.argsort(waiting, axis=1, kind="stable")[:, :count]
     rest = np.where(np.isfinite(np.take_along_axis(waiting, order, axis=1)), pool.items[order], -1)
-    column = np.arange(count) - had.sum(axis=1, keepdims=True)
-    further = np.take_along_axis(
-        np.pad(rest, ((0, 0), (0, count - rest.shape[1])), constant_values=-1), column.clip(0), 1
-    )
-    return np.where(column >= 0, further, found).astype(np.int32)
+    rest = np.pad(rest, ((0, 0), (0, count - rest.shape[1])), constant_values=-1)
+    column = np.arange(count) - drawn.sum(axis=1, keepdims=True)
+    further = np.take_along_axis(rest, column.clip(0), axis=1)
+    return np.where(column >= 0, further, negatives).astype(np.int32)

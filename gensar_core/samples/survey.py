@@ -7,7 +7,7 @@ process or in many, with the same results.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -73,9 +73,9 @@ def survey_samples(canonical: Path, output: Path, settings: SampleSettings, seed
     """
     inputs = [canonical / f"{name}.parquet" for name in TABLES]
     with Stage("samples_survey", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
-        found = survey(canonical, settings)
-        found.write(stage)
-        stage.record(users=int((found.events > 0).sum()), events=int(found.events.sum()))
+        user_survey = survey(canonical, settings)
+        user_survey.write(stage)
+        stage.record(users=int((user_survey.events > 0).sum()), events=int(user_survey.events.sum()))
 
 
 def survey(canonical: Path, settings: SampleSettings) -> Survey:
@@ -85,13 +85,11 @@ def survey(canonical: Path, settings: SampleSettings) -> Survey:
     """
     n_items, n_queries = (schema.TABLES[name].open(canonical / f"{name}.parquet")[1] for name in ("items", "queries"))
     events, clicks = check_events(canonical / "events.parquet", n_items, n_queries)
-    none = np.zeros(0, dtype=np.int64)
-    found = Survey(events, clicks, none)
+    user_survey = Survey(events, clicks, moments=np.zeros(0, dtype=np.int64))
     if settings.split != "time" or not len(events):
-        return found
-    table = EventTable(canonical / "events.parquet", found.offsets)
-    times, targets = _target_times(table, settings)
-    return Survey(events, clicks, moments_of_counts(times, targets, settings.time_shares))
+        return user_survey
+    times, targets = _target_times(EventTable(canonical / "events.parquet", user_survey.offsets), settings)
+    return replace(user_survey, moments=moments_of_counts(times, targets, settings.time_shares))
 
 
 def _target_times(table: EventTable, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
@@ -99,13 +97,8 @@ def _target_times(table: EventTable, settings: SampleSettings) -> tuple[np.ndarr
     times, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for users in table.blocks():
         log = EventLog.from_frame(table.read(users))
-        own = log.time[Histories(log, settings.history_protocol).both_sides(log)]
-        times, counts = _added(times, counts, *np.unique(own, return_counts=True))
+        targets = log.time[Histories(log, settings.history_protocol).both_sides(log)]
+        times, place = np.unique(np.concatenate([times, targets]), return_inverse=True)
+        weights = np.concatenate([counts, np.ones(len(targets), dtype=np.int64)])
+        counts = np.bincount(place, weights=weights, minlength=len(times)).astype(np.int64)
     return times, counts
-
-
-def _added(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Merge two lists of distinct values and their counts into one."""
-    values, counts = np.concatenate(columns[::2]), np.concatenate(columns[1::2])
-    distinct, place = np.unique(values, return_inverse=True)
-    return distinct, np.bincount(place, weights=counts, minlength=len(distinct)).astype(np.int64)

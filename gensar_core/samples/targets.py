@@ -79,17 +79,17 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
     held_out = np.zeros(len(log), dtype=bool)
     for (_, split), rows in targets.items():
         held_out[rows] |= split != "train"
-    told, late = _withheld(log, held_out, settings)
-    shown = early & ~told & ~late
+    revealing, late = _withheld(log, held_out, settings)
+    shown = early & ~revealing & ~late
     histories = Histories(log.take(shown), settings.history_protocol)
     for task in TASKS:
         rows = targets[task, "train"]
-        kept = np.ones(len(rows), dtype=bool)
-        tests = (~told[rows], ~late[rows], histories.both_sides(log.take(rows)))
-        for why, passed in zip(DROPPED, tests, strict=True):
-            counts[f"{task}_train_dropped_{why}"] = int((kept & ~passed).sum())
-            kept &= passed
-        targets[task, "train"] = rows[kept]
+        remaining = np.ones(len(rows), dtype=bool)
+        tests = (~revealing[rows], ~late[rows], histories.both_sides(log.take(rows)))
+        for reason, passed in zip(DROPPED, tests, strict=True):
+            counts[f"{task}_train_dropped_{reason}"] = int((remaining & ~passed).sum())
+            remaining &= passed
+        targets[task, "train"] = rows[remaining]
     counts |= {f"{task}_{split}": len(rows) for (task, split), rows in targets.items()}
     return Selection(targets, shown & ~held_out, shown, counts)
 
@@ -140,12 +140,12 @@ def _withheld(log: EventLog, held_out: np.ndarray, settings: SampleSettings) -> 
 
     ``held_out`` bool [events] marks the valid and test targets of both tasks.
     """
-    told, late = np.zeros((2, len(log)), dtype=bool)
+    revealing, late = np.zeros((2, len(log)), dtype=bool)
     if settings.history_protocol == "strict":
-        told = log.time >= _first_held_out(log.pairs, log.time, held_out)
+        revealing = log.time >= _first_held_out(log.pairs, log.time, held_out)
     if settings.training_cutoff == "per_user":
         late = log.time > _first_held_out(log.user, log.time, held_out)
-    return told, late
+    return revealing, late
 
 
 def _first_held_out(keys: np.ndarray, times: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -158,6 +158,6 @@ def _first_held_out(keys: np.ndarray, times: np.ndarray, held_out: np.ndarray) -
     # A user's events are in time order, so the first with a key is the earliest. The last row is for keys without one.
     moments = np.append(times[held_out][first], np.iinfo(np.int64).max)
     place = np.searchsorted(held, keys)
-    found = np.append(held, -1)[place] == keys
-    moment: np.ndarray = moments[np.where(found, place, len(held))]
-    return moment
+    has_target = np.append(held, -1)[place] == keys
+    first_times: np.ndarray = moments[np.where(has_target, place, len(held))]
+    return first_times

@@ -62,9 +62,7 @@ def _group(task: str, train: pl.DataFrame, log: EventLog, sources: dict[str, Pat
     """Look up the train targets of one task among the training events; each must be one."""
     events = train["event_id"].to_numpy()
     rows = np.searchsorted(log.event, events)
-    known = rows < len(log)
-    known[known] = log.event[rows[known]] == events[known]
-    if not known.all():
+    if not np.array_equal(np.append(log.event, -1)[rows], events):
         raise UserError(
             f"{sources['samples']}: a train target is not among {sources['training_events']}; build the samples again"
         )

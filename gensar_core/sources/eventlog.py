@@ -9,7 +9,7 @@ import polars as pl
 
 from gensar_core.config.datasets import EventLogSettings
 from gensar_core.runtime.stage import Stage
-from gensar_core.sources.shared.click_logs import KINDS, EventRows, RawClicks, write_canonical
+from gensar_core.sources.shared.click_logs import KINDS, EventRows, RawClicks, first_fault, write_canonical
 from gensar_core.sources.shared.normalization import identity, normalized, unix_seconds
 from gensar_core.sources.shared.raw_tables import scan_text
 
@@ -58,7 +58,7 @@ def clean_events(path: Path) -> pl.LazyFrame:
     by_name = {name: flag for flag, name in KINDS.items()}
     searched = kind.str.to_lowercase().replace_strict(by_name, default=None, return_dtype=pl.Boolean())
     query = normalized(pl.col("query"))
-    missing = {
+    faults = {
         "empty_user_id": pl.col("user").is_null(),
         "empty_item_id": pl.col("item").is_null(),
         "unknown_kind": pl.col("searched").is_null(),
@@ -81,6 +81,6 @@ def clean_events(path: Path) -> pl.LazyFrame:
             pl.when("searched", pl.col("query") != "").then("query").alias("query"),
             pl.when("searched").then("session").alias("session"),
         )
-        .with_columns(pl.coalesce(pl.when(found).then(pl.lit(name)) for name, found in missing.items()).alias("fault"))
+        .with_columns(fault=first_fault(faults))
         .with_columns(unknown_kind=pl.when(pl.col("fault") == "unknown_kind").then("unknown_kind"))
     )

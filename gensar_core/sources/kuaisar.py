@@ -13,7 +13,7 @@ import polars as pl
 from gensar_core.config.datasets import KuaiSARSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
-from gensar_core.sources.shared.click_logs import EventRows, RawClicks, write_canonical
+from gensar_core.sources.shared.click_logs import EventRows, RawClicks, first_fault, write_canonical
 from gensar_core.sources.shared.normalization import identity, normalized, plausible
 from gensar_core.sources.shared.raw_tables import reading, scan_text
 
@@ -116,7 +116,7 @@ def _clicks(
     table: pl.LazyFrame, milliseconds: str, clicks: str, *, searched: bool, query: pl.Expr, session: pl.Expr
 ) -> pl.LazyFrame:
     count = pl.col(clicks).cast(pl.Float64(), strict=False)
-    missing = {
+    faults = {
         "empty_user_id": pl.col("user").is_null(),
         "empty_item_id": pl.col("item").is_null(),
         "bad_time": pl.col("time").is_null(),
@@ -136,7 +136,7 @@ def _clicks(
             unknown_kind=pl.lit(None, dtype=pl.String()),
             clicks=count,
         )
-        .with_columns(pl.coalesce(pl.when(found).then(pl.lit(name)) for name, found in missing.items()).alias("fault"))
+        .with_columns(fault=first_fault(faults))
         .drop("clicks")
     )
 

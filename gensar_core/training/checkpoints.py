@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -60,25 +59,13 @@ class Checkpoints:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_suffix(".partial")
-        record = state.record
-        torch.save(
-            {
-                "key": self.key,
-                "module": module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "best_weights": state.best_weights,
-                "base_rates": state.base_rates,
-                "sums": state.sums,
-                "counts": state.counts,
-                "without_gain": state.without_gain,
-                "stopped": state.stopped,
-                "history": record.history,
-                "steps": record.steps,
-                "best_step": record.best_step,
-                "best_score": record.best_score,
-            },
-            partial,
-        )
+        content = {
+            "key": self.key,
+            "module": module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "state": {**vars(state), "record": vars(state.record), "bad_step": None},
+        }
+        torch.save(content, partial)
         seal(partial)
         os.replace(partial, self.file)
         # Timed from its end, so that a slow disk does not spend all its time on checkpoints.
@@ -98,21 +85,11 @@ class Checkpoints:
                 f"{self.file}: is the checkpoint of other settings, inputs or code; delete it and run again, and the "
                 "training starts anew"
             )
-        return self._restore(stored, module, optimizer)
-
-    @staticmethod
-    def _restore(stored: Any, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-        record = TrainingRecord(stored["history"], stored["steps"], stored["best_step"], stored["best_score"])
-        device = next(module.parameters()).device
-        state = TrainingState(
-            record=record,
-            best_weights={name: value.to(device) for name, value in stored["best_weights"].items()},
-            base_rates=stored["base_rates"],
-            sums={name: value.to(device) for name, value in stored["sums"].items()},
-            counts=stored["counts"],
-            without_gain=stored["without_gain"],
-            stopped=stored["stopped"],
-        )
         module.load_state_dict(stored["module"])
         optimizer.load_state_dict(stored["optimizer"])
+        device = next(module.parameters()).device
+        state = TrainingState(**stored["state"])
+        state.record = TrainingRecord(**stored["state"]["record"])
+        state.best_weights = {name: value.to(device) for name, value in stored["state"]["best_weights"].items()}
+        state.sums = {name: value.to(device) for name, value in state.sums.items()}
         return state

@@ -41,11 +41,9 @@ def count_processes(gpus: int, processes: int) -> int:
     if wanted != "cuda":
         # A single GPU, named by its number.
         return 1
-    there = torch.cuda.device_count()
-    if gpus > there:
-        raise UserError(
-            f"resources: gpu={gpus}, but this machine shows {there}; ask for {there}, or for another machine"
-        )
+    count = torch.cuda.device_count()
+    if gpus > count:
+        raise UserError(f"resources: gpu={gpus}, but this machine shows {count}; ask for {count} or another machine")
     return max(1, gpus)
 
 
@@ -82,8 +80,8 @@ def launch(module: str, words: Sequence[str], count: int) -> None:
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             # A dictionary if the process reported its error, text if it was killed before it could.
-            told: Any = failure.message
-            message = str(told["message"] if isinstance(told, dict) else told)
+            report: Any = failure.message
+            message = str(report["message"] if isinstance(report, dict) else report)
             if message.startswith(_USER_ERROR):
                 raise UserError(message.removeprefix(_USER_ERROR)) from None
             raise RuntimeError(f"process {rank} of {count} failed: {message}") from None

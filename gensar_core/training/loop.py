@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -120,10 +120,8 @@ def train(
     if processes.first:
         store.remove_others()
     state = store.load(task.module, task.optimizer) or TrainingState()
-    base_rates = [group["lr"] for group in task.optimizer.param_groups] if not state.base_rates else state.base_rates
-    state.base_rates = base_rates
-    if state.best_weights is None:
-        state.best_weights = _copy(task.module)
+    state.base_rates = state.base_rates or [group["lr"] for group in task.optimizer.param_groups]
+    state.best_weights = state.best_weights or _copy(task.module)
     if state.record.steps:
         say(f"{description}: continues at step {state.record.steps:,} of {schedule.total_steps:,}")
 
@@ -201,20 +199,17 @@ class _Run:
 
     def check_finite(self) -> None:
         """Raise UserError if some loss since the last validation is not finite."""
-        bad = self.state.not_finite()
-        if bad:
-            self._refuse(bad)
-
-    def _refuse(self, bad: list[str]) -> NoReturn:
-        step = int(self.state.bad_step) if self.state.bad_step is not None else 0
-        told = ""
+        names = self.state.not_finite()
+        if not names or self.state.bad_step is None:
+            return
+        step, samples = int(self.state.bad_step), ""
         if isinstance(self.task, NamesSamples):
             self._seed(step - 1)
             self.task.module.train()
             with torch.no_grad():
-                told = f" ({self.task.spoiling_samples(step - 1)})"
+                samples = f" ({self.task.spoiling_samples(step - 1)})"
         raise UserError(
-            f"{self.description}: {', '.join(bad)} not a finite number at step {step:,}{told}; "
+            f"{self.description}: {', '.join(names)} not a finite number at step {step:,}{samples}; "
             "lower the learning rate or the gradient clip"
         )
 

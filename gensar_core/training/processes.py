@@ -58,18 +58,18 @@ class Processes:
         has = torch.ones(len(parameters), dtype=torch.float64)
         has[lacking] = 0.0
         device = parameters[0].device
-        told = torch.cat([torch.stack([losses[name].double() for name in losses]), has.to(device, non_blocking=True)])
-        distributed.all_reduce(told)
+        sums = torch.cat([torch.stack([losses[name].double() for name in losses]), has.to(device, non_blocking=True)])
+        distributed.all_reduce(sums)
         for place in lacking:
             parameters[place].grad = torch.zeros_like(parameters[place])
         for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
             _sum_bucket(bucket)
         if lacking:
-            holders = told[len(losses) :].cpu()
+            holders = sums[len(losses) :].cpu()
             for place in lacking:
                 if not holders[place]:
                     parameters[place].grad = None
-        return dict(zip(losses, told, strict=False))
+        return dict(zip(losses, sums, strict=False))
 
     def agree(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Broadcast the metrics of the first process: decisions by them must not depend on a last bit."""

@@ -43,8 +43,8 @@ class TrainingState:
         finite = torch.stack([value.detach().isfinite() for value in losses.values()]).all()
         if self.bad_step is None:
             self.bad_step = torch.full_like(finite, -1, dtype=torch.int64)
-        found = self.bad_step.masked_fill(~finite, self.record.steps + 1)
-        self.bad_step = torch.where(self.bad_step < 0, found, self.bad_step)
+        bad_step = self.bad_step.masked_fill(~finite, self.record.steps + 1)
+        self.bad_step = torch.where(self.bad_step < 0, bad_step, self.bad_step)
 
     def not_finite(self) -> list[str]:
         """Return the names of losses that are not finite since the last validation. Waits for the device."""

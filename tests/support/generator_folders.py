@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from gensar_core import schema
 from gensar_core.corpora.tasks import TASKS
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.runtime.arrays import Ragged
+from tests.support.shop import write_rows
 
 WORDS = ["<pad>", "</s>", "<unk>", *(f"word{number}" for number in range(37))]
 BASE = len(WORDS)
@@ -69,31 +69,20 @@ def write_corpus(folder: Path, users: int = 20) -> Path:
     # The only instruction shows what there is; its end is the behavior token and the end of sequence.
     plain = {name: [" ".join(f"{{{slot}}}" for slot in sorted(task.placeholders))] for name, task in TASKS.items()}
     (folder / "templates.yaml").write_text(yaml.safe_dump(plain))
-    rows = [
-        (
-            "nrip" if task == "rec" else "nsip",
-            user,
-            prompt_row(task, user)[:-2],
-            [],
-            item_row(task, target_of(task, user)),
-        )
+    training_task = {"rec": "nrip", "search": "nsip"}
+    train = [
+        (training_task[task], user, prompt_row(task, user)[:-2], [], item_row(task, target_of(task, user)))
         for task in schema.TASKS
         for user in range(users)
     ]
-    train = pl.DataFrame(rows, schema=list(schema.CORPUS.columns), orient="row")
-    schema.CORPUS.write(train, folder / "train.parquet")
-    ids = [(sample, *key) for sample, key in enumerate(sample_keys(users))]
-    prompts = {"sample_id": [row[0] for row in ids], "input_ids": [prompt_row(row[1], row[3]) for row in ids]}
-    schema.PROMPTS.write(pl.DataFrame(prompts), folder / "prompts.parquet")
-    items = [(task, item, item_row(task, item)) for task in schema.TASKS for item in range(N_ITEMS)]
-    table = pl.DataFrame(items, schema=list(schema.ITEM_TOKENS.columns), orient="row")
-    schema.ITEM_TOKENS.write(table, folder / "item_tokens.parquet")
+    write_rows(schema.CORPUS, folder, train, "train")
+    prompts = [(sample, prompt_row(task, user)) for sample, (task, _, user) in enumerate(sample_keys(users))]
+    write_rows(schema.PROMPTS, folder, prompts)
     rows = {task: [item_row(task, item) for item in range(N_ITEMS)] for task in schema.TASKS}
-    ragged = {
-        task: Ragged.from_lengths(np.array([len(row) for row in found]), np.array([*itertools.chain(*found)]))
-        for task, found in rows.items()
-    }
-    save_tries({task: TokenTrie.from_rows(found) for task, found in ragged.items()}, folder / "trie.safetensors")
+    item_tokens = [(task, item, row) for task in schema.TASKS for item, row in enumerate(rows[task])]
+    write_rows(schema.ITEM_TOKENS, folder, item_tokens)
+    tries = {task: TokenTrie.from_rows(Ragged.from_series(pl.Series(rows[task]))) for task in schema.TASKS}
+    save_tries(tries, folder / "trie.safetensors")
     return folder
 
 
@@ -103,17 +92,14 @@ def sample_keys(users: int) -> list[tuple[str, str, int]]:
 
 def write_samples(folder: Path, users: int = 20, negatives: int = 9) -> Path:
     """Valid and test samples whose targets are those of training, with random negatives."""
-    folder.mkdir(parents=True)
-    draw = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     samples, candidates = [], []
     for number, (task, split, user) in enumerate(sample_keys(users)):
         target = target_of(task, user)
-        others = draw.permutation(np.delete(np.arange(N_ITEMS), target))[:negatives]
+        others = rng.permutation(np.delete(np.arange(N_ITEMS), target))[:negatives]
         query = 0 if task == "search" else None
         samples.append((number, task, split, user, 0, number, target, query, [], []))
         candidates.append((number, others.tolist()))
-    types = schema.SAMPLES.schema
-    schema.SAMPLES.write(pl.DataFrame(samples, schema=types, orient="row"), folder / "samples.parquet")
-    table = pl.DataFrame(candidates, schema=schema.CANDIDATES.schema, orient="row")
-    schema.CANDIDATES.write(table, folder / "candidates.parquet")
+    write_rows(schema.SAMPLES, folder, samples)
+    write_rows(schema.CANDIDATES, folder, candidates)
     return folder

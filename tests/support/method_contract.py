@@ -1,4 +1,4 @@
-"""What every ranking method must hold: a mix-in of tests, and a small shop to fit methods on.
+"""What every ranking method must hold: a mix-in of tests.
 
 A test class of a method inherits `MethodContract`, or `TrainedMethodContract`, and names the method's file as ``kind``.
 """
@@ -18,99 +18,16 @@ from gensar_core.baselines.interface import INPUTS, Method, MethodData, find
 from gensar_core.config.base import validate
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.metrics import average_ranks
-from gensar_core.runtime.tensors import save_vectors
-
-N_USERS, N_ITEMS, N_QUERIES, N_NEGATIVES = 64, 40, 5, 20
-#: Negatives that are stored for each train target.
-N_STORED = 4
-
-
-def write_shop(
-    folder: Path,
-    clicks: list[list[int]],
-    n_items: int,
-    *,
-    histories: list[list[int]] | None = None,
-    targets: list[int] | None = None,
-    negatives: int = N_NEGATIVES,
-    searching: bool = False,
-) -> MethodData:
-    """A data set in which each user has the given recommendation clicks, each followed by a search for the same item.
-
-    All of these are training events. Every user has a train, a valid and a test target of both tasks: the last click,
-    after the clicks before it, unless ``histories`` and ``targets`` say otherwise. ``searching`` puts the search for
-    each item into the histories too.
-    """
-    canonical, samples = folder / "canonical", folder / "samples"
-    for made in (canonical, samples):
-        made.mkdir(parents=True)
-    n_queries = min(N_QUERIES, n_items)
-    histories = [own[:-1] for own in clicks] if histories is None else histories
-    targets = [own[-1] for own in clicks] if targets is None else targets
-    item_texts = [f"item {item}" for item in range(n_items)]
-    items = {
-        "item_id": range(n_items), "raw_id": item_texts, "title": item_texts, "description": [""] * n_items,
-        "brand": [""] * n_items, "categories": [[["shop"]]] * n_items, "text": item_texts,
-    }  # fmt: skip
-    schema.ITEMS.write(pl.DataFrame(items), canonical / "items.parquet")
-    queries = {"query_id": range(n_queries), "text": [f"query {query}" for query in range(n_queries)]}
-    schema.QUERIES.write(pl.DataFrame(queries), canonical / "queries.parquet")
-    users = {"user_id": range(len(clicks)), "raw_id": [f"user {user}" for user in range(len(clicks))]}
-    schema.USERS.write(pl.DataFrame(users), canonical / "users.parquet")
-
-    flat = [
-        (user, time, task, item, item % n_queries if task == "search" else None)
-        for user, own in enumerate(clicks)
-        for time, item in enumerate(own)
-        for task in schema.TASKS
-    ]
-    events = {
-        "event_id": range(len(flat)), "user_id": [row[0] for row in flat], "time": [row[1] for row in flat],
-        "task": [row[2] for row in flat], "item_id": [row[3] for row in flat], "query_id": [row[4] for row in flat],
-        "session_id": [None if row[4] is None else number for number, row in enumerate(flat)],
-    }  # fmt: skip
-    schema.EVENTS.write(pl.DataFrame(events), samples / "training_events.parquet")
-
-    keys = [(task, split, user) for task in schema.TASKS for split in schema.SPLITS for user in range(len(clicks))]
-    shown = [searched_history(own, n_queries) if searching else clicked_history(own) for own in histories]
-    rows = {
-        "sample_id": range(len(keys)), "task": [key[0] for key in keys], "split": [key[1] for key in keys],
-        "user_id": [key[2] for key in keys], "time": [99] * len(keys), "event_id": [0] * len(keys),
-        "target_item": [targets[key[2]] for key in keys],
-        "query_id": [targets[key[2]] % n_queries if key[0] == "search" else None for key in keys],
-        "history_behavior": [shown[key[2]][0] for key in keys], "history_object": [shown[key[2]][1] for key in keys],
-    }  # fmt: skip
-    schema.SAMPLES.write(pl.DataFrame(rows), samples / "samples.parquet")
-    rng = np.random.default_rng(1)
-    drawn = [
-        [item for item in rng.permutation(n_items).tolist() if item != target][:negatives]
-        for target in rows["target_item"]
-    ]
-    lists = pl.DataFrame({"sample_id": rows["sample_id"], "negatives": drawn}, strict=False)
-    trained = pl.Series([key[1] == "train" for key in keys])
-    schema.CANDIDATES.write(lists.filter(~trained), samples / "candidates.parquet")
-    stored = lists.filter(trained).with_columns(pl.col("negatives").list.head(N_STORED))
-    schema.TRAINING_NEGATIVES.write(stored, samples / "training_negatives.parquet")
-    vectors = {"items": rng.normal(size=(n_items, 7)), "queries": rng.normal(size=(n_queries, 7))}
-    save_vectors(vectors, folder / "vectors.safetensors")
-    return MethodData(canonical, samples, folder / "vectors.safetensors", samples / "training_negatives.parquet")
-
-
-def clicked_history(items: list[int]) -> tuple[list[int], list[int]]:
-    """Behaviors and objects of recommendation clicks."""
-    return [schema.RECOMMENDED_ITEM] * len(items), items
-
-
-def searched_history(items: list[int], n_queries: int) -> tuple[list[int], list[int]]:
-    """Behaviors and objects of recommendation clicks, each followed by the search for its item."""
-    behaviors = [schema.RECOMMENDED_ITEM, schema.SEARCHED_QUERY, schema.SEARCHED_ITEM] * len(items)
-    return behaviors, [value for item in items for value in (item, item % n_queries, item)]
-
-
-def random_clicks() -> list[list[int]]:
-    """Eight different items a user, in an order that only memory can know."""
-    rng = np.random.default_rng(0)
-    return [rng.permutation(N_ITEMS)[:8].tolist() for _ in range(N_USERS)]
+from tests.support.shop import (  # noqa: F401
+    N_ITEMS,
+    N_NEGATIVES,
+    N_QUERIES,
+    N_USERS,
+    clicked_history,
+    random_clicks,
+    searched_history,
+    write_shop,
+)
 
 
 def ranks(method: Method[Any], lists: CandidateLists) -> np.ndarray:
@@ -165,10 +82,13 @@ class MethodContract:
     def test_empty_and_very_long_histories_are_scored(self, fitted: Method[Any], lists: CandidateLists) -> None:
         items = [[length % N_ITEMS] * length for length in np.resize([0, 200, 1], len(lists)).tolist()]
         # Clicks alone, and clicks and searches.
-        shown = [searched_history(own, N_QUERIES) if row % 2 else clicked_history(own) for row, own in enumerate(items)]
+        shown = [
+            searched_history(clicks, N_QUERIES) if row % 2 else clicked_history(clicks)
+            for row, clicks in enumerate(items)
+        ]
         histories = lists.samples.with_columns(
-            history_behavior=pl.Series([own[0] for own in shown], dtype=pl.List(pl.UInt8)),
-            history_object=pl.Series([own[1] for own in shown], dtype=pl.List(pl.Int32)),
+            history_behavior=pl.Series([behaviors for behaviors, _ in shown], dtype=pl.List(pl.UInt8)),
+            history_object=pl.Series([objects for _, objects in shown], dtype=pl.List(pl.Int32)),
         )
         assert np.isfinite(fitted.score(replace(lists, samples=histories))).all()
 

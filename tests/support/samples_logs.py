@@ -5,8 +5,12 @@ import polars as pl
 from hypothesis import strategies as st
 
 from gensar_core import schema
+from gensar_core.config.datasets import SampleSettings
+from gensar_core.errors import UserError
+from gensar_core.samples.build import build_samples
 
 A, B, C, D, E, F = range(6)
+PROTOCOLS = ("strict", "paper")
 
 
 def event(user, time, item, query=None, session=None):
@@ -98,6 +102,38 @@ def write_canonical(folder, log, *, items=9, queries=3):
     return folder
 
 
+def build(folder, log, *, items, seed=1, **overrides):
+    """Build the folders `canonical` and `samples` of a log; False when it gives no samples."""
+    write_canonical(folder / "canonical", log, items=items)
+    try:
+        build_samples(folder / "canonical", folder / "samples", SampleSettings(**overrides), seed)
+    except UserError as error:
+        if "such a log gives no samples" not in str(error):
+            raise
+        return False
+    return True
+
+
+def check_negatives(rows, log, count):
+    """Compare the negatives of samples over 30 items with a log, by plain loops.
+
+    Negatives are distinct, without the target, and as many as exist. Search begins with the hits of the query. All
+    others were clicked in the log and not by the user.
+    """
+    clicked = {e["item"] for e in log if e["query"] is None}
+    for row in rows.iter_rows(named=True):
+        negatives = row["negatives"]
+        assert len(set(negatives)) == len(negatives)
+        assert row["target_item"] not in negatives
+        # The text of item i matches query i % 3 for two of three queries; all hits of a query tie.
+        matching = [i for i in range(30) if row["task"] == "search" and i % 3 == row["query_id"] < 2]
+        hits = [i for i in matching if i != row["target_item"]][:count]
+        drawable = clicked - {e["item"] for e in log if e["user"] == row["user_id"]} - set(hits)
+        assert negatives[: len(hits)] == hits
+        assert set(negatives[len(hits) :]) <= drawable
+        assert len(negatives) == min(count, len(hits) + len(drawable))
+
+
 @st.composite
 def logs(draw, users=3, most=22, items=7, times=5, queries=3, single_clicks=False):
     """Random logs in event order: heavy ties in time, repeated items, reviews that are a click and a search at once,
@@ -108,19 +144,19 @@ def logs(draw, users=3, most=22, items=7, times=5, queries=3, single_clicks=Fals
         st.integers(0, times - 1), st.sampled_from(kinds), st.integers(0, items - 1), st.integers(0, queries - 1)
     )
     for user in range(users):
-        # Left to itself, hypothesis draws lists too short for three targets.
-        own, size = [], draw(st.integers(0, most))
+        # By itself, hypothesis draws lists too short for three targets.
+        rows, size = [], draw(st.integers(0, most))
         for time, kind, item, query in sorted(draw(st.lists(action, min_size=size, max_size=size)), key=lambda a: a[0]):
-            searches = [e for e in own if e["query"] is not None]
+            searches = [e for e in rows if e["query"] is not None]
             if kind == "further click" and searches:
                 last = searches[-1]
-                own.append(event(user, time, item, last["query"], last["session"]))
+                rows.append(event(user, time, item, last["query"], last["session"]))
                 continue
-            # Session ids in no order: 7919 generates all of them modulo the prime 10007.
+            # Unordered session ids: 7919 generates all of them modulo the prime 10007.
             click, search = event(user, time, item), event(user, time, item, query, session * 7919 % 10007)
-            own += {"rec": [click], "review": [click, search], "searched first": [search, click]}.get(kind, [search])
+            rows += {"rec": [click], "review": [click, search], "searched first": [search, click]}.get(kind, [search])
             session += 1
-        log += own
+        log += rows
     return log
 
 
@@ -131,13 +167,13 @@ def expected_history(log, target, protocol, max_recommendations, max_searches):
     clicks = [(i, e) for i, e in before if e["query"] is None]
     searches = [(i, e) for i, e in before if e["query"] is not None]
 
-    def own(e):
+    def twin(e):
         return e["time"] == aim["time"] and e["item"] == aim["item"]
 
     if protocol == "strict":
-        clicks = [(i, e) for i, e in clicks if not own(e)]
-        searches = [(i, e) for i, e in searches if not own(e) and e["session"] != aim["session"]]
-    elif aim["query"] is not None and clicks and own(clicks[-1][1]):
+        clicks = [(i, e) for i, e in clicks if not twin(e)]
+        searches = [(i, e) for i, e in searches if not twin(e) and e["session"] != aim["session"]]
+    elif aim["query"] is not None and clicks and twin(clicks[-1][1]):
         clicks = clicks[:-1]
     sessions = {}
     for i, e in log:
@@ -154,7 +190,7 @@ def expected_history(log, target, protocol, max_recommendations, max_searches):
 
 
 def both_sides(history):
-    """Whether a recommendation click and a search stand in a history."""
+    """Whether a history holds a recommendation click and a search."""
     return {0, 1} <= {behavior for behavior, _ in history}
 
 

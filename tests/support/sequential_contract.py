@@ -15,7 +15,8 @@ from gensar_core.baselines.shared.sequential_recommender import SequentialRecomm
 from gensar_core.config.base import validate
 from gensar_core.embeddings.sequential import extract_vectors
 from gensar_core.ranking.candidates import load_candidates
-from tests.support.method_contract import N_ITEMS, TrainedMethodContract, random_clicks, ranks, write_shop
+from tests.support.method_contract import TrainedMethodContract, ranks
+from tests.support.shop import N_ITEMS, random_clicks, write_shop
 
 #: Enough to learn 64 users by heart.
 SMALL: dict[str, Any] = {
@@ -49,7 +50,7 @@ class SequentialContract(TrainedMethodContract):
     @pytest.fixture(scope="class")
     @classmethod
     def encoder(cls, data: MethodData) -> Any:
-        encoder = cls.untrained(data).encoder
+        encoder = cls.untrained(data).module
         torch.manual_seed(0)
         # Weights as initialized are so small that a leak could hide below the tolerance.
         for parameter in encoder.parameters():
@@ -110,8 +111,8 @@ class SequentialContract(TrainedMethodContract):
         assert learned.seen.tolist() == [True] * N_ITEMS + [False] * 3
         mean = np.tile(learned.vectors[:N_ITEMS].mean(axis=0), (3, 1))
         assert learned.vectors[-3:] == pytest.approx(mean, abs=1e-6)
-        if method.encoder.bias is not None:
-            bias = method.encoder.bias.detach().numpy()
+        if method.module.bias is not None:
+            bias = method.module.bias.detach().numpy()
             assert bias[-3:] == pytest.approx(np.repeat(bias[:N_ITEMS].mean(), 3), abs=1e-6)
         learned.save(tmp_path)
         extract_vectors(tmp_path, tmp_path / "embedding")

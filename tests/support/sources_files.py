@@ -56,11 +56,11 @@ class Shop:
 
     @property
     def counts(self) -> dict:
-        return read_record(self.output / "stage.json")["counts"]
+        return counts(self.output)
 
     @property
     def warnings(self) -> list[str]:
-        return read_record(self.output / "stage.json")["warnings"]
+        return warnings(self.output)
 
     @property
     def items(self) -> pl.DataFrame:
@@ -82,3 +82,32 @@ class Shop:
                 "session_id",
             ).iter_rows()
         )
+
+
+NAMES = ("users", "items", "queries", "events")
+
+
+def tables(folder: Path) -> dict[str, pl.DataFrame]:
+    """Read the canonical tables of a folder."""
+    return {name: schema.TABLES[name].read(folder / f"{name}.parquet") for name in NAMES}
+
+
+def table_bytes(folder: Path) -> list[bytes]:
+    """Read the files of the canonical tables."""
+    return [(folder / f"{name}.parquet").read_bytes() for name in NAMES]
+
+
+def assert_same(actual: dict[str, pl.DataFrame], expected: dict[str, pl.DataFrame]) -> None:
+    """Compare canonical tables."""
+    for name in NAMES:
+        assert actual[name].equals(expected[name]), name
+
+
+def counts(folder: Path) -> dict:
+    """Read the counts of a stage's record."""
+    return read_record(folder / "stage.json")["counts"]
+
+
+def warnings(folder: Path) -> list[str]:
+    """Read the warnings of a stage's record."""
+    return read_record(folder / "stage.json")["warnings"]

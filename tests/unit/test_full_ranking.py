@@ -19,7 +19,7 @@ class Fixed:
 
     def __init__(self, states, table):
         self.states = lambda _: states
-        self.encoder = type("Encoder", (), {"table": lambda _: table})()
+        self.module = type("Encoder", (), {"table": lambda _: table})()
 
 
 @pytest.mark.parametrize("filter_seen", [False, True])

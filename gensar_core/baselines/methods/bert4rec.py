@@ -21,15 +21,17 @@ import functools
 from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch.nn import functional
 
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequence_examples import MaskedPlaces
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Share
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise, SelfAttention, initialize
+from gensar_core.nn.attention import Pointwise, SelfAttention, initialize
+from gensar_core.nn.dropout import Dropout
 
 
 class BERT4RecSettings(SequentialSettings):
@@ -43,11 +45,7 @@ class BERT4RecSettings(SequentialSettings):
     last_item_share: Share = 0.1
     """Share of the rows in which only the last item is masked."""
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> BERT4RecSettings:
-        if self.dimensions % self.heads:
-            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions()
 
 
 class BERT4RecBlock(torch.nn.Module):
@@ -70,9 +68,9 @@ class BERT4RecBlock(torch.nn.Module):
 class BERT4RecEncoder(SequenceEncoder):
     """Encode item and position vectors by blocks and a head; compare with items, adding their biases."""
 
-    def __init__(self, n_items: int, settings: BERT4RecSettings) -> None:
+    def __init__(self, data: MethodData, settings: BERT4RecSettings) -> None:
         size = settings.dimensions
-        super().__init__(n_items, size, bias=True)
+        super().__init__(data.n_items, size, bias=True)
         # Padding and mask: the two inputs numbered after the items.
         self.special = torch.nn.Embedding(2, size)
         self.positions = torch.nn.Embedding(settings.max_history, size)
@@ -91,8 +89,8 @@ class BERT4RecEncoder(SequenceEncoder):
         visible = items != self.items.num_embeddings
         for block in self.blocks:
             states = block(states, visible)
-        found: torch.Tensor = self.head(states)
-        return found
+        output: torch.Tensor = self.head(states)
+        return output
 
 
 class BERT4Rec(SequentialRecommender[BERT4RecSettings]):
@@ -100,10 +98,7 @@ class BERT4Rec(SequentialRecommender[BERT4RecSettings]):
 
     paper = "Sun et al.: BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations. CIKM 2019"
     settings_model = BERT4RecSettings
-
-    def build(self) -> BERT4RecEncoder:
-        """Build an untrained encoder."""
-        return BERT4RecEncoder(self.data.n_items, self.settings)
+    module_class = BERT4RecEncoder
 
     @functools.cached_property
     def form(self) -> MaskedPlaces:

@@ -57,8 +57,8 @@ class BM25(Method[BM25Settings]):
         queries, rows = np.unique(lists.samples.get_column("query_id").to_numpy(), return_inverse=True)
         order = np.argsort(rows, kind="stable")
         scores = np.empty(lists.items.shape, dtype=np.float32)
-        for query, asked in zip(queries, np.split(order, np.cumsum(np.bincount(rows))[:-1]), strict=True):
-            scores[asked] = self.index.scores(self.words[int(query)])[lists.items[asked]]
+        for query, rows_of_query in zip(queries, np.split(order, np.cumsum(np.bincount(rows))[:-1]), strict=True):
+            scores[rows_of_query] = self.index.scores(self.words[int(query)])[lists.items[rows_of_query]]
         return scores
 
 

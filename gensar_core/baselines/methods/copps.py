@@ -18,6 +18,7 @@ from gensar_core.baselines.shared.product_search import ItemSequences
 from gensar_core.baselines.shared.sequence_views import Substitutes, altered
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
 from gensar_core.config.base import Rate
+from gensar_core.nn.contrastive import nt_xent
 from gensar_core.runtime.seeds import generator
 
 
@@ -47,8 +48,8 @@ class CoPPSModel(TEMModel):
         """Return vectors [rows, width, dimensions] of the user's items, each plus its query's vector if it has one."""
         vectors = functional.embedding(clicked.items, torch.cat([self.item_vectors(), self.hidden]))
         searched = clicked.queries >= 0
-        asked: torch.Tensor = self.found_by(self.queries(clicked.queries.clamp(min=0)))
-        return vectors + asked * searched[:, :, None]
+        query_vectors: torch.Tensor = self.found_by(self.queries(clicked.queries.clamp(min=0)))
+        return vectors + query_vectors * searched[:, :, None]
 
     def histories(self, clicked: ItemSequences) -> torch.Tensor:
         """Return vectors [rows, dimensions] of length 1 of users' clicks, independent of the current query."""
@@ -72,10 +73,7 @@ class CoPPS(TEM):
     paper = "Dai et al.: Contrastive Learning for User Sequence Representation in Personalized Product Search. KDD 2023"
     inputs = ("clicks", "searches", "words", "attributes", "training_negatives")
     settings_model = CoPPSSettings
-
-    def build(self) -> CoPPSModel:
-        """Build an untrained model."""
-        return CoPPSModel(self.data, self.settings)  # type: ignore[arg-type]
+    module_class = CoPPSModel
 
     def training_set(self, task: str) -> TrainingSet:
         """Return the train rows of a task, with contrasts."""
@@ -99,23 +97,23 @@ class _Contrasting:
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Return the ranking loss and the weighted mean of the contrasts."""
-        found = self.rows.losses(rows, step)
+        losses = self.rows.losses(rows, step)
         weight = self.method.settings.contrast_weight
         if not weight:
-            return found
-        return {**found, "contrast": weight * torch.stack(self._contrasts(rows, step)).mean()}
+            return losses
+        return {**losses, "contrast": weight * torch.stack(self._contrasts(rows, step)).mean()}
 
     def _contrasts(self, rows: np.ndarray, step: int) -> list[torch.Tensor]:
-        model: Any = self.method.model
-        own = self._clicked(rows)
+        model: Any = self.method.module
+        clicked = self._clicked(rows)
         partners = self.partners.draw(rows, step)
         others = self._clicked(np.where(partners < 0, rows, partners))
         hidden = model.items.num_embeddings
-        paired = torch.from_numpy(partners >= 0).to(own.items.device)
+        paired = torch.from_numpy(partners >= 0).to(clicked.items.device)
         pairs = (
-            (self.substitutes(own), self.substitutes(own), rows, None),
-            (altered(own, hidden), altered(own, hidden), rows, None),
-            (own, others, partners, paired),
+            (self.substitutes(clicked), self.substitutes(clicked), rows, None),
+            (altered(clicked, hidden), altered(clicked, hidden), rows, None),
+            (clicked, others, partners, paired),
         )
         return [self._contrast(rows, *pair) for pair in pairs]
 
@@ -123,37 +121,28 @@ class _Contrasting:
         self, rows: np.ndarray, one: ItemSequences, other: ItemSequences, others: np.ndarray, use: torch.Tensor | None
     ) -> torch.Tensor:
         """Contrast view ``one`` of each of ``rows`` with view ``other``, which belongs to the rows ``others``."""
-        model: Any = self.method.model
+        model: Any = self.method.module
         users, targets = self.rows.train.rows.users, self.rows.train.targets
         keep = one.present.any(dim=1) & other.present.any(dim=1)
         keep = keep if use is None else keep & use
-        kept = keep.cpu().numpy()
-        both = np.concatenate([rows[kept], others[kept]])
+        rows_used = keep.cpu().numpy()
+        both = np.concatenate([rows[rows_used], others[rows_used]])
         vectors = torch.cat([model.histories(one), model.histories(other)])[keep.repeat(2)]
         alike = (users[both][:, None] == users[both]) | (targets[both][:, None] == targets[both])
         alike_there = torch.from_numpy(alike).to(vectors.device)
         return contrast(vectors, alike_there, self.method.settings.contrast_temperature)
 
     def _clicked(self, rows: np.ndarray) -> ItemSequences:
-        device = next(self.method.model.parameters()).device
+        device = next(self.method.module.parameters()).device
         history = self.rows.train.rows.histories.take(rows).padded(device)
         return ItemSequences.from_history(history, self.method.settings.max_items)
 
 
 def contrast(vectors: torch.Tensor, alike: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return NT-Xent (Chen et al., 2020, Eq. 1) of views [2 n, dimensions] of length 1, where i and n + i are a pair.
-
-    The other views of the batch are negatives, except those ``alike`` bool [2 n, 2 n]. Zero when n is 0.
-    """
-    count = len(vectors) // 2
-    if not count:
+    """Compute ``nt_xent`` of views [2 n, dimensions] of length 1, with their inner products; zero when n is 0."""
+    if not len(vectors):
         return vectors.sum()
-    positive = torch.arange(2 * count, device=vectors.device).roll(count)
-    left_out = alike.clone()
-    left_out[torch.arange(2 * count), positive] = False
-    left_out.fill_diagonal_(True)
-    logits = (vectors @ vectors.T / temperature).masked_fill(left_out, -torch.inf)
-    return functional.cross_entropy(logits, positive)
+    return nt_xent(vectors @ vectors.T / temperature, alike)
 
 
 class Partners:

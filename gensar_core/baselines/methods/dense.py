@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import save_file
 from torch.nn import functional
 
-from gensar_core.baselines.interface import Method
 from gensar_core.baselines.shared.target_rows import TrainingRows
-from gensar_core.baselines.shared.text_towers import EncoderTowers, HeadTowers, Towers, texts_of
-from gensar_core.config.base import Count, Positive, Rate, Settings, Share
+from gensar_core.baselines.shared.text_towers import TOWERS, EncoderTowers, HeadTowers, Towers, texts_of
+from gensar_core.baselines.shared.trained_method import TrainedMethod, TrainedSettings, Training
+from gensar_core.config.base import Count, Positive, Rate, Share
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import CandidateLists, load_candidates
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
-from gensar_core.runtime.device import pick_device
+from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
-from gensar_core.training.loop import Schedule, train, warmup_cosine
+from gensar_core.training.loop import Schedule, warmup_cosine
+from gensar_core.training.state import TrainingRecord
 
 #: File of the vectors that ranking reads.
 _FILE = "dense_vectors.safetensors"
@@ -34,7 +31,7 @@ _FILE = "dense_vectors.safetensors"
 _LISTS_AT_ONCE = 256
 
 
-class TuningSettings(Settings):
+class TuningSettings(TrainedSettings):
     """Hold the settings of the loss and its optimization."""
 
     temperature: Rate = 0.02
@@ -56,9 +53,6 @@ class TuningSettings(Settings):
     warmup_share: Share = 0.1
     gradient_clip: Rate = 1.0
     epochs: Positive = 3
-    validation_users: Count = 0
-    """Validate after each epoch on at most this many targets (0: all); stop after `patience` validations without a
-    gain."""
     patience: Positive = 3
 
 
@@ -86,7 +80,7 @@ class DenseSettings(TuningSettings):
         return self
 
 
-class Dense(Method[DenseSettings]):
+class Dense(TrainedMethod[DenseSettings, Towers]):
     """Retrieve by dense vectors (Karpukhin et al., 2020): InfoNCE of queries and items, in-batch and BM25 negatives.
 
     The encoder is that of the entry's embedding: with BAAI/bge-base-en-v1.5 this is BGE fine-tuned (Xiao et al., 2024),
@@ -105,59 +99,54 @@ class Dense(Method[DenseSettings]):
     settings_model = DenseSettings
     ranked_with: dict[str, np.ndarray]
 
-    @functools.cached_property
-    def towers(self) -> Towers:
+    def build(self) -> Towers:
         """Build the towers to train: the pretrained encoder, or a head that initially changes nothing."""
         embedding = self.data.embedding
         if embedding is None:
             raise UserError("this method tunes a text encoder: name an embedding under its key 'embedding'")
         if self.settings.train == "head":
-            frozen = {side: self.data.vectors(side) for side in ("queries", "items")}
-            return HeadTowers(frozen, self.settings.item_bias).to(pick_device())
+            return HeadTowers({side: self.data.vectors(side) for side in TOWERS}, self.settings.item_bias)
         entry = TextEmbedding.model_validate(read_record(embedding.parent / "stage.json")["settings"])
         mapped = self.settings.head is not None
         return EncoderTowers(entry, texts_of(self.data.canonical), self.settings.max_tokens, mapped)
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Build the towers' optimizer."""
+        settings = self.settings
+        return torch.optim.AdamW(
+            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+
+    def training(self) -> DenseTraining:
+        """Gather the pairs and the valid candidates."""
+        return DenseTraining(self)
+
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
         """Tune, stopping early by NDCG@5 on the valid candidates; the starting point competes too."""
         head = self._start_from_head(None if checkpoints is None else checkpoints / "head", key)
-        task = _Training(self)
-        steps = task.steps_per_epoch * self.settings.epochs
-        schedule = Schedule(
-            total_steps=steps,
-            validate_every=task.steps_per_epoch,
-            patience=self.settings.patience,
-            gradient_clip=self.settings.gradient_clip,
-            rate=warmup_cosine(steps, self.settings.warmup_share),
-            validate_first=True,
-        )
-        record = train(task, schedule, seed=self.seed, description="Dense", checkpoints=checkpoints, key=key)
+        return {**head, **super().fit(checkpoints, key)}
+
+    def finish(self, training: DenseTraining, record: TrainingRecord) -> dict[str, Any]:  # noqa: ARG002
+        """Store the vectors for ranking, and count the pairs."""
         self.settle()
-        return {
-            **head,
-            "pairs": len(task.queries),
-            "steps": record.steps,
-            "best_step": record.best_step,
-            "best_valid_ndcg@5": record.best_score,
-            "curve": record.history,
-        }
+        return {"pairs": len(training.queries)}
 
     def _start_from_head(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
         """Train the head that the settings name, if any, and take over its maps; return its counts."""
-        if self.settings.head is None or self.towers.maps is None:
+        if self.settings.head is None or self.module.maps is None:
             return {}
         settings = DenseSettings(train="head", **self.settings.head.model_dump())
         head = Dense(settings, self.data, self.seed)
         counts = head.fit(checkpoints, key)
-        assert head.towers.maps is not None
-        self.towers.maps.load_state_dict(head.towers.maps.state_dict())
+        assert head.module.maps is not None
+        self.module.maps.load_state_dict(head.module.maps.state_dict())
         return {"head": {name: counts[name] for name in ("steps", "best_step", "best_valid_ndcg@5")}}
 
     def settle(self) -> None:
         """Store the towers' current vectors for ranking."""
-        self.towers.eval()
-        bias = self.towers.bias
-        vectors = self.towers.vectors()
+        self.module.eval()
+        bias = self.module.bias
+        vectors = self.module.vectors()
         none = np.zeros(len(vectors["items"]), dtype=np.float32)
         self.ranked_with = {**vectors, "bias": none if bias is None else bias.detach().cpu().numpy()}
 
@@ -179,27 +168,26 @@ class Dense(Method[DenseSettings]):
 
     def save(self, folder: Path) -> None:
         """Write dense_vectors.safetensors, and the weights as model.safetensors."""
+        super().save(folder)
         save_vectors({**self.ranked_with, "bias": self.ranked_with["bias"][:, None]}, folder / _FILE)
-        weights = {name: value.contiguous().cpu() for name, value in self.towers.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
 
     def load(self, folder: Path) -> None:
         """Read dense_vectors.safetensors, which is all that ranking needs."""
-        found = {name: load_vectors(folder / _FILE, name) for name in ("queries", "items", "bias")}
-        self.ranked_with = {**found, "bias": found["bias"][:, 0]}
+        self.ranked_with = {name: load_vectors(folder / _FILE, name) for name in (*TOWERS, "bias")}
+        self.ranked_with["bias"] = self.ranked_with["bias"][:, 0]
 
 
-class _Training:
-    """Adapt tuning to the shared training loop."""
+class DenseTraining(Training):
+    """Train towers on pairs of a query and the item clicked after it."""
+
+    method: Dense
 
     def __init__(self, method: Dense) -> None:
         settings, data = method.settings, method.data
-        rows = TrainingRows.from_samples("search", data.samples, data.negatives, 0, 0)
-        self.lists = load_candidates(
-            data.samples_folder, "search", "valid", users=settings.validation_users, samples=data.samples
-        )
-        if not len(rows) or not len(self.lists):
+        rows, lists = TrainingRows.from_samples("search", data.samples, data.negatives, 0, 0), method.valid_lists()
+        if not len(rows) or not lists:
             raise UserError(f"{data.samples_folder}: no train or no valid target of search to tune on")
+        super().__init__(method, lists)
         pairs = rows.rows.queries * data.n_items + rows.targets
         self.clicked, first = np.unique(pairs, return_index=True)
         chosen = first if settings.distinct_pairs else np.arange(len(pairs))
@@ -207,27 +195,33 @@ class _Training:
         self.negatives = rows.negatives[chosen, : settings.bm25_negatives]
         clicks = np.bincount(self.targets, minlength=data.n_items)
         self.frequencies = torch.from_numpy(np.log1p(clicks)).float() if settings.correct_popularity else None
-        self.method = method
-        self.module: torch.nn.Module = method.towers
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
         self.steps_per_epoch = -(-len(self.queries) // settings.batch_size)
 
-    def batches(self, first_step: int) -> Iterator[np.ndarray]:
-        """Yield the pairs of each step, in an order that depends on the seed and the epoch alone."""
-        epoch, skipped = divmod(first_step, self.steps_per_epoch)
-        while True:
-            order = generator(derive_seed(self.method.seed, "pairs"), "epoch", epoch).permutation(len(self.queries))
-            yield from np.array_split(order, self.steps_per_epoch)[skipped:]
-            epoch, skipped = epoch + 1, 0
+    @property
+    def schedule(self) -> Schedule:
+        """Validate before training and after each epoch."""
+        settings = self.method.settings
+        return Schedule(
+            total_steps=self.total_steps,
+            validate_every=self.steps_per_epoch,
+            patience=settings.patience,
+            gradient_clip=settings.gradient_clip,
+            rate=warmup_cosine(self.total_steps, settings.warmup_share),
+            validate_first=True,
+        )
 
-    def backward(self, pairs: np.ndarray) -> Mapping[str, torch.Tensor]:
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """Return the pairs of each step."""
+        order = generator(derive_seed(self.method.seed, "pairs"), "epoch", number).permutation(len(self.queries))
+        return np.array_split(order, self.steps_per_epoch)
+
+    def backward(self, batch: tuple[int, np.ndarray]) -> Mapping[str, torch.Tensor]:
         """Run one step; each distinct text of the batch goes through the towers once."""
-        queries, asked = np.unique(self.queries[pairs], return_inverse=True)
+        _, pairs = batch
+        queries, query_rows = np.unique(self.queries[pairs], return_inverse=True)
         targets, negatives = self.targets[pairs], self.negatives[pairs]
         items = np.unique(np.concatenate([targets, negatives[negatives >= 0]]))
-        logits = self._logits(queries, items)[torch.from_numpy(asked)]
+        logits = self._logits(queries, items)[torch.from_numpy(query_rows)]
         places = np.searchsorted(items, targets)
         if self.method.settings.spare_clicked:
             spared = np.isin(self.queries[pairs, None] * self.method.data.n_items + items, self.clicked)
@@ -238,15 +232,13 @@ class _Training:
         return {"loss": loss.detach()}
 
     def validate(self) -> Mapping[str, float]:
-        """Return NDCG@5 and HR@10 on the valid candidates."""
+        """Compute NDCG@5 and HR@10 with the towers' current vectors."""
         self.method.settle()
-        ranks = average_ranks(self.method.score(self.lists), self.lists.present)
-        figure = ndcg(ranks, 5)
-        return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
+        return super().validate()
 
     def _logits(self, queries: np.ndarray, items: np.ndarray) -> torch.Tensor:
         """Return logits [queries, items]."""
-        towers = self.method.towers
+        towers = self.method.module
         logits: torch.Tensor = towers("queries", queries) @ towers("items", items).T / self.method.settings.temperature
         numbers = torch.from_numpy(items).to(logits.device)
         if towers.bias is not None:

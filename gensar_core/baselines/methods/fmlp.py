@@ -20,12 +20,13 @@ import functools
 
 import torch
 
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequence_examples import LastPlace
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise, initialize
+from gensar_core.nn.attention import Pointwise, initialize
+from gensar_core.nn.dropout import Dropout
 
 
 class FMLPSettings(SequentialSettings):
@@ -73,9 +74,9 @@ class FMLPBlock(torch.nn.Module):
 class FMLPEncoder(SequenceEncoder):
     """Encode item and position vectors by blocks of filters."""
 
-    def __init__(self, n_items: int, settings: FMLPSettings) -> None:
+    def __init__(self, data: MethodData, settings: FMLPSettings) -> None:
         size, width = settings.dimensions, settings.max_history
-        super().__init__(n_items, size)
+        super().__init__(data.n_items, size)
         self.positions = torch.nn.Embedding(width, size)
         self.normalization = torch.nn.LayerNorm(size, eps=1e-12)
         self.dropout = Dropout(settings.dropout)
@@ -98,10 +99,7 @@ class FMLP(SequentialRecommender[FMLPSettings]):
 
     paper = "Zhou et al.: Filter-enhanced MLP is All You Need for Sequential Recommendation. WWW 2022"
     settings_model = FMLPSettings
-
-    def build(self) -> FMLPEncoder:
-        """Build an untrained encoder."""
-        return FMLPEncoder(self.data.n_items, self.settings)
+    module_class = FMLPEncoder
 
     @functools.cached_property
     def form(self) -> LastPlace:

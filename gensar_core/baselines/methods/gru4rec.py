@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import torch
 
-from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout
+from gensar_core.nn.dropout import Dropout
 
 
 class GRU4RecSettings(CausalSettings):
@@ -34,9 +35,9 @@ class GRU4RecSettings(CausalSettings):
 class GRU4RecEncoder(SequenceEncoder):
     """Encode item vectors by gated recurrent layers of the same size."""
 
-    def __init__(self, n_items: int, settings: GRU4RecSettings) -> None:
+    def __init__(self, data: MethodData, settings: GRU4RecSettings) -> None:
         size = settings.dimensions
-        super().__init__(n_items, size, bias=True)
+        super().__init__(data.n_items, size, bias=True)
         self.dropout = Dropout(settings.dropout)
         self.layers = torch.nn.ModuleList(torch.nn.GRU(size, size, batch_first=True) for _ in range(settings.layers))
         torch.nn.init.normal_(self.items.weight, std=size**-0.5)
@@ -61,10 +62,7 @@ class GRU4Rec(CausalRecommender[GRU4RecSettings]):
 
     paper = "Hidasi et al.: Session-based Recommendations with Recurrent Neural Networks. ICLR 2016"
     settings_model = GRU4RecSettings
-
-    def build(self) -> GRU4RecEncoder:
-        """Build an untrained encoder."""
-        return GRU4RecEncoder(self.data.n_items, self.settings)
+    module_class = GRU4RecEncoder
 
 
 METHOD = GRU4Rec

@@ -95,8 +95,8 @@ def nearest_neighbors(similarities: sparse.coo_array, count: int) -> sparse.coo_
     order = np.lexsort((items, -values, rows))
     rows, items, values = rows[order], items[order], values[order]
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    kept = place < (count or similarities.shape[1])
-    return sparse.coo_array((values[kept], (rows[kept], items[kept])), shape=similarities.shape)
+    nearest = place < (count or similarities.shape[1])
+    return sparse.coo_array((values[nearest], (rows[nearest], items[nearest])), shape=similarities.shape)
 
 
 METHOD = ItemKNN

@@ -15,21 +15,19 @@ import torch
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.scoring_tower import Tower
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
-from gensar_core.baselines.shared.target_ranking import RankedMethod
+from gensar_core.baselines.shared.target_model import JointSettings, RowModel
+from gensar_core.baselines.shared.target_ranking import JointMethod
 from gensar_core.baselines.shared.target_rows import RowBatch
-from gensar_core.config.base import Count, Positive, Rate
+from gensar_core.config.base import Count, Positive
 from gensar_core.nn.attention import on_distinct, xavier
 
 
-class JSRSettings(RankedSettings):
+class JSRSettings(JointSettings):
     """Hold sizes and weights, on top of the settings of all methods trained on rows."""
 
     max_recommendations: Count = 0
     max_searches: Count = 0
     max_query_words: Positive = 50
-    search_weight: Rate = 1.0
-    """Weight of the search loss."""
 
 
 class JSRModel(RowModel):
@@ -48,26 +46,18 @@ class JSRModel(RowModel):
     def forward(self, batch: RowBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the candidates' logits."""
         assert self.users is not None
-        asking = self.users(batch.users) if batch.task == "rec" else on_distinct(self.words, batch.queries)
-        logits: torch.Tensor = self.scorers[batch.task](asking[:, None] * self.items(batch.candidates))
+        inputs = self.users(batch.users) if batch.task == "rec" else on_distinct(self.words, batch.queries)
+        logits: torch.Tensor = self.scorers[batch.task](inputs[:, None] * self.items(batch.candidates))
         return logits.squeeze(-1), {}
 
 
-class JSR(RankedMethod[JSRSettings]):
+class JSR(JointMethod[JSRSettings]):
     """Rank by JSR (Zamani and Croft, 2018)."""
 
-    tasks = ("rec", "search")
     inputs = ("clicks", "searches", "words", "training_negatives")
     paper = "Zamani and Croft: Joint Modeling and Optimization of Search and Recommendation. DESIRES 2018"
     settings_model = JSRSettings
-
-    def build(self) -> JSRModel:
-        """Build an untrained model."""
-        return JSRModel(self.data, self.settings)
-
-    def task_weight(self, task: str) -> float:
-        """Return the weight of a task's losses."""
-        return self.settings.search_weight if task == "search" else 1.0
+    module_class = JSRModel
 
 
 METHOD = JSR

@@ -26,8 +26,10 @@ from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
 from gensar_core.baselines.shared.target_rows import RowBatch, TrainingRows
 from gensar_core.config.base import Count, Positive, Share
-from gensar_core.nn.attention import Dropout, masked_mean, on_distinct
+from gensar_core.nn.attention import masked_mean, on_distinct
+from gensar_core.nn.dropout import Dropout
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.schema import TASKS
 
 
 class JSR2020Settings(RankedSettings):
@@ -105,9 +107,9 @@ def texts_of(data: MethodData, settings: JSR2020Settings) -> tuple[np.ndarray, R
     titles = schema.ITEMS.read(data.canonical / "items.parquet").sort("item_id")["title"].to_list()
     queries = schema.QUERIES.read(data.canonical / "queries.parquet").sort("query_id")["text"].to_list()
     counts = Counter(word for title in titles for word in set(words_of(title)))
-    kept = [word for word, count in counts.items() if count >= settings.min_titles and word not in STOPWORDS_EN]
-    kept = sorted(kept, key=lambda word: (-counts[word], word))[: settings.vocabulary_size]
-    vocabulary = {word: number for number, word in enumerate(kept)}
+    words = [word for word, count in counts.items() if count >= settings.min_titles and word not in STOPWORDS_EN]
+    words = sorted(words, key=lambda word: (-counts[word], word))[: settings.vocabulary_size]
+    vocabulary = {word: number for number, word in enumerate(words)}
     of_titles = numbered(titles, vocabulary, settings.max_words)
     vectors = text_word_vectors(of_titles, len(vocabulary), settings.word_dimensions)
     return vectors, of_titles, numbered(queries, vocabulary, settings.max_words)
@@ -139,21 +141,18 @@ def means(words: Ragged, vectors: np.ndarray) -> np.ndarray:
     chosen = sparse.csr_matrix(
         (np.ones(len(words.values)), words.values, words.offsets), shape=(len(words), len(vectors))
     )
-    found: np.ndarray = (chosen @ vectors / np.maximum(words.lengths, 1)[:, None]).astype(np.float32)
-    return found
+    averaged: np.ndarray = (chosen @ vectors / np.maximum(words.lengths, 1)[:, None]).astype(np.float32)
+    return averaged
 
 
 class JSR2020(RankedMethod[JSR2020Settings]):
     """Rank by JSR of 2020 (Zamani and Croft, 2020)."""
 
-    tasks = ("rec", "search")
+    tasks = TASKS
     inputs = ("clicks", "words", "texts", "training_negatives")
     paper = "Zamani and Croft: Learning a Joint Search and Recommendation Model from User-Item Interactions. WSDM 2020"
     settings_model = JSR2020Settings
-
-    def build(self) -> JSR2020Model:
-        """Build an untrained model."""
-        return JSR2020Model(self.data, self.settings)
+    module_class = JSR2020Model
 
     def training_set(self, task: str) -> TrainingSet:
         """Return the train rows of rec; no rows for search."""

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.config.base import Positive, Rate
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise
+from gensar_core.nn.attention import Pointwise
+from gensar_core.nn.dropout import Dropout
 
 #: Bounds of |decay| at initialization.
 _SLOWEST, _FASTEST = 0.99, 0.8
@@ -83,8 +84,8 @@ class LinearRecurrence(torch.nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             pairs = self.inputs(states.float()).unflatten(-1, (self.size, 2))
             scaled = torch.view_as_complex(pairs) * torch.exp(self.recurrence[2].float())
-            found = torch.view_as_real(scan(scaled, self.log_decay())).flatten(-2)
-            read = self.outputs(found).to(states.dtype)
+            scanned = torch.view_as_real(scan(scaled, self.log_decay())).flatten(-2)
+            read = self.outputs(scanned).to(states.dtype)
         normalized: torch.Tensor = self.normalization(self.dropout(read) + states)
         return normalized
 
@@ -108,9 +109,9 @@ class LRURecBlock(torch.nn.Module):
 class LRURecEncoder(SequenceEncoder):
     """Encode item vectors by blocks, without positions, and add a bias per item to scores."""
 
-    def __init__(self, n_items: int, settings: LRURecSettings) -> None:
+    def __init__(self, data: MethodData, settings: LRURecSettings) -> None:
         size = settings.dimensions
-        super().__init__(n_items, size, bias=True)
+        super().__init__(data.n_items, size, bias=True)
         self.dropout = Dropout(settings.dropout)
         self.normalization = torch.nn.LayerNorm(size)
         self.blocks = torch.nn.ModuleList(LRURecBlock(size, settings.dropout) for _ in range(settings.blocks))
@@ -133,14 +134,11 @@ class LRURec(CausalRecommender[LRURecSettings]):
 
     paper = "Yue et al.: Linear Recurrent Units for Sequential Recommendation. WSDM 2024"
     settings_model = LRURecSettings
-
-    def build(self) -> LRURecEncoder:
-        """Build an untrained encoder."""
-        return LRURecEncoder(self.data.n_items, self.settings)
+    module_class = LRURecEncoder
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW, without weight decay on the recurrence's nu, theta and gamma."""
-        named = dict(self.encoder.named_parameters())
+        named = dict(self.module.named_parameters())
         free = [name for name in named if name.endswith("recurrence.recurrence")]
         groups: list[dict[str, Any]] = [
             {"params": [value for name, value in named.items() if name not in free]},

@@ -35,10 +35,7 @@ class QEM(SearchMethod[SearchSettings]):
     paper = "Ai et al.: A Zero Attention Model for Personalized Product Search. CIKM 2019"
     inputs = ("searches", "words", "training_negatives")
     settings_model = SearchSettings
-
-    def build(self) -> QEMModel:
-        """Build an untrained model."""
-        return QEMModel(self.data, self.settings)
+    module_class = QEMModel
 
 
 METHOD = QEM

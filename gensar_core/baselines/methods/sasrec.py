@@ -23,15 +23,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import model_validator
 
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.shared.causal_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
+from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.baselines.shared.text_item_vectors import TextItems
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Rate
-from gensar_core.nn.attention import Dropout
-from gensar_core.nn.self_attention import Pointwise, SelfAttention
+from gensar_core.nn.attention import Pointwise, SelfAttention
+from gensar_core.nn.dropout import Dropout
 
 
 class SASRecSettings(CausalSettings):
@@ -46,11 +46,7 @@ class SASRecSettings(CausalSettings):
     """Source of an item's vector. id: learned for each item; text: a learned projection of the item's text vector from
     the entry's `embedding`."""
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> SASRecSettings:
-        if self.dimensions % self.heads:
-            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions()
 
 
 class SASRecBlock(torch.nn.Module):
@@ -113,10 +109,7 @@ class SASRec(CausalRecommender[SASRecSettings]):
 
     paper = "Kang and McAuley: Self-Attentive Sequential Recommendation. ICDM 2018"
     settings_model = SASRecSettings
-
-    def build(self) -> SASRecEncoder:
-        """Build an untrained encoder."""
-        return SASRecEncoder(self.data, self.settings)
+    module_class = SASRecEncoder
 
 
 METHOD = SASRec

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
@@ -27,16 +27,17 @@ from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Count, Positive, Rate
 from gensar_core.nn.attention import (
     EncoderLayer,
-    QueryItemAlignment,
     TargetAttention,
     masked_mean,
     masked_softmax,
     on_distinct,
     xavier,
 )
+from gensar_core.nn.contrastive import QueryItemAlignment
 
 _Weight = Annotated[float, Field(ge=0.0)]
 #: Tolerance: rounding may lower a weight of exactly 1 / n.
@@ -66,11 +67,7 @@ class SESRecSettings(RankedSettings):
     """Weight of the triplet losses, which separate similar from dissimilar states, and their margin."""
     triplet_margin: _Weight = 0.1
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> SESRecSettings:
-        if self.dimensions % self.heads or self.dimensions % 2:
-            raise ValueError(f"dimensions ({self.dimensions}) must be even and a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions(even=True)
 
 
 class SESRecModel(RowModel):
@@ -118,10 +115,10 @@ class SESRecModel(RowModel):
         weights = self.weights(states, masks)
         candidates = on_distinct(self.encode_items, batch.candidates)
         interests, triplets = [], []
-        for side, mask in masks.items():
-            similar, dissimilar = parted(weights[side], mask)
-            interests += self.attention[side](states[side], candidates, mask, similar, dissimilar)
-            triplets.append(self._triplet(states[side], weights[side], similar, dissimilar))
+        for name, mask in masks.items():
+            similar, dissimilar = parted(weights[name], mask)
+            interests += self.attention[name](states[name], candidates, mask, similar, dissimilar)
+            triplets.append(self._triplet(states[name], weights[name], similar, dissimilar))
         met = [*interests, self.users(batch.users)[:, None].expand(-1, candidates.shape[1], -1)]
         products = [part * candidates for part in met] if self.settings.products else []
         logits: torch.Tensor = self.tower(torch.cat([*met, candidates, *products], dim=2)).squeeze(-1)
@@ -129,18 +126,18 @@ class SESRecModel(RowModel):
 
     def states(self, history: HistoryBatch) -> dict[str, torch.Tensor]:
         """Encode clicks and searches, each as states [rows, width of the history, dimensions]."""
-        found = masked_mean(on_distinct(self.encode_items, history.found), history.is_found)
-        sides = {
+        searched_items = masked_mean(on_distinct(self.encode_items, history.searched_items), history.is_searched_item)
+        inputs = {
             "clicks": (on_distinct(self.encode_items, history.clicks), history.is_click),
             "searches": (
-                on_distinct(self.encode_queries, history.searches) + self.source.weight + found,
+                on_distinct(self.encode_queries, history.searches) + self.source.weight + searched_items,
                 history.is_search,
             ),
         }
         encoded = {}
-        for side, (vectors, mask) in sides.items():
-            states = vectors + self.positions[side](torch.arange(vectors.shape[1], device=vectors.device))
-            encoded[side] = self.encoders[side](states, states, mask) * mask[..., None]
+        for name, (vectors, mask) in inputs.items():
+            states = vectors + self.positions[name](torch.arange(vectors.shape[1], device=vectors.device))
+            encoded[name] = self.encoders[name](states, states, mask) * mask[..., None]
         return encoded
 
     def weights(self, states: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -152,7 +149,7 @@ class SESRecModel(RowModel):
             "clicks": similar @ self.scorers["clicks"](searches),
             "searches": similar.transpose(1, 2) @ self.scorers["searches"](clicks),
         }
-        return {side: masked_softmax(logits[side].squeeze(-1), mask, dim=1) for side, mask in masks.items()}
+        return {name: masked_softmax(logits[name].squeeze(-1), mask, dim=1) for name, mask in masks.items()}
 
     def encode_items(self, items: torch.Tensor) -> torch.Tensor:
         """Return vectors [items, dimensions] of item numbers int64 [items]."""
@@ -181,9 +178,9 @@ class SESRecModel(RowModel):
         """Return the weighted auxiliary losses."""
         settings = self.settings
         losses = {"triplet": settings.triplet_weight * torch.stack(triplets).sum()}
-        row, search, item = history.is_found.nonzero(as_tuple=True)
+        row, search, item = history.is_searched_item.nonzero(as_tuple=True)
         if settings.query_item_weight and len(row):
-            pairs = history.searches[row, search], history.found[row, search, item]
+            pairs = history.searches[row, search], history.searched_items[row, search, item]
             loss = self.pairs(*pairs, self.encode_queries, self.encode_items, self.n_queries, self.n_items)
             losses["query_item"] = settings.query_item_weight * loss
         return losses
@@ -208,10 +205,7 @@ class SESRec(RankedMethod[SESRecSettings]):
     inputs = ("clicks", "searches", "words", "training_negatives")
     paper = "Si et al.: When Search Meets Recommendation: Learning Disentangled Search Representation. SIGIR 2023"
     settings_model = SESRecSettings
-
-    def build(self) -> SESRecModel:
-        """Build an untrained model."""
-        return SESRecModel(self.data, self.settings)
+    module_class = SESRecModel
 
 
 METHOD = SESRec

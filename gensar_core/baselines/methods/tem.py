@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
-from pydantic import model_validator
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.product_search import ItemSequences, SearchMethod, SearchModel, SearchSettings
+from gensar_core.baselines.shared.target_model import sinusoids
 from gensar_core.baselines.shared.target_rows import RowBatch
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout
+from gensar_core.nn.dropout import Dropout
 
 
 class TEMSettings(SearchSettings):
@@ -25,11 +25,7 @@ class TEMSettings(SearchSettings):
     max_items: Positive = 20
     """Number of clicked items to read, the latest ones."""
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> TEMSettings:
-        if self.dimensions % self.heads or self.dimensions % 2:
-            raise ValueError(f"dimensions ({self.dimensions}) must be even and a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions(even=True)
 
 
 class TEMBlock(torch.nn.Module):
@@ -103,13 +99,6 @@ class TEMModel(SearchModel):
         return output
 
 
-def sinusoids(places: int, dimensions: int) -> torch.Tensor:
-    """Return position vectors [places, dimensions], counted from 0 (Vaswani et al., 2017, Section 3.5)."""
-    rates = torch.exp(torch.arange(0, dimensions, 2) * (-math.log(10000.0) / dimensions))
-    angles = torch.arange(places)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
-
-
 class TEM(SearchMethod[TEMSettings]):
     """Rank by TEM (Bi et al., 2020) in its inner-product form: a request is encoded once for all its candidates.
 
@@ -127,10 +116,7 @@ class TEM(SearchMethod[TEMSettings]):
     paper = "Bi et al.: A Transformer-based Embedding Model for Personalized Product Search. SIGIR 2020"
     inputs: ClassVar[tuple[str, ...]] = ("clicks", "searches", "words", "training_negatives")
     settings_model = TEMSettings
-
-    def build(self) -> TEMModel:
-        """Build an untrained model."""
-        return TEMModel(self.data, self.settings)
+    module_class: ClassVar[type[torch.nn.Module]] = TEMModel
 
 
 METHOD = TEM

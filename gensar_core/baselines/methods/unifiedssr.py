@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional
 
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives, sampled_softmax
-from gensar_core.baselines.shared.target_ranking import RankedMethod, TrainingSet
+from gensar_core.baselines.shared.target_ranking import JointMethod, TrainingSet
 from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRModel, UnifiedSSRSettings, shifted
 from gensar_core.nn.attention import masked_mean
 from gensar_core.runtime.arrays import Ragged, ranges
@@ -55,22 +55,22 @@ class SequenceSet:
         clicked = Ragged.from_lengths(counts, events.get_column("item_id").to_numpy().astype(np.int64))
         width = settings.max_recommendations + 1 if task == "rec" else settings.max_searches
         self.users, cuts = users.astype(np.int64), clicked.tail(width)
-        kept = ranges(clicked.offsets[1:] - cuts.lengths, cuts.lengths)
+        last_clicks = ranges(clicked.offsets[1:] - cuts.lengths, cuts.lengths)
         self.items = cuts
-        asked = events.get_column("query_id").fill_null(0).to_numpy().astype(np.int64)
-        self.queries = Ragged(cuts.offsets, asked[kept])
+        event_queries = events.get_column("query_id").fill_null(0).to_numpy().astype(np.int64)
+        self.queries = Ragged(cuts.offsets, event_queries[last_clicks])
         if task == "rec":
             some = np.flatnonzero(cuts.lengths > 1)
             self.users, self.items, self.queries = self.users[some], cuts.take(some), self.queries.take(some)
         self.lengths = self.items.lengths
         counted = np.bincount(clicked.values, minlength=data.n_items)
         self.sampler = PopularityNegatives(counted, settings.popularity_power, derive_seed(method.seed, task))
-        method.model.seen_items[torch.from_numpy(np.flatnonzero(counted))] = True
-        method.model.seen_users[torch.from_numpy(self.users)] = True
+        method.module.seen_items[torch.from_numpy(np.flatnonzero(counted))] = True
+        method.module.seen_users[torch.from_numpy(self.users)] = True
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Return the loss of all targets, and the correlation of sessions."""
-        model = self.method.model
+        model = self.method.module
         device = model.items.weight.device
         taken = self.items.take(rows)
         width = int(taken.lengths.max())
@@ -84,8 +84,8 @@ class SequenceSet:
             mask = mask[:, 1:]
             states, targets = model.encode(users, vectors[:, :-1], None, mask), items[:, 1:]
         else:
-            known = torch.arange(width, device=device) > 0
-            states = model.encode(users, shifted(vectors)[:, :-1], queries, mask, mask & known)
+            has_item = torch.arange(width, device=device) > 0
+            states = model.encode(users, shifted(vectors)[:, :-1], queries, mask, mask & has_item)
             targets = items
         windows = session_windows(mask)
         doubled = (1.0 + windows.any(dim=0).to(vectors.dtype))[..., None]
@@ -95,8 +95,8 @@ class SequenceSet:
 
     def _next_items(self, states: torch.Tensor, targets: torch.Tensor, step: int) -> torch.Tensor:
         """Return the mean loss of states [targets, d] against their targets [targets]."""
-        settings, table = self.method.settings, self.method.model.items.weight
-        scaled = states * self.method.model.scale
+        settings, table = self.method.settings, self.method.module.items.weight
+        scaled = states * self.method.module.scale
         if settings.loss == "softmax":
             drawn = torch.from_numpy(self.sampler.draw(step, settings.sampled_negatives)).to(table.device)
             return sampled_softmax(scaled, targets, table, drawn)
@@ -114,33 +114,25 @@ def correlation(states: tuple[torch.Tensor, ...], windows: torch.Tensor) -> torc
     ``states`` [rows, width, d] of items, and of queries if there are any; ``windows`` bool [sessions, rows, width].
     """
     sessions = [torch.stack([masked_mean(state, window) for window in windows]) for state in states]
-    adjacent = [functional.cosine_similarity(own[:-1], own[1:], dim=2).abs().mean() for own in sessions]
+    adjacent = [functional.cosine_similarity(means[:-1], means[1:], dim=2).abs().mean() for means in sessions]
     total = torch.stack(adjacent).sum()
     if len(sessions) == 1:
         return total
     return total - functional.cosine_similarity(sessions[0], sessions[1], dim=2).mean()
 
 
-class UnifiedSSR(RankedMethod[UnifiedSSRSettings]):
+class UnifiedSSR(JointMethod[UnifiedSSRSettings]):
     """Rank by UnifiedSSR (Xie et al., 2024)."""
 
-    tasks = ("rec", "search")
     inputs = ("clicks", "searches", "words")
     paper = "Xie et al.: UnifiedSSR: A Unified Framework of Sequential Search and Recommendation. WWW 2024"
     settings_model = UnifiedSSRSettings
-    model: UnifiedSSRModel
-
-    def build(self) -> UnifiedSSRModel:
-        """Build an untrained model."""
-        return UnifiedSSRModel(self.data, self.settings)
+    module_class = UnifiedSSRModel
+    module: UnifiedSSRModel
 
     def training_set(self, task: str) -> TrainingSet:
         """Return users' sequences of a task."""
         return SequenceSet(self, task)
-
-    def task_weight(self, task: str) -> float:
-        """Return the weight of a task's losses."""
-        return self.settings.search_weight if task == "search" else 1.0
 
 
 METHOD = UnifiedSSR

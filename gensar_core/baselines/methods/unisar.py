@@ -21,33 +21,33 @@ from __future__ import annotations
 from typing import Annotated, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.scoring_tower import Tower, begin_at_chance
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
-from gensar_core.baselines.shared.target_ranking import RankedMethod
+from gensar_core.baselines.shared.target_model import JointSettings, RowModel
+from gensar_core.baselines.shared.target_ranking import JointMethod
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Rate
 from gensar_core.nn.attention import (
     DecoderLayer,
-    Dropout,
     EncoderLayer,
-    QueryItemAlignment,
     TargetAttention,
-    ViewAlignment,
     masked_mean,
     on_distinct,
     xavier,
 )
+from gensar_core.nn.contrastive import QueryItemAlignment, ViewAlignment
+from gensar_core.nn.dropout import Dropout
 from gensar_core.schema import TASKS
 
 _Weight = Annotated[float, Field(ge=0.0)]
 
 
-class UniSARSettings(RankedSettings):
+class UniSARSettings(JointSettings):
     """Hold sizes and weights, on top of those of all methods trained on rows.
 
     Default weights are for the paper's Amazon data.
@@ -64,18 +64,13 @@ class UniSARSettings(RankedSettings):
     """Also show the experts the products of each interest, of the user and of the query with the candidate, dimension
     by dimension."""
     search_weight: Rate = 0.01
-    """Weight of the search loss."""
     query_item_weight: _Weight = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024
     history_weight: _Weight = 0.01
     history_temperature: Rate = 0.1
 
-    @model_validator(mode="after")
-    def _heads_divide_dimensions(self) -> UniSARSettings:
-        if self.dimensions % self.heads:
-            raise ValueError(f"dimensions ({self.dimensions}) must be a multiple of heads ({self.heads})")
-        return self
+    _heads_divide_dimensions = heads_divide_dimensions()
 
 
 class UniSARModel(RowModel):
@@ -124,16 +119,16 @@ class UniSARModel(RowModel):
         masks = {"clicks": batch.history.is_click, "searches": batch.history.is_search}
         candidates = on_distinct(self.encode_items, batch.candidates)
         interests = []
-        for side, mask in masks.items():
-            across, within = transitions[side]
-            fused = self.fusions[side](within, across, mask)
-            interests += self.attention[side](fused, candidates, mask)
-        asking = [self.encode_users(batch.users), self._asked(batch)]
+        for name, mask in masks.items():
+            across, within = transitions[name]
+            fused = self.fusions[name](within, across, mask)
+            interests += self.attention[name](fused, candidates, mask)
+        row_vectors = [self.encode_users(batch.users), self._query_vectors(batch)]
         products = []
         if self.settings.products:
-            products = [part * candidates for part in (*interests, *(part[:, None] for part in asking))]
+            products = [part * candidates for part in (*interests, *(part[:, None] for part in row_vectors))]
         of_candidates = torch.cat([*interests, candidates, *products], dim=2)
-        mixed = self.experts(batch.task, of_candidates, torch.cat(asking, dim=1))
+        mixed = self.experts(batch.task, of_candidates, torch.cat(row_vectors, dim=1))
         logits: torch.Tensor = self.towers[batch.task](mixed).squeeze(-1)
         return logits, self._alignments(batch.history, transitions, masks) if self.training else {}
 
@@ -143,20 +138,20 @@ class UniSARModel(RowModel):
         States are [rows, width of the history, dimensions].
         """
         clicks = on_distinct(self.encode_items, history.clicks)
-        found = masked_mean(on_distinct(self.encode_items, history.found), history.is_found)
-        searches = on_distinct(self.encode_queries, history.searches) + found
+        searched_items = masked_mean(on_distinct(self.encode_items, history.searched_items), history.is_searched_item)
+        searches = on_distinct(self.encode_queries, history.searches) + searched_items
         merged_clicks = clicks + self.positions["both"](history.click_places)
         merged_searches = searches + self.positions["both"](history.search_places)
-        both, own = self.extractors["both"], {}
-        for side, states, mask in (
+        both, within = self.extractors["both"], {}
+        for name, states, mask in (
             ("clicks", clicks, history.is_click),
             ("searches", searches, history.is_search),
         ):
-            states = states + self.positions[side](torch.arange(states.shape[1], device=states.device))
-            own[side] = self.extractors[side](states, states, mask)
+            states = states + self.positions[name](torch.arange(states.shape[1], device=states.device))
+            within[name] = self.extractors[name](states, states, mask)
         return {
-            "clicks": (both(merged_clicks, merged_searches, history.is_search), own["clicks"]),
-            "searches": (both(merged_searches, merged_clicks, history.is_click), own["searches"]),
+            "clicks": (both(merged_clicks, merged_searches, history.is_search), within["clicks"]),
+            "searches": (both(merged_searches, merged_clicks, history.is_click), within["searches"]),
         }
 
     def encode_items(self, items: torch.Tensor) -> torch.Tensor:
@@ -176,7 +171,7 @@ class UniSARModel(RowModel):
         """Return the projected vectors, from which the histories are built."""
         return self.encode_items(torch.arange(self.n_items, device=self.items.weight.device))
 
-    def _asked(self, batch: RowBatch) -> torch.Tensor:
+    def _query_vectors(self, batch: RowBatch) -> torch.Tensor:
         """Return each row's query vector, or a learned one without a query [rows, dimensions]."""
         if batch.task == "search":
             return on_distinct(self.encode_queries, batch.queries)
@@ -192,13 +187,13 @@ class UniSARModel(RowModel):
         settings, losses = self.settings, {}
         if settings.history_weight:
             views = [
-                self.views[side](*(masked_mean(states, mask)[mask[:, 0]] for states in transitions[side]))
-                for side, mask in masks.items()
+                self.views[name](*(masked_mean(states, mask)[mask[:, 0]] for states in transitions[name]))
+                for name, mask in masks.items()
             ]
             losses["history"] = settings.history_weight * torch.stack(views).sum()
-        row, search, item = history.is_found.nonzero(as_tuple=True)
+        row, search, item = history.is_searched_item.nonzero(as_tuple=True)
         if settings.query_item_weight and len(row):
-            pairs = history.searches[row, search], history.found[row, search, item]
+            pairs = history.searches[row, search], history.searched_items[row, search, item]
             loss = self.pairs(*pairs, self.encode_queries, self.encode_items, self.n_queries, self.n_items)
             losses["query_item"] = settings.query_item_weight * loss
         return losses
@@ -238,21 +233,13 @@ class Experts(torch.nn.Module):
         return mixed
 
 
-class UniSAR(RankedMethod[UniSARSettings]):
+class UniSAR(JointMethod[UniSARSettings]):
     """Rank by UniSAR (Shi et al., 2024), whose item vectors the paper's collaborative identifiers are made of."""
 
-    tasks = ("rec", "search")
     inputs = ("clicks", "searches", "words", "training_negatives")
     paper = "Shi et al.: UniSAR: Modeling User Transition Behaviors between Search and Recommendation. SIGIR 2024"
     settings_model = UniSARSettings
-
-    def build(self) -> UniSARModel:
-        """Build an untrained model."""
-        return UniSARModel(self.data, self.settings)
-
-    def task_weight(self, task: str) -> float:
-        """Return the weight of a task's losses."""
-        return self.settings.search_weight if task == "search" else 1.0
+    module_class = UniSARModel
 
 
 METHOD = UniSAR

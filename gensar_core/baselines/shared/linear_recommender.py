@@ -91,12 +91,12 @@ class LinearRecommender(Method[S]):
 
     def save(self, folder: Path) -> None:
         """Write weights.safetensors."""
-        kept = self.weights
-        parts = {"values": kept.data, "items": kept.indices.astype(np.int32), "offsets": kept.indptr.astype(np.int64)}
+        items, offsets = self.weights.indices.astype(np.int32), self.weights.indptr.astype(np.int64)
+        parts = {"values": self.weights.data, "items": items, "offsets": offsets}
         save_file(parts, folder / "weights.safetensors")
 
     def load(self, folder: Path) -> None:
         """Read weights.safetensors."""
-        kept = load_file(folder / "weights.safetensors")
+        weights = load_file(folder / "weights.safetensors")
         shape = (self.data.n_items, self.data.n_items)
-        self.weights = sparse.csr_array((kept["values"], kept["items"], kept["offsets"]), shape=shape)
+        self.weights = sparse.csr_array((weights["values"], weights["items"], weights["offsets"]), shape=shape)

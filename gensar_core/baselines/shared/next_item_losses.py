@@ -132,5 +132,5 @@ class UnseenNegatives:
 
     def _clicked(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
         codes = rows * self.n_items + items
-        found = np.minimum(np.searchsorted(self.pairs, codes), len(self.pairs) - 1)
-        return np.asarray(self.pairs[found] == codes)
+        place = np.minimum(np.searchsorted(self.pairs, codes), len(self.pairs) - 1)
+        return np.asarray(self.pairs[place] == codes)

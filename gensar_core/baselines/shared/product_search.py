@@ -22,7 +22,8 @@ from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, Tr
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch, TrainingRows
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.config.base import Positive
-from gensar_core.nn.attention import Dropout, on_distinct
+from gensar_core.nn.attention import on_distinct
+from gensar_core.nn.dropout import Dropout
 
 #: Standard deviation of initial vectors. At 1, logits of 64 dimensions would start in the tens.
 _SMALL = 0.05
@@ -128,7 +129,7 @@ class _CatalogueSet(RowSet):
     """Hold train rows whose targets compete with the whole catalogue."""
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:  # noqa: ARG002
-        model: Any = self.method.model
+        model: Any = self.method.module
         batch = self.train.batch(rows, np.zeros((len(rows), 0), dtype=np.int64), model.bias.device)
         ranking = functional.cross_entropy(model.catalogue(batch), batch.candidates[:, 0])
         return {"ranking": ranking, **model.further_losses(batch)}
@@ -152,22 +153,22 @@ class ItemSequences:
 
         A run of the same item keeps only its last click: a purchase recorded in both logs counts once.
         """
-        places = history.search_places[:, :, None].expand_as(history.found).flatten(1)
-        queries = history.searches[:, :, None].expand_as(history.found).flatten(1)
+        places = history.search_places[:, :, None].expand_as(history.searched_items).flatten(1)
+        queries = history.searches[:, :, None].expand_as(history.searched_items).flatten(1)
         columns = (
-            torch.cat([history.clicks, history.found.flatten(1)], dim=1),
+            torch.cat([history.clicks, history.searched_items.flatten(1)], dim=1),
             torch.cat([torch.full_like(history.clicks, -1), queries], dim=1),
-            torch.cat([history.is_click, history.is_found.flatten(1)], dim=1),
+            torch.cat([history.is_click, history.is_searched_item.flatten(1)], dim=1),
         )
         places = torch.cat([history.click_places, places], dim=1).masked_fill(~columns[2], _LAST)
         items, queries, present = _ordered(columns, places)
         repeated = torch.zeros_like(present)
         repeated[:, :-1] = (items[:, :-1] == items[:, 1:]) & present[:, 1:]
         present = present & ~repeated
-        kept = present & (present.flip(1).cumsum(1).flip(1) <= most)
-        items, queries, kept = _ordered((items, queries, kept), (~kept).to(torch.uint8))
-        width = max(1, int(kept.sum(dim=1).max())) if len(kept) else 1
-        return cls(items[:, :width], queries[:, :width].masked_fill(~kept[:, :width], -1), kept[:, :width])
+        chosen = present & (present.flip(1).cumsum(1).flip(1) <= most)
+        items, queries, chosen = _ordered((items, queries, chosen), (~chosen).to(torch.uint8))
+        width = max(1, int(chosen.sum(dim=1).max())) if len(chosen) else 1
+        return cls(items[:, :width], queries[:, :width].masked_fill(~chosen[:, :width], -1), chosen[:, :width])
 
 
 def _ordered(columns: tuple[torch.Tensor, ...], keys: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -13,7 +13,7 @@ from types import TracebackType
 
 import torch
 
-from gensar_core.nn.attention import Dropout
+from gensar_core.nn.dropout import Dropout
 
 #: A tower with a smaller share of active ReLUs counts as dead. At initialization the share is a half.
 DEAD_SHARE = 0.1

@@ -65,8 +65,8 @@ class SequenceEncoder(torch.nn.Module, abc.ABC):
     @torch.no_grad()
     def settle_unseen(self) -> None:
         """Set the vectors and biases of unseen items to the mean of the seen ones, since theirs are still random."""
-        own = self.items.weight if isinstance(self.items, torch.nn.Embedding) else None
-        for learned in (own, self.bias):
+        vectors = self.items.weight if isinstance(self.items, torch.nn.Embedding) else None
+        for learned in (vectors, self.bias):
             if learned is not None:
                 learned[~self.seen] = learned[self.seen].mean(dim=0)
 
@@ -83,6 +83,6 @@ def last_states(encoder: SequenceEncoder, form: Form, histories: Ragged, *, batc
     states = torch.zeros(len(histories), table.shape[1], device=table.device)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        found = encoder.states(*form.question(histories.take(rows)))
-        states[torch.from_numpy(rows).to(table.device)] = found.to(states.dtype)
+        last = encoder.states(*form.question(histories.take(rows)))
+        states[torch.from_numpy(rows).to(table.device)] = last.to(states.dtype)
     return states

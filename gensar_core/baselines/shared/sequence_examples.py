@@ -7,16 +7,12 @@ only predict items that it does not see, or the item after the end.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.seeds import generator
-
-#: Batches whose rows are sorted by length together, so that the rows of a batch have similar lengths.
-_POOLED_BATCHES = 32
 
 
 @dataclass(frozen=True)
@@ -177,39 +173,6 @@ class MaskedPlaces(Form):
         inputs = histories.padded(width, self.padding, left=False)
         inputs[np.arange(len(histories)), lengths] = self.mask
         return inputs.astype(np.int64), np.arange(len(histories)) * width + lengths
-
-
-class SequenceBatches:
-    """Batch all sequences once per epoch, in an order that depends only on the seed and the epoch.
-
-    Each of the ``sequences`` has two items or more.
-    """
-
-    def __init__(self, sequences: Ragged, batch_size: int, seed: int, form: Form) -> None:
-        self.sequences = sequences
-        self.batch_size = batch_size
-        self.seed = seed
-        self.form = form
-        self.steps_per_epoch = max(1, -(-len(sequences) // batch_size))
-
-    def __call__(self, first_step: int) -> Iterator[SequenceBatch]:
-        """Yield the batches of steps ``first_step``, ``first_step`` + 1, ... without end."""
-        epoch, skipped = divmod(first_step, self.steps_per_epoch)
-        while True:
-            for position, rows in enumerate(self._epoch(epoch)):
-                if position >= skipped:
-                    step = epoch * self.steps_per_epoch + position
-                    yield self.form.batch(step, rows, self.sequences.take(rows))
-            epoch, skipped = epoch + 1, 0
-
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        """Return the rows of each batch in one epoch."""
-        rng = generator(self.seed, "epoch", epoch)
-        order = rng.permutation(len(self.sequences))
-        pool = np.arange(len(order)) // (_POOLED_BATCHES * self.batch_size)
-        order = order[np.lexsort((self.sequences.lengths[order], pool))]
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        return [batches[position] for position in rng.permutation(len(batches))]
 
 
 def windows(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:

@@ -72,10 +72,10 @@ def altered(clicked: ItemSequences, hidden: int) -> ItemSequences:
 
 def cropped(clicked: ItemSequences, lengths: torch.Tensor) -> ItemSequences:
     """Keep a run of 0.8 of each row's items (at least one), moved to the row's start."""
-    kept = _part(lengths, _KEPT)
+    cropped_lengths = _part(lengths, _KEPT)
     places = _places(clicked)
-    source = (places + _start(lengths, kept)).clamp(max=places.shape[1] - 1)
-    present = places < kept
+    source = (places + _start(lengths, cropped_lengths)).clamp(max=places.shape[1] - 1)
+    present = places < cropped_lengths
     queries = clicked.queries.gather(1, source).masked_fill(~present, -1)
     return ItemSequences(clicked.items.gather(1, source), queries, present)
 

@@ -1,7 +1,7 @@
 """Train methods that read a user's recommendation clicks in order and predict the next one.
 
-A method adds an encoder (items -> states), its settings and the form of its examples (`causal_recommender` has those of
-causal encoders). This module provides data, losses, training, early stopping and scoring.
+A method adds an encoder (items -> states), its settings and, unless it is causal, the form of its examples. This module
+provides data, losses and scoring.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from gensar_core.baselines.interface import Method
 from gensar_core.baselines.shared.next_item_losses import (
     PopularityNegatives,
     UnseenNegatives,
@@ -35,22 +32,24 @@ from gensar_core.baselines.shared.sequence_encoder import (
     recommended_clicks,
     recommended_histories,
 )
-from gensar_core.baselines.shared.sequence_examples import Form, SequenceBatch, SequenceBatches
-from gensar_core.config.base import Count, Positive, Rate, Settings, Share
+from gensar_core.baselines.shared.sequence_examples import EachPrefix, EveryPlace, Form, SequenceBatch
+from gensar_core.baselines.shared.trained_method import TrainedMethod, TrainedSettings, Training, pooled_batches
+from gensar_core.config.base import Positive, Rate, Share
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import CandidateLists, load_candidates
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.device import pick_device
-from gensar_core.runtime.seeds import derive_seed
-from gensar_core.training.loop import Schedule, train, warmup_cosine
+from gensar_core.runtime.seeds import generator
+from gensar_core.training.loop import Schedule, warmup_cosine
+from gensar_core.training.state import TrainingRecord
 
 #: Candidate lists per scoring batch.
 _LISTS_AT_ONCE = 1024
+#: Batches whose rows are sorted by length together, so that the rows of a batch have similar lengths.
+_POOLED_BATCHES = 32
 
 
-class SequentialSettings(Settings):
+class SequentialSettings(TrainedSettings):
     """Configure the training of a sequential method."""
 
     dimensions: Positive = 64
@@ -67,25 +66,29 @@ class SequentialSettings(Settings):
     """For gbce: 0 is plain binary cross-entropy, 1 targets the scores of a softmax."""
     score_regularization: Annotated[float, Field(ge=0.0)] = 1.0
     """For bpr_max: weight of the negatives' squared scores."""
-    batch_size: Positive = 256
-    learning_rate: Rate = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     gradient_clip: Rate | None = None
     """Maximum gradient norm; longer gradients are scaled down to it."""
-    epochs: Positive = 100
     falling_rate: bool = False
     """Decay the learning rate to zero along a cosine over `epochs`; otherwise it is constant."""
     validate_every: Positive = 1
-    """Validate every `validate_every` epochs on at most `validation_users` users (0: all); stop after `patience`
-    validations without a gain."""
-    validation_users: Count = 0
-    patience: Positive = 5
+    """Epochs between validations."""
+
+
+class CausalSettings(SequentialSettings):
+    """Configure a method whose states see no later click, which can be trained at all places of a sequence at once."""
+
+    rows: Literal["sequences", "prefixes"] = "sequences"
+    """Training rows: users' sequences with a target at every place, or all their prefixes with a target at the end.
+    Prefixes of all users are shuffled, so a step sees more users and fewer targets of each. Prefixes cost a few
+    times as much per epoch, learn more from it, and recommended better wherever both were tried (docs/tuning.md)."""
 
 
 S = TypeVar("S", bound=SequentialSettings)
+C = TypeVar("C", bound=CausalSettings)
 
 
-class SequentialRecommender(Method[S]):
+class SequentialRecommender(TrainedMethod[S, SequenceEncoder]):
     """Recommend by the inner product of an encoded click sequence and each item's vector.
 
     An item that training never showed gets the mean vector of the others, and is counted in the stage's record.
@@ -94,17 +97,6 @@ class SequentialRecommender(Method[S]):
     tasks: ClassVar[tuple[str, ...]] = ("rec",)
     inputs: ClassVar[tuple[str, ...]] = ("clicks",)
 
-    @abc.abstractmethod
-    def build(self) -> SequenceEncoder:
-        """Build an untrained encoder for `data.n_items` items on the CPU."""
-
-    @functools.cached_property
-    def encoder(self) -> SequenceEncoder:
-        """Return the encoder, initialized from the seed until it is trained or loaded."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "initialization"))
-            return self.build().to(pick_device())
-
     @property
     @abc.abstractmethod
     def form(self) -> Form:
@@ -112,113 +104,107 @@ class SequentialRecommender(Method[S]):
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Build the encoder's optimizer."""
+        settings = self.settings
         # Fused: one pass over the weights instead of a dozen, which matters when the item table dominates the model.
         return torch.optim.Adam(
-            self.encoder.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
+            self.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
 
-    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Train with early stopping on NDCG@5 over the valid candidates."""
-        task = SequenceTraining(self, self._validation())
-        epoch = task.batches.steps_per_epoch
-        validate_every = epoch * self.settings.validate_every
-        schedule = Schedule(
-            total_steps=epoch * self.settings.epochs,
-            validate_every=validate_every,
-            patience=self.settings.patience,
-            gradient_clip=self.settings.gradient_clip,
-            rate=warmup_cosine(epoch * self.settings.epochs, 0.0) if self.settings.falling_rate else None,
-        )
-        name = type(self).__name__
-        record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
-        self.encoder.settle_unseen()
+    def training(self) -> SequenceTraining:
+        """Gather training sequences and the valid candidates."""
+        lists = self.valid_lists()
+        if not lists:
+            raise UserError(f"{self.data.samples_folder}: no user has a valid target of recommendation to choose by")
+        return SequenceTraining(self, lists)
+
+    def finish(self, training: SequenceTraining, record: TrainingRecord) -> dict[str, Any]:  # noqa: ARG002
+        """Give unseen items the mean vector, and count them."""
+        self.module.settle_unseen()
         return {
-            "training_sequences": len(task.batches.sequences),
-            "unseen_items": int((~self.encoder.seen).sum()),
-            "steps": record.steps,
-            "best_step": record.best_step,
-            "best_valid_ndcg@5": record.best_score,
-            "curve": record.history,
+            "training_sequences": len(training.sequences),
+            "unseen_items": int((~self.module.seen).sum()),
         }
 
     @torch.no_grad()
     def states(self, histories: Ragged) -> torch.Tensor:
         """Compute the state that predicts each history's next click, float32 [rows, columns], to multiply `table`."""
-        self.encoder.eval()
-        return last_states(self.encoder, self.form, histories)
+        self.module.eval()
+        return last_states(self.module, self.form, histories)
 
     @torch.no_grad()
     def score(self, lists: CandidateLists) -> np.ndarray:
         """Score candidates by inner products with the last state."""
-        states, table = self.states(recommended_histories(lists.samples)), self.encoder.table()
+        states, table = self.states(recommended_histories(lists.samples)), self.module.table()
         items = torch.from_numpy(np.maximum(lists.items, 0).astype(np.int64))
         scores = [
             torch.bmm(functional.embedding(rows.to(table.device), table), state[:, :, None]).squeeze(2)
             for rows, state in zip(torch.split(items, _LISTS_AT_ONCE), torch.split(states, _LISTS_AT_ONCE), strict=True)
         ]
-        found: np.ndarray = torch.cat(scores).cpu().numpy()
-        return found
+        return np.asarray(torch.cat(scores).cpu())
 
     @torch.no_grad()
     def score_catalogue(self, samples: pl.DataFrame) -> np.ndarray:
         """Score all items by inner products with the last state."""
-        scores: np.ndarray = (self.states(recommended_histories(samples)) @ self.encoder.table().T).cpu().numpy()
-        return scores
+        return np.asarray((self.states(recommended_histories(samples)) @ self.module.table().T).cpu())
 
     def item_vectors(self) -> ItemVectors:
         """Return the learned item vectors."""
-        return ItemVectors(self.encoder.items.weight.detach().cpu().numpy(), self.encoder.seen.cpu().numpy())
-
-    def save(self, folder: Path) -> None:
-        """Write model.safetensors."""
-        weights = {name: value.contiguous().cpu() for name, value in self.encoder.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
-
-    def load(self, folder: Path) -> None:
-        """Read model.safetensors."""
-        self.encoder.load_state_dict(load_file(folder / "model.safetensors"))
-
-    def _validation(self) -> Callable[[], Mapping[str, float]]:
-        """Return a function that computes NDCG@5 and HR@10 on the valid candidates."""
-        lists = load_candidates(
-            self.data.samples_folder, "rec", "valid", users=self.settings.validation_users, samples=self.data.samples
-        )
-
-        def validate() -> Mapping[str, float]:
-            ranks = average_ranks(self.score(lists), lists.present)
-            figure = ndcg(ranks, 5)
-            return {"score": figure, "valid_ndcg@5": figure, "valid_hr@10": hit_rate(ranks, 10)}
-
-        if not len(lists):
-            raise UserError(f"{self.data.samples_folder}: no user has a valid target of recommendation to choose by")
-        return validate
+        return ItemVectors(self.module.items.weight.detach().cpu().numpy(), self.module.seen.cpu().numpy())
 
 
-class SequenceTraining:
-    """Adapt a sequential method to the shared training loop; ``validate`` returns the metrics for model selection."""
+class CausalRecommender(SequentialRecommender[C]):
+    """Train and score a sequential method with a causal encoder."""
 
-    def __init__(self, method: SequentialRecommender[Any], validate: Callable[[], Mapping[str, float]]) -> None:
+    @functools.cached_property
+    def form(self) -> EveryPlace:
+        """Return the form of the examples: sequences, or each of their prefixes."""
+        form = EachPrefix if self.settings.rows == "prefixes" else EveryPlace
+        return form(self.settings.max_history, self.data.n_items)
+
+
+class SequenceTraining(Training):
+    """Train an encoder on click sequences."""
+
+    method: SequentialRecommender[Any]
+
+    def __init__(self, method: SequentialRecommender[Any], lists: Mapping[str, CandidateLists]) -> None:
         settings, data = method.settings, method.data
         _, clicks = recommended_clicks(data.training_events)
-        users, sequences = method.form.examples(clicks)
-        if not len(sequences):
+        users, self.sequences = method.form.examples(clicks)
+        if not len(self.sequences):
             raise UserError(
                 f"{data.samples_folder}: too few recommendation clicks to train on: no user has two in training"
             )
-        self.encoder = method.encoder
-        self.module: torch.nn.Module = method.encoder
-        self.optimizer: torch.optim.Optimizer = method.optimizer()
-        self.batches = SequenceBatches(sequences, settings.batch_size, method.seed, method.form)
-        self.encoder.seen[torch.from_numpy(np.unique(sequences.values))] = True
+        super().__init__(method, lists)
+        self.steps_per_epoch = -(-len(self.sequences) // settings.batch_size)
+        method.module.seen[torch.from_numpy(np.unique(self.sequences.values))] = True
         self.loss = _loss(settings, clicks, users, data.n_items, method.seed)
-        self.validate = validate
 
-    def backward(self, batch: SequenceBatch) -> Mapping[str, torch.Tensor]:
+    @property
+    def schedule(self) -> Schedule:
+        """Validate after every `validate_every` epochs."""
+        settings = self.method.settings
+        return Schedule(
+            total_steps=self.total_steps,
+            validate_every=self.steps_per_epoch * settings.validate_every,
+            patience=settings.patience,
+            gradient_clip=settings.gradient_clip,
+            rate=warmup_cosine(self.total_steps, 0.0) if settings.falling_rate else None,
+        )
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """Return the sequences of each step."""
+        count, size = len(self.sequences), self.method.settings.batch_size
+        pool = np.arange(count) // (_POOLED_BATCHES * size)
+        rng = generator(self.method.seed, "epoch", number)
+        return pooled_batches(self.sequences.lengths, pool, range(size, count, size), rng)
+
+    def backward(self, batch: tuple[int, np.ndarray]) -> Mapping[str, torch.Tensor]:
         """Run one step."""
-        loss = self.loss(self.encoder.states(batch.inputs, batch.places), self.encoder.table(), batch)
+        step, rows = batch
+        encoder = self.method.module
+        examples = self.method.form.batch(step, rows, self.sequences.take(rows))
+        loss = self.loss(encoder.states(examples.inputs, examples.places), encoder.table(), examples)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 

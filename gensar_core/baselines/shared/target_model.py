@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -12,10 +13,11 @@ from torch.nn import functional
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.baselines.shared.text_item_vectors import TextItems
-from gensar_core.config.base import Count, Positive, Rate, Settings, Share
+from gensar_core.baselines.shared.trained_method import TrainedSettings
+from gensar_core.config.base import Count, Positive, Rate, Share
 
 
-class RankedSettings(Settings):
+class RankedSettings(TrainedSettings):
     """Configure the training of a method on rows."""
 
     dimensions: Positive = 64
@@ -34,21 +36,24 @@ class RankedSettings(Settings):
     batch_size: Positive = 1024
     """Batch size of the task with more rows; the other task's batches are smaller, so that both finish an epoch
     together."""
-    learning_rate: Rate = 1.0e-3
     embedding_rate: Rate = 1.0
     """Factor on the learning rate of learned vectors (of items, users, words, queries, places). As inputs of a network
     they need longer steps than its matrices, which every target moves."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
     """Applies to all parameters except biases."""
-    epochs: Positive = 100
     falling_rate: bool = False
     """Decay the learning rate to zero along a cosine over `epochs`, instead of lowering it on a plateau."""
     validate_every: Positive = 1
-    """Validate every `validate_every` epochs on at most `validation_users` targets per task (0: all). Stop after
-    `patience` validations without a gain; after `plateau_patience`, lower the learning rate to a tenth."""
-    validation_users: Count = 0
-    patience: Positive = 5
+    """Epochs between validations."""
     plateau_patience: Positive = 3
+    """Lower the learning rate to a tenth after this many validations without a gain."""
+
+
+class JointSettings(RankedSettings):
+    """Configure the training of one model for both tasks."""
+
+    search_weight: Rate = 1.0
+    """Weight of the search loss."""
 
 
 class RowModel(torch.nn.Module, abc.ABC):
@@ -99,6 +104,13 @@ class RowModel(torch.nn.Module, abc.ABC):
         for table, seen in tables:
             if isinstance(table, torch.nn.Embedding):
                 table.weight[~seen] = table.weight[seen].mean(dim=0) if seen.any() else 0.0
+
+
+def sinusoids(places: int, dimensions: int) -> torch.Tensor:
+    """Return position vectors [places, dimensions], counted from 0 (Vaswani et al., 2017, Section 3.5)."""
+    rates = torch.exp(torch.arange(0, dimensions, 2) * (-math.log(10000.0) / dimensions))
+    angles = torch.arange(places)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
 def ranking_loss(logits: torch.Tensor, present: torch.Tensor, loss: str) -> torch.Tensor:

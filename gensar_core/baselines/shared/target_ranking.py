@@ -6,28 +6,29 @@ negatives, losses, one training loop for both tasks, early stopping and scoring.
 
 from __future__ import annotations
 
-import abc
-import functools
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
-from gensar_core.baselines.interface import Method
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives
 from gensar_core.baselines.shared.scoring_tower import DEAD_SHARE, ActiveUnits
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel, ranking_loss, weight_groups
+from gensar_core.baselines.shared.target_model import (
+    JointSettings,
+    RankedSettings,
+    RowModel,
+    ranking_loss,
+    weight_groups,
+)
 from gensar_core.baselines.shared.target_rows import TargetRows, TrainingRows
+from gensar_core.baselines.shared.trained_method import TrainedMethod, Training, pooled_batches
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import CandidateLists, load_candidates
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
-from gensar_core.runtime.device import pick_device
+from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.seeds import derive_seed, generator
-from gensar_core.training.loop import Schedule, train, warmup_cosine
+from gensar_core.schema import TASKS
+from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.plateau import Plateau
 from gensar_core.training.state import TrainingRecord
 
@@ -37,6 +38,7 @@ _LISTS_AT_ONCE = 256
 _POOLED_BATCHES = 16
 
 S = TypeVar("S", bound=RankedSettings)
+J = TypeVar("J", bound=JointSettings)
 
 
 class TrainingSet(Protocol):
@@ -50,15 +52,11 @@ class TrainingSet(Protocol):
         """Compute the losses of the given rows, by name; the task contributes their sum."""
 
 
-class RankedMethod(Method[S]):
+class RankedMethod(TrainedMethod[S, RowModel]):
     """Train and score a method on rows: a target, its history, its query, and negatives.
 
     Its ``inputs`` must name training_negatives unless it overrides `training_set`.
     """
-
-    @abc.abstractmethod
-    def build(self) -> RowModel:
-        """Build an untrained model on the CPU."""
 
     def task_weight(self, task: str) -> float:  # noqa: ARG002
         """Return the weight of a task's losses."""
@@ -74,44 +72,32 @@ class RankedMethod(Method[S]):
         widths = (settings.max_recommendations, settings.max_searches)
         return RowSet(self, TrainingRows.from_samples(task, self.data.samples, negatives, *widths))
 
-    @functools.cached_property
-    def model(self) -> RowModel:
-        """Return the model, initialized from the seed until it is trained or loaded."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "initialization"))
-            return self.build().to(pick_device())
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Build the model's optimizer."""
+        settings = self.settings
+        return torch.optim.Adam(weight_groups(self.module, settings), lr=settings.learning_rate, fused=True)
 
-    def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Train with early stopping on the mean NDCG@5 of the method's tasks over the valid candidates."""
-        task = RankedTraining(self)
-        every = task.steps_per_epoch * self.settings.validate_every
-        steps = task.steps_per_epoch * self.settings.epochs
-        schedule = Schedule(
-            total_steps=steps,
-            validate_every=every,
-            patience=self.settings.patience,
-            rate=warmup_cosine(steps, 0.0) if self.settings.falling_rate else task.plateau.rate,
-        )
-        name = type(self).__name__
-        record = train(task, schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
-        self.model.settle_unseen()
+    def training(self) -> RankedTraining:
+        """Gather the train rows and the valid candidates of all tasks."""
+        return RankedTraining(self)
+
+    def finish(self, training: RankedTraining, record: TrainingRecord) -> dict[str, Any]:
+        """Give unseen items, users and queries the mean vector, and count them."""
+        model = self.module
+        model.settle_unseen()
         self._warn_of_dead_towers(record)
         return {
-            "training_rows": {name: len(rows.lengths) for name, rows in task.sets.items()},
-            "unseen_items": int((~self.model.seen_items).sum()),
-            "unseen_users": int((~self.model.seen_users).sum()),
-            **({} if self.model.query_table() is None else {"unseen_queries": int((~self.model.seen_queries).sum())}),
-            "steps": record.steps,
-            "best_step": record.best_step,
-            "best_valid_ndcg@5": record.best_score,
-            "curve": record.history,
+            "training_rows": {task: len(rows.lengths) for task, rows in training.sets.items()},
+            "unseen_items": int((~model.seen_items).sum()),
+            "unseen_users": int((~model.seen_users).sum()),
+            **({} if model.query_table() is None else {"unseen_queries": int((~model.seen_queries).sum())}),
         }
 
     def _warn_of_dead_towers(self, record: TrainingRecord) -> None:
         """Warn of towers that are almost entirely inactive under the selected weights."""
-        kept = next((entry for entry in record.history if entry["step"] == record.best_step), {})
+        selected = next((entry for entry in record.history if entry["step"] == record.best_step), {})
         for task in self.tasks:
-            share = kept.get(f"{task}_active_share", 1.0)
+            share = selected.get(f"{task}_active_share", 1.0)
             if share < DEAD_SHARE:
                 self.warnings.append(
                     f"only {share:.1%} of the tower's ReLUs are active on valid candidates of {task}: the others learn "
@@ -121,33 +107,34 @@ class RankedMethod(Method[S]):
     @torch.no_grad()
     def score(self, lists: CandidateLists) -> np.ndarray:
         """Return the candidates' logits; each history is encoded once for all its candidates."""
-        self.model.eval()
+        self.module.eval()
         scores = np.zeros(lists.items.shape, dtype=np.float32)
         if not len(lists):
             return scores
-        device = next(self.model.parameters()).device
+        device = next(self.module.parameters()).device
         settings, task = self.settings, lists.samples.item(0, "task")
         rows = TargetRows.from_samples(task, lists.samples, settings.max_recommendations, settings.max_searches)
         order = np.argsort(rows.histories.lengths, kind="stable")
         for start in range(0, len(order), _LISTS_AT_ONCE):
             part = order[start : start + _LISTS_AT_ONCE]
-            logits, _ = self.model(rows.batch(part, lists.items[part], device))
+            logits, _ = self.module(rows.batch(part, lists.items[part], device))
             scores[part] = logits.cpu().numpy()
         return scores
 
     def item_vectors(self) -> ItemVectors:
         """Return the learned vector of every item."""
-        vectors = self.model.item_vectors().detach().float().cpu().numpy()
-        return ItemVectors(vectors, self.model.seen_items.cpu().numpy())
+        vectors = self.module.item_vectors().detach().float().cpu().numpy()
+        return ItemVectors(vectors, self.module.seen_items.cpu().numpy())
 
-    def save(self, folder: Path) -> None:
-        """Write model.safetensors."""
-        weights = {name: value.contiguous().cpu() for name, value in self.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
 
-    def load(self, folder: Path) -> None:
-        """Read model.safetensors."""
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+class JointMethod(RankedMethod[J]):
+    """Train one model for recommendation and search."""
+
+    tasks: ClassVar[tuple[str, ...]] = TASKS
+
+    def task_weight(self, task: str) -> float:
+        """Return the weight of a task's losses."""
+        return self.settings.search_weight if task == "search" else 1.0
 
 
 class RowSet:
@@ -166,7 +153,7 @@ class RowSet:
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Compute the ranking loss and the model's additional losses."""
-        model, settings = self.method.model, self.method.settings
+        model, settings = self.method.module, self.method.settings
         count = settings.sampled_negatives
         sampled = self.sampler.draw(step, len(rows) * count).reshape(len(rows), count)
         batch = self.train.batch(rows, sampled, next(model.parameters()).device)
@@ -175,69 +162,66 @@ class RowSet:
 
     def _mark_seen(self, clicks: np.ndarray) -> None:
         """Mark the items, users and queries that occur in this task's rows as seen."""
-        model, histories = self.method.model, self.train.rows.histories
+        model, histories = self.method.module, self.train.rows.histories
         shown = [self.train.targets, self.train.negatives[self.train.negatives >= 0]]
-        shown += [histories.clicks.values, histories.found.values]
+        shown += [histories.clicks.values, histories.searched_items.values]
         if self.method.settings.sampled_negatives:
             shown.append(np.flatnonzero(clicks))
         model.seen_items[torch.from_numpy(np.unique(np.concatenate(shown)).astype(np.int64))] = True
         model.seen_users[torch.from_numpy(np.unique(self.train.rows.users))] = True
-        asked = [self.train.rows.queries] if self.train.rows.task == "search" else []
-        asked += [histories.searches.values] if model.reads_past_queries else []
-        if asked:
-            model.seen_queries[torch.from_numpy(np.unique(np.concatenate(asked)).astype(np.int64))] = True
+        queries = [self.train.rows.queries] if self.train.rows.task == "search" else []
+        queries += [histories.searches.values] if model.reads_past_queries else []
+        if queries:
+            model.seen_queries[torch.from_numpy(np.unique(np.concatenate(queries)).astype(np.int64))] = True
 
 
-class RankedTraining:
-    """Adapt a method to the shared training loop.
+class RankedTraining(Training):
+    """Train a model on the rows of each task in every step; all tasks finish an epoch together."""
 
-    Every step takes rows of each task, and all tasks finish an epoch together.
-    """
+    method: RankedMethod[Any]
 
-    def __init__(self, method: RankedMethod[Any], tasks: tuple[str, ...] | None = None) -> None:
-        settings, data = method.settings, method.data
-        sets = {task: method.training_set(task) for task in tasks or method.tasks}
+    def __init__(self, method: RankedMethod[Any]) -> None:
+        settings = method.settings
+        sets = {task: method.training_set(task) for task in method.tasks}
         self.sets = {task: rows for task, rows in sets.items() if len(rows.lengths)}
-        self.lists = {
-            task: load_candidates(
-                data.samples_folder, task, "valid", users=settings.validation_users, samples=data.samples
-            )
-            for task in sets
-        }
-        self.lists = {task: lists for task, lists in self.lists.items() if len(lists)}
+        super().__init__(method, method.valid_lists())
         if not self.sets or not self.lists:
-            raise UserError(f"{data.samples_folder}: no train or no valid target of {' or '.join(method.tasks)}")
-        self.method = method
-        self.module: torch.nn.Module = method.model
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            weight_groups(method.model, settings), lr=settings.learning_rate, fused=True
-        )
+            tasks = " or ".join(method.tasks)
+            raise UserError(f"{method.data.samples_folder}: no train or no valid target of {tasks}")
         self.plateau = Plateau(self.optimizer, settings.plateau_patience)
-        most = max(len(rows.lengths) for rows in self.sets.values())
-        self.steps_per_epoch = -(-most // settings.batch_size)
+        self.steps_per_epoch = -(-max(len(rows.lengths) for rows in self.sets.values()) // settings.batch_size)
 
-    def batches(self, first_step: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yield each step and its rows by task."""
-        epoch, skipped = divmod(first_step, self.steps_per_epoch)
-        while True:
-            orders = {task: self._epoch(task, epoch) for task in self.sets}
-            for position in range(skipped, self.steps_per_epoch):
-                rows = {task: order[position] for task, order in orders.items() if len(order[position])}
-                yield epoch * self.steps_per_epoch + position, rows
-            epoch, skipped = epoch + 1, 0
+    @property
+    def schedule(self) -> Schedule:
+        """Validate after every `validate_every` epochs."""
+        settings = self.method.settings
+        return Schedule(
+            total_steps=self.total_steps,
+            validate_every=self.steps_per_epoch * settings.validate_every,
+            patience=settings.patience,
+            rate=warmup_cosine(self.total_steps, 0.0) if settings.falling_rate else self.plateau.rate,
+        )
+
+    def epoch(self, number: int) -> list[dict[str, np.ndarray]]:
+        """Return the rows of each step by task."""
+        orders = {task: self._epoch(task, number) for task in self.sets}
+        return [
+            {task: order[position] for task, order in orders.items() if len(order[position])}
+            for position in range(self.steps_per_epoch)
+        ]
 
     def backward(self, batch: tuple[int, dict[str, np.ndarray]]) -> Mapping[str, torch.Tensor]:
         """Run one step, one task after the other, so that only one task's activations are in memory."""
         step, tasks = batch
-        found: dict[str, torch.Tensor] = {}
+        parts: dict[str, torch.Tensor] = {}
         total = torch.zeros((), device=next(self.module.parameters()).device)
         for task, rows in tasks.items():
             losses = self.sets[task].losses(rows, step)
             loss = self.method.task_weight(task) * torch.stack(list(losses.values())).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-            found |= {f"{task}_{name}": value.detach() for name, value in losses.items()}
-        return {"loss": total, **found}
+            parts |= {f"{task}_{name}": value.detach() for name, value in losses.items()}
+        return {"loss": total, **parts}
 
     def validate(self) -> Mapping[str, float]:
         """Compute NDCG@5 and HR@10 of each task on its valid candidates; the mean NDCG@5 is the score.
@@ -247,20 +231,17 @@ class RankedTraining:
         metrics: dict[str, float] = {}
         for task, lists in self.lists.items():
             with ActiveUnits(self.module) as active:
-                ranks = average_ranks(self.method.score(lists), lists.present)
+                of_task = self.metrics(lists)
             if active.share is not None:
                 metrics[f"{task}_active_share"] = active.share
-            metrics |= {f"{task}_valid_ndcg@5": ndcg(ranks, 5), f"{task}_valid_hr@10": hit_rate(ranks, 10)}
+            metrics |= {f"{task}_{name}": value for name, value in of_task.items()}
         score = float(np.mean([metrics[f"{task}_valid_ndcg@5"] for task in self.lists]))
         self.plateau.see(score)
         return {"score": score, **metrics}
 
-    def _epoch(self, task: str, epoch: int) -> list[np.ndarray]:
+    def _epoch(self, task: str, number: int) -> list[np.ndarray]:
         """Return the rows of each batch in one epoch of a task."""
         lengths = self.sets[task].lengths
-        rng = generator(self.method.seed, "epoch", epoch, task)
-        order = rng.permutation(len(lengths))
-        pool = np.arange(len(order)) * self.steps_per_epoch // max(1, len(order)) // _POOLED_BATCHES
-        order = order[np.lexsort((lengths[order], pool))]
-        batches = np.array_split(order, self.steps_per_epoch)
-        return [batches[position] for position in rng.permutation(len(batches))]
+        pool = np.arange(len(lengths)) * self.steps_per_epoch // len(lengths) // _POOLED_BATCHES
+        rng = generator(self.method.seed, "epoch", number, task)
+        return pooled_batches(lengths, pool, self.steps_per_epoch, rng)

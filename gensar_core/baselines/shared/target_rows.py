@@ -21,15 +21,15 @@ class TargetHistories:
     """Hold the histories of rows [rows].
 
     ``clicks`` are the items of recommendation clicks and ``searches`` the queries of search sessions, both oldest
-    first, with their places ``click_places`` [total clicks] and ``search_places`` [total searches]. ``found`` has one
-    row per search, over all rows in order: the items clicked after it.
+    first, with their places ``click_places`` [total clicks] and ``search_places`` [total searches]. ``searched_items``
+    has one row per search, over all rows in order: the items clicked after it.
     """
 
     clicks: Ragged
     click_places: np.ndarray
     searches: Ragged
     search_places: np.ndarray
-    found: Ragged
+    searched_items: Ragged
 
     @classmethod
     def from_samples(cls, samples: pl.DataFrame, max_recommendations: int, max_searches: int) -> TargetHistories:
@@ -48,18 +48,18 @@ class TargetHistories:
 
         # The clicks of a session follow its query. A session that is cut off loses its clicks too.
         query_before = np.maximum.accumulate(np.where(behavior == schema.SEARCHED_QUERY, entries.values, -1))
-        found = np.flatnonzero(behavior == schema.SEARCHED_ITEM)
-        found = found[query_before[found] >= behaviors.offsets[:-1][row[found]]]
-        found = found[is_slot[query_before[found]]]
+        searched = np.flatnonzero(behavior == schema.SEARCHED_ITEM)
+        searched = searched[query_before[searched] >= behaviors.offsets[:-1][row[searched]]]
+        searched = searched[is_slot[query_before[searched]]]
         number = np.zeros(len(behavior), dtype=np.int64)
         number[searches.values] = np.arange(len(searches.values))
-        counts = np.bincount(number[query_before[found]], minlength=len(searches.values))
+        counts = np.bincount(number[query_before[searched]], minlength=len(searches.values))
         return cls(
             Ragged(clicks.offsets, objects[clicks.values]),
             place[clicks.values],
             Ragged(searches.offsets, objects[searches.values]),
             place[searches.values],
-            Ragged.from_lengths(counts, objects[found]),
+            Ragged.from_lengths(counts, objects[searched]),
         )
 
     def __len__(self) -> int:
@@ -81,18 +81,19 @@ class TargetHistories:
             self.click_places[click_numbers],
             searches,
             self.search_places[search_numbers],
-            self.found.take(search_numbers),
+            self.searched_items.take(search_numbers),
         )
 
     def padded(self, device: torch.device) -> HistoryBatch:
         """Convert to padded tensors."""
         searches = self.searches
-        width, most = max(1, int(searches.lengths.max(initial=0))), max(1, int(self.found.lengths.max(initial=0)))
+        width, depth, clicks = (
+            max(1, int(rows.lengths.max(initial=0))) for rows in (searches, self.searched_items, self.clicks)
+        )
         cells = searches.rows, np.arange(len(searches.values)) - searches.offsets[searches.rows]
-        found, has_found = np.zeros((2, len(self), width, most), dtype=np.int64)
-        found[cells] = self.found.padded(most, 0)
-        has_found[cells] = np.arange(most) < self.found.lengths[:, None]
-        clicks = max(1, int(self.clicks.lengths.max(initial=0)))
+        items, is_item = np.zeros((2, len(self), width, depth), dtype=np.int64)
+        items[cells] = self.searched_items.padded(depth, 0)
+        is_item[cells] = np.arange(depth) < self.searched_items.lengths[:, None]
 
         def moved(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array).to(device)
@@ -107,8 +108,8 @@ class TargetHistories:
             slots(searches, searches.values, width),
             slots(searches, self.search_places, width),
             moved(np.arange(width) < searches.lengths[:, None]),
-            moved(found),
-            moved(has_found.astype(bool)),
+            moved(items),
+            moved(is_item.astype(bool)),
         )
 
 
@@ -117,7 +118,8 @@ class HistoryBatch:
     """Hold padded histories: int64 tensors with 0 as padding, and bool tensors that mark the real cells.
 
     ``clicks``, ``click_places`` and ``is_click`` [rows, clicks]; ``searches``, ``search_places`` and ``is_search``
-    [rows, searches]; ``found`` and ``is_found`` [rows, searches, items per search]. Every width is at least 1.
+    [rows, searches]; ``searched_items`` and ``is_searched_item`` [rows, searches, items per
+    search]. Every width is at least 1.
     """
 
     clicks: torch.Tensor
@@ -126,8 +128,8 @@ class HistoryBatch:
     searches: torch.Tensor
     search_places: torch.Tensor
     is_search: torch.Tensor
-    found: torch.Tensor
-    is_found: torch.Tensor
+    searched_items: torch.Tensor
+    is_searched_item: torch.Tensor
 
 
 @dataclass(frozen=True)

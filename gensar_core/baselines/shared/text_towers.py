@@ -15,7 +15,7 @@ from gensar_core.embeddings.text import TextEncoder
 from gensar_core.runtime.device import autocast
 from gensar_core.schema import ITEMS, QUERIES
 
-SIDES = ("queries", "items")
+TOWERS = ("queries", "items")
 
 
 class Towers(torch.nn.Module, abc.ABC):
@@ -34,7 +34,7 @@ class Towers(torch.nn.Module, abc.ABC):
         self.maps = None
         if mapped_size is not None:
             self.maps = torch.nn.ModuleDict(
-                {f"of_{side}": torch.nn.Linear(mapped_size, mapped_size, bias=False) for side in SIDES}
+                {f"of_{side}": torch.nn.Linear(mapped_size, mapped_size, bias=False) for side in TOWERS}
             )
             for weight in self.maps.parameters():
                 torch.nn.init.eye_(weight)
@@ -86,11 +86,11 @@ class EncoderTowers(Towers):
     @torch.no_grad()
     def vectors(self) -> dict[str, np.ndarray]:
         """Encode all texts."""
-        found = {}
-        for side in SIDES:
+        vectors = {}
+        for side in TOWERS:
             encoded = torch.from_numpy(self._encoder.encode(self._texts[side], self._prefixes[side], side))
-            found[side] = self.mapped(side, encoded.to(self.model.device)).cpu().numpy()
-        return found
+            vectors[side] = self.mapped(side, encoded.to(self.model.device)).cpu().numpy()
+        return vectors
 
 
 class HeadTowers(Towers):
@@ -111,7 +111,7 @@ class HeadTowers(Towers):
     @torch.no_grad()
     def vectors(self) -> dict[str, np.ndarray]:
         """Map all vectors."""
-        rows = {side: len(getattr(self, f"frozen_{side}")) for side in SIDES}
+        rows = {side: len(getattr(self, f"frozen_{side}")) for side in TOWERS}
         return {side: self(side, np.arange(count)).cpu().numpy() for side, count in rows.items()}
 
 

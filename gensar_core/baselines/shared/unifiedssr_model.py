@@ -13,13 +13,15 @@ from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
-from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
+from gensar_core.baselines.shared.target_model import JointSettings, RowModel, sinusoids
 from gensar_core.baselines.shared.target_rows import RowBatch
-from gensar_core.config.base import Count, Positive, Rate, Share
-from gensar_core.nn.attention import Attention, Dropout, masked_mean
+from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
+from gensar_core.config.base import Count, Positive, Share
+from gensar_core.nn.attention import Attention, masked_mean
+from gensar_core.nn.dropout import Dropout
 
 
-class UnifiedSSRSettings(RankedSettings):
+class UnifiedSSRSettings(JointSettings):
     """Configure sizes and loss weights, on top of the settings for training on rows. Stored negatives are not read."""
 
     dimensions: Positive = 32
@@ -36,13 +38,11 @@ class UnifiedSSRSettings(RankedSettings):
     max_query_words: Positive = 50
     session_weight: Share = 0.1
     """Weight of the loss that correlates the sessions of a sequence."""
-    search_weight: Rate = 1.0
-    """Weight of the search loss."""
+
+    _heads_divide_dimensions = heads_divide_dimensions(even=True)
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> UnifiedSSRSettings:
-        if self.dimensions % self.heads or self.dimensions % 2:
-            raise ValueError(f"dimensions ({self.dimensions}) must be even and a multiple of heads ({self.heads})")
+    def _uses_sampled_negatives_and_history(self) -> UnifiedSSRSettings:
         if self.stored_negatives or not self.sampled_negatives:
             raise ValueError("trains on sampled negatives: stored_negatives false, sampled_negatives above 0")
         if not self.max_recommendations or not self.max_searches:
@@ -107,9 +107,9 @@ class UnifiedSSRModel(RowModel):
             queries = functional.pad(history.searches, (0, 1))
             queries[rows, lengths] = batch.queries
             mask = functional.pad(history.is_search, (1, 0), value=True)
-            found = masked_mean(self.items(history.found) * self.scale, history.is_found)
-            found, is_found = shifted(found), functional.pad(history.is_found.any(dim=2), (1, 0))
-            states = list(self.encode(batch.users, found, queries, mask, is_found & mask))
+            items = masked_mean(self.items(history.searched_items) * self.scale, history.is_searched_item)
+            items, is_item = shifted(items), functional.pad(history.is_searched_item.any(dim=2), (1, 0))
+            states = list(self.encode(batch.users, items, queries, mask, is_item & mask))
             last = lengths
         table = functional.embedding(batch.candidates, self.items.weight) * self.scale
         logits = [(table @ state[rows, last][:, :, None]).squeeze(2) for state in states]
@@ -139,11 +139,14 @@ class UnifiedSSRModel(RowModel):
             for layer in self.layers:
                 states = layer(states, states, of_items, of_items)
             return (self.normalization(states),)
-        asked = self.dropout(self.words(queries.flatten()).view(*queries.shape, -1) * self.scale + added)
+        query_states = self.dropout(self.words(queries.flatten()).view(*queries.shape, -1) * self.scale + added)
         of_queries = mask[:, None] & earlier
         for layer in self.layers:
-            states, asked = layer(states, asked, of_items, of_queries), layer(asked, states, of_queries, of_items)
-        return self.normalization(states), self.normalization(asked)
+            states, query_states = (
+                layer(states, query_states, of_items, of_queries),
+                layer(query_states, states, of_queries, of_items),
+            )
+        return self.normalization(states), self.normalization(query_states)
 
     def mixed(self, values: list[torch.Tensor]) -> torch.Tensor:
         """Return the values from item states, mixed with those from query states if there are any."""
@@ -154,9 +157,3 @@ class UnifiedSSRModel(RowModel):
 def shifted(vectors: torch.Tensor) -> torch.Tensor:
     """Shift vectors [rows, width, d] one place later, after a zero vector: [rows, width + 1, d]."""
     return functional.pad(vectors, (0, 0, 1, 0))
-
-
-def sinusoids(width: int, size: int) -> torch.Tensor:
-    """Compute sinusoidal place vectors, float32 [width, size] (Vaswani et al., 2017, section 3.5)."""
-    angles = torch.arange(width)[:, None] * torch.exp(torch.arange(0, size, 2) * (-math.log(1.0e4) / size))
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)

@@ -43,8 +43,8 @@ def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path 
         name = settings.backbone if start_from is None else str(start_from)
         model = load_model(name)
         _check_tokenizer(model, name, tokenizer, corpus)
-        kept = _kept_rows(model, name, tokenizer, corpus)
-        add_token_rows(model, corpora.base_vocabulary_size(corpus), vocabulary, seed, kept)
+        trained_rows = _trained_rows(model, name, tokenizer, corpus)
+        add_token_rows(model, corpora.base_vocabulary_size(corpus), vocabulary, seed, trained_rows)
     model.config.identifier_likelihood = settings.likelihood
     return model
 
@@ -74,53 +74,52 @@ def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) 
         return T5ForConditionalGeneration(config)
 
 
-def add_token_rows(model: Backbone, known: int, vocabulary: int, seed: int, kept: Mapping[int, int]) -> None:
-    """Add rows for token ids ``known`` to ``vocabulary`` to the embeddings (and to a separate output matrix).
+def add_token_rows(model: Backbone, words: int, vocabulary: int, seed: int, trained_rows: Mapping[int, int]) -> None:
+    """Add rows for token ids ``words`` to ``vocabulary`` to the embeddings (and to a separate output matrix).
 
-    ``kept`` maps the ids of tokens that the model was trained with to their rows in the model. Every other token gets a
-    fresh row, each dimension drawn from the normal distribution of the known rows in that dimension. To the trained
-    layers such rows look like ordinary words, and no two are alike. (Rows of zero or unit scale would enter a
-    pretrained network at a size it has never seen.) A token's draw does not depend on which others are kept. The
+    ``trained_rows`` maps the ids of tokens that the model was trained with to their rows in the model. Every other
+    token gets a fresh row, each dimension drawn from the normal distribution of the words' rows in that dimension. To
+    the trained layers such rows look like ordinary words, and no two are alike. (Rows of zero or unit scale would enter
+    a pretrained network at a size it has never seen.) A token's draw does not depend on which others were trained. The
     model's spare rows are overwritten as well, because they were never trained.
     """
-    here, there = list(kept), list(kept.values())
-    trained = [table.data[there].clone() for table in token_tables(model)]
+    trained = [table.data[list(trained_rows.values())].clone() for table in token_tables(model)]
     # A row past the vocabulary may belong to a token that now has another id, and would compete with it.
-    rows = vocabulary if kept else max(vocabulary, model.get_input_embeddings().weight.shape[0])
+    rows = vocabulary if trained_rows else max(vocabulary, model.get_input_embeddings().weight.shape[0])
     model.resize_token_embeddings(rows, mean_resizing=False)
     for number, table in enumerate(token_tables(model)):
-        words = table.data[:known].double()
+        word_rows = table.data[:words].double()
         draw = torch.Generator().manual_seed(derive_seed(seed, "new tokens", number))
-        noise = torch.randn((vocabulary - known, table.shape[1]), generator=draw, dtype=torch.float64)
-        fresh = words.mean(0) + noise * words.std(0, correction=0)
-        table.data[known:vocabulary] = fresh.to(table.dtype)
-        table.data[here] = trained[number]
+        noise = torch.randn((vocabulary - words, table.shape[1]), generator=draw, dtype=torch.float64)
+        fresh = word_rows.mean(0) + noise * word_rows.std(0, correction=0)
+        table.data[words:vocabulary] = fresh.to(table.dtype)
+        table.data[list(trained_rows)] = trained[number]
 
 
-def _kept_rows(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> dict[int, int]:
+def _trained_rows(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> dict[int, int]:
     """Map the ids of identifier and behavior tokens that the model has, by name, to its rows for them.
 
     Raises UserError if the two tokenizers number their words differently.
     """
-    own, rows, wanted = _own_tokens(name), len(model.get_input_embeddings().weight), corpora.new_tokens(corpus)
-    if own:
+    model_ids, rows, new_ids = _tokens_of(name), len(model.get_input_embeddings().weight), corpora.new_tokens(corpus)
+    if model_ids:
         words = tokenizer.convert_ids_to_tokens(list(range(corpora.base_vocabulary_size(corpus))))
         for number, word in enumerate(words):
-            if own.get(word) != number:
-                has = f"has it as {own[word]}" if word in own else "does not have it"
+            if model_ids.get(word) != number:
+                has = f"has it as {model_ids[word]}" if word in model_ids else "does not have it"
                 raise UserError(
                     f"backbone: token {word!r} is {number} in the tokenizer of {corpus}, that of {name!r} {has}; give "
                     "the corpus the tokenizer that this model was trained with"
                 )
-    kept = {number: own[token] for token, number in wanted.items() if own.get(token, rows) < rows}
+    trained_rows = {number: model_ids[token] for token, number in new_ids.items() if model_ids.get(token, rows) < rows}
     say(
-        f"backbone: of {len(wanted):,} identifier and behavior tokens, {len(kept):,} are known to {name} "
+        f"backbone: of {len(new_ids):,} identifier and behavior tokens, {len(trained_rows):,} are known to {name} "
         "and keep their rows; the others begin at random"
     )
-    return kept
+    return trained_rows
 
 
-def _own_tokens(name: str) -> dict[str, int]:
+def _tokens_of(name: str) -> dict[str, int]:
     """Return the ids of all tokens in a backbone's tokenizer; empty if it comes without one."""
     folder = Path(name)
     if folder.is_dir():
@@ -164,11 +163,11 @@ def load_corpus_tokenizer(folder: Path) -> Any:
 
 
 def _check_tokenizer(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> None:
-    known, have = corpora.base_vocabulary_size(corpus), model.get_input_embeddings().weight.shape[0]
-    if known > have:
+    words, embeddings = corpora.base_vocabulary_size(corpus), model.get_input_embeddings().weight.shape[0]
+    if words > embeddings:
         raise UserError(
-            f"backbone: {name!r} has {have} embeddings, but the tokenizer of {corpus} has {known} tokens of its own; "
-            "set the corpus' tokenizer to this model"
+            f"backbone: {name!r} has {embeddings} embeddings, but the tokenizer of {corpus} has {words} tokens of its "
+            "own; set the corpus' tokenizer to this model"
         )
     for token in ("pad_token_id", "eos_token_id"):
         wanted, given = getattr(model.config, token), getattr(tokenizer, token)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
-from gensar_core import schema
 from gensar_core.config.datasets import CanonicalSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
@@ -17,7 +16,7 @@ from gensar_core.sources.amazon import product_search
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.amazon.search_sessions import searches_from_categories, searches_from_pairs
-from gensar_core.sources.shared.numbering import codes
+from gensar_core.sources.shared.numbering import codes, number_rows, write_tables
 
 #: Steps of the preparation that `expected_rows` may name, in order. Those of product search have no count when queries
 #: are synthesized.
@@ -63,24 +62,21 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
     with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         reviews = _load_reviews(stage, reviews_path)
         items = _load_items(stage, metadata_path, reviews["item"].unique())
-        kept = reviews.join(items.select("item"), on="item", how="semi", maintain_order="left")
-        stage.record(
-            reviews_on_dropped_items=len(reviews) - len(kept),
-            recommendation_interactions=len(kept),
-        )
-        # Free memory: nearly as large as the kept reviews.
+        clicks = reviews.join(items.select("item"), on="item", how="semi", maintain_order="left")
+        stage.record(reviews_on_dropped_items=len(reviews) - len(clicks), recommendation_interactions=len(clicks))
+        # Free memory: nearly as large as the clicks.
         del reviews
-        if kept.is_empty():
+        if clicks.is_empty():
             raise UserError(
                 f"{raw}: no review is left, because no reviewed item has a title or description in {metadata_path.name}"
                 "; put reviews and metadata of the same category there"
             )
         if len(inputs) > 2:
-            found = product_search.read_searches(raw, seed)
-            stage.record(**found.counts)
-            searches, counts = searches_from_pairs(kept, items["item"], found.pairs)
+            product_searches = product_search.read_searches(raw, seed)
+            stage.record(**product_searches.counts)
+            searches, counts = searches_from_pairs(clicks, items["item"], product_searches.pairs)
         else:
-            searches, counts = searches_from_categories(kept, items, settings.search_share, seed)
+            searches, counts = searches_from_categories(clicks, items, settings.search_share, seed)
         stage.record(
             **counts,
             search_interactions=len(searches),
@@ -88,7 +84,7 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
             search_items=searches["item"].n_unique(),
             distinct_queries=searches["query"].n_unique(),
         )
-        _write_tables(stage, kept, searches, items)
+        _write(stage, clicks, searches, items)
         _compare(stage, settings.expected_rows)
 
 
@@ -130,19 +126,19 @@ def _load_items(stage: Stage, path: Path, reviewed: pl.Series) -> pl.DataFrame:
     metadata = read_metadata(path, frozenset(reviewed.to_list()))
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
     items = metadata.items.with_columns(text=text)
-    kept = items.filter(pl.col("text") != "")
+    with_text = items.filter(pl.col("text") != "")
     stage.record(
         metadata_cleaned=metadata.cleaned,
         **metadata.tally.counts(),
         metadata_duplicates=metadata.duplicates,
         items_without_metadata=len(reviewed) - len(items),
-        items_without_text=len(items) - len(kept),
-        items_with_text=len(kept),
+        items_without_text=len(items) - len(with_text),
+        items_with_text=len(with_text),
     )
-    return kept
+    return with_text
 
 
-def _write_tables(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: pl.DataFrame) -> None:
+def _write(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: pl.DataFrame) -> None:
     """Number users, items and queries densely, order the events, and write the four tables."""
     names = {
         "user": reviews["user"].unique().sort(),
@@ -153,22 +149,10 @@ def _write_tables(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, i
     clicks = pl.concat([_coded(rows, names) for rows in (recommended, searches.with_columns(searched=True))])
     # Missing ratings come first, so where all are missing the file's order decides.
     clicks = clicks.sort(_EVENT_ORDER, nulls_last=False)
-    searched = clicks["searched"]
-    events = pl.select(
-        event_id=pl.int_range(len(clicks), dtype=pl.Int64()),
-        user_id=clicks["user"],
-        time=clicks["time"],
-        task=pl.when(searched).then(pl.lit("search")).otherwise(pl.lit("rec")).cast(schema.Task),
-        item_id=clicks["item"],
-        query_id=clicks["query"],
-        session_id=pl.when(searched).then(searched.cum_sum().cast(pl.Int64()) - 1),
-    )
-    schema.EVENTS.write(events, stage.path("events.parquet"))
-    schema.USERS.write(_numbered("user_id", raw_id=names["user"]), stage.path("users.parquet"))
-    schema.QUERIES.write(_numbered("query_id", text=names["query"]), stage.path("queries.parquet"))
-    table = _numbered("item_id", item=names["item"]).join(items, on="item", how="inner", maintain_order="left")
-    schema.ITEMS.write(table.rename({"item": "raw_id"}), stage.path("items.parquet"))
-    stage.record(users=len(names["user"]), items=len(table), queries=len(names["query"]), events=len(events))
+    table = number_rows("item_id", item=names["item"]).join(items, on="item", how="inner", maintain_order="left")
+    sessions = clicks["searched"].cum_sum().cast(pl.Int64()) - 1
+    write_tables(stage, clicks, sessions, names, table.rename({"item": "raw_id"}))
+    stage.record(events=len(clicks))
 
 
 def _coded(rows: pl.DataFrame, names: Mapping[str, pl.Series]) -> pl.DataFrame:
@@ -177,15 +161,11 @@ def _coded(rows: pl.DataFrame, names: Mapping[str, pl.Series]) -> pl.DataFrame:
     return rows.select(*coded, "time", "searched", "rating", "row")
 
 
-def _numbered(number: str, **column: pl.Series) -> pl.DataFrame:
-    return pl.DataFrame(column).with_row_index(number)
-
-
 def _compare(stage: Stage, expected: Mapping[str, int]) -> None:
     """Warn of every step whose number of rows differs from the expected one."""
     for step, rows in expected.items():
-        found: Any = stage.counts.get(step)
-        if found is None:
+        count: int | None = stage.counts.get(step)
+        if count is None:
             stage.warn(f"step {step}: {rows:,} rows expected, but there are no product-search files to count")
-        elif found != rows:
-            stage.warn(f"step {step}: {found:,} rows, expected {rows:,}")
+        elif count != rows:
+            stage.warn(f"step {step}: {count:,} rows, expected {rows:,}")

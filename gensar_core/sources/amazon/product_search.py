@@ -63,14 +63,14 @@ def read_searches(raw: Path, seed: int) -> Searches:
     counts = {**query_tally.counts(), **parts[0][1].counts(), **parts[1][1].counts()}
     counts |= {"query_lines": len(queries), "qrels_train": len(parts[0][0]), "qrels_test": len(parts[1][0])}
 
-    known = pooled.join(queries, on="query_line", how="left")
-    asked = known.filter(pl.col("query") != "")
-    unknown = known["query"].null_count()
-    counts |= {"qrels_unknown_queries": unknown, "qrels_empty_queries": len(known) - len(asked) - unknown}
+    lines = pooled.join(queries, on="query_line", how="left")
+    searches = lines.filter(pl.col("query") != "")
+    unknown = lines["query"].null_count()
+    counts |= {"qrels_unknown_queries": unknown, "qrels_empty_queries": len(lines) - len(searches) - unknown}
 
-    order = row_numbers(derive_seed(seed, "search", "pair"), asked["user"], asked["item"], asked["query_line"])
+    order = row_numbers(derive_seed(seed, "search", "pair"), searches["user"], searches["item"], searches["query_line"])
     pairs = (
-        asked.with_columns(order=order)
+        searches.with_columns(order=order)
         .sort("user", "item", "order", "query_line")
         .unique(["user", "item"], keep="first", maintain_order=True)
         .select("user", "item", "query")

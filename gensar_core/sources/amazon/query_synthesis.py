@@ -41,12 +41,12 @@ def synthesize_queries(items: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int
     # A catalogue has few distinct paths: process each once.
     distinct = paths.select("path").unique(maintain_order=True)
     queries = [path_query(path) for path in distinct["path"].to_list()]
-    asked = paths.join(distinct.with_columns(query=pl.Series(queries, dtype=pl.String)), on="path", how="left")
+    item_queries = paths.join(distinct.with_columns(query=pl.Series(queries, dtype=pl.String)), on="path", how="left")
     flat = pl.col("path").list.len() < 2
     empty = ~flat & (pl.col("query") == "")
-    counts = asked.select(paths_of_one_level=flat.sum(), empty_queries=empty.sum()).row(0, named=True)
+    counts = item_queries.select(paths_of_one_level=flat.sum(), empty_queries=empty.sum()).row(0, named=True)
     by_item = (
-        asked.filter(pl.col("query") != "")
+        item_queries.filter(pl.col("query") != "")
         .group_by("item", maintain_order=True)
         .agg(pl.col("query").unique(maintain_order=True).alias("queries"))
     )

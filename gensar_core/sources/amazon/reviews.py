@@ -12,9 +12,7 @@ from typing import Any
 import polars as pl
 
 from gensar_core.sources.shared.lines import LineBlock, Tally, blocks
-
-#: Exclusive upper bound of times in unix seconds (2100-01-01); they must also lie after 1970.
-LATEST = 4_102_444_800
+from gensar_core.sources.shared.normalization import END_OF_TIME
 
 _FIELDS = {"reviewerID": pl.String(), "asin": pl.String(), "unixReviewTime": pl.Int64(), "overall": pl.Float64()}
 # Excludes infinity, NaN, and integers too large for a float.
@@ -65,8 +63,8 @@ def _parse_mixed(block: LineBlock, tally: Tally) -> pl.DataFrame:
         return _parse_lines(block.lines(), tally).drop("line")
     tally.lines += len(frame)
     numbers = [number for number, _ in plain]
-    known = frozenset(numbers)
-    others = _parse_lines((entry for entry in block.lines() if entry[0] not in known), tally)
+    parsed = frozenset(numbers)
+    others = _parse_lines((entry for entry in block.lines() if entry[0] not in parsed), tally)
     lines = frame.with_columns(line=pl.Series(numbers, dtype=pl.Int64()))
     return pl.concat([lines, others]).sort("line").drop("line")
 
@@ -95,7 +93,7 @@ def _parse_whole(block: LineBlock) -> pl.DataFrame | None:
     ids = pl.col("user", "item")
     sound = frame.select(
         (ids.is_not_null() & (ids != "") & ~ids.str.contains("\0", literal=True)).all(),
-        pl.col("time").is_between(1, LATEST - 1).fill_null(False).all(),
+        pl.col("time").is_between(1, END_OF_TIME - 1).fill_null(False).all(),
         (pl.col("rating").abs() < _LARGEST_RATING).fill_null(True).all(),
     )
     return frame if all(sound.row(0)) else None
@@ -138,7 +136,7 @@ def _parse_line(line: bytes) -> tuple[str, str, int, float | None] | str:
         return "field of a wrong type"
     if not (rating is None or (type(rating) in (int, float) and abs(rating) < _LARGEST_RATING)):
         return "field of a wrong type"
-    if not 0 < time < LATEST:
+    if not 0 < time < END_OF_TIME:
         return "absurd time"
     return user, item, time, None if rating is None else float(rating)
 

@@ -21,12 +21,12 @@ def searches_from_pairs(
     ``reviews`` are those of kept items, ``items`` the kept asins, and ``pairs`` holds user, item, query. Returns the
     reviews that are searches, with their query, and counts.
     """
-    known = pairs.filter(pl.col("item").is_in(items.implode()))
+    available = pairs.filter(pl.col("item").is_in(items.implode()))
     first = reviews.sort("time", "row").unique(["user", "item"], keep="first", maintain_order=True)
-    searches = first.join(known, on=["user", "item"], how="inner", maintain_order="left")
+    searches = first.join(available, on=["user", "item"], how="inner", maintain_order="left")
     return searches, {
-        "search_pairs_on_dropped_items": len(pairs) - len(known),
-        "search_pairs_without_review": len(known) - len(searches),
+        "search_pairs_on_dropped_items": len(pairs) - len(available),
+        "search_pairs_without_review": len(available) - len(searches),
     }
 
 
@@ -40,13 +40,13 @@ def searches_from_categories(
     """
     queries, counts = synthesize_queries(items)
     drawn = reviews.filter(pl.Series(_uniform(reviews, seed, "share") < share))
-    asked = drawn.join(queries, on="item", how="inner", maintain_order="left")
-    place = (pl.lit(pl.Series(_uniform(asked, seed, "query"))) * pl.col("queries").list.len()).cast(pl.UInt32())
-    searches = asked.with_columns(query=pl.col("queries").list.get(place)).drop("queries")
+    with_query = drawn.join(queries, on="item", how="inner", maintain_order="left")
+    place = (pl.lit(pl.Series(_uniform(with_query, seed, "query"))) * pl.col("queries").list.len()).cast(pl.UInt32())
+    searches = with_query.with_columns(query=pl.col("queries").list.get(place)).drop("queries")
     return searches, counts | {
         "items_without_query": len(items) - len(queries),
         "search_reviews_drawn": len(drawn),
-        "search_reviews_without_query": len(drawn) - len(asked),
+        "search_reviews_without_query": len(drawn) - len(with_query),
     }
 
 

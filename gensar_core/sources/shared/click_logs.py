@@ -21,7 +21,14 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.sources.shared.category_paths import category_column
 from gensar_core.sources.shared.k_core import interaction_core
-from gensar_core.sources.shared.numbering import codes, renumber, session_numbers, sorted_names
+from gensar_core.sources.shared.numbering import (
+    codes,
+    number_rows,
+    renumber,
+    session_numbers,
+    sorted_names,
+    write_tables,
+)
 from gensar_core.sources.shared.raw_tables import reading
 from gensar_core.sources.shared.whole_ids import whole_ids
 
@@ -81,6 +88,11 @@ class RawClicks:
         return [kind.file for kind in self.kinds]
 
 
+def first_fault(conditions: Mapping[str, pl.Expr]) -> pl.Expr:
+    """Return the name of the first condition that holds in each row, or null."""
+    return pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in conditions.items())
+
+
 def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:
     """Write users, items, queries and events.parquet, and record every count.
 
@@ -98,16 +110,16 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> No
     _check_kinds(raw, cleaned_events)
     files = {"items": [raw.item_file], "events": raw.event_files}
     cleaned_items, cleaned_events = whole_ids(cleaned_items, cleaned_events, files)
-    known = _known_items(account, cleaned_items)
+    usable_items = _usable_items(account, cleaned_items)
     account.event_faults(cleaned_events)
-    names, events = _coded(cleaned_events.filter(pl.col("fault").is_null()), known["raw_id"])
+    names, events = _coded(cleaned_events.filter(pl.col("fault").is_null()), usable_items["raw_id"])
     events_file.unlink()
     for kind in raw.kinds:
         _check_times(stage, kind, events.filter(pl.col("searched").is_in(kind.searched))["time"])
 
     events = account.skip(events, events["item"].is_null(), "unknown_item")
     if not settings.keep_textless_items:
-        has_text = known["has_text"].gather(events["item"])
+        has_text = usable_items["has_text"].gather(events["item"])
         events = account.skip(events, ~has_text, "item_without_text")
     # Searches come last within their time; within a kind, the file's order is kept.
     events = events.sort("user", "time", "searched", "row")
@@ -118,7 +130,7 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> No
             f"{' and '.join(map(str, raw.event_files))}: no event is left ({account.summary()}); check the columns "
             "against docs/own-data.md, or lower min_interactions"
         )
-    _write(stage, events, names, known, cleaned_items)
+    _write(stage, events, names, usable_items, cleaned_items)
     items_file.unlink()
     account.warn(events["searched"])
 
@@ -152,10 +164,10 @@ def _check_times(stage: Stage, kind: EventRows, times: pl.Series) -> None:
     if 2 * early <= len(times):
         return
     median = datetime.fromtimestamp(int(times.median() or 0), UTC).date()  # type: ignore[arg-type]
-    found = f"{kind.file}: column {kind.time!r}: most times lie before the year 2000 (the median is {median})"
+    fault = f"{kind.file}: column {kind.time!r}: most times lie before the year 2000 (the median is {median})"
     if kind.milliseconds:
-        raise UserError(f"{found}, as unix seconds do when they are read as milliseconds; give unix milliseconds")
-    stage.warn(f"{found}; if they should not, give unix seconds or ISO date-times (2024-03-01, not 20240301)")
+        raise UserError(f"{fault}, as unix seconds do when they are read as milliseconds; give unix milliseconds")
+    stage.warn(f"{fault}; if they should not, give unix seconds or ISO date-times (2024-03-01, not 20240301)")
 
 
 class _Account:
@@ -179,9 +191,8 @@ class _Account:
 
     def skip(self, events: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
         """Count the events that are ``bad``; return the others."""
-        lost = events.filter(bad)
         for kind in self.raw.kinds:
-            self.add(f"{kind.name}_{reason}", lost.filter(pl.col("searched").is_in(kind.searched))["row"])
+            self.add(f"{kind.name}_{reason}", events.filter(bad, pl.col("searched").is_in(kind.searched))["row"])
         return events.filter(~bad)
 
     def event_faults(self, events: pl.LazyFrame) -> None:
@@ -191,8 +202,9 @@ class _Account:
         total = events.group_by(pl.col("searched").fill_null(False)).len().collect(engine="streaming")
         self.clicks = {searched: int(total.filter(searched=searched)["len"].sum()) for searched in KINDS}
         for kind in self.raw.kinds:
-            own = pl.col("searched").is_in(kind.searched)
-            self._faults(kind.name, int(total.filter(own)["len"].sum()), lost.filter(own), kind.faults, kind.file)
+            of_kind = pl.col("searched").is_in(kind.searched)
+            read = int(total.filter(of_kind)["len"].sum())
+            self._faults(kind.name, read, lost.filter(of_kind), kind.faults, kind.file)
 
     def item_faults(self, read: int, faulty: pl.DataFrame) -> None:
         """Count the items read, and those that are unusable."""
@@ -224,8 +236,8 @@ class _Account:
         for kind in self.raw.kinds:
             for flag in sorted(set(kind.searched) - set(searched.unique())):
                 read = self.clicks[flag]
-                found = f"of {read:,} {KINDS[flag]} events none is left" if read else f"holds no {KINDS[flag]} events"
-                self.stage.warn(f"{kind.file}: {found}; nothing can be trained or measured on them")
+                lack = f"of {read:,} {KINDS[flag]} events none is left" if read else f"holds no {KINDS[flag]} events"
+                self.stage.warn(f"{kind.file}: {lack}; nothing can be trained or measured on them")
 
     def summary(self, prefix: str = "") -> str:
         """Describe the skipped rows in words; with a ``prefix``, only reasons that begin with it, shown without it."""
@@ -237,27 +249,22 @@ class _Account:
         return ", ".join(lost) or "none was skipped"
 
 
-def _known_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
+def _usable_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
     """Return the usable items, in the order of raw_id: row, raw_id, has_text."""
     has_text = (pl.col("title") != "") | (pl.col("description") != "")
     table = items.select("row", "raw_id", "fault", has_text=has_text).collect(engine="streaming").sort("row")
     account.item_faults(len(table), table.filter(pl.col("fault").is_not_null()))
-    known = table.filter(pl.col("fault").is_null()).drop("fault")
-    first = known["raw_id"].is_first_distinct()
-    account.add("items_duplicate", known.filter(~first)["row"])
-    known = known.filter(first)
-    account.stage.record(items_without_text=int((~known["has_text"]).sum()))
-    return known.sort("raw_id")
+    usable = table.filter(pl.col("fault").is_null()).drop("fault")
+    first = usable["raw_id"].is_first_distinct()
+    account.add("items_duplicate", usable.filter(~first)["row"])
+    usable = usable.filter(first)
+    account.stage.record(items_without_text=int((~usable["has_text"]).sum()))
+    return usable.sort("raw_id")
 
 
 def _coded(events: pl.LazyFrame, item_names: pl.Series) -> tuple[dict[str, pl.Series], pl.DataFrame]:
     """Replace texts of events by places in sorted names (null for unknown items); return the names and the events."""
-    names = {
-        "user": sorted_names(events.select("user")),
-        "item": item_names,
-        "query": sorted_names(events.select("query")),
-        "session": sorted_names(events.select("session")),
-    }
+    names = {name: sorted_names(events.select(name)) for name in ("user", "query", "session")} | {"item": item_names}
     coded = [codes(pl.col(column), texts).alias(column) for column, texts in names.items()]
     return names, events.select("row", "time", "searched", *coded).collect(engine="streaming")
 
@@ -278,56 +285,37 @@ def _repeated(events: pl.DataFrame) -> pl.Series:
 def _core(stage: Stage, events: pl.DataFrame, minimum: int) -> pl.DataFrame:
     """Keep the events of users and items with at least ``minimum`` events, over both kinds."""
     inside, rounds = interaction_core(events["user"].to_numpy(), events["item"].to_numpy(), minimum)
-    kept = events.filter(pl.Series(inside))
+    core = events.filter(pl.Series(inside))
     stage.record(
         core_rounds=rounds,
-        events_outside_core=len(events) - len(kept),
-        users_outside_core=events["user"].n_unique() - kept["user"].n_unique(),
-        items_outside_core=events["item"].n_unique() - kept["item"].n_unique(),
+        events_outside_core=len(events) - len(core),
+        users_outside_core=events["user"].n_unique() - core["user"].n_unique(),
+        items_outside_core=events["item"].n_unique() - core["item"].n_unique(),
     )
-    return kept
+    return core
 
 
 def _write(
-    stage: Stage, events: pl.DataFrame, names: dict[str, pl.Series], known: pl.DataFrame, cleaned: pl.LazyFrame
+    stage: Stage, events: pl.DataFrame, names: dict[str, pl.Series], usable_items: pl.DataFrame, cleaned: pl.LazyFrame
 ) -> None:
-    users, user_names = renumber(events["user"], names["user"])
-    items, item_names = renumber(events["item"], names["item"])
-    queries, query_names = renumber(events["query"], names["query"])
+    occurring = {}
+    for name in ("user", "item", "query"):
+        numbers, occurring[name] = renumber(events[name], names[name])
+        events = events.with_columns(numbers.alias(name))
     searched = events["searched"]
     sessions = np.zeros(len(events), dtype=np.int64)
     sessions[searched.to_numpy()] = session_numbers(events.filter(searched)).to_numpy()
-    kind = pl.when(searched).then(pl.lit("search")).otherwise(pl.lit("rec"))
-    table = pl.select(
-        event_id=pl.int_range(len(events), dtype=pl.Int64()),
-        user_id=users,
-        time=events["time"],
-        task=kind.cast(schema.Task),
-        item_id=items,
-        query_id=queries,
-        session_id=pl.when(searched).then(pl.Series(sessions)),
-    )
-    schema.EVENTS.write(table, stage.path("events.parquet"))
-    schema.USERS.write(_numbered("user_id", raw_id=user_names), stage.path("users.parquet"))
-    schema.QUERIES.write(_numbered("query_id", text=query_names), stage.path("queries.parquet"))
-    schema.ITEMS.write(_item_table(item_names, known, cleaned), stage.path("items.parquet"))
+    write_tables(stage, events, pl.Series(sessions), occurring, _item_table(occurring["item"], usable_items, cleaned))
     stage.record(
-        users=len(user_names),
-        items=len(item_names),
-        queries=len(query_names),
         recommendation_interactions=int((~searched).sum()),
         search_interactions=int(searched.sum()),
         search_sessions=int(sessions.max(initial=-1)) + 1 if searched.any() else 0,
     )
 
 
-def _numbered(number: str, **column: pl.Series) -> pl.DataFrame:
-    return pl.DataFrame(column).with_row_index(number)
-
-
-def _item_table(names: pl.Series, known: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:
+def _item_table(names: pl.Series, usable_items: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:
     """Build table `items` for the items that have events; only their texts are read."""
-    numbers = _numbered("item_id", raw_id=names).join(known, on="raw_id", how="inner").select("item_id", "row")
+    numbers = number_rows("item_id", raw_id=names).join(usable_items, on="raw_id", how="inner").select("item_id", "row")
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
     items = cleaned.join(numbers.lazy(), on="row", how="inner").with_columns(text=text).sort("item_id")
     table = items.select(*schema.ITEMS.columns).collect(engine="streaming")

@@ -31,8 +31,8 @@ def text_hashes(texts: pl.Series) -> np.ndarray:
         return hashes
     table = pl.DataFrame({"text": distinct, "hash": hashes})
     joined = texts.alias("text").to_frame().join(table, on="text", how="left", maintain_order="left")
-    found: np.ndarray = joined["hash"].to_numpy()
-    return found
+    repeated: np.ndarray = joined["hash"].to_numpy()
+    return repeated
 
 
 def _hash_distinct(texts: pl.Series) -> np.ndarray:

@@ -13,12 +13,12 @@ def interaction_core(users: np.ndarray, items: np.ndarray, minimum: int) -> tupl
     removal does not matter, and it may be empty. A ``minimum`` of 0 or 1 keeps every event.
     """
     inside = np.ones(len(users), dtype=bool)
-    left = np.arange(len(users))
+    remaining = np.arange(len(users))
     rounds = 0
     while True:
         enough = (np.bincount(users) >= minimum)[users] & (np.bincount(items) >= minimum)[items]
         if enough.all():
             return inside, rounds
         rounds += 1
-        inside[left[~enough]] = False
-        left, users, items = left[enough], users[enough], items[enough]
+        inside[remaining[~enough]] = False
+        remaining, users, items = remaining[enough], users[enough], items[enough]

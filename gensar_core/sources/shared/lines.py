@@ -55,15 +55,15 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[LineBlock]:
 
     Raises UserError when the file is missing, unreadable, not gzip, cut off, damaged or empty.
     """
-    first, rest, found = 1, b"", False
+    first, rest, has_content = 1, b"", False
     try:
         with gzip.open(path, "rb") as stream:
             # A byte order mark belongs to the file, not to its first line.
             rest = stream.read(len(codecs.BOM_UTF8))
-            found = rest != b""
+            has_content = rest != b""
             rest = rest.removeprefix(codecs.BOM_UTF8)
             while piece := stream.read(size):
-                found = True
+                has_content = True
                 whole, end, rest = (rest + piece).rpartition(b"\n")
                 if end:
                     block = LineBlock(first, whole + end)
@@ -81,7 +81,7 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[LineBlock]:
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
-    if not found:
+    if not has_content:
         raise UserError(f"{path}: the file is empty; fetch or copy it again")
     if rest:
         yield LineBlock(first, rest)

@@ -1,9 +1,14 @@
-"""Assign dense numbers to the users, items, queries and sessions of a log."""
+"""Assign dense numbers to the users, items, queries and sessions of a log, and write its canonical tables."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import polars as pl
+
+from gensar_core import schema
+from gensar_core.runtime.stage import Stage
 
 
 def sorted_names(texts: pl.LazyFrame) -> pl.Series:
@@ -41,3 +46,34 @@ def session_numbers(searches: pl.DataFrame) -> pl.Series:
     shared = first.otherwise(pl.col("place").min().over("user", "query", "session"))
     numbers = searches.lazy().with_columns(place=place).select(shared.rank("dense").cast(pl.Int64()) - 1)
     return numbers.collect().to_series()
+
+
+def number_rows(number: str, **column: pl.Series) -> pl.DataFrame:
+    """Build a table of a column and its row numbers, named ``number``."""
+    return pl.DataFrame(column).with_row_index(number)
+
+
+def write_tables(
+    stage: Stage, events: pl.DataFrame, sessions: pl.Series, names: Mapping[str, pl.Series], items: pl.DataFrame
+) -> None:
+    """Write users, items, queries and events.parquet, and record the numbers of users, items and queries.
+
+    ``events`` holds user, item, query (numbers), time and searched in event order; ``sessions`` [events] counts only
+    for searches. ``names`` holds the raw ids of users and the texts of queries by number; ``items`` is the table of
+    items.
+    """
+    searched = events["searched"]
+    table = pl.select(
+        event_id=pl.int_range(len(events), dtype=pl.Int64()),
+        user_id=events["user"],
+        time=events["time"],
+        task=pl.when(searched).then(pl.lit("search")).otherwise(pl.lit("rec")).cast(schema.Task),
+        item_id=events["item"],
+        query_id=events["query"],
+        session_id=pl.when(searched).then(sessions),
+    )
+    schema.EVENTS.write(table, stage.path("events.parquet"))
+    schema.USERS.write(number_rows("user_id", raw_id=names["user"]), stage.path("users.parquet"))
+    schema.QUERIES.write(number_rows("query_id", text=names["query"]), stage.path("queries.parquet"))
+    schema.ITEMS.write(items, stage.path("items.parquet"))
+    stage.record(users=len(names["user"]), items=len(items), queries=len(names["query"]))

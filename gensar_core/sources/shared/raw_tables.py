@@ -70,24 +70,24 @@ def scan_text(path: Path, required: Sequence[str], optional: Sequence[str] = ())
             case "Parquet":
                 table = pl.scan_parquet(path, row_index_name=_ROW, row_index_offset=1)
                 schema = table.collect_schema()
-                there = {name: _as_text(name, schema[name]) for name in schema.names()}
+                columns = {name: _as_text(name, schema[name]) for name in schema.names()}
             case "CSV":
                 _check_header(path, [*required, *optional])
                 table = pl.scan_csv(path, infer_schema=False, row_index_name=_ROW, row_index_offset=1)
-                there = {name: pl.col(name) for name in table.collect_schema().names()}
+                columns = {name: pl.col(name) for name in table.collect_schema().names()}
             case _:
                 names = _record_names(path, required)
-                kept = dict.fromkeys([*(name for name in required if name in names), *optional], pl.String())
-                table = pl.scan_ndjson(path, schema=kept, row_index_name=_ROW, row_index_offset=1)
-                there = {name: pl.col(name) for name in [*names, *optional]}
+                types = dict.fromkeys([*(name for name in required if name in names), *optional], pl.String())
+                table = pl.scan_ndjson(path, schema=types, row_index_name=_ROW, row_index_offset=1)
+                columns = {name: pl.col(name) for name in [*names, *optional]}
     for name in required:
-        if name not in there:
-            listed = ", ".join(name for name in there if name != _ROW)
+        if name not in columns:
+            listed = ", ".join(name for name in columns if name != _ROW)
             raise UserError(f"{path}: lacks the column {name!r}; rename or add it (there: {listed})")
     absent = pl.lit(None, dtype=pl.String())
     return table.select(
         pl.col(_ROW).cast(pl.UInt32()).alias("row"),
-        *(there.get(name, absent).alias(name) for name in [*required, *optional]),
+        *(columns.get(name, absent).alias(name) for name in [*required, *optional]),
     )
 
 

@@ -31,17 +31,17 @@ def whole_ids(
     """
     frames = {"items": items, "events": events}
     for kind, places in _PLACES.items():
-        found = [frames[name].filter(pl.col("fault").is_null()).select("row", id=column) for name, column in places]
-        if not any(_any_float(ids) for ids in found):
+        columns = [frames[name].filter(pl.col("fault").is_null()).select("row", id=column) for name, column in places]
+        if not any(_any_float(ids) for ids in columns):
             continue
-        names = pl.concat(ids.select("id") for ids in found).drop_nulls().unique().collect(engine="streaming")["id"]
+        names = pl.concat(ids.select("id") for ids in columns).drop_nulls().unique().collect(engine="streaming")["id"]
         if names.str.contains(_WHOLE).all():
             for name, column in places:
                 frames[name] = frames[name].with_columns(pl.col(column).str.replace(_FLOAT, "${1}"))
             continue
         floats = names.filter(names.str.contains(_FLOAT)).sort()
         twice = floats.filter(floats.str.replace(_FLOAT, "${1}").is_in(names.implode()))
-        for (name, _), ids in zip(places, found, strict=True) if len(twice) else ():
+        for (name, _), ids in zip(places, columns, strict=True) if len(twice) else ():
             rows = ids.filter(pl.col("id").is_in(twice.implode())).sort("row").head(1).collect()
             for row, written in rows.iter_rows():
                 raise UserError(

@@ -19,7 +19,7 @@ _SENTENCES = 4
 #: Number of rows drawn at once where each takes many numbers; bounds memory, not results.
 _SLICE = 1 << 17
 #: Attribute that describes a product -> its list of words.
-_TOLD = {
+_ATTRIBUTES = {
     "brand": "brands",
     "adjective": "adjectives",
     "material": "materials",
@@ -33,10 +33,10 @@ _TOLD = {
 class Pages:
     """Store every product page as numbers; ``text`` writes the pages of some rows.
 
-    Arrays are [pages]. ``leaf`` and ``second`` are as in `Shelves`; ``words`` maps a key of `_TOLD` to places in its
-    list of words; ``sentences`` [pages, _SENTENCES] are places in the list of sentences, of which ``length`` are used;
-    ``html`` is the kind of HTML leftovers or -1; ``titled`` and ``described`` say whether the page has a title and a
-    description.
+    Arrays are [pages]. ``leaf`` and ``second`` are as in `Shelves`; ``words`` maps a key of `_ATTRIBUTES` to places in
+    its list of words; ``sentences`` [pages, _SENTENCES] are places in the list of sentences, of which ``length`` are
+    used; ``html`` is the kind of HTML leftovers or -1; ``titled`` and ``described`` say whether the page has a title
+    and a description.
     """
 
     leaves: list[Leaf]
@@ -55,8 +55,8 @@ class Pages:
     def text(self, rows: slice) -> pl.DataFrame:
         """Return title, description (each null where missing), brand and categories of some pages."""
         products = pl.Series([entry.product for entry in self.leaves])
-        told = {name: _list(source).gather(self.words[name][rows]) for name, source in _TOLD.items()}
-        words = pl.DataFrame({"product": products.gather(self.leaf[rows]), **told})
+        attributes = {name: _list(source).gather(self.words[name][rows]) for name, source in _ATTRIBUTES.items()}
+        words = pl.DataFrame({"product": products.gather(self.leaf[rows]), **attributes})
         title = pl.format(
             "{} {} {}, {}, {}", "brand", "adjective", *(_titled(name) for name in ("product", "color", "size"))
         )
@@ -83,15 +83,15 @@ def product_pages(shelves: Shelves, missing_descriptions: float, n_unsold: int, 
 
     At least one item has no text at all.
     """
-    draw = generator(seed, "shop", "pages")
-    unsold = draw.integers(0, len(shelves.leaves), n_unsold)
+    rng = generator(seed, "shop", "pages")
+    unsold = rng.integers(0, len(shelves.leaves), n_unsold)
     leaf = np.concatenate([shelves.leaf, unsold])
     count = len(leaf)
-    words = {name: draw.integers(0, len(WORDS[source]), count).astype(np.int16) for name, source in _TOLD.items()}
-    sentences = _shuffled(draw, count)
-    length = draw.integers(2, 1 + _SENTENCES, count)
-    untitled = draw.random(count) < _NO_TITLE
-    undescribed = draw.random(count) < missing_descriptions
+    words = {name: rng.integers(0, len(WORDS[source]), count).astype(np.int16) for name, source in _ATTRIBUTES.items()}
+    sentences = _shuffled(rng, count)
+    length = rng.integers(2, 1 + _SENTENCES, count)
+    untitled = rng.random(count) < _NO_TITLE
+    undescribed = rng.random(count) < missing_descriptions
     # Real shops have pages that nobody filled in: empty the page of the least popular item.
     nameless = int(np.argmin(shelves.popularity))
     untitled[nameless] = undescribed[nameless] = True
@@ -102,17 +102,17 @@ def product_pages(shelves: Shelves, missing_descriptions: float, n_unsold: int, 
         words=words,
         sentences=sentences,
         length=length,
-        html=np.where(draw.random(count) < _HTML, draw.integers(0, 4, count), -1),
+        html=np.where(rng.random(count) < _HTML, rng.integers(0, 4, count), -1),
         titled=~untitled,
         described=~undescribed,
     )
 
 
-def _shuffled(draw: np.random.Generator, count: int) -> np.ndarray:
+def _shuffled(rng: np.random.Generator, count: int) -> np.ndarray:
     """Return the first `_SENTENCES` sentences of a shuffled list per page, int8 [count, _SENTENCES]."""
     parts = []
     for start in range(0, count, _SLICE):
-        numbers = draw.random((min(_SLICE, count - start), len(WORDS["sentences"])))
+        numbers = rng.random((min(_SLICE, count - start), len(WORDS["sentences"])))
         parts.append(np.argsort(numbers, axis=1)[:, :_SENTENCES].astype(np.int8))
     return np.concatenate(parts)
 

@@ -61,21 +61,21 @@ def stock_shelves(n_items: int, seed: int, second_categories: float = 0.25) -> S
 
     A share ``second_categories`` of the items belongs to two categories.
     """
-    draw = generator(seed, "shop", "shelves")
+    rng = generator(seed, "shop", "shelves")
     leaves = all_leaves()
     leaves = leaves[: int(np.clip(n_items // (_STYLES[0] * _ITEMS_A_BUCKET), 12, len(leaves)))]
     n_styles = int(np.clip(n_items // (len(leaves) * _ITEMS_A_BUCKET), *_STYLES))
-    places = draw.permutation(n_items)
+    places = rng.permutation(n_items)
     leaf, style = places % len(leaves), places // len(leaves) % n_styles
-    other = (leaf + draw.integers(1, len(leaves), n_items)) % len(leaves)
+    other = (leaf + rng.integers(1, len(leaves), n_items)) % len(leaves)
     return Shelves(
         leaves=leaves,
         complement=_complements(leaves),
         leaf=leaf,
-        second=np.where(draw.random(n_items) < second_categories, other, -1),
+        second=np.where(rng.random(n_items) < second_categories, other, -1),
         style=style,
         n_styles=n_styles,
-        popularity=draw.lognormal(0.0, 0.7, n_items),
+        popularity=rng.lognormal(0.0, 0.7, n_items),
     )
 
 

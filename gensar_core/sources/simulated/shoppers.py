@@ -52,11 +52,11 @@ class Purchases:
 
 def simulate_purchases(shelves: Shelves, n_users: int, mean_reviews: float, seed: int) -> Purchases:
     """Let every shopper buy at least ``FEWEST_REVIEWS`` items, ``mean_reviews`` on average."""
-    draw = generator(seed, "shop", "purchases")
-    extra = draw.geometric(1.0 / (1.0 + mean_reviews - FEWEST_REVIEWS), n_users) - 1
+    rng = generator(seed, "shop", "purchases")
+    extra = rng.geometric(1.0 / (1.0 + mean_reviews - FEWEST_REVIEWS), n_users) - 1
     lengths = FEWEST_REVIEWS + np.minimum(extra, min(_MOST_REVIEWS, len(shelves.leaf) // 2) - FEWEST_REVIEWS)
-    favorite = draw.integers(0, shelves.n_styles, n_users)
-    baskets = _fill_baskets(shelves, lengths, favorite, draw)
+    favorite = rng.integers(0, shelves.n_styles, n_users)
+    baskets = _fill_baskets(shelves, lengths, favorite, rng)
 
     user = np.repeat(np.arange(n_users), lengths)
     place = ranges(np.zeros(n_users, dtype=np.int64), lengths)
@@ -65,20 +65,20 @@ def simulate_purchases(shelves: Shelves, n_users: int, mean_reviews: float, seed
     return Purchases(
         user=user,
         item=item,
-        time=_days(lengths, draw) * _SECONDS_A_DAY,
-        rating=np.clip(3 + liked + draw.integers(-2, 2, len(user)), 1, 5),
-        searched=draw.random(len(user)) < _SEARCHED,
+        time=_days(lengths, rng) * _SECONDS_A_DAY,
+        rating=np.clip(3 + liked + rng.integers(-2, 2, len(user)), 1, 5),
+        searched=rng.random(len(user)) < _SEARCHED,
     )
 
 
-def _days(lengths: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _days(lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the day of every purchase [purchases], counted from 1970; it never decreases within a shopper."""
     total = int(lengths.sum())
     first = np.cumsum(lengths) - lengths
-    gaps = np.where(draw.random(total) < _SAME_DAY, 0, draw.geometric(1.0 / _MEAN_GAP, total))
+    gaps = np.where(rng.random(total) < _SAME_DAY, 0, rng.geometric(1.0 / _MEAN_GAP, total))
     gaps[first] = 0
     since_first = np.cumsum(gaps)
-    start = _FIRST_DAY + draw.integers(0, _DAYS, len(lengths))
+    start = _FIRST_DAY + rng.integers(0, _DAYS, len(lengths))
     days: np.ndarray = since_first + np.repeat(start - since_first[first], lengths)
     return days
 
@@ -100,28 +100,28 @@ class _Buckets:
         low, high = self.bounds[bucket], self.bounds[bucket + 1]
         weight = self.sums[low] + numbers * (self.sums[high] - self.sums[low])
         # Rounding may reach the upper end.
-        found = np.minimum(np.searchsorted(self.sums, weight, side="right") - 1, high - 1)
-        items: np.ndarray = self.items[found]
+        places = np.minimum(np.searchsorted(self.sums, weight, side="right") - 1, high - 1)
+        items: np.ndarray = self.items[places]
         return items
 
 
-def _fill_baskets(shelves: Shelves, lengths: np.ndarray, favorite: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _fill_baskets(shelves: Shelves, lengths: np.ndarray, favorite: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw every shopper's items in order of purchase [users, longest], -1 after the last."""
     buckets = _Buckets(shelves)
     n_users, n_leaves = len(lengths), len(shelves.leaves)
-    interests = draw.integers(0, n_leaves, (n_users, _INTERESTS))
+    interests = rng.integers(0, n_leaves, (n_users, _INTERESTS))
     baskets = np.full((n_users, int(lengths.max())), -1, dtype=np.int32)
     for place in range(baskets.shape[1]):
         users = np.flatnonzero(lengths > place)
         attempt = 0
         while len(users):
             if attempt < _PATIENCE:
-                leaf = _next_leaf(shelves, baskets[users, place - 1] if place else None, interests[users], draw)
-                faithful = draw.random(len(users)) < _FAITHFUL
-                style = np.where(faithful, favorite[users], draw.integers(0, shelves.n_styles, len(users)))
-                item = buckets.draw(leaf, style, draw.random(len(users)))
+                leaf = _next_leaf(shelves, baskets[users, place - 1] if place else None, interests[users], rng)
+                faithful = rng.random(len(users)) < _FAITHFUL
+                style = np.where(faithful, favorite[users], rng.integers(0, shelves.n_styles, len(users)))
+                item = buckets.draw(leaf, style, rng.random(len(users)))
             else:
-                item = draw.integers(0, len(shelves.leaf), len(users))
+                item = rng.integers(0, len(shelves.leaf), len(users))
             baskets[users, place] = item
             users = users[(baskets[users, :place] == item[:, None]).any(axis=1)]
             attempt += 1
@@ -129,12 +129,12 @@ def _fill_baskets(shelves: Shelves, lengths: np.ndarray, favorite: np.ndarray, d
 
 
 def _next_leaf(
-    shelves: Shelves, before: np.ndarray | None, interests: np.ndarray, draw: np.random.Generator
+    shelves: Shelves, before: np.ndarray | None, interests: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw the category of the next purchase [users], after the items ``before`` (None for the first purchase)."""
     count = len(interests)
-    own = interests[np.arange(count), draw.integers(0, _INTERESTS, count)]
-    leaf = np.where(draw.random(count) < _INTERESTED, own, draw.integers(0, len(shelves.leaves), count))
+    interesting = interests[np.arange(count), rng.integers(0, _INTERESTS, count)]
+    leaf = np.where(rng.random(count) < _INTERESTED, interesting, rng.integers(0, len(shelves.leaves), count))
     if before is None:
         return leaf
-    return np.where(draw.random(count) < _COMPLEMENTARY, shelves.complement[shelves.leaf[before]], leaf)
+    return np.where(rng.random(count) < _COMPLEMENTARY, shelves.complement[shelves.leaf[before]], leaf)

@@ -43,12 +43,12 @@ def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
         # Raw reviews are sorted by item.
         order = np.lexsort((purchases.user, pl.Series(asins).rank("dense").to_numpy()[purchases.item]))
 
-        def write(name: str, figure: str, chunks: Iterable[pl.Series], lines: int, scattered: bool = True) -> None:
-            broken = dirt.broken_lines(figure, math.ceil(settings.dirty_lines * lines))
-            draw = generator(seed, "shop", "dirt", figure)
-            places = np.sort(draw.integers(0, lines, len(broken))) if scattered else np.full(len(broken), lines)
+        def write(name: str, count_name: str, chunks: Iterable[pl.Series], lines: int, scattered: bool = True) -> None:
+            broken = dirt.broken_lines(count_name, math.ceil(settings.dirty_lines * lines))
+            rng = generator(seed, "shop", "dirt", count_name)
+            places = np.sort(rng.integers(0, lines, len(broken))) if scattered else np.full(len(broken), lines)
             dirt.write_lines(stage.path(name), chunks, broken, places)
-            stage.record(**{f"{figure}_lines": lines, f"{figure}_dirty_lines": len(broken)})
+            stage.record(**{f"{count_name}_lines": lines, f"{count_name}_dirty_lines": len(broken)})
 
         reviews_name, metadata_name = raw_names(CATEGORY)
         reviews = _review_lines(purchases, order, reviewers, asins, settings.review_sentences, seed)
@@ -60,12 +60,12 @@ def simulate(settings: SimulationSettings, output: Path, seed: int) -> None:
         # A query's id is its line number, so broken lines must not come between queries.
         write(product_search.QUERIES, "queries", [queries], len(queries), scattered=False)
         test = generator(seed, "shop", "qrels").random(len(bought)) < _TEST_PAIRS
-        for name, figure, part in (
+        for name, count_name, part in (
             (product_search.TRAIN, "qrels_train", np.flatnonzero(~test)),
             (product_search.TEST, "qrels_test", np.flatnonzero(test)),
         ):
             pairs = _pair_lines(purchases, bought[part], query[part], reviewers, asins)
-            write(name, figure, pairs, len(part))
+            write(name, count_name, pairs, len(part))
 
 
 def _ids(pattern: str, count: int, seed: int) -> pl.Series:
@@ -78,11 +78,11 @@ def _review_lines(
     purchases: Purchases, order: np.ndarray, reviewers: pl.Series, asins: pl.Series, sentences: int, seed: int
 ) -> Iterator[pl.Series]:
     """Yield the reviews as JSON lines, in ``order``."""
-    draw = generator(seed, "shop", "reviews")
+    rng = generator(seed, "shop", "reviews")
     pool = pl.Series(REVIEW_SENTENCES)
     for start in range(0, len(order), _CHUNK):
         rows = order[start : start + _CHUNK]
-        texts = [pool.gather(draw.integers(0, len(pool), len(rows))) for _ in range(sentences)]
+        texts = [pool.gather(rng.integers(0, len(pool), len(rows))) for _ in range(sentences)]
         yield _joined(
             len(rows),
             '{"reviewerID": "',
@@ -101,14 +101,14 @@ def _review_lines(
 
 def _page_lines(pages: Pages, asins: pl.Series, related: int, seed: int) -> Iterator[pl.Series]:
     """Yield the product pages as Python literals, each with ``related`` asins bought together with it."""
-    draw = generator(seed, "shop", "related")
+    rng = generator(seed, "shop", "related")
     for start in range(0, len(pages), _CHUNK):
         rows = slice(start, min(start + _CHUNK, len(pages)))
         part = pages.text(rows).with_columns(asin=asins[rows])
         fields = part.select(asin=_field("asin"), title=_field("title"), description=_field("description"))
         fields = fields.with_columns(part.select(brand=_field("brand"), categories=_paths_field()))
         if related:
-            others = asins.gather(draw.integers(0, len(pages), len(part) * related))
+            others = asins.gather(rng.integers(0, len(pages), len(part) * related))
             row = pl.Series("row", np.repeat(np.arange(len(part)), related))
             listed = pl.DataFrame([row, others.alias("other")]).group_by("row", maintain_order=True)
             also = listed.agg(also=_listed(_quoted(pl.col("other")).str.join(", ")))["also"]
@@ -129,9 +129,9 @@ def _searches(
     queries = pl.Series([path_query(leaf.path) + word for leaf in shelves.leaves for word in words[:variants]])
     bought = order[purchases.searched[order]]
     second = shelves.second[purchases.item[bought]]
-    asked = np.concatenate([shelves.leaf[purchases.item[bought]], second[second >= 0]])
+    searched_leaf = np.concatenate([shelves.leaf[purchases.item[bought]], second[second >= 0]])
     per_leaf = len(queries) // len(shelves.leaves)
-    query = asked * per_leaf + generator(seed, "shop", "variants").integers(0, per_leaf, len(asked))
+    query = searched_leaf * per_leaf + generator(seed, "shop", "variants").integers(0, per_leaf, len(searched_leaf))
     return queries, np.concatenate([bought, bought[second >= 0]]), query
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gensar_core.baselines.methods.bert4rec import BERT4RecSettings
+from gensar_core.baselines.shared.sequence_encoder import recommended_clicks
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from tests.support.method_contract import N_ITEMS
@@ -17,29 +18,20 @@ class TestBERT4Rec(SequentialContract):
     looks_ahead = True
 
     def test_neither_mask_nor_padding_can_be_ranked(self, fitted):
-        assert fitted.encoder.table().shape[0] == fitted.item_vectors().vectors.shape[0] == N_ITEMS
+        assert fitted.module.table().shape[0] == fitted.item_vectors().vectors.shape[0] == N_ITEMS
         assert fitted.form.padding == N_ITEMS
         assert fitted.form.mask == N_ITEMS + 1
 
     @torch.no_grad()
     def test_a_masked_place_does_not_see_its_item(self, fitted):
-        batch = fitted.form.batch(0, *_first_rows(fitted))
-        fitted.encoder.eval()
-        states = fitted.encoder.states(batch.inputs, batch.places)
+        _, clicks = recommended_clicks(fitted.data.training_events)
+        batch = fitted.form.batch(0, *fitted.form.examples(clicks))
+        fitted.module.eval()
+        states = fitted.module.states(batch.inputs, batch.places)
         assert (batch.inputs.ravel()[batch.places] == fitted.form.mask).all()
         assert states.shape == (len(batch.targets), SMALL["dimensions"] + 1)
 
 
-def _first_rows(method):
-    from gensar_core.baselines.shared.sequence_encoder import recommended_clicks
-
-    _, clicks = recommended_clicks(method.data.training_events)
-    rows, sequences = method.form.examples(clicks)
-    return rows, sequences
-
-
-def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(UserError, match=r"dimensions \(10\) must be a multiple of heads \(4\)"):
-        validate(BERT4RecSettings, {"dimensions": 10, "heads": 4}, "methods.bert4rec")
+def test_a_history_needs_room_for_an_item_and_a_mask():
     with pytest.raises(UserError, match="max_history"):
         validate(BERT4RecSettings, {"max_history": 1}, "methods.bert4rec")

@@ -1,5 +1,7 @@
 """FMLP-Rec: the contract of sequential methods, and its filter against an explicit circular convolution."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_every_place_moves_every_place_of_a_block():
 
 
 @torch.no_grad()
-def test_the_last_place_alone_is_the_last_of_all():
+def test_computing_only_the_last_place_gives_its_state():
     torch.manual_seed(0)
     block = FMLPBlock(8, 4, 0.5).eval()
     states = torch.randn(3, 8, 4)
@@ -62,7 +64,7 @@ def test_the_last_place_alone_is_the_last_of_all():
 
 @torch.no_grad()
 def test_paddings_are_zero_vectors_at_their_positions():
-    encoder = FMLPEncoder(5, FMLPSettings(dimensions=4, max_history=6)).eval()
+    encoder = FMLPEncoder(SimpleNamespace(n_items=5), FMLPSettings(dimensions=4, max_history=6)).eval()
     inputs = torch.tensor([[5, 5, 5, 1, 2, 3]])
     vectors = torch.cat([encoder.items.weight, torch.zeros(1, 4)])[inputs[0]]
     states = encoder.normalization(vectors + encoder.positions.weight)[None]

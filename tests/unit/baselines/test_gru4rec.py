@@ -1,5 +1,7 @@
 """GRU4Rec: the contract of sequential methods, and its network against the equations of the paper."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -19,8 +21,8 @@ class TestGRU4RecBPRMax(TrainedMethodContract):
 
 
 @torch.no_grad()
-def test_the_network_is_the_papers_recurrence_from_a_zero_state():
-    encoder = GRU4RecEncoder(9, GRU4RecSettings(dimensions=4)).eval()
+def test_the_network_matches_the_equations_of_the_paper():
+    encoder = GRU4RecEncoder(SimpleNamespace(n_items=9), GRU4RecSettings(dimensions=4)).eval()
     (layer,) = encoder.layers
     inputs = torch.tensor([[1, 5, 2]])
     reset, update, candidate = layer.weight_ih_l0.chunk(3)
@@ -36,7 +38,7 @@ def test_the_network_is_the_papers_recurrence_from_a_zero_state():
 
 
 def test_each_gate_has_its_own_bound():
-    encoder = GRU4RecEncoder(9, GRU4RecSettings(dimensions=64))
+    encoder = GRU4RecEncoder(SimpleNamespace(n_items=9), GRU4RecSettings(dimensions=64))
     bound = (6 / (64 + 64)) ** 0.5
     for weight in (encoder.layers[0].weight_ih_l0, encoder.layers[0].weight_hh_l0):
         for gate in weight.detach().chunk(3):

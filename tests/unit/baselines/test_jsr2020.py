@@ -46,10 +46,10 @@ def test_word_vectors_keep_co_occurrence():
 @torch.no_grad()
 def test_a_query_is_answered_by_the_likelihood_of_its_words(data):
     method = METHOD(JSR2020Settings(dimensions=8, min_titles=1), data, 1)
-    torch.nn.init.normal_(method.model.projection.weight)
+    torch.nn.init.normal_(method.module.projection.weight)
     lists = load_candidates(data.samples_folder, "search", "test")
     scores = method.score(lists)
-    model, words = method.model, method.model.words
+    model, words = method.module, method.module.words
     # Words in the order of their count, then the alphabet: thing, black, blue, ..., without the stop word "a".
     assert len(words) == 6
     place = {word: 1 + number for number, word in enumerate(sorted(COLORS))}
@@ -62,8 +62,8 @@ def test_a_query_is_answered_by_the_likelihood_of_its_words(data):
 
 
 def test_search_is_learned_without_queries(data):
-    own = {"dimensions": 16, "epochs": 60, "validate_every": 30, "words_weight": 1.0, "min_titles": 1, "dropout": 0.0}
-    method = METHOD(JSR2020Settings(learning_rate=2.0e-2, weight_decay=0.0, **own), data, 1)
+    sizes = {"dimensions": 16, "epochs": 60, "validate_every": 30, "words_weight": 1.0, "min_titles": 1, "dropout": 0.0}
+    method = METHOD(JSR2020Settings(learning_rate=2.0e-2, weight_decay=0.0, **sizes), data, 1)
     counts = method.fit(None, "")
     assert counts["training_rows"] == {"rec": 64}
     lists = load_candidates(data.samples_folder, "search", "test")

@@ -1,4 +1,4 @@
-"""ItemKNN and EASE: the contract of all methods, and item-item weights known by hand or from a plain computation."""
+"""ItemKNN and EASE: the contract of all methods, and item-item weights computed by hand or by a plain computation."""
 
 import itertools
 
@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from gensar_core import schema
-from gensar_core.baselines.interface import MethodData, find
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.methods import ease, itemknn
 from gensar_core.baselines.methods.itemknn import ItemKNNSettings, co_clicks, nearest_neighbors
-from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
-from gensar_core.runtime.arrays import Ragged
 from tests.support.method_contract import N_ITEMS, N_USERS, MethodContract, clicked_history, random_clicks, write_shop
+from tests.unit.baselines.helpers import fitted, ragged
 
 #: The textbook's item-based neighborhood: cosines, every pair of a user's clicks alike.
 COSINE = {"decay": 1.0, "distance_decay": 1.0, "backward": 1.0, "shrinkage": 0.0, "popularity_power": 0.5}
@@ -30,12 +29,6 @@ class TestItemKNN(MethodContract):
 class TestEASE(MethodContract):
     kind = "ease"
     own = {"neighbors": 7}  # noqa: RUF012
-
-
-def fitted(kind, data, **own):
-    method = find(kind)(validate(find(kind).settings_model, own, kind), data, 1)
-    method.fit(None, "")
-    return method
 
 
 def scores_after(method, history):
@@ -77,25 +70,27 @@ def test_cosines_by_hand(tmp_path):
     assert other.weights[0, 3] == pytest.approx(1 / (1 + 2))
 
 
-def test_what_follows_counts_more_than_what_came_before_and_what_is_near_more_than_what_is_far(tmp_path):
+def test_later_and_nearer_clicks_count_more(tmp_path):
     data = write_shop(tmp_path, [[0, 1, 2, 3]], 4)
-    own = {**COSINE, "distance_decay": 0.5, "backward": 0.1, "window": 2}
-    assert fitted("itemknn", data, **own).weights.toarray() == pytest.approx(
+    settings = {**COSINE, "distance_decay": 0.5, "backward": 0.1, "window": 2}
+    assert fitted("itemknn", data, **settings).weights.toarray() == pytest.approx(
         np.array([[0, 1, 0.5, 0], [0.1, 0, 1, 0.5], [0.05, 0.1, 0, 1], [0, 0.05, 0.1, 0]])
     )
 
 
 @pytest.mark.parametrize("kind", ["itemknn", "ease"])
-def test_on_a_checkerboard_no_item_of_the_other_colour_comes_before_one_of_ones_own(tmp_path, kind):
+def test_on_a_checkerboard_items_of_the_users_colour_come_first(tmp_path, kind):
     # Users of each colour click five of its ten items, which lie on a ring.
     clicks = [[user % 2 + 2 * ((user // 2 + step) % 10) for step in range(5)] for user in range(20)]
     data = write_shop(tmp_path, clicks, 20)
     lists = load_candidates(data.samples_folder, "rec", "test")
     method = fitted(kind, data)
     scores = method.score(lists)
-    own = lists.items % 2 == lists.items[:, :1] % 2
-    assert (scores[~own] == 0.0).all()
-    assert (np.where(own, scores, np.inf).min(axis=1) > np.where(own, -np.inf, scores).max(axis=1)).all()
+    same_colour = lists.items % 2 == lists.items[:, :1] % 2
+    assert (scores[~same_colour] == 0.0).all()
+    assert (
+        np.where(same_colour, scores, np.inf).min(axis=1) > np.where(same_colour, -np.inf, scores).max(axis=1)
+    ).all()
     catalogue = method.score_catalogue(lists.samples)
     assert (np.take_along_axis(catalogue, lists.items, axis=1) == scores).all()
 
@@ -104,23 +99,22 @@ CLICKS = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=7), min_size=
 
 
 @given(CLICKS, st.integers(1, 4), st.floats(0.1, 1.0), st.floats(0.0, 1.0), st.integers(1, 30))
-def test_co_clicks_are_those_of_a_loop_however_many_pairs_are_counted_at_once(clicks, window, decay, backward, pairs):
+def test_co_clicks_match_a_plain_loop_for_any_block_size(clicks, window, decay, backward, pairs):
     expected = np.zeros((7, 7))
-    for own in clicks:
-        for earlier, later in itertools.combinations(range(len(own)), 2):
+    for items in clicks:
+        for earlier, later in itertools.combinations(range(len(items)), 2):
             if later - earlier <= window:
                 worth = decay ** (later - earlier - 1)
-                expected[own[earlier], own[later]] += worth
-                expected[own[later], own[earlier]] += backward * worth
+                expected[items[earlier], items[later]] += worth
+                expected[items[later], items[earlier]] += backward * worth
     settings = ItemKNNSettings(window=window, distance_decay=decay, backward=backward)
-    ragged = Ragged.from_lengths(np.array([len(own) for own in clicks]), np.array([i for own in clicks for i in own]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(itemknn, "_PAIRS", pairs)
-        blocks = list(co_clicks(ragged, 7, settings))
+        blocks = list(co_clicks(ragged(clicks), 7, settings))
     assert np.concatenate([block.toarray() for block in blocks]) == pytest.approx(expected)
 
 
-def test_the_nearest_are_kept_and_of_equal_ones_the_first():
+def test_nearest_neighbors_break_ties_by_item():
     similarities = sparse.coo_array(np.array([[0.5, 0.1, 0.5, 0.0], [0.0, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0]]))
     assert nearest_neighbors(similarities, 1).toarray().tolist() == [[0.5, 0, 0, 0], [0, 0, 0, 0.4], [0] * 4]
     assert nearest_neighbors(similarities, 2).toarray().tolist() == [[0.5, 0, 0.5, 0], [0, 0, 0.3, 0.4], [0] * 4]
@@ -130,13 +124,15 @@ def test_the_nearest_are_kept_and_of_equal_ones_the_first():
 def test_ease_is_a_ridge_regression_of_each_item_on_the_others(tmp_path):
     data = write_shop(tmp_path, random_clicks(), N_ITEMS)
     clicks = np.zeros((N_USERS, N_ITEMS))
-    for user, own in enumerate(random_clicks()):
-        clicks[user, own] = 1.0
+    for user, items in enumerate(random_clicks()):
+        clicks[user, items] = 1.0
     expected = np.zeros((N_ITEMS, N_ITEMS))
     for item in range(N_ITEMS):
         others = np.delete(np.arange(N_ITEMS), item)
-        own = clicks[:, others]
-        expected[others, item] = np.linalg.solve(own.T @ own + 3.0 * np.eye(len(others)), own.T @ clicks[:, item])
+        inputs = clicks[:, others]
+        expected[others, item] = np.linalg.solve(
+            inputs.T @ inputs + 3.0 * np.eye(len(others)), inputs.T @ clicks[:, item]
+        )
     published = {"l2": 3.0, "popularity_power": 0.0, "neighbors": 0, "decay": 1.0}
     with pytest.MonkeyPatch.context() as patch:
         # As if the matrix were worked on in blocks of three rows.

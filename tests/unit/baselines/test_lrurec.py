@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.baselines.interface import find
-from gensar_core.baselines.methods.lrurec import LinearRecurrence, LRURecSettings, scan
+from gensar_core.baselines.methods.lrurec import LinearRecurrence, scan
 from tests.support.method_contract import random_clicks, write_shop
 from tests.support.sequential_contract import SMALL, SequentialContract
+from tests.unit.baselines.helpers import make
 
 
 class TestLRURec(SequentialContract):
@@ -20,7 +20,7 @@ class TestLRURec(SequentialContract):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 70), st.integers(1, 3), st.integers(0, 1000))
-def test_the_scan_is_the_step_loop(width, rows, seed):
+def test_the_scan_matches_a_loop_over_steps(width, rows, seed):
     # In double precision: in single, the powers of a phase alone are off by more than their rounding after 60 steps.
     torch.manual_seed(seed)
     inputs = torch.randn(rows, width, 5, dtype=torch.complex128)
@@ -32,7 +32,7 @@ def test_the_scan_is_the_step_loop(width, rows, seed):
     assert torch.allclose(scan(inputs, log_decay), torch.stack(expected, dim=1), atol=1e-11, rtol=1e-11)
 
 
-def test_the_scan_has_the_loops_gradient():
+def test_the_scan_has_a_correct_gradient():
     torch.manual_seed(0)
     inputs = torch.randn(2, 9, 3, dtype=torch.complex128, requires_grad=True)
     log_decay = torch.complex(-torch.rand(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64)).requires_grad_()
@@ -40,7 +40,7 @@ def test_the_scan_has_the_loops_gradient():
 
 
 @torch.no_grad()
-def test_the_layer_is_its_recurrence():
+def test_the_layer_matches_a_plain_recurrence():
     torch.manual_seed(0)
     layer = LinearRecurrence(4, 0.0).eval()
     inputs = torch.randn(2, 7, 4)
@@ -55,7 +55,7 @@ def test_the_layer_is_its_recurrence():
         assert torch.allclose(layer(inputs)[:, place], expected, atol=1e-5)
 
 
-def test_decays_begin_on_their_ring_and_never_leave_the_circle():
+def test_decays_start_on_their_ring_and_stay_inside_the_unit_circle():
     torch.manual_seed(0)
     layer = LinearRecurrence(64, 0.0)
     size = torch.exp(layer.log_decay()).abs()
@@ -79,9 +79,8 @@ def test_states_keep_the_variance_of_inputs():
     assert scan(inputs, log_decay)[:, 100:].abs().square().mean().item() == pytest.approx(1.0, rel=0.05)
 
 
-def test_the_recurrence_itself_does_not_decay(tmp_path):
+def test_the_recurrence_has_no_weight_decay(tmp_path):
     data = write_shop(tmp_path, random_clicks(), 40)
-    optimizer = find("lrurec")(LRURecSettings(dimensions=8), data, 1).optimizer()
-    decayed, free = optimizer.param_groups
+    decayed, free = make("lrurec", data, dimensions=8).optimizer().param_groups
     assert [tuple(parameter.shape) for parameter in free["params"]] == [(3, 16)] * 2
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)

@@ -1,4 +1,4 @@
-"""Rows as arrays against plain loops, words of queries, batches of two tasks, and the loss of a row."""
+"""Rows as arrays against plain loops, words of queries, the loss of a row, and the learning rate on a plateau."""
 
 import numpy as np
 import polars as pl
@@ -7,40 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gensar_core import schema
-from gensar_core.baselines.interface import find
-from gensar_core.baselines.methods.jsr import METHOD as JSR
 from gensar_core.baselines.shared.query_words import QueryWords, numbered, words_of
 from gensar_core.baselines.shared.target_model import ranking_loss
-from gensar_core.baselines.shared.target_ranking import RankedTraining
-from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows, TrainingRows
-from gensar_core.config.base import validate
-from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import load_candidates
-from gensar_core.training.loop import train
+from gensar_core.baselines.shared.target_rows import TargetHistories, TrainingRows
 from gensar_core.training.plateau import Plateau
-from tests.support.method_contract import N_ITEMS, N_USERS, random_clicks, searched_history, write_shop
+from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.unit.baselines.helpers import history_samples
 
 # A history is made of clicks (an item) and sessions (a query and the items clicked after it).
 SLOTS = st.lists(st.integers(0, 9) | st.tuples(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=3)), max_size=7)
-
-
-def samples_of(histories):
-    behaviors, objects = [], []
-    for slots in histories:
-        own = []
-        for slot in slots:
-            own += [(0, slot)] if isinstance(slot, int) else [(1, slot[0]), *((2, item) for item in slot[1])]
-        behaviors.append([entry[0] for entry in own])
-        objects.append([entry[1] for entry in own])
-    return pl.DataFrame(
-        {
-            "history_behavior": pl.Series(behaviors, dtype=pl.List(pl.UInt8)),
-            "history_object": pl.Series(objects, dtype=pl.List(pl.Int32)),
-            "user_id": pl.Series(range(len(histories)), dtype=pl.Int32),
-            "query_id": pl.Series([None] * len(histories), dtype=pl.Int32),
-        }
-    )
 
 
 def by_loop(slots, most_clicks, most_searches):
@@ -57,12 +32,12 @@ def by_loop(slots, most_clicks, most_searches):
 
 
 @given(st.lists(SLOTS, max_size=6), st.integers(0, 3), st.integers(0, 3), st.data())
-def test_histories_are_what_a_loop_finds(histories, most_clicks, most_searches, draw):
+def test_histories_match_a_plain_loop(histories, most_clicks, most_searches, draw):
     order = draw.draw(st.lists(st.integers(0, max(0, len(histories) - 1)), max_size=8)) if histories else []
-    found = TargetHistories.from_samples(samples_of(histories), most_clicks, most_searches).take(
+    taken = TargetHistories.from_samples(history_samples(histories), most_clicks, most_searches).take(
         np.array(order, dtype=int)
     )
-    batch = found.padded(torch.device("cpu"))
+    batch = taken.padded(torch.device("cpu"))
     for row, number in enumerate(order):
         clicks, searches = by_loop(histories[number], most_clicks, most_searches)
         there = batch.is_click[row]
@@ -72,21 +47,24 @@ def test_histories_are_what_a_loop_finds(histories, most_clicks, most_searches, 
         assert there.tolist() == sorted(there.tolist(), reverse=True)
         assert not batch.clicks[row][~there].any()
         there = batch.is_search[row]
-        items = [own[mask].tolist() for own, mask in zip(batch.found[row], batch.is_found[row], strict=True)]
+        items = [
+            of_search[mask].tolist()
+            for of_search, mask in zip(batch.searched_items[row], batch.is_searched_item[row], strict=True)
+        ]
         shown = zip(batch.searches[row].tolist(), batch.search_places[row].tolist(), items, strict=True)
         assert list(shown)[: int(there.sum())] == searches
-        assert not batch.is_found[row][~there].any()
-    assert found.lengths.tolist() == [sum(map(len, by_loop(histories[n], most_clicks, most_searches))) for n in order]
+        assert not batch.is_searched_item[row][~there].any()
+    assert taken.lengths.tolist() == [sum(map(len, by_loop(histories[n], most_clicks, most_searches))) for n in order]
 
 
-def test_a_click_without_its_query_is_nobodys():
-    rows = samples_of([[1], [(3, [4])]]).with_columns(
+def test_a_click_without_its_query_belongs_to_no_search():
+    rows = history_samples([[1], [(3, [4])]]).with_columns(
         history_behavior=pl.Series([[0, 1], [2, 2]], dtype=pl.List(pl.UInt8)),
         history_object=pl.Series([[1, 7], [4, 5]], dtype=pl.List(pl.Int32)),
     )
-    found = TargetHistories.from_samples(rows, 5, 5)
-    assert found.searches.values.tolist() == [7]
-    assert found.found.lengths.tolist() == [0]
+    histories = TargetHistories.from_samples(rows, 5, 5)
+    assert histories.searches.values.tolist() == [7]
+    assert histories.searched_items.lengths.tolist() == [0]
 
 
 def test_training_rows_hold_target_stored_and_sampled_negatives(tmp_path):
@@ -103,7 +81,7 @@ def test_training_rows_hold_target_stored_and_sampled_negatives(tmp_path):
     assert (batch.history.clicks.shape[1], batch.history.searches.shape[1]) == (3, 2)
 
 
-def test_words_of_queries():
+def test_query_vectors_average_their_words():
     assert words_of("Car-Audio  MP3 player's") == ["car", "audio", "mp3", "player", "s"]
     lists = numbered(["car audio", "", "new car", "audio car car audio"], {"audio": 0, "car": 1}, 3)
     assert [lists.take(np.array([row])).values.tolist() for row in range(4)] == [[1, 0], [], [1], [0, 1, 1]]
@@ -140,118 +118,3 @@ def test_learning_rates_fall_on_a_plateau_and_survive_a_checkpoint():
     resumed = Plateau(optimizer(), patience=1)
     resumed.optimizer.load_state_dict(plateau.optimizer.state_dict())
     assert resumed.rate(0) == pytest.approx(0.01)
-
-
-def jsr(data, **own):
-    return JSR(JSR.settings_model(**{"dimensions": 8, "epochs": 6, "batch_size": 10, **own}), data, 3)
-
-
-def test_both_tasks_end_an_epoch_together(tmp_path):
-    data = write_shop(tmp_path, random_clicks(), N_ITEMS)
-    fewer = data.samples.filter((pl.col("task") == "rec") | (pl.col("split") != "train") | (pl.col("user_id") < 20))
-    schema.SAMPLES.write(fewer, data.samples_folder / "samples.parquet")
-    del data.__dict__["samples"]
-    task = RankedTraining(jsr(data))
-    assert task.steps_per_epoch == 7
-    steps = [rows for (_, rows), _ in zip(task.batches(0), range(14), strict=False)]
-    for epoch in (steps[:7], steps[7:]):
-        for name, count in (("rec", N_USERS), ("search", 20)):
-            assert sorted(np.concatenate([rows[name] for rows in epoch]).tolist()) == list(range(count))
-            assert {len(rows[name]) for rows in epoch} <= {count // 7, count // 7 + 1}
-    assert any((steps[0][name] != steps[7][name]).any() for name in ("rec",))
-    later = next(task.batches(9))
-    assert later[0] == 9
-    assert (later[1]["rec"] == steps[9]["rec"]).all()
-
-
-def test_a_falling_rate_ends_with_the_training(tmp_path, monkeypatch):
-    seen = []
-
-    def rates(task, schedule, **arguments):
-        seen.extend(schedule.rate(step) for step in (0, schedule.total_steps // 2, schedule.total_steps))
-        return train(task, schedule, **arguments)
-
-    monkeypatch.setattr("gensar_core.baselines.shared.target_ranking.train", rates)
-    jsr(write_shop(tmp_path, random_clicks(), N_ITEMS), falling_rate=True).fit(None, "")
-    assert seen == pytest.approx([1.0, 0.5, 0.0], abs=0.05)
-
-
-@pytest.mark.parametrize("rate", [{"plateau_patience": 1}, {"falling_rate": True}])
-def test_a_killed_training_ends_in_the_same_scores(tmp_path, monkeypatch, rate):
-    data = write_shop(tmp_path, random_clicks(), N_ITEMS)
-    whole, killed, resumed = (jsr(data, sampled_negatives=3, **rate) for _ in range(3))
-    whole.fit(None, "")
-
-    def until_the_third_epoch(task, schedule, **arguments):
-        batches = task.batches
-
-        def killed_batches(first_step):
-            for batch in batches(first_step):
-                if batch[0] > 16:
-                    raise KeyboardInterrupt
-                yield batch
-
-        task.batches = killed_batches
-        return train(task, schedule, **arguments)
-
-    monkeypatch.setattr("gensar_core.baselines.shared.target_ranking.train", until_the_third_epoch)
-    # After every step, so that it is taken up in the middle of an epoch.
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    with pytest.raises(KeyboardInterrupt):
-        killed.fit(tmp_path / "checkpoints", "key")
-    assert list((tmp_path / "checkpoints").glob("*.pt"))
-    monkeypatch.undo()
-    assert resumed.fit(tmp_path / "checkpoints", "key")["steps"] == 42
-    for task in ("rec", "search"):
-        lists = load_candidates(data.samples_folder, task, "test")
-        assert (resumed.score(lists) == whole.score(lists)).all()
-
-
-def test_users_and_items_unseen_in_training_get_the_mean(tmp_path):
-    data = write_shop(tmp_path, random_clicks(), N_ITEMS + 3)
-    keep = (pl.col("split") != "train") | (pl.col("user_id") > 0)
-    schema.SAMPLES.write(data.samples.filter(keep), data.samples_folder / "samples.parquet")
-    del data.__dict__["samples"]
-    counts = (method := jsr(data, stored_negatives=False, sampled_negatives=2)).fit(None, "")
-    assert (counts["unseen_items"], counts["unseen_users"]) == (3, 1)
-    users, items = method.model.users.weight, method.model.items.weight
-    assert torch.allclose(users[0], users[1:].mean(dim=0), atol=1e-6)
-    assert torch.allclose(items[-1], items[:N_ITEMS].mean(dim=0), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("kind", "past", "seen"),
-    [("qem", [0, 2], [0, 1, 3]), ("copps", [0, 2], [0, 1, 2, 3]), ("sesrec", [0, 2], [0, 2]), ("sesrec", [], [])],
-)
-def test_queries_unseen_in_training_get_the_mean(tmp_path, kind, past, seen):
-    # Of queries 0 to 4, training asks 0, 1 and 3 and shows the searches for ``past`` items in its histories.
-    data = write_shop(tmp_path, random_clicks(), N_ITEMS, searching=True)
-    behaviors, objects = searched_history(past, 5)
-    train, others = (data.samples.filter(own) for own in (pl.col("split") == "train", pl.col("split") != "train"))
-    train = train.filter(pl.col("query_id").is_null() | ~pl.col("query_id").is_in([2, 4])).with_columns(
-        history_behavior=pl.lit(behaviors, dtype=pl.List(pl.UInt8)),
-        history_object=pl.lit(objects, dtype=pl.List(pl.Int32)),
-    )
-    schema.SAMPLES.write(pl.concat([train, others]).sort("sample_id"), data.samples_folder / "samples.parquet")
-    del data.__dict__["samples"]
-    method = find(kind)(validate(find(kind).settings_model, {"epochs": 1, "dimensions": 8}, kind), data, 5)
-    assert method.fit(None, "")["unseen_queries"] == 5 - len(seen)
-    vectors = method.model.query_table().weight
-    mean = vectors[seen].mean(dim=0) if seen else torch.zeros(vectors.shape[1])
-    for query in {*range(5)} - {*seen}:
-        assert torch.allclose(vectors[query], mean, atol=1e-6)
-    assert len(torch.unique(vectors, dim=0)) == max(1, len(seen) + 1)
-
-
-def test_what_cannot_be_trained_is_one_clear_error(tmp_path):
-    data = write_shop(tmp_path, random_clicks()[:3], N_ITEMS)
-    with pytest.raises(UserError, match="without stored_negatives needs sampled_negatives above 0"):
-        jsr(data, stored_negatives=False).fit(None, "")
-    bare = type(data)(data.canonical, data.samples_folder)
-    with pytest.raises(UserError, match="give it the table training_negatives"):
-        jsr(bare).fit(None, "")
-    schema.SAMPLES.write(data.samples.filter(pl.col("split") != "train"), data.samples_folder / "samples.parquet")
-    del data.__dict__["samples"]
-    with pytest.raises(UserError, match="no train or no valid target of rec or search"):
-        jsr(data).fit(None, "")
-    assert len(TargetRows.from_samples("rec", data.samples[:0], 3, 3)) == 0

@@ -13,6 +13,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.metrics import ndcg
 from gensar_core.runtime.tensors import load_vectors
 from tests.support.method_contract import N_ITEMS, N_NEGATIVES, N_USERS, random_clicks, write_shop
+from tests.unit.baselines.helpers import rewrite_samples
 
 SMALL = {"dimensions": 8, "epochs": 2, "negatives": 16}
 
@@ -22,9 +23,9 @@ def shop(tmp_path_factory):
     return write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS)
 
 
-def run(shop, folder, kind, own=None, embedding=None, name="m", checkpoints=None):
+def run(shop, folder, kind, settings=None, embedding=None, name="m", checkpoints=None):
     fit_and_rank(
-        name, kind, own or {}, shop.canonical, shop.samples_folder, embedding, folder / "models" / name,
+        name, kind, settings or {}, shop.canonical, shop.samples_folder, embedding, folder / "models" / name,
         folder / "ranks", 42, checkpoints,
     )  # fmt: skip
     return schema.RANKS.read(folder / "ranks" / f"{name}.parquet")
@@ -40,7 +41,7 @@ def run(shop, folder, kind, own=None, embedding=None, name="m", checkpoints=None
         ("text_cosine", {"search"}),
     ],
 )
-def test_every_target_of_a_methods_tasks_is_ranked(shop, tmp_path, kind, tasks):
+def test_every_target_of_the_methods_tasks_is_ranked(shop, tmp_path, kind, tasks):
     ranks = run(shop, tmp_path, kind, embedding=shop.embedding if kind == "text_cosine" else None)
     expected = shop.samples.filter(pl.col("task").cast(pl.String).is_in(tasks) & (pl.col("split") != "train"))
     assert ranks["sample_id"].to_list() == expected["sample_id"].to_list()
@@ -112,9 +113,7 @@ def test_wrong_settings_are_named(shop, tmp_path):
 
 def test_a_data_set_without_the_methods_task_is_one_clear_error(tmp_path):
     shop = write_shop(tmp_path, random_clicks()[:5], N_ITEMS)
-    only = shop.samples.filter(pl.col("task") == "rec")
-    schema.SAMPLES.write(only, shop.samples_folder / "samples.parquet")
-    del shop.__dict__["samples"]
+    rewrite_samples(shop, shop.samples.filter(pl.col("task") == "rec"))
     with pytest.raises(UserError, match=r"samples\.parquet: no valid or test target of search"):
         run(shop, tmp_path, "query_frequency")
     ranks = run(shop, tmp_path, "random_order")

@@ -30,23 +30,17 @@ from gensar_core.baselines.shared.sequence_examples import (
     EveryPlace,
     LastPlace,
     MaskedPlaces,
-    SequenceBatches,
     click_prefixes,
     windows,
 )
-from gensar_core.runtime.arrays import Ragged
-
-
-def ragged(rows):
-    values = np.array([value for row in rows for value in row], dtype=np.int32)
-    return Ragged.from_lengths(np.array([len(row) for row in rows], dtype=np.int64), values)
+from tests.unit.baselines.helpers import ragged
 
 
 def as_lists(rows):
     return [rows.values[start:stop].tolist() for start, stop in itertools.pairwise(rows.offsets)]
 
 
-def test_clicks_are_recommendations_by_user_in_event_order():
+def test_clicks_of_a_user_are_recommendations_in_event_order():
     events = schema.EVENTS.check(
         pl.DataFrame(
             {
@@ -65,7 +59,7 @@ def test_clicks_are_recommendations_by_user_in_event_order():
     assert as_lists(clicks) == [[10, 12], [30, 40]]
 
 
-def test_histories_hold_recommendations_alone():
+def test_histories_hold_only_recommendations():
     samples = pl.DataFrame(
         {"history_behavior": [[0, 1, 2, 0], [], [1, 2]], "history_object": [[5, 6, 7, 8], [], [1, 2]]},
         schema={"history_behavior": pl.List(pl.UInt8), "history_object": pl.List(pl.Int32)},
@@ -80,11 +74,11 @@ def test_windows_give_each_target_once_with_its_last_inputs(sequences, width):
     assert (cut.lengths >= 2).all()
     assert (cut.lengths <= width + 1).all()
     for row, sequence in enumerate(sequences):
-        own = [window for window, owner in zip(as_lists(cut), rows, strict=True) if owner == row]
-        assert [item for window in own for item in window[1:]] == sequence[1:]
+        cuts = [window for window, owner in zip(as_lists(cut), rows, strict=True) if owner == row]
+        assert [item for window in cuts for item in window[1:]] == sequence[1:]
         # Neighbors share an item, and only the first window may be short.
-        assert all(first[-1] == second[0] for first, second in itertools.pairwise(own))
-        assert all(len(window) == width + 1 for window in own[1:])
+        assert all(first[-1] == second[0] for first, second in itertools.pairwise(cuts))
+        assert all(len(window) == width + 1 for window in cuts[1:])
 
 
 @settings(max_examples=40, deadline=None)
@@ -99,7 +93,16 @@ def test_prefixes_end_at_every_click_but_the_first(sequences, width):
     assert list(zip(rows.tolist(), as_lists(cut), strict=True)) == expected
 
 
-def test_each_prefix_is_asked_at_its_end_alone():
+def test_every_place_predicts_the_next_item():
+    batch = EveryPlace(3, 10).batch(0, np.array([7, 8]), ragged([[1, 2], [3, 4, 5]]))
+    # A shorter row goes on with its last target: no state that predicts sees it.
+    assert batch.inputs.tolist() == [[1, 2], [3, 4]]
+    assert batch.targets.tolist() == [2, 4, 5]
+    assert batch.places.tolist() == [0, 2, 3]
+    assert batch.rows.tolist() == [7, 8, 8]
+
+
+def test_each_prefix_predicts_its_last_item():
     form = EachPrefix(3, 10)
     rows, sequences = form.examples(ragged([[1, 2], [3, 4, 5, 6, 7], [8]]))
     assert list(zip(rows.tolist(), as_lists(sequences), strict=True)) == [
@@ -116,7 +119,7 @@ def test_each_prefix_is_asked_at_its_end_alone():
     assert places.tolist() == [2, 3]
 
 
-def test_the_last_place_is_asked_in_rows_of_full_width():
+def test_last_place_predicts_from_rows_of_full_width():
     form = LastPlace(3, 10)
     batch = form.batch(0, np.array([7, 8]), ragged([[1, 2], [3, 4, 5, 6]]))
     assert batch.inputs.tolist() == [[10, 10, 1], [3, 4, 5]]
@@ -143,8 +146,8 @@ def test_masks_hide_their_targets_and_nothing_else():
     masked = np.zeros((400, width), dtype=bool)
     masked.ravel()[batch.places] = True
     assert masked.any(axis=1).all()
-    for row, (items, own) in enumerate(zip(as_lists(sequences), restored.reshape(400, width), strict=True)):
-        assert own.tolist() == items + [form.padding] * (width - len(items))
+    for row, (items, inputs) in enumerate(zip(as_lists(sequences), restored.reshape(400, width), strict=True)):
+        assert inputs.tolist() == items + [form.padding] * (width - len(items))
         assert not masked[row, len(items) :].any()
     lengths = sequences.lengths
     long = lengths >= 6
@@ -158,7 +161,7 @@ def test_masks_hide_their_targets_and_nothing_else():
     assert (other.inputs != batch.inputs).any()
 
 
-def test_a_mask_after_the_history_asks_what_follows():
+def test_a_mask_after_the_history_predicts_the_next_item():
     form = MaskedPlaces(4, 10, 0.5, 0.0, seed=5)
     inputs, places = form.question(ragged([[1, 2, 3, 4, 5], [6]]))
     assert inputs.tolist() == [[3, 4, 5, 11], [6, 11, 10, 10]]
@@ -168,43 +171,7 @@ def test_a_mask_after_the_history_asks_what_follows():
     assert as_lists(cut) == [[1, 2, 3], [3, 4, 5, 6], [8, 9]]
 
 
-def test_an_epoch_serves_every_sequence_once_and_resumes_anywhere():
-    rng = np.random.default_rng(0)
-    sequences = ragged([rng.integers(100, size=rng.integers(2, 9)).tolist() for _ in range(53)])
-    batches = SequenceBatches(sequences, batch_size=8, seed=5, form=EveryPlace(9, 100))
-    assert batches.steps_per_epoch == 7
-    served = list(itertools.islice(batches(0), 14))
-    for epoch in (served[:7], served[7:]):
-        pairs = []
-        for batch in epoch:
-            width = batch.inputs.shape[1]
-            for place, target, row in zip(batch.places, batch.targets, batch.rows, strict=True):
-                position = place % width
-                expected = as_lists(sequences)[row]
-                assert batch.inputs.ravel()[place] == expected[position]
-                assert target == expected[position + 1]
-                pairs.append((row, position))
-        assert sorted(pairs) == [
-            (row, place) for row, items in enumerate(as_lists(sequences)) for place in range(len(items) - 1)
-        ]
-    assert [batch.rows.tolist() for batch in served[:7]] != [batch.rows.tolist() for batch in served[7:]]
-    for first in (0, 3, 7, 9):
-        resumed = next(batches(first))
-        assert resumed.step == served[first].step == first
-        assert (resumed.inputs == served[first].inputs).all()
-        assert (resumed.targets == served[first].targets).all()
-
-
-def test_batches_hold_little_padding():
-    rng = np.random.default_rng(0)
-    sequences = ragged([[1] * length for length in rng.integers(2, 60, size=2000)])
-    batches = SequenceBatches(sequences, batch_size=50, seed=5, form=EveryPlace(60, 100))
-    epoch = list(itertools.islice(batches(0), batches.steps_per_epoch))
-    filled = sum(len(batch.targets) for batch in epoch) / sum(batch.inputs.size for batch in epoch)
-    assert filled > 0.9
-
-
-def test_last_states_are_of_the_last_items_and_zero_without_any():
+def test_last_states_belong_to_the_last_items_and_are_zero_for_empty_histories():
     class Echo(SequenceEncoder):
         """The item and its place."""
 
@@ -252,8 +219,8 @@ def test_losses_of_shared_negatives_by_hand():
     # is 1/2, and beta = 1/2 (3/4 (1 - 2) + 2) = 5/8.
     first = [-0.625 * np.log(sigmoid(1)) - np.log(1 - sigmoid(2))]
     second = [-0.625 * np.log(sigmoid(2)) - 2 * np.log(1 - sigmoid(0))]
-    found = generalized_binary(states, targets, table, negatives, 0.75)
-    assert found.item() == pytest.approx(np.mean([first, second]) / 3)
+    loss = generalized_binary(states, targets, table, negatives, 0.75)
+    assert loss.item() == pytest.approx(np.mean([first, second]) / 3)
     # Uncalibrated it is the plain binary loss over one positive and two negatives.
     plain = [-np.log(sigmoid(1)) - np.log(1 - sigmoid(2)), -np.log(sigmoid(2)) - 2 * np.log(0.5)]
     assert generalized_binary(states, targets, table, negatives, 0.0).item() == pytest.approx(np.mean(plain) / 3)
@@ -264,14 +231,8 @@ def test_losses_of_shared_negatives_by_hand():
     # Weights are over negatives alone: logits 2 and 0 weigh e^2 to 1, whatever the target's.
     weight = np.exp(2) / (np.exp(2) + 1)
     expected = -np.log(weight * sigmoid(1 - 2) + (1 - weight) * sigmoid(1 - 0))
-    found = bpr_max(states[:1], targets[:1], table, torch.tensor([2, 3]), 0.0)
-    assert found.item() == pytest.approx(expected)
-
-
-def test_binary_loss_begins_at_two_coins():
-    states, table = torch.zeros(4, 2), torch.zeros(5, 2)
-    loss = binary(states, torch.zeros(4, dtype=torch.long), table, torch.ones(4, dtype=torch.long))
-    assert loss.item() == pytest.approx(2 * 0.6931, abs=1e-4)
+    loss = bpr_max(states[:1], targets[:1], table, torch.tensor([2, 3]), 0.0)
+    assert loss.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +243,7 @@ def test_binary_loss_begins_at_two_coins():
         lambda *arguments: bpr_max(*arguments, 1.0),
     ],
 )
-def test_a_catalogue_of_targets_alone_has_a_finite_gradient(loss):
+def test_negatives_that_all_equal_the_target_have_a_finite_gradient(loss):
     table = torch.zeros(1, 2, requires_grad=True)
     states = torch.ones(3, 2, requires_grad=True)
     value = loss(states, torch.zeros(3, dtype=torch.long), table, torch.zeros(4, dtype=torch.long))
@@ -304,7 +265,7 @@ def test_popular_items_are_drawn_more_often(power, expected):
     assert (negatives.draw(3, 50) != negatives.draw(4, 50)).any()
 
 
-def test_unseen_negatives_avoid_the_users_own_clicks():
+def test_unseen_negatives_avoid_items_that_the_user_clicked():
     clicked = ragged([[0, 1, 2], [5], list(range(10))])
     negatives = UnseenNegatives(clicked, 10, seed=1)
     rows = np.repeat([0, 1], 3000)

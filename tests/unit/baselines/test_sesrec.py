@@ -9,13 +9,13 @@ import torch
 from gensar_core.baselines.methods.sesrec import METHOD, SESRecSettings, parted
 from gensar_core.baselines.shared.target_rows import TargetHistories
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.test_unisar import HISTORIES, random_weights, samples_of
+from tests.unit.baselines.helpers import HISTORIES, history_samples, random_weights
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     data = write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS)
-    return random_weights(METHOD(SESRecSettings(dimensions=8, heads=2), data, 1).model)
+    return random_weights(METHOD(SESRecSettings(dimensions=8, heads=2), data, 1).module)
 
 
 def test_similar_slots_weigh_at_least_one_nth_of_the_real_slots():
@@ -32,7 +32,7 @@ def test_similar_slots_weigh_at_least_one_nth_of_the_real_slots():
 
 @torch.no_grad()
 def test_weights_and_triplets_by_loop(model):
-    history = TargetHistories.from_samples(samples_of(HISTORIES), 15, 15).padded(torch.device("cpu"))
+    history = TargetHistories.from_samples(history_samples(HISTORIES), 15, 15).padded(torch.device("cpu"))
     states = model.states(history)
     masks = {"clicks": history.is_click, "searches": history.is_search}
     weights = model.weights(states, masks)
@@ -54,25 +54,25 @@ def test_weights_and_triplets_by_loop(model):
     mask = history.is_click
     similar, dissimilar = parted(weights["clicks"], mask)
     for row in range(len(HISTORIES)):
-        own = states["clicks"][row]
+        clicks = states["clicks"][row]
         zero = torch.zeros(8)
-        anchor = sum((w * s for w, s in zip(weights["clicks"][row], own, strict=True)), zero)
-        groups = [own[group[row]] for group in (similar, dissimilar)]
+        anchor = sum((w * s for w, s in zip(weights["clicks"][row], clicks, strict=True)), zero)
+        groups = [clicks[group[row]] for group in (similar, dissimilar)]
         near, far = (float((anchor - (g.mean(dim=0) if len(g) else zero)).norm()) for g in groups)
         losses.append(max(0.0, near - far + 0.1))
-    found = model._triplet(states["clicks"], weights["clicks"], similar, dissimilar)
-    assert found.item() == pytest.approx(np.mean(losses), abs=1e-4)
+    loss = model._triplet(states["clicks"], weights["clicks"], similar, dissimilar)
+    assert loss.item() == pytest.approx(np.mean(losses), abs=1e-4)
 
 
-def test_the_two_histories_have_their_own_encoders_and_the_loss_its_parts(model, tmp_path):
+def test_each_history_has_an_encoder_and_every_weight_a_gradient(model, tmp_path):
     assert model.encoders["clicks"] is not model.encoders["searches"]
     data = write_shop(tmp_path, random_clicks(), N_ITEMS, searching=True)
     fresh = METHOD(SESRecSettings(), data, 5)
-    fresh.model.train()
+    fresh.module.train()
     losses = fresh.training_set("rec").losses(np.arange(20), 0)
     assert set(losses) == {"ranking", "triplet", "query_item"}
     assert losses["ranking"].item() == pytest.approx(math.log(2), abs=1e-6)
     sum(losses.values()).backward()
-    gradients = {name: parameter.grad for name, parameter in fresh.model.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in fresh.module.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None] == []
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())

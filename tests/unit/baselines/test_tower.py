@@ -12,20 +12,16 @@ from gensar_core.baselines.shared.scoring_tower import ActiveUnits, Tower, begin
 from gensar_core.baselines.shared.target_model import weight_groups
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.unit.baselines.helpers import make
 
 SMALL = {"dimensions": 8, "query_item_negatives": 16, "batch_size": 8, "loss": "softmax"}
 KINDS = ("sesrec", "unisar")
-LEARNING = {"dimensions": 16, "epochs": 7, "learning_rate": 3.0e-3}
+LEARNING = {**SMALL, "dimensions": 16, "epochs": 7, "learning_rate": 3.0e-3}
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     return write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS, searching=True)
-
-
-def make(kind, data, **own):
-    method = find(kind)
-    return method(method.settings_model(**{**SMALL, **own}), data, 3)
 
 
 @torch.no_grad()
@@ -51,7 +47,7 @@ def test_active_units_by_hand():
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_candidates_score_the_same_at_first(shop, kind):
-    method = make(kind, shop)
+    method = make(kind, shop, **SMALL)
     for task in method.tasks:
         assert not method.score(load_candidates(shop.samples_folder, task, "valid")).any()
     # And so does a tower whose layers were drawn, from when it is told to begin.
@@ -97,26 +93,26 @@ def test_a_dead_tower_is_warned_of(shop, tmp_path, monkeypatch):
 
 
 def test_learned_vectors_have_their_own_rate(shop):
-    method = make("sesrec", shop, learning_rate=0.01, embedding_rate=7.0, weight_decay=0.1)
-    named = {id(parameter): name for name, parameter in method.model.named_parameters()}
-    found = {
+    method = make("sesrec", shop, **SMALL, learning_rate=0.01, embedding_rate=7.0, weight_decay=0.1)
+    named = {id(parameter): name for name, parameter in method.module.named_parameters()}
+    rates = {
         named[id(parameter)]: (group.get("lr", 0.01), group["weight_decay"])
-        for group in weight_groups(method.model, method.settings)
+        for group in weight_groups(method.module, method.settings)
         for parameter in group["params"]
     }
-    assert set(found) == set(named.values())
+    assert set(rates) == set(named.values())
     vectors = {"items", "users", "words.table", "query_ids", "source", "positions.clicks", "positions.searches"}
-    for name, (rate, decay) in found.items():
+    for name, (rate, decay) in rates.items():
         of_vectors = name.removesuffix(".weight") in vectors
         assert rate == pytest.approx(0.07 if of_vectors else 0.01)
         assert decay == (0.0 if name.endswith("bias") else 0.1)
 
 
 @torch.no_grad()
-def test_products_are_of_what_meets_a_candidate_with_it(shop):
+def test_experts_read_products_with_the_candidate(shop):
     seen = {}
     for kind in KINDS:
-        model = (method := make(kind, shop)).model
+        model = (method := make(kind, shop, **SMALL)).module
         met = model.tower if kind == "sesrec" else model.experts
         met.register_forward_pre_hook(lambda _, inputs, kind=kind: seen.__setitem__(kind, inputs))
         method.score(load_candidates(shop.samples_folder, method.tasks[-1], "valid"))

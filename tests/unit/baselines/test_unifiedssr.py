@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from gensar_core.baselines.methods.unifiedssr import METHOD, correlation, session_windows
-from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRSettings, shifted, sinusoids
+from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRSettings, shifted
 from gensar_core.config.base import validate
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.test_unisar import random_weights
+from tests.unit.baselines.helpers import random_weights
 
 USERS = torch.tensor([3, 5])
 MASK = torch.ones(2, 6, dtype=torch.bool)
@@ -20,13 +20,13 @@ MASK = torch.ones(2, 6, dtype=torch.bool)
 def method(tmp_path_factory):
     data = write_shop(tmp_path_factory.mktemp("shop"), random_clicks(), N_ITEMS, searching=True)
     method = METHOD(UnifiedSSRSettings(dimensions=8, heads=2, max_recommendations=7, max_searches=7), data, 1)
-    random_weights(method.model)
+    random_weights(method.module)
     return method
 
 
 @torch.no_grad()
 def test_a_later_click_never_moves_an_earlier_state(method):
-    model = method.model
+    model = method.module
     items = torch.randint(N_ITEMS, (2, 6), generator=torch.Generator().manual_seed(1))
     (states,) = model.encode(USERS, model.items(items), None, MASK)
     for place in range(6):
@@ -39,13 +39,13 @@ def test_a_later_click_never_moves_an_earlier_state(method):
 
 @torch.no_grad()
 def test_a_search_state_sees_earlier_items_and_the_query_that_is_asked(method):
-    model = method.model
+    model = method.module
     items = torch.randint(N_ITEMS, (2, 6), generator=torch.Generator().manual_seed(1))
     queries = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(2))
-    known = MASK & (torch.arange(6) > 0)
+    has_item = MASK & (torch.arange(6) > 0)
 
     def states(items, queries):
-        return model.encode(USERS, shifted(model.items(items))[:, :-1], queries, MASK, known)
+        return model.encode(USERS, shifted(model.items(items))[:, :-1], queries, MASK, has_item)
 
     before = states(items, queries)
     for place in range(6):
@@ -61,9 +61,9 @@ def test_a_search_state_sees_earlier_items_and_the_query_that_is_asked(method):
 
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["rec", "search"])
-def test_scores_are_those_of_the_state_after_the_whole_history(method, task):
+def test_scores_use_the_state_after_the_whole_history(method, task):
     # The shop's train targets are the last clicks of its users' sequences, and follow the same history as test targets.
-    model, train = method.model, method.training_set(task)
+    model, train = method.module, method.training_set(task)
     lists = load_candidates(method.data.samples_folder, task, "test")
     rows = np.arange(10)
     items = torch.from_numpy(train.items.take(rows).padded(8 if task == "rec" else 7, 0))
@@ -75,14 +75,14 @@ def test_scores_are_those_of_the_state_after_the_whole_history(method, task):
         queries = torch.from_numpy(train.queries.take(rows).padded(7, 0))
         # The history holds the seven searches before the target's; training saw the last six of these.
         method = METHOD(method.settings.model_copy(update={"max_searches": 6}), method.data, 1)
-        method.__dict__["model"] = model
+        method.__dict__["module"] = model
         states = model.encode(users, shifted(vectors)[:, :-1], queries, mask, mask & (torch.arange(7) > 0))
     table = model.items(torch.from_numpy(lists.items[:10].astype(np.int64))) * model.scale
     expected = model.mixed([(table @ state[:, -1][:, :, None]).squeeze(2) for state in states])
     assert method.score(lists)[:10] == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-3)
 
 
-def test_sessions_are_the_middle_halves_of_a_sequences_halves():
+def test_session_windows_are_the_middle_halves_of_both_halves():
     mask = torch.arange(10) < torch.tensor([8, 4, 1, 0])[:, None]
     windows = session_windows(mask)
     # Of eight places the first half is 0 to 3, and its middle half 1 and 2.
@@ -103,29 +103,23 @@ def test_correlation_by_hand():
     assert correlation((items, queries), windows).item() == pytest.approx(expected)
 
 
-def test_places_by_hand():
-    places = sinusoids(3, 4)
-    assert places[2].tolist() == pytest.approx([np.sin(2), np.cos(2), np.sin(0.02), np.cos(0.02)], abs=1e-6)
-
-
 def test_bce_by_hand(method, monkeypatch):
     train = method.training_set("rec")
     monkeypatch.setattr(train.sampler, "draw", lambda _step, count: np.resize([2, 7, 1, 0], count))
     states, targets = torch.randn(2, 8), torch.tensor([1, 4])
     losses = []
     for state, target in zip(states, targets.tolist(), strict=True):
-        scores = (method.model.items.weight @ state * 8**0.5).tolist()
+        scores = (method.module.items.weight @ state * 8**0.5).tolist()
         # A negative that is the target does not count.
         terms = [np.log1p(np.exp(scores[item])) for item in (2, 7, 1, 0) if item != target]
         losses.append(np.log1p(np.exp(-scores[target])) + sum(terms))
     assert train._next_items(states, targets, 0).item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_settings_that_cannot_be_are_refused():
-    for own, message in [
-        ({"dimensions": 6}, r"must be even and a multiple of heads"),
+def test_contradictory_settings_are_refused():
+    for settings, message in [
         ({"stored_negatives": True}, "trains on sampled negatives"),
         ({"max_searches": 0}, "must be above 0"),
     ]:
         with pytest.raises(UserError, match=message):
-            validate(UnifiedSSRSettings, own, "methods.unifiedssr")
+            validate(UnifiedSSRSettings, settings, "methods.unifiedssr")

@@ -1,4 +1,4 @@
-"""UniSAR and the layers it shares: masks, extractors and losses against plain loops and torch's own layers."""
+"""UniSAR and the layers it shares: masks, extractors and losses against plain loops and torch's layers."""
 
 import math
 
@@ -14,47 +14,14 @@ from gensar_core.nn.attention import (
     Attention,
     DecoderLayer,
     EncoderLayer,
-    QueryItemAlignment,
     TargetAttention,
-    ViewAlignment,
 )
+from gensar_core.nn.contrastive import QueryItemAlignment, ViewAlignment
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.unit.baselines.helpers import HISTORIES, history_samples, random_weights
 
 SIZE, CLICKS, SEARCHES = 8, 3, 4
-# A click is an item; a search is a query and the items clicked after it. In the order of time.
-HISTORIES = [
-    [1, (2, [1]), 7, 9, (0, [9, 3]), (1, [])],
-    [4, (3, [4]), 5, (2, [8]), 6, 7, (4, [7]), (1, [2]), (0, [5])],
-    [11, 12],
-    [(1, [3]), (2, [6])],
-    [],
-]
-
-
-def random_weights(module, std=0.5):
-    torch.manual_seed(1)
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return module.eval()
-
-
-def samples_of(histories):
-    behaviors, objects = [], []
-    for slots in histories:
-        own = []
-        for slot in slots:
-            own += [(0, slot)] if isinstance(slot, int) else [(1, slot[0]), *((2, item) for item in slot[1])]
-        behaviors.append([entry[0] for entry in own])
-        objects.append([entry[1] for entry in own])
-    return pl.DataFrame(
-        {
-            "history_behavior": pl.Series(behaviors, dtype=pl.List(pl.UInt8)),
-            "history_object": pl.Series(objects, dtype=pl.List(pl.Int32)),
-            "user_id": pl.Series(range(len(histories)), dtype=pl.Int32),
-            "query_id": pl.Series([1] * len(histories), dtype=pl.Int32),
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +31,7 @@ def method(tmp_path_factory):
         dimensions=SIZE, embedding_size=4, experts=2, max_recommendations=CLICKS, max_searches=SEARCHES
     )
     method = METHOD(settings, data, 1)
-    random_weights(method.model)
+    random_weights(method.module)
     return method
 
 
@@ -112,10 +79,10 @@ def layer_by_loop(layer, states, allowed):
 
 
 @torch.no_grad()
-def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(method):
-    model = method.model
-    batch = TargetHistories.from_samples(samples_of(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
-    found = model.transitions(batch)
+def test_the_four_transitions_match_a_plain_loop_over_merged_slots(method):
+    model = method.module
+    batch = TargetHistories.from_samples(history_samples(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
+    transitions = model.transitions(batch)
     for row, slots in enumerate(cut(slots) for slots in HISTORIES):
         vectors = [slot_vector(model, slot) for slot in slots]
         is_click = [isinstance(slot, int) for slot in slots]
@@ -124,11 +91,13 @@ def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(meth
         allowed = [[kind != other for other in is_click] for kind in is_click]
         across = layer_by_loop(model.extractors["both"], placed, allowed)
         for side, of_side in (("clicks", True), ("searches", False)):
-            own = [vector for vector, kind in zip(vectors, is_click, strict=True) if kind == of_side]
-            own = [vector + model.positions[side].weight[place] for place, vector in enumerate(own)]
-            within = layer_by_loop(model.extractors[side], own, [[True] * len(own)] * len(own))
+            placed_alone = [vector for vector, kind in zip(vectors, is_click, strict=True) if kind == of_side]
+            placed_alone = [vector + model.positions[side].weight[place] for place, vector in enumerate(placed_alone)]
+            within = layer_by_loop(
+                model.extractors[side], placed_alone, [[True] * len(placed_alone)] * len(placed_alone)
+            )
             expected = [state for state, kind in zip(across, is_click, strict=True) if kind == of_side]
-            for states, wanted in zip(found[side], (expected, within), strict=True):
+            for states, wanted in zip(transitions[side], (expected, within), strict=True):
                 for state, one in zip(states[row], wanted, strict=False):
                     assert torch.allclose(state, one, atol=1e-4)
 
@@ -137,22 +106,22 @@ def test_the_four_transitions_are_what_a_plain_loop_over_merged_slots_gives(meth
 def test_later_slots_move_earlier_states(method):
     # No extractor is causal: the last session reaches the first click, and the last click the first.
     histories = [[1, (2, [1]), 7, (0, [9])], [1, (2, [1]), 7, (3, [4])], [1, (2, [1]), 8, (0, [9])]]
-    found = method.model.transitions(
-        TargetHistories.from_samples(samples_of(histories), 9, 9).padded(torch.device("cpu"))
+    transitions = method.module.transitions(
+        TargetHistories.from_samples(history_samples(histories), 9, 9).padded(torch.device("cpu"))
     )
-    across, within = found["clicks"]
+    across, within = transitions["clicks"]
     assert (across[0, 0] - across[1, 0]).abs().max() > 1e-3
     assert torch.equal(within[0], within[1])
     assert (within[0, 0] - within[2, 0]).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_padding_moves_no_score(method):
+def test_padding_does_not_change_scores(method):
     lists = load_candidates(method.data.samples_folder, "search", "test")
-    rows = TargetRows.from_samples("search", samples_of(HISTORIES), CLICKS, SEARCHES)
-    together, _ = method.model(rows.batch(np.arange(5), lists.items[:5], torch.device("cpu")))
+    rows = TargetRows.from_samples("search", history_samples(HISTORIES, query=1), CLICKS, SEARCHES)
+    together, _ = method.module(rows.batch(np.arange(5), lists.items[:5], torch.device("cpu")))
     for row in range(5):
-        alone, _ = method.model(rows.batch(np.array([row]), lists.items[row : row + 1], torch.device("cpu")))
+        alone, _ = method.module(rows.batch(np.array([row]), lists.items[row : row + 1], torch.device("cpu")))
         assert torch.allclose(alone[0], together[row], atol=1e-4)
 
 
@@ -162,8 +131,8 @@ def test_only_search_reads_the_query(method):
     other = lists.samples.with_columns((pl.col("query_id") + 1) % 5)
     assert (method.score(lists) != method.score(CandidateLists(other, lists.items))).any(axis=1).all()
     rec = load_candidates(method.data.samples_folder, "rec", "test")
-    asked = rec.samples.with_columns(query_id=pl.lit(3, pl.Int32))
-    assert (method.score(rec) == method.score(CandidateLists(asked, rec.items))).all()
+    with_query = rec.samples.with_columns(query_id=pl.lit(3, pl.Int32))
+    assert (method.score(rec) == method.score(CandidateLists(with_query, rec.items))).all()
 
 
 def copy_attention(attention, other):
@@ -182,7 +151,7 @@ def copy_encoder(layer, other, attention, norms):
 
 
 @torch.no_grad()
-def test_layers_are_torchs_own():
+def test_layers_match_those_of_torch():
     states, memory = torch.randn(3, 5, SIZE), torch.randn(3, 5, SIZE)
     mask = torch.arange(5) < torch.tensor([5, 3, 1])[:, None]
     layer = random_weights(EncoderLayer(SIZE, 2, 0.1, torch.nn.ReLU()))
@@ -216,12 +185,12 @@ def test_target_attention_by_loop():
     attention = random_weights(TargetAttention(SIZE))
     states, candidates = torch.randn(2, 3, SIZE), torch.randn(2, 4, SIZE)
     mask = torch.tensor([[True, True, False], [False, False, False]])
-    (found,) = attention(states, candidates, mask)
+    (attended,) = attention(states, candidates, mask)
     for place, candidate in enumerate(candidates[0]):
         weights = [math.exp(float(attention.bilinear.weight @ state @ candidate)) for state in states[0, :2]]
         expected = sum(w * state for w, state in zip(weights, states[0], strict=False)) / sum(weights)
-        assert torch.allclose(found[0, place], expected, atol=1e-4)
-    assert torch.equal(found[1], torch.zeros(4, SIZE))
+        assert torch.allclose(attended[0, place], expected, atol=1e-4)
+    assert torch.equal(attended[1], torch.zeros(4, SIZE))
 
 
 @torch.no_grad()
@@ -255,8 +224,8 @@ def test_queries_and_items_are_aligned_against_random_ones():
         for negatives in ([similar(query, j) for j in range(7)], [similar(q, item) for q in range(4)]):
             total = math.exp(similar(query, item)) + sum(map(math.exp, negatives))
             losses.append(math.log(total) - similar(query, item))
-    asked, found = torch.tensor(pairs).T
-    loss = alignment(asked, found, lambda n: queries[n], lambda n: items[n], 4, 7)
+    query_numbers, item_numbers = torch.tensor(pairs).T
+    loss = alignment(query_numbers, item_numbers, lambda n: queries[n], lambda n: items[n], 4, 7)
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 
@@ -264,7 +233,7 @@ def test_queries_and_items_are_aligned_against_random_ones():
 def test_experts_by_loop():
     experts = random_weights(Experts(5 * SIZE, SIZE, 2, 0.1))
     of_candidates, of_rows = torch.randn(2, 3, 3 * SIZE), torch.randn(2, 2 * SIZE)
-    found = experts("search", of_candidates, of_rows)
+    mixed = experts("search", of_candidates, of_rows)
     for row in range(2):
         for place in range(3):
             inputs = torch.cat([of_candidates[row, place], of_rows[row]])
@@ -275,14 +244,14 @@ def test_experts_by_loop():
             ]
             gate = functional.softmax(linear(experts.gates["search"], inputs), dim=0)
             expected = sum(weight * output for weight, output in zip(gate, outputs, strict=True))
-            assert torch.allclose(found[row, place], expected, atol=1e-4)
+            assert torch.allclose(mixed[row, place], expected, atol=1e-4)
 
 
 def test_the_loss_starts_at_the_entropy_of_untrained_logits_and_has_its_parts(method):
     fresh = METHOD(method.settings, method.data, 5)
-    fresh.model.train()
+    fresh.module.train()
     with torch.no_grad():
-        for table in fresh.model.tables():
+        for table in fresh.module.tables():
             table.weight.mul_(0.01)
     for task in ("rec", "search"):
         losses = fresh.training_set(task).losses(np.arange(20), 0)

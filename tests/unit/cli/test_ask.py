@@ -21,7 +21,7 @@ from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.runtime.stage import digest
-from tests.support.corpora_shop import QUERIES, TEXTS, write_shop
+from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs, write_events, write_users
 
 #: User, time, task, item, query, session.
 EVENTS = [
@@ -38,14 +38,13 @@ ANNA = [Entry.clicked(2), Entry.searched(QUERIES[1]), Entry.found(3), Entry.foun
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set's folder with a generator of random weights."""
     folder = tmp_path_factory.mktemp("run") / "results" / "demo"
-    shop = write_shop(folder / "canonical")
+    shop = write_corpus_inputs(folder / "canonical")
     items = schema.ITEMS.read(shop / "items.parquet")
     paths = pl.Series([[["Music", "Pianos"]] if item in (0, 3, 4) else [["Cables"]] for item in range(len(items))])
     schema.ITEMS.write(items.with_columns(categories=paths), shop / "items.parquet")
     users = sorted({row[0] for row in EVENTS})
-    schema.USERS.write(pl.DataFrame({"user_id": range(len(users)), "raw_id": users}), shop / "users.parquet")
-    events = [(number, users.index(row[0]), *row[1:]) for number, row in enumerate(EVENTS)]
-    schema.EVENTS.write(pl.DataFrame(events, schema=schema.EVENTS.schema, orient="row"), shop / "events.parquet")
+    write_users(shop, users)
+    write_events(shop, [(users.index(user), *event) for user, *event in EVENTS], "events")
     corpus = folder / "corpora" / "demo"
     build_corpus(shop, shop, shop, corpus, MaterializationSettings(tokenizer="trained", vocabulary_size=400), 7)
     tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
@@ -158,7 +157,7 @@ def test_folders_that_do_not_fit_are_one_clear_line(dataset: Path, tmp_path: Pat
     ):
         done = CliRunner().invoke(app, ["search", str(folder), name, "piano"])
         assert message in str(done.exception)
-    other = write_shop(
+    other = write_corpus_inputs(
         tmp_path / "shop", collaborative=[[0, 1, 7, 6], [0, 1, 6, 5], [5, 0, 1, 1], [3, 3, 5, 5], [1, 2, 0, 0]]
     )
     build_corpus(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,18 +14,21 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from gensar_core import schema
 from gensar_core.corpora import assemble
 from gensar_core.corpora.assemble import ExampleRows, targets, value_tokens
-from gensar_core.corpora.histories import ShownHistories
+from gensar_core.corpora.chunks import item_rows, sample_rows
 from gensar_core.corpora.instructions import Instructions
 from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, SIDES, TASKS
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, TASKS, Task
 from gensar_core.corpora.template_files import Template, _parse
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside
 from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
-from tests.support.corpora_shop import QUERIES, TEXTS, Q, R, S, Scribe, blanks_kept, sample, t5_like
+from gensar_core.schema import SIDES
+from tests.support.prompts_by_hand import Scribe, blanks_kept, t5_like
+from tests.support.shop import QUERIES, TEXTS, Q, R, S, sample
 
 CODES = 5
 # The levels of a scheme of variable length: positions beyond the second share a level.
@@ -31,7 +36,7 @@ TREE = {"semantic": ["T1", "T2", "T3", "T3", "T3"], "collaborative": ["C1", "C2"
 TOKENS = [f"<{level}_{code}>" for side in SIDES for level in dict.fromkeys(TREE[side]) for code in range(CODES)]
 
 
-def made(kind: str) -> Any:
+def load(kind: str) -> Any:
     texts = [*TEXTS, *QUERIES, "résumé holder № 5; (new) ﬁne™", "钢琴 键盘 USB-C", "a b c; d. e? f!"]
     made_by = {"trained": lambda: train_tokenizer(texts * 3, 420), "t5": lambda: t5_like(texts), "blanks": blanks_kept}
     tokenizer = made_by[kind]()
@@ -42,7 +47,7 @@ def made(kind: str) -> Any:
 
 @pytest.fixture(scope="module", params=["trained", "t5", "blanks"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
-    return made(request.param)
+    return load(request.param)
 
 
 def build_pieces(tokenizer: Any, scribe: Scribe) -> Pieces:
@@ -71,17 +76,7 @@ def build_pieces(tokenizer: Any, scribe: Scribe) -> Pieces:
 
 
 def as_rows(samples: list[dict[str, Any]]) -> ExampleRows:
-    frame = pl.DataFrame(samples)
-    item = frame.get_column("target_item").to_numpy()
-    lists = {
-        name: frame.get_column(name).cast(pl.List(dtype))
-        for name, dtype in (("history_behavior", pl.UInt8), ("history_object", pl.Int32))
-    }
-    histories = ShownHistories(*(Ragged.from_series(column) for column in lists.values()))
-    query = frame.get_column("query_id").to_numpy()
-    return ExampleRows(
-        frame.get_column("sample_id").to_numpy(), {"collaborative": item, "semantic": item, "query": query}, histories
-    )
+    return sample_rows(pl.DataFrame(samples, schema=schema.SAMPLES.schema), samples[0]["task"], ["train"])
 
 
 def lists(rows: Ragged) -> list[list[int]]:
@@ -141,46 +136,38 @@ def test_assembled_ids_equal_the_tokenized_text(
         max_searches=caps[1],
     )
     pieces = build_pieces(tokenizer, scribe)
-    base, known = tokenizer
-    encoder = Encoder(base)
+    base, tokens = tokenizer
+
+    def check(task: Task, rows: ExampleRows, write: Callable[[str, int], tuple[str, str]]) -> None:
+        templates = tuple(data.draw(template(tuple(sorted(task.placeholders)))) for _ in range(3))
+        chosen = np.arange(len(rows)) % 3
+        added = tokens if behavior_tokens else {}
+        instructions = Instructions.tokenize(
+            {task.name: templates}, [task.name], Encoder(base), added, base.eos_token_id
+        )
+        content = assemble.shown(pieces, task, rows)
+        prompts = lists(instructions.write(content, chosen))
+        assert [len(prompt) for prompt in prompts] == (content.lengths + instructions.lengths[chosen]).tolist()
+        for i, target in enumerate(lists(targets(pieces, task, rows))):
+            texts = write(templates[chosen[i]].text, i)
+            assert (prompts[i], target) == tuple(base(text).input_ids for text in texts), texts
+
     samples = [sample(i, "search", "train", i % ITEMS, i % N_QUERIES, past) for i, past in enumerate(histories)]
-    rows = as_rows(samples).recent(*caps)
-    for task, slots in ((NRIP, ("history",)), (NSQP, ("history",)), (NSIP, ("history", "query"))):
-        templates = [data.draw(template(slots)) for _ in range(3)]
-        drawn = np.asarray([i % 3 for i in range(len(samples))])
-        instructions = Instructions.tokenize(
-            {task.name: tuple(templates)}, [task.name], encoder, known if behavior_tokens else {}, base.eos_token_id
-        )
-        asked = assemble.shown(pieces, task, rows)
-        shown = lists(instructions.write(asked, drawn))
-        assert [len(row) for row in shown] == (asked.lengths + instructions.lengths[drawn]).tolist()
-        wanted = lists(targets(pieces, task, rows))
-        for i, row in enumerate(samples):
-            prompt = scribe.prompt(task.name, templates[drawn[i]].text, row)
-            assert shown[i] == base(prompt).input_ids, prompt
-            assert wanted[i] == base(scribe.target(task.name, row)).input_ids
-    items = np.arange(ITEMS)
-    all_items = ExampleRows(items, {"collaborative": items, "semantic": items, "description": items})
+
+    def searched(name: str, text: str, row: int) -> tuple[str, str]:
+        return scribe.prompt(name, text, samples[row]), scribe.target(name, samples[row])
+
+    for task in (NRIP, NSQP, NSIP):
+        check(task, as_rows(samples).recent(*caps), functools.partial(searched, task.name))
     for task in (task for task in TASKS.values() if task.source == "item"):
-        templates = [data.draw(template(tuple(task.placeholders))) for _ in range(2)]
-        drawn = items % 2
-        instructions = Instructions.tokenize(
-            {task.name: tuple(templates)}, [task.name], encoder, known, base.eos_token_id
-        )
-        shown = lists(instructions.write(assemble.shown(pieces, task, all_items), drawn))
-        wanted = lists(targets(pieces, task, all_items))
-        for item in range(ITEMS):
-            prompt, target = scribe.alignment(task.name, templates[drawn[item]].text, item)
-            assert shown[item] == base(prompt).input_ids, prompt
-            assert wanted[item] == base(target).input_ids
+        check(task, item_rows(np.arange(ITEMS)), functools.partial(scribe.alignment, task.name))
 
 
 def test_values_end_with_the_end_of_sequence(tokenizer: Any) -> None:
     scribe = Scribe(TEXTS, QUERIES, [[0], [1, 2], [1, 2, 3], [1, 2, 3, 4], [0, 0, 0, 0, 0]], [[0]] * 5, levels=TREE)
     pieces = build_pieces(tokenizer, scribe)
-    found = lists(value_tokens(pieces, NSIP.target, np.asarray([3, 0])))
     tokens, eos = tokenizer[1], tokenizer[0].eos_token_id
-    assert found == [
+    assert lists(value_tokens(pieces, NSIP.target, np.asarray([3, 0]))) == [
         [tokens["<S_I>"], tokens["<T1_1>"], tokens["<T2_2>"], tokens["<T3_3>"], tokens["<T3_4>"], eos],
         [tokens["<S_I>"], tokens["<T1_0>"], eos],
     ]
@@ -212,22 +199,20 @@ def test_recent_histories_equal_a_plain_loop(
         recommendations = [place for place, (behavior, _) in enumerate(past) if behavior == R]
         first_click = recommendations[-clicks] if len(recommendations) >= clicks else 0
         first_search = sessions[-searches] if len(sessions) >= searches else 0
-        kept = [
-            (behavior, thing)
-            for place, (behavior, thing) in enumerate(past)
-            if place >= (first_click if behavior == R else first_search)
+        entries = [
+            entry for place, entry in enumerate(past) if place >= (first_click if entry[0] == R else first_search)
         ]
-        assert lists(recent.behaviors)[i] == [behavior for behavior, _ in kept]
-        assert lists(recent.objects)[i] == [thing for _, thing in kept]
+        pairs = zip(lists(recent.behaviors)[i], lists(recent.objects)[i], strict=True)
+        assert list(pairs) == entries
 
 
 @pytest.fixture(scope="module")
 def instructions() -> Instructions:
-    base, tokens = made("trained")
+    base, tokens = load("trained")
     return Instructions.tokenize(load_templates(), ["nrip", "nsip"], Encoder(base), tokens, base.eos_token_id)
 
 
-def test_an_instruction_is_drawn_by_prompt_and_visit_alone(instructions: Instructions) -> None:
+def test_an_instruction_depends_on_its_prompt_and_visit_alone(instructions: Instructions) -> None:
     prompts = np.arange(20_000, dtype=np.int64)
     task = prompts % 2
     drawn = instructions.draw(7, 3, prompts, task)
@@ -237,7 +222,7 @@ def test_an_instruction_is_drawn_by_prompt_and_visit_alone(instructions: Instruc
     assert (drawn // 10 == task).all()
 
 
-def test_instructions_are_drawn_about_evenly_and_anew_at_each_visit(instructions: Instructions) -> None:
+def test_each_visit_draws_instructions_evenly_and_independently(instructions: Instructions) -> None:
     prompts, task = np.arange(20_000), np.zeros(20_000, dtype=np.int64)
     drawn = instructions.draw(7, 0, prompts, task)
     counts = Counter(drawn.tolist())

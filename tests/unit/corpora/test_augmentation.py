@@ -22,7 +22,8 @@ from gensar_core.corpora.read import load_examples
 from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
-from tests.support.corpora_shop import Q, R, S, Scribe, prompts_of, sample, write_shop
+from tests.support.prompts_by_hand import Scribe, prompts_of
+from tests.support.shop import Q, R, S, sample, write_corpus_inputs, write_rows
 
 #: Two users; user 0 has four training targets of recommendation, user 1 two, and their search targets.
 SAMPLES = [
@@ -38,7 +39,7 @@ LATER = {0: [1, 2, 3], 1: [2, 3, 4], 2: [3, 4], 3: [4], 4: [3, 2], 5: [2]}
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shop(tmp_path_factory.mktemp("shop"), samples=SAMPLES)
+    return write_corpus_inputs(tmp_path_factory.mktemp("shop"), samples=SAMPLES)
 
 
 def build(shop: Path, output: Path, pseudo: Path | None = None, **changes: Any) -> pl.DataFrame:
@@ -56,20 +57,15 @@ def test_later_targets_follow_their_history_and_share_its_prompt(shop: Path, tmp
     plain = build(shop, tmp_path / "plain", tasks=["nrip", "nsqp", "nsip"])
     more = build(shop, tmp_path / "more", tasks=["nrip", "nsqp", "nsip"], later_targets=2)
     scribe = Scribe()
-    prompts = dict(plain.filter(pl.col("task") == "nrip").select("sample_id", "input_ids").iter_rows())
-    found: dict[int, list[list[int]]] = {}
-    for sample_id, shown, wanted in more.filter(pl.col("task") == "nrip").drop("task").iter_rows():
-        assert shown == prompts[sample_id]
-        found.setdefault(sample_id, []).append(wanted)
-    assert found == {
-        sample_id: [ids(tmp_path / "more", scribe.entry(R, item)) for item in items]
+    prompts = dict(plain.filter(task="nrip").select("sample_id", "input_ids").iter_rows())
+    assert more.filter(task="nrip").drop("task").rows() == [
+        (sample_id, prompts[sample_id], ids(tmp_path / "more", scribe.entry(R, item)))
         for sample_id, items in LATER.items()
-    }
-    asked = more.filter(pl.col("task") == "nsqp").get_column("sample_id").to_list()
-    assert asked == [6, 6, 7, 8]
+        for item in items
+    ]
+    assert more.filter(task="nsqp").get_column("sample_id").to_list() == [6, 6, 7, 8]
     # A search prompt holds its own query, so that later targets do not fit it.
-    searches = pl.col("task") == "nsip"
-    assert more.filter(searches).equals(plain.filter(searches))
+    assert more.filter(task="nsip").equals(plain.filter(task="nsip"))
 
 
 def test_training_reads_a_shared_prompt_once_and_tells_tasks_apart(
@@ -109,24 +105,21 @@ def test_later_targets_and_copies_do_not_depend_on_chunks(
 
 
 def test_shorter_histories_are_last_parts_of_the_whole(shop: Path, tmp_path: Path) -> None:
-    first = load_templates()
+    template = load_templates()["nrip"][0].text
     corpus = build(shop, tmp_path, tasks=["nrip"], shorter_histories=20)
     assert len(corpus) == 6 * 21
     for row in SAMPLES[:6]:
-        shown = corpus.filter(pl.col("sample_id") == row["sample_id"]).get_column("input_ids").to_list()
+        prompts = corpus.filter(sample_id=row["sample_id"]).get_column("input_ids").to_list()
         possible = [
-            ids(
-                tmp_path,
-                Scribe(max_recommendations=clicks, max_searches=sessions).prompt("nrip", first["nrip"][0].text, row),
-            )
+            ids(tmp_path, Scribe(max_recommendations=clicks, max_searches=sessions).prompt("nrip", template, row))
             for clicks in range(3)
             for sessions in range(2)
             if clicks or sessions
         ]
         # The first one is whole; of twenty others, each is some last part, and most of these come up.
-        assert shown[0] == possible[-1]
-        assert all(prompt in possible for prompt in shown)
-        assert len({tuple(prompt) for prompt in shown}) >= 3
+        assert prompts[0] == possible[-1]
+        assert all(prompt in possible for prompt in prompts)
+        assert len({tuple(prompt) for prompt in prompts}) >= 3
 
 
 @given(
@@ -138,7 +131,7 @@ def test_shorter_histories_are_last_parts_of_the_whole(shop: Path, tmp_path: Pat
 def test_no_history_is_shortened_to_nothing(
     pasts: list[list[tuple[int, int]]], clicks: int, searches: int, seed: int
 ) -> None:
-    """Whatever kinds it holds: only clicks, only searches, found items whose query is no longer there."""
+    """A history may hold only clicks, only searches, or clicks whose query is cut off."""
     lengths = np.array([len(past) for past in pasts])
     flat = np.array([entry for past in pasts for entry in past], dtype=np.int32).reshape(-1, 2)
     histories = ShownHistories(*(Ragged.from_lengths(lengths, column) for column in flat.T))
@@ -149,17 +142,13 @@ def test_no_history_is_shortened_to_nothing(
 
 
 def test_pseudo_queries_make_searches_without_a_history(shop: Path, tmp_path: Path) -> None:
-    table = pl.DataFrame(
-        {"item_id": [3, 0, 3, 1], "number": [1, 0, 0, 0], "text": ["easy  songs", "grand piano", "note book", " "]},
-        schema=schema.PSEUDO_QUERIES.schema,
-    )
-    schema.PSEUDO_QUERIES.write(table, tmp_path / "pseudo.parquet")
+    texts = [(3, 1, "easy  songs"), (0, 0, "grand piano"), (3, 0, "note book"), (1, 0, " ")]
+    write_rows(schema.PSEUDO_QUERIES, tmp_path, texts, "pseudo")
     corpus = build(shop, tmp_path / "out", tmp_path / "pseudo.parquet", tasks=["nsip", "doc2query"])
-    found = corpus.filter(pl.col("task") == "doc2query").drop("task").rows()
-    asked = "A visitor without any record searches for <S_Q> {} and clicks on which item? <S_I>"
+    template = "A visitor without any record searches for <S_Q> {} and clicks on which item? <S_I>"
     scribe = Scribe()
-    assert found == [
-        (item, ids(tmp_path / "out", asked.format(text)), ids(tmp_path / "out", scribe.entry(S, item)))
+    assert corpus.filter(task="doc2query").drop("task").rows() == [
+        (item, ids(tmp_path / "out", template.format(text)), ids(tmp_path / "out", scribe.entry(S, item)))
         for item, text in [(0, "grand piano"), (3, "note book"), (3, "easy songs")]
     ]
 
@@ -167,8 +156,7 @@ def test_pseudo_queries_make_searches_without_a_history(shop: Path, tmp_path: Pa
 def test_pseudo_queries_that_are_missing_or_foreign_are_named(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'doc2query' needs a table of pseudo-queries"):
         build(shop, tmp_path / "out", tasks=["doc2query"])
-    table = pl.DataFrame({"item_id": [9], "number": [0], "text": ["x"]}, schema=schema.PSEUDO_QUERIES.schema)
-    schema.PSEUDO_QUERIES.write(table, tmp_path / "pseudo.parquet")
+    write_rows(schema.PSEUDO_QUERIES, tmp_path, [(9, 0, "x")], "pseudo")
     with pytest.raises(UserError, match=r"names items that items\.parquet does not have"):
         build(shop, tmp_path / "out", tmp_path / "pseudo.parquet", tasks=["doc2query"])
     with pytest.raises(ValueError, match="task 'doc2query' needs 'pseudo_queries'"):

@@ -20,7 +20,8 @@ from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import digest
 from gensar_core.runtime.writing import TableWriter
-from tests.support.corpora_shop import SAMPLES, TEXTS, Q, R, S, Scribe, prompts_of, sample, t5_like, write_shop
+from tests.support.prompts_by_hand import Scribe, prompts_of, t5_like
+from tests.support.shop import SAMPLES, TEXTS, Q, R, S, sample, write_corpus_inputs
 
 
 def settings(**changes: Any) -> MaterializationSettings:
@@ -48,20 +49,18 @@ class Corpus:
         return self.tokenizer(text).input_ids
 
     def rows(self, task: str) -> dict[int, tuple[list[int], list[int]]]:
-        some = self.train.filter(pl.col("task") == task)
-        return {sample_id: (shown, wanted) for _, sample_id, shown, wanted in some.iter_rows()}
+        return {row[1]: (row[2], row[3]) for row in self.train.filter(task=task).iter_rows()}
 
     def prompt(self, sample_id: int) -> list[int]:
-        return self.prompts.filter(pl.col("sample_id") == sample_id).get_column("input_ids").to_list()[0]
+        return self.prompts.filter(sample_id=sample_id).get_column("input_ids").to_list()[0]
 
-    def says(self, task: str, item: int) -> list[int]:
-        found = self.item_tokens.filter((pl.col("task") == task) & (pl.col("item_id") == item))
-        return found.get_column("target_ids").to_list()[0]
+    def item_ids(self, task: str, item: int) -> list[int]:
+        return self.item_tokens.filter(task=task, item_id=item).get_column("target_ids").to_list()[0]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shop(tmp_path_factory.mktemp("shop"))
+    return write_corpus_inputs(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
@@ -69,40 +68,24 @@ def corpus(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(build(shop, tmp_path_factory.mktemp("corpus")))
 
 
-# What each task's first template must give for the samples and items of the shop.
+HISTORY = (
+    "Here is what the user did so far: <R_I><M1_0><M2_1><R1_7><R2_7>; <S_Q> digital piano; "
+    "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1>"
+)
+DESCRIPTION = "Which item does this text describe? Give its {} identifier. USB-C cable (2 m)"
+IDENTIFIER = "Describe the item with the {} identifier {} in words."
+# The prompt and target of each task's first template, for a sample or an item of the shop.
 BY_HAND = {
-    ("nrip", 0): (
-        "Here is what the user did so far: <R_I><M1_0><M2_1><R1_7><R2_7>; <S_Q> digital piano; "
-        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1> Which item should be recommended next? <R_I>",
-        "<R_I><M1_1><M2_2><R1_0><R2_0>",
-    ),
-    ("nsqp", 3): (
-        "Here is what the user did so far: <R_I><M1_0><M2_1><R1_7><R2_7>; <S_Q> digital piano; "
-        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1> What will the user search for next?",
-        "<S_Q> music stand",
-    ),
+    ("nrip", 0): (f"{HISTORY} Which item should be recommended next? <R_I>", "<R_I><M1_1><M2_2><R1_0><R2_0>"),
+    ("nsqp", 3): (f"{HISTORY} What will the user search for next?", "<S_Q> music stand"),
     ("nsip", 3): (
-        "Here is what the user did so far: <R_I><M1_0><M2_1><R1_7><R2_7>; <S_Q> digital piano; "
-        "<S_I><M1_3><M2_3><S1_3><S2_3>; <R_I><M1_5><M2_0><R1_1><R2_1> Now the user searches for <S_Q> music stand and "
-        "clicks on which item? <S_I>",
+        f"{HISTORY} Now the user searches for <S_Q> music stand and clicks on which item? <S_I>",
         "<S_I><M1_3><M2_3><S1_3><S2_3>",
     ),
-    ("desc2id_semantic", 2): (
-        "Which item does this text describe? Give its semantic identifier. USB-C cable (2 m)",
-        "<M1_5><M2_0><S1_0><S2_0>",
-    ),
-    ("desc2id_collaborative", 2): (
-        "Which item does this text describe? Give its collaborative identifier. USB-C cable (2 m)",
-        "<M1_5><M2_0><R1_1><R2_1>",
-    ),
-    ("id2desc_semantic", 4): (
-        "Describe the item with the semantic identifier <M1_1><M2_2><S1_3><S2_4> in words.",
-        "piano stool",
-    ),
-    ("id2desc_collaborative", 4): (
-        "Describe the item with the collaborative identifier <M1_1><M2_2><R1_0><R2_0> in words.",
-        "piano stool",
-    ),
+    ("desc2id_semantic", 2): (DESCRIPTION.format("semantic"), "<M1_5><M2_0><S1_0><S2_0>"),
+    ("desc2id_collaborative", 2): (DESCRIPTION.format("collaborative"), "<M1_5><M2_0><R1_1><R2_1>"),
+    ("id2desc_semantic", 4): (IDENTIFIER.format("semantic", "<M1_1><M2_2><S1_3><S2_4>"), "piano stool"),
+    ("id2desc_collaborative", 4): (IDENTIFIER.format("collaborative", "<M1_1><M2_2><R1_0><R2_0>"), "piano stool"),
 }
 
 
@@ -132,23 +115,19 @@ def test_evaluation_prompts_take_the_first_template(corpus: Corpus) -> None:
 
 def test_item_tokens_are_the_targets_of_training(corpus: Corpus) -> None:
     assert len(corpus.item_tokens) == 2 * len(TEXTS)
-    assert corpus.says("rec", 4) == corpus.rows("nrip")[0][1]
-    assert corpus.says("search", 3) == corpus.rows("nsip")[3][1]
+    assert corpus.item_ids("rec", 4) == corpus.rows("nrip")[0][1]
+    assert corpus.item_ids("search", 3) == corpus.rows("nsip")[3][1]
     # An item without a text still has its identifiers.
-    assert corpus.says("rec", 1) == corpus.ids("<R_I><M1_0><M2_1><R1_6><R2_6>")
+    assert corpus.item_ids("rec", 1) == corpus.ids("<R_I><M1_0><M2_1><R1_6><R2_6>")
 
 
-def test_alignment_tasks_have_no_behavior_token(corpus: Corpus) -> None:
+def test_alignment_tasks_show_items_with_text_and_no_behavior_token(corpus: Corpus) -> None:
     behaviors = {corpus.new_tokens["tokens"][token] for token in ("<R_I>", "<S_Q>", "<S_I>")}
-    for task in ("desc2id_semantic", "desc2id_collaborative", "id2desc_semantic", "id2desc_collaborative"):
-        for shown, wanted in corpus.rows(task).values():
-            assert not behaviors & {*shown, *wanted}
-
-
-def test_items_without_text_are_left_out_of_alignment_and_counted(corpus: Corpus) -> None:
     for task in TASKS.values():
         if task.source == "item":
-            assert sorted(corpus.rows(task.name)) == [0, 2, 3, 4]
+            examples = corpus.rows(task.name)
+            assert sorted(examples) == [0, 2, 3, 4]
+            assert not any(behaviors & {*prompt, *target} for prompt, target in examples.values())
     assert corpus.record["counts"]["items"]["empty"] == 1
 
 
@@ -173,7 +152,7 @@ def test_decoded_examples_encode_to_the_same_tokens(corpus: Corpus) -> None:
 
 def test_histories_and_texts_are_capped(tmp_path: Path) -> None:
     history = [(R, 0), (Q, 0), (S, 2), (R, 1), (Q, 1), (S, 3), (S, 4), (R, 2), (R, 3)]
-    shop = write_shop(tmp_path / "shop", samples=[sample(0, "rec", "train", 4, None, history)], codes=8)
+    shop = write_corpus_inputs(tmp_path / "shop", samples=[sample(0, "rec", "train", 4, None, history)])
     corpus = Corpus(build(shop, tmp_path / "corpus", max_recommendations=2, max_searches=1, max_item_tokens=6))
     shown, _ = corpus.rows("nrip")[0]
     assert shown == corpus.ids(
@@ -199,31 +178,28 @@ def test_behavior_tokens_can_be_taken_out(shop: Path, tmp_path: Path) -> None:
     for (task, number), texts in BY_HAND.items():
         bare = [text.replace("<S_Q> ", "").replace("<R_I>", "").replace("<S_I>", "").strip() for text in texts]
         assert corpus.rows(task)[number] == (corpus.ids(bare[0]), corpus.ids(bare[1]))
-    assert corpus.says("search", 0) == corpus.ids("<M1_0><M2_1><S1_2><S2_3>")
+    assert corpus.item_ids("search", 0) == corpus.ids("<M1_0><M2_1><S1_2><S2_3>")
 
 
-@pytest.mark.parametrize(
-    ("drop", "gone"),
-    [
-        ("nrip", {"nrip"}),
-        ("nsqp", {"nsqp"}),
-        ("nsip", {"nsip"}),
-        ("desc2id", {"desc2id_semantic", "desc2id_collaborative"}),
-        ("id2desc", {"id2desc_semantic", "id2desc_collaborative"}),
-    ],
-)
-def test_an_ablation_drops_its_task_alone(
-    shop: Path, corpus: Corpus, tmp_path: Path, drop: Any, gone: set[str]
-) -> None:
+@pytest.mark.parametrize("drop", sorted({task.option for task in TASKS.values()} - {"doc2query"}))
+def test_an_ablation_drops_its_task_alone(shop: Path, corpus: Corpus, tmp_path: Path, drop: Any) -> None:
+    gone = [task.name for task in TASKS.values() if task.option == drop]
     fewer = Corpus(build(shop, tmp_path, drop=[drop]))
-    assert fewer.train.equals(corpus.train.filter(~pl.col("task").is_in(list(gone))))
+    assert fewer.train.equals(corpus.train.filter(~pl.col("task").is_in(gone)))
     assert fewer.prompts.equals(corpus.prompts)
     assert fewer.item_tokens.equals(corpus.item_tokens)
 
 
-def test_the_same_again_gives_equal_bytes(shop: Path, corpus: Corpus, tmp_path: Path) -> None:
+def test_a_second_build_gives_equal_bytes(shop: Path, corpus: Corpus, tmp_path: Path) -> None:
     again = build(shop, tmp_path / "again")
-    for name in ("train.parquet", "prompts.parquet", "item_tokens.parquet", "tokenizer", "new_tokens.json"):
+    for name in (
+        "train.parquet",
+        "prompts.parquet",
+        "item_tokens.parquet",
+        "trie.safetensors",
+        "tokenizer",
+        "new_tokens.json",
+    ):
         assert digest(again / name) == digest(corpus.folder / name)
 
 
@@ -262,28 +238,25 @@ def test_examples_can_be_read(corpus: Corpus) -> None:
     assert "-> piano stool" in readable(corpus.folder, 4)
 
 
-def test_samples_of_another_catalogue_are_refused(tmp_path: Path) -> None:
+def test_samples_that_do_not_fit_the_catalogue_are_refused(tmp_path: Path) -> None:
     for row, name in (
         (sample(0, "rec", "train", 9, None, [(R, 0)]), "items"),
         (sample(0, "rec", "train", 0, None, [(S, 9)]), "items"),
         (sample(0, "rec", "train", 0, None, [(Q, 2)]), "queries"),
         (sample(0, "search", "train", 0, None, [(R, 0)]), "queries"),
     ):
-        shop = write_shop(tmp_path / "shop", samples=[row])
+        shop = write_corpus_inputs(tmp_path / "shop", samples=[row])
         with pytest.raises(UserError, match=f"{name} that {name}.parquet does not have"):
             build(shop, tmp_path / "corpus")
+    shop = write_corpus_inputs(tmp_path / "shop", samples=SAMPLES[::-1])
+    with pytest.raises(UserError, match="order of sample_id"):
+        build(shop, tmp_path / "corpus")
     assert not (tmp_path / "corpus" / "train.parquet").exists()
 
 
-def test_samples_out_of_order_are_refused(tmp_path: Path) -> None:
-    shop = write_shop(tmp_path / "shop", samples=SAMPLES[::-1])
-    with pytest.raises(UserError, match="order of sample_id"):
-        build(shop, tmp_path / "corpus")
-
-
 def test_identifiers_of_another_catalogue_are_refused(tmp_path: Path) -> None:
-    shop = write_shop(tmp_path / "shop")
-    write_shop(tmp_path / "other", texts=["a"], semantic=[[0] * 4], collaborative=[[0] * 4])
+    shop = write_corpus_inputs(tmp_path / "shop")
+    write_corpus_inputs(tmp_path / "other", texts=["a"], semantic=[[0] * 4], collaborative=[[0] * 4])
     with pytest.raises(UserError, match="has 1 items"):
         build_corpus(shop, shop, tmp_path / "other", tmp_path / "corpus", settings(), 7)
 

@@ -14,11 +14,11 @@ from gensar_core.corpora.live_prompts import Entry, LivePrompts
 from gensar_core.corpora.readable import readable
 from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
-from tests.support.corpora_shop import QUERIES, SAMPLES, TEXTS, Q, write_shop
+from tests.support.shop import QUERIES, SAMPLES, TEXTS, Q, write_corpus_inputs
 
 
 def built(folder: Path, **changes: object) -> Path:
-    shop = write_shop(folder / "shop")
+    shop = write_corpus_inputs(folder / "shop")
     settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400, **changes)
     build_corpus(shop, shop, shop, folder / "corpus", settings, 7)
     return folder / "corpus"
@@ -31,23 +31,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(corpus: Path) -> None:
     live = LivePrompts(corpus)
-    stored = schema.PROMPTS.read(corpus / "prompts.parquet")
-    expected = dict(zip(stored["sample_id"].to_list(), stored["input_ids"].to_list(), strict=True))
-    assert expected
-    for row in SAMPLES:
-        if row["sample_id"] in expected:
-            behaviors = zip(row["history_behavior"], row["history_object"], strict=True)
-            history = [Entry(code, QUERIES[thing] if code == Q else thing) for code, thing in behaviors]
-            query = None if row["query_id"] is None else QUERIES[row["query_id"]]
-            found = live.prompt(row["task"], history, query)
-            assert found.values.tolist() == expected[row["sample_id"]]
+    stored = dict(schema.PROMPTS.read(corpus / "prompts.parquet").iter_rows())
+    held_out = [row for row in SAMPLES if row["split"] != "train"]
+    assert stored.keys() == {row["sample_id"] for row in held_out}
+    for row in held_out:
+        behaviors = zip(row["history_behavior"], row["history_object"], strict=True)
+        history = [Entry(code, QUERIES[thing] if code == Q else thing) for code, thing in behaviors]
+        query = None if row["query_id"] is None else QUERIES[row["query_id"]]
+        assert live.prompt(row["task"], history, query).values.tolist() == stored[row["sample_id"]]
 
 
-def test_they_equal_the_stored_ones(corpus: Path) -> None:
+def test_live_prompts_equal_the_stored_ones(corpus: Path, tmp_path: Path) -> None:
     check(corpus)
+    check(built(tmp_path, behavior_tokens=False, max_recommendations=1, max_searches=1, max_query_tokens=1))
 
 
-def test_they_keep_to_the_templates_that_the_corpus_was_built_with(
+def test_live_prompts_use_the_templates_that_the_corpus_was_built_with(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {name: [template.text + " Now!" for template in some] for name, some in load_templates().items()}
@@ -61,22 +60,11 @@ def test_they_keep_to_the_templates_that_the_corpus_was_built_with(
     assert "Now!" not in readable(corpus, 1)
 
 
-def test_a_corpus_without_its_templates_is_one_clear_error(tmp_path: Path) -> None:
-    folder = built(tmp_path)
-    (folder / "templates.yaml").unlink()
-    with pytest.raises(UserError, match=r"templates\.yaml: no such file; build the corpus again"):
-        LivePrompts(folder)
-
-
-def test_they_keep_to_the_settings_of_the_corpus(tmp_path: Path) -> None:
-    check(built(tmp_path, behavior_tokens=False, max_recommendations=1, max_searches=1, max_query_tokens=1))
-
-
 def test_a_history_may_be_empty_or_hold_words_that_no_table_has(corpus: Path) -> None:
     live = LivePrompts(corpus)
-    empty, told = live.prompt("search", [], "zither"), live.prompt("search", [Entry.searched("zither")], "zither")
-    assert len(empty) == len(told) == 1
-    assert len(empty.values) < len(told.values)
+    empty, foreign = (live.prompt("search", history, "zither") for history in ([], [Entry.searched("zither")]))
+    assert len(empty) == len(foreign) == 1
+    assert len(empty.values) < len(foreign.values)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +76,17 @@ def test_a_history_may_be_empty_or_hold_words_that_no_table_has(corpus: Path) ->
         ([], "", "query: holds no word"),
     ],
 )
-def test_what_cannot_be_asked_is_one_clear_error(corpus: Path, history: list[Entry], query: str, message: str) -> None:
+def test_an_unknown_item_or_an_empty_query_is_one_clear_error(
+    corpus: Path, history: list[Entry], query: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         LivePrompts(corpus).prompt("search", history, query)
 
 
-def test_a_folder_that_is_no_corpus_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_whole_corpus_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such record; run the stage first"):
         LivePrompts(tmp_path)
+    corpus = built(tmp_path)
+    (corpus / "templates.yaml").unlink()
+    with pytest.raises(UserError, match=r"templates\.yaml: no such file; build the corpus again"):
+        LivePrompts(corpus)

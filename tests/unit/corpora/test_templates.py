@@ -14,24 +14,16 @@ from gensar_core.corpora.templates import TEMPLATES_FILE, load_templates
 from gensar_core.errors import UserError
 
 
-def test_every_task_has_ten_different_templates() -> None:
+def test_each_task_has_ten_templates_and_no_two_tasks_share_one() -> None:
+    """Two tasks may show the same text and ask for different identifiers: only the template tells them apart."""
     templates = load_templates()
     assert templates.keys() == TASKS.keys()
-    for name, some in templates.items():
-        assert len({template.text for template in some}) == 10, name
-
-
-def test_the_prompts_of_one_task_are_no_other_tasks() -> None:
-    """Two tasks may differ in nothing but the prompt (which identifier of the same text): then it has to tell."""
-    texts = [template.text for some in load_templates().values() for template in some]
-    assert len(set(texts)) == len(texts)
-
-
-def test_parts_put_together_give_the_text() -> None:
-    for some in load_templates().values():
-        for template in some:
-            words = [part if isinstance(part, str) else f"{{{part.name}}}" for part in template.parts]
-            assert " ".join(words) == template.text
+    assert all(len(of_task) == 10 for of_task in templates.values())
+    every = [template for of_task in templates.values() for template in of_task]
+    assert len({template.text for template in every}) == len(every)
+    for template in every:
+        words = [part if isinstance(part, str) else f"{{{part.name}}}" for part in template.parts]
+        assert " ".join(words) == template.text
 
 
 def test_a_template_is_cut_at_its_placeholders(tmp_path: Path) -> None:
@@ -80,9 +72,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "templates.yaml"
     with pytest.raises(UserError, match="no such file"):
         read_templates(path)
-    path.write_text("nrip: [")
-    with pytest.raises(UserError, match="not readable as YAML"):
-        read_templates(path)
-    path.write_text("- a list")
-    with pytest.raises(UserError, match="nrip: a list of one or more templates"):
-        read_templates(path)
+    for content, message in (
+        ("nrip: [", "not readable as YAML"),
+        ("- a list", "nrip: a list of one or more templates"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_templates(path)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
 from gensar_core.corpora.tokenizer import train_tokenizer
-from tests.support.corpora_shop import TEXTS, blanks_kept, t5_like
+from tests.support.prompts_by_hand import blanks_kept, t5_like
+from tests.support.shop import TEXTS
 
 
 @pytest.fixture(scope="module", params=["trained", "t5", "blanks"])
@@ -22,13 +23,13 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return made_by[request.param]()
 
 
-def test_blanks_are_single_and_none_stands_at_an_end() -> None:
+def test_blanks_are_single_and_none_begins_or_ends_a_text() -> None:
     texts, reserved = clean(pl.Series(["  a \t b\n", "a\u00a0\u3000b", "\u200bx▁y\ufeff", "\x00", ""]), ["<s>"])
     assert texts == ["a b", "a b", "x y", "", ""]
     assert reserved == 0
 
 
-def test_words_that_spell_a_token_are_taken_out_and_counted(tokenizer: Any) -> None:
+def test_words_that_spell_a_token_are_removed_and_counted(tokenizer: Any) -> None:
     """A catalogue must not be able to end a prompt or to name an item."""
     encoder = Encoder(tokenizer)
     column = pl.Series(["keys </s> piano", "a</s>b", "<p</s>ad>", "piano keys", "</s>"])
@@ -47,18 +48,19 @@ def test_texts_are_cut_at_the_last_word_that_fits(tokenizer: Any, data: st.DataO
     texts = Texts.prepare(pl.Series([" ".join(row) for row in rows]), Encoder(tokenizer), limit, [])
     cut = 0
     for number, words in enumerate(rows):
-        ids = [tokenizer(" ".join(words[:kept]), add_special_tokens=False).input_ids for kept in range(len(words) + 1)]
-        fitting = max(kept for kept in range(len(words) + 1) if len(ids[kept]) <= limit)
+        counts = range(len(words) + 1)
+        ids = [tokenizer(" ".join(words[:count]), add_special_tokens=False).input_ids for count in counts]
+        fitting = max(count for count in counts if len(ids[count]) <= limit)
         cut += fitting < len(words)
-        found = texts.tokens.values[texts.tokens.offsets[number] : texts.tokens.offsets[number + 1]].tolist()
+        tokens = texts.tokens.values[texts.tokens.offsets[number] : texts.tokens.offsets[number + 1]].tolist()
         if fitting:
             assert texts.texts[number] == " ".join(words[:fitting])
-            assert found == ids[fitting]
+            assert tokens == ids[fitting]
         elif words:
             # Not even the first word fits: its beginning is taken, as much as has room.
             assert words[0].startswith(texts.texts[number])
-            assert found == tokenizer(texts.texts[number], add_special_tokens=False).input_ids
-            assert len(found) <= limit
+            assert tokens == tokenizer(texts.texts[number], add_special_tokens=False).input_ids
+            assert len(tokens) <= limit
     assert texts.cut == cut
 
 

@@ -15,44 +15,35 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config
 from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import digest
-from tests.support.corpora_shop import TEXTS, t5_like
+from tests.support.prompts_by_hand import t5_like
+from tests.support.shop import TEXTS
 
 WORDS = ["upright piano with 88 keys", "digital piano", "music stand; black", "piano keys, piano stool"] * 10
 TOKENS = ["<M1_0>", "<M1_1>", "<R_I>"]
 
 
-@pytest.fixture(scope="module")
-def trained() -> Any:
-    return train_tokenizer(WORDS, 400)
+TRAINED = train_tokenizer(WORDS, 400)
 
 
-def test_the_first_tokens_are_those_of_t5(trained: Any) -> None:
-    assert trained.convert_tokens_to_ids(["<pad>", "</s>", "<unk>"]) == [0, 1, 2]
-    assert (trained.pad_token_id, trained.eos_token_id, trained.unk_token_id) == (0, 1, 2)
-    assert len(trained) <= 400
-
-
-def test_frequent_words_are_one_token_and_punctuation_stands_apart(trained: Any) -> None:
-    assert trained.tokenize("piano; piano") == ["▁piano", ";", "▁piano"]
+def test_a_trained_tokenizer_begins_like_t5_and_separates_words_from_punctuation() -> None:
+    assert TRAINED.convert_tokens_to_ids(["<pad>", "</s>", "<unk>"]) == [0, 1, 2]
+    assert (TRAINED.pad_token_id, TRAINED.eos_token_id, TRAINED.unk_token_id) == (0, 1, 2)
+    assert len(TRAINED) <= 400
+    assert TRAINED.tokenize("piano; piano") == ["▁piano", ";", "▁piano"]
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="▁"), min_size=1))
 def test_every_text_comes_back_from_its_tokens(text: str) -> None:
     """Byte tokens write what the vocabulary lacks: no unknown token, nothing lost but Unicode composition."""
-    tokenizer = _TRAINED
-    normalized = tokenizer.backend_tokenizer.normalizer.normalize_str(text)
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    assert tokenizer.unk_token_id not in ids
-    assert tokenizer.decode(ids) == normalized
-
-
-_TRAINED = train_tokenizer(WORDS, 400)
+    ids = TRAINED(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    assert TRAINED.unk_token_id not in ids
+    assert TRAINED.decode(ids) == TRAINED.backend_tokenizer.normalizer.normalize_str(text)
 
 
 def test_training_is_repeatable(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        train_tokenizer(iter(WORDS), 400).save_pretrained(tmp_path / name)
+    for name, tokenizer in (("one", TRAINED), ("two", train_tokenizer(iter(WORDS), 400))):
+        tokenizer.save_pretrained(tmp_path / name)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
@@ -104,9 +95,6 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path: Path, con
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
     assert "`tokenizer: trained`" in str(caught.value)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         load_tokenizer(str(tmp_path / "t5"))
 
@@ -120,16 +108,16 @@ def wrapped(pre_tokenizer: Any, *, ends: bool = True) -> PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
-def test_tokenizers_that_prompts_cannot_be_put_together_with_are_refused() -> None:
+def test_tokenizers_whose_tokens_depend_on_the_whole_text_are_refused() -> None:
     check_tokenizer(wrapped(pre_tokenizers.Metaspace()), "fits")
-    with pytest.raises(UserError, match="split text at blanks"):
-        # The first word of a text unlike all others.
-        check_tokenizer(wrapped(pre_tokenizers.Metaspace(prepend_scheme="never")), "x")
-    with pytest.raises(UserError, match="split text at blanks"):
-        check_tokenizer(wrapped(pre_tokenizers.Punctuation()), "x")
-    with pytest.raises(UserError, match="end-of-sequence"):
-        check_tokenizer(wrapped(pre_tokenizers.Metaspace(), ends=False), "x")
     without_padding = wrapped(pre_tokenizers.Metaspace())
     without_padding.pad_token = None
-    with pytest.raises(UserError, match="no padding token"):
-        check_tokenizer(without_padding, "x")
+    for tokenizer, message in (
+        # The first word of a text is unlike all others.
+        (wrapped(pre_tokenizers.Metaspace(prepend_scheme="never")), "split text at blanks"),
+        (wrapped(pre_tokenizers.Punctuation()), "split text at blanks"),
+        (wrapped(pre_tokenizers.Metaspace(), ends=False), "end-of-sequence"),
+        (without_padding, "no padding token"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_tokenizer(tokenizer, "x")

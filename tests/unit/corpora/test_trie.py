@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core.corpora import trie as module
-from gensar_core.corpora.trie import TokenTrie, counts, load_tries, restricted, save_tries
+from gensar_core.corpora.trie import Level, TokenTrie, counts, load_tries, restricted, save_tries
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
@@ -86,21 +87,33 @@ def test_a_restriction_leaves_the_branches_that_lead_to_allowed_items(
             assert {named[depth + 1][child] for child in found} == expected
 
 
-def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
-    tries = {"rec": TokenTrie.from_rows(ragged([[2, 3], [2, 4], [5]])), "search": TokenTrie.from_rows(ragged([[2]]))}
+@given(rows_of_codes)
+def test_rows_without_their_first_token_make_the_trie_without_its_root(codes: list[list[int]]) -> None:
+    short = TokenTrie.from_rows(ragged([[9, *row] for row in codes])).without_first_token()
+    expected = TokenTrie.from_rows(ragged(codes))
+    assert short.items.tolist() == expected.items.tolist()
+    assert len(short.levels) == len(expected.levels)
+    for level, wanted in zip(short.levels, expected.levels, strict=True):
+        assert all(torch.equal(getattr(level, field.name), getattr(wanted, field.name)) for field in fields(Level))
+
+
+def test_saved_tries_load_as_they_were(tmp_path: Path) -> None:
+    tries = {"rec": TokenTrie.from_rows(ragged([[2, 3], [2, 4]])), "search": TokenTrie.from_rows(ragged([[2], [5]]))}
     save_tries(tries, tmp_path / "trie.safetensors")
-    loaded = load_tries(tmp_path / "trie.safetensors")
-    assert loaded.keys() == tries.keys()
-    for task, trie in tries.items():
-        assert loaded[task].items.tolist() == trie.items.tolist()
-        assert prefixes(loaded[task]) == prefixes(trie)
-    save_tries(loaded, tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "trie.safetensors").read_bytes()
+    loaded = load_tries(tmp_path, 2)
+    assert {task: prefixes(trie) for task, trie in loaded.items()} == {
+        task: prefixes(trie) for task, trie in tries.items()
+    }
+    (tmp_path / "again").mkdir()
+    save_tries(loaded, tmp_path / "again/trie.safetensors")
+    assert (tmp_path / "again/trie.safetensors").read_bytes() == (tmp_path / "trie.safetensors").read_bytes()
+    with pytest.raises(UserError, match="is not that of its items"):
+        load_tries(tmp_path, 3)
 
 
 def test_a_missing_or_broken_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; build the corpus again"):
-        load_tries(tmp_path / "trie.safetensors")
+        load_tries(tmp_path, 2)
     (tmp_path / "trie.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="holds no tries"):
-        load_tries(tmp_path / "trie.safetensors")
+        load_tries(tmp_path, 2)

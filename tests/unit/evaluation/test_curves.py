@@ -1,4 +1,4 @@
-"""Training curves: what is drawn, and the same bytes again."""
+"""Training curves: the series drawn, with equal bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HISTORY = [
 
 
 def models(folder: Path, generator: list[dict[str, float]] = HISTORY) -> dict[str, Path]:
-    """A generator with a curve of its own, a method that keeps it in its record, and one that is not trained."""
+    """Write a generator with a curve file, a method with a curve in its record, and a method without training."""
     folders = {name: folder / name for name in ("generator", "sequential", "counts")}
     for path in folders.values():
         path.mkdir(parents=True)
@@ -29,14 +29,14 @@ def models(folder: Path, generator: list[dict[str, float]] = HISTORY) -> dict[st
     return folders
 
 
-def test_series_leave_out_validations_without_the_figure() -> None:
+def test_a_series_skips_validations_without_its_number() -> None:
     assert series(HISTORY, "train_loss_") == {"nrip": ([10.0, 20.0], [2.0, 1.5]), "nsip": ([20.0, 30.0], [4.0, 3.0])}
     assert series(HISTORY, "train_loss")[""] == ([10.0, 20.0, 30.0], [3.0, 2.0, 2.5])
     valid = [{"step": 1.0, "rec_valid_ndcg@5": 0.3, "rec_valid_hr@10": 0.5}]
     assert series(valid, "rec", "ndcg@5") == {"valid": ([1.0], [0.3])}
 
 
-def test_all_trainings_are_drawn_with_their_tasks_to_the_same_bytes(tmp_path: Path) -> None:
+def test_all_trainings_are_drawn_with_their_tasks_and_equal_bytes(tmp_path: Path) -> None:
     folders = models(tmp_path)
     for name in ("a", "b"):
         training_curves(folders, tmp_path / name)
@@ -44,19 +44,14 @@ def test_all_trainings_are_drawn_with_their_tasks_to_the_same_bytes(tmp_path: Pa
     assert all(f">{name}<" in drawn for name in ("generator", "sequential", "nrip", "nsip", "rec"))
     assert ">counts<" not in drawn
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    training_curves({"generator": folders["generator"]}, tmp_path / "alone")
+    assert ">sequential<" not in (tmp_path / "alone.svg").read_text()
     counts = json.loads((tmp_path / "a.stage.json").read_text())["counts"]
     assert counts["validations"] == {"generator": 3, "sequential": 1}
     assert counts["best_step"] == {"generator": 20.0, "sequential": 5.0}
 
 
-def test_one_training_may_be_drawn_alone(tmp_path: Path) -> None:
-    training_curves({"generator": models(tmp_path)["generator"]}, tmp_path / "one")
-    drawn = (tmp_path / "one.svg").read_text()
-    assert ">generator<" in drawn
-    assert ">sequential<" not in drawn
-
-
-def test_nothing_to_draw_is_told(tmp_path: Path) -> None:
+def test_a_figure_without_any_validation_is_refused(tmp_path: Path) -> None:
     folders = models(tmp_path, generator=[])
     with pytest.raises(UserError, match=r"curve\.json: holds no validation; train again"):
         training_curves(folders, tmp_path / "c")

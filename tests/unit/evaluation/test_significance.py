@@ -1,4 +1,4 @@
-"""Significance against SciPy, a plain bootstrap, and cases whose answer is plain."""
+"""Significance against SciPy, a plain bootstrap, and cases worked out by hand."""
 
 import math
 
@@ -26,8 +26,11 @@ def test_gains_average_to_the_metric(ranks):
         assert gains(values, f"ndcg@{k}").mean() == pytest.approx(ndcg(values, k))
 
 
+DIFFERENCES = st.sampled_from([-1.0, -0.4, 0.3, 0.5, 1.0])
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from([-1.0, -0.4, 0.3, 0.5, 1.0]), min_size=20, max_size=60), st.integers(0, 50))
+@given(st.lists(DIFFERENCES, min_size=20, max_size=60), st.integers(0, 50))
 def test_t_and_p_are_those_of_scipys_paired_test(moved, zeros):
     differences = np.array(moved + [0.0] * zeros)
     t, p = paired_t(differences)
@@ -37,8 +40,8 @@ def test_t_and_p_are_those_of_scipys_paired_test(moved, zeros):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from([-1.0, -0.4, 0.3, 0.5, 1.0]), min_size=1, max_size=9), st.integers(1, 3))
-def test_of_few_differences_p_is_scipys_exact_permutation_test(moved, zeros):
+@given(st.lists(DIFFERENCES, min_size=1, max_size=9), st.integers(1, 3))
+def test_p_of_few_differences_is_scipys_exact_permutation_test(moved, zeros):
     differences = np.array(moved + [0.0] * zeros)
     expected = stats.permutation_test(
         (differences,), np.sum, permutation_type="samples", n_resamples=np.inf, vectorized=False
@@ -54,31 +57,24 @@ def test_of_few_differences_p_is_scipys_exact_permutation_test(moved, zeros):
         (5, 0, 1 / 16),
         (9, 0, 2 / 512),
         (40, 0, 2.0**-39),
-        # Targets that no row moves tell nothing; a t-test has p = 0.025 for five.
+        # Targets of equal gains have no effect; a t-test has p = 0.025 for five differences.
         (5, 5000, 1 / 16),
         (1, 5000, 1.0),
     ],
 )
-def test_equal_differences_are_as_much_chance_as_their_number_allows(moved, zeros, p):
+def test_p_of_equal_differences_depends_on_their_number_alone(moved, zeros, p):
     for sign in (1.0, -1.0):
         differences = np.array([sign * 0.5] * moved + [0.0] * zeros)
-        t, found = paired_t(differences)
-        assert found == pytest.approx(p)
+        t, p_value = paired_t(differences)
+        assert p_value == pytest.approx(p)
         assert t == (sign * math.inf if not zeros else pytest.approx(stats.ttest_1samp(differences, 0.0).statistic))
 
 
-def test_no_difference_is_all_chance_and_no_p_is_zero():
+def test_no_difference_has_p_one_and_no_p_is_zero():
     assert paired_t(np.zeros(9)) == (0.0, 1.0)
     assert paired_t(np.array([0.5])) == (0.0, 1.0)
     assert 0.0 < paired_t(np.full(5000, 0.5))[1] < 1e-300
     assert bootstrap_interval(np.full(9, 0.5)) == (0.5, 0.5)
-
-
-def test_the_interval_does_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch):
-    differences = np.random.default_rng(5).choice([-1.0, 0.0, 0.25, 1.0], size=300)
-    whole = bootstrap_interval(differences)
-    monkeypatch.setattr("gensar_core.evaluation.significance._DRAWN", 4000)
-    assert bootstrap_interval(differences) == whole
 
 
 def test_holms_p_by_hand():
@@ -88,71 +84,67 @@ def test_holms_p_by_hand():
     assert holm([]) == []
 
 
-def test_the_interval_is_that_of_resampling_target_by_target():
-    random = np.random.default_rng(3)
-    differences = random.choice([-1.0, 0.0, 0.0, 0.5, 1.0], size=400)
-    plain = [random.choice(differences, 400).mean() for _ in range(4000)]
-    low, high = bootstrap_interval(differences)
-    assert low == pytest.approx(np.percentile(plain, 2.5), abs=0.01)
-    assert high == pytest.approx(np.percentile(plain, 97.5), abs=0.01)
-    assert (low, high) == bootstrap_interval(differences)
+def test_the_interval_is_that_of_resampling_target_by_target(monkeypatch):
+    rng = np.random.default_rng(3)
+    differences = rng.choice([-1.0, 0.0, 0.0, 0.5, 1.0], size=400)
+    means = [rng.choice(differences, 400).mean() for _ in range(4000)]
+    interval = bootstrap_interval(differences)
+    assert interval == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.01)
+    # It repeats, however many counts are drawn at a time.
+    monkeypatch.setattr("gensar_core.evaluation.significance._DRAWN", 4000)
+    assert bootstrap_interval(differences) == interval
 
 
-def table(task, method, position, ranks):
-    samples = range(len(ranks))
-    return pl.DataFrame(
-        {"task": task, "method": method, "position": position, "sample_id": samples, "rank": np.array(ranks, float)}
-    )
+def compared(*rows, metrics=("hr@1",), **comparison):
+    """Compare rows of (task, method, ranks of the targets); a method that occurs again was trained again."""
+    tables = [
+        pl.DataFrame(
+            {"task": task, "method": method, "position": position, "sample_id": range(len(ranks))}
+        ).with_columns(rank=pl.Series(ranks, dtype=pl.Float64))
+        for position, (task, method, ranks) in enumerate(rows)
+    ]
+    # Rows come in any order; targets are matched by their number.
+    return significance(pl.concat(tables).reverse(), metrics, ComparisonSettings(**comparison))
 
 
 def test_best_and_runner_up_of_each_task():
-    ranks = pl.concat(
-        [
-            table("rec", "weak", 0, [20] * 40),
-            table("rec", "good", 1, [1] * 10 + [9] * 30),
-            table("rec", "best", 2, [1] * 30 + [9] * 10),
-            # Rows come in any order; targets are matched by their number.
-            table("search", "one", 0, [1, 2, 3, 4]).reverse(),
-            table("search", "two", 1, [4, 3, 2, 1]),
-            table("search", "lone", 2, [50, 50, 50, 50]),
-        ]
+    tests = compared(
+        ("rec", "weak", [20] * 40),
+        ("rec", "good", [1] * 10 + [9] * 30),
+        ("rec", "best", [1] * 30 + [9] * 10),
+        ("search", "one", [1, 2, 3, 4]),
+        ("search", "two", [4, 3, 2, 1]),
+        ("search", "lone", [50, 50, 50, 50]),
+        metrics=("hr@1", "hr@5"),
     )
-    found = significance(ranks, ("hr@1", "hr@5"))
-    rec, search = found.row(0, named=True), found.row(2, named=True)
+    rec, search = tests.row(0, named=True), tests.row(2, named=True)
     assert (rec["task"], rec["metric"], rec["best"], rec["runner_up"]) == ("rec", "hr@1", "best", "good")
     assert rec["difference"] == pytest.approx(0.5)
     expected = stats.ttest_rel([1] * 30 + [0] * 10, [1] * 10 + [0] * 30)
     assert (rec["t"], rec["p_value"]) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
     assert 0.3 < rec["low"] < 0.5 < rec["high"] < 0.7
-    assert (search["best"], search["runner_up"], search["difference"]) == ("one", "two", 0.0)
-    assert search["p_value"] == 1.0
-
-
-def test_a_lone_method_has_no_runner_up():
-    assert significance(table("rec", "only", 0, [1, 2]), ("hr@1",)).is_empty()
+    assert (search["best"], search["runner_up"], search["difference"], search["p_value"]) == ("one", "two", 0.0, 1.0)
+    # A lone method has no runner-up.
+    assert compared(("rec", "only", [1, 2])).is_empty()
 
 
 def test_the_best_proposed_row_is_compared_with_the_best_other_one():
-    ranks = pl.concat(
-        [
-            table("rec", "ours", 0, [1] * 10 + [9] * 30),
-            table("rec", "ours2", 1, [1] * 30 + [9] * 10),
-            table("rec", "theirs", 2, [1] * 32 + [9] * 8),
-            table("rec", "weak", 3, [9] * 40),
-            # Nothing that is proposed ranks searches.
-            table("search", "theirs", 2, [1, 2]),
-            table("search", "weak", 3, [2, 3]),
-        ]
+    rows = (
+        ("rec", "ours", [1] * 10 + [9] * 30),
+        ("rec", "ours2", [1] * 30 + [9] * 10),
+        ("rec", "theirs", [1] * 32 + [9] * 8),
+        ("rec", "weak", [9] * 40),
+        # No proposed row ranks searches.
+        ("search", "theirs", [1, 2]),
+        ("search", "weak", [2, 3]),
     )
-    best = significance(ranks, ("hr@1",), ComparisonSettings(proposed=["ours", "ours2"]))
+    best = compared(*rows, proposed=["ours", "ours2"])
     assert best.columns == ["task", "metric", "proposed", "other", "difference", "t", "p_value", "low", "high"]
-    assert len(best) == 1
-    row = best.row(0, named=True)
-    assert (row["proposed"], row["other"], row["difference"]) == ("ours2", "theirs", pytest.approx(-0.05))
+    assert best.select("proposed", "other").rows() == [("ours2", "theirs")]
     # Two targets differ.
-    assert row["p_value"] == pytest.approx(0.5)
+    assert best.select("difference", "p_value").row(0) == pytest.approx((-0.05, 0.5))
 
-    each = significance(ranks, ("hr@1",), ComparisonSettings(proposed=["ours", "ours2"], compare="each"))
+    each = compared(*rows, proposed=["ours", "ours2"], compare="each")
     assert each.columns == [*best.columns, "p_holm"]
     assert each.select("proposed", "other").rows() == [
         ("ours2", "theirs"), ("ours2", "weak"), ("ours", "theirs"), ("ours", "weak"),
@@ -163,14 +155,8 @@ def test_the_best_proposed_row_is_compared_with_the_best_other_one():
 
 def test_over_seeds_a_target_counts_by_its_mean():
     # By target, hr@1 of `ours`: 1, 1/2, 1/2, 0 over two seeds; of `theirs`, which has one: 0, 0, 1, 0.
-    ranks = pl.concat(
-        [
-            table("rec", "ours", 0, [1, 1, 9, 9]),
-            table("rec", "ours", 1, [1, 9, 1, 9]),
-            table("rec", "theirs", 2, [9, 9, 1, 9]),
-        ]
-    )
-    row = significance(ranks, ("hr@1",)).row(0, named=True)
+    rows = (("rec", "ours", [1, 1, 9, 9]), ("rec", "ours", [1, 9, 1, 9]), ("rec", "theirs", [9, 9, 1, 9]))
+    row = compared(*rows).row(0, named=True)
     expected = np.array([1.0, 0.5, -0.5, 0.0])
     assert (row["best"], row["runner_up"], row["difference"]) == ("ours", "theirs", pytest.approx(0.25))
     assert row["t"] == pytest.approx(stats.ttest_1samp(expected, 0.0).statistic)
@@ -180,14 +166,13 @@ def test_over_seeds_a_target_counts_by_its_mean():
 
 
 def test_equal_seeds_in_another_order_are_equal():
-    lists = [[1, 2, 4], [2, 4, 1], [4, 1, 2]]
-    ranks = [table("rec", "one", place, values) for place, values in enumerate(lists)]
-    ranks += [table("rec", "two", 3 + place, values) for place, values in enumerate([lists[2], lists[0], lists[1]])]
-    row = significance(pl.concat(ranks), ("ndcg@5",)).row(0, named=True)
+    one, two, three = [1, 2, 4], [2, 4, 1], [4, 1, 2]
+    rows = [("rec", "a", ranks) for ranks in (one, two, three)] + [("rec", "b", ranks) for ranks in (three, one, two)]
+    row = compared(*rows, metrics=("ndcg@5",)).row(0, named=True)
     assert (row["difference"], row["t"], row["p_value"]) == (0.0, 0.0, 1.0)
 
 
-def test_as_many_other_targets_are_refused():
-    other = table("rec", "two", 1, [1, 2]).with_columns(pl.col("sample_id") + 1)
+def test_rows_of_other_targets_are_refused():
+    columns = {"task": "rec", "method": ["one", "one", "two", "two"], "position": [0, 0, 1, 1], "rank": 1.0}
     with pytest.raises(UserError, match="two and one ranked other targets of rec"):
-        significance(pl.concat([table("rec", "one", 0, [1, 2]), other]), ("hr@1",))
+        significance(pl.DataFrame({**columns, "sample_id": [0, 1, 1, 2]}), ("hr@1",), ComparisonSettings())

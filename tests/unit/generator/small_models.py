@@ -41,6 +41,18 @@ def model(kind: str) -> torch.nn.Module:
     return network.eval()
 
 
+def without_dropout(network: torch.nn.Module) -> torch.nn.Module:
+    """Turn off a T5's dropout, in the library's modules and in the written-out pass."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "key_value_proj_dim"):
+            module.dropout = 0.0
+    for stack in (network.encoder, network.decoder):
+        stack.config.dropout_rate = 0.0
+    return network
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Draw few codes, so that items share prefixes and some are equal, and items of one length or of several."""
@@ -74,7 +86,7 @@ def log_probability(network: torch.nn.Module, prompt: list[int], row: list[int],
         logits = network(input_ids=torch.tensor([prompt]), labels=torch.tensor([row])).logits[0]
     total = 0.0
     for depth, token in enumerate(row):
-        rivals = list(range(VOCABULARY)) if items is None else followers(items, row[:depth])
+        rivals = list(range(logits.shape[1])) if items is None else followers(items, row[:depth])
         total += float(logits[depth, token] - logits[depth, rivals].logsumexp(0))
     return total
 

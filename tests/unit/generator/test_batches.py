@@ -1,4 +1,4 @@
-"""Which examples make which step."""
+"""The examples of each step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gensar_core.runtime.arrays import Ragged
 
 
 def examples(count: int, seed: int = 0) -> Examples:
-    """Example ``i`` of task ``i % 3``; its first input token is ``i``, so that batches tell whom they hold."""
+    """Example ``i`` of task ``i % 3``; its first input token is ``i``, so that batches show which examples they hold."""
     draw = np.random.default_rng(seed)
     inputs, targets = draw.integers(1, 30, count), draw.integers(1, 20, count)
     input_rows = Ragged.from_lengths(inputs, np.full(inputs.sum(), 7, dtype=np.int32))
@@ -47,11 +47,11 @@ def members(step: Step) -> list[int]:
 @pytest.mark.parametrize("batch_size", [1, 8, 25, 100])
 def test_an_epoch_holds_every_example_once(batch_size: int) -> None:
     batches = make(examples(50), batch_size)
-    stream = itertools.chain.from_iterable(map(members, batches.from_step(0)))
-    epochs = [sorted(itertools.islice(stream, 50)) if batch_size in (1, 25) else None for _ in range(3)]
-    assert all(epoch in (None, list(range(50))) for epoch in epochs)
     rows = np.concatenate([batches.rows(step) for step in range(200 // batch_size)])
-    for epoch in rows[: len(rows) // 50 * 50].reshape(-1, 50):
+    stream = itertools.chain.from_iterable(sorted(members(step)) for step in batches.from_step(0))
+    by_step = np.split(rows, range(batch_size, len(rows), batch_size))
+    assert list(itertools.islice(stream, len(rows))) == np.concatenate([np.sort(step) for step in by_step]).tolist()
+    for epoch in rows.reshape(-1, 50):
         assert sorted(epoch) == list(range(50))
     assert rows[:50].tolist() != rows[50:100].tolist()
 
@@ -60,14 +60,12 @@ def test_a_step_depends_on_its_number_alone() -> None:
     data = examples(50)
     whole = list(itertools.islice(make(data).from_step(0), 20))
     later = list(itertools.islice(make(data).from_step(13), 7))
-    for one, other in zip(whole[13:], later, strict=True):
-        assert len(one.parts) == len(other.parts)
-        for part, same in zip(one.parts, other.parts, strict=True):
+    for step, same_step in zip(whole[13:], later, strict=True):
+        for part, same in zip(step.parts, same_step.parts, strict=True):
             np.testing.assert_array_equal(part.inputs, same.inputs)
             np.testing.assert_array_equal(part.targets, same.targets)
-    assert [members(step) for step in itertools.islice(make(data, seed=2).from_step(0), 20)] != list(
-        map(members, whole)
-    )
+    other_seed = itertools.islice(make(data, seed=2).from_step(0), 20)
+    assert [*map(members, other_seed)] != [*map(members, whole)]
 
 
 def test_micro_batches_hold_their_rows_whole_and_within_the_budget() -> None:
@@ -79,16 +77,15 @@ def test_micro_batches_hold_their_rows_whole_and_within_the_budget() -> None:
     for part in step.parts:
         assert part.inputs.size + part.targets.size <= 150
         for row, target, task in zip(part.inputs[part.prompt], part.targets, part.task, strict=True):
-            example = int(row[0])
-            stored = data.inputs.shown.take(np.array([example])).history.values
-            wanted = data.targets.take(np.array([example])).values
-            assert row[row >= 0].tolist() == stored.tolist()
-            assert (row[len(stored) :] == -1).all()
-            assert target[target >= 0].tolist() == wanted.tolist()
-            assert task == example % 3
+            example = np.array([row[0]])
+            tokens = data.inputs.shown.take(example).history.values
+            assert row[: len(tokens)].tolist() == tokens.tolist()
+            assert (row[len(tokens) :] == -1).all()
+            assert target[target >= 0].tolist() == data.targets.take(example).values.tolist()
+            assert task == row[0] % 3
 
 
-def test_sorting_inside_a_step_leaves_little_padding() -> None:
+def test_sorting_within_a_step_keeps_padding_low() -> None:
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.normal(93, 18, 4096), 20, 139).astype(int)
     rows = Ragged.from_lengths(lengths, np.zeros(lengths.sum(), dtype=np.int32))
@@ -119,11 +116,9 @@ def test_cuts_are_those_of_the_plain_loop(prompts: list[tuple[int, int, int]], t
 def shared_prompts(seed: int = 0) -> Examples:
     """Sixty targets of prompts with one to five targets each; target ``i`` begins with the number ``i``."""
     draw = np.random.default_rng(seed)
-    rows = draw.integers(1, 6, 20)
-    rows[-1] += 60 - rows.sum() if rows.sum() < 60 else 0
-    prompt = np.repeat(np.arange(20), rows)[:60]
-    inputs = Ragged.from_lengths(draw.integers(2, 12, prompt[-1] + 1), np.zeros(0, dtype=np.int32))
-    inputs = Ragged(inputs.offsets, np.arange(inputs.offsets[-1], dtype=np.int32))
+    prompt = np.repeat(np.arange(60), draw.integers(1, 6, 60))[:60]
+    lengths = draw.integers(2, 12, prompt[-1] + 1)
+    inputs = Ragged.from_lengths(lengths, np.arange(lengths.sum(), dtype=np.int32))
     targets = Ragged.from_lengths(np.full(60, 3), np.repeat(np.arange(60, dtype=np.int32), 3))
     return Examples(PromptInputs.whole(inputs), targets, prompt, (prompt % 2).astype(np.uint8), ["a", "b"])
 
@@ -132,90 +127,82 @@ def shared_prompts(seed: int = 0) -> Examples:
 def test_targets_of_one_prompt_share_its_row(seed: int) -> None:
     data = shared_prompts(seed)
     batches = make(data, batch_size=60, tokens=90, seed=seed)
-    seen = []
+    rows = []
     for part in next(batches.from_step(0)).parts:
         assert len(np.unique(part.prompt)) == len(part.inputs)
         assert (np.diff(part.prompt) >= 0).all()
-        for target, place, task in zip(part.targets, part.prompt, part.task, strict=True):
-            row = int(target[0])
-            seen.append(row)
-            wanted = data.inputs.shown.take(data.prompt[row : row + 1]).history.values
-            assert part.inputs[place][part.inputs[place] >= 0].tolist() == wanted.tolist()
+        for row, place, task in zip(part.targets[:, 0], part.prompt, part.task, strict=True):
+            rows.append(int(row))
+            tokens = data.inputs.shown.take(data.prompt[row : row + 1]).history.values
+            assert part.inputs[place][part.inputs[place] >= 0].tolist() == tokens.tolist()
             assert task == data.task[row]
-    assert sorted(seen) == list(range(60))
-    # Whole prompts stand in one step, but for those at its two ends.
+    assert sorted(rows) == list(range(60))
+    # A step holds whole prompts, except at its two ends.
     small = make(data, batch_size=10, tokens=90, seed=seed)
-    steps = [set(small.rows(step).tolist()) for step in range(6)]
-    split = [
-        p for p in set(data.prompt) if sum(bool(step & set(np.flatnonzero(data.prompt == p))) for step in steps) > 1
-    ]
-    assert len(split) <= 5
+    steps_of_prompt = Counter(prompt for step in range(6) for prompt in set(data.prompt[small.rows(step)]))
+    assert sum(steps > 1 for steps in steps_of_prompt.values()) <= 5
 
 
-def test_shares_of_shared_prompts_count_targets() -> None:
-    data = shared_prompts()
-    of_a = np.flatnonzero(data.task == 0)
-    batches = make(data, batch_size=1, a=1.5, b=0.0)
-    assert batches.epoch_size == len(of_a) + round(0.5 * len(of_a))
-    for epoch in range(3):
-        rows = [int(batches.rows(epoch * batches.epoch_size + step)[0]) for step in range(batches.epoch_size)]
-        times = Counter(rows)
-        assert set(times) == set(of_a.tolist())
-        assert set(times.values()) <= {1, 2}
+def epochs(batches: Batches, count: int) -> list[Counter[int]]:
+    """Count how often each of the first epochs holds each example."""
+    size, batch_size = batches.epoch_size, batches.batch_size
+    rows = np.concatenate([batches.rows(step) for step in range(-(-count * size // batch_size))])
+    return [Counter(epoch.tolist()) for epoch in rows[: count * size].reshape(count, size)]
 
 
 def test_task_weights_repeat_whole_times_and_draw_the_rest_anew() -> None:
     batches = make(examples(60), a=2.5, b=0.0, c=0.4)
     assert batches.epoch_size == 50 + 8
-    rows = np.concatenate([batches.rows(step) for step in range(58)])[: 58 * 8]
-    epochs = rows[: 58 * 8].reshape(8, 58)
-    extra = []
-    for epoch in epochs:
-        times = Counter(epoch.tolist())
-        assert not any(row % 3 == 1 for row in times)
+    drawn = set()
+    for times in epochs(batches, 8):
         assert sorted(times[row] for row in range(0, 60, 3)) == [2] * 10 + [3] * 10
+        assert sorted(times[row] for row in range(1, 60, 3)) == [0] * 20
         assert sorted(times[row] for row in range(2, 60, 3)) == [0] * 12 + [1] * 8
-        extra.append(tuple(row for row in range(0, 60, 3) if times[row] == 3))
-    assert len(set(extra)) > 1
+        drawn.add(tuple(row for row in range(0, 60, 3) if times[row] == 3))
+    assert len(drawn) > 1
 
 
 def test_a_task_may_give_a_number_of_examples_drawn_anew_each_epoch() -> None:
-    # Twenty of each task: seven of a, all of b (there are no thirty), none of c; what the corpus lacks does not count.
-    few = {"a": ExamplesPerEpoch(examples=7), "b": ExamplesPerEpoch(examples=30), "c": ExamplesPerEpoch(examples=0)}
-    batches = make(examples(60), **few, absent=2.0)
+    # Twenty of each task: seven of a, all of b (there are no thirty), none of c; the corpus lacks the fourth task.
+    numbers = {"a": ExamplesPerEpoch(examples=7), "b": ExamplesPerEpoch(examples=30), "c": ExamplesPerEpoch(examples=0)}
+    batches = make(examples(60), **numbers, absent=2.0)
     assert batches.epoch_size == 7 + 20
-    epochs = np.concatenate([batches.rows(step) for step in range(27)]).reshape(8, 27)
-    drawn = []
-    for epoch in epochs:
-        assert len(set(epoch.tolist())) == 27
-        assert sorted(row for row in epoch if row % 3 == 1) == list(range(1, 60, 3))
-        drawn.append(tuple(sorted(row for row in epoch if row % 3 == 0)))
-    assert {len(some) for some in drawn} == {7}
-    assert len(set(drawn)) == 8
-    assert (make(examples(60), **few).rows(11) == batches.rows(11)).all()
+    drawn = set()
+    for times in epochs(batches, 8):
+        assert set(times.values()) == {1}
+        assert sorted(row for row in times if row % 3 == 1) == list(range(1, 60, 3))
+        drawn.add(tuple(sorted(row for row in times if row % 3 == 0)))
+    assert {len(rows) for rows in drawn} == {7}
+    assert len(drawn) == 8
+    assert (make(examples(60), **numbers).rows(11) == batches.rows(11)).all()
 
 
-def test_numbers_of_examples_count_targets_of_shared_prompts() -> None:
+def test_weights_and_numbers_count_targets_of_shared_prompts() -> None:
     data = shared_prompts()
-    batches = make(data, batch_size=1, a=ExamplesPerEpoch(examples=11), b=0.0)
-    for epoch in range(3):
-        rows = [int(batches.rows(epoch * 11 + step)[0]) for step in range(11)]
-        assert len(set(rows)) == 11
-        assert (data.task[rows] == 0).all()
+    of_a = np.flatnonzero(data.task == 0)
+    by_weight = make(data, batch_size=1, a=1.5, b=0.0)
+    assert by_weight.epoch_size == len(of_a) + round(0.5 * len(of_a))
+    for times in epochs(by_weight, 3):
+        assert set(times) == set(of_a.tolist())
+        assert set(times.values()) <= {1, 2}
+    by_number = make(data, batch_size=1, a=ExamplesPerEpoch(examples=11), b=0.0)
+    for times in epochs(by_number, 3):
+        assert len(times) == by_number.epoch_size == 11
+        assert set(times) <= set(of_a.tolist())
 
 
 def instructed(count: int) -> Examples:
     """Prompt ``i`` shows the token ``100 + i`` in one of three instructions: 1 x, 2 x 2 and 3 x. It has two targets."""
     shown = PromptInputs.whole(Ragged.from_lengths(np.ones(count, dtype=np.int64), np.arange(100, 100 + count))).shown
     texts = Ragged.from_lengths(np.array([0, 1, 1, 1]), np.array([1, 2, 3]))
-    # Place 0 is what is shown; 2 is the empty text, 3 to 5 are the others.
+    # Place 0 is the shown token, 2 the empty text, and 3 to 5 are the other texts.
     places = np.array([[3, 0, 2], [4, 0, 4], [5, 0, 2]])
     inputs = PromptInputs(shown, np.zeros(count, dtype=np.int64), Instructions(texts, places, np.array([0, 3])))
     targets = Ragged.from_lengths(np.full(2 * count, 1), np.arange(2 * count))
     return Examples(inputs, targets, np.repeat(np.arange(count), 2), np.zeros(2 * count, dtype=np.uint8), ["a"])
 
 
-def test_a_prompt_is_in_another_instruction_at_each_visit_and_in_one_for_all_its_targets() -> None:
+def test_each_visit_of_a_prompt_draws_one_instruction_for_all_its_targets() -> None:
     data = instructed(30)
     batches = make(data, batch_size=20)
     seen: dict[int, list[tuple[int, ...]]] = {}
@@ -227,7 +214,7 @@ def test_a_prompt_is_in_another_instruction_at_each_visit_and_in_one_for_all_its
                 assert prompt in {(1, prompt[1]), (2, prompt[1], 2), (3, prompt[1])}
                 seen.setdefault(prompt[1] - 100, []).append(prompt)
             assert (part.targets[:, 0] // 2 == part.inputs[part.prompt, 1] - 100).all()
-    # Thirty visits each: every instruction comes up, about as often as the others.
+    # Each prompt is visited thirty times: every instruction comes up, about as often as the others.
     assert all(len(set(prompts)) == 3 for prompts in seen.values())
     counts = Counter(len(prompt) for prompts in seen.values() for prompt in prompts)
     assert 0.25 < counts[3] / counts.total() < 0.42

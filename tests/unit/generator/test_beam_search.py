@@ -60,11 +60,11 @@ def test_a_beam_for_each_item_finds_the_exact_ranking(
         if mask is not None:
             row[~mask] = -np.inf
         expected = np.flatnonzero(row > -np.inf)
-        found, rest = np.split(retrieved.items[user], [len(expected)])
-        assert sorted(found.tolist()) == expected.tolist()
+        ranked, rest = np.split(retrieved.items[user], [len(expected)])
+        assert sorted(ranked.tolist()) == expected.tolist()
         assert (rest == -1).all()
-        np.testing.assert_allclose(retrieved.scores[user, : len(found)], -np.sort(-row[expected]), atol=1e-4)
-        np.testing.assert_allclose(row[found], retrieved.scores[user, : len(found)], atol=1e-4)
+        np.testing.assert_allclose(retrieved.scores[user, : len(ranked)], -np.sort(-row[expected]), atol=1e-4)
+        np.testing.assert_allclose(row[ranked], retrieved.scores[user, : len(ranked)], atol=1e-4)
 
 
 @given(case=cases(), beams=st.integers(1, 4), allowed=st.integers(1, 2**12 - 1))

@@ -21,7 +21,7 @@ from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.doc2query import make_pseudo_queries, sample_queries, training_pairs
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import digest
-from tests.support.corpora_shop import write_shop
+from tests.support.shop import write_corpus_inputs, write_events
 
 KINDS = ["piano", "lamp", "tent", "drill"]
 #: Twenty items of four kinds; who wants an item asks for its kind. Item 20 has no text, item 21 no training click.
@@ -52,21 +52,10 @@ def settings(**changes: Any) -> PseudoQuerySettings:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codes = [[item % 8, item // 8, 0, 0] for item in range(len(ITEMS))]
     folder = tmp_path_factory.mktemp("shop")
-    write_shop(folder, texts=ITEMS, queries=KINDS, semantic=codes, collaborative=codes)
-    clicks = list(range(21))
-    events = pl.DataFrame(
-        {
-            "event_id": range(42),
-            "user_id": [0] * 42,
-            "time": range(42),
-            "task": ["search"] * 21 + ["rec"] * 21,
-            "item_id": clicks + clicks,
-            "query_id": [item % 4 for item in clicks] + [None] * 21,
-            "session_id": [*clicks, *([None] * 21)],
-        },
-        schema=schema.EVENTS.schema,
-    )
-    schema.EVENTS.write(events, folder / "training_events.parquet")
+    write_corpus_inputs(folder, texts=ITEMS, queries=KINDS, semantic=codes, collaborative=codes)
+    searches = [(0, item, "search", item, item % 4, item) for item in range(21)]
+    clicks = [(0, 21 + item, "rec", item, None, None) for item in range(21)]
+    write_events(folder, searches + clicks)
     return folder
 
 
@@ -80,7 +69,7 @@ def test_pairs_are_those_of_training_searches_on_items_with_text(shop: Path) -> 
 
 
 @pytest.mark.slow
-def test_queries_fit_their_items_and_come_again(shop: Path, tmp_path: Path) -> None:
+def test_queries_fit_their_items_and_are_repeatable(shop: Path, tmp_path: Path) -> None:
     make_pseudo_queries(shop, shop, tmp_path / "a", settings(), 3, None)
     table = schema.PSEUDO_QUERIES.read(tmp_path / "a" / "pseudo_queries.parquet")
     assert set(table["item_id"]) == set(range(20)) | {21}
@@ -95,21 +84,21 @@ def test_queries_fit_their_items_and_come_again(shop: Path, tmp_path: Path) -> N
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_model_may_be_asked_as_it_is(shop: Path, tmp_path: Path) -> None:
-    """Without an epoch no click is read, and the queries are those that the backbone's own weights give."""
+def test_without_an_epoch_the_backbone_itself_is_sampled(shop: Path, tmp_path: Path) -> None:
+    """No click is read, and the queries are those of the backbone's weights."""
     tokenizer = train_tokenizer([*ITEMS, *KINDS], 340)
     tokenizer.save_pretrained(tmp_path / "t5")
     model = backbone.from_scratch(settings().size, len(tokenizer), tokenizer, 1)
     model.save_pretrained(tmp_path / "t5")
     folder = str(tmp_path / "t5")
-    as_it_is = settings(backbone=folder, tokenizer=folder, epochs=0.0)
+    untrained = settings(backbone=folder, tokenizer=folder, epochs=0.0)
     no_click = schema.EVENTS.read(shop / "training_events.parquet").clear()
     shutil.copytree(shop, tmp_path / "shop")
     schema.EVENTS.write(no_click, tmp_path / "shop" / "training_events.parquet")
-    make_pseudo_queries(tmp_path / "shop", tmp_path / "shop", tmp_path / "out", as_it_is, 3, tmp_path / "none")
+    make_pseudo_queries(tmp_path / "shop", tmp_path / "shop", tmp_path / "out", untrained, 3, tmp_path / "none")
     table = schema.PSEUDO_QUERIES.read(tmp_path / "out" / "pseudo_queries.parquet")
-    texts = Texts.prepare(pl.Series(ITEMS), Encoder(tokenizer), as_it_is.max_item_tokens, [])
-    expected = sample_queries(model, tokenizer, texts, as_it_is, derive_seed(3, "sampling"))
+    texts = Texts.prepare(pl.Series(ITEMS), Encoder(tokenizer), untrained.max_item_tokens, [])
+    expected = sample_queries(model, tokenizer, texts, untrained, derive_seed(3, "sampling"))
     assert len(table) > len(ITEMS)
     assert table.equals(expected)
     assert json.loads((tmp_path / "out" / "curve.json").read_text()) == []

@@ -17,7 +17,6 @@ from gensar_core.corpora import trie as trie_module
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.likelihoods import CatalogueLikelihood
 from gensar_core.generator.prefix_tree import build_trees, keep_choices
@@ -25,7 +24,7 @@ from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.runtime.stage import read_record
-from tests.support.generator_folders import write_corpus, write_samples
+from tests.support.generator_folders import N_ITEMS, write_corpus, write_samples
 from tests.unit.generator.small_models import END, VOCABULARY, Lists, cases, followers, ragged
 
 SCRATCH = TrainingSettings(
@@ -126,7 +125,7 @@ def test_a_generator_trained_over_the_catalogue_ranks_its_targets_first(tmp_path
     with pytest.raises(UserError, match="likelihood: catalogue"):
         rank_candidates(model, corpus, samples, tmp_path / "beams", "gensar", RankingSettings(beams=5))
 
-    tries = target_tries(corpus, backbone.load_model(str(model)))
+    tries = target_tries(corpus, N_ITEMS)
     assert sorted(tries) == ["desc2id_collaborative", "desc2id_semantic", "doc2query", "nrip", "nsip"]
     # The descriptions' identifiers come without the behavior's token.
     assert (tries["nrip"].depth, tries["desc2id_collaborative"].depth) == (5, 4)

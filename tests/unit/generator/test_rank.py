@@ -1,4 +1,4 @@
-"""The stage `rank_generator`: what its settings make of a trained generator's scores."""
+"""The stage `rank_generator`: its settings applied to a trained generator's scores."""
 
 from __future__ import annotations
 
@@ -44,27 +44,30 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 
 def scores(folder: Path, name: str, samples: Path, task: str) -> np.ndarray:
-    """What the stage wrote for the test lists of a task, [lists, width]."""
-    found = list_scores(schema.SCORES.read(folder / f"{name}.scores.parquet"), load_candidates(samples, task, "test"))
-    assert found is not None
-    return found
+    """Read the scores of a task's test lists, [lists, width]."""
+    table = schema.SCORES.read(folder / f"{name}.scores.parquet")
+    matrix = list_scores(table, load_candidates(samples, task, "test"))
+    assert matrix is not None
+    return matrix
 
 
-def test_the_other_identifier_counts_as_often_as_asked(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_scores_by_the_other_identifier_are_added_by_their_weight(
+    inputs: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     model, corpus, samples = inputs
-    rank_candidates(*inputs, tmp_path, "own", RankingSettings())
+    rank_candidates(*inputs, tmp_path, "plain", RankingSettings())
     rank_candidates(*inputs, tmp_path, "both", RankingSettings(other_identifier=OtherIdentifier(rec=0.5)))
     trained = TrainedGenerator.load(model, corpus)
     lists = load_candidates(samples, "rec", "test")
     prompts = load_prompts(corpus, trained.vocabulary).of(lists.samples.get_column("sample_id").to_numpy())
     other = trained.score(prompts, lists.items, "search")
-    own, both = (scores(tmp_path, name, samples, "rec") for name in ("own", "both"))
-    assert np.abs(other - own).max() > 1e-3
-    np.testing.assert_allclose(both, own + 0.5 * other, atol=1e-4)
-    np.testing.assert_array_equal(*(scores(tmp_path, name, samples, "search") for name in ("own", "both")))
+    plain, both = (scores(tmp_path, name, samples, "rec") for name in ("plain", "both"))
+    assert np.abs(other - plain).max() > 1e-3
+    np.testing.assert_allclose(both, plain + 0.5 * other, atol=1e-4)
+    np.testing.assert_array_equal(*(scores(tmp_path, name, samples, "search") for name in ("plain", "both")))
 
 
-def test_bfloat16_moves_ranks_little(
+def test_bfloat16_changes_scores_little(
     inputs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Emulated where the processor lacks it.
@@ -77,7 +80,7 @@ def test_bfloat16_moves_ranks_little(
 
 
 def precision_of(folder: Path, name: str) -> str:
-    """What the record of a ranking says of its numbers."""
+    """Read the number type from the record of a ranking."""
     counts: dict[str, str] = read_record(folder / f"{name}.stage.json")["counts"]
     return counts["precision"]
 
@@ -109,7 +112,7 @@ def test_a_processor_without_bfloat16_ranks_and_retrieves_in_float32_and_says_so
         assert (tmp_path / f"ranks.{name}").read_bytes() == (tmp_path / f"exact.{name}").read_bytes()
 
 
-def test_beams_do_not_know_the_other_identifier() -> None:
+def test_beams_cannot_be_combined_with_the_other_identifier() -> None:
     ranking = {"beams": 30, "other_identifier": {"rec": 1.0}}
     with pytest.raises(ValidationError, match="other_identifier needs scores of all"):
         GeneratorSettings.model_validate({"corpus": "full", "ranking": ranking})

@@ -11,10 +11,11 @@ from torch.nn import functional
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from gensar_core.generator.backbones.load import load_model
-from gensar_core.generator.backbones.t5 import decode_rows, encode_prompts, position_buckets
+from gensar_core.generator.backbones.t5 import encode_prompts, position_buckets, target_outputs
 from gensar_core.nn import cross_entropy as chunks
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from, dropout
+from tests.unit.generator.small_models import without_dropout
 
 SIZES = {
     "vocab_size": 50,
@@ -28,7 +29,6 @@ SIZES = {
     "relative_attention_max_distance": 12,
     "decoder_start_token_id": 0,
 }
-KINDS = ["t5", "t5-1.1", "mt5", "untied"]
 
 
 def make(kind: str) -> torch.nn.Module:
@@ -65,50 +65,35 @@ def library_logits(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.
     return model(input_ids=inputs.clamp_min(0), attention_mask=mask, labels=labels).logits
 
 
-def own_logits(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return decode_rows(model, targets, encode_prompts(model, inputs), inputs >= 0) @ model.lm_head.weight.T
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_logits_equal_the_library(kind: str) -> None:
-    model = make(kind).eval()
+def assert_logits_equal_the_library(model: torch.nn.Module) -> torch.Tensor:
     inputs, targets = rows()
+    real = targets >= 0
     with torch.no_grad():
-        torch.testing.assert_close(
-            own_logits(model, inputs, targets)[targets >= 0],
-            library_logits(model, inputs, targets)[targets >= 0],
-            atol=1e-4,
-            rtol=1e-4,
-        )
-
-
-@pytest.mark.parametrize("kind", ["t5", "t5-1.1", "mt5"])
-def test_logits_survive_saving(kind: str, tmp_path: Path) -> None:
-    model = make(kind).eval()
-    model.save_pretrained(tmp_path)
-    inputs, targets = rows()
-    with torch.no_grad():
+        logits = outputs_of(model, inputs, targets) @ model.lm_head.weight.T
         expected = library_logits(model, inputs, targets)
-        again = load_model(str(tmp_path)).eval()
-        torch.testing.assert_close(library_logits(again, inputs, targets), expected)
-        torch.testing.assert_close(
-            own_logits(again, inputs, targets)[targets >= 0], expected[targets >= 0], atol=1e-4, rtol=1e-4
-        )
+    torch.testing.assert_close(logits[real], expected[real], atol=1e-4, rtol=1e-4)
+    return expected
+
+
+def outputs_of(
+    model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor, prompt: np.ndarray | None = None
+) -> torch.Tensor:
+    return target_outputs(model, encode_prompts(model, inputs), targets, prompt)
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5-1.1", "mt5", "untied"])
+def test_logits_equal_the_library_and_survive_saving(kind: str, tmp_path: Path) -> None:
+    model = make(kind).eval()
+    expected = assert_logits_equal_the_library(model)
+    if kind != "untied":
+        model.save_pretrained(tmp_path)
+        torch.testing.assert_close(assert_logits_equal_the_library(load_model(str(tmp_path)).eval()), expected)
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full rows", "padded rows"])
 @pytest.mark.parametrize("kind", ["t5", "mt5"])
 def test_loss_and_gradients_equal_the_library(kind: str, full: bool) -> None:
-    model = make(kind)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for stack in (model.encoder, model.decoder):
-        stack.config.dropout_rate = 0.0
-        for module in stack.modules():
-            if hasattr(module, "key_value_proj_dim"):
-                module.dropout = 0.0
-    model.train()
+    model = without_dropout(make(kind)).train()
     inputs, targets = rows()
     if full:
         inputs, targets = inputs[:1], targets[:1, :3]
@@ -119,29 +104,26 @@ def test_loss_and_gradients_equal_the_library(kind: str, full: bool) -> None:
     model.zero_grad()
 
     real = targets >= 0
-    outputs = decode_rows(model, targets, encode_prompts(model, inputs), inputs >= 0)
-    found = cross_entropy(outputs[real], model.lm_head.weight, targets[real]).mean()
-    found.backward()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    loss = cross_entropy(outputs_of(model, inputs, targets)[real], model.lm_head.weight, targets[real]).mean()
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], atol=2e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["t5", "mt5"])
-def test_targets_that_share_a_prompt_are_as_if_each_had_its_own(kind: str) -> None:
+def test_targets_may_share_a_prompt(kind: str) -> None:
     model = make(kind).eval()
     inputs, targets = rows()
     prompt = np.array([0, 0, 0, 1, 2, 2, 3])
-    asked = targets[[0, 1, 3, 2, 1, 0, 3]]
-    shared = decode_rows(model, asked, encode_prompts(model, inputs), inputs >= 0, prompt)
-    alone = decode_rows(model, asked, encode_prompts(model, inputs[prompt]), inputs[prompt] >= 0)
-    torch.testing.assert_close(shared[asked >= 0], alone[asked >= 0], atol=1e-5, rtol=1e-5)
-    weights = list(model.parameters())
-    wanted = torch.autograd.grad(alone[asked >= 0].square().sum(), weights, allow_unused=True)
-    given = torch.autograd.grad(shared[asked >= 0].square().sum(), weights, allow_unused=True)
-    for found, expected in zip(given, wanted, strict=True):
-        if expected is not None:
-            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+    targets = targets[[0, 1, 3, 2, 1, 0, 3]]
+    real = targets >= 0
+    shared = outputs_of(model, inputs, targets, prompt)[real]
+    alone = outputs_of(model, inputs[prompt], targets)[real]
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
+    weights = [weight for name, weight in model.named_parameters() if name != "lm_head.weight"]
+    gradients, expected = (torch.autograd.grad(outputs.square().sum(), weights) for outputs in (shared, alone))
+    torch.testing.assert_close(gradients, expected, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -184,7 +166,7 @@ def test_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_cross_entropy_equals_the_library_whatever_the_chunks(
+def test_cross_entropy_equals_the_library_in_any_chunks(
     smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "_CPU_LOGITS", chunk * 11)
@@ -193,14 +175,15 @@ def test_cross_entropy_equals_the_library_whatever_the_chunks(
     weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0, 10, 3, 3, 7, 1, 2])
     expected = functional.cross_entropy(outputs @ weight.T, targets, reduction="none", label_smoothing=smoothing)
-    wanted = torch.autograd.grad(expected.sum() * 0.3, (outputs, weight))
-    found = cross_entropy(outputs, weight, targets, smoothing)
-    given = torch.autograd.grad(found.sum() * 0.3, (outputs, weight))
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(given, wanted)
+    losses = cross_entropy(outputs, weight, targets, smoothing)
+    torch.testing.assert_close(losses, expected)
+    gradients, expected_gradients = (
+        torch.autograd.grad(one.sum() * 0.3, (outputs, weight)) for one in (losses, expected)
+    )
+    torch.testing.assert_close(gradients, expected_gradients)
 
 
-def test_a_stream_of_its_own_is_drawn_by_its_seed_alone() -> None:
+def test_a_separate_stream_of_dropout_depends_on_its_seed_alone() -> None:
     values = torch.ones(1000)
     torch.manual_seed(5)
     expected = dropout(values, 0.5, training=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
-from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.stage import digest
+from gensar_core.runtime.stage import digest, read_record
 from gensar_core.training.loop import train
 from tests.support import generator_folders as folders
+from tests.unit.generator.small_models import log_probability, ragged, without_dropout
 
 USERS = 20
 TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1)
@@ -85,19 +86,13 @@ def test_a_tiny_model_learns_its_examples_by_heart(ranks: pl.DataFrame, trained:
     assert (ranks["rank"] == 1.0).all()
     assert (ranks["n_candidates"] == 10).all()
     assert ranks["sample_id"].to_list() == list(range(4 * USERS))
-    record = json.loads((trained.parent / "ranks" / "gensar.stage.json").read_text())
-    assert record["counts"]["search_test_hr@5"] == 1.0
-
-
-def test_the_curve_has_losses_of_every_task(trained: Path) -> None:
+    assert read_record(trained.parent / "ranks" / "gensar.stage.json")["counts"]["search_test_hr@5"] == 1.0
     curve = json.loads((trained / "curve.json").read_text())
-    assert curve[-1]["train_loss_nrip"] < 0.1 < curve[0]["train_loss_nrip"]
-    assert curve[-1]["train_loss_nsip"] < 0.1 < curve[0]["train_loss_nsip"]
-    assert [entry["score"] for entry in curve] == [
-        pytest.approx((entry["rec_ndcg@5"] + entry["search_ndcg@5"]) / 2) for entry in curve
-    ]
-    record = json.loads((trained / "stage.json").read_text())
-    assert record["counts"]["best_score"] == max(entry["score"] for entry in curve)
+    for task in ("nrip", "nsip"):
+        assert curve[-1][f"train_loss_{task}"] < 0.1 < curve[0][f"train_loss_{task}"]
+    for entry in curve:
+        assert entry["score"] == pytest.approx((entry["rec_ndcg@5"] + entry["search_ndcg@5"]) / 2)
+    assert read_record(trained / "stage.json")["counts"]["best_score"] == max(entry["score"] for entry in curve)
 
 
 def test_ranks_do_not_depend_on_the_batch_and_are_repeatable(
@@ -112,46 +107,31 @@ def test_ranks_do_not_depend_on_the_batch_and_are_repeatable(
 
 def test_the_folder_opens_with_the_library_and_gives_the_same_scores(trained: Path, corpus: Path) -> None:
     model = AutoModelForSeq2SeqLM.from_pretrained(trained).eval()
-    tokenizer = AutoTokenizer.from_pretrained(trained)
-    assert tokenizer.convert_tokens_to_ids("<M2_3>") == folders.token("<M2_3>")
+    assert AutoTokenizer.from_pretrained(trained).convert_tokens_to_ids("<M2_3>") == folders.token("<M2_3>")
     generator = TrainedGenerator.load(trained, corpus)
     for task in schema.TASKS:
         prompts = [folders.prompt_row(task, user) for user in range(4)]
-        rows = Ragged.from_lengths(np.array([len(row) for row in prompts]), np.concatenate(prompts).astype(np.int32))
         candidates = np.tile(np.arange(folders.N_ITEMS, dtype=np.int32), (4, 1))
-        scores = generator.score(rows, candidates, task)
+        scores = generator.score(ragged(prompts), candidates, task)
         for user, prompt in enumerate(prompts):
             for item in (0, 7, folders.target_of(task, user)):
-                target = folders.item_row(task, item)
-                with torch.no_grad():
-                    logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([target])).logits[0]
-                alone = logits.log_softmax(-1)[torch.arange(len(target)), target].sum().item()
-                assert scores[user, item] == pytest.approx(alone, abs=1e-4, rel=1e-5)
+                expected = log_probability(model, prompt, folders.item_row(task, item), None)
+                assert scores[user, item] == pytest.approx(expected, abs=1e-4, rel=1e-5)
 
 
-def test_equal_seeds_give_equal_bytes_and_other_seeds_others(corpus: Path, samples: Path, tmp_path: Path) -> None:
-    short = settings(epochs=2.0)
-    weights = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train_generator(corpus, samples, tmp_path / name, short, seed, None)
-        weights.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1] != weights[2]
-
-
-def test_the_number_of_threads_does_not_change_a_byte(corpus: Path, samples: Path, tmp_path: Path) -> None:
+def test_the_seed_alone_decides_the_bytes(
+    corpus: Path, samples: Path, tmp_path: Path, torch_threads: Callable[[int], None]
+) -> None:
     # Micro-batches small enough that a step has several, with dropout, clipping, validations and the last ranking.
     chosen = settings(epochs=2.0, batch_tokens=40)
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            folder = tmp_path / str(threads)
-            train_generator(corpus, samples, folder, chosen, 1, None)
-            found.append([(folder / name).read_bytes() for name in ("model.safetensors", "curve.json")])
-    finally:
-        torch.set_num_threads(before)
-    assert found[0] == found[1] == found[2]
+    results = []
+    for seed, threads in ((1, 1), (1, 2), (1, 5), (2, 5)):
+        torch_threads(threads)
+        folder = tmp_path / f"{seed} {threads}"
+        train_generator(corpus, samples, folder, chosen, seed, None)
+        results.append([(folder / name).read_bytes() for name in ("model.safetensors", "curve.json")])
+    assert results[0] == results[1] == results[2]
+    assert results[3][0] != results[0][0]
 
 
 def test_a_killed_run_continues_to_the_same_bytes(
@@ -186,24 +166,16 @@ def test_a_killed_run_continues_to_the_same_bytes(
 
 
 def test_cutting_a_step_into_micro_batches_does_not_change_its_gradient(corpus: Path, samples: Path) -> None:
-    found = []
-    for tokens in (24, 1000):
-        task = make_task(corpus, samples, batch_tokens=tokens, label_smoothing=0.1)
-        for module in (task.module.encoder, task.module.decoder):
-            module.config.dropout_rate = 0.0
-        for module in task.module.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        task.module.train()
+    tasks = [make_task(corpus, samples, batch_tokens=tokens, label_smoothing=0.1) for tokens in (24, 1000)]
+    losses = []
+    for task in tasks:
+        without_dropout(task.module).train()
         step = next(task.batches(2))
-        losses = task.backward(step)
-        found.append((len(step.parts), losses, [parameter.grad for parameter in task.module.parameters()]))
-    (many, cut, cut_gradients), (_, whole, whole_gradients) = found
-    assert many > 3
-    for name, value in whole.items():
-        torch.testing.assert_close(cut[name], value, atol=1e-6, rtol=1e-6)
-    for one, other in zip(cut_gradients, whole_gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+        losses.append(task.backward(step))
+        assert (len(step.parts) > 3) == (task is tasks[0])
+    torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-6)
+    cut, whole = ([parameter.grad for parameter in task.module.parameters()] for task in tasks)
+    torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
 
 
 def test_the_loss_is_the_mean_over_the_tokens_of_the_step(corpus: Path, samples: Path) -> None:
@@ -226,7 +198,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_step(corpus: Path, samples:
 def test_a_task_that_a_step_lacks_has_no_loss_there(corpus: Path, samples: Path) -> None:
     task = make_task(corpus, samples, batch_size=1)
     names = [set(task.backward(step)) for step in itertools.islice(task.batches(0), 6)]
-    assert sorted({tuple(sorted(found)) for found in names}) == [("loss", "loss_nrip"), ("loss", "loss_nsip")]
+    assert sorted({tuple(sorted(losses)) for losses in names}) == [("loss", "loss_nrip"), ("loss", "loss_nsip")]
 
 
 def test_scratch_starts_at_the_scale_of_its_authors(corpus: Path) -> None:
@@ -242,12 +214,16 @@ def test_scratch_starts_at_the_scale_of_its_authors(corpus: Path) -> None:
     assert 0.3 < logits.std().item() < 3.0
 
 
+def t5(vocabulary: int, **sizes: int) -> T5ForConditionalGeneration:
+    torch.manual_seed(0)
+    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, **sizes}
+    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, decoder_start_token_id=0, **sizes))
+
+
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
     """A local T5 with 16 embeddings more than its tokenizer has words."""
-    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1}
-    torch.manual_seed(0)
-    model = T5ForConditionalGeneration(T5Config(vocab_size=folders.BASE + 16, decoder_start_token_id=0, **sizes))
+    model = t5(folders.BASE + 16)
     with torch.no_grad():
         model.shared.weight[:, 3] += 9.0
         model.shared.weight[folders.BASE :] = 77.0
@@ -257,25 +233,21 @@ def pretrained(tmp_path: Path) -> Path:
 
 def test_new_tokens_look_like_known_ones(pretrained: Path, corpus: Path) -> None:
     before = backbone.load_model(str(pretrained)).shared.weight.detach()
-    model = backbone.build(settings(backbone=str(pretrained)), corpus, 1)
+    model, again = (backbone.build(settings(backbone=str(pretrained)), corpus, 1) for _ in range(2))
     table = model.get_input_embeddings().weight.detach()
     known, new = table[: folders.BASE], table[folders.BASE : folders.VOCABULARY]
-    torch.testing.assert_close(known, before[: folders.BASE])
+    assert torch.equal(known, before[: folders.BASE])
     assert len(table) == max(len(before), folders.VOCABULARY) == model.config.vocab_size
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert (new.mean(0) - known.mean(0)).abs().max() < 1.2
     assert new.std().item() == pytest.approx(known.std().item(), rel=0.2)
     assert len(torch.unique(new, dim=0)) == len(new)
-    again = backbone.build(settings(backbone=str(pretrained)), corpus, 1).shared.weight.detach()
-    assert torch.equal(table, again)
+    assert torch.equal(table, again.shared.weight)
 
 
 def generator_folder(folder: Path, new: list[str], tied: bool, words: list[str] = folders.WORDS) -> Path:
     """A model with random rows for the words and the new tokens of its own tokenizer, in this order."""
-    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1}
-    torch.manual_seed(0)
-    size = len(words) + len(new)
-    model = T5ForConditionalGeneration(T5Config(vocab_size=size, decoder_start_token_id=0, **sizes))
+    model = t5(len(words) + len(new))
     if not tied:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
@@ -285,29 +257,30 @@ def generator_folder(folder: Path, new: list[str], tied: bool, words: list[str] 
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_tokens_of_a_trained_generator_keep_their_rows_whatever_their_numbers(
+def test_tokens_of_a_trained_generator_keep_their_rows_under_other_numbers(
     corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], tied: bool
 ) -> None:
-    # Theirs lacks four tokens of the corpus, has some that the corpus does not know, and all in another order.
-    theirs = [*(f"<X_{code}>" for code in range(9)), *reversed(folders.NEW[4:])]
-    folder = generator_folder(tmp_path / "trained", theirs, tied)
+    # The model lacks four tokens of the corpus, has some that the corpus lacks, and all in another order.
+    model_tokens = [*(f"<X_{code}>" for code in range(9)), *reversed(folders.NEW[4:])]
+    folder = generator_folder(tmp_path / "trained", model_tokens, tied)
     before = backbone.load_model(str(folder))
     model = backbone.build(settings(backbone=str(folder)), corpus, 1)
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
-    nameless = backbone.build(settings(backbone=str(folder)), corpus, 1)
-    told = capfd.readouterr().err
-    assert [f"backbone: of 21 identifier and behavior tokens, {kept} are" in told for kept in (17, 0)] == [True, True]
+    without_names = backbone.build(settings(backbone=str(folder)), corpus, 1)
+    log = capfd.readouterr().err
+    for kept_rows in (17, 0):
+        assert f"backbone: of 21 identifier and behavior tokens, {kept_rows} are" in log
     for name in ("shared", "lm_head"):
-        old, now, fresh = (getattr(one, name).weight.detach() for one in (before, model, nameless))
-        assert len(now) == folders.VOCABULARY
-        assert torch.equal(now[: folders.BASE], old[: folders.BASE])
+        old, new, fresh = (getattr(one, name).weight.detach() for one in (before, model, without_names))
+        assert len(new) == folders.VOCABULARY
+        assert torch.equal(new[: folders.BASE], old[: folders.BASE])
         for token in folders.NEW:
-            row = now[folders.token(token)]
-            if token in theirs:
-                assert torch.equal(row, old[folders.BASE + theirs.index(token)])
+            row = new[folders.token(token)]
+            if token in model_tokens:
+                assert torch.equal(row, old[folders.BASE + model_tokens.index(token)])
             else:
-                # Drawn as where nothing is known by name, and like no row that there was.
+                # Drawn as in the model without names, and unlike any row of the old one.
                 assert torch.equal(row, fresh[folders.token(token)])
                 assert not (row == old).all(dim=1).any()
     assert (model.lm_head.weight is model.shared.weight) == tied
@@ -320,13 +293,13 @@ def test_a_backbone_whose_words_have_other_numbers_is_refused(corpus: Path, tmp_
         backbone.build(settings(backbone=str(folder)), corpus, 1)
 
 
-def test_a_training_that_starts_from_another_begins_with_what_it_knows(
+def test_a_training_that_starts_from_another_continues_its_weights(
     trained: Path, corpus: Path, samples: Path, tmp_path: Path
 ) -> None:
     still = settings(epochs=0.5, learning_rate=1e-9)
     train_generator(corpus, samples, tmp_path / "staged", still, 1, None, start_from=trained)
     assert json.loads((tmp_path / "staged" / "curve.json").read_text())[-1]["score"] == 1.0
-    inputs = json.loads((tmp_path / "staged" / "stage.json").read_text())["inputs"]
+    inputs = read_record(tmp_path / "staged" / "stage.json")["inputs"]
     assert inputs[str(trained / "model.safetensors")] == digest(trained / "model.safetensors")
 
 
@@ -337,22 +310,18 @@ def test_a_pretrained_folder_trains(pretrained: Path, corpus: Path, samples: Pat
 
 
 def test_backbones_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'/no/such/model' cannot be loaded"):
-        backbone.build(settings(backbone="/no/such/model"), corpus, 1)
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="is a bert; name a T5"):
-        backbone.build(settings(backbone=str(tmp_path / "bert")), corpus, 1)
-    small = T5ForConditionalGeneration(T5Config(vocab_size=12, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1))
-    small.save_pretrained(tmp_path / "small")
-    with pytest.raises(UserError, match="has 12 embeddings, but the tokenizer"):
-        backbone.build(settings(backbone=str(tmp_path / "small")), corpus, 1)
-    ends = T5ForConditionalGeneration(
-        T5Config(vocab_size=50, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1, eos_token_id=2)
-    )
-    ends.save_pretrained(tmp_path / "ends")
-    with pytest.raises(UserError, match=r"eos_token_id 2, the tokenizer of .* has 1"):
-        backbone.build(settings(backbone=str(tmp_path / "ends")), corpus, 1)
+    t5(12).save_pretrained(tmp_path / "small")
+    t5(50, eos_token_id=2).save_pretrained(tmp_path / "ends")
+    for folder, message in {
+        "missing": "missing' cannot be loaded",
+        "bert": "is a bert; name a T5",
+        "small": "has 12 embeddings, but the tokenizer",
+        "ends": r"eos_token_id 2, the tokenizer of .* has 1",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            backbone.build(settings(backbone=str(tmp_path / folder)), corpus, 1)
 
 
 def changed(corpus: Path, folder: Path, name: str, frame: pl.DataFrame) -> Path:
@@ -364,37 +333,29 @@ def changed(corpus: Path, folder: Path, name: str, frame: pl.DataFrame) -> Path:
 
 def test_corpora_that_do_not_fit_are_named(trained: Path, corpus: Path, samples: Path, tmp_path: Path) -> None:
     items = pl.read_parquet(corpus / "item_tokens.parquet")
-    endless = items.with_columns(pl.col("target_ids").list.head(3))
-    with pytest.raises(UserError, match="does not end with the end of sequence, token 1"):
-        TrainedGenerator.load(trained, changed(corpus, tmp_path / "endless", "item_tokens.parquet", endless))
-    foreign = items.with_columns(pl.col("target_ids").list.eval(pl.element().replace(END_OF_CODES, 10_000)))
-    with pytest.raises(UserError, match="token 10000 is outside the model's vocabulary"):
-        TrainedGenerator.load(trained, changed(corpus, tmp_path / "foreign", "item_tokens.parquet", foreign))
-    holes = items.filter(pl.col("item_id") != 4)
-    with pytest.raises(UserError, match="not numbered from 0"):
-        TrainedGenerator.load(trained, changed(corpus, tmp_path / "holes", "item_tokens.parquet", holes))
+    last_code = folders.token("<M3_0>")
+    for message, table in {
+        "does not end with the end of sequence, token 1": items.with_columns(pl.col("target_ids").list.head(3)),
+        "token 10000 is outside the model's vocabulary": items.with_columns(
+            pl.col("target_ids").list.eval(pl.element().replace(last_code, 10_000))
+        ),
+        "not numbered from 0": items.filter(pl.col("item_id") != 4),
+    }.items():
+        with pytest.raises(UserError, match=message):
+            TrainedGenerator.load(trained, changed(corpus, tmp_path / message, "item_tokens.parquet", table))
     prompts = pl.read_parquet(corpus / "prompts.parquet").head(10)
     short = changed(corpus, tmp_path / "short", "prompts.parquet", prompts)
     with pytest.raises(UserError, match="holds no prompt for some samples"):
         rank_candidates(trained, short, samples, tmp_path / "ranks", "m", RankingSettings())
     assert not (tmp_path / "ranks" / "m.parquet").exists()
     empty = changed(corpus, tmp_path / "empty", "train.parquet", pl.DataFrame(schema=schema.CORPUS.schema))
-    with pytest.raises(UserError, match="holds no training examples"):
-        load_examples(empty, folders.VOCABULARY)
-    with pytest.raises(UserError, match="no such file"):
-        load_examples(tmp_path, folders.VOCABULARY)
+    for folder, message in ((empty, "holds no training examples"), (tmp_path, "no such file")):
+        with pytest.raises(UserError, match=message):
+            load_examples(folder, folders.VOCABULARY)
     with pytest.raises(UserError, match="holds no trained model"):
         TrainedGenerator.load(tmp_path, corpus)
-
-
-END_OF_CODES = folders.token("<M3_0>")
-
-
-def test_candidates_that_the_corpus_does_not_have_are_named(trained: Path, corpus: Path) -> None:
-    generator = TrainedGenerator.load(trained, corpus)
-    prompt = Ragged.from_lengths(np.array([1]), np.array([5], dtype=np.int32))
     with pytest.raises(UserError, match="candidate item 30 is not among the 30 items"):
-        generator.score(prompt, np.array([[2, 30]], dtype=np.int32), "rec")
+        TrainedGenerator.load(trained, corpus).score(ragged([[5]]), np.array([[2, 30]], dtype=np.int32), "rec")
 
 
 def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path, tmp_path: Path) -> None:
@@ -403,31 +364,26 @@ def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path,
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def untied(corpus: Path, samples: Path) -> GeneratorTask:
-    """A task whose embeddings may break without breaking every sample's logits."""
-    chosen = settings()
-    model = backbone.build(chosen, corpus, 1)
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    examples = load_examples(corpus, folders.VOCABULARY)
-    return GeneratorTask(model, chosen, examples, load_validation(corpus, samples, model, 5), 1)
-
-
-def test_a_poisoned_embedding_is_told_by_step_task_row_and_sample(corpus: Path, samples: Path) -> None:
-    task = untied(corpus, samples)
+def test_a_poisoned_embedding_is_named_by_step_task_row_and_sample(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples)
+    # The output matrix of its own keeps the other samples' logits whole.
+    task.module.lm_head.weight = torch.nn.Parameter(task.module.lm_head.weight.detach().clone())
     poisoned = 9
     task.module.shared.weight.data[poisoned, 2] = float("nan")
     examples = task.order.examples
-    holds = [poisoned in examples.inputs.shown.take(np.array([prompt])).history.values for prompt in examples.prompt]
-    step = next(number for number in itertools.count() if np.array(holds)[task.order.rows(number)].any())
+    holds = np.array(
+        [poisoned in examples.inputs.shown.take(np.array([prompt])).history.values for prompt in examples.prompt]
+    )
+    step = next(number for number in itertools.count() if holds[task.order.rows(number)].any())
     rows = sorted(row for row in task.order.rows(step) if holds[row])
     assert 0 < len(rows) < len(task.order.rows(step))
     # The first rows of the corpus are the users' next recommendations, then come their searches.
     named = "; ".join(f"{'nrip' if row < USERS else 'nsip'} row {row}, sample {row % USERS}" for row in rows)
     with pytest.raises(UserError) as raised:
         train(task, task.schedule(), seed=1, description="train generator", checkpoints=None)
-    told = str(raised.value)
-    assert f"at step {step + 1} ({len(rows)} of its samples: {named} of {corpus}/train.parquet); lower" in told
-    assert told.startswith("train generator: loss, loss_n")
+    message = str(raised.value)
+    assert f"at step {step + 1} ({len(rows)} of its samples: {named} of {corpus}/train.parquet); lower" in message
+    assert message.startswith("train generator: loss, loss_n")
 
 
 def test_lost_weights_name_the_first_samples_of_the_step(corpus: Path, samples: Path) -> None:
@@ -443,33 +399,26 @@ def test_every_parameter_is_trained_once_and_embeddings_at_their_own_rate(corpus
     assert sum(len(group["params"]) for group in task.optimizer.param_groups) == len(rates)
     assert set(rates) == {id(parameter) for parameter in task.module.parameters()}
     # 10 x 0.002 for the embeddings (tied or not), 0.002 for all else.
-    own = {id(task.module.shared.weight), id(task.module.lm_head.weight)}
-    assert {key: rates[key] for key in own} == dict.fromkeys(own, pytest.approx(0.02))
-    assert {rate for key, rate in rates.items() if key not in own} == {0.002}
+    embeddings = {id(task.module.shared.weight), id(task.module.lm_head.weight)}
+    assert {key: rates[key] for key in embeddings} == dict.fromkeys(embeddings, pytest.approx(0.02))
+    assert {rate for key, rate in rates.items() if key not in embeddings} == {0.002}
 
 
-def test_a_corpus_of_other_identifiers_or_a_tokenizer_without_tokens_is_named(
-    trained: Path, corpus: Path, tmp_path: Path
-) -> None:
-    # Equally many tokens, two of them in each other's place: another identifier table's vocabulary.
-    other = tmp_path / "other"
-    shutil.copytree(corpus, other)
-    path = other / "new_tokens.json"
-    tokens = json.loads(path.read_text())
-    names = tokens["tokens"]
-    names["<M1_0>"], names["<M1_1>"] = names["<M1_1>"], names["<M1_0>"]
-    path.write_text(json.dumps(tokens))
-    with pytest.raises(UserError, match=r"token <M1_0> is 44, the tokenizer in .* has it as 43"):
-        TrainedGenerator.load(trained, other)
-    names["<X9_1>"] = 60
-    names["<M1_0>"], names["<M1_1>"] = names["<M1_1>"], names["<M1_0>"]
-    path.write_text(json.dumps(tokens))
-    with pytest.raises(UserError, match=r"token <X9_1> is 60, the tokenizer in .* does not have it"):
-        TrainedGenerator.load(trained, other)
+def test_a_corpus_of_other_identifiers_is_named(trained: Path, corpus: Path, tmp_path: Path) -> None:
+    record = json.loads((corpus / "new_tokens.json").read_text())
+    # Equally many tokens, two of them in each other's place; or one that the model's tokenizer lacks.
+    for name, changes, message in (
+        ("swapped", {"<M1_0>": 44, "<M1_1>": 43}, r"token <M1_0> is 44, the tokenizer in .* has it as 43"),
+        ("more", {"<X9_1>": 60}, r"token <X9_1> is 60, the tokenizer in .* does not have it"),
+    ):
+        other = shutil.copytree(corpus, tmp_path / name)
+        (other / "new_tokens.json").write_text(json.dumps(record | {"tokens": record["tokens"] | changes}))
+        with pytest.raises(UserError, match=message):
+            TrainedGenerator.load(trained, other)
 
 
 def test_inputs_longer_than_a_backbone_has_seen_are_named(tmp_path: Path) -> None:
-    rows = PromptInputs.whole(Ragged.from_lengths(np.array([3, 9]), np.zeros(12, dtype=np.int32)))
+    rows = PromptInputs.whole(ragged([[0] * 3, [0] * 9]))
     check_lengths(rows, None, tmp_path)
     check_lengths(rows, 9, tmp_path)
     with pytest.raises(UserError, match="an input has 9 tokens, the backbone was pretrained on 8 at most; lower"):

@@ -3,14 +3,12 @@
 import json
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from gensar_core import schema
 from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import TrainingSettings
@@ -20,7 +18,7 @@ from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_vectors, principal, word_vectors
 from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.tensors import load_vectors, save_vectors
-from tests.support.corpora_shop import write_shop
+from tests.support.shop import write_corpus_inputs, write_events
 
 SIZE = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
 
@@ -31,13 +29,11 @@ def test_principal_axes_keep_distances_and_fall_in_variance():
     variances = turned.var(axis=0)
     assert (np.diff(variances) <= 1e-12).all()
     assert (turned**2).sum(axis=1).mean() == pytest.approx(1.0)
-    own = np.linalg.norm(vectors[0] - vectors[1:], axis=1)
-    assert np.linalg.norm(turned[0] - turned[1:], axis=1) / own == pytest.approx(
-        np.linalg.norm(turned[0] - turned[1]) / own[0]
-    )
+    ratios = np.linalg.norm(turned[0] - turned[1:], axis=1) / np.linalg.norm(vectors[0] - vectors[1:], axis=1)
+    assert ratios == pytest.approx(ratios[0])
 
 
-def test_a_word_is_the_mean_of_its_items_drawn_to_zero_where_they_are_few():
+def test_a_word_is_the_mean_of_its_items_shrunk_where_they_are_few():
     items = np.array([[1.0, 0.0], [0.0, 1.0], [4.0, 4.0]])
     # Word 0 is seen with items 0 and 1 once each, word 1 three times with item 2, word 2 never.
     seen_with = csr_matrix(np.array([[1, 1, 0], [0, 0, 3], [0, 0, 0]]))
@@ -46,35 +42,30 @@ def test_a_word_is_the_mean_of_its_items_drawn_to_zero_where_they_are_few():
 
 @given(st.integers(0, 500), st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
-def test_codes_of_an_identifier_add_up_to_its_vector_less_what_is_left(seed, levels):
+def test_codes_and_the_residual_add_up_to_the_vector(seed, levels):
     draw = np.random.default_rng(seed)
     vectors = draw.normal(size=(40, 3))
-    left, total = vectors, np.zeros_like(vectors)
+    rest, total = vectors, np.zeros_like(vectors)
     errors = [np.square(vectors).sum()]
     for _ in range(levels):
         codes = draw.integers(-1, 5, size=40)
-        means, left = code_vectors(codes, 5, left)
+        means, rest = code_vectors(codes, 5, rest)
         total += np.where(codes[:, None] >= 0, means[codes], 0.0)
-        errors.append(np.square(left).sum())
-    assert total + left == pytest.approx(vectors)
+        errors.append(np.square(rest).sum())
+    assert total + rest == pytest.approx(vectors)
     assert (np.diff(errors) <= 1e-9).all()
 
 
 @pytest.fixture
 def shop(tmp_path):
     """A corpus of five items with their vectors; item 4 was clicked after the query `digital piano` in training."""
-    folder = write_shop(tmp_path / "shop")
+    folder = write_corpus_inputs(tmp_path / "shop")
     settings_ = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
     build_corpus(folder, folder, folder, tmp_path / "corpus", settings_, seed=1)
     draw = np.random.default_rng(1)
     for side, width in (("semantic", 12), ("collaborative", 6)):
         save_vectors({"items": draw.normal(size=(5, width))}, tmp_path / f"{side}.safetensors")
-    columns = {
-        "event_id": [0, 1], "user_id": [0, 0], "time": [0, 1], "task": ["search", "rec"], "item_id": [4, 0],
-        "query_id": [0, None], "session_id": [0, None],
-    }  # fmt: skip
-    events = pl.DataFrame(columns).cast(dict(schema.EVENTS.schema))
-    schema.EVENTS.write(events, folder / "training_events.parquet")
+    write_events(folder, [(0, 0, "search", 4, 0, 0), (0, 1, "rec", 0, None, None)])
     return tmp_path
 
 
@@ -85,7 +76,7 @@ def build(shop, sides=("semantic", "collaborative"), **folders):
     return shop / "vectors" / FILE
 
 
-def test_vectors_of_words_and_codes_are_those_of_what_they_describe(shop):
+def test_words_and_codes_have_the_vectors_of_their_items(shop):
     path = build(shop)
     known = json.loads((shop / "corpus" / "new_tokens.json").read_text())
     tokenizer = backbone.load_corpus_tokenizer(shop / "corpus" / "tokenizer")
@@ -119,22 +110,22 @@ def from_scratch(shop):
     return backbone.build(entry, shop / "corpus", 1).eval()
 
 
-def test_a_warm_decoder_answers_with_what_is_like_the_prompt(shop):
+def test_a_warm_decoder_prefers_tokens_of_the_prompt(shop):
     path = build(shop)
     tokens = json.loads((shop / "corpus" / "new_tokens.json").read_text())["tokens"]
     cold, warm = from_scratch(shop), from_scratch(shop)
     warm_start(warm, path, seed=1)
     gains = {}
     for name, model in (("cold", cold), ("warm", warm)):
-        found = []
+        margins = []
         for first, second in ((0, 1), (5, 0), (3, 3), (1, 2)):
-            own = [tokens[f"<M1_{first}>"], tokens[f"<M2_{second}>"]]
-            inputs = torch.tensor([[*own, *own, 1]])
+            codes = [tokens[f"<M1_{first}>"], tokens[f"<M2_{second}>"]]
+            inputs = torch.tensor([[*codes, *codes, 1]])
             with torch.no_grad():
                 logits = model(input_ids=inputs, decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
             others = [tokens[f"<M1_{code}>"] for code in (0, 5, 3, 1) if code != first]
-            found.append(float(logits[own[0]] - logits[others].mean()))
-        gains[name] = np.mean(found)
+            margins.append(float(logits[codes[0]] - logits[others].mean()))
+        gains[name] = np.mean(margins)
     assert gains["warm"] > 1.0 > abs(gains["cold"])
 
 
@@ -173,20 +164,15 @@ def test_tokens_of_an_identifier_add_up_to_its_item(shop, tmp_path):
     assert factors == pytest.approx([factors[0]] * 3, rel=0.02)
 
 
-def test_vectors_of_another_vocabulary_are_refused(shop):
+def test_inputs_that_do_not_fit_are_refused(shop):
     path = build(shop)
     save_vectors({"groups": np.zeros((7, 1)), "semantic": np.zeros((7, 3))}, path)
     with pytest.raises(UserError, match="has 7 tokens"):
         warm_start(from_scratch(shop), path, seed=1)
-
-
-def test_embeddings_of_other_items_are_refused(shop):
+    path.unlink()
     save_vectors({"items": np.zeros((9, 4))}, shop / "semantic.safetensors")
     with pytest.raises(UserError, match="has 9 items"):
         build(shop)
-    assert not (shop / "vectors" / FILE).exists()
-
-
-def test_a_pretrained_model_does_not_start_warm():
+    assert not path.exists()
     with pytest.raises(UserError, match="warm_start needs backbone: scratch"):
         validate(TrainingSettings, {"warm_start": True}, "generators.x")

@@ -1,297 +1,269 @@
-"""The stage: files in, files out, refused inputs, and the table that corpora read."""
+"""The stage `identifiers`: files in and out, collisions resolved in every way, and the table that corpora read."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.config.identifiers import QuantizerSettings
 from gensar_core.errors import UserError
-from gensar_core.identifiers.build import build_identifiers
+from gensar_core.identifiers.build import build_identifiers, read_sides
+from gensar_core.identifiers.collisions import occurrence
 from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import write_json
-from gensar_core.runtime.tensors import load_vectors, save_vectors
+from gensar_core.runtime.tensors import save_vectors
+from tests.support.shop import write_corpus_inputs
+from tests.support.small_quantizer import small_settings
 
-SETTINGS = QuantizerSettings(
-    latent_size=4,
-    hidden_sizes=[16, 8],
-    codebook_size=16,
-    shared_levels=1,
-    specific_levels=2,
-    epochs=4,
-    batch_size=64,
-    evaluate_every=2,
-)
+SIDES = ("semantic", "collaborative")
+OUTPUTS = ("identifiers.parquet", "vocabulary.json", "model.safetensors", "curve.json")
+MIXED = (["M1", "S1", "S2"], ["M1", "R1", "R2"])
 
 
-@pytest.fixture
-def vectors(tmp_path: Path) -> dict[str, Path]:
-    """150 items; items 100 to 149 are copies of one item on both sides."""
-    source = np.random.default_rng(0)
-    paths = {}
-    for side, size in (("semantic", 12), ("collaborative", 6)):
-        matrix = source.standard_normal((150, size)).astype(np.float32)
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Vectors of 150 items; items 100 to 149 are copies of item 0 on both sides."""
+    rng = np.random.default_rng(0)
+    folder, paths = tmp_path_factory.mktemp("vectors"), {}
+    for side, size in zip(SIDES, (12, 6), strict=True):
+        matrix = rng.standard_normal((150, size)).astype(np.float32)
         matrix[100:] = matrix[0]
-        paths[side] = tmp_path / f"{side}.safetensors"
+        paths[side] = folder / f"{side}.safetensors"
         save_vectors({"items": matrix}, paths[side])
     return paths
 
 
-def build(paths: dict[str, Path], output: Path, settings: QuantizerSettings = SETTINGS, **more: Path) -> pl.DataFrame:
-    checkpoints = more.get("checkpoints")
-    build_identifiers(paths.get("semantic"), paths.get("collaborative"), output, settings, 7, checkpoints)
+def build(
+    paths: dict[str, Path], output: Path, checkpoints: Path | None = None, seed: int = 7, **changes: Any
+) -> pl.DataFrame:
+    changed = small_settings(**{"codebook_size": 16, "epochs": 4, **changes})
+    build_identifiers(paths.get("semantic"), paths.get("collaborative"), output, changed, seed, checkpoints)
     return schema.IDENTIFIERS.read(output / "identifiers.parquet")
 
 
-def test_both_identifiers_are_unique_and_share_their_first_code(vectors: dict[str, Path], tmp_path: Path) -> None:
-    frame = build(vectors, tmp_path / "out", checkpoints=tmp_path / "checkpoints")
+@pytest.fixture(scope="module")
+def built(vectors: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a build with unique identifiers."""
+    folder = tmp_path_factory.mktemp("built")
+    build(vectors, folder)
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def matrix(frame: pl.DataFrame, side: str) -> np.ndarray:
+    """The codes of a side [items, levels]."""
+    return np.array(frame.get_column(side).to_list())
+
+
+@pytest.mark.parametrize(
+    ("sides", "changes", "levels"),
+    [
+        (SIDES, {}, MIXED),
+        (SIDES, {"codebook_size": [4, 8, 12]}, MIXED),
+        (SIDES, {"shared_levels": 0, "specific_levels": 3}, (["S1", "S2", "S3"], ["R1", "R2", "R3"])),
+        (SIDES, {"shared_levels": 3, "specific_levels": 0}, (["M1", "M2", "M3"],) * 2),
+        (["semantic"], {}, (["S1", "S2", "S3"],) * 2),
+        (["collaborative"], {}, (["R1", "R2", "R3"],) * 2),
+    ],
+)
+def test_identifiers_are_unique_with_any_levels_and_sides(
+    vectors: dict[str, Path], tmp_path: Path, sides: list[str], changes: dict[str, Any], levels: tuple[list[str], ...]
+) -> None:
+    output, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
+    frame = build({side: vectors[side] for side in sides}, output, checkpoints, **changes)
+    assert not checkpoints.exists()
     assert frame.get_column("item_id").to_list() == list(range(150))
-    for side in ("semantic", "collaborative"):
+    sizes = changes.get("codebook_size", [16] * 3)
+    schemes = {side: {"levels": names, "sizes": sizes} for side, names in zip(SIDES, levels, strict=True)}
+    assert read_json(output / "vocabulary.json") == schemes
+    for side in SIDES:
         assert frame.get_column(side).n_unique() == 150
-        assert frame.get_column(side).list.len().unique().to_list() == [3]
-    shared = frame.select(pl.col("semantic", "collaborative").list.first())
-    assert shared.get_column("semantic").equals(shared.get_column("collaborative"))
-    assert json.loads((tmp_path / "out" / "vocabulary.json").read_text()) == {
-        "semantic": {"levels": ["M1", "S1", "S2"], "sizes": [16, 16, 16]},
-        "collaborative": {"levels": ["M1", "R1", "R2"], "sizes": [16, 16, 16]},
-    }
-    assert not (tmp_path / "checkpoints").exists()
+        largest = matrix(frame, side).max(axis=0)
+        assert (largest < sizes).all()
+        assert (largest >= 0.75 * np.array(sizes)).all()
+    # Both sides have the same codes at exactly the levels that they share.
+    same = (matrix(frame, "semantic") == matrix(frame, "collaborative")).all(axis=0)
+    assert same.tolist() == [first == second for first, second in zip(*levels, strict=True)]
+    distinct = {name: size for names in levels for name, size in zip(names, sizes, strict=True)}
+    assert len(IdentifierTable.load(output).tokens) == sum(distinct.values())
+    shared = changes.get("shared_levels", 1)
+    shapes = {"shared": [(size, 4 * len(sides)) for size in sizes[:shared]]}
+    shapes |= {side: [(size, 4) for size in sizes[shared:]] for side in sides}
+    chains = load_rqvae(output / "model.safetensors").chains()
+    assert {chain: [codebook.shape for codebook in codebooks] for chain, codebooks in chains.items()} == shapes
 
 
-def test_the_record_tells_what_the_assignment_did(vectors: dict[str, Path], tmp_path: Path) -> None:
-    frame = build(vectors, tmp_path / "out")
-    record = json.loads((tmp_path / "out" / "stage.json").read_text())
-    curve = json.loads((tmp_path / "out" / "curve.json").read_text())
-    assert record["counts"]["items"] == 150
-    assert [entry["step"] for entry in curve] == [6.0, 12.0]
-    for side in ("semantic", "collaborative"):
-        counts = record["counts"][side]
+def test_the_record_counts_what_the_assignment_moved(built: Path) -> None:
+    frame = schema.IDENTIFIERS.read(built / "identifiers.parquet")
+    record = read_json(built / "stage.json")["counts"]
+    assert record["items"] == 150
+    assert [entry["step"] for entry in read_json(built / "curve.json")] == [6.0, 12.0]
+    for side in SIDES:
+        counts = record[side]
         # 51 items have the same vectors, so at least 50 must move, and each collision is one move.
-        assert counts["moved_items"] >= 50
+        assert counts["moved_items"] == frame.get_column(f"{side}_moved").sum() >= 50
         assert counts["raw_collision_rate"] == pytest.approx(counts["moved_items"] / 150)
         assert counts["collision_rate"] == 0.0
-        assert counts["moved_items"] == frame.get_column(f"{side}_moved").sum()
         assert counts["added_distortion"] > 0.0
         assert 0.0 < counts["raw_unexplained_variance"] <= counts["unexplained_variance"] + 0.05
         assert len(counts["usage"]) == len(counts["perplexity"]) == 3
 
 
-def test_items_that_did_not_move_have_the_nearest_codes(vectors: dict[str, Path], tmp_path: Path) -> None:
-    from gensar_core.identifiers.build import read_sides
-
-    frame = build(vectors, tmp_path / "out")
-    model = load_rqvae(tmp_path / "out" / "model.safetensors")
-    raw = model.encode_latents(model.all_latents(model.scale(read_sides(vectors))))
-    for side in ("semantic", "collaborative"):
-        same = (raw.identifier(side).numpy() == np.array(frame.get_column(side).to_list())).all(axis=1)
-        np.testing.assert_array_equal(same, ~frame.get_column(f"{side}_moved").to_numpy())
-
-
-@pytest.mark.parametrize(("side", "letter"), [("semantic", "S"), ("collaborative", "R")])
-def test_one_embedding_alone_gives_both_sides_the_same_identifiers(
-    vectors: dict[str, Path], tmp_path: Path, side: str, letter: str
-) -> None:
-    frame = build({side: vectors[side]}, tmp_path / "out")
-    assert frame.get_column("semantic").equals(frame.get_column("collaborative").alias("semantic"))
-    assert frame.get_column("semantic").n_unique() == 150
-    scheme = {"levels": [f"{letter}{level}" for level in (1, 2, 3)], "sizes": [16] * 3}
-    assert json.loads((tmp_path / "out" / "vocabulary.json").read_text()) == {
-        "semantic": scheme,
-        "collaborative": scheme,
-    }
-    assert load_rqvae(tmp_path / "out" / "model.safetensors").shared[0].shape == (16, 4)
-
-
-def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        build(vectors, tmp_path / name)
-    for file in ("identifiers.parquet", "vocabulary.json", "model.safetensors", "curve.json"):
+@pytest.mark.parametrize("quantizer", ["rqvae", "rq-kmeans"])
+def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path: Path, quantizer: str) -> None:
+    for name, seed in (("one", 7), ("two", 7), ("other", 8)):
+        build(vectors, tmp_path / name, seed=seed, quantizer=quantizer)
+    for file in OUTPUTS:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    one, other = (load_rqvae(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    assert not torch.equal(one.shared[0], other.shared[0])
 
 
-@pytest.mark.parametrize("levels", [(0, 3), (3, 0)])
-def test_levels_may_be_all_shared_or_all_specific(
-    vectors: dict[str, Path], tmp_path: Path, levels: tuple[int, int]
+@pytest.mark.parametrize("quantizer", ["rqvae", "rq-kmeans"])
+def test_items_that_did_not_move_have_the_nearest_codes(
+    vectors: dict[str, Path], tmp_path: Path, quantizer: str
 ) -> None:
-    settings = QuantizerSettings.model_validate(
-        {**SETTINGS.model_dump(), "shared_levels": levels[0], "specific_levels": levels[1]}
-    )
-    frame = build(vectors, tmp_path / "out", settings)
-    for side in ("semantic", "collaborative"):
-        assert frame.get_column(side).n_unique() == 150
-    same = frame.get_column("semantic").equals(frame.get_column("collaborative").alias("semantic"))
-    assert same == (levels[1] == 0)
+    frame = build(vectors, tmp_path, quantizer=quantizer)
+    model = load_rqvae(tmp_path / "model.safetensors")
+    raw = model.encode_latents(model.all_latents(model.scale(read_sides(vectors))))
+    for side in SIDES:
+        nearest = (raw.identifier(side).numpy() == matrix(frame, side)).all(axis=1)
+        np.testing.assert_array_equal(nearest, ~frame.get_column(f"{side}_moved").to_numpy())
 
 
-def changed(**changes: object) -> QuantizerSettings:
-    return QuantizerSettings.model_validate({**SETTINGS.model_dump(), **changes})
-
-
-def test_every_level_may_have_a_size_of_its_own(vectors: dict[str, Path], tmp_path: Path) -> None:
-    frame = build(vectors, tmp_path / "out", changed(codebook_size=[4, 8, 12]))
-    for side in ("semantic", "collaborative"):
-        assert frame.get_column(side).n_unique() == 150
-        largest = np.array(frame.get_column(side).to_list()).max(axis=0)
-        assert (largest < [4, 8, 12]).all()
-        assert (largest >= [3, 6, 9]).all()
-    vocabulary = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
-    assert vocabulary["collaborative"] == {"levels": ["M1", "R1", "R2"], "sizes": [4, 8, 12]}
-    assert len(IdentifierTable.load(tmp_path / "out").tokens) == 4 + 2 * (8 + 12)
-    assert [len(codebook) for codebook in load_rqvae(tmp_path / "out" / "model.safetensors").own("semantic")] == [8, 12]
-
-
-def test_residual_kmeans_needs_no_training_and_quantizes_the_vectors_themselves(
-    vectors: dict[str, Path], tmp_path: Path
-) -> None:
-    for name in ("one", "two"):
-        frame = build(vectors, tmp_path / name, changed(quantizer="rq-kmeans", separation_share=0.0))
-    files = ("identifiers.parquet", "vocabulary.json", "model.safetensors", "curve.json")
-    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
-    for side in ("semantic", "collaborative"):
-        assert frame.get_column(side).n_unique() == 150
-    record = json.loads((tmp_path / "one" / "stage.json").read_text())
-    assert record["counts"]["steps"] == 0
-    # One level of k-means on both sides' vectors, scaled and side by side: each code is the mean of its items.
-    model = load_rqvae(tmp_path / "one" / "model.safetensors")
-    matrices = {side: load_vectors(path) for side, path in vectors.items()}
-    scaled = []
-    for matrix in matrices.values():
-        centered = matrix - matrix.mean(axis=0)
-        scaled.append(centered / np.sqrt((centered**2).sum(axis=1).mean()))
-    together = np.concatenate(scaled, axis=1)
-    codebook = model.shared[0].detach().numpy()
-    nearest = ((together[:, None] - codebook[None]) ** 2).sum(axis=2).argmin(axis=1)
-    for code in np.unique(nearest):
-        np.testing.assert_allclose(codebook[code], together[nearest == code].mean(axis=0), atol=1e-4)
-    moved = frame.get_column("semantic_moved").to_numpy() | frame.get_column("collaborative_moved").to_numpy()
-    shared = np.array(frame.get_column("semantic").to_list())[:, 0]
-    np.testing.assert_array_equal(shared[~moved], nearest[~moved])
+def test_codes_of_residual_kmeans_are_means_of_the_scaled_vectors(vectors: dict[str, Path], tmp_path: Path) -> None:
+    build(vectors, tmp_path, quantizer="rq-kmeans", separation_share=0.0)
+    assert read_json(tmp_path / "stage.json")["counts"]["steps"] == 0
+    model = load_rqvae(tmp_path / "model.safetensors")
+    together = torch.cat(list(model.scale(read_sides(vectors)).values()), dim=1)
+    shared = model.encode_latents(together).shared[:, 0]
+    for code in shared.unique():
+        torch.testing.assert_close(
+            model.shared[0][code].detach(), together[shared == code].mean(dim=0), atol=1e-4, rtol=0
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- collisions
 
 
-def raw_codes(vectors: dict[str, Path], folder: Path) -> dict[str, np.ndarray]:
-    frame = build(vectors, folder, changed(collisions="none"))
-    assert not frame.get_column("semantic_moved").any()
-    return {side: np.array(frame.get_column(side).to_list()) for side in ("semantic", "collaborative")}
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=2), min_size=1, max_size=40))
+def test_occurrence_counts_the_earlier_items_with_the_same_identifier(identifiers: list[list[int]]) -> None:
+    earlier: Counter[tuple[int, ...]] = Counter()
+    expected = []
+    for codes in map(tuple, identifiers):
+        expected.append(earlier[codes])
+        earlier[codes] += 1
+    assert occurrence(torch.tensor(identifiers)).tolist() == expected
 
 
-def test_an_extra_digit_numbers_the_items_of_one_identifier(vectors: dict[str, Path], tmp_path: Path) -> None:
-    raw = raw_codes(vectors, tmp_path / "none")
-    frame = build(vectors, tmp_path / "out", changed(collisions="extra_digit"))
-    vocabulary = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
-    for side, letter in (("semantic", "S"), ("collaborative", "R")):
-        seen: dict[tuple[int, ...], int] = {}
-        expected = []
-        for codes in raw[side].tolist():
-            expected.append([*codes, seen.get(tuple(codes), 0)])
-            seen[tuple(codes)] = expected[-1][-1] + 1
-        assert frame.get_column(side).to_list() == expected
-        assert frame.get_column(side).n_unique() == 150
-        assert vocabulary[side] == {
-            "levels": ["M1", f"{letter}1", f"{letter}2", f"{letter}3"],
-            "sizes": [16, 16, 16, max(seen.values())],
-        }
-    assert len(IdentifierTable.load(tmp_path / "out")) == 150
-    counts = json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]["semantic"]
-    assert counts["collision_rate"] == counts["moved_items"] == counts["added_distortion"] == 0
-
-
-def test_colliding_items_may_be_left_as_they_are_and_are_counted(vectors: dict[str, Path], tmp_path: Path) -> None:
-    raw = raw_codes(vectors, tmp_path / "out")
-    counts = json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]
-    for side, codes in raw.items():
-        _, repeats = np.unique(codes, axis=0, return_counts=True)
+def test_collisions_may_stay_and_are_counted(vectors: dict[str, Path], tmp_path: Path) -> None:
+    frame = build(vectors, tmp_path, collisions="none")
+    counts = read_json(tmp_path / "stage.json")["counts"]
+    for side in SIDES:
+        assert not frame.get_column(f"{side}_moved").any()
+        _, repeats = np.unique(matrix(frame, side), axis=0, return_counts=True)
         assert counts[side]["collision_rate"] == counts[side]["raw_collision_rate"] == 1 - len(repeats) / 150
         assert counts[side]["colliding_items"] == repeats[repeats > 1].sum() >= 51
+
+
+def test_an_extra_digit_numbers_the_items_of_each_identifier(vectors: dict[str, Path], tmp_path: Path) -> None:
+    raw = build(vectors, tmp_path / "none", collisions="none")
+    frame = build(vectors, tmp_path / "digit", collisions="extra_digit")
+    counts = read_json(tmp_path / "digit" / "stage.json")["counts"]
+    for side, names in zip(SIDES, MIXED, strict=True):
+        digits = occurrence(torch.from_numpy(matrix(raw, side))).numpy()
+        np.testing.assert_array_equal(matrix(frame, side), np.column_stack([matrix(raw, side), digits]))
+        scheme = {"levels": [*names, f"{names[-1][0]}3"], "sizes": [16, 16, 16, digits.max() + 1]}
+        assert read_json(tmp_path / "digit" / "vocabulary.json")[side] == scheme
+        assert counts[side]["collision_rate"] == counts[side]["moved_items"] == counts[side]["added_distortion"] == 0
+    assert len(IdentifierTable.load(tmp_path / "digit")) == 150
 
 
 def test_the_authors_repair_changes_last_codes_alone_and_leaves_copies_colliding(
     vectors: dict[str, Path], tmp_path: Path
 ) -> None:
-    settings = {"separation_share": 0.0, "codebook_size": [4, 4, 8]}
-    none = build(vectors, tmp_path / "none", changed(collisions="none", **settings))
-    frame = build(vectors, tmp_path / "out", changed(collisions="sinkhorn_repair", **settings))
-    counts = json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]
-    for side in ("semantic", "collaborative"):
-        before, after = (np.array(table.get_column(side).to_list()) for table in (none, frame))
+    changes = {"separation_share": 0.0, "codebook_size": [4, 4, 8]}
+    raw = build(vectors, tmp_path / "none", collisions="none", **changes)
+    frame = build(vectors, tmp_path / "repair", collisions="sinkhorn_repair", **changes)
+    counts = read_json(tmp_path / "repair" / "stage.json")["counts"]
+    for side in SIDES:
+        before, after = matrix(raw, side), matrix(frame, side)
         np.testing.assert_array_equal(before[:, :2], after[:, :2])
         np.testing.assert_array_equal((before != after).any(axis=1), frame.get_column(f"{side}_moved").to_numpy())
         assert 0 < counts[side]["collision_rate"] < counts[side]["raw_collision_rate"]
-        # Items with the same vector have the same distances, so no plan tells them apart.
+        # Items with the same vector have the same distances, so no plan separates them.
         assert len(np.unique(after[[0, *range(100, 150)]], axis=0)) == 1
 
 
-def test_fewer_identifiers_than_items_are_refused_only_where_they_are_to_be_unique(
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_too_few_identifiers_are_refused_before_training_where_they_must_be_unique(
     vectors: dict[str, Path], tmp_path: Path
 ) -> None:
-    frame = build(vectors, tmp_path / "out", changed(codebook_size=5, collisions="extra_digit"))
-    assert frame.get_column("semantic").n_unique() == 150
+    with pytest.raises(UserError, match="125 identifiers for 150 items"):
+        build(vectors, tmp_path, codebook_size=5, epochs=10**9)
+    assert build(vectors, tmp_path, codebook_size=5, collisions="extra_digit").get_column("semantic").n_unique() == 150
 
 
-def test_vectors_that_are_not_finite_are_refused(vectors: dict[str, Path], tmp_path: Path) -> None:
-    matrix = np.ones((150, 6), dtype=np.float32)
-    matrix[[17, 90], 2] = [np.nan, np.inf]
-    save_vectors({"items": matrix}, vectors["collaborative"])
-    with pytest.raises(UserError, match=r"collaborative.safetensors.*item 17 .*2 items"):
-        build(vectors, tmp_path / "out")
+NOT_FINITE = np.ones((150, 6), dtype=np.float32)
+NOT_FINITE[[17, 90], 2] = [np.nan, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("side", "items", "message"),
+    [
+        ("collaborative", NOT_FINITE, r"collaborative.safetensors.*item 17 .*2 items"),
+        ("collaborative", NOT_FINITE[:17], r"semantic.safetensors has 150 items.*tive.safetensors has 17 items"),
+        ("semantic", NOT_FINITE[:0], r"semantic.safetensors: 'items' has shape \(0, 6\)"),
+    ],
+)
+def test_unusable_vectors_are_refused(
+    vectors: dict[str, Path], tmp_path: Path, side: str, items: np.ndarray, message: str
+) -> None:
+    path = tmp_path / f"{side}.safetensors"
+    save_vectors({"items": items}, path)
+    with pytest.raises(UserError, match=message):
+        build(vectors | {side: path}, tmp_path / "out")
     assert not (tmp_path / "out" / "identifiers.parquet").exists()
 
 
-def test_embeddings_of_different_catalogues_are_refused(vectors: dict[str, Path], tmp_path: Path) -> None:
-    save_vectors({"items": np.ones((149, 6), dtype=np.float32)}, vectors["collaborative"])
-    with pytest.raises(UserError, match=r"semantic.safetensors has 150 items.*collaborative.safetensors has 149 items"):
-        build(vectors, tmp_path / "out")
-
-
-def test_an_empty_catalogue_and_no_embedding_are_refused(vectors: dict[str, Path], tmp_path: Path) -> None:
-    save_vectors({"items": np.ones((0, 6), dtype=np.float32)}, vectors["semantic"])
-    with pytest.raises(UserError, match=r"semantic.safetensors: 'items' has shape \(0, 6\)"):
-        build(vectors, tmp_path / "out")
+def test_a_build_needs_an_embedding(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give a semantic embedding"):
-        build({}, tmp_path / "out")
-
-
-def test_too_few_identifiers_are_refused_before_training(vectors: dict[str, Path], tmp_path: Path) -> None:
-    settings = QuantizerSettings.model_validate({**SETTINGS.model_dump(), "codebook_size": 5})
-    with pytest.raises(UserError, match="125 identifiers for 150 items"):
-        build(vectors, tmp_path / "out", settings)
+        build({}, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------------- table
 
 
-def test_the_table_names_the_token_of_every_code(vectors: dict[str, Path], tmp_path: Path) -> None:
-    frame = build(vectors, tmp_path / "out")
-    table = IdentifierTable.load(tmp_path / "out")
+def test_the_table_names_the_token_of_every_code(built: Path) -> None:
+    table = IdentifierTable.load(built)
     assert len(table) == 150
-    # M1, S1, S2, R1, R2 with 16 codes each, those without an item included.
+    # M1, S1, S2, R1 and R2 have 16 codes each, those without an item included.
     assert len(table.tokens) == len(set(table.tokens)) == 5 * 16
-    for item in (0, 77, 149):
-        shared, first, second = frame.row(item, named=True)["collaborative"]
+    for item, codes in enumerate(matrix(schema.IDENTIFIERS.read(built / "identifiers.parquet"), "collaborative")):
+        shared, first, second = codes
         assert table.text("collaborative", item) == f"<M1_{shared}><R1_{first}><R2_{second}>"
         assert table.text("semantic", item).startswith(f"<M1_{shared}><S1_")
 
 
-def write_table(folder: Path, semantic: list[list[int]], levels: list[str], sizes: list[int]) -> None:
-    folder.mkdir(exist_ok=True)
-    columns = {
-        "item_id": range(len(semantic)),
-        "semantic": semantic,
-        "collaborative": semantic,
-        "semantic_moved": [False] * len(semantic),
-        "collaborative_moved": [False] * len(semantic),
-    }
-    schema.IDENTIFIERS.write(pl.DataFrame(columns), folder / "identifiers.parquet")
-    scheme = {"levels": levels, "sizes": sizes}
-    write_json(folder / "vocabulary.json", {"semantic": scheme, "collaborative": scheme})
+def write_table(folder: Path, codes: list[list[int]], levels: list[str], sizes: list[int]) -> None:
+    write_corpus_inputs(folder, texts=[""] * len(codes), semantic=codes, collaborative=codes)
+    write_json(folder / "vocabulary.json", {side: {"levels": levels, "sizes": sizes} for side in SIDES})
 
 
 def test_identifiers_of_different_length_may_repeat_a_level(tmp_path: Path) -> None:
@@ -302,19 +274,23 @@ def test_identifiers_of_different_length_may_repeat_a_level(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("codes", "message"),
-    [([[0, 9]], "item 0 has code 9 at level B"), ([[0, 0], [0, 1, 2]], "an identifier has 3 codes")],
+    ("codes", "sizes", "message"),
+    [
+        ([[0, 9]], [4, 4], "item 0 has code 9 at level B"),
+        ([[0, 0], [0, 1, 2]], [4, 4], "an identifier has 3 codes"),
+        ([[0]], [4], "2 levels but 1 sizes"),
+    ],
 )
-def test_codes_without_a_token_are_refused(tmp_path: Path, codes: list[list[int]], message: str) -> None:
-    write_table(tmp_path, codes, ["A", "B"], [4, 4])
+def test_codes_without_a_token_are_refused(
+    tmp_path: Path, codes: list[list[int]], sizes: list[int], message: str
+) -> None:
+    write_table(tmp_path, codes, ["A", "B"], sizes)
     with pytest.raises(UserError, match=message):
         IdentifierTable.load(tmp_path)
 
 
-def test_a_broken_vocabulary_is_refused(tmp_path: Path) -> None:
-    write_table(tmp_path, [[0]], ["A", "B"], [4])
-    with pytest.raises(UserError, match="2 levels but 1 sizes"):
-        IdentifierTable.load(tmp_path)
+def test_an_unreadable_or_missing_vocabulary_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path, [[0]], ["A"], [4])
     (tmp_path / "vocabulary.json").write_text("{")
     with pytest.raises(UserError, match="not readable JSON"):
         IdentifierTable.load(tmp_path)

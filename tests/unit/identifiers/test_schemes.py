@@ -15,10 +15,11 @@ from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.read import load_item_tokens, load_prompts, vocabulary_size
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.identifiers.table import IdentifierTable
-from tests.support.corpora_shop import spell, write_shop
+from tests.support.prompts_by_hand import spell
+from tests.support.shop import write_corpus_inputs
 
 #: Name -> level names of both sides and one row of codes an item: a path of clusters and a leaf (P5-CID), numbers
-#: spelled digit by digit (DSI-QG), three codes and a digit that tells collisions apart (TIGER). Some rows begin others.
+#: spelled digit by digit (DSI-QG), three codes and a digit that separates collisions (TIGER). Some rows begin others.
 SCHEMES = {
     "clusters": (["C", "C", "L"], [[0], [0, 1], [0, 1, 2], [3, 3], [1, 0, 2]]),
     "digits": (["D", "D", "D"], [[0], [1], [1, 0], [1, 0, 0], [7]]),
@@ -30,7 +31,7 @@ SCHEMES = {
 def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Path) -> None:
     levels, codes = SCHEMES[name]
     sides = {"semantic": levels, "collaborative": levels}
-    shop = write_shop(tmp_path / "shop", semantic=codes, collaborative=codes, levels=sides)
+    shop = write_corpus_inputs(tmp_path / "shop", semantic=codes, collaborative=codes, levels=sides)
     assert IdentifierTable.load(shop).text("semantic", 1) == spell("semantic", codes[1], sides)
     settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
     build_corpus(shop, shop, shop, tmp_path / "corpus", settings, 7)
@@ -40,9 +41,9 @@ def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Pa
     items = load_item_tokens(tmp_path / "corpus", size, tokenizer.eos_token_id)
     for task, behavior, side in (("rec", "<R_I>", "collaborative"), ("search", "<S_I>", "semantic")):
         for item, row in enumerate(codes):
-            wanted = tokenizer(behavior + spell(side, row, sides)).input_ids
-            assert items[task].tokens[item, : items[task].lengths[item]].tolist() == wanted
-            assert len(wanted) == 1 + len(row) + 1
+            expected = tokenizer(behavior + spell(side, row, sides)).input_ids
+            assert items[task].tokens[item, : items[task].lengths[item]].tolist() == expected
+            assert len(expected) == 1 + len(row) + 1
 
     torch.manual_seed(0)
     network = T5ForConditionalGeneration(
@@ -56,9 +57,8 @@ def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Pa
         for item in range(len(codes)):
             target = torch.tensor(items["search"].tokens[item, : items["search"].lengths[item]], dtype=torch.int64)
             with torch.no_grad():
-                shown = torch.from_numpy(prompt.astype(np.int64))
-                logits = network(input_ids=shown[None], labels=target[None]).logits[0]
-            alone = float(logits.log_softmax(-1)[torch.arange(len(target)), target].sum())
+                logits = network(input_ids=torch.from_numpy(prompt.astype(np.int64))[None], labels=target[None]).logits
+            likelihoods = logits[0].log_softmax(-1)[torch.arange(len(target)), target]
             # Where identifiers differ in length, the score is the mean over tokens.
-            expected = alone if name == "extra_digit" else alone / len(target)
-            assert scores[user, item] == pytest.approx(expected, abs=1e-4)
+            score = likelihoods.sum() if name == "extra_digit" else likelihoods.mean()
+            assert scores[user, item] == pytest.approx(float(score), abs=1e-4)

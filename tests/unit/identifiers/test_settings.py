@@ -1,8 +1,7 @@
-"""Settings of identifiers: sizes by level, what `rq-kmeans` reads, and mistakes told with their place."""
+"""Settings of identifiers: sizes by level, what `rq-kmeans` reads, and mistakes reported with their place."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -12,22 +11,20 @@ from gensar_core.config.identifiers import IdentifierSettings, QuantizerSettings
 from gensar_core.errors import UserError
 
 
-def catalogue(**identifier: Any) -> Any:
+def experiments(**identifier: Any) -> Any:
     return load_experiments(
-        copy.deepcopy(
-            {
-                "datasets": {"shop": {"source": "simulated", "users": 200, "items": 200, "table": "all"}},
-                "embeddings": {"minilm": {"kind": "text", "model": "all-MiniLM-L6-v2"}},
-                "identifiers": {"joint": {"semantic": "minilm", **identifier}},
-                "tables": {"all": {"rows": []}},
-            }
-        )
+        {
+            "datasets": {"shop": {"source": "simulated", "users": 200, "items": 200, "table": "all"}},
+            "embeddings": {"minilm": {"kind": "text", "model": "all-MiniLM-L6-v2"}},
+            "identifiers": {"joint": {"semantic": "minilm", **identifier}},
+            "tables": {"all": {"rows": []}},
+        }
     )
 
 
-def test_one_size_stands_for_all_levels_and_a_list_for_each() -> None:
+def test_codebook_size_is_one_number_for_all_levels_or_a_list() -> None:
     assert QuantizerSettings(shared_levels=1, specific_levels=2).sizes == (256, 256, 256)
-    assert catalogue(codebook_size=[4, 8, 16, 32]).identifiers["joint"].sizes == (4, 8, 16, 32)
+    assert experiments(codebook_size=[4, 8, 16, 32]).identifiers["joint"].sizes == (4, 8, 16, 32)
 
 
 @pytest.mark.parametrize(
@@ -44,24 +41,23 @@ def test_one_size_stands_for_all_levels_and_a_list_for_each() -> None:
         ({"shared_levels": 0, "specific_levels": 0}, "at least one level"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(values: dict[str, Any], message: str) -> None:
+def test_mistakes_are_reported_with_their_place(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        catalogue(**values)
+        experiments(**values)
 
 
-def test_compared_identifiers_must_be_there() -> None:
-    values = catalogue().model_dump(mode="json")
+def test_compared_identifiers_must_be_entries() -> None:
+    values = experiments().model_dump(mode="json")
     values["datasets"]["shop"]["compared_identifiers"] = ["joint", "single"]
     with pytest.raises(UserError, match=r"datasets.shop.compared_identifiers.1: 'single' is not an entry of identif"):
         load_experiments(values)
 
 
-def test_residual_kmeans_does_not_depend_on_settings_of_training() -> None:
+def test_residual_kmeans_ignores_settings_of_training() -> None:
     first, second = (
         IdentifierSettings(semantic="minilm", quantizer="rq-kmeans", epochs=epochs, latent_size=8, codebook_size=32)
         for epochs in (5, 50)
     )
     assert first.quantization() == second.quantization()
     assert first.quantization().codebook_size == 32
-    trained = IdentifierSettings(semantic="minilm", epochs=5).quantization()
-    assert trained.epochs == 5
+    assert IdentifierSettings(semantic="minilm", epochs=5).quantization().epochs == 5

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from gensar_core.config.identifiers import QuantizerSettings, SinkhornSettings
+from gensar_core.config.identifiers import SinkhornSettings
 from gensar_core.identifiers.fit import fit_rqvae
 from gensar_core.identifiers.quality import code_use
 from gensar_core.identifiers.quantize import nearest
 from gensar_core.identifiers.sinkhorn import balanced, repair
+from tests.support.small_quantizer import small_settings
 
 SETTINGS = SinkhornSettings()
 
@@ -28,18 +29,17 @@ def plan_by_loop(residual: np.ndarray, codebook: np.ndarray, epsilon: float, ite
 
 @pytest.mark.parametrize("epsilon", [0.003, 0.05, 1.0])
 def test_codes_are_the_heaviest_of_the_plan(epsilon: float) -> None:
-    source = np.random.default_rng(0)
-    residual = source.standard_normal((96, 4)).astype(np.float32)
-    codebook = source.standard_normal((12, 4)).astype(np.float32) * 0.3
-    found = balanced(
+    rng = np.random.default_rng(0)
+    residual = rng.standard_normal((96, 4)).astype(np.float32)
+    codebook = rng.standard_normal((12, 4)).astype(np.float32) * 0.3
+    codes = balanced(
         torch.from_numpy(residual), torch.from_numpy(codebook), SinkhornSettings(epsilon=epsilon, iterations=50)
     )
-    assert found.tolist() == plan_by_loop(residual, codebook, epsilon, 50).argmax(axis=1).tolist()
+    assert codes.tolist() == plan_by_loop(residual, codebook, epsilon, 50).argmax(axis=1).tolist()
 
 
-def test_every_code_serves_an_equal_share_where_one_is_nearest_to_all() -> None:
-    source = torch.Generator().manual_seed(0)
-    residual = torch.randn(256, 2, generator=source)
+def test_codes_serve_equal_shares_where_one_is_nearest_to_most_items() -> None:
+    residual = torch.randn(256, 2, generator=torch.Generator().manual_seed(0))
     codebook = torch.tensor([[0.0, 0.0], [3.0, 3.0], [-3.0, 3.0], [3.0, -3.0]])
     assert torch.bincount(nearest(residual, codebook), minlength=4).max() > 200
     counts = torch.bincount(balanced(residual, codebook, SinkhornSettings(epsilon=0.01, iterations=500)), minlength=4)
@@ -47,7 +47,7 @@ def test_every_code_serves_an_equal_share_where_one_is_nearest_to_all() -> None:
     assert counts.max() <= 70
 
 
-def test_two_colliding_items_get_different_codes_and_the_others_keep_theirs() -> None:
+def test_repair_moves_colliding_items_alone() -> None:
     residual = torch.tensor([[0.1, 0.0], [-0.1, 0.0], [0.9, 0.0], [0.0, 0.1]])
     codebook = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     node = torch.tensor([0, 0, 0, 1])
@@ -57,27 +57,24 @@ def test_two_colliding_items_get_different_codes_and_the_others_keep_theirs() ->
     assert repaired[0] != repaired[1]
 
 
-def test_thousands_of_copies_stay_together_and_it_ends() -> None:
+def test_repair_of_thousands_of_copies_ends_with_all_of_them_colliding() -> None:
     codebook = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
     repaired = repair(torch.zeros(3000, dtype=torch.int64), torch.ones(3000, 4), codebook, SETTINGS)
     assert len(repaired.unique()) == 1
 
 
 def test_balanced_training_uses_the_last_codes_more_evenly() -> None:
-    source = np.random.default_rng(4)
-    topics = source.standard_normal((5, 8))
-    vectors = {
-        "semantic": torch.from_numpy(
-            (topics[source.integers(5, size=256)] + 0.05 * source.standard_normal((256, 8))).astype(np.float32)
-        )
-    }
-    perplexity = {}
-    for sinkhorn in (None, SinkhornSettings(levels=1)):
-        settings = QuantizerSettings(
-            latent_size=4, hidden_sizes=[16], codebook_size=16, shared_levels=1, specific_levels=1, epochs=8,
-            batch_size=64, revive_dead_codes=False, separation_share=0.0, sinkhorn=sinkhorn,
+    rng = np.random.default_rng(4)
+    matrix = rng.standard_normal((5, 8))[rng.integers(5, size=256)] + 0.05 * rng.standard_normal((256, 8))
+    vectors = {"semantic": torch.from_numpy(matrix.astype(np.float32))}
+    perplexity = []
+    for sinkhorn in (None, {"levels": 1}):
+        settings = small_settings(
+            codebook_size=16, specific_levels=1, epochs=8, revive_dead_codes=False, separation_share=0.0,
+            sinkhorn=sinkhorn,
         )  # fmt: skip
         model, _ = fit_rqvae(vectors, settings, seed=0)
         codes = model.encode_latents(model.all_latents(model.scale(vectors))).identifier("semantic")
-        perplexity[sinkhorn is not None] = code_use(codes, settings.sizes)["perplexity"][1]
-    assert perplexity[True] > perplexity[False] + 0.5
+        perplexity.append(code_use(codes, settings.sizes)["perplexity"][1])
+    nearest_alone, balanced_codes = perplexity
+    assert balanced_codes > nearest_alone + 0.5

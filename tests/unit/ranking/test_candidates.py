@@ -1,4 +1,4 @@
-"""Candidate lists as they are loaded, scored in batches, and turned into the ranks table."""
+"""Candidate lists: loaded, scored in batches, and turned into the ranks table."""
 
 import numpy as np
 import polars as pl
@@ -6,7 +6,7 @@ import pytest
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, rank_lists, ranks_table
+from gensar_core.ranking.candidates import concat_ranks, load_candidates, rank_lists, ranks_table
 
 NEGATIVES = {0: [4, 5, 6], 1: [7], 2: [], 3: [1, 2, 3], 5: [9, 8, 7]}
 TARGETS = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 6}
@@ -45,22 +45,18 @@ def test_tasks_and_splits_are_kept_apart(tmp_path):
     assert len(load_candidates(folder, "search", "valid")) == 0
 
 
-def test_some_users_are_evenly_spread(tmp_path):
+def test_some_lists_are_taken_evenly_spread_or_latest_in_time(tmp_path):
     folder = write(tmp_path)
-    assert load_candidates(folder, "rec", "test", users=2).samples["sample_id"].to_list() == [0, 2]
-    assert load_candidates(folder, "rec", "test", users=3).samples["sample_id"].to_list() == [0, 1, 2]
-    assert load_candidates(folder, "rec", "test", users=99).samples["sample_id"].to_list() == [0, 1, 2]
-
-
-def test_the_latest_targets_are_taken_by_time_and_stay_in_order(tmp_path):
-    folder = write(tmp_path)
-    table = schema.SAMPLES.read(folder / "samples.parquet")
     # Samples 0, 1, 2 at 30, 10 and 20; a search later than all of them.
-    times = pl.col("sample_id").replace_strict({0: 30, 1: 10, 2: 20, 5: 99}, default=1)
-    table = table.with_columns(time=times.cast(pl.Int64))
-    some = [load_candidates(folder, "rec", "test", users=users, choice="latest", samples=table) for users in (1, 2, 9)]
-    assert [lists.samples["sample_id"].to_list() for lists in some] == [[0], [0, 2], [0, 1, 2]]
-    assert some[1].items.tolist() == [[1, 4, 5, 6], [3, -1, -1, -1]]
+    times = pl.col("sample_id").replace_strict({0: 30, 1: 10, 2: 20, 5: 99}, default=1).cast(pl.Int64)
+    samples = schema.SAMPLES.read(folder / "samples.parquet").with_columns(time=times)
+    for choice, users, taken in (
+        ("spread", 2, [0, 2]), ("spread", 3, [0, 1, 2]), ("spread", 99, [0, 1, 2]),
+        ("latest", 1, [0]), ("latest", 2, [0, 2]), ("latest", 9, [0, 1, 2]),
+    ):  # fmt: skip
+        lists = load_candidates(folder, "rec", "test", users=users, choice=choice, samples=samples)
+        assert lists.samples["sample_id"].to_list() == taken
+        assert lists.items[:, 0].tolist() == [TARGETS[sample] for sample in taken]
 
 
 def test_a_sample_without_candidates_is_one_clear_error(tmp_path):
@@ -69,64 +65,45 @@ def test_a_sample_without_candidates_is_one_clear_error(tmp_path):
         load_candidates(folder, "rec", "test")
 
 
-def scores_of_items(batch):
-    """A score that depends on the item alone, so that it moves with a candidate."""
-    return np.sin(batch.items * 7.3)
+def rank(lists, score, **options):
+    return rank_lists(lists, score, description="test", **options)
 
 
-def test_ranks_table_by_hand_whatever_the_batch_size(tmp_path):
+@pytest.mark.parametrize("batch_rows", [1, 2, 4096])
+def test_ranks_and_scores_by_hand_in_any_batches(tmp_path, batch_rows):
     lists = load_candidates(write(tmp_path), "rec", "test")
-    for rows in (1, 2, 4096):
-        # The -1 at absent places scores best here and must not count.
-        table = rank_lists(lists, lambda batch: -batch.items.astype(float), batch_rows=rows, description="test").ranks
-        assert table.columns == list(schema.RANKS.columns)
-        assert table["rank"].to_list() == [1.0, 1.0, 1.0]
-        table = rank_lists(lists, lambda batch: batch.items.astype(float), batch_rows=rows, description="test").ranks
-        assert table["rank"].to_list() == [4.0, 2.0, 1.0]
-        assert table["n_candidates"].to_list() == [4, 2, 1]
-        assert table["target_item"].to_list() == [1, 2, 3]
-        assert table["user_id"].to_list() == [10, 11, 12]
+    # The -1 at absent places scores best here and must not count.
+    falling = rank(lists, lambda batch: -batch.items.astype(float), batch_rows=batch_rows)
+    assert falling.ranks["rank"].to_list() == [1.0, 1.0, 1.0]
+    ranking = rank(lists, lambda batch: batch.items / 2.0, batch_rows=batch_rows)
+    assert ranking.ranks.columns == list(schema.RANKS.columns)
+    assert ranking.ranks.drop("task", "split").rows() == [(0, 10, 1, 4.0, 4), (1, 11, 2, 2.0, 2), (2, 12, 3, 1.0, 1)]
+    assert ranking.scores.rows() == [(0, [0.5, 2.0, 2.5, 3.0]), (1, [1.0, 3.5]), (2, [1.5])]
 
 
 def test_shuffled_candidates_give_the_same_ranks(tmp_path):
     rng = np.random.default_rng(0)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    shuffled = {i: rng.permutation(items).tolist() for i, items in NEGATIVES.items()}
+    shuffled = {sample: rng.permutation(items).tolist() for sample, items in NEGATIVES.items()}
     assert shuffled != NEGATIVES
-    tables = [
-        rank_lists(load_candidates(folder, task, "test"), scores_of_items, description="test").ranks
-        for task in schema.TASKS
-        for folder in (write(tmp_path / "a"), write(tmp_path / "b", shuffled))
-    ]
-    assert tables[0].equals(tables[1])
-    assert tables[2].equals(tables[3])
+    for task in schema.TASKS:
+        plain, moved = (
+            # The score depends on the item alone, so it moves with a candidate.
+            rank(load_candidates(write(tmp_path, negatives), task, "test"), lambda batch: np.sin(batch.items * 7.3))
+            for negatives in (NEGATIVES, shuffled)
+        )
+        assert plain.ranks.equals(moved.ranks)
 
 
-def test_no_lists_give_an_empty_table(tmp_path):
-    lists = load_candidates(write(tmp_path), "search", "valid")
-    ranking = rank_lists(lists, scores_of_items, description="test")
+def test_no_lists_give_empty_tables(tmp_path):
+    ranking = rank(load_candidates(write(tmp_path), "search", "valid"), lambda batch: batch.items)
     assert ranking.ranks.is_empty()
     assert ranking.scores.is_empty()
 
 
-def test_scores_are_kept_as_given_whatever_the_batch_size(tmp_path):
-    lists = load_candidates(write(tmp_path), "rec", "test")
-    for rows in (1, 2, 4096):
-        ranking = rank_lists(lists, lambda batch: batch.items / 2.0, batch_rows=rows, description="test")
-        assert ranking.scores["sample_id"].to_list() == [0, 1, 2]
-        assert ranking.scores["scores"].to_list() == [[0.5, 2.0, 2.5, 3.0], [1.0, 3.5], [1.5]]
-
-
-def test_ranks_tables_are_joined_in_the_order_of_samples(tmp_path):
+def test_ranks_tables_hold_the_given_ranks_in_the_order_of_samples(tmp_path):
     folder = write(tmp_path)
-    parts = [
-        rank_lists(load_candidates(folder, task, split), scores_of_items, description="test").ranks
-        for task, split in (("search", "test"), ("rec", "valid"), ("rec", "test"))
-    ]
-    assert concat_ranks(parts)["sample_id"].to_list() == [0, 1, 2, 3, 5]
-
-
-def test_a_ranks_table_takes_the_ranks_given(tmp_path):
-    lists: CandidateLists = load_candidates(write(tmp_path), "rec", "test")
-    assert ranks_table(lists, np.array([1.0, 1.5, 1.0]))["rank"].to_list() == [1.0, 1.5, 1.0]
+    tables = []
+    for task, split in (("search", "test"), ("rec", "valid"), ("rec", "test")):
+        lists = load_candidates(folder, task, split)
+        tables.append(ranks_table(lists, 1.0 + 0.5 * np.arange(len(lists))))
+    assert concat_ranks(tables).select("sample_id", "rank").rows() == [(0, 1), (1, 1.5), (2, 2), (3, 1), (5, 1)]

@@ -1,4 +1,4 @@
-"""Fusion: convex weights from the valid lists, checked against loops, and ranks that no part alone reaches."""
+"""Fusion: weights fitted on the valid lists, checked against loops, and ranks better than those of any part."""
 
 import json
 
@@ -23,23 +23,23 @@ def random_lists(seed, rows=ROWS):
     return rng, present
 
 
-def test_ranks_in_list_are_those_of_a_loop():
+def test_ranks_in_a_list_equal_those_of_a_loop():
     rng, present = random_lists(0)
     scores = rng.integers(0, 4, size=present.shape).astype(float)
-    found = ranks_in_list(scores, present)
+    ranks = ranks_in_list(scores, present)
     for row in range(20):
         for column in np.flatnonzero(present[row]):
             inside = scores[row][present[row]]
             better, equal = (inside > scores[row, column]).sum(), (inside == scores[row, column]).sum()
-            assert found[row, column] == better + (equal + 1) / 2
-    assert (found[~present] == 0).all()
-    assert (found[:, 0] == average_ranks(scores, present)).all()
+            assert ranks[row, column] == better + (equal + 1) / 2
+    assert (ranks[~present] == 0).all()
+    assert (ranks[:, 0] == average_ranks(scores, present)).all()
 
 
 def test_features_are_centred_scores_and_log_ranks():
     present = np.array([[True, True, True, False]])
     inside = features([np.array([[3.0, 1.0, -np.inf, 99.0]])], present)
-    # Minus infinity stands one below the lowest score: 3, 1, 0 with mean 4/3.
+    # Minus infinity becomes one less than the lowest score: 3, 1, 0 with mean 4/3.
     assert inside[0, :, 0] == pytest.approx([3 - 4 / 3, 1 - 4 / 3, -4 / 3, 0])
     assert inside[0, :, 1] == pytest.approx([0, -np.log(2), -np.log(3), 0])
 
@@ -50,32 +50,26 @@ def test_weights_minimize_the_negative_log_likelihood():
     inside[:, 0, 0] += 1.0
 
     def loss(weights):
-        total = 0.0
-        for row in range(len(inside)):
-            logits = [inside[row, column] @ weights for column in np.flatnonzero(present[row])]
-            total += np.log(np.sum(np.exp(logits))) - logits[0]
-        return total / len(inside) + 0.05 * weights @ weights / 2
+        lists = [row[there] @ weights for row, there in zip(inside, present, strict=True)]
+        return np.mean([np.log(np.exp(logits).sum()) - logits[0] for logits in lists]) + 0.05 * weights @ weights / 2
 
-    found = fit_weights(inside, present, 0.05)
+    weights = fit_weights(inside, present, 0.05)
     by_loop = minimize(loss, np.zeros(3), bounds=[(0.0, None)] * 3, method="L-BFGS-B").x
-    assert found == pytest.approx(by_loop, abs=1e-3)
-    assert found.min() >= 0.0
+    assert weights == pytest.approx(by_loop, abs=1e-3)
+    assert weights.min() >= 0.0
 
 
 def test_two_noisy_views_together_rank_better_than_either():
-    settings = WeightSettings()
     parts, presents = [[], [], []], []
     for split in range(2):
         rng, present = random_lists(10 + split, 2000)
-        truth = (np.arange(WIDTH) == 0) * 1.0
-        for part, noise in zip(parts[:2], (1.0, 1.0), strict=True):
-            part.append(truth + noise * rng.normal(size=present.shape))
-        parts[2].append(rng.normal(size=present.shape))
+        for part, signal in zip(parts, (1.0, 1.0, 0.0), strict=True):
+            part.append(signal * (np.arange(WIDTH) == 0) + rng.normal(size=present.shape))
         presents.append(present)
-    (_, fused), weights = fuse_task(parts, presents, settings)
+    (_, fused), weights = fuse_task(parts, presents, WeightSettings())
     alone = [ndcg(average_ranks(part[1], presents[1]), 5) for part in parts]
     assert ndcg(fused, 5) > max(alone) + 0.03
-    # The part that knows nothing is given next to no weight.
+    # The part of noise alone has next to no weight.
     strength = np.abs(weights.reshape(3, 2)).sum(axis=1)
     assert strength[2] < 0.2 * strength[:2].min()
 
@@ -87,8 +81,8 @@ def test_one_part_alone_keeps_its_order():
     assert (ranked[1] == average_ranks(scores, present)).all()
 
 
-def test_popularity_may_count_against_an_item():
-    # The part says taste plus popularity; lists are drawn by popularity, so that only taste tells the target.
+def test_popularity_may_have_a_negative_weight():
+    # The part's score is taste plus popularity; lists are drawn by popularity, so only taste reveals the target.
     rng, present = random_lists(4)
     popularity = rng.normal(size=present.shape)
     taste = rng.normal(size=present.shape) + 2.0 * (np.arange(WIDTH) == 0)
@@ -103,7 +97,7 @@ def test_popularity_may_count_against_an_item():
 
 @pytest.fixture
 def shop(tmp_path):
-    """Valid and test lists of both tasks, ten users each, three negatives."""
+    """Write valid and test lists of both tasks: ten users each, three negatives."""
     keys = [(task, split, user) for task in schema.TASKS for split in ("valid", "test") for user in range(10)]
     rows = [
         {
@@ -134,8 +128,8 @@ def test_parts_count_in_the_tasks_they_rank(shop):
     fuse({"falling": falling, "rising": rising}, shop, shop / "ranks", "both", WeightSettings())
     ranks = schema.RANKS.read(shop / "ranks" / "both.parquet")
     by_task = dict(ranks.group_by("task").agg(pl.col("rank").mean()).iter_rows())
-    # In rec the fusion goes by `falling`, which puts the target first. In search `rising` stands alone and puts it last: it
-    # gets no weight, not a negative one, so that all candidates tie.
+    # In rec the fusion follows `falling`, which ranks the target first. In search `rising` is alone and ranks it last:
+    # its weight is zero, not negative, so that all candidates tie.
     assert by_task == {"rec": 1.0, "search": 2.5}
     counts = json.loads((shop / "ranks" / "both.stage.json").read_text())["counts"]
     assert set(counts["rec_weights"]) == {"falling", "rising"}
@@ -143,27 +137,21 @@ def test_parts_count_in_the_tasks_they_rank(shop):
     assert counts["search_weights"]["rising"] == {"score": 0.0, "rank": 0.0}
 
 
-def test_scores_of_other_lists_are_refused_by_name(shop):
+def test_scores_of_other_lists_are_refused(shop):
     path = write_scores(shop, "part", lambda lists: lists.items.astype(float))
     scores = schema.SCORES.read(path)
-    schema.SCORES.write(scores[:-1], path)
-    with pytest.raises(UserError, match=r"^part: its scores are of other candidate lists"):
-        fuse({"part": path}, shop, shop / "ranks", "one", WeightSettings())
-    schema.SCORES.write(scores.filter(pl.col("sample_id") < 30), path)
-    with pytest.raises(UserError, match=r"^part: scored one split of a task and not the other"):
-        fuse({"part": path}, shop, shop / "ranks", "one", WeightSettings())
+    for rows, message in ((39, "its scores are of other candidate lists"), (30, "scored one split of a task and not")):
+        schema.SCORES.write(scores[:rows], path)
+        with pytest.raises(UserError, match=f"^part: {message}"):
+            fuse({"part": path}, shop, shop / "ranks", "one", WeightSettings())
 
 
-def test_popularity_is_counted_in_training_clicks_alone(shop):
-    # Every target is item 0, of which no training click is; item 3 is the most clicked.
+def test_popularity_counts_training_clicks_alone(shop):
+    # All targets are item 0, which has no training click; item 3 is the most clicked.
     clicks = [1, 2, 2, 3, 3, 3, 3]
-    rows = {
-        "event_id": range(len(clicks)), "user_id": [0] * len(clicks), "time": [0] * len(clicks),
-        "task": ["rec"] * len(clicks), "item_id": clicks, "query_id": [None] * len(clicks),
-        "session_id": [None] * len(clicks),
-    }  # fmt: skip
-    events = pl.DataFrame(rows, schema_overrides=dict(schema.EVENTS.schema))
-    schema.EVENTS.write(events.cast(dict(schema.EVENTS.schema)), shop / "training_events.parquet")
+    columns = {"user_id": 0, "time": 0, "task": "rec", "query_id": None, "session_id": None}
+    events = pl.DataFrame({**columns, "event_id": range(len(clicks)), "item_id": clicks})
+    schema.EVENTS.write(events, shop / "training_events.parquet")
     assert log_clicks(shop / "training_events.parquet") == pytest.approx(np.log([1, 2, 3, 5]))
     equal = write_scores(shop, "equal", lambda lists: np.zeros(lists.items.shape))
     fuse({"equal": equal}, shop, shop / "ranks", "calibrated", WeightSettings(popularity=True))

@@ -1,4 +1,4 @@
-"""Ranking by several jobs: every list once, in the batches of one job, to the bytes of one job."""
+"""Ranking by several jobs: every list once, in the blocks of one job, with the bytes of one job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gensar_core.config.generators import RankingSettings, RetrievalSettings, Sc
 from gensar_core.errors import UserError
 from gensar_core.generator import rank
 from gensar_core.generator.train import train_generator
-from gensar_core.ranking import full_ranking as catalogue
+from gensar_core.ranking import full_ranking
 from gensar_core.ranking.parts import Part, gather_full_ranks, gather_rankings
 from tests.support import generator_folders as folders
 
@@ -23,7 +23,7 @@ SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_d
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 9), st.integers(1, 12))
-def test_parts_share_all_rows_in_whole_blocks_and_evenly(lengths: list[int], block: int, parts: int) -> None:
+def test_parts_share_all_rows_evenly_in_whole_blocks(lengths: list[int], block: int, parts: int) -> None:
     spans = [Part(number, parts).spans(lengths, block) for number in range(parts)]
     for table, length in enumerate(lengths):
         rows = [row for part in spans for row in range(*part[table])]
@@ -33,41 +33,32 @@ def test_parts_share_all_rows_in_whole_blocks_and_evenly(lengths: list[int], blo
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_part_that_is_not_there_is_named() -> None:
+def test_a_part_beyond_the_last_is_refused() -> None:
     with pytest.raises(UserError, match="part 3 of 3: parts are numbered from 0 to 2"):
         Part(3, 3)
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folders.write_corpus(tmp_path_factory.mktemp("parts") / "corpus", 10)
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = folders.write_samples(tmp_path_factory.mktemp("parts") / "samples", 10)
-    schema.EVENTS.write(schema.EVENTS.empty(), folder / "training_events.parquet")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(corpus: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts") / "model"
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Train a generator; return the folders of the model, its corpus and its samples."""
+    folder = tmp_path_factory.mktemp("parts")
+    corpus, samples = folders.write_corpus(folder / "corpus", 10), folders.write_samples(folder / "samples", 10)
+    schema.EVENTS.write(schema.EVENTS.empty(), samples / "training_events.parquet")
     settings = TrainingSettings(backbone="scratch", size=SIZE, epochs=2.0, batch_size=8, batch_tokens=256)
-    train_generator(corpus, samples, folder, settings, 1, None)
-    return folder
+    train_generator(corpus, samples, folder / "model", settings, 1, None)
+    return folder / "model", corpus, samples
 
 
 @pytest.fixture
-def inputs(model: Path, corpus: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
-    """Blocks of three lists: ten users are four blocks a task and split."""
+def inputs(trained: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
+    """Rank in blocks of three lists: ten users are four blocks a task and split."""
     monkeypatch.setattr(rank, "_LISTS", 3)
-    monkeypatch.setattr(catalogue, "_PAIRS", 3 * folders.N_ITEMS)
-    return model, corpus, samples
+    monkeypatch.setattr(full_ranking, "_PAIRS", 3 * folders.N_ITEMS)
+    return trained
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 40])
-def test_candidates_ranked_in_parts_are_those_ranked_at_once(
+def test_candidates_rank_alike_in_parts_and_at_once(
     inputs: tuple[Path, Path, Path], tmp_path: Path, parts: int
 ) -> None:
     settings = RankingSettings(users_per_batch=2)
@@ -85,7 +76,7 @@ def test_candidates_ranked_in_parts_are_those_ranked_at_once(
 
 @pytest.mark.parametrize("beams", [None, 20])
 @pytest.mark.parametrize("parts", [2, 3, 12])
-def test_the_catalogue_ranked_in_parts_is_that_ranked_at_once(
+def test_the_catalogue_ranks_alike_in_parts_and_at_once(
     inputs: tuple[Path, Path, Path], tmp_path: Path, parts: int, beams: int | None
 ) -> None:
     settings = (RetrievalSettings(beams=beams, users_per_batch=2), FullRankingSettings())

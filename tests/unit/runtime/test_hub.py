@@ -1,4 +1,4 @@
-"""Without a network, a model comes from the hub's cache or not at all, after a single look-up."""
+"""Models without a network: from the hub's cache after a single look-up, or one clear error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from gensar_core.embeddings.text import TextEncoder
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.load import load_model
 from gensar_core.runtime.hub import LOOK_UP_SECONDS, Hub
-from tests.support.corpora_shop import TEXTS, t5_like
+from tests.support.prompts_by_hand import t5_like
+from tests.support.shop import TEXTS
 
 LOADERS: dict[str, Callable[[str], object]] = {
     "tokenizer": load_tokenizer,
@@ -28,47 +29,40 @@ LOADERS: dict[str, Callable[[str], object]] = {
 
 @pytest.fixture
 def look_ups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """An empty cache and no network: what was looked up. A file that is asked for beside it fails the test."""
-    asked: list[str] = []
+    """Give an empty cache and no network; return the addresses looked up. Any other request fails the test."""
+    urls: list[str] = []
 
     def no_network(url: str, *, timeout: float) -> None:
         assert timeout == LOOK_UP_SECONDS
-        asked.append(url)
+        urls.append(url)
         raise ConnectionError("Name or service not known")
 
-    def another(*_: object, **__: object) -> None:
-        pytest.fail("another look-up")
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("another request")
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", no_network)
-    # What its client asks for every file that it may not take from the cache.
-    monkeypatch.setattr(file_download, "get_hf_file_metadata", another)
+    # The client's request for each file that it may not take from the cache.
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", refuse)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return asked
+    return urls
 
 
-@pytest.mark.parametrize("what", LOADERS)
-def test_a_model_that_is_not_cached_is_one_error_after_one_look_up(look_ups: list[str], what: str) -> None:
-    with pytest.raises(UserError) as caught:
-        LOADERS[what]("org/model")
-    message = str(caught.value)
-    assert message.startswith(
-        f"{what}{':' if what == 'backbone' else ''} 'org/model' cannot be loaded (it is not whole in"
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_model_that_is_not_cached_is_one_error_after_one_look_up(look_ups: list[str], kind: str) -> None:
+    message = (
+        rf"^{kind}:? 'org/model' cannot be loaded \(it is not whole in .*the hub does not answer: "
+        r"Name or service not known\); download it while online.*local folder"
     )
-    assert "the hub does not answer: Name or service not known); download it while online" in message
-    assert "local folder" in message
+    with pytest.raises(UserError, match=message):
+        LOADERS[kind]("org/model")
     assert [url.split("/", 3)[3] for url in look_ups] == ["org/model/resolve/main/config.json"]
 
 
-def cached(cache: Path, name: str) -> Path:
-    """The folder of a model in a hub cache."""
-    folder = cache / f"models--{name.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0" * 40)
-    return folder / "snapshots" / ("0" * 40)
-
-
-def test_what_is_cached_is_loaded_without_the_network(look_ups: list[str], tmp_path: Path) -> None:
-    folder = cached(tmp_path / "hub", "org/model")
+def test_a_cached_model_is_loaded_without_the_network(look_ups: list[str], tmp_path: Path) -> None:
+    cache = tmp_path / "hub" / "models--org--model"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    folder = cache / "snapshots" / ("0" * 40)
     t5_like(TEXTS).save_pretrained(folder)
     config = T5Config(vocab_size=12, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1)
     T5ForConditionalGeneration(config).save_pretrained(folder)
@@ -77,18 +71,18 @@ def test_what_is_cached_is_loaded_without_the_network(look_ups: list[str], tmp_p
     assert len(look_ups) == 2
 
 
-def test_a_folder_and_what_is_no_name_on_the_hub_need_no_look_up(look_ups: list[str], tmp_path: Path) -> None:
+def test_a_folder_needs_no_look_up(look_ups: list[str], tmp_path: Path) -> None:
     for name in (str(tmp_path), "/no/such/model"):
         assert Hub(name).options == {}
     assert look_ups == []
 
 
-def test_a_hub_that_answers_is_used_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_answers_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)
     assert Hub("org/model").options == {}
 
     def not_there(*_: object, **__: object) -> None:
-        # What the hub says of a model that does not exist, or that one may not see.
+        # The hub's answer on a model that does not exist or is private.
         raise HfHubHTTPError.__new__(HfHubHTTPError)
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", not_there)

@@ -1,4 +1,4 @@
-"""Several processes of one training: what they say to each other, how their work is dealt out, and how they end."""
+"""Several processes of one training: their messages, their shares of the work, and their end."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def on_the_cpu(monkeypatch):
 
 
 def test_shares_by_hand():
-    # The dearest first: 9 | 7; 5 to the second (12), 4 to the first (13), 3 to the second (15), 1 to the first (14).
+    # The most expensive first: 9 | 7; 5 to the second (12), 4 to the first (13), 3 to the second (15), 1 to the first (14).
     assert shares([5, 1, 9, 4, 7, 3], 2) == [[1, 2, 3], [0, 4, 5]]
     assert shares([4, 4, 4], 1) == [[0, 1, 2]]
     assert shares([2, 2], 3) == [[0], [1], []]
@@ -42,7 +42,7 @@ def test_shares_hold_every_job_once_and_are_balanced(costs, count):
     assert max(loads) - min(loads) <= max(costs, default=0)
 
 
-def test_alone_everything_stays_as_it_is():
+def test_a_lone_process_returns_its_inputs():
     values, losses, module = np.ones(2), {"loss": torch.ones(())}, torch.nn.Linear(1, 1)
     assert ALONE.sum(values) is values
     assert ALONE.sum_step(module, losses) is losses
@@ -51,7 +51,7 @@ def test_alone_everything_stays_as_it_is():
     assert ALONE.tell("abc") == "abc"
 
 
-def test_the_number_of_processes_is_that_of_the_gpus_or_what_a_cpu_is_given(monkeypatch):
+def test_each_gpu_has_a_process_and_a_cpu_as_many_as_configured(monkeypatch):
     assert count_processes(gpus=4, processes=2) == 2
     assert count_processes(gpus=1, processes=0) == 1
     monkeypatch.delenv("GENSAR_DEVICE")
@@ -68,12 +68,12 @@ def test_the_number_of_processes_is_that_of_the_gpus_or_what_a_cpu_is_given(monk
 def test_two_processes_sum_and_agree(tmp_path):
     launch(WORKER, ["sums", str(tmp_path)], 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["done0", "done1"]
-    # The cores are dealt out as well.
+    # The cores are shared out as well.
     assert os.environ["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.slow
-def test_a_mistake_in_one_process_ends_all_with_its_one_line(tmp_path, capfd):
+def test_a_users_mistake_in_one_process_ends_all_with_one_line(tmp_path, capfd):
     with pytest.raises(UserError, match=r"^embeddings: no such file; build it first$"):
         launch(WORKER, ["mistake", str(tmp_path)], 2)
     assert "Traceback" not in capfd.readouterr().err
@@ -86,15 +86,15 @@ def test_a_killed_process_ends_all(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_whoever_kills_the_job_kills_all_its_processes(tmp_path, how):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_job_ends_all_its_processes(tmp_path, number):
     code = f"from gensar_core.training.launch import launch; launch({WORKER!r}, ['endless', {str(tmp_path)!r}], 2)"
     job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while len(list(tmp_path.glob("pid?"))) < 2 and job.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
     pids = [int(path.read_text()) for path in tmp_path.glob("pid?")]
-    job.send_signal(how)
+    job.send_signal(number)
     job.wait(60)
     while any(map(running, pids)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -103,7 +103,7 @@ def test_whoever_kills_the_job_kills_all_its_processes(tmp_path, how):
 
 
 def running(pid: int) -> bool:
-    """Whether a process is there; one that has ended and was not waited for is not."""
+    """Check whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:

@@ -22,6 +22,17 @@ class Example(Settings):
     size: int = 3
 
 
+def run(folder, *outputs, **options):
+    """Run a stage that writes each output's name into it."""
+    with Stage("example", folder, **options) as stage:
+        for name in outputs:
+            stage.path(name).write_text(name)
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
 def test_outputs_and_record_appear_together(tmp_path):
     source = tmp_path / "in.txt"
     source.write_text("abc")
@@ -32,8 +43,6 @@ def test_outputs_and_record_appear_together(tmp_path):
         stage.record(rows=2)
         stage.warn("odd")
         assert not (out / "a.txt").exists()
-    assert (out / "a.txt").read_text() == "A"
-    assert (out / "folder" / "b.txt").read_text() == "B"
     record = json.loads((out / "stage.json").read_text())
     # sha256 of "abc", FIPS 180-2 appendix B.1.
     assert record["inputs"][str(source)] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -45,82 +54,77 @@ def test_outputs_and_record_appear_together(tmp_path):
     }
     assert record["warnings"] == ["odd"]
     assert {"code", "device", "seconds", "peak_memory_gb", "versions"} <= record.keys()
-    assert sorted(path.name for path in out.iterdir()) == ["a.txt", "folder", "stage.json"]
+    assert names(out) == ["a.txt", "folder", "folder/b.txt", "stage.json"]
 
 
-def test_the_record_tells_how_many_threads_computed(tmp_path):
+@pytest.mark.parametrize(("threads", "device"), [(1, "1 thread)"), (2, "2 threads)")])
+def test_the_record_names_the_number_of_threads(tmp_path, threads, device):
     before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        for threads, told in ((1, "1 thread)"), (2, "2 threads)")):
-            torch.set_num_threads(threads)
-            with Stage("example", tmp_path, settings=Example(), inputs=[], code="gensar_core.runtime.seeds") as stage:
-                stage.path("a.txt").touch()
-            assert json.loads((tmp_path / "stage.json").read_text())["device"].endswith(told)
+        run(tmp_path)
     finally:
         torch.set_num_threads(before)
+    assert json.loads((tmp_path / "stage.json").read_text())["device"].endswith(device)
 
 
-def test_all_files_may_be_read_by_whom_the_umask_lets(tmp_path):
+def test_the_umask_decides_who_may_read_outputs(tmp_path):
     before = os.umask(0o027)
     try:
-        with Stage("example", tmp_path, settings=Example(), inputs=[], code="gensar_core.runtime.seeds") as stage:
-            save_file({"numbers": np.zeros(3)}, stage.path("numbers.safetensors"))
-            save_file({"numbers": np.zeros(3)}, stage.path("folder/numbers.safetensors"))
+        with Stage("example", tmp_path) as stage:
+            for name in ("numbers.safetensors", "folder/numbers.safetensors"):
+                save_file({"numbers": np.zeros(3)}, stage.path(name))
     finally:
         os.umask(before)
     for name in ("numbers.safetensors", "folder/numbers.safetensors", "stage.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
 
 
-def test_an_error_leaves_nothing_new_and_the_old_untouched(tmp_path):
-    with Stage("example", tmp_path) as stage:
-        stage.path("a.txt").write_text("old")
+def test_an_error_removes_new_outputs_and_keeps_old_ones(tmp_path):
+    run(tmp_path, "a.txt")
     with pytest.raises(RuntimeError), Stage("example", tmp_path) as stage:
         stage.path("a.txt").write_text("new")
         stage.path("b.txt").write_text("new")
         raise RuntimeError
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "stage.json"]
-    assert (tmp_path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["a.txt", "stage.json"]
+    assert (tmp_path / "a.txt").read_text() == "a.txt"
 
 
-def test_a_stage_alone_in_its_folder_leaves_nothing_of_an_earlier_one(tmp_path):
-    for alone, name in ((False, "a.txt"), (False, "b.txt"), (True, "c.txt")):
+def test_a_stage_alone_in_its_folder_removes_outputs_of_an_earlier_one(tmp_path):
+    for alone, name, files in (
+        (False, "a.txt", ["a.txt"]),
+        (False, "b.txt", ["a.txt", "b.txt"]),
+        (True, "c.txt", ["c.txt"]),
+    ):
         with pytest.raises(RuntimeError), Stage("example", tmp_path, alone=alone):
             raise RuntimeError
-        with Stage("example", tmp_path, alone=alone) as stage:
-            stage.path(name).write_text("text")
-            stage.path(f"folder/{name}").write_text("text")
-        left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
-        kept = ["a.txt", "b.txt"] if name == "b.txt" else [name]
-        assert left == [*kept, "folder", f"folder/{name}", "stage.json"]
+        run(tmp_path, name, f"folder/{name}", alone=alone)
+        assert names(tmp_path) == [*files, "folder", f"folder/{name}", "stage.json"]
 
 
-def test_what_a_killed_run_left_is_cleared(tmp_path):
-    leftover = tmp_path / ".stage.partial"
-    leftover.mkdir()
-    (leftover / "half.txt").write_text("half")
-    with Stage("example", tmp_path) as stage:
-        stage.path("a.txt").write_text("A")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "stage.json"]
+def test_unfinished_outputs_of_a_killed_run_are_removed(tmp_path):
+    (tmp_path / ".stage.partial").mkdir()
+    (tmp_path / ".stage.partial" / "half.txt").touch()
+    run(tmp_path, "a.txt")
+    assert names(tmp_path) == ["a.txt", "stage.json"]
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path):
+def test_an_error_of_a_full_disk_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="disk is full"), Stage("example", tmp_path):
         raise OSError(28, "No space left on device")
 
 
 def test_the_key_changes_with_settings_inputs_seed_and_nothing_else(tmp_path):
     source = tmp_path / "in.txt"
-    source.write_text("abc")
 
-    def key(size=3, seed=1, content="abc", where="out"):
+    def key(size=3, seed=1, content="abc", folder="out"):
         source.write_text(content)
-        with Stage("example", tmp_path / where, settings=Example(size=size), inputs=[source], seed=seed) as stage:
+        with Stage("example", tmp_path / folder, settings=Example(size=size), inputs=[source], seed=seed) as stage:
             return stage.key
 
     same = key()
     assert key() == same
-    assert key(where="elsewhere") == same
+    assert key(folder="elsewhere") == same
     assert len({same, key(size=4), key(seed=2), key(content="abd")}) == 4
 
 
@@ -129,28 +133,17 @@ def test_a_missing_input_is_named(tmp_path):
         digest(tmp_path / "nothing.txt")
 
 
-def _with_polars(path, data):
-    pl.DataFrame({"x": data}).write_parquet(path, compression="uncompressed")
+WRITERS = {
+    "polars": lambda path, data: pl.DataFrame({"x": data}).write_parquet(path, compression="uncompressed"),
+    "pyarrow": lambda path, data: pq.write_table(pa.table({"x": data}), path, compression="none"),
+    "safetensors": lambda path, data: save_file({"x": data}, path),
+    "torch": lambda path, data: torch.save({"x": torch.from_numpy(data)}, path),
+    "numpy": lambda path, data: np.save(path, data),
+}
 
 
-def _with_pyarrow(path, data):
-    pq.write_table(pa.table({"x": data}), path, compression="none")
-
-
-def _with_safetensors(path, data):
-    save_file({"x": data}, path)
-
-
-def _with_torch(path, data):
-    torch.save({"x": torch.from_numpy(data)}, path)
-
-
-def _with_numpy(path, data):
-    np.save(path, data)
-
-
-@pytest.mark.parametrize("write", [_with_polars, _with_pyarrow, _with_safetensors, _with_torch, _with_numpy])
-def test_a_full_disk_is_told_whichever_library_met_it(tmp_path, write):
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_one_clear_error_from_any_library(tmp_path, write):
     with (
         small_disk(tmp_path / "disk", room_kb=512) as disk,
         pytest.raises(UserError, match="the disk is full; free some space and run again"),

@@ -1,4 +1,4 @@
-"""Pieces of work side by side: their order, their cores, and what happens to errors."""
+"""Pieces of work side by side: their order, their cores and their errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pieces_run_at_the_same_time_each_on_one_core() -> None:
     assert torch.get_num_threads() == 3
 
 
-def test_no_more_results_are_held_than_are_waited_for() -> None:
+def test_few_results_are_held_at_a_time() -> None:
     begun = []
     results = side_by_side(begun.append, range(100), CPU)
     next(results)
@@ -52,7 +52,7 @@ def test_no_more_results_are_held_than_are_waited_for() -> None:
     assert len(list(results)) == 99
 
 
-def test_the_first_error_is_raised_and_the_rest_never_begins() -> None:
+def test_the_first_error_is_raised_and_later_pieces_never_begin() -> None:
     begun = []
 
     def work(piece: int) -> None:
@@ -66,6 +66,6 @@ def test_the_first_error_is_raised_and_the_rest_never_begins() -> None:
     assert max(begun) <= 5
 
 
-def test_a_gpu_takes_one_after_the_other_in_the_callers_thread() -> None:
-    found = side_by_side(lambda _: threading.current_thread(), range(3), torch.device("cuda"))
-    assert set(found) == {threading.current_thread()}
+def test_on_a_gpu_pieces_run_in_the_callers_thread() -> None:
+    threads = side_by_side(lambda _: threading.current_thread(), range(3), torch.device("cuda"))
+    assert set(threads) == {threading.current_thread()}

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -53,10 +52,22 @@ def weights(task):
 SCHEDULE = Schedule(total_steps=40, validate_every=7, gradient_clip=1.0, rate=warmup_cosine(40, 0.1))
 
 
+def fit(task, folder=None, key="k", **options):
+    """Train, with checkpoints in a folder or without any."""
+    return train(task, SCHEDULE, seed=3, description="t", checkpoints=folder, key=key, **options)
+
+
 def ticking(seconds):
-    """A clock on which so many seconds pass between two looks. A training looks once before its first step, once after
-    each, and once after each checkpoint."""
+    """Return a clock on which this time passes between two looks: one before the first step, one after each step, and
+    one after each checkpoint."""
     return functools.partial(next, itertools.count(0.0, seconds))
+
+
+def killed(folder, stop_at=12, step_seconds=12.0, key="k"):
+    """Kill a training after this many steps; return its checkpoint, which by default the tenth has left."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(stop_at=stop_at), folder, key, clock=ticking(step_seconds))
+    return next(folder.glob("*.pt"), None)
 
 
 @pytest.fixture(autouse=True)
@@ -64,32 +75,24 @@ def _a_checkpoint_a_minute(monkeypatch):
     monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "60")
 
 
-@pytest.mark.parametrize("step_seconds", [0.0, 12.0, 20.0])
+@pytest.mark.parametrize(
+    ("checkpoint_seconds", "step_seconds", "steps_between"), [(60, 0.0, 40), (60, 12.0, 5), (60, 20.0, 3), (0, 0.0, 1)]
+)
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 12, 33, 39])
-def test_a_killed_training_ends_in_the_same_weights_whenever_it_wrote_checkpoints(tmp_path, stop_at, step_seconds):
-    undisturbed = Regression()
-    expected = train(undisturbed, SCHEDULE, seed=3, description="t", checkpoints=None)
-    where, clock = {"checkpoints": tmp_path, "key": "k"}, ticking(step_seconds)
-    with pytest.raises(KeyboardInterrupt):
-        train(Regression(stop_at=stop_at), SCHEDULE, seed=3, description="t", clock=clock, **where)
-    resumed = Regression()
-    record = train(resumed, SCHEDULE, seed=3, description="t", clock=ticking(0.0), **where)
+def test_a_killed_training_continues_from_its_checkpoint_to_the_same_weights(
+    tmp_path, monkeypatch, stop_at, checkpoint_seconds, step_seconds, steps_between
+):
+    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", str(checkpoint_seconds))
+    undisturbed, resumed = Regression(), Regression()
+    expected = fit(undisturbed)
+    killed(tmp_path, stop_at, step_seconds)
+    record = fit(resumed, tmp_path, clock=ticking(0.0))
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert record.history == expected.history
-    # So many steps make up a minute; those of the minute that had begun are lost.
-    steps = math.ceil(60.0 / step_seconds) if step_seconds else 40
-    assert resumed.served[0] == stop_at - stop_at % steps
+    assert resumed.served[0] == stop_at - stop_at % steps_between
 
 
-def test_no_seconds_give_a_checkpoint_after_every_step(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    killed(tmp_path, clock=ticking(0.0))
-    resumed = Regression()
-    train(resumed, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
-    assert resumed.served[0] == 12
-
-
-def test_of_several_processes_the_first_alone_looks_at_the_clock(tmp_path):
+def test_of_several_processes_only_the_first_looks_at_the_clock(tmp_path):
     class Second(Processes):
         def sum_step(self, module, losses):  # noqa: ARG002
             return losses
@@ -97,32 +100,22 @@ def test_of_several_processes_the_first_alone_looks_at_the_clock(tmp_path):
         def agree(self, metrics):
             return dict(metrics)
 
-    # Gives the time of the start, and fails when it is asked again.
+    # Tells the time of the start, and fails at a second look.
     clock = functools.partial(next, iter([0.0]))
-    where = {"checkpoints": tmp_path, "key": "k", "processes": Second(1, 2)}
-    assert train(Regression(), SCHEDULE, seed=3, description="t", clock=clock, **where).steps == 40
+    assert fit(Regression(), tmp_path, clock=clock, processes=Second(1, 2)).steps == 40
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_of_other_settings_is_out_of_the_way_and_removed(tmp_path):
-    train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="old")
+def test_a_checkpoint_of_other_settings_is_removed(tmp_path):
+    fit(Regression(), tmp_path, "old")
     (tmp_path / "notes.txt").touch()
     (old,) = tmp_path.glob("*.pt")
     fresh = Regression()
-    train(fresh, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="new")
+    fit(fresh, tmp_path, "new")
     assert fresh.served[0] == 0
     assert not old.exists()
     assert len(list(tmp_path.glob("*.pt"))) == 1
     assert (tmp_path / "notes.txt").exists()
-
-
-def killed(folder, key="k", clock=None):
-    """The checkpoint of a training killed after its twelfth step; without another clock, the tenth has left it."""
-    clock = clock or ticking(12.0)
-    with pytest.raises(KeyboardInterrupt):
-        train(Regression(stop_at=12), SCHEDULE, seed=3, description="t", checkpoints=folder, key=key, clock=clock)
-    (file,) = folder.glob("*.pt")
-    return file
 
 
 SPOILED = {
@@ -137,65 +130,58 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
-def test_a_spoiled_checkpoint_is_one_line_with_the_cure(tmp_path, spoil):
+def test_a_spoiled_checkpoint_is_refused_until_it_is_deleted(tmp_path, spoil):
     file = killed(tmp_path)
     file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(UserError, match=rf"{file}: is damaged or cut off .*; delete it and run again"):
-        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+        fit(Regression(), tmp_path)
     file.unlink()
-    assert train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k").steps == 40
+    assert fit(Regression(), tmp_path).steps == 40
 
 
-def test_a_checkpoint_with_any_one_bit_changed_is_refused(tmp_path):
+def test_a_checkpoint_with_one_changed_bit_is_refused(tmp_path):
     file = killed(tmp_path)
-    content = file.read_bytes()
-    random = np.random.default_rng(0)
-    for place in {0, len(content) - 1, *random.choice(len(content), 80, replace=False).tolist()}:
+    content, rng = file.read_bytes(), np.random.default_rng(0)
+    for place in {0, len(content) - 1, *rng.choice(len(content), 80, replace=False).tolist()}:
         changed = bytearray(content)
-        changed[place] ^= 1 << int(random.integers(8))
+        changed[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(changed)
         with pytest.raises(UserError, match=rf"{file}: is damaged"):
-            train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+            fit(Regression(), tmp_path)
     file.write_bytes(content)
     resumed = Regression()
-    train(resumed, SCHEDULE, seed=3, description="t", checkpoints=tmp_path, key="k")
+    fit(resumed, tmp_path)
     assert resumed.served[0] == 10
 
 
-def test_a_foreign_checkpoint_under_this_trainings_name_is_refused(tmp_path):
-    name = killed(tmp_path / "own").name
-    killed(tmp_path / "other", key="other").rename(tmp_path / "other" / name)
-    with pytest.raises(UserError, match=rf"other/{name}: is the checkpoint of other settings, inputs or code; delete"):
-        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "other", key="k")
-    torch.save([1, 2], tmp_path / "own" / name)
+def test_a_foreign_file_under_the_checkpoints_name_is_refused(tmp_path):
+    file, foreign = killed(tmp_path), killed(tmp_path / "other", key="other")
+    foreign.rename(file)
+    with pytest.raises(UserError, match=rf"{file}: is the checkpoint of other settings, inputs or code; delete"):
+        fit(Regression(), tmp_path)
+    torch.save([1, 2], file)
     with pytest.raises(UserError, match="is damaged or cut off"):
-        train(Regression(), SCHEDULE, seed=3, description="t", checkpoints=tmp_path / "own", key="k")
+        fit(Regression(), tmp_path)
 
 
 def test_the_best_weights_are_kept_and_patience_stops():
-    task = Regression(scores=[1.0, 3.0, 2.0, 2.5, 9.0])
-    record = train(
-        task,
-        Schedule(total_steps=40, validate_every=4, patience=2),
-        seed=3,
-        description="t",
-        checkpoints=None,
-    )
-    # The second validation (step 8) is the best; two without gain follow, and the fifth is never asked for.
+    task, same = Regression(scores=[1.0, 3.0, 2.0, 2.5, 9.0]), Regression(scores=[1.0, 3.0])
+    schedule = Schedule(total_steps=40, validate_every=4, patience=2)
+    record = train(task, schedule, seed=3, description="t", checkpoints=None)
+    # The second validation (step 8) is the best; two follow without gain, and the fifth never happens.
     assert (record.best_step, record.best_score, record.steps) == (8, 3.0, 16)
-    same = Regression(scores=[1.0, 3.0])
     train(same, Schedule(total_steps=8, validate_every=4), seed=3, description="t", checkpoints=None)
     assert torch.equal(weights(task), weights(same))
 
 
-def test_a_loss_that_is_not_finite_stops_with_one_line_before_it_reaches_the_weights():
+def test_a_loss_that_is_not_finite_stops_the_training_before_it_reaches_the_weights():
     task = Regression(poison_at=4)
     with pytest.raises(UserError, match="loss, gradient_norm not a finite number at step 5; lower the learning rate"):
-        train(task, SCHEDULE, seed=3, description="t", checkpoints=None)
+        fit(task)
     assert weights(task).isfinite().all()
 
 
-def test_a_task_that_can_names_the_samples_under_the_numbers_of_the_step():
+def test_a_task_names_the_samples_of_a_bad_step_under_its_random_numbers():
     class Naming(Regression):
         def backward(self, batch):
             self.drawn = torch.get_rng_state()
@@ -206,7 +192,7 @@ def test_a_task_that_can_names_the_samples_under_the_numbers_of_the_step():
             return f"rows of step number {step}"
 
     with pytest.raises(UserError, match=r"at step 5 \(rows of step number 4\); lower"):
-        train(Naming(poison_at=4), SCHEDULE, seed=3, description="t", checkpoints=None)
+        fit(Naming(poison_at=4))
 
 
 def test_warmup_cosine_by_hand():
@@ -216,7 +202,7 @@ def test_warmup_cosine_by_hand():
     assert rate(100) == pytest.approx(0.0)
 
 
-def test_warmup_linear_is_that_of_the_library_one_step_on_while_it_rises():
+def test_warmup_linear_matches_transformers_one_step_ahead_while_it_rises():
     rate = warmup_linear(100, 0.1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     theirs = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=10, num_training_steps=100).lr_lambdas[0]

@@ -16,14 +16,16 @@ from gensar_core.errors import UserError
 from gensar_core.samples import build as module
 from gensar_core.samples import events as event_blocks
 from gensar_core.samples.build import build_part, build_samples, gather_samples
-from gensar_core.samples.parts import EVALUATED, part_files
+from gensar_core.samples.parts import part_files
 from gensar_core.samples.survey import survey_samples
 from gensar_core.sources.amazon.canonical import STEPS
 from tests.support.samples_logs import (
+    PROTOCOLS,
     REPEATED,
     WORKED,
     A,
     B,
+    check_negatives,
     event,
     events_frame,
     expected_samples,
@@ -32,13 +34,14 @@ from tests.support.samples_logs import (
     tells,
     write_canonical,
 )
+from tests.support.samples_logs import build as build_folder
 
 ROOT = Path(__file__).parents[3]
 OUTPUTS = ("training_events.parquet", "samples.parquet", "candidates.parquet", "audit.json")
-PROTOCOLS = ("strict", "paper")
 CUTOFFS = ("none", "per_user")
 SPLITS = ("leave_one_out", "time")
-#: What the audit counts of valid and test targets and what their users did before and after.
+SHARES = ([0.5, 0.25, 0.25], [0.8, 0.1, 0.1])
+#: Marks that the audit derives from what the user of a valid or test target did before and after it.
 HISTORY_MARKS = (
     "clicked_before",
     "clicked_before_but_untrained",
@@ -51,28 +54,21 @@ HISTORY_MARKS = (
 many_logs = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def build(folder, log, history_protocol="strict", seed=1, items=9, **own):
+def build(folder, log, seed=1, items=9, **overrides):
     """Build samples of a log; None when it gives none."""
-    write_canonical(folder / "canonical", log, items=items)
-    try:
-        build_samples(
-            folder / "canonical", folder / "samples", SampleSettings(history_protocol=history_protocol, **own), seed
-        )
-    except UserError as error:
-        if "such a log gives no samples" not in str(error):
-            raise
+    if not build_folder(folder, log, items=items, seed=seed, **overrides):
         return None
-    return tables(folder / "samples")
-
-
-def tables(folder):
     return {
-        "samples": schema.SAMPLES.read(folder / "samples.parquet"),
-        "candidates": schema.CANDIDATES.read(folder / "candidates.parquet"),
-        "training_events": schema.EVENTS.read(folder / "training_events.parquet"),
-        "audit": json.loads((folder / "audit.json").read_text()),
-        "counts": json.loads((folder / "stage.json").read_text())["counts"],
+        "samples": schema.SAMPLES.read(folder / "samples/samples.parquet"),
+        "candidates": schema.CANDIDATES.read(folder / "samples/candidates.parquet"),
+        "training_events": schema.EVENTS.read(folder / "samples/training_events.parquet"),
+        "audit": json.loads((folder / "samples/audit.json").read_text()),
+        "counts": json.loads((folder / "samples/stage.json").read_text())["counts"],
     }
+
+
+def contents(folder):
+    return [(folder / name).read_bytes() for name in OUTPUTS]
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +79,16 @@ def workplace(tmp_path_factory):
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @many_logs
-@given(logs(users=2, most=24, items=9), st.integers(1, 4), st.sampled_from(CUTOFFS))
-def test_samples_equal_the_plain_loops(workplace, protocol, split, log, caps, cutoff):
-    shares = [0.5, 0.25, 0.25]
-    own = {"max_recommendations": caps, "max_searches": caps, "training_cutoff": cutoff}
-    built = build(workplace, log, protocol, split=split, time_shares=shares, **own)
+@given(logs(users=2, most=26, items=9, times=8), st.integers(1, 4), st.sampled_from(CUTOFFS), st.sampled_from(SHARES))
+@example(REPEATED, 3, "none", SHARES[0])
+@example(REPEATED, 3, "per_user", SHARES[1])
+def test_samples_equal_the_plain_loops(workplace, protocol, split, log, cap, cutoff, shares):
+    caps = {"max_recommendations": cap, "max_searches": cap}
+    built = build(
+        workplace, log, history_protocol=protocol, split=split, time_shares=shares, training_cutoff=cutoff, **caps
+    )
     samples, training = expected_samples(
-        log, protocol, 3, caps, caps, shares=shares if split == "time" else None, cutoff=cutoff
+        log, protocol, 3, cap, cap, shares=shares if split == "time" else None, cutoff=cutoff
     )
     if built is None:
         assert not samples
@@ -106,19 +105,24 @@ def test_samples_equal_the_plain_loops(workplace, protocol, split, log, caps, cu
         assert built["counts"][f"{task}_{split}"] == len(rows)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("by_time", [False, True])
 @many_logs
-@given(logs(users=3, most=24, items=9))
-def test_strict_is_free_of_every_leak(workplace, split, log):
-    built = build(workplace, log, split=split)
+@given(logs(users=3, most=24, items=9, times=8))
+def test_strict_samples_have_no_leak(workplace, by_time, log):
+    built = build(workplace, log, split=SPLITS[by_time], time_shares=SHARES[0])
     if built is None:
         return
-    assert built["audit"]["split"] == split
+    assert built["audit"]["split"] == SPLITS[by_time]
+    if by_time:
+        begins = dict(built["samples"].group_by("split").agg(pl.col("time").min()).iter_rows())
+        late = dict.fromkeys(("late_training_events", "late_training_targets", "late_valid_targets"), 0)
+        expected = {"valid_from": begins["valid"], "test_from": begins["test"], **late}
+        assert built["audit"]["time_split"] == expected
     for task in schema.TASKS:
         audited = built["audit"][task]
         for split in schema.SPLITS:
             assert audited[split]["leaks"] == 0
-            # What stands in an input all the same, an earlier click of the user put there.
+            # An earlier click of the user put the target's item into the input.
             assert audited[split]["targets_in_own_input"] == audited[split]["repeats"]
         assert audited["train"]["inputs_with_held_out"] == audited["train"]["targets_held_out"] == 0
         for split in ("valid", "test"):
@@ -130,9 +134,10 @@ def test_strict_is_free_of_every_leak(workplace, split, log):
 @many_logs
 @given(logs(users=3, most=24, items=9), st.sampled_from(CUTOFFS), st.sampled_from((3, 50)))
 @example(REPEATED, "none", 50)
-def test_the_audit_counts_what_plain_loops_count(workplace, protocol, log, cutoff, cap):
-    own = {"training_cutoff": cutoff, "max_recommendations": cap, "max_searches": cap, "negatives": 4}
-    built = build(workplace, log, protocol, **own)
+@example(REPEATED, "per_user", 50)
+def test_audit_counts_equal_the_plain_loops(workplace, protocol, log, cutoff, cap):
+    caps = {"max_recommendations": cap, "max_searches": cap}
+    built = build(workplace, log, history_protocol=protocol, training_cutoff=cutoff, negatives=4, **caps)
     if built is None:
         return
     assert built["audit"]["training_cutoff"] == cutoff
@@ -146,33 +151,32 @@ def test_the_audit_counts_what_plain_loops_count(workplace, protocol, log, cutof
     for task, other in (("rec", "search"), ("search", "rec")):
         trained = [i for (of, split, i) in samples if (of, split) == (other, "train")]
         for split in schema.SPLITS:
-            own = {key: pairs[key] for key in samples if key[:2] == (task, split)}
-            inputs = {key: [value for behavior, value in samples[key] if behavior != 1] for key in own}
-            found = built["audit"][task][split]
-            assert found["samples"] == len(own)
-            assert found["targets_in_own_input"] == sum(pair[1] in inputs[key] for key, pair in own.items())
-            unseen = sum(pair[1] not in {item for _, item in met} for pair in own.values())
-            assert found["targets_of_unseen_items"] == unseen
-            assert found["targets_of_unseen_users"] == sum(pair[0] not in {u for u, _ in met} for pair in own.values())
+            targets = {key: pairs[key] for key in samples if key[:2] == (task, split)}
+            inputs = {key: [value for behavior, value in samples[key] if behavior != 1] for key in targets}
+            counts = built["audit"][task][split]
+            assert counts["samples"] == len(targets)
+            assert counts["targets_in_own_input"] == sum(item in inputs[key] for key, (_, item) in targets.items())
+            assert counts["targets_of_unseen_items"] == sum(
+                i not in {item for _, item in met} for _, i in targets.values()
+            )
+            assert counts["targets_of_unseen_users"] == sum(
+                u not in {user for user, _ in met} for u, _ in targets.values()
+            )
             if split == "train":
-                assert found["targets_held_out"] == sum(tells(log[i], evaluated) for _, _, i in own)
-                entries = {
-                    key: Counter((kind, pair[0], value) for kind, value in samples[key] if kind != 1)
-                    for key, pair in own.items()
-                }
+                assert counts["targets_held_out"] == sum(tells(log[i], evaluated) for _, _, i in targets)
                 held = {(e["user"], e["item"]) for e in evaluated}
-                told = [
-                    any(count > innocent[entry] for entry, count in counts.items() if entry[1:] in held)
-                    for counts in entries.values()
-                ]
-                assert found["inputs_with_held_out"] == sum(told)
+                revealing = 0
+                for key, (user, _) in targets.items():
+                    entries = Counter((kind, user, value) for kind, value in samples[key] if kind != 1)
+                    revealing += any(n > innocent[entry] for entry, n in entries.items() if entry[1:] in held)
+                assert counts["inputs_with_held_out"] == revealing
                 continue
             expected = Counter(dict.fromkeys(HISTORY_MARKS, 0))
-            for key, pair in own.items():
+            for key, pair in targets.items():
                 time = log[key[2]]["time"]
                 before = any((e["user"], e["item"]) == pair and e["time"] < time for e in log)
                 later = sum(log[i]["user"] == pair[0] and log[i]["time"] > time for i in training)
-                known = [item in inputs[key] for item in negatives[key]]
+                shown = [item in inputs[key] for item in negatives[key]]
                 expected["clicked_before"] += before
                 expected["clicked_before_but_untrained"] += before and pair not in met
                 expected["training_targets_of_other_task"] += any(
@@ -180,41 +184,13 @@ def test_the_audit_counts_what_plain_loops_count(workplace, protocol, log, cutof
                 )
                 expected["targets_with_later_training"] += later > 0
                 expected["later_training_events"] += later
-                expected["only_candidate_in_history"] += bool(known) and pair[1] in inputs[key] and not any(known)
-                expected["only_candidate_not_in_history"] += bool(known) and pair[1] not in inputs[key] and all(known)
-            assert {mark: found[mark] for mark in HISTORY_MARKS} == expected
-            share = found["targets_with_later_training"] / max(len(own), 1)
-            assert found["later_training_share"] == pytest.approx(share, abs=1e-6)
+                expected["only_candidate_in_history"] += bool(shown) and pair[1] in inputs[key] and not any(shown)
+                expected["only_candidate_not_in_history"] += bool(shown) and pair[1] not in inputs[key] and all(shown)
+            assert {mark: counts[mark] for mark in HISTORY_MARKS} == expected
+            share = counts["targets_with_later_training"] / max(len(targets), 1)
+            assert counts["later_training_share"] == pytest.approx(share, abs=1e-6)
             if cutoff == "per_user":
-                assert found["later_training_events"] == 0
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@many_logs
-@given(logs(users=4, most=24, items=9, times=9))
-def test_a_split_by_time_trains_on_nothing_from_the_first_valid_target_on(workplace, protocol, log):
-    built = build(workplace, log, protocol, split="time", time_shares=[0.5, 0.25, 0.25])
-    if built is None:
-        return
-    times = {
-        split: built["samples"].filter(pl.col("split") == split)["time"].to_list()
-        for split in ("train", "valid", "test")
-    }
-    begins = min(times["valid"])
-    assert all(time < begins for time in [*times["train"], *built["training_events"]["time"]])
-    assert max(times["valid"]) < min(times["test"])
-    early = {(e["user"], 0 if e["query"] is None else 2, e["item"]) for e in log if e["time"] < begins}
-    early |= {(e["user"], 1, e["query"]) for e in log if e["query"] is not None and e["time"] < begins}
-    for row in built["samples"].filter(pl.col("split") == "train").iter_rows(named=True):
-        entries = zip(row["history_behavior"], row["history_object"], strict=True)
-        assert {(row["user_id"], *entry) for entry in entries} <= early
-    assert built["audit"]["time_split"] == {
-        "valid_from": begins,
-        "test_from": min(times["test"]),
-        "late_training_events": 0,
-        "late_training_targets": 0,
-        "late_valid_targets": 0,
-    }
+                assert counts["later_training_events"] == 0
 
 
 @many_logs
@@ -225,88 +201,40 @@ def test_candidates_are_distinct_unseen_and_without_the_target(workplace, log, n
         return
     evaluated = built["samples"].filter(pl.col("split") != "train")
     assert built["candidates"]["sample_id"].to_list() == evaluated["sample_id"].to_list()
-    clicked = {e["item"] for e in log if e["query"] is None}
-    for row in evaluated.join(built["candidates"], on="sample_id").iter_rows(named=True):
-        seen = {e["item"] for e in log if e["user"] == row["user_id"]}
-        found = row["negatives"]
-        assert len(set(found)) == len(found)
-        assert row["target_item"] not in found
-        if row["task"] == "rec":
-            assert len(found) == min(negatives, len(clicked - seen))
-            assert set(found) <= clicked - seen
-        else:
-            # The text of item i matches query i % 3 for two of three queries; all hits of a query tie.
-            hits = [i for i in range(30) if i % 3 == row["query_id"] < 2 and i != row["target_item"]][:negatives]
-            further = clicked - seen - set(hits)
-            assert found[: len(hits)] == hits
-            assert set(found[len(hits) :]) <= further
-            assert len(found) == min(negatives, len(hits) + len(further))
+    check_negatives(evaluated.join(built["candidates"], on="sample_id"), log, negatives)
 
 
-def test_worked_log(workplace):
-    built = build(workplace / "worked", WORKED, "paper")
-    audit = built["audit"]
-    assert audit["history_protocol"] == "paper"
-    nothing = {
-        "leaks": 0, "repeats": 0, "targets_in_own_input": 0, "leak_share": 0.0, "targets_of_unseen_users": 0,
-        "targets_of_unseen_items": 0,
-    }  # fmt: skip
+def test_worked_log_leaks_under_the_papers_protocol_alone(workplace):
+    nothing = dict.fromkeys(("leaks", "repeats", "targets_in_own_input", "targets_of_unseen_users"), 0)
+    nothing |= {"leak_share": 0.0, "targets_of_unseen_items": 0}
+    training = {**nothing, "samples": 4, "inputs_with_held_out": 0, "targets_held_out": 0}
+    # All held-out targets were clicked before, by training events. Of the candidates, the user has met the target
+    # alone; but query 0 finds A and D as well.
     evaluation = {
         **nothing, "samples": 1, "repeats": 1, "targets_in_own_input": 1, **dict.fromkeys(HISTORY_MARKS, 0),
         "clicked_before": 1, "only_candidate_in_history": 1, "later_training_share": 0.0, "candidates_equal_target": 0,
         "candidate_lists_short": 1, "candidate_lists_missing": 0,
     }  # fmt: skip
-    # All held-out targets were clicked before, and training may know. Of the candidates, the user has met the target
-    # alone; but query 0 finds A and D as well.
-    training = {**nothing, "samples": 4, "inputs_with_held_out": 0, "targets_held_out": 0}
-    found_by_query = {**evaluation, "only_candidate_in_history": 0}
-    assert audit["rec"] == {"train": training, "valid": evaluation, "test": evaluation}
-    assert audit["search"] == {
-        "train": {**training, "leaks": 1, "targets_in_own_input": 1, "leak_share": 0.25},
-        "valid": evaluation,
-        "test": found_by_query,
-    }
-    strict = build(workplace / "worked", WORKED)["audit"]
-    assert strict["rec"] == audit["rec"]
-    assert strict["search"] == {"train": training, "valid": evaluation, "test": found_by_query}
+    leaking = {**training, "leaks": 1, "targets_in_own_input": 1, "leak_share": 0.25}
+    for protocol, search_training in (("paper", leaking), ("strict", training)):
+        built = build(workplace / "worked", WORKED, history_protocol=protocol)
+        assert built["audit"]["history_protocol"] == protocol
+        assert built["audit"]["rec"] == {"train": training, "valid": evaluation, "test": evaluation}
+        test = {**evaluation, "only_candidate_in_history": 0}
+        assert built["audit"]["search"] == {"train": search_training, "valid": evaluation, "test": test}
     # The user has clicked everything but 6, 7 and 8.
-    lists = tables(workplace / "worked" / "samples")["candidates"]["negatives"].to_list()
-    assert [sorted(row) for row in lists[:2]] == [[6, 7, 8]] * 2
-
-
-def test_the_audit_of_a_user_who_comes_back(workplace):
-    def counts(marks, **own):
-        audit = build(workplace / "repeated", REPEATED, **own)["audit"]
-        return {(task, split): tuple(audit[task][split][mark] for mark in marks) for task, split in EVALUATED}
-
-    # A and C were clicked before they were held out, and training has those clicks.
-    clicked = {
-        ("rec", "valid"): (1, 0),
-        ("rec", "test"): (0, 0),
-        ("search", "valid"): (1, 0),
-        ("search", "test"): (0, 0),
-    }
-    assert counts(("clicked_before", "clicked_before_but_untrained")) == clicked
-    # Search is over at time 5; the strict protocol keeps only E of what follows, the authors' order C as well.
-    marks = ("targets_with_later_training", "later_training_events")
-    nothing = dict.fromkeys(EVALUATED, (0, 0))
-    assert counts(marks) == {**nothing, ("search", "valid"): (1, 1), ("search", "test"): (1, 1)}
-    assert counts(marks, history_protocol="paper") == {
-        **nothing, ("search", "valid"): (1, 2), ("search", "test"): (1, 2),
-    }  # fmt: skip
-    for protocol in PROTOCOLS:
-        assert counts(marks, history_protocol=protocol, training_cutoff="per_user") == nothing
+    assert [sorted(row) for row in built["candidates"]["negatives"].to_list()[:2]] == [[6, 7, 8]] * 2
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_other_candidates(workplace):
     log = WORKED + [event(user, 1, item) for user in range(2, 20) for item in range(9, 40)]
-    contents = []
+    files = []
     for seed in (4, 4, 5):
         build(workplace / "seeds", log, seed=seed, items=40, negatives=10)
-        contents.append([(workplace / "seeds" / "samples" / name).read_bytes() for name in OUTPUTS])
-    assert contents[0] == contents[1]
-    assert contents[0][:2] == contents[2][:2]
-    assert contents[0][2] != contents[2][2]
+        files.append(contents(workplace / "seeds/samples"))
+    assert files[0] == files[1]
+    assert files[0][:2] == files[2][:2]
+    assert files[0][2] != files[2][2]
 
 
 @pytest.mark.slow
@@ -315,14 +243,14 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_other_candidates(workplace
 def test_row_order_of_the_files_does_not_matter(workplace, log, random):
     if build(workplace / "order", log, items=30, negatives=8) is None:
         return
-    before = [(workplace / "order" / "samples" / name).read_bytes() for name in OUTPUTS]
-    canonical = workplace / "order" / "canonical"
-    for table, file in ((schema.ITEMS, "items"), (schema.QUERIES, "queries")):
-        path = canonical / f"{file}.parquet"
+    before = contents(workplace / "order/samples")
+    canonical = workplace / "order/canonical"
+    for table in (schema.ITEMS, schema.QUERIES):
+        path = canonical / f"{table.name}.parquet"
         frame = table.read(path)
         table.write(frame[random.sample(range(len(frame)), len(frame))], path)
-    build_samples(canonical, workplace / "order" / "samples", SampleSettings(negatives=8), 1)
-    assert [(workplace / "order" / "samples" / name).read_bytes() for name in OUTPUTS] == before
+    build_samples(canonical, workplace / "order/samples", SampleSettings(negatives=8), 1)
+    assert contents(workplace / "order/samples") == before
 
 
 @pytest.mark.slow
@@ -342,16 +270,16 @@ def test_candidates_of_a_target_do_not_depend_on_the_order_inside_one_time(workp
         assert lists[0][key] == lists[1][key]
 
 
-def build_in_parts(folder, parts, seed=1, **own):
-    """The stage's outputs, made in so many parts from the same canonical folder."""
-    canonical, settings = folder / "canonical", SampleSettings(**own)
+def build_in_parts(folder, parts, seed=1, **overrides):
+    """Return the stage's files, made in ``parts`` parts from the same canonical folder."""
+    canonical, settings = folder / "canonical", SampleSettings(**overrides)
     survey_samples(canonical, folder / "survey", settings, seed)
     folders = [folder / "parts" / f"{part}-of-{parts}" for part in range(parts)]
-    for part, own_folder in enumerate(folders):
-        build_part(canonical, folder / "survey", own_folder, settings, seed, part, parts)
-        assert {path.name for path in own_folder.iterdir()} == {*part_files(), "stage.json"}
+    for part, part_folder in enumerate(folders):
+        build_part(canonical, folder / "survey", part_folder, settings, seed, part, parts)
+        assert {path.name for path in part_folder.iterdir()} == {*part_files(), "stage.json"}
     gather_samples(canonical, folder / "survey", folders, folder / "gathered", settings, seed)
-    return [(folder / "gathered" / name).read_bytes() for name in OUTPUTS]
+    return contents(folder / "gathered")
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -363,24 +291,24 @@ def build_in_parts(folder, parts, seed=1, **own):
     st.sampled_from(PROTOCOLS),
     st.sampled_from(CUTOFFS),
 )
-def test_parts_and_blocks_of_users_do_not_show(workplace, split, log, parts, block, protocol, cutoff):
-    own = {"history_protocol": protocol, "split": split, "time_shares": [0.5, 0.25, 0.25], "negatives": 8}
-    own["training_cutoff"] = cutoff
+def test_parts_and_blocks_of_users_do_not_change_the_files(workplace, split, log, parts, block, protocol, cutoff):
+    overrides = {"history_protocol": protocol, "split": split, "time_shares": SHARES[0], "training_cutoff": cutoff}
+    overrides["negatives"] = 8
     folder = workplace / "parts"
     with pytest.MonkeyPatch.context() as patch:
-        # Rows of a file stand in groups of so many, however they were made.
+        # The size of a file's row groups.
         patch.setattr(module, "_SLICE", 5)
-        whole = build(folder, log, items=30, **own)
+        whole = build(folder, log, items=30, **overrides)
         patch.setattr(event_blocks, "_BLOCK", block)
         if whole is None:
             with pytest.raises(UserError, match="such a log gives no samples"):
-                build_in_parts(folder, parts, **own)
+                build_in_parts(folder, parts, **overrides)
             return
-        expected = [(folder / "samples" / name).read_bytes() for name in OUTPUTS]
-        assert build_in_parts(folder, parts, **own) == expected
-        assert json.loads((folder / "gathered" / "stage.json").read_text())["counts"] == whole["counts"]
-        build(folder, log, items=30, **own)
-        assert [(folder / "samples" / name).read_bytes() for name in OUTPUTS] == expected
+        expected = contents(folder / "samples")
+        assert build_in_parts(folder, parts, **overrides) == expected
+        assert json.loads((folder / "gathered/stage.json").read_text())["counts"] == whole["counts"]
+        build(folder, log, items=30, **overrides)
+        assert contents(folder / "samples") == expected
 
 
 def test_expected_rows_that_differ_are_reported(workplace):
@@ -401,47 +329,45 @@ def test_every_step_of_the_papers_preparation_is_counted_and_expected(workplace)
     }  # fmt: skip
 
 
-def test_a_log_without_samples_is_one_clear_error_and_leaves_nothing(tmp_path):
-    write_canonical(tmp_path / "canonical", [event(0, t, t) for t in range(6)])
-    with pytest.raises(UserError, match=r"events\.parquet: no user has 3 clicks of one task with both"):
-        build_samples(tmp_path / "canonical", tmp_path / "samples", SampleSettings(), 1)
-    assert list((tmp_path / "samples").iterdir()) == []
-
-
-def test_a_log_whose_targets_have_two_times_cannot_be_split_by_time(tmp_path):
-    log = [event(0, 1, A), event(0, 2, B, query=0, session=0), *(event(0, 3 + t // 4, t) for t in range(8))]
+@pytest.mark.parametrize(
+    ("log", "split", "message"),
+    [
+        ([event(0, t, t) for t in range(6)], "leave_one_out", "no user has 3 clicks of one task with both"),
+        (
+            [event(0, 1, A), event(0, 2, B, query=0, session=0), *(event(0, 3 + t // 4, t) for t in range(8))],
+            "time",
+            "the clicks with both .* have fewer than three different times",
+        ),
+    ],
+)
+def test_log_without_samples_is_one_clear_error_and_leaves_nothing(tmp_path, log, split, message):
     write_canonical(tmp_path / "canonical", log)
-    with pytest.raises(
-        UserError, match=r"events\.parquet: the clicks with both .* have fewer than three different times"
-    ):
-        build_samples(tmp_path / "canonical", tmp_path / "samples", SampleSettings(split="time"), 1)
+    with pytest.raises(UserError, match=rf"events\.parquet: {message}"):
+        build_samples(tmp_path / "canonical", tmp_path / "samples", SampleSettings(split=split), 1)
     assert list((tmp_path / "samples").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("table", "change", "message"),
     [
-        (lambda e: e.with_columns(event_id=pl.col("event_id") + 1), "event_id is not the row number"),
-        (lambda e: e.reverse(), "event_id is not the row number"),
-        (lambda e: e.with_columns(time=-pl.col("time")), "not in the order of user and time"),
-        (lambda e: e.with_columns(user_id=-pl.col("user_id")), "not in the order of user and time"),
-        (lambda e: e.with_columns(user_id=pl.col("user_id") - 5), "a user_id is negative"),
-        (lambda e: e.with_columns(item_id=pl.col("item_id") + 1), "an item_id has no row"),
-        (lambda e: e.with_columns(query_id=pl.col("query_id") + 1), "a query_id has no row"),
-        (lambda e: e.with_columns(query_id=pl.lit(None)), "lacks its query_id or session_id"),
-        (lambda e: e.with_columns(session_id=pl.lit(None)), "lacks its query_id or session_id"),
-        (lambda e: e.with_columns(session_id=pl.lit(0)), "a session has more than one user or query"),
+        ("events", {"event_id": pl.col("event_id") + 1}, "event_id is not the row number"),
+        ("events", {"event_id": pl.col("event_id").reverse()}, "event_id is not the row number"),
+        ("events", {"time": -pl.col("time")}, "not in the order of user and time"),
+        ("events", {"user_id": -pl.col("user_id")}, "not in the order of user and time"),
+        ("events", {"user_id": pl.col("user_id") - 5}, "a user_id is negative"),
+        ("events", {"item_id": pl.col("item_id") + 1}, "an item_id has no row"),
+        ("events", {"query_id": pl.col("query_id") + 1}, "a query_id has no row"),
+        ("events", {"query_id": pl.lit(None)}, "lacks its query_id or session_id"),
+        ("events", {"session_id": pl.lit(None)}, "lacks its query_id or session_id"),
+        ("events", {"session_id": pl.lit(0)}, "a session has more than one user or query"),
+        ("queries", None, r"queries\.parquet: no such file"),
     ],
 )
-def test_inconsistent_events_are_one_clear_error(tmp_path, change, message):
-    write_canonical(tmp_path, WORKED)
-    schema.EVENTS.write(change(events_frame(WORKED)), tmp_path / "events.parquet")
+def test_missing_or_inconsistent_table_is_one_clear_error(tmp_path, table, change, message):
+    path = write_canonical(tmp_path, WORKED) / f"{table}.parquet"
+    if change is None:
+        path.unlink()
+    else:
+        schema.EVENTS.write(events_frame(WORKED).with_columns(**change), path)
     with pytest.raises(UserError, match=message):
-        build_samples(tmp_path, tmp_path / "samples", SampleSettings(), 1)
-
-
-def test_a_missing_table_is_one_clear_error(tmp_path):
-    write_canonical(tmp_path, WORKED)
-    (tmp_path / "queries.parquet").unlink()
-    with pytest.raises(UserError, match=r"queries\.parquet: no such file"):
         build_samples(tmp_path, tmp_path / "samples", SampleSettings(), 1)

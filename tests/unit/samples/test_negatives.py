@@ -55,16 +55,16 @@ rows_taken = st.lists(st.lists(st.integers(0, 35), unique=True, max_size=20), mi
 
 @settings(max_examples=150, deadline=None)
 @given(items, rows_taken, st.integers(1, 40))
-def test_negatives_are_distinct_unseen_and_as_many_as_there_are(clicked, taken, count):
+def test_negatives_are_distinct_not_taken_and_as_many_as_exist(clicked, taken, count):
     pool = PopularityPool.from_clicks(np.array(clicked, dtype=np.int32))
-    found = popularity_negatives(pool, keys_of(np.arange(len(taken))), ragged(taken), count)
-    assert found.shape == (len(taken), count)
-    for row, own in zip(found.tolist(), taken, strict=True):
-        here = [item for item in row if item >= 0]
-        possible = set(clicked) - set(own)
-        assert row == here + [-1] * (count - len(here))
-        assert len(set(here)) == len(here) == min(count, len(possible))
-        assert set(here) <= possible
+    negatives = popularity_negatives(pool, keys_of(np.arange(len(taken))), ragged(taken), count)
+    assert negatives.shape == (len(taken), count)
+    for row, row_taken in zip(negatives.tolist(), taken, strict=True):
+        drawn = [item for item in row if item >= 0]
+        drawable = set(clicked) - set(row_taken)
+        assert row == drawn + [-1] * (count - len(drawn))
+        assert len(set(drawn)) == len(drawn) == min(count, len(drawable))
+        assert set(drawn) <= drawable
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,26 +97,25 @@ def sequence_law(weights, length):
     """Probability of each ordered draw of distinct items without replacement, in proportion to the weights."""
     law = {}
     for sequence in itertools.permutations(weights, length):
-        left, probability = dict(weights), 1.0
+        remaining, probability = dict(weights), 1.0
         for item in sequence:
-            probability *= left[item] / sum(left.values())
-            del left[item]
+            probability *= remaining[item] / sum(remaining.values())
+            del remaining[item]
         law[sequence] = probability
     return law
 
 
 @pytest.mark.parametrize("scarce", [0, 4, 10**6], ids=["item by item", "both ways", "draw by draw"])
 def test_negatives_are_drawn_in_proportion_to_clicks(scarce, monkeypatch):
-    # However scarce the pool is held to be, and so whichever way is taken, the law is that of drawing on until three
-    # distinct items are found that are not taken.
+    # With any threshold, the law is that of drawing until three distinct items come up that are not taken.
     monkeypatch.setattr(popularity, "_SCARCE", scarce)
     weights, taken, rows = {0: 1, 1: 2, 2: 3, 3: 6}, {9: 8}, 60_000
     clicked = [item for item, count in {**weights, **taken}.items() for _ in range(count)]
     pool = PopularityPool.from_clicks(np.array(clicked, dtype=np.int32))
-    found = popularity_negatives(pool, keys_of(np.arange(rows)), ragged([list(taken)] * rows), 3)
-    seen = Counter(map(tuple, found.tolist()))
+    negatives = popularity_negatives(pool, keys_of(np.arange(rows)), ragged([list(taken)] * rows), 3)
+    counts = Counter(map(tuple, negatives.tolist()))
     law = sequence_law(weights, 3)
-    assert set(seen) <= set(law)
+    assert set(counts) <= set(law)
     for sequence, probability in law.items():
         spread = np.sqrt(rows * probability * (1 - probability))
-        assert abs(seen[sequence] - rows * probability) < 5 * spread, sequence
+        assert abs(counts[sequence] - rows * probability) < 5 * spread, sequence

@@ -8,73 +8,39 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.config.datasets import SampleSettings, TrainingNegativesSettings
+from gensar_core.config.datasets import TrainingNegativesSettings
 from gensar_core.errors import UserError
-from gensar_core.samples.build import build_samples
 from gensar_core.samples.training_negatives import draw_training_negatives
-from tests.support.samples_logs import WORKED, A, B, C, D, E, F, event, logs, write_canonical
+from tests.support.samples_logs import PROTOCOLS, WORKED, A, B, C, D, E, F, build, check_negatives, event, logs
 
-many_logs = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def build(folder, log, *, items, **own):
-    """The folders `canonical` and `samples` of a log; False when it gives no samples."""
-    write_canonical(folder / "canonical", log, items=items)
-    try:
-        build_samples(folder / "canonical", folder / "samples", SampleSettings(**own), 1)
-    except UserError as error:
-        if "such a log gives no samples" not in str(error):
-            raise
-        return False
-    return True
+CROWD = [event(user, 1, item) for user in range(2, 20) for item in range(9, 40)]
 
 
-def draw(folder, seed=1, **own):
-    draw_training_negatives(
-        folder / "canonical", folder / "samples", folder / "negatives", TrainingNegativesSettings(**own), seed
-    )
-    return schema.TRAINING_NEGATIVES.read(folder / "negatives" / "training_negatives.parquet")
+def draw(folder, seed=1, **overrides):
+    settings = TrainingNegativesSettings(**overrides)
+    draw_training_negatives(folder / "canonical", folder / "samples", folder / "negatives", settings, seed)
+    return schema.TRAINING_NEGATIVES.read(folder / "negatives/training_negatives.parquet")
 
 
 def train_samples(folder):
     return schema.SAMPLES.read(folder / "samples" / "samples.parquet").filter(pl.col("split") == "train")
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    return tmp_path_factory.mktemp("training_negatives")
-
-
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])
-@pytest.mark.parametrize("protocol", ["strict", "paper"])
-@many_logs
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(logs(users=3, most=20, items=30), st.integers(1, 20))
-def test_negatives_are_distinct_without_the_target_and_unseen_in_training(workplace, protocol, split, log, negatives):
-    if not build(workplace, log, items=30, history_protocol=protocol, split=split):
+def test_negatives_are_distinct_without_the_target_and_unseen_in_training(tmp_path, protocol, split, log, negatives):
+    if not build(tmp_path, log, items=30, history_protocol=protocol, split=split):
         return
-    drawn = draw(workplace, negatives=negatives)
-    train = train_samples(workplace)
+    drawn = draw(tmp_path, negatives=negatives)
+    train = train_samples(tmp_path)
     assert drawn["sample_id"].to_list() == train["sample_id"].to_list()
-    kept = schema.EVENTS.read(workplace / "samples" / "training_events.parquet")["event_id"].to_list()
-    training = [log[i] for i in kept]
-    clicked = {e["item"] for e in training if e["query"] is None}
-    for row in train.join(drawn, on="sample_id").iter_rows(named=True):
-        unseen = clicked - {e["item"] for e in training if e["user"] == row["user_id"]}
-        found = row["negatives"]
-        assert len(set(found)) == len(found)
-        assert row["target_item"] not in found
-        if row["task"] == "rec":
-            assert len(found) == min(negatives, len(unseen))
-            assert set(found) <= unseen
-        else:
-            # The text of item i matches query i % 3 for two of three queries; all hits of a query tie.
-            hits = [i for i in range(30) if i % 3 == row["query_id"] < 2 and i != row["target_item"]][:negatives]
-            assert found[: len(hits)] == hits
-            assert set(found[len(hits) :]) <= unseen - set(hits)
-            assert len(found) == min(negatives, len(hits) + len(unseen - set(hits)))
+    training_events = schema.EVENTS.read(tmp_path / "samples/training_events.parquet")["event_id"].to_list()
+    check_negatives(train.join(drawn, on="sample_id"), [log[i] for i in training_events], negatives)
 
 
-def test_worked_log_gives_held_out_items_that_others_clicked(tmp_path):
+def test_held_out_items_that_others_clicked_are_negatives(tmp_path):
     # Without the earlier clicks on E and F the first user trains on A to D; E and F are held out, and a third user clicks
     # them. Query 0 matches the items 0, 3 and 6, query 1 the items 1, 4 and 7.
     build(tmp_path, [*WORKED[:6], *WORKED[8:], event(2, 1, E), event(2, 2, F)], items=9)
@@ -86,27 +52,18 @@ def test_worked_log_gives_held_out_items_that_others_clicked(tmp_path):
     ]  # fmt: skip
     assert [sorted(row["negatives"]) for row in rows[:3]] == [[E, F, 6, 7, 8]] * 3
     hits = [[4, 7], [1, 4, 7], [0, 6]]
-    assert [row["negatives"][: len(own)] for row, own in zip(rows[3:], hits, strict=True)] == hits
-    assert [sorted(row["negatives"][len(own) :]) for row, own in zip(rows[3:], hits, strict=True)] == [
-        [F, 6, 8], [F, 6, 8], [E, F, 7, 8],
-    ]  # fmt: skip
-    assert A not in rows[0]["negatives"]
-    counts = json.loads((tmp_path / "negatives" / "stage.json").read_text())["counts"]
+    drawn = [[F, 6, 8], [F, 6, 8], [E, F, 7, 8]]
+    for row, row_hits, row_drawn in zip(rows[3:], hits, drawn, strict=True):
+        count = len(row_hits)
+        assert (row["negatives"][:count], sorted(row["negatives"][count:])) == (row_hits, row_drawn)
+    counts = json.loads((tmp_path / "negatives/stage.json").read_text())["counts"]
     assert counts == {"queries": 2, "lists": 6, "lists_topped_up": 3, "lists_short": 6}
 
 
-def test_four_are_drawn_unless_told_otherwise_and_the_first_of_more_are_the_same(tmp_path):
-    crowd = [event(user, 1, item) for user in range(2, 20) for item in range(9, 40)]
-    build(tmp_path, WORKED + crowd, items=40)
-    four, six = draw(tmp_path)["negatives"], draw(tmp_path, negatives=6)["negatives"]
-    assert four.list.len().to_list() == [4] * len(four)
-    assert six.list.head(4).to_list() == four.to_list()
-
-
-def test_what_happens_after_training_does_not_show(tmp_path):
+def test_events_after_training_do_not_change_negatives(tmp_path):
     crowd = [event(user, 1, item) for user in range(2, 9) for item in range(9, 30)]
     lists = []
-    # In both logs user 0's test target is new to that user; who clicks what then is another.
+    # In both logs user 0's test target is new to that user; the logs differ only from time 9 on.
     for last, later in ((F, []), (E, [event(9, 9, item) for item in (6, 6, 6, 30, 31)])):
         log = [event(0, 1, A, query=0, session=0), *(event(0, t, t - 1) for t in range(2, 6)), event(0, 9, last)]
         build(tmp_path, log + crowd + later, items=40, split="time", time_shares=[0.4, 0.3, 0.3])
@@ -115,10 +72,13 @@ def test_what_happens_after_training_does_not_show(tmp_path):
     assert lists[0] == lists[1]
 
 
-def test_equal_seeds_give_equal_bytes_whatever_the_order_of_rows(tmp_path):
-    crowd = [event(user, 1, item) for user in range(2, 20) for item in range(9, 40)]
-    build(tmp_path, WORKED + crowd, items=40)
-    file = tmp_path / "negatives" / "training_negatives.parquet"
+def test_equal_seeds_give_equal_bytes_in_any_order_of_rows(tmp_path):
+    build(tmp_path, WORKED + CROWD, items=40)
+    # Four negatives are drawn by default, the first of any larger number.
+    four, six = draw(tmp_path)["negatives"], draw(tmp_path, negatives=6)["negatives"]
+    assert four.list.len().to_list() == [4] * len(four)
+    assert six.list.head(4).to_list() == four.to_list()
+    file = tmp_path / "negatives/training_negatives.parquet"
     contents = []
     for seed in (4, 4, 5):
         draw(tmp_path, seed=seed)
@@ -134,18 +94,19 @@ def test_equal_seeds_give_equal_bytes_whatever_the_order_of_rows(tmp_path):
     assert contents[0] == contents[1] == file.read_bytes() != contents[2]
 
 
-def test_folders_that_do_not_belong_together_are_one_clear_error(tmp_path):
+def test_folders_that_do_not_match_are_one_clear_error(tmp_path):
     build(tmp_path, WORKED, items=9)
-    events = schema.EVENTS.read(tmp_path / "samples" / "training_events.parquet")
+    path = tmp_path / "samples/training_events.parquet"
+    events = schema.EVENTS.read(path)
     wrong = {
         "a train target is not among .*training_events.parquet": events.filter(pl.col("event_id") != 8),
         "an item or a query has no row in .*canonical": events.with_columns(item_id=pl.col("item_id") + 1),
     }
     for message, frame in wrong.items():
-        schema.EVENTS.write(frame, tmp_path / "samples" / "training_events.parquet")
+        schema.EVENTS.write(frame, path)
         with pytest.raises(UserError, match=message):
             draw(tmp_path)
         assert list((tmp_path / "negatives").iterdir()) == []
-    (tmp_path / "canonical" / "queries.parquet").unlink()
+    (tmp_path / "canonical/queries.parquet").unlink()
     with pytest.raises(UserError, match=r"queries\.parquet: no such file"):
         draw(tmp_path)

@@ -3,16 +3,20 @@
 import random
 
 import numpy as np
-import polars as pl
 import pytest
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.shared.lines import blocks
-from tests.support.sources_files import Shop, page, review
+from tests.support.sources_files import Shop, page, review, table_bytes
 
 KITE, BALL = ["Toys", "Kites"], ["Toys & Games", "Balls"]
+RNG = np.random.default_rng(5)
+MANY_REVIEWS = [
+    review(f"u{RNG.integers(80)}", f"i{RNG.integers(30)}", int(time), int(RNG.integers(1, 6)))
+    for time in RNG.permutation(10**6)[:2000] + 1
+]
+PAGES = [page(f"i{number}", "x", KITE, BALL) for number in range(30)]
 
 
 @pytest.fixture
@@ -110,9 +114,10 @@ def test_raw_ids_are_numbered_densely_in_their_own_order(shop):
     assert shop.items["raw_id"].to_list() == sorted(items)
 
 
-def test_one_of_a_pairs_queries_is_drawn_evenly_whatever_the_order_of_lines(shop, tmp_path):
+def test_one_of_a_pairs_queries_is_drawn_evenly_in_any_order_of_lines(shop, tmp_path):
     users = [f"u{number}" for number in range(900)]
-    lines = [f"{user}_{query} 0 a 1" for user in users for query in range(3)]
+    # A query that is listed twice for a pair is drawn no more often.
+    lines = [f"{user}_{query} 0 a 1" for user in users for query in (0, 0, 0, 1, 2)]
     other = Shop(tmp_path / "other")
     for each, order in ((shop, lines), (other, random.Random(1).sample(lines, len(lines)))):
         each.reviews(*(review(user, "a", 5) for user in users)).metadata(page("a"))
@@ -123,16 +128,7 @@ def test_one_of_a_pairs_queries_is_drawn_evenly_whatever_the_order_of_lines(shop
     assert all(250 < drawn.count(query) < 350 for query in ("q0", "q1", "q2"))
 
 
-def test_a_pair_listed_twice_with_one_query_draws_no_more_of_it(shop):
-    users = [f"u{number}" for number in range(600)]
-    lines = [f"{user}_{query} 0 a 1" for user in users for query in (0, 0, 0, 1)]
-    shop.reviews(*(review(user, "a", 5) for user in users)).metadata(page("a"))
-    shop.searches(["q0", "q1"], lines, lines[:1]).canonicalize()
-    drawn = [event[4] for event in shop.events() if event[2] == "search"]
-    assert 240 < drawn.count("q0") < 360
-
-
-def test_synthesized_searches_take_a_share_of_the_reviews_and_one_of_the_items_queries(shop):
+def test_synthesized_searches_are_a_share_of_the_reviews_with_one_of_the_items_queries(shop):
     users = [f"u{number}" for number in range(1000)]
     reviews = [review(user, item, 5) for user in users for item in ("two", "flat")]
     shop.reviews(*reviews).metadata(
@@ -149,62 +145,34 @@ def test_synthesized_searches_take_a_share_of_the_reviews_and_one_of_the_items_q
     assert counts["search_reviews_drawn"] == len(searches) + counts["search_reviews_without_query"]
     assert (counts["paths_of_one_level"], counts["empty_queries"], counts["items_without_query"]) == (1, 1, 1)
     assert [event[5] for event in searches] == list(range(len(searches)))
+    for share, expected in ((0.0, 0), (1.0, 1000)):
+        events = shop.canonicalize(search_share=share).events()
+        assert [event[2] for event in events].count("search") == expected == len(events) - 2000
 
 
-@pytest.mark.parametrize(("share", "searches"), [(0.0, 0), (1.0, 50)])
-def test_all_or_no_reviews_are_searches(shop, share, searches):
-    shop.reviews(*(review(f"u{number}", "a", 5) for number in range(50))).metadata(page("a", "x", KITE))
-    shop.canonicalize(search_share=share)
-    assert sum(event[2] == "search" for event in shop.events()) == searches
-    assert len(shop.events()) == 50 + searches
-
-
-def many_reviews(count=3000):
-    draw = np.random.default_rng(5)
-    return [
-        review(f"u{draw.integers(80)}", f"i{draw.integers(30)}", int(time), int(draw.integers(1, 6)))
-        for time in draw.permutation(10**6)[:count] + 1
-    ]
-
-
-def test_the_order_of_lines_does_not_matter_where_times_differ(shop, tmp_path):
-    lines, pages = many_reviews(), [page(f"i{number}", "x", KITE, BALL) for number in range(30)]
-    other = Shop(tmp_path / "other")
-    shop.reviews(*lines).metadata(*pages).canonicalize()
-    other.reviews(*random.Random(2).sample(lines, len(lines))).metadata(*reversed(pages)).canonicalize()
-    for table in ("users", "items", "queries", "events"):
-        name = f"{table}.parquet"
-        assert (shop.output / name).read_bytes() == (other.output / name).read_bytes()
-
-
-def test_equal_seeds_give_equal_bytes_and_others_other_searches(shop, tmp_path):
-    shop.reviews(*many_reviews()).metadata(*(page(f"i{number}", "x", KITE, BALL) for number in range(30)))
-    first = shop.canonicalize(seed=1).events()
-    tables = {file.name: file.read_bytes() for file in shop.output.glob("*.parquet")}
-    assert len(tables) == 4
+def test_equal_seeds_give_equal_bytes_in_any_order_of_lines(shop, tmp_path):
+    first = shop.reviews(*MANY_REVIEWS).metadata(*PAGES).canonicalize().events()
+    expected = table_bytes(shop.output)
     shop.output = tmp_path / "again"
-    shop.canonicalize(seed=1)
-    assert {file.name: file.read_bytes() for file in shop.output.glob("*.parquet")} == tables
-    shop.output = tmp_path / "third"
-    third = shop.canonicalize(seed=2).events()
-    assert third != first
-    assert [event[:4] for event in third if event[2] == "rec"] == [event[:4] for event in first if event[2] == "rec"]
+    assert table_bytes(shop.canonicalize().output) == expected
+    shuffled = random.Random(2).sample(MANY_REVIEWS, len(MANY_REVIEWS))
+    shop.reviews(*shuffled).metadata(*reversed(PAGES)).canonicalize()
+    assert table_bytes(shop.output) == expected
+    other = shop.canonicalize(seed=2).events()
+    assert other != first
+    assert [event[:4] for event in other if event[2] == "rec"] == [event[:4] for event in first if event[2] == "rec"]
 
 
-def test_a_dirty_file_gives_the_tables_of_its_sound_lines(shop, tmp_path):
-    lines, pages = many_reviews(), [page(f"i{number}", "x", KITE, BALL) for number in range(30)]
-    clean = Shop(tmp_path / "clean")
-    clean.reviews(*lines).metadata(*pages).canonicalize()
-    dirty = [*lines[:700], "{", *lines[700:1900], b"\xff", review("u", "i", -1), "", *lines[1900:]]
-    shop.reviews(*dirty).metadata(*pages[:4], "print()", *pages[4:], pages[0]).canonicalize()
-    assert shop.events() == clean.events()
-    assert shop.items.equals(clean.items)
-    assert shop.counts["reviews_broken_lines"] == 3
-    assert shop.counts["reviews_broken_examples"] == [
-        "line 701: not JSON",
-        "line 1902: not UTF-8",
-        "line 1903: absurd time",
-    ]
+def test_dirty_file_gives_the_tables_of_its_sound_lines(shop, tmp_path, monkeypatch):
+    clean = Shop(tmp_path / "clean").reviews(*MANY_REVIEWS).metadata(*PAGES).canonicalize()
+    dirty = [*MANY_REVIEWS[:700], "{", *MANY_REVIEWS[700:1900], b"\xff", review("u", "i", -1), "", *MANY_REVIEWS[1900:]]
+    # A file of many blocks.
+    monkeypatch.setattr("gensar_core.sources.amazon.reviews.blocks", lambda path: blocks(path, 1000))
+    shop.reviews(*dirty).metadata(*PAGES[:4], "print()", *PAGES[4:], PAGES[0]).canonicalize()
+    assert table_bytes(shop.output) == table_bytes(clean.output)
+    assert (shop.counts["reviews_read"], shop.counts["reviews_broken_lines"]) == (2000, 3)
+    examples = ["line 701: not JSON", "line 1902: not UTF-8", "line 1903: absurd time"]
+    assert shop.counts["reviews_broken_examples"] == examples
     assert (shop.counts["metadata_broken_lines"], shop.counts["metadata_duplicates"]) == (1, 1)
 
 
@@ -230,7 +198,7 @@ def test_missing_files_are_named_with_where_to_put_them(shop):
         shop.canonicalize()
 
 
-def test_nothing_stays_behind_when_nothing_is_left_or_a_file_is_cut(shop):
+def test_failure_leaves_no_files(shop):
     shop.reviews(review("u", "a", 5)).metadata(page("b"), page("a", None, KITE))
     with pytest.raises(UserError, match="no review is left"):
         shop.canonicalize()
@@ -241,25 +209,12 @@ def test_nothing_stays_behind_when_nothing_is_left_or_a_file_is_cut(shop):
     assert list(shop.output.iterdir()) == []
 
 
-def test_a_long_file_is_read_in_blocks_without_loss(shop, monkeypatch):
-    lines = many_reviews()
-    shop.reviews(*lines)
-    whole, _ = read_reviews(shop.raw / "reviews_Toys_5.json.gz")
-    monkeypatch.setattr("gensar_core.sources.amazon.reviews.blocks", lambda path: blocks(path, 1000))
-    pieces, tally = read_reviews(shop.raw / "reviews_Toys_5.json.gz")
-    assert pieces.equals(whole)
-    assert tally.lines == len(lines)
-
-
 def test_tables_hold_no_item_user_or_query_without_events(shop):
-    shop.reviews(*many_reviews()).metadata(
-        *(page(f"i{number}", "x" if number % 3 else None, KITE) for number in range(40))
-    )
-    shop.canonicalize()
+    pages = (page(f"i{number}", "x" if number % 3 else None, KITE) for number in range(40))
+    shop.reviews(*MANY_REVIEWS).metadata(*pages).canonicalize()
     events = schema.EVENTS.read(shop.output / "events.parquet")
     for table, column in ((schema.USERS, "user_id"), (schema.ITEMS, "item_id"), (schema.QUERIES, "query_id")):
-        ids = table.read(shop.output / f"{table.name}.parquet").get_column(column)
-        assert ids.to_list() == list(range(len(ids)))
-        assert events[column].drop_nulls().unique().sort().to_list() == ids.to_list()
-    searches = events.filter(pl.col("task") == "search")
-    assert searches["session_id"].to_list() == list(range(len(searches)))
+        ids = table.read(shop.output / f"{table.name}.parquet")[column]
+        assert ids.to_list() == list(range(len(ids))) == sorted(set(events[column].drop_nulls()))
+    sessions = events.filter(task="search")["session_id"]
+    assert sessions.to_list() == list(range(len(sessions)))

@@ -25,7 +25,7 @@ class Home:
         self.content = dict(CONTENT)
         self.ranges = True
         self.break_off_at: list[int] = []
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         home = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -41,7 +41,7 @@ class Home:
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range")
-        self.asked.append((request.path, wanted))
+        self.requests.append((request.path, wanted))
         body = self.content.get(request.path)
         if body is None:
             request.send_error(404)
@@ -69,42 +69,34 @@ def whole(folder):
     return {f"/{file.name}": file.read_bytes() for file in folder.iterdir()} == CONTENT
 
 
-def test_both_files_arrive_whole_and_are_not_fetched_again(home, tmp_path):
-    download_amazon("Toys", tmp_path / "raw", home.url)
-    assert whole(tmp_path / "raw")
-    assert home.asked == [(f"/{REVIEWS}", None), (f"/{METADATA}", None)]
-    download_amazon("Toys", tmp_path / "raw", home.url)
-    assert len(home.asked) == 2
+@pytest.mark.parametrize(
+    ("break_off_at", "ranges", "partial", "requests"),
+    [
+        ([], True, b"", [None]),
+        ([5000, 3000], True, b"", [None, "bytes=5000-", "bytes=8000-"]),
+        ([5000], False, b"", [None, "bytes=5000-"]),
+        ([], True, CONTENT[f"/{REVIEWS}"], [f"bytes={len(CONTENT[f'/{REVIEWS}'])}-"]),
+    ],
+    ids=["at once", "broken off twice", "no ranges", "already whole"],
+)
+def test_files_arrive_whole_and_are_not_fetched_again(home, tmp_path, break_off_at, ranges, partial, requests):
+    home.break_off_at, home.ranges = break_off_at, ranges
+    if partial:
+        (tmp_path / f".{REVIEWS}.partial").write_bytes(partial)
+    for _ in range(2):
+        download_amazon("Toys", tmp_path, home.url)
+        assert whole(tmp_path)
+        assert home.requests == [*((f"/{REVIEWS}", wanted) for wanted in requests), (f"/{METADATA}", None)]
 
 
-def test_a_broken_connection_is_continued_where_it_broke(home, tmp_path):
-    home.break_off_at = [5000, 3000]
-    download_amazon("Toys", tmp_path, home.url)
-    assert whole(tmp_path)
-    assert [wanted for path, wanted in home.asked if path == f"/{REVIEWS}"] == [None, "bytes=5000-", "bytes=8000-"]
-
-
-def test_the_next_call_continues_what_the_last_one_left(home, tmp_path):
+def test_next_call_continues_a_partial_file(home, tmp_path):
     home.break_off_at = [4000, 0, 0]
     with pytest.raises(UserError, match="cannot be downloaded"):
         download_amazon("Toys", tmp_path, home.url)
     assert not (tmp_path / REVIEWS).exists()
     download_amazon("Toys", tmp_path, home.url)
     assert whole(tmp_path)
-    assert home.asked[3] == (f"/{REVIEWS}", "bytes=4000-")
-
-
-def test_a_server_without_ranges_starts_over(home, tmp_path):
-    home.ranges = False
-    home.break_off_at = [5000]
-    download_amazon("Toys", tmp_path, home.url)
-    assert whole(tmp_path)
-
-
-def test_a_partial_file_that_is_whole_already_is_taken(home, tmp_path):
-    (tmp_path / f".{REVIEWS}.partial").write_bytes(CONTENT[f"/{REVIEWS}"])
-    download_amazon("Toys", tmp_path, home.url)
-    assert whole(tmp_path)
+    assert home.requests[3] == (f"/{REVIEWS}", "bytes=4000-")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +104,7 @@ def test_a_partial_file_that_is_whole_already_is_taken(home, tmp_path):
     [b"<html>Sorry</html>", CONTENT[f"/{REVIEWS}"][:-20], gzip.compress(b"", mtime=0)],
     ids=["a page", "a beginning", "nothing"],
 )
-def test_what_is_no_whole_gzip_file_is_removed(home, tmp_path, content):
+def test_file_that_is_no_whole_gzip_file_is_removed(home, tmp_path, content):
     home.content[f"/{REVIEWS}"] = content
     with pytest.raises(UserError, match=f"{home.url}{REVIEWS}: what came is no whole gzip file and was removed"):
         download_amazon("Toys", tmp_path, home.url)
@@ -122,13 +114,12 @@ def test_what_is_no_whole_gzip_file_is_removed(home, tmp_path, content):
     assert whole(tmp_path)
 
 
-def test_an_unknown_category_is_one_line(home, tmp_path):
+def test_failed_download_is_one_line_that_says_which_files_to_put_where(home, tmp_path):
     with pytest.raises(UserError, match=r"reviews_Toy_5\.json\.gz: cannot be downloaded \(HTTP 404 Not Found\)"):
         download_amazon("Toy", tmp_path, home.url)
-    assert len(home.asked) == 1
-
-
-def test_without_a_network_the_message_says_which_files_to_put_where(tmp_path):
+    assert len(home.requests) == 1
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download_amazon("Toys", tmp_path, "http://nowhere.invalid/")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -138,11 +129,6 @@ def test_without_a_network_the_message_says_which_files_to_put_where(tmp_path):
         f"{url}/{REVIEWS}: cannot be downloaded (Connection refused); put {REVIEWS} and {METADATA} into a folder by hand "
         "and set datasets.<name>.raw to that folder"
     )
-
-
-def test_a_name_that_nobody_knows_is_no_network_either(tmp_path):
-    with pytest.raises(UserError, match="cannot be downloaded"):
-        download_amazon("Toys", tmp_path, "http://nowhere.invalid/")
 
 
 def test_product_search_files_come_from_their_category_folder(home, tmp_path):

@@ -1,9 +1,11 @@
-"""Raw files with anything in them: each line is used or counted as broken, or the file is refused in one line.
+"""Fuzz raw files: each line is used or counted as broken, or the file is refused in one line.
 
-Sound lines are damaged in all the ways that transfers, editors, other programs and malice damage them. Whatever comes
-out, nothing else may happen: no other exception, no line lost without a count, no code of a line run.
+Sound lines are damaged as transfers, editors, other programs and malice damage them. Nothing else may happen: no other
+exception, no line lost without a count, no code of a line run.
 """
 
+import ast
+import codecs
 import contextlib
 import gzip
 import json
@@ -18,14 +20,13 @@ from hypothesis import strategies as st
 from gensar_core import schema
 from gensar_core.config.datasets import CanonicalSettings, EventLogSettings, KuaiSARSettings
 from gensar_core.errors import UserError
-from gensar_core.runtime.stage import read_record
 from gensar_core.sources.amazon.canonical import canonicalize
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.product_search import QUERIES, TEST, TRAIN, read_qrels, read_query_lines
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.eventlog import EVENT_FAULTS, canonicalize_events
 from gensar_core.sources.kuaisar import canonicalize_kuaisar
-from tests.support.sources_files import page, review
+from tests.support.sources_files import counts, page, review, tables
 
 REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
 #: What code in a line would leave in the working folder.
@@ -74,33 +75,28 @@ def damaged(sound: str, kind: int, place: float, choice: int) -> list[bytes]:
     data = sound.encode()
     at = int(place * len(data))
     odd = ODD_BYTES[choice % len(ODD_BYTES)]
-    match kind % 10:
-        case 0:
-            return [data[:at]]
-        case 1:
-            return [data[:at] + bytes([data[at] ^ (1 << choice % 8)]) + data[at + 1 :] if at < len(data) else data]
-        case 2:
-            return [data[:at] + odd + data[at:]]
-        case 3:
-            return [data[:at] + odd * (1 + choice % 3) + data[at + 1 + choice % 4 :]]
-        case 4:
-            return [sound.encode(ENCODINGS[choice % len(ENCODINGS)], "replace")]
-        case 5 | 6:
-            return [other_value(sound, int(place * 7), ODD_VALUES[choice % len(ODD_VALUES)])]
-        case 7:
-            return [ODD_LINES[choice % len(ODD_LINES)].encode()]
-        case 8:
-            return [data] * (choice % 4)
-        case _:
-            return [data[at:] + data[:at]]
+    other = other_value(sound, int(place * 7), ODD_VALUES[choice % len(ODD_VALUES)])
+    damages = [
+        [data[:at]],
+        [data[:at] + bytes([data[at] ^ (1 << choice % 8)]) + data[at + 1 :] if at < len(data) else data],
+        [data[:at] + odd + data[at:]],
+        [data[:at] + odd * (1 + choice % 3) + data[at + 1 + choice % 4 :]],
+        [sound.encode(ENCODINGS[choice % len(ENCODINGS)], "replace")],
+        [other],
+        [other],
+        [ODD_LINES[choice % len(ODD_LINES)].encode()],
+        [data] * (choice % 4),
+        [data[at:] + data[:at]],
+    ]
+    return damages[kind]
 
 
 def other_value(sound: str, key: int, value: object) -> bytes:
-    """A record in which a field lacks, is new, or has another value; a line of another kind gets it as a text."""
-    for parse, write in ((json.loads, json.dumps), (literal, repr)):
+    """A record in which a field is missing, new, or has another value; a line of another kind gets it as a text."""
+    for parse, write in ((json.loads, json.dumps), (ast.literal_eval, repr)):
         try:
             record = parse(sound)
-        except ValueError:
+        except (ValueError, SyntaxError):
             continue
         if not isinstance(record, dict):
             continue
@@ -119,18 +115,8 @@ def other_value(sound: str, key: int, value: object) -> bytes:
     return " ".join(words).encode("utf-8", "surrogatepass")
 
 
-def literal(text: str) -> object:
-    import ast
-
-    try:
-        return ast.literal_eval(text)
-    except SyntaxError as error:
-        raise ValueError(text) from error
-
-
-place = st.floats(0, 1)
 #: (which sound line, kind of damage, where, which value)
-damages = st.lists(st.tuples(st.integers(0, 24), st.integers(0, 9), place, st.integers(0, 999)), max_size=20)
+damages = st.lists(st.tuples(st.integers(0, 24), st.integers(0, 9), st.floats(0, 1), st.integers(0, 999)), max_size=20)
 wholes = st.sampled_from([WHOLE] * 24 + [CUT, PLAIN, EMPTY, FLIPPED, NO_LAST_BREAK, NO_LAST_BREAK, WINDOWS, WINDOWS])
 
 
@@ -146,19 +132,12 @@ def raw_file(draw, sound):
 
 
 def write(path: Path, lines: list[bytes], whole: int) -> bool:
-    """Write a gzip file, and tell whether it can be read to the end."""
+    """Write a gzip file; return whether it can be read to the end."""
     data = (b"\r\n" if whole == WINDOWS else b"\n").join(lines) + (b"" if whole == NO_LAST_BREAK else b"\n")
     packed = gzip.compress(data if lines else b"", mtime=0)
-    match whole:
-        case 1:
-            packed = packed[:-9]
-        case 2:
-            packed = data
-        case 3:
-            packed = b""
-        case 4:
-            middle = len(packed) // 2
-            packed = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
+    middle = len(packed) // 2
+    flipped = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
+    packed = {CUT: packed[:-9], PLAIN: data, EMPTY: b"", FLIPPED: flipped}.get(whole, packed)
     path.write_bytes(packed)
     try:
         return gzip.decompress(packed) != b""
@@ -167,13 +146,24 @@ def write(path: Path, lines: list[bytes], whole: int) -> bool:
 
 
 def not_blank(lines: list[bytes]) -> int:
-    return sum(1 for line in lines if line.strip())
+    """Count the lines that are not blank; a byte order mark belongs to no line."""
+    return sum(1 for line in b"\n".join(lines).removeprefix(codecs.BOM_UTF8).split(b"\n") if line.strip())
 
 
 def check_refusal(error: UserError, paths: list[Path]) -> None:
     message = str(error)
     assert len(message.splitlines()) == 1, message
     assert any(message.startswith(f"{path}") for path in paths), message
+
+
+def counts_or_refusal(canonicalize, paths: list[Path], output: Path) -> dict | None:
+    """Make canonical tables; check them and return the counts, or check the refusal."""
+    try:
+        canonicalize()
+    except UserError as error:
+        return check_refusal(error, paths)
+    check_canonical(output)
+    return counts(output)
 
 
 @contextlib.contextmanager
@@ -199,10 +189,15 @@ def accounted(table, tally):
     return len(table), tally
 
 
-def items_accounted(found):
-    assert set(found.items["item"]) <= set(ITEMS)
-    assert len(found.items) <= found.cleaned - found.duplicates
-    return found.cleaned, found.tally
+def items_accounted(metadata):
+    assert set(metadata.items["item"]) <= set(ITEMS)
+    assert len(metadata.items) <= metadata.cleaned - metadata.duplicates
+    return metadata.cleaned, metadata.tally
+
+
+def countable(name, lines, whole):
+    """Count the lines that have an effect: blank ones only among queries, whose ids are line numbers."""
+    return len(lines) - (whole == NO_LAST_BREAK and not lines[-1]) if name == QUERIES else not_blank(lines)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -216,20 +211,14 @@ def test_every_line_is_read_or_counted(tmp_path_factory, name):
         lines, whole = file
         readable = write(path, lines, whole)
         try:
-            kept, tally = READERS[name](path)
+            sound, tally = READERS[name](path)
         except UserError as error:
             check_refusal(error, [path])
             expected = not readable or "lines are broken" in str(error)
         else:
-            expected = readable and kept + tally.broken == tally.lines == countable(lines, whole)
+            expected = readable and sound + tally.broken == tally.lines == countable(name, lines, whole)
             expected &= 2 * tally.broken <= tally.lines
         assert expected
-
-    # Blank lines count among the queries alone: a query's id is the number of its line.
-    def countable(lines, whole):
-        if name != QUERIES:
-            return not_blank(lines)
-        return len(lines) - (whole == NO_LAST_BREAK and not lines[-1])
 
     with working_in(folder):
         check()
@@ -249,15 +238,15 @@ def test_each_odd_line_between_sound_ones_is_read_or_counted(tmp_path, name):
     sound = [line.encode() for line in SOUND[name]]
     with working_in(tmp_path):
         for odd in odd_lines(SOUND[name][-1], 6):
-            write(path, [*sound, *odd, *sound], WHOLE)
-            kept, tally = READERS[name](path)
             lines = [*sound, *odd, *sound]
-            assert kept + tally.broken == tally.lines == (len(lines) if name == QUERIES else not_blank(lines)), odd
-            assert kept >= 2 * len(sound), odd
+            write(path, lines, WHOLE)
+            read, tally = READERS[name](path)
+            assert read + tally.broken == tally.lines == countable(name, lines, WHOLE), odd
+            assert read >= 2 * len(sound), odd
 
 
 @pytest.mark.slow
-def test_a_raw_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
+def test_amazon_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     raw, output = folder / "raw", folder / "out"
     raw.mkdir()
@@ -269,31 +258,23 @@ def test_a_raw_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
         st.integers(0, 24),
     )
     def check(files, searched, missing):
-        names = [
-            name for place, name in enumerate(SOUND) if place != missing and (searched or name in (REVIEWS, METADATA))
-        ]
-        for name in SOUND:
+        for place, name in enumerate(SOUND):
             (raw / name).unlink(missing_ok=True)
-            if name in names:
+            if place != missing and (searched or name in (REVIEWS, METADATA)):
                 write(raw / name, *files[name])
-        try:
-            canonicalize(raw, CanonicalSettings(category="Toys"), output, 1)
-        except UserError as error:
-            check_refusal(error, [raw])
-            return
-        check_canonical(output)
-        assert not schema.ITEMS.read(output / "items.parquet")["text"].str.contains('"').any()
-        check_amazon_counts(read_record(output / "stage.json")["counts"], files, searched)
+        toys = CanonicalSettings(category="Toys")
+        record = counts_or_refusal(lambda: canonicalize(raw, toys, output, 1), [raw], output)
+        if record is not None:
+            assert not schema.ITEMS.read(output / "items.parquet")["text"].str.contains('"').any()
+            check_amazon_counts(record, files, searched)
 
     with working_in(folder):
         check()
 
 
 def check_canonical(output: Path) -> None:
-    """The tables are whole, dense and in order."""
-    users, items, queries, events = (
-        schema.TABLES[name].read(output / f"{name}.parquet") for name in ("users", "items", "queries", "events")
-    )
+    """Check that the tables are whole, dense and in order."""
+    users, items, queries, events = tables(output).values()
     for table, number, text in (
         (users, "user_id", "raw_id"),
         (items, "item_id", "raw_id"),
@@ -308,20 +289,20 @@ def check_canonical(output: Path) -> None:
     assert not items["text"].str.contains(r"\p{Cc}").any()
 
 
-def check_amazon_counts(counts: dict, files: dict, searched: bool) -> None:
-    """Every line, review and pair is used or has a count."""
-    assert counts["reviews_read"] + counts["reviews_broken_lines"] == not_blank(files[REVIEWS][0])
-    assert counts["metadata_cleaned"] + counts["metadata_broken_lines"] == not_blank(files[METADATA][0])
-    assert counts["reviews_read"] == sum(
-        counts[name] for name in ("duplicate_reviews", "reviews_on_dropped_items", "recommendation_interactions")
+def check_amazon_counts(record: dict, files: dict, searched: bool) -> None:
+    """Check that every line, review and pair is used or counted."""
+    assert record["reviews_read"] + record["reviews_broken_lines"] == not_blank(files[REVIEWS][0])
+    assert record["metadata_cleaned"] + record["metadata_broken_lines"] == not_blank(files[METADATA][0])
+    assert record["reviews_read"] == sum(
+        record[name] for name in ("duplicate_reviews", "reviews_on_dropped_items", "recommendation_interactions")
     )
     if not searched:
         return
     for name in ("qrels_train", "qrels_test"):
         lines = not_blank(files[TRAIN if name == "qrels_train" else TEST][0])
-        assert counts[name] + counts[f"{name}_broken_lines"] == lines
-    assert counts["search_pairs_one_query"] == sum(
-        counts[name] for name in ("search_pairs_on_dropped_items", "search_pairs_without_review", "search_interactions")
+        assert record[name] + record[f"{name}_broken_lines"] == lines
+    assert record["search_pairs_one_query"] == sum(
+        record[name] for name in ("search_pairs_on_dropped_items", "search_pairs_without_review", "search_interactions")
     )
 
 
@@ -347,35 +328,32 @@ def json_lines(rows: list[dict]) -> list[str]:
     return [json.dumps(row, ensure_ascii=False) for row in rows]
 
 
+def event_log_counts(paths: list[Path], output: Path) -> dict | None:
+    log_settings = EventLogSettings(min_interactions=0)
+    return counts_or_refusal(lambda: canonicalize_events(*paths, log_settings, output, 1), paths, output)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "lines_of"), [(".csv.gz", csv_lines), (".jsonl.gz", json_lines), (".csv", csv_lines)]
 )
-def test_an_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffix, lines_of):
+def test_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffix, lines_of):
     folder = tmp_path_factory.mktemp("fuzz")
-    paths = [folder / f"{name}{suffix}" for name in ("items", "events")]
+    sound = {folder / f"items{suffix}": lines_of(LOG_ITEMS), folder / f"events{suffix}": lines_of(LOG_EVENTS)}
 
     @settings(max_examples=150, **quick)
-    @given(raw_file(lines_of(LOG_ITEMS)), raw_file(lines_of(LOG_EVENTS)), st.booleans())
+    @given(*map(raw_file, sound.values()), st.booleans())
     def check(items, events, header_first):
-        for path, (lines, whole), header in zip(
-            paths, (items, events), map(lines_of, (LOG_ITEMS, LOG_EVENTS)), strict=True
-        ):
+        for (path, sound_lines), (lines, whole) in zip(sound.items(), (items, events), strict=True):
             # Shuffled lines rarely begin with the header.
-            lines = [header[0].encode(), *lines] if header_first else lines
-            write(path, lines, whole)
-            if suffix == ".csv" and path.read_bytes()[:2] == b"\x1f\x8b":
+            write(path, [sound_lines[0].encode(), *lines] if header_first else lines, whole)
+            if suffix == ".csv":
                 path.write_bytes(gzip_or_rest(path.read_bytes()))
-        try:
-            canonicalize_events(*paths, EventLogSettings(min_interactions=0), folder / "out", 1)
-        except UserError as error:
-            check_refusal(error, paths)
-            return
-        check_canonical(folder / "out")
-        counts = read_record(folder / "out" / "stage.json")["counts"]
-        lost = [*EVENT_FAULTS, "unknown_item", "item_without_text", "duplicate"]
-        kept = counts["recommendation_interactions"] + counts["search_interactions"]
-        assert counts["events_read"] == kept + sum(counts[f"events_{fault}"] for fault in lost)
+        record = event_log_counts(list(sound), folder / "out")
+        if record is not None:
+            skipped = [*EVENT_FAULTS, "unknown_item", "item_without_text", "duplicate"]
+            used = record["recommendation_interactions"] + record["search_interactions"]
+            assert record["events_read"] == used + sum(record[f"events_{reason}"] for reason in skipped)
 
     with working_in(folder):
         check()
@@ -391,16 +369,11 @@ def test_each_odd_record_of_an_event_log_is_used_or_counted_or_the_file_refused(
     with working_in(tmp_path):
         for odd in odd_lines(sound[-1].decode(), len(rows[0])):
             paths[place].write_bytes(b"\n".join([*sound, *odd, *sound]))
-            try:
-                canonicalize_events(*paths, EventLogSettings(min_interactions=0), tmp_path / "out", 1)
-            except UserError as error:
-                check_refusal(error, [paths[place]])
-            else:
-                check_canonical(tmp_path / "out")
+            event_log_counts(paths, tmp_path / "out")
 
 
 def gzip_or_rest(data: bytes) -> bytes:
-    """The plain content of a gzip file, as far as it goes."""
+    """The plain content of a gzip file, as far as it is sound; other data as they are."""
     try:
         return zlib.decompressobj(31).decompress(data)
     except zlib.error:
@@ -421,8 +394,9 @@ KUAISAR = {
 @pytest.mark.slow
 def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
-    raw = folder / "raw"
+    raw, output = folder / "raw", folder / "out"
     raw.mkdir()
+    every_item = KuaiSARSettings(min_interactions=0)
 
     @settings(max_examples=150, **quick)
     @given(st.fixed_dictionaries({name: raw_file(lines[1:]) for name, lines in KUAISAR.items()}), st.integers(0, 9))
@@ -431,16 +405,11 @@ def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
             path = raw / name
             write(path, lines if place == headless else [KUAISAR[name][0].encode(), *lines], whole)
             path.write_bytes(gzip_or_rest(path.read_bytes()))
-        try:
-            canonicalize_kuaisar(raw, KuaiSARSettings(min_interactions=0), folder / "out", 1)
-        except UserError as error:
-            check_refusal(error, [raw])
-            return
-        check_canonical(folder / "out")
-        counts = read_record(folder / "out" / "stage.json")["counts"]
-        for kind, rows in (("recommendation", "recommendation_clicks"), ("search", "search_clicks")):
-            lost = [value for name, value in counts.items() if name.startswith(f"{rows}_") and name != f"{rows}_read"]
-            assert counts[f"{rows}_read"] == counts[f"{kind}_interactions"] + sum(lost)
+        record = counts_or_refusal(lambda: canonicalize_kuaisar(raw, every_item, output, 1), [raw], output)
+        for kind in ("recommendation", "search") if record else ():
+            read = record.pop(f"{kind}_clicks_read")
+            skipped = sum(value for name, value in record.items() if name.startswith(f"{kind}_clicks_"))
+            assert read == record[f"{kind}_interactions"] + skipped
 
     with working_in(folder):
         check()

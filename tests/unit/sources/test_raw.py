@@ -27,7 +27,7 @@ READERS = [
 
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "no such file"),
         (b"", "the file is empty"),
@@ -37,24 +37,21 @@ READERS = [
         (gzip.compress(b"a line\n" * 50_000, mtime=0)[:-8] + b"12345678", "cut off or damaged"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line_naming_it(tmp_path, read, content, said):
+def test_unreadable_file_is_one_line_with_its_name(tmp_path, read, content, message):
     path = tmp_path / "raw.gz"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("read", [READERS[0], READERS[1], READERS[3]])
-def test_a_file_of_other_lines_is_refused(tmp_path, read):
+def test_file_with_more_than_half_of_its_lines_broken_is_refused(tmp_path, read):
     path = write_gzip(tmp_path / "raw.gz", ["user,item", "1,2", "3,4"])
     with pytest.raises(UserError, match=r"3 of 3 lines are broken \(line 1: .*put the right file there"):
         read(path)
-
-
-def test_half_of_the_lines_may_be_broken_and_not_one_more(tmp_path):
     good, bad = review("a", "b", 5), "?"
     table, tally = read_reviews(write_gzip(tmp_path / "half.gz", [good, bad, good, bad]))
     assert (len(table), tally.broken, tally.lines) == (2, 2, 4)
@@ -62,17 +59,16 @@ def test_half_of_the_lines_may_be_broken_and_not_one_more(tmp_path):
         read_reviews(write_gzip(tmp_path / "more.gz", [good, bad, good, bad, bad]))
 
 
-def test_blocks_hold_every_line_once_whatever_their_size(tmp_path):
+def test_blocks_of_any_size_hold_every_line_once(tmp_path):
     lines = [f"line {number} {'x' * (number % 37)}".encode() for number in range(200)]
     path = write_gzip(tmp_path / "lines.gz", lines)
     for size in (1, 7, 64, 1 << 20):
-        found = [entry for block in blocks(path, size) for entry in block.lines()]
-        assert found == list(enumerate(lines, 1))
+        assert [entry for block in blocks(path, size) for entry in block.lines()] == list(enumerate(lines, 1))
     path.write_bytes(gzip.compress(b"one\r\n\ntwo", mtime=0))
     assert [line for block in blocks(path) for line in block.lines()] == [(1, b"one"), (2, b""), (3, b"two")]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     mark = b"\xef\xbb\xbf"
     path = write_gzip(tmp_path / "lines.gz", [mark + b"one", mark + b"two"])
     for size in (1, 2, 5, 1 << 20):
@@ -80,13 +76,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     first, second = review("u", "i", 10), review("v", "j", 20)
     table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", [mark + first.encode(), second]))
     assert (table["user"].to_list(), tally.broken) == (["u", "v"], 0)
-    found = read_metadata(write_gzip(tmp_path / "meta.gz", [mark + page("a").encode(), page("b")]), {"a", "b"})
-    assert (found.items["item"].to_list(), found.tally.broken) == (["a", "b"], 0)
+    result = read_metadata(write_gzip(tmp_path / "meta.gz", [mark + page("a").encode(), page("b")]), {"a", "b"})
+    assert (result.items["item"].to_list(), result.tally.broken) == (["a", "b"], 0)
     lines, tally = read_query_lines(write_gzip(tmp_path / "queries.gz", [mark + b"kite"]))
     assert (lines.rows(), tally.broken) == ([(0, "kite")], 0)
 
 
-def test_a_file_without_line_breaks_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+def test_file_without_line_breaks_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("gensar_core.sources.shared.lines.LONGEST_LINE", 1000)
     path = tmp_path / "raw.gz"
     path.write_bytes(gzip.compress(b"line\n" + b"x" * 5000, mtime=0))
@@ -107,38 +103,37 @@ def test_pieces_of_a_block_are_its_lines(lines, size):
 
 # Reviews
 
-BROKEN_REVIEWS = [
-    ("not JSON", '{"reviewerID": "a", "asin": "b", "unixReviewTi'),
-    ("not JSON", "{'reviewerID': 'a', 'asin': 'b', 'unixReviewTime': 5}"),
-    ("not JSON", review("a", "b", 5) + " trailing"),
-    ("not JSON", '{"a": ' * 100_000),
-    ("not UTF-8", b'{"reviewerID": "a\xff", "asin": "b", "unixReviewTime": 5}'),
-    ("not UTF-8", b'{"reviewerID": "a", "asin": "b", "reviewText": "\xc3(", "unixReviewTime": 5}'),
-    ("not a JSON object", '["a", "b", 5]'),
-    ("not a JSON object", "5"),
-    ("field missing", '{"asin": "b", "unixReviewTime": 5}'),
-    ("field missing", '{"reviewerID": "a", "asin": null, "unixReviewTime": 5}'),
-    ("field missing", '{"reviewerID": "a", "asin": "b"}'),
-    ("field of a wrong type", review(12, "b", 5)),
-    ("field of a wrong type", review("a", ["b"], 5)),
-    ("field of a wrong type", review("", "b", 5)),
-    ("field of a wrong type", review("a\ud800", "b", 5)),
-    ("field of a wrong type", review("a", "b", "5")),
-    ("field of a wrong type", review("a", "b", 5.5)),
-    ("field of a wrong type", review("a", "b", True)),
-    ("field of a wrong type", review("a", "b", 5, "five stars")),
-    ("field of a wrong type", review("a", "b", 5, float("nan"))),
-    ("field of a wrong type", review("a", "b", 5, 10**400)),
-    ("absurd time", review("a", "b", 0)),
-    ("absurd time", review("a", "b", -1_300_000_000)),
-    ("absurd time", review("a", "b", 4_102_444_800)),
-    ("absurd time", review("a", "b", 1_300_000_000_000)),
-    ("absurd time", review("a", "b", 10**30)),
-]  # fmt: skip
+BROKEN_REVIEWS = {
+    "not JSON": [
+        '{"reviewerID": "a", "asin": "b", "unixReviewTi', "{'reviewerID': 'a', 'asin': 'b', 'unixReviewTime': 5}", review("a", "b", 5) + " trailing",
+        '{"a": ' * 100_000,
+    ],
+    "not UTF-8": [
+        b'{"reviewerID": "a\xff", "asin": "b", "unixReviewTime": 5}', b'{"reviewerID": "a", "asin": "b", "reviewText": "\xc3(", "unixReviewTime": 5}',
+    ],
+    "not a JSON object": [
+        '["a", "b", 5]', "5",
+    ],
+    "field missing": [
+        '{"asin": "b", "unixReviewTime": 5}', '{"reviewerID": "a", "asin": null, "unixReviewTime": 5}', '{"reviewerID": "a", "asin": "b"}',
+    ],
+    "field of a wrong type": [
+        review(12, "b", 5), review("a", ["b"], 5), review("", "b", 5), review("a\ud800", "b", 5), review("a", "b", "5"), review("a", "b", 5.5),
+        review("a", "b", True), review("a", "b", 5, "five stars"), review("a", "b", 5, float("nan")), review("a", "b", 5, 10**400),
+    ],
+    "absurd time": [
+        review("a", "b", 0), review("a", "b", -1_300_000_000), review("a", "b", 4_102_444_800), review("a", "b", 1_300_000_000_000),
+        review("a", "b", 10**30),
+    ],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("reason", "line"), BROKEN_REVIEWS)
-def test_each_kind_of_broken_review_is_counted_with_its_line(tmp_path, reason, line):
+def cases(broken):
+    return [(reason, line) for reason, lines in broken.items() for line in lines]
+
+
+@pytest.mark.parametrize(("reason", "line"), cases(BROKEN_REVIEWS))
+def test_broken_review_is_counted_with_its_line(tmp_path, reason, line):
     good = [review("u", "i", 10), review("v", "j", 20, 4)]
     table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", [good[0], line, good[1]]))
     assert table.rows() == [("u", "i", 10, None), ("v", "j", 20, 4.0)]
@@ -171,7 +166,11 @@ def test_odd_but_sound_reviews_are_read_exactly(tmp_path, line, row):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from([line for _, line in BROKEN_REVIEWS if len(line) < 1000] + ["", "good"]), max_size=30))
+@given(
+    st.lists(
+        st.sampled_from([line for _, line in cases(BROKEN_REVIEWS) if len(line) < 1000] + ["", "good"]), max_size=30
+    )
+)
 def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
     lines = [review(f"u{place}", "12", place + 1, 5) if line == "good" else line for place, line in enumerate(lines)]
     data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
@@ -180,13 +179,10 @@ def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
     by_line = [(number, reviews._parse_line(line)) for number, line in LineBlock(1, data).lines() if line]
     expected = [row for _, row in by_line if not isinstance(row, str)]
     tally = Tally(tmp_path_factory.getbasetemp(), "reviews")
-    size = reviews._PIECE_BYTES
-    try:
-        reviews._PIECE_BYTES = 20
-        found = pl.concat(list(reviews._parse(LineBlock(1, data), tally)))
-    finally:
-        reviews._PIECE_BYTES = size
-    assert found.rows() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reviews, "_PIECE_BYTES", 20)
+        table = pl.concat(list(reviews._parse(LineBlock(1, data), tally)))
+    assert table.rows() == expected
     assert tally.lines == len(by_line)
     assert tally.examples == [f"line {number}: {row}" for number, row in by_line if isinstance(row, str)][:5]
 
@@ -194,50 +190,43 @@ def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
 # Metadata
 
 
-@pytest.mark.parametrize(
-    ("reason", "line"),
-    [
-        ("not a Python literal", "{'asin': 'x', 'title': 'never en"),
-        ("not a Python literal", "{'asin': 'x', 'title': open('executed', 'w').name}"),
-        ("not a Python literal", "__import__('os').mkdir('executed')"),
-        ("not a Python literal", "{'asin': 'x', 'title': f'{1 + 1}'}"),
-        ("not a Python literal", "{'asin': 'x', 'price': 1" + "0" * 400 + " + 1j}"),
-        ("not a Python literal", "{'asin': 'x', 'title': '\x00'}"),
-        ("not a Python literal", "(" * 100_000),
-        ("not a Python literal", '{"asin": "x", "brand": null}'),
-        ("not a dict", "['asin', 'x']"),
-        ("not a dict", "5"),
-        ("not UTF-8", b"{'asin': 'x', 'title': '\xff'}"),
-        ("field missing", "{'title': 'x'}"),
-        ("field missing", "{'asin': None, 'title': 'x'}"),
-        ("field of a wrong type", "{'asin': 5, 'title': 'x'}"),
-        ("field of a wrong type", "{'asin': '', 'title': 'x'}"),
-        ("field of a wrong type", "{'asin': '\\ud800', 'title': 'x'}"),
-        ("field of a wrong type", "{'asin': 'x', 'title': 5}"),
-        ("field of a wrong type", "{'asin': 'x', 'description': ['x']}"),
-        ("field of a wrong type", "{'asin': 'x', 'brand': b'x'}"),
-        ("field of a wrong type", "{'asin': 'x', 'categories': ['Toys', 'Kites']}"),
-        ("field of a wrong type", "{'asin': 'x', 'categories': [['Toys', 5]]}"),
+BROKEN_METADATA = {
+    "not a Python literal": [
+        "{'asin': 'x', 'title': 'never en", "{'asin': 'x', 'title': open('executed', 'w').name}", "__import__('os').mkdir('executed')",
+        "{'asin': 'x', 'title': f'{1 + 1}'}", "{'asin': 'x', 'price': 1" + "0" * 400 + " + 1j}", "{'asin': 'x', 'title': '\x00'}", "(" * 100_000,
+        '{"asin": "x", "brand": null}',
     ],
-)  # fmt: skip
+    "not a dict": [
+        "['asin', 'x']", "5",
+    ],
+    "not UTF-8": [
+        b"{'asin': 'x', 'title': '\xff'}",
+    ],
+    "field missing": [
+        "{'title': 'x'}", "{'asin': None, 'title': 'x'}",
+    ],
+    "field of a wrong type": [
+        "{'asin': 5, 'title': 'x'}", "{'asin': '', 'title': 'x'}", "{'asin': '\\ud800', 'title': 'x'}", "{'asin': 'x', 'title': 5}",
+        "{'asin': 'x', 'description': ['x']}", "{'asin': 'x', 'brand': b'x'}", "{'asin': 'x', 'categories': ['Toys', 'Kites']}",
+        "{'asin': 'x', 'categories': [['Toys', 5]]}",
+    ],
+    "longer than an item can be": [page("x", "x" * 150_000)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "line"), cases(BROKEN_METADATA))
 @pytest.mark.parametrize("wanted", [{"x", "good"}, {"good"}])
-def test_each_kind_of_broken_metadata_is_counted_and_never_run(tmp_path, monkeypatch, reason, line, wanted):
+def test_broken_metadata_is_counted_and_never_run(tmp_path, monkeypatch, reason, line, wanted):
     monkeypatch.chdir(tmp_path)
-    found = read_metadata(write_gzip(tmp_path / "meta.gz", [page("good"), line, page("other")]), wanted)
-    assert found.items["item"].to_list() == ["good"]
-    assert found.cleaned == 2
-    assert found.tally.counts()["metadata_broken_examples"] == [f"line 2: {reason}"]
+    monkeypatch.setattr(metadata, "_LONGEST_LITERAL", 150_000)
+    result = read_metadata(write_gzip(tmp_path / "meta.gz", [page("good"), line, page("other")]), wanted)
+    assert result.items["item"].to_list() == ["good"]
+    assert result.cleaned == 2
+    assert result.tally.counts()["metadata_broken_examples"] == [f"line 2: {reason}"]
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_line_longer_than_an_item_can_be_is_not_even_parsed(tmp_path, monkeypatch):
-    monkeypatch.setattr(metadata, "_LONGEST_LITERAL", 1000)
-    found = read_metadata(write_gzip(tmp_path / "meta.gz", [page("a"), page("b", "x" * 1000)]), {"a", "b"})
-    assert found.items["item"].to_list() == ["a"]
-    assert found.tally.counts()["metadata_broken_examples"] == ["line 2: longer than an item can be"]
-
-
-def test_items_are_cleaned_and_the_first_of_equal_asins_stays(tmp_path):
+def test_items_are_cleaned_and_the_first_of_equal_asins_is_used(tmp_path):
     lines = [
         page("b", "Tom &amp; Jerry's <b>kite</b>...", ["Toys &amp; Games", " ", "Kites"], ["Toys", "Kites"], ["Toys", "Kites"], [], brand="Fly\nHigh"),
         page("unwanted", "x" * 3000, description="y"),
@@ -247,14 +236,14 @@ def test_items_are_cleaned_and_the_first_of_equal_asins_stays(tmp_path):
         page("c", None),
         '{"asin": \'quo"te\', \'title\': "It\'s", \'brand\': None}',
     ]  # fmt: skip
-    found = read_metadata(write_gzip(tmp_path / "meta.gz", lines), {"a", "b", "c", 'quo"te'})
-    assert found.items.rows() == [
+    result = read_metadata(write_gzip(tmp_path / "meta.gz", lines), {"a", "b", "c", 'quo"te'})
+    assert result.items.rows() == [
         ("b", "Tom & Jerry's kite.", "", "Fly High", [["Toys & Games", "Kites"], ["Toys", "Kites"]]),
         ("a", "", "", "", []),
         ("c", "", "", "", []),
         ('quo"te', "It's", "", "", []),
     ]
-    assert (found.cleaned, found.duplicates, found.tally.broken) == (7, 2, 0)
+    assert (result.cleaned, result.duplicates, result.tally.broken) == (7, 2, 0)
 
 
 short = st.text(alphabet="ab'\"\\\n\x00\xe9\ud800,]} ", max_size=5)
@@ -263,7 +252,7 @@ odd = atoms | st.binary(max_size=2) | st.tuples(atoms) | st.lists(atoms, max_siz
 
 
 def mostly(usual):
-    """What metadata holds, in one case of ten anything."""
+    """Draw from ``usual``, in one case of ten from `odd`."""
     return st.integers(0, 9).flatmap(lambda number: usual if number else odd)
 
 
@@ -282,20 +271,19 @@ damages = st.sampled_from(["", "", "", "", "", "", "'", '"', "\\", ")", ", 'asin
 
 @settings(max_examples=300, deadline=None)
 @given(items, st.integers(0, 80), damages)
-def test_the_shortcut_takes_only_lines_that_are_items(item, place, damage):
-    # `damage` put anywhere into a literal makes lines of all kinds, sound and broken.
+def test_shortcut_takes_only_lines_that_are_items(item, place, damage):
     line = repr(item)
     line = line[:place] + damage + line[place:]
     match = metadata._PLAIN_ITEM.fullmatch(line)
     if match and match["asin"] is not None:
         parsed = metadata._parse_line(line.encode("utf-8", "surrogatepass"), {match["asin"]})
         whole = ast.literal_eval(line)
-        # What nothing reads may be left out.
+        # Related items, which nothing reads, may be left out.
         assert {**parsed, "related": None} == {**whole, "related": None}
         assert parsed["asin"] == match["asin"]
 
 
-def test_the_shortcut_takes_ordinary_lines():
+def test_shortcut_takes_ordinary_lines():
     ordinary = {
         "asin": "0528881469",
         "related": {"also_bought": ["B001", "B002"], "bought_together": []},
@@ -384,7 +372,7 @@ def test_text_hashes_are_those_of_a_plain_loop(texts):
     assert text_hashes(pl.Series(texts, dtype=pl.String)).tolist() == [plain_hash(text) for text in texts]
 
 
-def test_row_numbers_belong_to_the_row_and_not_to_its_place():
+def test_row_numbers_depend_on_the_row_and_not_on_its_place():
     table = pl.DataFrame({"user": ["a", "b", "a", "ab"], "item": ["x", "x", "y", ""], "time": [1, 1, 1, 2]})
     numbers = row_numbers(3, *table).to_list()
     assert len(set(numbers)) == 4

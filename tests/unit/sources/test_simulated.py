@@ -8,24 +8,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gensar_core import schema
 from gensar_core.config.datasets import CanonicalSettings, SimulationSettings
 from gensar_core.runtime.stage import read_record
-from gensar_core.sources.amazon.canonical import canonicalize
+from gensar_core.sources.amazon import product_search
+from gensar_core.sources.amazon.canonical import canonicalize, raw_names
 from gensar_core.sources.amazon.query_synthesis import path_query
 from gensar_core.sources.simulated import broken_lines as dirt
 from gensar_core.sources.simulated.product_pages import product_pages
 from gensar_core.sources.simulated.shop import all_leaves, stock_shelves
 from gensar_core.sources.simulated.shoppers import FEWEST_REVIEWS, simulate_purchases
-from gensar_core.sources.simulated.write import simulate
+from gensar_core.sources.simulated.write import CATEGORY, simulate
+from tests.support.sources_files import table_bytes, tables
 
-FILES = (
-    "reviews_Simulated_5.json.gz",
-    "meta_Simulated.json.gz",
-    "query_text.txt.gz",
-    "train.qrels.gz",
-    "test.qrels.gz",
-)
+FILES = (*raw_names(CATEGORY), *product_search.FILES)
 SETTINGS = SimulationSettings(users=300, items=200, dirty_lines=0.05)
 
 
@@ -51,45 +46,28 @@ def purchases():
 def test_every_broken_line_is_counted_and_every_sound_one_read(shop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written = read_record(shop / "raw" / "stage.json")["counts"]
-    found = prepared(shop / "raw", tmp_path / "canonical")
-    for figure, read in (
-        ("reviews", "reviews_read"),
-        ("metadata", "metadata_cleaned"),
-        ("queries", "query_lines"),
-        ("qrels_train", "qrels_train"),
-        ("qrels_test", "qrels_test"),
-    ):
-        assert found[read] == written[f"{figure}_lines"] > 0
-        assert found[f"{figure}_broken_lines"] == written[f"{figure}_dirty_lines"] > 0
+    read_counts = prepared(shop / "raw", tmp_path / "canonical")
+    reads = {"reviews": "reviews_read", "metadata": "metadata_cleaned", "queries": "query_lines"}
+    for name, read in (reads | {"qrels_train": "qrels_train", "qrels_test": "qrels_test"}).items():
+        assert read_counts[read] == written[f"{name}_lines"] > 0
+        assert read_counts[f"{name}_broken_lines"] == written[f"{name}_dirty_lines"] > 0
     # Every kind of damage occurs, and no line was run.
-    assert sum(found["reviews_broken_reasons"].values()) >= len(dirt.KINDS["reviews"])
-    assert len(found["reviews_broken_reasons"]) == 6
-    assert set(found["metadata_broken_reasons"]) == {
-        "field missing",
-        "field of a wrong type",
-        "not a Python literal",
-        "not a dict",
-        "not UTF-8",
-    }
+    assert sum(read_counts["reviews_broken_reasons"].values()) >= len(dirt.KINDS["reviews"])
+    assert len(read_counts["reviews_broken_reasons"]) == 6
+    reasons = {"field missing", "field of a wrong type", "not a Python literal", "not a dict", "not UTF-8"}
+    assert set(read_counts["metadata_broken_reasons"]) == reasons
     assert not list(tmp_path.rglob("executed-by-metadata"))
-    for unknown in (
-        "qrels_unknown_queries",
-        "search_pairs_without_review",
-        "items_without_metadata",
-        "duplicate_reviews",
-    ):
-        assert found[unknown] == 0
-    assert found["items_without_text"] >= 1
-    assert found["search_items"] <= found["items"]
+    zeros = ("qrels_unknown_queries", "search_pairs_without_review", "items_without_metadata", "duplicate_reviews")
+    assert [read_counts[name] for name in zeros] == [0, 0, 0, 0]
+    assert read_counts["items_without_text"] >= 1
+    assert read_counts["search_items"] <= read_counts["items"]
 
 
-def test_broken_lines_come_and_go_without_a_trace_in_the_sound_ones(shop, tmp_path):
+def test_broken_lines_do_not_change_the_sound_ones(shop, tmp_path):
     simulate(SETTINGS.model_copy(update={"dirty_lines": 0.0}), tmp_path / "raw", 7)
     counts = prepared(tmp_path / "raw", tmp_path / "canonical")
     assert not any(value for name, value in counts.items() if name.endswith("broken_lines"))
-    for table in ("users", "items", "queries", "events"):
-        name = f"{table}.parquet"
-        assert (tmp_path / "canonical" / name).read_bytes() == (shop / "canonical" / name).read_bytes()
+    assert table_bytes(tmp_path / "canonical") == table_bytes(shop / "canonical")
 
 
 def test_equal_seeds_give_equal_files_and_other_seeds_others(shop, tmp_path):
@@ -100,17 +78,16 @@ def test_equal_seeds_give_equal_files_and_other_seeds_others(shop, tmp_path):
     assert (tmp_path / "other" / FILES[0]).read_bytes() != (shop / "raw" / FILES[0]).read_bytes()
 
 
-def test_chunks_do_not_show_in_the_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("gensar_core.sources.simulated.write._CHUNK", 64)
-    simulate(SETTINGS.model_copy(update={"review_sentences": 0}), tmp_path / "small", 7)
-    monkeypatch.setattr("gensar_core.sources.simulated.write._CHUNK", 10**6)
-    simulate(SETTINGS.model_copy(update={"review_sentences": 0}), tmp_path / "large", 7)
+def test_chunks_do_not_change_the_files(tmp_path, monkeypatch):
+    for name, size in (("small", 64), ("large", 10**6)):
+        monkeypatch.setattr("gensar_core.sources.simulated.write._CHUNK", size)
+        simulate(SETTINGS.model_copy(update={"review_sentences": 0}), tmp_path / name, 7)
     for file in FILES:
         small, large = (gzip.decompress((tmp_path / name / file).read_bytes()) for name in ("small", "large"))
         assert small == large
 
 
-def test_pages_hold_what_scraped_pages_hold():
+def test_pages_have_the_gaps_and_tags_of_scraped_pages():
     shelves = stock_shelves(400, 5)
     pages = product_pages(shelves, 0.3, 50, 5).text(slice(None))
     assert len(pages) == 450
@@ -140,7 +117,7 @@ def test_larger_files_list_unreviewed_and_related_items(tmp_path):
     assert all(json.loads(review)["reviewText"].count(". ") >= 4 for review in reviews)
 
 
-def test_every_category_asks_a_query_of_its_own():
+def test_every_category_has_a_different_query():
     queries = [path_query(leaf.path) for leaf in all_leaves()]
     assert len(set(queries)) == len(queries) >= 72
     assert {len(leaf.path) for leaf in all_leaves()} == {3}
@@ -166,7 +143,7 @@ def test_shoppers_buy_at_least_five_different_items_in_order(purchases):
     assert np.mean(per_item >= 5) > 0.95
 
 
-def test_small_shops_still_give_everyone_different_items():
+def test_shoppers_of_a_small_shop_buy_different_items():
     shelves = stock_shelves(150, 1)
     bought = simulate_purchases(shelves, 300, 60.0, 1)
     table = pl.DataFrame({"user": bought.user, "item": bought.item})
@@ -174,7 +151,7 @@ def test_small_shops_still_give_everyone_different_items():
     assert table.group_by("user").len()["len"].max() <= 75
 
 
-def test_clicks_tell_the_style_that_no_category_tells(purchases):
+def test_clicks_reveal_the_style_that_no_category_reveals(purchases):
     shelves, bought = purchases
     style = pl.DataFrame({"user": bought.user, "style": shelves.style[bought.item]})
     share = style.group_by("user").agg(pl.col("style").value_counts(sort=True).first().struct.field("count") / pl.len())
@@ -199,10 +176,7 @@ def test_a_purchase_draws_its_complement_after_it(purchases):
 
 
 def test_searches_ask_for_a_category_of_the_clicked_item(shop):
-    read = {
-        name: getattr(schema, name.upper()).read(shop / "canonical" / f"{name}.parquet")
-        for name in ("events", "items", "queries")
-    }
+    read = tables(shop / "canonical")
     searches = read["events"].filter(pl.col("task") == "search")
     share = len(searches) / (len(read["events"]) - len(searches))
     assert 0.7 < share < 0.82
@@ -213,7 +187,7 @@ def test_searches_ask_for_a_category_of_the_clicked_item(shop):
     assert second > 0.05 * len(queries)
 
 
-def test_broken_lines_stand_before_the_lines_they_are_placed_at(tmp_path):
+def test_broken_lines_precede_the_lines_they_are_placed_at(tmp_path):
     chunks = [pl.Series(["a", "b"]), pl.Series(["c"]), pl.Series([], dtype=pl.String), pl.Series(["d"])]
     broken = ["first", "second", "third", "\udcff"]
     dirt.write_lines(tmp_path / "out.gz", chunks, broken, np.array([0, 2, 2, 4]))

@@ -1,9 +1,8 @@
-"""A small shop written by hand, and prompts put together the slow way: one sample at a time, as text."""
+"""Prompts written the slow way, one sample at a time as text, and the tokenizers that read them."""
 
 from __future__ import annotations
 
 import io
-import json
 import re
 import string
 from pathlib import Path
@@ -18,82 +17,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Tok
 from gensar_core import schema
 from gensar_core.corpora.instructions import Instructions, Shown
 from gensar_core.runtime.arrays import Ragged
-
-TEXTS = ["Upright piano, 88 keys", "", "USB-C cable (2 m)", "Sheet music: 20 easy pieces", "piano stool"]
-QUERIES = ["digital piano", "music stand"]
-SEMANTIC = [[0, 1, 2, 3], [0, 1, 2, 4], [5, 0, 0, 0], [3, 3, 3, 3], [1, 2, 3, 4]]
-COLLABORATIVE = [[0, 1, 7, 7], [0, 1, 6, 6], [5, 0, 1, 1], [3, 3, 5, 5], [1, 2, 0, 0]]
-LEVELS = {"semantic": ["M1", "M2", "S1", "S2"], "collaborative": ["M1", "M2", "R1", "R2"]}
-
-R, Q, S = 0, 1, 2
-
-
-def sample(
-    sample_id: int, task: str, split: str, item: int, query: int | None, history: list[tuple[int, int]]
-) -> dict[str, Any]:
-    """A row of the samples table; ``history`` lists (behavior, object)."""
-    return {
-        "sample_id": sample_id,
-        "task": task,
-        "split": split,
-        "user_id": sample_id % 3,
-        "time": 1000 + sample_id,
-        "event_id": sample_id,
-        "target_item": item,
-        "query_id": query,
-        "history_behavior": [behavior for behavior, _ in history],
-        "history_object": [thing for _, thing in history],
-    }
-
-
-SAMPLES = [
-    sample(0, "rec", "train", 4, None, [(R, 0), (Q, 0), (S, 3), (R, 2)]),
-    sample(1, "rec", "valid", 3, None, [(Q, 1), (S, 3), (R, 1)]),
-    sample(2, "rec", "test", 2, None, [(Q, 1), (S, 3), (S, 4), (R, 1)]),
-    sample(3, "search", "train", 3, 1, [(R, 0), (Q, 0), (S, 3), (R, 2)]),
-    sample(4, "search", "valid", 0, 0, [(R, 2), (Q, 1), (S, 3)]),
-    sample(5, "search", "test", 4, 0, [(R, 2), (Q, 1), (S, 3), (R, 3)]),
-]
-
-
-def write_shop(
-    folder: Path,
-    *,
-    texts: list[str] = TEXTS,
-    queries: list[str] = QUERIES,
-    semantic: list[list[int]] = SEMANTIC,
-    collaborative: list[list[int]] = COLLABORATIVE,
-    samples: list[dict[str, Any]] = SAMPLES,
-    codes: int = 8,
-    levels: dict[str, list[str]] = LEVELS,
-) -> Path:
-    """Write items, queries, identifiers, their vocabulary and samples as the stages before would; return ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    count = len(texts)
-    items = {
-        "item_id": range(count),
-        "raw_id": [f"i{item}" for item in range(count)],
-        "title": texts,
-        "description": [""] * count,
-        "brand": [""] * count,
-        "categories": pl.Series([[] for _ in range(count)], dtype=pl.List(pl.List(pl.String))),
-        "text": texts,
-    }
-    schema.ITEMS.write(pl.DataFrame(items), folder / "items.parquet")
-    schema.QUERIES.write(pl.DataFrame({"query_id": range(len(queries)), "text": queries}), folder / "queries.parquet")
-    moved = [False] * count
-    identifiers = {
-        "item_id": range(count),
-        "semantic": semantic,
-        "collaborative": collaborative,
-        "semantic_moved": moved,
-        "collaborative_moved": moved,
-    }
-    schema.IDENTIFIERS.write(pl.DataFrame(identifiers), folder / "identifiers.parquet")
-    vocabulary = {side: {"levels": names, "sizes": [codes] * len(names)} for side, names in levels.items()}
-    (folder / "vocabulary.json").write_text(json.dumps(vocabulary))
-    schema.SAMPLES.write(pl.DataFrame(samples, schema=schema.SAMPLES.schema), folder / "samples.parquet")
-    return folder
+from tests.support.shop import COLLABORATIVE, LEVELS, QUERIES, SEMANTIC, TEXTS, Q, R, S
 
 
 def spell(side: str, codes: list[int], levels: dict[str, list[str]] = LEVELS) -> str:
@@ -132,15 +56,13 @@ class Scribe:
         return token + self.identifier("collaborative" if behavior == R else "semantic", thing)
 
     def history(self, row: dict[str, Any]) -> str:
-        kept, clicks, searches = [], 0, 0
+        entries, clicks, searches = [], 0, 0
         for behavior, thing in zip(reversed(row["history_behavior"]), reversed(row["history_object"]), strict=True):
-            if behavior == R and clicks < self.max_recommendations:
-                kept.append(self.entry(behavior, thing))
-            if behavior != R and searches < self.max_searches:
-                kept.append(self.entry(behavior, thing))
+            if clicks < self.max_recommendations if behavior == R else searches < self.max_searches:
+                entries.append(self.entry(behavior, thing))
             clicks += behavior == R
             searches += behavior == Q
-        return "; ".join(reversed(kept))
+        return "; ".join(reversed(entries))
 
     def prompt(self, task: str, template: str, row: dict[str, Any]) -> str:
         filled = template.replace("{history}", self.history(row))
@@ -192,9 +114,11 @@ def t5_like(texts: list[str]) -> PreTrainedTokenizerBase:
     processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
     size = processor.get_piece_size()
     vocabulary = [(processor.id_to_piece(number), processor.get_score(number)) for number in range(size)]
-    # ModelProto.normalizer_spec.precompiled_charsmap
-    table = _message_field(_message_field(proto, 3), 2)
-    return T5Tokenizer(vocab=vocabulary, _spm_precompiled_charsmap=table)
+    # ModelProto.normalizer_spec: its name, then precompiled_charsmap as a tag, a length (varint) and bytes.
+    rest = proto[proto.rindex(b"nmt_nfkc\x12") + 9 :]
+    width = 1 + next(place for place, byte in enumerate(rest) if byte < 128)
+    length = sum((byte & 127) << 7 * place for place, byte in enumerate(rest[:width]))
+    return T5Tokenizer(vocab=vocabulary, _spm_precompiled_charsmap=rest[width : width + length])
 
 
 def blanks_kept() -> PreTrainedTokenizerBase:
@@ -206,30 +130,3 @@ def blanks_kept() -> PreTrainedTokenizerBase:
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-
-
-def _message_field(message: bytes, wanted: int) -> bytes:
-    """The first length-delimited field with the number ``wanted`` of a protocol buffer."""
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(message):
-        key = number()
-        if key & 7 == 0:
-            number()
-            continue
-        size = {1: 8, 5: 4}.get(key & 7) or number()
-        if key >> 3 == wanted:
-            return message[at : at + size]
-        at += size
-    raise ValueError(f"no field {wanted}")
