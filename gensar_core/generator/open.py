@@ -20,11 +20,20 @@ def open_generator(model: Path, corpus: Path, precision: Precision = "float32") 
 
     Raises UserError if a folder is missing or they do not belong together.
     """
+    family = OnePassGenerator if _reads_logs(model) else TrainedGenerator
+    return family.load(model, corpus, precision=precision)
+
+
+def asked_file(model: Path) -> str:
+    """Name the file of a corpus that holds what the generator in ``model`` is asked for valid and test samples."""
+    return "asked_logs.parquet" if _reads_logs(model) else "prompts.parquet"
+
+
+def _reads_logs(model: Path) -> bool:
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{model}: holds no trained model; train the generator first") from None
     except ValueError as error:
         raise UserError(f"{model / 'config.json'}: is not readable ({error}); train the generator again") from error
-    family = OnePassGenerator if "one_pass" in config else TrainedGenerator
-    return family.load(model, corpus, precision=precision)
+    return "one_pass" in config

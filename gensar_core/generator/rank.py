@@ -15,7 +15,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
-from gensar_core.generator.open import Generator, open_generator
+from gensar_core.generator.open import Generator, asked_file, open_generator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
@@ -162,8 +162,7 @@ def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:
     return [
         model / "config.json",
         model / "model.safetensors",
-        corpus / "prompts.parquet",
-        corpus / "asked_logs.parquet",
+        corpus / asked_file(model),
         corpus / "item_tokens.parquet",
         samples / "samples.parquet",
         samples / "candidates.parquet",

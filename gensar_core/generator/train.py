@@ -25,17 +25,10 @@ from gensar_core.training.loop import train
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.state import TrainingRecord
 
-_CORPUS = (
-    "train.parquet",
-    "prompts.parquet",
-    "user_logs.parquet",
-    "asked_logs.parquet",
-    "item_tokens.parquet",
-    "trie.safetensors",
-    "new_tokens.json",
-    "templates.yaml",
-    "tokenizer",
-)
+#: Files of the corpus that every training reads, and those of trainings on prompts and on logs.
+_CORPUS = ("item_tokens.parquet", "trie.safetensors", "new_tokens.json", "tokenizer")
+_PROMPTS = ("train.parquet", "prompts.parquet", "templates.yaml")
+_LOGS = ("user_logs.parquet", "asked_logs.parquet")
 #: Files that a trained generator is read from.
 _MODEL = ("model.safetensors", "config.json", "tokenizer.json")
 
@@ -63,16 +56,17 @@ def train_generator(
     if not processes.first:
         run(processes.tell(None))
         return
+    causal = is_causal(settings.backbone)
     with Stage(
         "train_generator",
         output,
         settings=settings,
         # Files, not the folder: its record holds the run time, and a checkpoint must not depend on that.
         inputs=[
-            *(corpus / name for name in _CORPUS),
+            *(corpus / name for name in (*_CORPUS, *(_LOGS if causal else _PROMPTS))),
             samples / "samples.parquet",
             samples / "candidates.parquet",
-            samples / "training_events.parquet",
+            *([samples / "training_events.parquet"] if causal else []),
             *([token_vectors] if settings.warm_start and token_vectors is not None else []),
             *([start_from / name for name in _MODEL] if start_from is not None else []),
         ],

@@ -101,7 +101,16 @@ def write_corpus_inputs(
     write_queries(folder, queries)
     write_identifiers(folder, semantic, collaborative, levels, codes)
     write_rows(schema.SAMPLES, folder, samples)
+    for name, splits in (("events", schema.SPLITS), ("training_events", ("train",))):
+        write_rows(schema.EVENTS, folder, _events_of([row for row in samples if row["split"] in splits]), name)
     return folder
+
+
+def _events_of(samples: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """The clicks that samples predict, in the order of users and events; each search is a session of its own."""
+    rows = sorted(samples, key=lambda row: (row["user_id"], row["event_id"]))
+    names = ("event_id", "user_id", "time", "task", "target_item", "query_id")
+    return [(*(row[n] for n in names), None if row["query_id"] is None else row["event_id"]) for row in rows]
 
 
 def write_shop(
