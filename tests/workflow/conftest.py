@@ -15,9 +15,10 @@ from .planning import ROOT, job_graph
 
 #: The demo in a still smaller size, laid over config.yaml.
 TINY = ROOT / "tests" / "config_tiny.yaml"
-TABLE = "results/tables/demo.csv"
+TABLE, COLLISIONS = "results/tables/demo.csv", "results/figures/demo_collisions.svg"
+PAGE = "results/overview/demo.html"
 #: What the demo is run for.
-DEMO = (TABLE, "results/tables/demo_costs.csv", "results/figures/demo_collisions.svg")
+DEMO = (TABLE, COLLISIONS, PAGE, *(f"results/tables/demo_{name}.csv" for name in ("costs", "full", "seeds")))
 
 
 def pytest_collection_modifyitems(items):
@@ -72,9 +73,10 @@ class Workflow:
             raise AssertionError(f"snakemake {' '.join([*options, *targets])} failed:\n{done.stdout}")
         return done
 
-    def planned(self, *targets: str, overlays: tuple[Path, ...] = ()) -> set[str]:
+    def planned(self, *targets: str, overlays: tuple[Path, ...] = (), allowed_rules: tuple[str, ...] = ()) -> set[str]:
         """Rules that would run, planned within this process."""
-        graph = job_graph(self.folder, targets, configfiles=(*self.overlays, *overlays))
+        configfiles = (*self.overlays, *overlays)
+        graph = job_graph(self.folder, targets, configfiles=configfiles, allowed_rules=allowed_rules)
         return {job.rule.name for job in graph.needrun_jobs(exclude_finished=False)}
 
     @contextmanager

@@ -84,6 +84,7 @@ def job_graph(
     configfiles: Iterable[Path] = (),
     cores: int = 2,
     executor: str = "dryrun",
+    allowed_rules: Iterable[str] = (),
 ) -> Any:
     """Plan the jobs that lead to the targets in a working folder; the executor `touch` also notes all as done."""
     # The Snakefile sets variables for its jobs.
@@ -100,6 +101,7 @@ def job_graph(
         settings = DAGSettings(
             targets=set(targets),
             forceall=executor == "touch",
+            allowed_rules=frozenset(allowed_rules),
             rerun_triggers=frozenset(RerunTrigger.parse_choice(name) for name in profile["rerun-triggers"]),
             max_checksum_file_size=profile["max-checksum-file-size"],
         )

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from .conftest import ROOT
+from .planning import ROOT
 
 
 def test_the_papers_experiment_shows_the_full_plan(workflow):
@@ -84,7 +84,12 @@ def test_vectors_of_a_joint_method_feed_identifiers(workflow):
         ("max_tokens: 256", "max_token: 256", "", "embeddings.bge.max_token: unknown key; did you mean 'max_tokens'?"),
         ("kind: popularity", "kind: popular", "", "methods.popularity.kind: no method 'popular'"),
         ("raw: download", "raw: nowhere", "", "datasets.amazon.raw: there is no nowhere/reviews_Electronics_5.json.gz"),
-        ("", "", "_ablations", "amazon_ablations.csv: no rule makes it; did you mean results/tables/amazon_ablation.csv?"),
+        (
+            "",
+            "",
+            "_ablations",
+            "amazon_ablations.csv: no rule makes it; did you mean results/tables/amazon_ablation.csv?",
+        ),
     ],
     ids=["unknown key", "unknown method", "missing file", "misspelt target"],
 )
