@@ -5,35 +5,40 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit lint long report clean
+.PHONY: demo test unit lint types style long report clean
 
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
 	@cat results/tables/demo.md
 
-# Tests within one process each run side by side, with one thread each; the flow's own jobs use the cores by themselves.
-ASIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES) --dist worksteal
+# Tests run side by side, one to a core, with one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES)
 
-test: lint unit
-	$(ASIDE) -m "slow and not workflow and not realdata and not cluster and not long"
-	$(BIN)/pytest -q --durations=15 -m "(workflow or realdata) and not cluster and not long"
+test: lint
+	$(PYTEST) --dist worksteal -m "not workflow and not realdata and not cluster and not long"
+	$(PYTEST) --dist loadfile --durations=15 -m "(workflow or realdata) and not cluster and not long"
 
 unit: $(READY)
-	$(ASIDE) -m "not slow and not workflow and not realdata and not cluster"
+	$(PYTEST) --dist worksteal -m "not slow and not workflow and not realdata and not cluster"
 
 # Every stage killed at every moment, all experiments of the paper in a small size, the report in a browser, and the flow
 # on a real Slurm, where these can be had: `apt-get install chromium slurmctld slurmd slurm-client munge`, as root.
 long: $(READY)
-	$(BIN)/pytest -q -rs --durations=15 -m "long or cluster"
+	$(PYTEST) --dist loadfile -rs --durations=15 -m "long or cluster"
 
 # One page of all that has been built: `make report` after `snakemake all`, or TARGETS="results/overview/demo.html".
 report: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --report report.html $(TARGETS)
 
 lint: $(READY)
+	$(MAKE) --no-print-directory --jobs $(CORES) types style
+
+types: $(READY)
+	$(BIN)/mypy
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 

@@ -8,9 +8,11 @@ parameters themselves. Modules that only report on a run are left out: logs and 
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -41,8 +43,8 @@ def script_fingerprint(script: Path, *modules: str) -> str:
 
     ``modules`` are those that the script's functions look up by name, without an import.
     """
-    tree = ast.parse(script.read_text(encoding="utf-8"))
-    whole = hashlib.sha256(_without_docstrings(tree).encode())
+    tree = _parse(script)
+    whole = hashlib.sha256(ast.dump(tree).encode())
     whole.update(fingerprint(*sorted({*_imported(tree), *modules})).encode())
     return whole.hexdigest()[:16]
 
@@ -70,7 +72,7 @@ def imports(module: str) -> frozenset[str]:
 
 def _imported(tree: ast.Module) -> frozenset[str]:
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -92,13 +94,13 @@ def module_file(module: str) -> Path | None:
 def _tree(module: str) -> ast.Module:
     file = module_file(module)
     assert file is not None
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return _parse(file)
 
 
 @functools.cache
 def _names_imported(module: str) -> frozenset[tuple[str, str]]:
     """Return (module, name) of everything that a module imports by name from a settings module."""
-    nodes = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom))
+    nodes = (node for node in _statements(_tree(module)) if isinstance(node, ast.ImportFrom))
     pairs = ((node.module or "", alias.name) for node in nodes for alias in node.names)
     return frozenset(pair for pair in pairs if pair[0].startswith(_SETTINGS))
 
@@ -108,12 +110,12 @@ def _content(module: str, names: frozenset[str]) -> str:
     """Return a module's code as text; of a settings module, only the code of the models with these names."""
     tree = _tree(module)
     if module.startswith(_SETTINGS):
-        return _without_docstrings(_deciding(tree, names))
+        return ast.dump(_deciding(tree, names))
     file = module_file(module)
     assert file is not None
     # A module's data file has the same name beside it (templates.yaml beside templates.py).
     data = file.with_suffix(".yaml")
-    return _without_docstrings(tree) + (_yaml_content(data) if data.is_file() else "")
+    return ast.dump(tree) + (_yaml_content(data) if data.is_file() else "")
 
 
 def _yaml_content(file: Path) -> str:
@@ -126,9 +128,9 @@ def _deciding(tree: ast.Module, names: frozenset[str]) -> ast.Module:
 
     A model brings in its bases and the models of its fields.
     """
-    copy = _copy(tree)
-    models = {node.name: node for node in copy.body if isinstance(node, ast.ClassDef)}
-    defined = {name: node for node in copy.body for name in _defines(node)}
+    tree = copy.deepcopy(tree)
+    models = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    defined = {name: node for node in tree.body for name in _defines(node)}
     counted: set[str] = set()
     waiting = names & models.keys()
     while waiting:
@@ -138,8 +140,8 @@ def _deciding(tree: ast.Module, names: frozenset[str]) -> ast.Module:
             waiting |= _names(models[name]) & models.keys()
             _leave_methods(models[name])
         waiting = (waiting | _names(defined[name]) & defined.keys()) - counted
-    copy.body = [defined[name] for name in sorted(counted) if name not in models or models[name].body]
-    return copy
+    tree.body = [defined[name] for name in sorted(counted) if name not in models or models[name].body]
+    return tree
 
 
 def _leave_methods(model: ast.ClassDef) -> None:
@@ -169,18 +171,22 @@ def _names(tree: ast.AST) -> set[str]:
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
-def _without_docstrings(tree: ast.Module) -> str:
-    """Dump the code as text: a tree has neither comments nor layout; docstrings, of fields too, are removed."""
-    copy = _copy(tree)
-    for node in ast.walk(copy):
+def _parse(file: Path) -> ast.Module:
+    """Parse a file without its docstrings, those of fields included; a tree has neither comments nor layout."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in (tree, *_statements(tree)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [statement for statement in node.body if not _is_text(statement)]
-    return ast.dump(copy)
+    return tree
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield every statement within a node. Expressions hold none, and to walk them as well takes ten times as long."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for statement in getattr(node, field, ()):
+            yield statement
+            yield from _statements(statement)
 
 
 def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)
-
-
-def _copy(tree: ast.Module) -> ast.Module:
-    return ast.parse(ast.unparse(tree))

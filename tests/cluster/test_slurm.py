@@ -8,11 +8,11 @@ import sys
 import pytest
 import yaml
 
-from tests.workflow.conftest import ROOT, Workflow
+from tests.workflow.conftest import TABLE, TINY, Workflow
+from tests.workflow.planning import ROOT
 
 from .slurm import slurm
 
-TABLE = "results/tables/demo.csv"
 GPU_RULES = set(yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())["set-resources"])
 #: Longest time that a run may take; a hung one is ended.
 LIMIT_SECONDS = 900
@@ -35,12 +35,12 @@ class Cluster:
             "--workflow-profile",
             str(ROOT / "profiles" / "slurm"),
             "--max-threads",
-            "2",
+            "1",
             "--latency-wait",
             "10",
         ]
         command += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"]
-        command += ["--configfile", str(ROOT / "tests" / "config_tiny.yaml"), *arguments, "--", TABLE]
+        command += ["--configfile", str(TINY), *arguments, "--", TABLE]
         # A hung run does not heed the first signal.
         return subprocess.run(
             ["timeout", "-k", "10", str(LIMIT_SECONDS), *command],

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflow.conftest import common_folder
+
+__all__ = ["common_folder"]
+
 ROOT = Path(__file__).parents[2]
 REALDATA = Path(os.environ.get("GENSAR_REALDATA", ROOT.parent / "shared" / "data"))
 

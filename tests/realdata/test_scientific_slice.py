@@ -5,7 +5,8 @@ import json
 
 import polars as pl
 
-from ..workflow.conftest import ROOT, Workflow
+from ..workflow.conftest import Workflow
+from ..workflow.planning import ROOT
 
 CONFIG = """
 datasets:
@@ -38,9 +39,7 @@ def test_a_slice_runs_whole_and_search_frequency_beats_chance(realdata, tmp_path
     (raw / "meta_Scientific.json.gz").symlink_to(source / "meta_Scientific.json.gz")
     (tmp_path / "slice.yaml").write_text(CONFIG)
 
-    workflow = Workflow(tmp_path)
-    real = str(ROOT / "tests" / "config_real.yaml")
-    workflow.run("--configfile", real, "slice.yaml", "--", "results/tables/slice.csv")
+    Workflow(tmp_path, ROOT / "tests" / "config_real.yaml", tmp_path / "slice.yaml").run("results/tables/slice.csv")
 
     table = pl.read_csv(tmp_path / "results/tables/slice.csv")
     score = {(row["task"], row["method"]): row["ndcg@10"] for row in table.iter_rows(named=True)}

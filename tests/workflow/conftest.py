@@ -1,16 +1,24 @@
 """Running the workflow in a folder of its own."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
-ROOT = Path(__file__).parents[2]
+from .planning import ROOT, job_graph
+
+#: The demo in a still smaller size, laid over config.yaml.
+TINY = ROOT / "tests" / "config_tiny.yaml"
+TABLE, COLLISIONS = "results/tables/demo.csv", "results/figures/demo_collisions.svg"
+PAGE = "results/overview/demo.html"
 #: What the demo is run for.
-DEMO = ("results/tables/demo.csv", "results/figures/demo_collisions.svg")
+DEMO = (TABLE, COLLISIONS, PAGE, *(f"results/tables/demo_{name}.csv" for name in ("costs", "full", "seeds")))
 
 
 def pytest_collection_modifyitems(items):
@@ -21,17 +29,27 @@ def pytest_collection_modifyitems(items):
 
 
 class Workflow:
-    """A checkout's workflow over a working folder with its own config.yaml and results."""
+    """A checkout's workflow over a working folder with its own config.yaml and results.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        shutil.copy(ROOT / "config.yaml", folder / "config.yaml")
-        shutil.copytree(ROOT / "profiles" / "default", folder / "profiles" / "default")
+    ``overlays`` are configuration files laid over config.yaml. Every job has one thread, on which bytes may depend.
+    """
 
-    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+    #: Folder in which the checked settings of methods are kept for all workflows, since a check imports all methods.
+    checks: Path
+
+    def __init__(self, folder: Path, *overlays: Path) -> None:
+        self.folder, self.overlays = folder, overlays
+        if not (folder / "config.yaml").is_file():
+            shutil.copy(ROOT / "config.yaml", folder)
+            shutil.copytree(ROOT / "profiles" / "default", folder / "profiles" / "default")
+            (folder / ".snakemake").mkdir()
+            (folder / ".snakemake" / "gensar").symlink_to(self.checks, target_is_directory=True)
+
+    def command(self, *targets: str, options: tuple[str, ...] = ()) -> list[str]:
         """The command line of a run."""
-        workflow = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(cores)]
-        return [*workflow, *arguments]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1", *options]
+        overlays = ["--configfile", *map(str, self.overlays)] if self.overlays else []
+        return [*command, *overlays, "--", *targets]
 
     @staticmethod
     def environment(**variables: str) -> dict[str, str]:
@@ -39,26 +57,51 @@ class Workflow:
         return {**os.environ, "HF_HUB_OFFLINE": "1", **variables}
 
     def run(
-        self, *arguments: str, cores: int = 2, check: bool = True, **variables: str
+        self, *targets: str, options: tuple[str, ...] = (), check: bool = True, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake; ``variables`` are added to its environment. Fails the test on an error, unless told not to."""
         done = subprocess.run(
-            self.command(*arguments, cores=cores),
+            self.command(*targets, options=options),
             cwd=self.folder,
             env=self.environment(**variables),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
         if check and done.returncode:
-            raise AssertionError(f"snakemake {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(f"snakemake {' '.join([*options, *targets])} failed:\n{done.stdout}")
         return done
 
-    def planned(self, *arguments: str) -> set[str]:
-        """Rules that a dry run would run."""
-        done = self.run("--dry-run", *arguments)
-        lines = (done.stdout + done.stderr).splitlines()
-        return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))}
+    def planned(self, *targets: str, overlays: tuple[Path, ...] = (), allowed_rules: tuple[str, ...] = ()) -> set[str]:
+        """Rules that would run, planned within this process."""
+        configfiles = (*self.overlays, *overlays)
+        graph = job_graph(self.folder, targets, configfiles=configfiles, allowed_rules=allowed_rules)
+        return {job.rule.name for job in graph.needrun_jobs(exclude_finished=False)}
+
+    @contextmanager
+    def configuration(self):
+        """Yield the values of config.yaml, to be changed; they are written back."""
+        config = self.folder / "config.yaml"
+        values = yaml.safe_load(config.read_text())
+        yield values
+        config.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def copied(self, folder: Path) -> "Workflow":
+        """The workflow with its results and Snakemake's notes in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        return Workflow(folder, *self.overlays)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def common_folder(tmp_path_factory):
+    """A folder that all processes of a test session share; GENSAR_TEST_FOLDER names one for several sessions."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    folder = Path(os.environ.get("GENSAR_TEST_FOLDER", folder)) / "common"
+    Workflow.checks = folder / "checks"
+    Workflow.checks.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture
@@ -66,9 +109,18 @@ def workflow(tmp_path):
     return Workflow(tmp_path)
 
 
+@pytest.fixture
+def tiny_workflow(tmp_path):
+    return Workflow(tmp_path, TINY)
+
+
 @pytest.fixture(scope="session")
-def tiny_demo(tmp_path_factory):
+def tiny_demo(common_folder):
     """The demo, run whole in its smallest size, once for all tests that only look at it."""
-    workflow = Workflow(tmp_path_factory.mktemp("demo"))
-    workflow.run("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", *DEMO)
+    folder = common_folder / "demo"
+    folder.mkdir(exist_ok=True)
+    with (common_folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        workflow = Workflow(folder, TINY)
+        workflow.run(*DEMO)
     return workflow

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 from snakemake.api import SnakemakeApi
@@ -19,8 +21,7 @@ from snakemake.settings.types import (
     WorkflowSettings,
 )
 
-from .conftest import ROOT
-
+ROOT = Path(__file__).parents[2]
 #: A job: its rule and its wildcards by name.
 Job = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -37,18 +38,22 @@ class Plans:
         self.targets = set(targets)
         self.snakefile = snakefile or ROOT / "Snakefile"
         self.values = copy.deepcopy(dict(values))
-        dag = self._dag(self.values)
-        self.jobs = {_name(job): job for job in dag.jobs}
-        self._follow: dict[Job, set[Job]] = {name: set() for name in self.jobs}
-        for job in dag.jobs:
-            for needed in dag.dependencies[job]:
-                self._follow[_name(needed)].add(_name(job))
-        self._finish(dag)
+        graph = self._graph(self.values)
+        self.jobs = {_name(job): job for job in graph.jobs}
+        self._followers: dict[Job, set[Job]] = {name: set() for name in self.jobs}
+        for job in graph.jobs:
+            for needed in graph.dependencies[job]:
+                self._followers[_name(needed)].add(_name(job))
+            for path in job.output:
+                target = self.folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.touch()
+        self._graph(self.values, executor="touch")
 
     def needed(self, values: Mapping[str, Any] | None = None, cores: int = 2) -> set[Job]:
         """The jobs that would run under another configuration."""
-        dag = self._dag(self.values if values is None else values, cores)
-        return {_name(job) for job in dag.needrun_jobs(exclude_finished=False)} - {("all", ())}
+        graph = self._graph(self.values if values is None else values, cores)
+        return {_name(job) for job in graph.needrun_jobs(exclude_finished=False)} - {("all", ())}
 
     def moved(self, folder: Path, snakefile: Path) -> Plans:
         """The same plans over another copy of the results and of the workflow."""
@@ -58,52 +63,50 @@ class Plans:
 
     def following(self, jobs: Iterable[Job]) -> set[Job]:
         """The jobs and everything that reads what they write, directly or not."""
-        found: set[Job] = set()
+        reached: set[Job] = set()
         waiting = list(jobs)
         while waiting:
             job = waiting.pop()
-            if job not in found:
-                found.add(job)
-                waiting.extend(self._follow[job])
-        return found - {("all", ())}
+            if job not in reached:
+                reached.add(job)
+                waiting.extend(self._followers[job])
+        return reached - {("all", ())}
 
-    def _finish(self, dag: Any) -> None:
-        for job in dag.jobs:
-            for path in job.output:
-                target = self.folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.touch()
-        self._run(self.values, "touch")
-
-    def _dag(self, values: Mapping[str, Any], cores: int = 2) -> Any:
-        return self._run(values, "dryrun", cores)
-
-    def _run(self, values: Mapping[str, Any], executor: str, cores: int = 2) -> Any:
+    def _graph(self, values: Mapping[str, Any], cores: int = 2, executor: str = "dryrun") -> Any:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-            workflow = api.workflow(
-                resource_settings=ResourceSettings(cores=cores),
-                config_settings=ConfigSettings(),
-                storage_settings=StorageSettings(),
-                workflow_settings=WorkflowSettings(),
-                snakefile=self.snakefile,
-                workdir=self.folder,
-            )
-            workflow.dag(dag_settings=dag_settings(self.targets, executor == "touch")).execute_workflow(
-                executor=executor
-            )
-            return workflow._workflow.dag
+        return job_graph(self.folder, self.targets, self.snakefile, cores=cores, executor=executor)
 
 
-def dag_settings(targets: set[str], everything: bool) -> DAGSettings:
-    """What the default profile says of plans; ``everything`` runs all jobs, needed or not."""
-    profile = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
-    return DAGSettings(
-        targets=targets,
-        forceall=everything,
-        rerun_triggers=frozenset(RerunTrigger.parse_choice(name) for name in profile["rerun-triggers"]),
-        max_checksum_file_size=profile["max-checksum-file-size"],
-    )
+def job_graph(
+    folder: Path,
+    targets: Iterable[str],
+    snakefile: Path = ROOT / "Snakefile",
+    configfiles: Iterable[Path] = (),
+    cores: int = 2,
+    executor: str = "dryrun",
+    allowed_rules: Iterable[str] = (),
+) -> Any:
+    """Plan the jobs that lead to the targets in a working folder; the executor `touch` also notes all as done."""
+    # The Snakefile sets variables for its jobs.
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api, mock.patch.dict(os.environ):
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(cores=cores),
+            config_settings=ConfigSettings(configfiles=list(configfiles)),
+            storage_settings=StorageSettings(),
+            workflow_settings=WorkflowSettings(),
+            snakefile=snakefile,
+            workdir=folder,
+        )
+        profile = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
+        settings = DAGSettings(
+            targets=set(targets),
+            forceall=executor == "touch",
+            allowed_rules=frozenset(allowed_rules),
+            rerun_triggers=frozenset(RerunTrigger.parse_choice(name) for name in profile["rerun-triggers"]),
+            max_checksum_file_size=profile["max-checksum-file-size"],
+        )
+        workflow.dag(dag_settings=settings).execute_workflow(executor=executor)
+        return workflow._workflow.dag
 
 
 def _name(job: Any) -> Job:

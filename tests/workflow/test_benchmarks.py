@@ -10,7 +10,7 @@ import torch
 from gensar_core.runtime.device import has_bfloat16
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 
-from .conftest import ROOT
+from .planning import ROOT
 
 #: Benchmark -> claims that must be among those of its last line.
 CLAIMS = {

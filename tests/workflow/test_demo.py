@@ -1,4 +1,4 @@
-"""The whole flow on the simulated shop: every stage real, the table complete, the bytes repeatable."""
+"""The whole flow on the simulated shop: every stage real, the table complete, its results adopted elsewhere."""
 
 import json
 import shutil
@@ -10,11 +10,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.cli import adoption
+from gensar_core.cli.main import inspect
 from gensar_core.errors import UserError
 
-from .conftest import DEMO, ROOT, Workflow
+from .conftest import COLLISIONS, DEMO, TABLE, TINY, Workflow
+from .planning import ROOT
 
-TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", *DEMO)
 COLUMNS = ["task", "method", "hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "samples"]
 
 
@@ -96,7 +97,6 @@ def test_the_trained_generator_opens_with_transformers(tiny_demo):
 
 
 def test_the_costs_of_every_row_are_known(tiny_demo):
-    tiny_demo.run("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--", "results/tables/demo_costs.csv")
     rows = pl.read_csv(tiny_demo.folder / "results/tables/demo_costs.csv").rows_by_key(
         "method", named=True, unique=True
     )
@@ -110,52 +110,22 @@ def test_the_costs_of_every_row_are_known(tiny_demo):
         assert row["ranking seconds"] > 0.0
 
 
-def test_a_finished_workflow_has_nothing_to_do(tiny_demo):
-    assert tiny_demo.planned(*TINY) == set()
-
-
-def test_equal_seeds_give_equal_bytes_in_every_stage(tiny_demo, tmp_path):
-    again = Workflow(tmp_path)
-    again.run(*TINY)
-    kinds = ("*.parquet", "*.safetensors", "*.csv", "*.gz", "audit.json", "vocabulary.json", "tokenizer.json")
-    first, second = tiny_demo.folder / "results", again.folder / "results"
-    # What other tests have added to the first is no part of the demo.
-    files = sorted(path.relative_to(second) for kind in kinds for path in second.rglob(kind))
-    assert len(files) > 25
-    differing = [str(file) for file in files if (first / file).read_bytes() != (second / file).read_bytes()]
-    assert differing == []
-
-
-def test_one_setting_reruns_its_stage_and_what_follows(tiny_demo):
-    config = tiny_demo.folder / "config.yaml"
-    text = config.read_text()
-    try:
-        config.write_text(text.replace("learning_rate: 5.0e-3\n", "learning_rate: 3.0e-3  # lower\n"))
-        assert tiny_demo.planned(*TINY) == {"train_generator", "rank_generator", "fuse", "overall_table"}
-        config.write_text(text.replace("seed: 42", "# a comment\nseed: 42"))
-        assert tiny_demo.planned(*TINY) == set()
-    finally:
-        config.write_text(text)
+def test_one_setting_reruns_its_stage_and_what_follows(tiny_demo, tmp_path):
+    assert tiny_demo.planned(*DEMO) == set()
+    lower = tmp_path / "lower.yaml"
+    lower.write_text("generators: {gensar_demo: {learning_rate: 3.0e-3}}  # lower\n")
+    following = {"train_generator", "rank_generator", "fuse", "overall_table"}
+    assert tiny_demo.planned(TABLE, COLLISIONS, overlays=(lower,)) == following
 
 
 def test_inspect_shows_what_is_there(tiny_demo, capsys):
-    from gensar_core.cli.main import inspect
-
     inspect(Path(tiny_demo.folder / "results/demo"))
     shown = capsys.readouterr().out
     assert "canonical/events.parquet" in shown
     assert "models/gensar_demo" in shown
 
 
-TABLE = "results/tables/demo.csv"
-ADOPTED = [
-    "--snakefile",
-    str(ROOT / "Snakefile"),
-    "--configfile",
-    str(ROOT / "tests" / "config_tiny.yaml"),
-    "--",
-    TABLE,
-]
+ADOPTED = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(TINY), "--", TABLE]
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +134,11 @@ def plan(tiny_demo):
     return adoption._snakemake(tiny_demo.folder, "--dry-run", "--forceall", *ADOPTED)
 
 
-def copied(demo, folder):
+@pytest.fixture
+def copy(tiny_demo, tmp_path):
     """The demo's results, as they are copied: with other dates, and without Snakemake's notes."""
-    workflow = Workflow(folder)
-    shutil.copyfile(demo.folder / "config.yaml", folder / "config.yaml")
-    shutil.copytree(demo.folder / "results", folder / "results", copy_function=shutil.copyfile)
-    return workflow
+    shutil.copytree(tiny_demo.folder / "results", tmp_path / "results", copy_function=shutil.copyfile)
+    return Workflow(tmp_path, TINY)
 
 
 def planning(monkeypatch, plan):
@@ -184,13 +153,12 @@ def planning(monkeypatch, plan):
     return asked
 
 
-def test_copied_results_are_adopted_without_a_change(tiny_demo, plan, tmp_path, monkeypatch):
-    copy = copied(tiny_demo, tmp_path)
+def test_copied_results_are_adopted_without_a_change(copy, plan, tmp_path, monkeypatch):
     planning(monkeypatch, plan)
     before = {path: path.read_bytes() for path in tmp_path.rglob("results/**/*") if path.is_file()}
     adopted = adoption.adopt(tmp_path, ADOPTED)
     assert {"results/demo/models/gensar_demo/stage.json", "results/tables/demo.stage.json"} <= set(adopted)
-    assert copy.planned(*ADOPTED[2:]) == set()
+    assert copy.planned(TABLE) == set()
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -234,10 +202,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("spoil", "told"), REFUSED.values(), ids=REFUSED)
-def test_results_that_would_be_made_otherwise_are_not_adopted(tiny_demo, plan, tmp_path, monkeypatch, spoil, told):
-    copied(tiny_demo, tmp_path)
-    spoil(tmp_path)
+def test_results_that_would_be_made_otherwise_are_not_adopted(copy, plan, monkeypatch, spoil, told):
+    spoil(copy.folder)
     asked = planning(monkeypatch, plan)
     with pytest.raises(UserError, match=rf"{told}.*nothing has been adopted"):
-        adoption.adopt(tmp_path, ADOPTED)
+        adoption.adopt(copy.folder, ADOPTED)
     assert [words[0] for words in asked] == ["--dry-run"]

@@ -6,7 +6,8 @@ import yaml
 
 from gensar_core.config.experiments import load_experiments
 
-from .conftest import ROOT, Workflow
+from .conftest import COLLISIONS, Workflow
+from .planning import ROOT
 
 OVERLAY = ROOT / "tests" / "config_experiments.yaml"
 
@@ -18,11 +19,11 @@ def paper():
 @pytest.fixture(scope="module")
 def experiments(tmp_path_factory):
     """A folder in which all experiments of the paper have been run on the demo."""
-    workflow = Workflow(tmp_path_factory.mktemp("experiments"))
+    workflow = Workflow(tmp_path_factory.mktemp("experiments"), OVERLAY)
     names = paper().datasets["amazon"].experiments
     tables = [f"results/tables/demo_{name}.csv" for name in names if name in paper().tables]
     figures = [f"results/figures/demo_{name}.svg" for name in names if name in paper().figures]
-    workflow.run("--configfile", str(OVERLAY), "--", *tables, *figures, "results/figures/demo_collisions.svg")
+    workflow.run(*tables, *figures, COLLISIONS)
     return workflow
 
 
@@ -71,15 +72,10 @@ def test_text_is_embedded_once_for_all(experiments):
 
 
 @pytest.mark.long
-def test_another_ablation_builds_only_what_is_new(experiments):
-    config = experiments.folder / "config.yaml"
-    before = config.read_text()
-    values = yaml.safe_load(before)
-    values["generators"]["gensar_short"] = {"base": "gensar", "corpus": {"max_recommendations": 2}}
-    values["tables"]["ablation"]["rows"].append("gensar_short")
-    try:
-        config.write_text(yaml.safe_dump(values, sort_keys=False))
-        planned = experiments.planned("--configfile", str(OVERLAY), "--", "results/tables/demo_ablation.csv")
-    finally:
-        config.write_text(before)
+def test_another_ablation_builds_only_what_is_new(experiments, tmp_path):
+    rows = [*paper().tables["ablation"].rows, "gensar_short"]
+    generators = {"gensar_short": {"base": "gensar", "corpus": {"max_recommendations": 2}}}
+    more = tmp_path / "more.yaml"
+    more.write_text(yaml.safe_dump({"generators": generators, "tables": {"ablation": {"rows": rows}}}))
+    planned = experiments.planned("results/tables/demo_ablation.csv", overlays=(more,))
     assert planned == {"corpus", "train_generator", "rank_generator", "named_table"}

@@ -1,11 +1,9 @@
 """The table of full rankings, a table over seeds, and questions to the trained model, on the small demo."""
 
 import json
-import shutil
 
 import polars as pl
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from gensar_core import schema
@@ -13,29 +11,9 @@ from gensar_core.cli.main import app
 from gensar_core.config.experiments import read_experiments
 from gensar_core.evaluation.tables import FULL_METRICS
 
-from .conftest import ROOT, Workflow
 
-TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"), "--")
-FULL, SEEDS = "results/tables/demo_full.csv", "results/tables/demo_seeds.csv"
-
-
-@pytest.fixture(scope="module")
-def more(tiny_demo, tmp_path_factory):
-    """The demo with two more tables, in a copy: other tests compare what the demo's folder holds."""
-    workflow = Workflow(tmp_path_factory.mktemp("more"))
-    for name in ("results", ".snakemake"):
-        shutil.copytree(tiny_demo.folder / name, workflow.folder / name)
-    values = yaml.safe_load((workflow.folder / "config.yaml").read_text())
-    values["tables"]["seeds"] = {"rows": ["random", "popularity", "sasrec"], "proposed": ["sasrec"], "seeds": [42, 1]}
-    (workflow.folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    assert workflow.planned(*TINY, FULL) == {"full_rank_method", "full_rank_generator", "full_table"}
-    assert workflow.planned(*TINY, SEEDS) == {"method", "named_table"}
-    workflow.run(*TINY, FULL, SEEDS)
-    return workflow
-
-
-def test_a_table_over_seeds_trains_again_what_draws_on_the_same_targets(more):
-    results = more.folder / "results"
+def test_a_table_over_seeds_trains_again_what_draws_on_the_same_targets(tiny_demo):
+    results = tiny_demo.folder / "results"
     models = {path.name for path in (results / "demo/models").iterdir()}
     assert {name for name in models if name.endswith("-seed1")} == {"random-seed1", "sasrec-seed1"}
     ranks = [pl.read_parquet(results / f"demo/ranks/{name}.parquet") for name in ("sasrec", "sasrec-seed1")]
@@ -51,19 +29,19 @@ def test_a_table_over_seeds_trains_again_what_draws_on_the_same_targets(more):
     assert rows["popularity"]["hr@5_std"] is None
 
 
-def test_every_row_of_the_table_is_ranked_in_the_whole_catalogue(more):
-    tables = more.folder / "results" / "tables"
+def test_every_row_of_the_table_is_ranked_in_the_whole_catalogue(tiny_demo):
+    tables = tiny_demo.folder / "results" / "tables"
     table = pl.read_csv(tables / "demo_full.csv")
     lists = pl.read_csv(tables / "demo.csv")
     assert table.columns == ["task", "method", *FULL_METRICS, "samples"]
     # A fusion weighs candidate lists; every other row ranks the catalogue.
-    ranked = lists.filter(~pl.col("method").is_in(list(read_experiments(more.folder / "config.yaml").fusions)))
+    ranked = lists.filter(~pl.col("method").is_in(list(read_experiments(tiny_demo.folder / "config.yaml").fusions)))
     assert table.select("task", "method", "samples").equals(ranked.select("task", "method", "samples"))
     for row in table.iter_rows(named=True):
         assert 0.0 <= row["recall@5"] <= row["recall@10"] <= row["recall@20"] <= 1.0
         assert row["ndcg@20"] <= row["recall@20"]
-    items = len(schema.ITEMS.read(more.folder / "results/demo/canonical/items.parquet"))
-    for file in (more.folder / "results/demo/full_ranks").glob("*.parquet"):
+    items = len(schema.ITEMS.read(tiny_demo.folder / "results/demo/canonical/items.parquet"))
+    for file in (tiny_demo.folder / "results/demo/full_ranks").glob("*.parquet"):
         ranks = schema.FULL_RANKS.read(file)
         assert (ranks["n_candidates"] == items).all()
         assert ranks["rank"].null_count() == 0 or file.stem == "gensar_demo"

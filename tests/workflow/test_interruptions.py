@@ -12,13 +12,11 @@ import pytest
 from gensar_core.runtime.stage import read_record
 from tests.disks import small_disk
 
-from .conftest import ROOT, Workflow
+from .conftest import COLLISIONS, TABLE, TINY, Workflow
+from .planning import ROOT
 
-TABLE = "results/tables/demo.csv"
-CONFIG = str(ROOT / "tests" / "config_tiny.yaml")
-TINY = ("--configfile", CONFIG, "--", TABLE)
-#: The same with a checkpoint after every step, so that every training leaves some; no result depends on it.
-CHECKPOINTS = ("--config", "checkpoint_seconds=0", *TINY)
+#: A checkpoint after every step, so that every training leaves some; no result depends on it.
+CHECKPOINTS = ("--config", "checkpoint_seconds=0")
 #: Its sitecustomize.py kills processes; see there for the moments.
 KILLER = ROOT / "tests" / "interruptions"
 TRAININGS = {"gensar_demo", "sasrec", "joint_demo"}
@@ -38,8 +36,8 @@ def killing(marks: Path) -> dict[str, str]:
 def test_every_stage_survives_a_kill_at_every_moment(tiny_demo, tmp_path):
     marks = tmp_path / "marks"
     (tmp_path / "run").mkdir()
-    workflow = Workflow(tmp_path / "run")
-    workflow.run("--retries", "99", *CHECKPOINTS, **killing(marks))
+    workflow = Workflow(tmp_path / "run", TINY)
+    workflow.run(TABLE, options=("--retries", "99", *CHECKPOINTS), **killing(marks))
     kills = {tuple(mark.read_text().split()) for mark in marks.iterdir() if mark.name != "only"}
 
     results = workflow.folder / "results"
@@ -50,7 +48,7 @@ def test_every_stage_survives_a_kill_at_every_moment(tiny_demo, tmp_path):
         expected |= {(str(path.relative_to(workflow.folder)), moment) for moment in moments}
     assert {(path, moment) for path, moment in expected if re.match(KILLED, path)} <= kills
     assert {Path(path).name for path, moment in kills if moment == "checkpoint"} == TRAININGS
-    assert (workflow.folder / TABLE).read_bytes() == (tiny_demo.folder / TABLE).read_bytes()
+    assert_equal_bytes(results, tiny_demo.folder / "results")
     assert not [path for path in results.rglob("*") if ".partial" in path.name or path.suffix == ".pt"]
     continued = re.search(
         r"continues at step (\d+) of", (results / "demo/logs/train_generator_gensar_demo.log").read_text()
@@ -59,13 +57,13 @@ def test_every_stage_survives_a_kill_at_every_moment(tiny_demo, tmp_path):
     assert int(continued[1]) > 0
 
 
-def test_a_run_killed_whole_is_taken_up_again(tiny_demo, tmp_path):
-    workflow = Workflow(tmp_path)
-    checkpoints = tmp_path / "results/demo/checkpoints/gensar_demo"
+def test_a_run_killed_whole_ends_in_the_bytes_of_another_run(tiny_demo, tiny_workflow):
+    folder = tiny_workflow.folder
+    checkpoints = folder / "results/demo/checkpoints/gensar_demo"
     run = subprocess.Popen(
-        workflow.command(*CHECKPOINTS),
-        cwd=tmp_path,
-        env=workflow.environment(),
+        tiny_workflow.command(TABLE, options=CHECKPOINTS),
+        cwd=folder,
+        env=tiny_workflow.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -78,29 +76,36 @@ def test_a_run_killed_whole_is_taken_up_again(tiny_demo, tmp_path):
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-    assert not (tmp_path / TABLE).exists()
+    assert not (folder / TABLE).exists()
 
     # As after a power cut, the lock of the killed run is still there, and Snakemake says how to take it away.
-    refused = workflow.run(*TINY, check=False)
+    refused = tiny_workflow.run(TABLE, check=False)
     assert refused.returncode == 1
-    assert "--unlock" in refused.stdout + refused.stderr
-    workflow.run("--unlock", *TINY)
-    workflow.run(*TINY)
-    log = (tmp_path / "results/demo/logs/train_generator_gensar_demo.log").read_text()
+    assert "--unlock" in refused.stdout
+    tiny_workflow.run(TABLE, options=("--unlock",))
+    tiny_workflow.run(TABLE, COLLISIONS)
+    log = (folder / "results/demo/logs/train_generator_gensar_demo.log").read_text()
     assert "continues at step" in log
-    assert (tmp_path / TABLE).read_bytes() == (tiny_demo.folder / TABLE).read_bytes()
+    assert_equal_bytes(folder / "results", tiny_demo.folder / "results")
+
+
+def assert_equal_bytes(results: Path, others: Path) -> None:
+    """Compare what every stage has written in ``results`` with the same files of another run."""
+    kinds = ("*.parquet", "*.safetensors", "*.csv", "*.gz", "audit.json", "vocabulary.json", "tokenizer.json")
+    files = sorted(path.relative_to(results) for kind in kinds for path in results.rglob(kind))
+    assert len(files) > 25
+    assert [str(file) for file in files if (results / file).read_bytes() != (others / file).read_bytes()] == []
 
 
 @pytest.mark.parametrize("room_kb", [20, 200])
-def test_a_full_disk_is_one_clear_error_and_no_output(tmp_path, room_kb):
-    workflow = Workflow(tmp_path)
+def test_a_full_disk_is_one_clear_error_and_no_output(tiny_workflow, tmp_path, room_kb):
     with small_disk(tmp_path / "results", room_kb):
-        done = workflow.run("--configfile", CONFIG, "--", "results/demo/samples/samples.parquet", check=False)
+        done = tiny_workflow.run("results/demo/samples/samples.parquet", check=False)
         assert done.returncode == 1
-        errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
-        assert len(set(errors)) == 1, done.stderr
+        errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+        assert len(set(errors)) == 1, done.stdout
         assert re.fullmatch(r"error: results/demo/\w+: the disk is full; free some space and run again", errors[0])
-        assert "Traceback" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout
         stopped = errors[0].split(": ")[1]
         assert list((tmp_path / stopped).glob("*")) == []
         assert not (tmp_path / "results/demo/samples/samples.parquet").exists()

@@ -8,7 +8,7 @@ import yaml
 
 from gensar_core import schema
 
-from .conftest import ROOT
+from .planning import ROOT
 
 
 @pytest.fixture
@@ -18,10 +18,8 @@ def walk_through(workflow):
     shell = [text for language, text in blocks if language == "bash"]
     entry = next(text for language, text in blocks if language == "yaml")
     subprocess.run(["bash", "-c", shell[0]], cwd=workflow.folder, check=True)
-    config = workflow.folder / "config.yaml"
-    merged = yaml.safe_load(config.read_text())
-    merged["datasets"] |= yaml.safe_load(entry)["datasets"]
-    config.write_text(yaml.safe_dump(merged))
+    with workflow.configuration() as values:
+        values["datasets"] |= yaml.safe_load(entry)["datasets"]
     return workflow
 
 
@@ -33,11 +31,11 @@ def test_the_walk_through_builds_its_tables(walk_through):
     assert (results / "figures/shop_distributions.svg").is_file()
     # The page shows the warning as the terminal does.
     (warning,) = re.findall(r"^warning: .*$", (ROOT / "docs" / "own-data.md").read_text(), re.MULTILINE)
-    assert warning in done.stderr.splitlines()
+    assert warning in done.stdout.splitlines()
 
 
 def test_a_missing_table_is_named_with_its_key(walk_through):
     (walk_through.folder / "shop/events.csv").unlink()
-    done = walk_through.run("--dry-run", "results/shop/samples/samples.parquet", check=False)
+    done = walk_through.run("results/shop/samples/samples.parquet", options=("--dry-run",), check=False)
     assert done.returncode == 1
-    assert "config: datasets.shop.events: there is no shop/events.csv" in done.stdout + done.stderr
+    assert "config: datasets.shop.events: there is no shop/events.csv" in done.stdout

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 from safetensors.numpy import load_file
 
 from gensar_core.config.experiments import load_experiments
@@ -46,9 +45,8 @@ def train_alone(folder, output, settings, seed, checkpoints, steps=None):
 def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     monkeypatch.setenv("GENSAR_DEVICE", "cpu")
     folder = workflow.folder
-    values = yaml.safe_load((folder / "config.yaml").read_text())
-    values["generators"]["gensar_demo"] |= SETTINGS
-    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    with workflow.configuration() as values:
+        values["generators"]["gensar_demo"] |= SETTINGS
     experiments = load_experiments(values)
     settings, seed = experiments.generators["gensar_demo"].part(TrainingSettings), experiments.seed
     folders.write_corpus(folder / "results/demo/corpora/demo", USERS)
@@ -58,8 +56,8 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     # Two processes go on from where one was killed.
     monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
     train_alone(folder, folder / "killed", settings, seed, folder / "results/demo/checkpoints/gensar_demo", steps=3)
-    rule = ("--allowed-rules", "train_generator", "--", f"{MODEL}/stage.json")
-    workflow.run("--set-resources", "train_generator:processes=2", *rule)
+    options = ("--allowed-rules", "train_generator", "--set-resources", "train_generator:processes=2")
+    workflow.run(f"{MODEL}/stage.json", options=options)
     log = (folder / LOG).read_text()
     assert log.count("continues at step 3 of 15") == 1
     assert log.count("step 15 of 15") == 1
@@ -67,13 +65,13 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     assert not (folder / "results/demo/checkpoints/gensar_demo").exists()
     assert json.loads((folder / MODEL / "stage.json").read_text())["counts"]["processes"] == 2
 
-    expected, found = (load_file(model / "model.safetensors") for model in (folder / "alone", folder / MODEL))
-    assert found.keys() == expected.keys()
-    for name, weights in expected.items():
-        np.testing.assert_allclose(found[name], weights, atol=2e-6, rtol=1e-4)
+    expected, weights = (load_file(model / "model.safetensors") for model in (folder / "alone", folder / MODEL))
+    assert weights.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(weights[name], values, atol=2e-6, rtol=1e-4)
     curves = [json.loads((model / "curve.json").read_text()) for model in (folder / "alone", folder / MODEL)]
     for entry, same in zip(*curves, strict=True):
         assert entry.keys() == same.keys()
         np.testing.assert_allclose(list(entry.values()), list(same.values()), rtol=1e-5)
     # Another number of processes is no reason to train again.
-    assert workflow.planned(*rule) == set()
+    assert workflow.planned(f"{MODEL}/stage.json", allowed_rules=("train_generator",)) == set()

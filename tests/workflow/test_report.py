@@ -4,14 +4,12 @@ import shutil
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import PAGE
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.long, pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")]
 
-TINY = ("--configfile", str(ROOT / "tests" / "config_tiny.yaml"))
-PAGE = "results/overview/demo.html"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 #: For each figure: its width, the height of its smallest text, and how many texts leave it.
 MEASURE = """[...document.querySelectorAll('figure svg')].map(svg => {
@@ -26,8 +24,7 @@ MEASURE = """[...document.querySelectorAll('figure svg')].map(svg => {
 @pytest.fixture(scope="module")
 def pages(tiny_demo):
     """The demo's page, and the report of the run."""
-    tiny_demo.run(*TINY, "--", PAGE)
-    tiny_demo.run(*TINY, "--report", "report.html", "--", PAGE)
+    tiny_demo.run(PAGE, options=("--report", "report.html"))
     return tiny_demo.folder
 
 

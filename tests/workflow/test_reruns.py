@@ -24,8 +24,7 @@ from gensar_core.config.experiments import Experiments, load_experiments
 from gensar_core.runtime import fingerprint as fingerprints
 from gensar_core.runtime.fingerprint import script_fingerprint
 
-from .conftest import ROOT
-from .planning import Plans
+from .planning import ROOT, Plans
 
 TABLE = yaml.safe_load((ROOT / "tests" / "workflow" / "reruns.yaml").read_text())
 #: Entries that the settings are changed in, by section and kind.
@@ -419,7 +418,7 @@ EDITS = [
     ("gensar_core/generator/rank.py", "", "\nBEYOND = 1\n", {"rank_generator", "full_rank_generator"}),
     ("gensar_core/config/identifiers.py", "(size,) * self.levels", "(2 * size,) * self.levels", {"identifiers"}),
     ("gensar_core/config/identifiers.py", "epochs: Positive = 500", "epochs: Positive = 5\n    more: int = 1", set()),
-    ("gensar_core/config/datasets.py", "category=self.category)", "category='Books')", set()),
+    ("gensar_core/config/stage_settings.py", "", "\nBEYOND = 1\n", set()),
     ("workflow_scripts/corpus.py", "", "\nBEYOND = 1\n", {"corpus"}),
     ("gensar_core/cli/main.py", "", "\nBEYOND = 1\n", set()),
     ("gensar_core/samples/bm25.py", "", "\n\n\n# a comment\n", set()),

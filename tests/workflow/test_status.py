@@ -48,10 +48,10 @@ def snakemake(folder, *arguments):
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def until(found):
+def wait_for(happened):
     """Wait for something that takes seconds."""
     for _ in range(600):
-        if found():
+        if happened():
             return
         time.sleep(0.1)
     raise AssertionError("it did not happen within a minute")
@@ -61,32 +61,18 @@ def test_stages_are_to_do_then_running_then_done(folder):
     assert stages(folder, []) == TO_DO
     run = snakemake(folder)
     try:
-        until((folder / "begun").exists)
+        wait_for((folder / "begun").exists)
         running = StageStatus("shop/models/m", "running")
         assert stages(folder, []) == [DONE[0], running, TO_DO[2]]
         assert begun_outputs(folder) == {"results/shop/models/m/stage.json"}
-        # Asked for a target, it tells of what leads there alone.
+        # Asked for a target, it lists only what leads there.
         assert stages(folder, ["results/shop/canonical/stage.json"]) == DONE[:1]
     finally:
         (folder / "go").touch()
         assert run.wait(60) == 0
     assert stages(folder, []) == DONE
 
-
-def test_a_run_killed_outright_leaves_an_interrupted_stage(folder):
-    run = snakemake(folder)
-    until((folder / "begun").exists)
-    run.kill()
-    run.wait(60)
-    (folder / "go").touch()
-    until(lambda: (folder / "results/shop/models/m/stage.json").exists())
-    assert snakemake(folder, "--unlock").wait(60) == 0
-    assert stages(folder, ["--rerun-incomplete"])[1] == StageStatus("shop/models/m", "interrupted")
-
-
-def test_the_command_prints_a_line_a_stage_and_the_sum(folder):
-    (folder / "go").touch()
-    assert snakemake(folder, "results/shop/models/m/stage.json").wait(60) == 0
+    (folder / "results/shop/tables/stage.json").unlink()
     shown = CliRunner().invoke(app, ["status", "--directory", str(folder)], catch_exceptions=False).stdout
     assert [line.split() for line in shown.splitlines()] == [
         ["done", "1,234.5", "s", "2.25", "GB", "shop/canonical"],
@@ -95,18 +81,24 @@ def test_the_command_prints_a_line_a_stage_and_the_sum(folder):
         ["2", "done,", "1", "to", "do;", "2,469", "s", "spent"],
     ]
 
+    record = folder / "results/shop/canonical/stage.json"
+    for text, fault in (("{", "not readable as JSON"), ("[]", "not a stage's record"), ("{}", "not a stage's record")):
+        record.write_text(text)
+        with pytest.raises(UserError, match=rf"canonical/stage\.json: {fault}; delete it and run its stage again"):
+            stages(folder, ["results/shop/canonical/stage.json"])
 
-def test_a_folder_without_a_workflow_is_told(tmp_path):
+
+def test_a_run_killed_outright_leaves_an_interrupted_stage(folder):
+    run = snakemake(folder)
+    wait_for((folder / "begun").exists)
+    run.kill()
+    run.wait(60)
+    (folder / "go").touch()
+    wait_for((folder / "results/shop/models/m/stage.json").exists)
+    assert snakemake(folder, "--unlock").wait(60) == 0
+    assert stages(folder, ["--rerun-incomplete"])[1] == StageStatus("shop/models/m", "interrupted")
+
+
+def test_a_folder_without_a_workflow_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"snakemake cannot plan this run: Error: No Snakefile found"):
         stages(tmp_path, [])
-
-
-@pytest.mark.parametrize(
-    ("text", "told"), [("{", "not readable as JSON"), ("[]", "not a stage's record"), ("{}", "not a stage's record")]
-)
-def test_a_broken_record_is_named(folder, text, told):
-    (folder / "record.json").write_text(text)
-    target = "results/shop/canonical/stage.json"
-    assert snakemake(folder, target).wait(60) == 0
-    with pytest.raises(UserError, match=rf"canonical/stage\.json: {told}; delete it and run its stage again"):
-        stages(folder, [target])

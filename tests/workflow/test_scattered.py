@@ -1,0 +1,37 @@
+"""Results made by several jobs are, byte for byte, those of one."""
+
+import pytest
+
+SAMPLES = ["samples/samples.parquet", "samples/candidates.parquet", "samples/training_events.parquet"]
+RANKS = ["ranks/gensar_demo.parquet", "full_ranks/gensar_demo.parquet", "ranks/gensar_demo.scores.parquet"]
+CASES = {
+    "samples": (
+        ("datasets", "demo"),
+        ["samples_survey", "samples_part", "samples_gather"],
+        [*SAMPLES, "samples/audit.json"],
+    ),
+    "rankings": (
+        ("generators", "gensar_demo"),
+        [f"{rule}_{step}" for rule in ("rank_generator", "full_rank_generator") for step in ("part", "gather")],
+        RANKS,
+    ),
+}
+
+
+@pytest.mark.parametrize(("entry", "rules", "files"), CASES.values(), ids=CASES)
+def test_jobs_share_the_work_and_give_the_tables_of_one_job(tiny_demo, tmp_path, entry, rules, files):
+    workflow = tiny_demo.copied(tmp_path)
+    section, name = entry
+    with workflow.configuration() as values:
+        values[section][name]["scatter"] = 3
+    targets = [f"results/demo/{file}" for file in files]
+    assert workflow.planned(*targets) == set(rules)
+    output = workflow.run(*targets).stdout
+    for rule in rules:
+        if rule.endswith("_part"):
+            assert output.count(f"rule {rule}:") == 3
+    for file in targets:
+        assert (workflow.folder / file).read_bytes() == (tiny_demo.folder / file).read_bytes()
+    # Parts are temporary.
+    parts = workflow.folder.glob("results/demo/*_parts/**/*")
+    assert not [path for path in parts if path.is_file() and "-of-" in str(path.relative_to(workflow.folder))]
