@@ -78,8 +78,8 @@ class LogRows:
         return total
 
     def places_of(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the row and the entry of each of ``targets``. Raises UserError when one is no target here."""
-        asked = np.flatnonzero(self.target != NO_TARGET)
+        """Return the row and the entry of each click of ``targets``. Raises UserError when one is no target here."""
+        asked = np.flatnonzero((self.target != NO_TARGET) & (self.behavior != schema.SEARCHED_QUERY))
         order = asked[np.argsort(self.target[asked], kind="stable")]
         place = np.searchsorted(self.target[order], targets)
         found = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(targets), dtype=np.int64)

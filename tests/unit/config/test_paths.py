@@ -142,7 +142,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "brief"),
             [
                 f"results/shop/corpora/short/{name}"
-                for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
+                for name in ("prompts.parquet", "asked_logs.parquet", "item_tokens.parquet", "trie.safetensors")
             ],
         ),
         (
@@ -151,7 +151,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             [
                 f"results/shop/corpora/full/{name}"
                 for name in (
-                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
+                    "train.parquet", "prompts.parquet", "user_logs.parquet", "asked_logs.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
                     "trie.safetensors",
                 )
             ],

@@ -295,7 +295,7 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
             question = torch.full((len(level),), number)
             sums = nodes.beneath(question, level.start.long(), level.stop.long())
             for node in range(len(level)):
-                beneath = trie.items[level.start[node] : level.stop[node]].long()
+                beneath = trie.items[level.start[node] : level.stop[node]].numpy()
                 assert sums[node].numpy() == pytest.approx(expected[beneath].sum(0), abs=1e-5)
 
 
