@@ -1,6 +1,8 @@
 """The house stands: floors import downward only, workflow scripts stay thin, the package starts fast and safely."""
 
 import ast
+import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -269,3 +271,22 @@ def test_file_names_are_made_of_the_glossary_and_plain_words():
         if not {word, singular(word)} & plain
     }
     assert not unknown, "name the file by words of docs/glossary.md, or add the plain word to the lists above"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "workflow_scripts").glob("*.py")), ids=lambda file: file.stem)
+def test_scripts_call_functions_by_parameters_that_they_have(script):
+    tree = ast.parse(script.read_text())
+    imported = {
+        name.asname or name.name: getattr(importlib.import_module(node.module), name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    for call in ast.walk(tree):
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and inspect.isfunction(imported.get(call.func.id))
+        ):
+            given = {keyword.arg for keyword in call.keywords if keyword.arg}
+            assert given <= inspect.signature(imported[call.func.id]).parameters.keys(), call.func.id
