@@ -16,8 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from gensar_core import schema
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
-from gensar_core.generator.open import Generator
-from gensar_core.generator.open import open_generator as open_folder
+from gensar_core.generator.open import Generator, load_generator
 from gensar_core.generator.trained import Hit
 from gensar_core.runtime.stage import read_record
 from gensar_core.samples.events import NONE, EventLog
@@ -134,7 +133,7 @@ def open_generator(dataset: Path, name: str) -> Generator:
         )
     # Loading takes half a second, so it needs no bar among the answers.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    return open_folder(model, dataset / "corpora" / corpora.pop())
+    return load_generator(model, dataset / "corpora" / corpora.pop())
 
 
 def clicked_items(history: Sequence[Entry]) -> set[int]:

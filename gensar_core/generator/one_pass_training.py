@@ -71,7 +71,7 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
-class Part:
+class RowPart:
     """Hold the rows of a micro-batch, and its place among those of the step."""
 
     rows: np.ndarray
@@ -82,7 +82,7 @@ class Part:
 class RowStep:
     """Hold this process' micro-batches of a step, and the number of targets of each training task in the whole step."""
 
-    parts: list[Part]
+    parts: list[RowPart]
     targets: Mapping[str, int]
 
 
@@ -122,16 +122,16 @@ class RowOrder:
             batches += [pool[first : first + self._batch_size] for first in range(0, len(pool), self._batch_size)]
         return [batches[number] for number in rng.permutation(len(batches))]
 
-    def _parts(self, rows: np.ndarray) -> list[Part]:
+    def _parts(self, rows: np.ndarray) -> list[RowPart]:
         """Cut a step into micro-batches of at most so many padded tokens."""
-        parts: list[Part] = []
+        parts: list[RowPart] = []
         start = 0
         lengths = self._lengths[rows]
         while start < len(rows):
             widest = np.maximum.accumulate(lengths[start:])
             fits = widest * np.arange(1, len(widest) + 1) <= self._tokens
             stop = start + max(1, int(fits.argmin()) if not fits.all() else len(fits))
-            parts.append(Part(rows[start:stop], len(parts)))
+            parts.append(RowPart(rows[start:stop], len(parts)))
             start = stop
         return parts
 
@@ -201,7 +201,7 @@ class OnePassTask:
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         first_seed = torch.initial_seed()
 
-        def gradients(part: Part) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor | None, ...]]:
+        def gradients(part: RowPart) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor | None, ...]]:
             with drawing_from(first_seed + part.place, self.device):
                 losses = self.losses(part.rows)
             wanted = [self.weights[name] * loss for name, loss in losses.items() if self.weights[name]]

@@ -15,7 +15,7 @@ from gensar_core.generator.trained import TrainedGenerator
 Generator: TypeAlias = TrainedGenerator | OnePassGenerator
 
 
-def open_generator(model: Path, corpus: Path, precision: Precision = "float32") -> Generator:
+def load_generator(model: Path, corpus: Path, precision: Precision = "float32") -> Generator:
     """Load the generator in the folder ``model``, which was trained on the folder ``corpus``.
 
     Raises UserError if a folder is missing or they do not belong together.

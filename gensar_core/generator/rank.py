@@ -15,7 +15,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
-from gensar_core.generator.open import Generator, asked_file, open_generator
+from gensar_core.generator.open import Generator, asked_file, load_generator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
@@ -52,7 +52,7 @@ def rank_candidates(
     with Stage(
         "rank_generator", output, settings=settings, inputs=inputs, code=__name__, record_name=f"{name}.stage.json"
     ) as stage:
-        generator = open_generator(model, corpus, settings.precision)
+        generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
         table = schema.SAMPLES.read(samples / "samples.parquet")
         groups = list(itertools.product(schema.TASKS, ("valid", "test")))
@@ -93,7 +93,7 @@ def rank_catalogue(
         code=__name__,
         record_name=f"{name}.stage.json",
     ) as stage:
-        generator = open_generator(model, corpus, settings.precision)
+        generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
         targets = [load_targets(samples, task, protocol) for task in schema.TASKS]
         block = _LISTS if settings.beams else block_rows(len(generator.items[schema.TASKS[0]]))
