@@ -1,7 +1,7 @@
 """Compare two folders of results: `python benchmarks/same_results.py BEFORE AFTER` prints what differs, as JSON.
 
-Parquet, safetensors, tables, figures' data, templates and curves must be the same bytes. Records are left out: they hold
-seconds, paths and code fingerprints; so are logs, measured costs, and pages drawn from them. Exits with 1 on a difference.
+Parquet, safetensors, tables, data of figures, templates and curves must be the same bytes. Records are left out: they
+hold seconds, paths and code fingerprints. So are logs, measured costs and drawn pages. Exits with 1 on a difference.
 """
 
 from __future__ import annotations
