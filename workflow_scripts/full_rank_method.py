@@ -9,11 +9,11 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.baselines.run import rank_catalogue_by_method
     from gensar_core.config.datasets import FullRankingSettings
 
-    own = json.loads(snakemake.params.settings)
+    overrides = json.loads(snakemake.params.settings)
     rank_catalogue_by_method(
         name=snakemake.wildcards.method,
-        kind=own.pop("kind"),
-        own=own,
+        kind=overrides.pop("kind"),
+        overrides=overrides,
         canonical=Path(snakemake.input.canonical[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         embedding=Path(snakemake.input.embedding[0]) if snakemake.input.embedding else None,

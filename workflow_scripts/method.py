@@ -8,11 +8,11 @@ from gensar_core.runtime.logs import ScriptLog
 with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.baselines.run import fit_and_rank
 
-    own = json.loads(snakemake.params.settings)
+    overrides = json.loads(snakemake.params.settings)
     fit_and_rank(
         name=snakemake.wildcards.method,
-        kind=own.pop("kind"),
-        own=own,
+        kind=overrides.pop("kind"),
+        overrides=overrides,
         canonical=Path(snakemake.input.canonical[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         embedding=Path(snakemake.input.embedding[0]) if snakemake.input.embedding else None,
