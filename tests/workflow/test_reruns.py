@@ -124,22 +124,27 @@ def sections():
 
 
 def all_settings():
-    found = [name for name, field in Experiments.model_fields.items() if not models_in(field.annotation)]
+    settings = [name for name, field in Experiments.model_fields.items() if not models_in(field.annotation)]
     shared = set(leaves(_DatasetBase))
     for section, model in sections():
-        own = [
-            leaf
-            for leaf in leaves(model)
-            if model is _DatasetBase or not section.startswith("datasets") or leaf not in shared
-        ]
-        found += [f"{section}.{leaf}" for leaf in own]
-    return found
+        known = shared if section.startswith("datasets") and model is not _DatasetBase else set()
+        settings += [f"{section}.{leaf}" for leaf in leaves(model) if leaf not in known]
+    return settings
 
 
-def test_the_table_lists_every_setting():
-    missing = sorted(set(all_settings()) - set(TABLE))
+def row_of(setting):
+    """What reruns.yaml says of a setting, or None: all rows of names that it begins with, the longest last."""
+    rows = [TABLE[name] for name in sorted(TABLE, key=len) if f"{setting}.".startswith(f"{name}.")]
+    merged = {}
+    for row in rows:
+        merged |= row if isinstance(row, dict) else {"rule": row}
+    return merged if rows else None
+
+
+def test_the_table_holds_every_setting():
+    missing = [setting for setting in all_settings() if row_of(setting) is None]
     assert not missing, "add to tests/workflow/reruns.yaml, each with the rule that reads it: " + ", ".join(missing)
-    stale = sorted(set(TABLE) - set(all_settings()))
+    stale = [name for name in TABLE if not any(f"{setting}.".startswith(f"{name}.") for setting in all_settings())]
     assert not stale, "no longer settings; take them out of tests/workflow/reruns.yaml: " + ", ".join(stale)
 
 
@@ -181,16 +186,16 @@ def has(settings, path):
 
 def based_on(values, entry, setting=()):
     """The entry and those that take its settings over, directly or not, without those that set ``setting`` themselves."""
-    found = {entry}
+    names = {entry}
     for _ in range(9):
-        found |= {
+        names |= {
             name
             for section in values.values()
             if isinstance(section, dict)
             for name, settings in section.items()
-            if settings.get("base") in found and not (setting and has(settings, setting))
+            if settings.get("base") in names and not (setting and has(settings, setting))
         }
-    return found
+    return names
 
 
 def jobs_of(plans, rules, entry, setting=()):
@@ -198,19 +203,19 @@ def jobs_of(plans, rules, entry, setting=()):
     return {job for job in plans.jobs if job[0] in rules and (entry is None or names & set(dict(job[1]).values()))}
 
 
-@pytest.mark.parametrize("setting", [name for name, row in TABLE.items() if row != "kind"])
+@pytest.mark.parametrize("setting", [name for name in all_settings() if (row_of(name) or {}).get("rule") != "kind"])
 def test_a_setting_reruns_the_stages_that_read_it_and_what_follows(plans, setting):
-    row = TABLE[setting] if isinstance(TABLE[setting], dict) else {"rule": TABLE[setting]}
+    row = row_of(setting)
     rules = row["rule"] if isinstance(row["rule"], list) else [row["rule"]] if row["rule"] else []
     values, entry = changed(plans.values, setting, row.get("to", AUTOMATIC))
-    known = {job for job in plans.needed(values) if job in plans.jobs}
+    rerun = {job for job in plans.needed(values) if job in plans.jobs}
     section = max((key for key in ENTRIES if setting.startswith(key + ".")), key=len, default="")
     path = setting.removeprefix(section + ".").split(".")
     stages = {job for name in row.get("entries", [entry]) for job in jobs_of(plans, rules, name, path)}
     for rule, name in row.get("also", {}).items():
         stages |= jobs_of(plans, [rule], name)
     assert stages or not rules, f"no job of {rules} for {entry}"
-    assert known == plans.following(stages) - (stages if row.get("replaced") else set())
+    assert rerun == plans.following(stages) - (stages if row.get("replaced") else set())
 
 
 def test_nothing_is_to_do_to_begin_with(plans):
@@ -226,7 +231,7 @@ def test_a_methods_own_settings_rerun_that_method(plans, kind):
             continue
         entry = {**values["methods"][name], key: other(values["methods"][name].get(key, field.default))}
         with contextlib.suppress(ValidationError):
-            model.model_validate({own: value for own, value in entry.items() if own not in ("kind", "embedding")})
+            model.model_validate({key: value for key, value in entry.items() if key not in ("kind", "embedding")})
             values["methods"][name] = entry
             break
     else:
@@ -235,8 +240,8 @@ def test_a_methods_own_settings_rerun_that_method(plans, kind):
 
 
 def test_a_staged_training_follows_the_one_it_starts_from(plans):
-    first, staged = (
-        ("train_generator", (("dataset", "demo"), ("generator", name))) for name in ("gensar_demo", "gensar_staged")
+    (first,), (staged,) = (
+        demo_jobs(("train_generator", "generator", name)) for name in ("gensar_demo", "gensar_staged")
     )
     assert staged in plans.following([first])
     assert first not in plans.following([staged])
@@ -276,20 +281,20 @@ def test_a_moved_checkout_and_moved_results_rerun_nothing(plans, tmp_path):
     assert plans.moved(tmp_path / "work", checkout / "Snakefile").needed() == set()
 
 
+def demo_jobs(*jobs):
+    """Jobs of the demo by (rule, wildcard, value)."""
+    return {(rule, tuple(sorted({"dataset": "demo", wildcard: value}.items()))) for rule, wildcard, value in jobs}
+
+
 def test_a_new_ablation_builds_only_what_is_new(plans):
     values = copy.deepcopy(plans.values)
     values["generators"]["demo_wo_nrip"] = {"base": "gensar_demo", "corpus": {"drop": ["nrip"]}}
     values["tables"]["demo"]["rows"].append("demo_wo_nrip")
     needed = {job for job in plans.needed(values) if dict(job[1])["dataset"] == "demo"}
-    new = {
-        (rule, tuple(sorted({"dataset": "demo", **names}.items())))
-        for rule, names in (
-            ("corpus", {"corpus": "demo_wo_nrip"}),
-            ("train_generator", {"generator": "demo_wo_nrip"}),
-            ("rank_generator", {"generator": "demo_wo_nrip"}),
-            ("full_rank_generator", {"generator": "demo_wo_nrip"}),
-        )
-    }
+    new = demo_jobs(
+        ("corpus", "corpus", "demo_wo_nrip"),
+        *((rule, "generator", "demo_wo_nrip") for rule in ("train_generator", "rank_generator", "full_rank_generator")),
+    )
     assert {job for job in needed if job not in plans.jobs} == new
     # Beside what is new, only what shows all rows.
     pages = {"overall_table", "named_table", "full_table", "costs", "named_costs", "training_curves", "overview"}
@@ -300,22 +305,20 @@ def test_another_seed_trains_what_draws_and_shares_the_rest(plans):
     values = copy.deepcopy(plans.values)
     values["tables"]["demo"]["seeds"] = [42, 1]
     needed = {job for job in plans.needed(values) if dict(job[1])["dataset"] == "demo"}
-    new = {
-        (rule, tuple(sorted({"dataset": "demo", **names}.items())))
-        for rule, names in (
-            ("method", {"method": "random-seed1"}),
-            ("method", {"method": "sasrec-seed1"}),
-            ("full_rank_method", {"method": "random-seed1"}),
-            ("full_rank_method", {"method": "sasrec-seed1"}),
-            ("embed_sequential", {"embedding": "sasrec-seed1"}),
-            ("identifiers", {"identifier": "joint_demo-seed1"}),
-            ("corpus", {"corpus": "demo-seed1"}),
-            ("train_generator", {"generator": "gensar_demo-seed1"}),
-            ("rank_generator", {"generator": "gensar_demo-seed1"}),
-            ("full_rank_generator", {"generator": "gensar_demo-seed1"}),
-            ("fuse", {"fusion": "gensar_demo_ensemble-seed1"}),
-        )
-    }
+    new = demo_jobs(
+        *(
+            (rule, "method", f"{name}-seed1")
+            for rule in ("method", "full_rank_method")
+            for name in ("random", "sasrec")
+        ),
+        ("embed_sequential", "embedding", "sasrec-seed1"),
+        ("identifiers", "identifier", "joint_demo-seed1"),
+        ("corpus", "corpus", "demo-seed1"),
+        ("train_generator", "generator", "gensar_demo-seed1"),
+        ("rank_generator", "generator", "gensar_demo-seed1"),
+        ("full_rank_generator", "generator", "gensar_demo-seed1"),
+        ("fuse", "fusion", "gensar_demo_ensemble-seed1"),
+    )
     # Samples, candidates and text vectors are there, and so is each row that counts or compares.
     assert {job for job in needed if job not in plans.jobs} == new
     pages = {"overall_table", "named_table", "full_table", "costs", "named_costs", "overview"}
@@ -352,13 +355,13 @@ def text_imports(module):
     file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     if not file.is_file():
         file = ROOT.joinpath(*module.split("."), "__init__.py")
-    text = re.sub(r"\(\s*([^)]*)\)", lambda found: " ".join(found[1].split()), file.read_text())
-    found = set()
+    text = re.sub(r"\(\s*([^)]*)\)", lambda names: " ".join(names[1].split()), file.read_text())
+    modules = set()
     for package, names in re.findall(r"^\s*from (gensar_core[\w.]*) import (.*)$", text, re.MULTILINE):
         names = [name.split(" as ")[0].strip() for name in names.split(",") if name.strip()]
-        found |= {package, *(f"{package}.{name}" for name in names)}
-    found |= set(re.findall(r"^\s*import (gensar_core[\w.]*)", text, re.MULTILINE))
-    return {name for name in found if exists(name)} - {"gensar_core"}
+        modules |= {package, *(f"{package}.{name}" for name in names)}
+    modules |= set(re.findall(r"^\s*import (gensar_core[\w.]*)", text, re.MULTILINE))
+    return {name for name in modules if exists(name)} - {"gensar_core"}
 
 
 def exists(module):
@@ -367,13 +370,13 @@ def exists(module):
 
 
 def reach(seeds):
-    found, waiting = set(), list(seeds)
+    reached, waiting = set(), list(seeds)
     while waiting:
         module = waiting.pop()
-        if module not in found:
-            found.add(module)
+        if module not in reached:
+            reached.add(module)
             waiting.extend(text_imports(module))
-    return found
+    return reached
 
 
 #: Logs and bars only tell how a run goes.
@@ -385,6 +388,11 @@ MODULES = [
 ]
 
 
+def forget_fingerprints():
+    fingerprints.fingerprint.cache_clear()
+    fingerprints.script_fingerprint.cache_clear()
+
+
 def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
     jobs = list(scripts_of_jobs(plans))
     reached = {name: reach(read_off(script) | set(by_name)) for name, _, script, by_name in jobs}
@@ -394,18 +402,16 @@ def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
         monkeypatch.setattr(
             fingerprints,
             "_content",
-            lambda asked, names, edited=module: content(asked, names) + "!" * (asked == edited),
+            lambda read, names, edited=module: content(read, names) + "!" * (read == edited),
         )
-        fingerprints.fingerprint.cache_clear()
-        fingerprints.script_fingerprint.cache_clear()
+        forget_fingerprints()
         for name, job, script, by_name in jobs:
             now = script_fingerprint(script, *by_name)
             expected = module in reached[name] and not module.startswith(LEFT_OUT)
             if (now != job.params.code) != expected:
                 wrong.append(f"{module}: {name}")
     monkeypatch.undo()
-    fingerprints.fingerprint.cache_clear()
-    fingerprints.script_fingerprint.cache_clear()
+    forget_fingerprints()
     assert not wrong
 
 
@@ -436,10 +442,9 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def clear():
-    for cached in (fingerprints.fingerprint, fingerprints.script_fingerprint, fingerprints.imports):
-        cached.cache_clear()
-    for cached in (fingerprints._tree, fingerprints._content, fingerprints._names_imported):
+def forget_files():
+    forget_fingerprints()
+    for cached in (fingerprints.imports, fingerprints._tree, fingerprints._content, fingerprints._names_imported):
         cached.cache_clear()
 
 
@@ -452,12 +457,12 @@ def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path,
     monkeypatch.setattr(fingerprints, "_ROOT", checkout / "gensar_core")
     try:
         (checkout / path).write_text(before.replace(old, new) if old else before + new)
-        clear()
+        forget_files()
         needed = plans.moved(plans.folder, checkout / "Snakefile").needed()
     finally:
         (checkout / path).write_text(before)
         monkeypatch.undo()
-        clear()
+        forget_files()
     first = {job for job in plans.jobs if job[0] in rules}
     if path.startswith("gensar_core/baselines/"):
         first = {job for job in first if kinds_of(plans)[dict(job[1])["method"]] == Path(path).stem}
