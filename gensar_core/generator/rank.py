@@ -161,7 +161,7 @@ def rank_split(
 def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:
     return [
         model / "config.json",
-        model / "model.safetensors",
+        *sorted(model.glob("*.safetensors")),
         corpus / asked_file(model),
         corpus / "item_tokens.parquet",
         samples / "samples.parquet",

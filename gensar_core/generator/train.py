@@ -29,8 +29,6 @@ from gensar_core.training.state import TrainingRecord
 _CORPUS = ("item_tokens.parquet", "trie.safetensors", "new_tokens.json", "tokenizer")
 _PROMPTS = ("train.parquet", "prompts.parquet", "templates.yaml")
 _LOGS = ("user_logs.parquet", "asked_logs.parquet")
-#: Files that a trained generator is read from.
-_MODEL = ("model.safetensors", "config.json", "tokenizer.json")
 
 
 def train_generator(
@@ -68,7 +66,7 @@ def train_generator(
             samples / "candidates.parquet",
             *([samples / "training_events.parquet"] if causal else []),
             *([token_vectors] if settings.warm_start and token_vectors is not None else []),
-            *([start_from / name for name in _MODEL] if start_from is not None else []),
+            *(_model_files(start_from) if start_from is not None else []),
         ],
         seed=seed,
         code=__name__,
@@ -89,6 +87,11 @@ def train_generator(
         )
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """List the files that a trained generator is read from."""
+    return [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
 
 
 def _train(
