@@ -38,7 +38,8 @@ def by_wildcards(function, **known):
 
 def settings_of(rule):
     """Build a parameter: the settings that a rule reads."""
-    return lambda wildcards: stage_settings(experiments, rule, wildcards).canonical()
+    # Wildcards are a list of values, in which `in` does not look for names.
+    return lambda names: stage_settings(experiments, rule, dict(names)).canonical()
 
 
 def seed_of(rule):
