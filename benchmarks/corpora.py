@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -134,6 +135,7 @@ def _repeated(shop: Path, folder: Path, times: int) -> Path:
     samples = pl.read_parquet(shop / "samples" / "samples.parquet")
     parts = [samples.with_columns(pl.col("sample_id") + number * len(samples)) for number in range(times)]
     pl.concat(parts).write_parquet(folder / "samples" / "samples.parquet")
+    shutil.copy(shop / "samples" / "training_events.parquet", folder / "samples")
     return folder
 
 

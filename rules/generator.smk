@@ -32,7 +32,7 @@ rule train_generator:
     input:
         corpus=by_wildcards(paths.training_corpus),
         tokenizer=by_wildcards(paths.generator_tokenizer),
-        samples=[paths.SAMPLES, paths.CANDIDATES, paths.TRAINING_EVENTS],
+        samples=by_wildcards(paths.training_samples),
         token_vectors=by_wildcards(paths.generator_token_vectors),
         start_from=by_wildcards(paths.generator_start),
     output:

@@ -110,6 +110,11 @@ class TrainingSettings(Settings):
     validation_users: Count = 0
     validation_choice: Literal["spread", "latest"] = "spread"
 
+    @property
+    def reads_logs(self) -> bool:
+        """Tell whether the model reads users' whole logs, not a prompt a target."""
+        return self.backbone == "causal"
+
     @model_validator(mode="after")
     def _warm_start_is_from_scratch(self) -> TrainingSettings:
         if self.warm_start and self.backbone not in ("scratch", "causal"):

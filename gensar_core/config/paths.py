@@ -46,8 +46,12 @@ _PROMPTS, _ITEM_TOKENS, _TRIE = (
 )
 _USER_LOGS, _ASKED_LOGS = f"{_CORPUS}/user_logs.parquet", f"{_CORPUS}/asked_logs.parquet"
 NEW_TOKENS: Final = f"{_CORPUS}/new_tokens.json"
+_TEMPLATES: Final = f"{_CORPUS}/templates.yaml"
 #: The files of a corpus beside its training examples and its tokenizer.
-CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, f"{_CORPUS}/templates.yaml", _TRIE]
+CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TEMPLATES, _TRIE]
+#: Those that only trainings on prompts read, and those that only trainings on logs read.
+_PROMPT_FILES: Final = (TRAINING_TOKENS, _PROMPTS, _TEMPLATES)
+_LOG_FILES: Final = (_USER_LOGS, _ASKED_LOGS)
 
 #: Endings of the files of a metric table, beside its CSV and its page.
 TABLE_ENDINGS: Final = [".md", ".tex", ".significance.csv", ".stage.json"]
@@ -220,13 +224,22 @@ def history_protocol(plan: Plan, dataset: str) -> str:
 
 
 def training_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
-    """List the files of its corpus that a generator is trained on."""
-    return _of_corpus(plan, dataset, generator, [TRAINING_TOKENS, *CORPUS_FILES])
+    """List the files of its corpus that a generator is trained on: prompts or logs, and the items' tokens."""
+    unread = _PROMPT_FILES if plan.experiments.generators[generator].reads_logs else _LOG_FILES
+    files = [path for path in (TRAINING_TOKENS, *CORPUS_FILES) if path not in unread]
+    return _of_corpus(plan, dataset, generator, files)
+
+
+def training_samples(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the tables of samples that a generator is trained with."""
+    files = [SAMPLES, CANDIDATES, *([TRAINING_EVENTS] if plan.experiments.generators[generator].reads_logs else [])]
+    return [path.format(dataset=dataset) for path in files]
 
 
 def ranking_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
     """List the files of its corpus that a generator ranks with."""
-    return _of_corpus(plan, dataset, generator, [_PROMPTS, _ASKED_LOGS, _ITEM_TOKENS, _TRIE])
+    asked = _ASKED_LOGS if plan.experiments.generators[generator].reads_logs else _PROMPTS
+    return _of_corpus(plan, dataset, generator, [asked, _ITEM_TOKENS, _TRIE])
 
 
 def generator_tokenizer(plan: Plan, dataset: str, generator: str) -> str:

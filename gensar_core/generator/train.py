@@ -54,7 +54,7 @@ def train_generator(
     if not processes.first:
         run(processes.tell(None))
         return
-    causal = is_causal(settings.backbone)
+    causal = settings.reads_logs
     with Stage(
         "train_generator",
         output,

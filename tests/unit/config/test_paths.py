@@ -142,7 +142,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "brief"),
             [
                 f"results/shop/corpora/short/{name}"
-                for name in ("prompts.parquet", "asked_logs.parquet", "item_tokens.parquet", "trie.safetensors")
+                for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
             ],
         ),
         (
@@ -151,7 +151,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             [
                 f"results/shop/corpora/full/{name}"
                 for name in (
-                    "train.parquet", "prompts.parquet", "user_logs.parquet", "asked_logs.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
+                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
                     "trie.safetensors",
                 )
             ],
@@ -270,6 +270,20 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
 )  # fmt: skip
 def test_each_function_names_these_files(plan, function, arguments, expected):
     assert function(plan, *arguments) == expected
+
+
+def test_a_causal_generator_reads_logs_in_place_of_prompts():
+    entry = {"corpus": "full", "backbone": "causal"}
+    experiments = load_experiments({**VALUES, "generators": {**VALUES["generators"], "log": entry}})
+    plan = paths.Plan(experiments, {}, reads_negatives=lambda _: False, leaves_curve=lambda _: False)
+    trained, ranked = paths.training_corpus(plan, "shop", "log"), paths.ranking_corpus(plan, "shop", "log")
+    names = [[path.rsplit("/", 1)[1] for path in files] for files in (trained, ranked)]
+    assert names == [
+        ["user_logs.parquet", "asked_logs.parquet", "item_tokens.parquet", "new_tokens.json", "trie.safetensors"],
+        ["asked_logs.parquet", "item_tokens.parquet", "trie.safetensors"],
+    ]
+    assert paths.training_samples(plan, "shop", "log")[-1] == "results/shop/samples/training_events.parquet"
+    assert len(paths.training_samples(plan, "shop", "gensar")) == 2
 
 
 def test_a_table_over_seeds_names_each_row_once_a_seed(plan):
