@@ -49,7 +49,7 @@ NEW_TOKENS: Final = f"{_CORPUS}/new_tokens.json"
 _TEMPLATES: Final = f"{_CORPUS}/templates.yaml"
 #: The files of a corpus beside its training examples and its tokenizer.
 CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TEMPLATES, _TRIE]
-#: Those that only trainings on prompts read, and those that only trainings on logs read.
+#: Files that only trainings on prompts read, and files that only trainings on logs read.
 _PROMPT_FILES: Final = (TRAINING_TOKENS, _PROMPTS, _TEMPLATES)
 _LOG_FILES: Final = (_USER_LOGS, _ASKED_LOGS)
 
