@@ -62,7 +62,7 @@ FOUND: Final = Value(SIDE_OF_TASK["search"], schema.SEARCHED_ITEM)
 
 PSEUDO_ASKED: Final = Value("pseudo", schema.SEARCHED_QUERY)
 
-#: How a log writes the object of each behavior (Eq. 11).
+#: Values that a log's entries hold, by behavior (Eq. 11).
 BEHAVIOR_VALUES: Final = (RECOMMENDED, ASKED, FOUND)
 
 NRIP: Final = Task("nrip", "nrip", "rec", RECOMMENDED, history=True, asks=schema.RECOMMENDED_ITEM)

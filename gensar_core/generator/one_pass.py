@@ -33,7 +33,8 @@ from gensar_core.generator.trained import Hit, check_request, check_same_items, 
 from gensar_core.generator.warm_start import warm_embeddings
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.device import pick_device, supported_precision
+from gensar_core.runtime.device import pick_device
+from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import read_record
 from gensar_core.training.processes import ALONE, Processes
@@ -55,6 +56,8 @@ def one_pass_task(
     """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``."""
     if any(not isinstance(weight, int | float) for weight in settings.task_weights.values()):
         raise UserError("task_weights: a causal model weighs losses; write factors in place of {examples: N}")
+    if settings.label_smoothing and settings.likelihood == "catalogue":
+        raise UserError("label_smoothing: a causal model over the catalogue is trained without it; set it to 0.0")
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     catalogue = load_catalogue(corpus, vocabulary, int(tokenizer.eos_token_id))
@@ -146,7 +149,8 @@ class OnePassGenerator:
         catalogue = load_catalogue(corpus, len(network.embeddings), int(network.lm.config.eos_token_id))
         check_same_items(model, corpus)
         corpora.check_model_tokenizer(corpus, load_corpus_tokenizer(model), model)
-        precision = supported_precision(precision, device)
+        if precision != "float32":
+            say(f"precision: {precision}: a causal model computes in float32")
         network.to(device).eval()
         over_catalogue = network.lm.config.identifier_likelihood == "catalogue"
         evidence = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from gensar_core.generator.backbones.causal import CausalGenerator
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import LogRows, RowTensors, by_task, questions, row_tensors
+from gensar_core.generator.training_task import add_gradients
 from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from
@@ -211,7 +212,7 @@ class OnePassTask:
 
         for losses, found in side_by_side(gradients, batch.parts, self.device):
             sums |= {name: sums[name] + loss for name, loss in losses.items()}
-            _add_gradients(parameters, found)
+            add_gradients(parameters, found)
         loss = torch.stack([self.weights[name] * value for name, value in sums.items()]).sum() / max(total, 1e-9)
         by_task = {
             f"loss_{name}": sums[name] / count for name, count in batch.targets.items() if count and self.weights[name]
@@ -319,13 +320,3 @@ def parameter_groups(model: CausalGenerator, settings: TrainingSettings) -> list
 def _weight(settings: TrainingSettings, name: str) -> float:
     weight = settings.task_weights.get(name, 1.0)  # type: ignore[call-overload]
     return float(weight) if isinstance(weight, int | float) else 1.0
-
-
-def _add_gradients(parameters: list[torch.nn.Parameter], found: Sequence[torch.Tensor | None]) -> None:
-    for parameter, gradient in zip(parameters, found, strict=True):
-        if gradient is None:
-            continue
-        if parameter.grad is None:
-            parameter.grad = gradient
-        else:
-            parameter.grad += gradient

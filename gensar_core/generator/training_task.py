@@ -127,7 +127,7 @@ class GeneratorTask:
 
         for losses, task, part_gradients in side_by_side(gradients, batch.parts, self.device):
             sums.index_add_(0, task, losses.double())
-            _add_gradients(parameters, part_gradients)
+            add_gradients(parameters, part_gradients)
         by_task = {f"loss_{name}": sums[code] / counts[code] for code, name in enumerate(self.names) if counts[code]}
         return {"loss": sums.sum() / counts.sum(), **by_task}
 
@@ -194,7 +194,7 @@ def _cpu_tokens(examples: Examples, batch_size: int) -> int:
     return max(min(max(step // _CPU_PASSES, _CPU_TOKENS[0]), _CPU_TOKENS[-1]), int(prompts.max()))
 
 
-def _add_gradients(parameters: list[torch.nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:
+def add_gradients(parameters: list[torch.nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:
     """Add one micro-batch's gradients to those of the parameters."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
