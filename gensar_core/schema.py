@@ -31,6 +31,8 @@ BEHAVIORS: Final = ("R_I", "S_Q", "S_I")
 RECOMMENDED_ITEM: Final = 0
 SEARCHED_QUERY: Final = 1
 SEARCHED_ITEM: Final = 2
+#: An item's description, which no history holds but rows that align identifiers with texts do.
+DESCRIPTION: Final = 3
 
 Task = pl.Enum(TASKS)
 Split = pl.Enum(SPLITS)
@@ -268,17 +270,22 @@ USER_LOGS: Final = Table(
     "user_logs",
     "one window of a user's log a row, as a causal model reads it in one pass; lists but token_ids are by entry",
     {
-        "user_id": Column(pl.Int32(), "whose log"),
+        "user_id": Column(pl.Int32(), "whose log; -1: alignment or an ad-hoc search, which are of no user"),
         "token_ids": Column(_LIST_I32, "tokens of all entries: behavior token, then identifier tokens or words"),
         "lengths": Column(_LIST_I32, "tokens of each entry"),
-        "behavior": Column(pl.List(pl.UInt8()), "0 recommended item, 1 query, 2 item clicked after a query"),
-        "object": Column(_LIST_I32, "the item or query"),
+        "behavior": Column(
+            pl.List(pl.UInt8()), "0 recommended item, 1 query, 2 item clicked after a query, 3 description of an item"
+        ),
+        "object": Column(_LIST_I32, "the item or query; -1: a query that no user typed"),
         "position": Column(_LIST_I32, "position of the entry's first token: tokens that it sees"),
         "opens": Column(_LIST_I32, "number of the first event of the entries that are kept apart from this one"),
         "closes": Column(_LIST_I32, "number of their last event; an entry sees those that close before it opens"),
-        "query": Column(_LIST_I32, "place in the row of a search click's query; of others, their own place"),
+        "query": Column(
+            _LIST_I32, "place in the row of a search click's query, or of what is aligned; of others, their own place"
+        ),
         "target": Column(
-            pl.List(pl.Int64()), "event_id (training) or sample_id (valid, test) of a target; -1: only read"
+            pl.List(pl.Int64()),
+            "event_id (training), sample_id (valid, test) or item_id (alignment); -1: only read",
         ),
     },
 )

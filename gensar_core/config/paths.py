@@ -44,14 +44,14 @@ TRAINING_TOKENS: Final = f"{_CORPUS}/train.parquet"
 _PROMPTS, _ITEM_TOKENS, _TRIE = (
     f"{_CORPUS}/{name}" for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
 )
-_USER_LOGS, _ASKED_LOGS = f"{_CORPUS}/user_logs.parquet", f"{_CORPUS}/asked_logs.parquet"
+_USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS = (f"{_CORPUS}/{name}_logs.parquet" for name in ("user", "alignment", "asked"))
 NEW_TOKENS: Final = f"{_CORPUS}/new_tokens.json"
 _TEMPLATES: Final = f"{_CORPUS}/templates.yaml"
 #: The files of a corpus beside its training examples and its tokenizer.
-CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TEMPLATES, _TRIE]
+CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TEMPLATES, _TRIE]
 #: Files that only trainings on prompts read, and files that only trainings on logs read.
 _PROMPT_FILES: Final = (TRAINING_TOKENS, _PROMPTS, _TEMPLATES)
-_LOG_FILES: Final = (_USER_LOGS, _ASKED_LOGS)
+_LOG_FILES: Final = (_USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS)
 
 #: Endings of the files of a metric table, beside its CSV and its page.
 TABLE_ENDINGS: Final = [".md", ".tex", ".significance.csv", ".stage.json"]

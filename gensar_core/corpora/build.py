@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.corpora.alignment_logs import NO_QUERY, EntryColumn, alignment_rows
 from gensar_core.corpora.assemble import SEPARATOR, ExampleRows, shortened, shown, targets, value_tokens
 from gensar_core.corpora.chunks import (
     CHUNK_ROWS,
@@ -26,7 +27,16 @@ from gensar_core.corpora.chunks import (
 )
 from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, BEHAVIOR_VALUES, RANKING_TASKS, Task, active_tasks
+from gensar_core.corpora.tasks import (
+    BEHAVIOR_TOKENS,
+    BEHAVIOR_VALUES,
+    LOG_BEHAVIORS,
+    RANKING_TASKS,
+    Kind,
+    Task,
+    Value,
+    active_tasks,
+)
 from gensar_core.corpora.template_files import Template, write_templates
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside, repeated
@@ -62,8 +72,9 @@ def build_corpus(
 
     Writes train.parquet (table `corpus`: by task, then sample or item id; training inserts it into the instructions of
     templates.yaml), prompts.parquet (table `prompts`: the valid and test samples of both tasks, with the first
-    template), user_logs.parquet and asked_logs.parquet (table `user_logs`: training logs, and those whose targets are
-    the valid and test samples, under the samples' history ``protocol``), item_tokens.parquet (table `item_tokens`),
+    template), user_logs.parquet, alignment_logs.parquet and asked_logs.parquet (table `user_logs`: training logs, the
+    tasks without a user, and the logs whose targets are the valid and test samples, under the samples' history
+    ``protocol``), item_tokens.parquet (table `item_tokens`),
     trie.safetensors (the same as one trie per task), tokenizer/ and new_tokens.json. Task `doc2query` reads the table
     ``pseudo_queries``. Raises UserError when an input is missing or does not match the others, or when the tokenizer
     cannot be loaded or does not fit.
@@ -164,10 +175,27 @@ class _Corpus:
         """Return the token ids of log entries (Eq. 11); without behavior tokens, the end of sequence leads each."""
         first = np.array([self.pieces.values(value) for value in BEHAVIOR_VALUES])
         tokens = self.pieces.table.take(first[entries.behavior] + entries.object)
-        if self.settings.behavior_tokens:
-            return tokens
-        lead = repeated(self.pieces.table.take(np.array([self.pieces.eos])).values, len(tokens))
-        return beside(lead, tokens)
+        return tokens if self.settings.behavior_tokens else self.led(tokens)
+
+    def led(self, tokens: Ragged) -> Ragged:
+        """Put the end of sequence before each row, from which its first token is predicted."""
+        return beside(repeated(self.pieces.table.take(np.array([self.pieces.eos])).values, len(tokens)), tokens)
+
+    def alignment_rows(self, task: Task) -> Iterator[pl.DataFrame]:
+        """Yield the rows of a task without a user, in parts."""
+        given = next(iter(task.values.values()))
+        for prompts, _, rows in self.training_rows(task):
+            shown, asked = (self._entry_column(value, rows.objects) for value in (given, task.target))
+            yield alignment_rows(shown, asked, prompts.ids)
+
+    def _entry_column(self, value: Value, objects: Mapping[Kind, np.ndarray]) -> EntryColumn:
+        behavior = LOG_BEHAVIORS[value.kind]
+        led = Value(value.kind, None if behavior == schema.DESCRIPTION else behavior)
+        tokens = self.pieces.table.take(self.pieces.values(led) + objects[value.kind])
+        if led.behavior is None or not self.settings.behavior_tokens:
+            tokens = self.led(tokens)
+        pseudo = value.kind == "pseudo"
+        return EntryColumn(behavior, np.full(len(tokens), NO_QUERY) if pseudo else objects[value.kind], tokens)
 
     def evaluated(self, task: Task, content: Shown) -> Ragged:
         """Write prompts in the instruction that evaluation uses."""
@@ -278,7 +306,8 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
 
 
 def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol) -> dict[str, Any]:
-    """Write the logs that training reads, and those with the valid and test samples; return their counts.
+    """Write the logs and the alignment rows that training reads, and the logs with valid and test samples; return
+    the logs' counts.
 
     A target of training has half a row of history before it, one to rank as much as fits.
     """
@@ -291,6 +320,11 @@ def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol)
 
     training = corpus.samples.with_name("training_events.parquet")
     read, asked = stage.path("user_logs.parquet"), stage.path("asked_logs.parquet")
+    with TableWriter(schema.USER_LOGS, stage.path("alignment_logs.parquet")) as table:
+        for task in active_tasks(corpus.settings):
+            if task.source not in schema.TASKS:
+                for rows in corpus.alignment_rows(task):
+                    table.write(rows)
     return {
         "user_logs": write_logs(training, read, training_targets, corpus.entry_tokens, protocol, width, width // 2),
         "asked_logs": write_logs(events, asked, ranked, corpus.entry_tokens, protocol, width, width),

@@ -16,6 +16,15 @@ Kind = Literal["collaborative", "semantic", "query", "description", "pseudo"]
 #: Identifier or text that each behavior's object is written as (Eq. 11).
 BEHAVIOR_KINDS: Final[tuple[Kind, Kind, Kind]] = (SIDE_OF_TASK["rec"], "query", SIDE_OF_TASK["search"])
 
+#: Behavior of the log entry that each kind of content makes.
+LOG_BEHAVIORS: Final[Mapping[Kind, int]] = {
+    "collaborative": schema.RECOMMENDED_ITEM,
+    "semantic": schema.SEARCHED_ITEM,
+    "query": schema.SEARCHED_QUERY,
+    "pseudo": schema.SEARCHED_QUERY,
+    "description": schema.DESCRIPTION,
+}
+
 #: Token of each behavior b of Eq. 1.
 BEHAVIOR_TOKENS: Final = tuple(f"<{behavior}>" for behavior in schema.BEHAVIORS)
 

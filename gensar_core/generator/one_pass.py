@@ -26,7 +26,7 @@ from gensar_core.generator.backbones.load import load_corpus_tokenizer
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
-from gensar_core.generator.log_rows import LogRows
+from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
 from gensar_core.generator.trained import Hit, check_request, check_same_items, hits
@@ -54,17 +54,21 @@ def one_pass_task(
     start_from: Path | None = None,
 ) -> OnePassTask:
     """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``."""
-    if any(not isinstance(weight, int | float) for weight in settings.task_weights.values()):
-        raise UserError("task_weights: a causal model weighs losses; write factors in place of {examples: N}")
+    for name in LOG_TASKS:
+        if not isinstance(settings.task_weights.get(name, 1.0), int | float):  # type: ignore[call-overload]
+            raise UserError(
+                f"task_weights.{name}: logs are read whole; write a factor of the loss, not {{examples: N}}"
+            )
     if settings.label_smoothing and settings.likelihood == "catalogue":
         raise UserError("label_smoothing: a causal model over the catalogue is trained without it; set it to 0.0")
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     catalogue = load_catalogue(corpus, vocabulary, int(tokenizer.eos_token_id))
     logs = LogRows.load(corpus / "user_logs.parquet", vocabulary)
-    asked = LogRows.load(corpus / "asked_logs.parquet", vocabulary)
     queries = logs.object[logs.behavior == schema.SEARCHED_QUERY]
     n_queries = int(queries.max(initial=-1)) + 1
+    logs = logs.followed_by(LogRows.load(corpus / "alignment_logs.parquet", vocabulary))
+    asked = LogRows.load(corpus / "asked_logs.parquet", vocabulary)
     model = _model(settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)
     if settings.warm_start:
         if token_vectors is None:
@@ -88,7 +92,8 @@ def one_pass_task(
     if not validation:
         raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
     order_seed = derive_seed(seed, "order")
-    return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes)
+    trained = _settings(corpus).active_tasks
+    return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained)
 
 
 def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:

@@ -10,7 +10,6 @@ from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import check_lengths, load_examples
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
-from gensar_core.generator.backbones.load import is_causal
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.likelihoods import item_likelihoods
 from gensar_core.generator.one_pass import one_pass_task
@@ -28,7 +27,7 @@ from gensar_core.training.state import TrainingRecord
 #: Files of the corpus that every training reads, and those of trainings on prompts and on logs.
 _CORPUS = ("item_tokens.parquet", "trie.safetensors", "new_tokens.json", "tokenizer")
 _PROMPTS = ("train.parquet", "prompts.parquet", "templates.yaml")
-_LOGS = ("user_logs.parquet", "asked_logs.parquet")
+_LOGS = ("user_logs.parquet", "alignment_logs.parquet", "asked_logs.parquet")
 
 
 def train_generator(
@@ -105,7 +104,7 @@ def _train(
     start_from: Path | None,
     key: str,
 ) -> tuple[GeneratorTask | OnePassTask, TrainingRecord]:
-    build = one_pass_task if is_causal(settings.backbone) else _prompt_task
+    build = one_pass_task if settings.reads_logs else _prompt_task
     task: GeneratorTask | OnePassTask = build(corpus, samples, settings, seed, processes, token_vectors, start_from)
     record = train(
         task,

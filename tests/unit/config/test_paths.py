@@ -279,7 +279,14 @@ def test_a_causal_generator_reads_logs_in_place_of_prompts():
     trained, ranked = paths.training_corpus(plan, "shop", "log"), paths.ranking_corpus(plan, "shop", "log")
     names = [[path.rsplit("/", 1)[1] for path in files] for files in (trained, ranked)]
     assert names == [
-        ["user_logs.parquet", "asked_logs.parquet", "item_tokens.parquet", "new_tokens.json", "trie.safetensors"],
+        [
+            "user_logs.parquet",
+            "alignment_logs.parquet",
+            "asked_logs.parquet",
+            "item_tokens.parquet",
+            "new_tokens.json",
+            "trie.safetensors",
+        ],
         ["asked_logs.parquet", "item_tokens.parquet", "trie.safetensors"],
     ]
     assert paths.training_samples(plan, "shop", "log")[-1] == "results/shop/samples/training_events.parquet"
