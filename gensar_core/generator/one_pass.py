@@ -18,11 +18,11 @@ from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
 from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.live_prompts import Entry
+from gensar_core.corpora.tokenizer import load_corpus_tokenizer
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
-from gensar_core.generator.backbones.load import load_corpus_tokenizer
+from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch, pretrained
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
@@ -69,7 +69,7 @@ def one_pass_task(
     n_queries = int(queries.max(initial=-1)) + 1
     logs = logs.followed_by(LogRows.load(corpus / "alignment_logs.parquet", vocabulary))
     asked = LogRows.load(corpus / "asked_logs.parquet", vocabulary)
-    model = _model(settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)
+    model = _model(corpus, settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)
     if settings.warm_start:
         if token_vectors is None:
             raise UserError("warm_start: needs the file of token vectors; build it, or set warm_start: false")
@@ -105,6 +105,7 @@ def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
 
 
 def _model(
+    corpus: Path,
     settings: TrainingSettings,
     catalogue: Catalogue,
     n_queries: int,
@@ -116,16 +117,22 @@ def _model(
     depth = max(trie.depth for trie in catalogue.tries.values())
     if start_from is not None:
         model = CausalGenerator.load(start_from)
-        sizes = len(model.embeddings), len(model.node_vectors) or catalogue.nodes.count
-        if sizes != (vocabulary, catalogue.nodes.count):
+        nodes = len(model.node_vectors) or catalogue.nodes.count
+        if len(model.embeddings) < vocabulary or nodes != catalogue.nodes.count:
             raise UserError(f"start_from: {start_from} was trained on another corpus; name a generator of this corpus")
-    elif settings.backbone == "causal":
-        lm = from_scratch(settings.one_pass, vocabulary, tokenizer, seed)
-        model = CausalGenerator(lm, settings.one_pass, catalogue.nodes.count, n_queries, depth)
     else:
+        name = settings.pretrained_causal
+        lm = (
+            from_scratch(settings.one_pass, vocabulary, tokenizer, seed)
+            if name is None
+            else pretrained(name, tokenizer, corpus, seed)
+        )
+        model = CausalGenerator(lm, settings.one_pass, catalogue.nodes.count, n_queries, depth)
+    longest = _settings(corpus).log_tokens + depth
+    if longest > model.lm.config.max_position_embeddings:
         raise UserError(
-            f"backbone: {settings.backbone!r} is a causal language model, which can only be trained from scratch so "
-            "far; write 'causal'"
+            f"backbone: {settings.backbone!r} knows {model.lm.config.max_position_embeddings} positions, but rows of "
+            f"{corpus} have up to {longest}; lower the corpus' log_tokens"
         )
     model.lm.config.identifier_likelihood = settings.likelihood
     model.lm.config.one_pass = settings.one_pass.model_dump()

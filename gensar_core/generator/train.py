@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import check_lengths, load_examples
+from gensar_core.corpora.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.item_targets import target_tries
@@ -74,7 +75,7 @@ def train_generator(
         task, record = run(processes.tell(stage.key))
         folder = stage.path("config.json").parent
         task.save(folder)
-        backbone.load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
+        load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
         write_json(stage.path("curve.json"), record.history)
         stage.record(
             parameters=sum(parameter.numel() for parameter in task.module.parameters()),

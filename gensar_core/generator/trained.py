@@ -22,9 +22,10 @@ from gensar_core.corpora.read import (
     load_prompts,
     vocabulary_size,
 )
+from gensar_core.corpora.tokenizer import load_corpus_tokenizer
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model
+from gensar_core.generator.backbones.load import load_model
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates

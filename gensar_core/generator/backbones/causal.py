@@ -13,16 +13,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from gensar_core.config.generators import OnePassSettings
 from gensar_core.errors import UserError
+from gensar_core.generator.backbones.load import unloadable
+from gensar_core.generator.backbones.token_rows import add_corpus_tokens
 from gensar_core.generator.click_evidence import FEATURES
 from gensar_core.nn.dropout import dropout
+from gensar_core.runtime.hub import Hub
 from gensar_core.runtime.seeds import derive_seed
 
 #: File of the vectors and weights beside the Hugging Face folder.
 CATALOGUE_FILE: Final = "catalogue.safetensors"
+#: Families of pretrained models: the layers of each are named as in a Llama, and a mask of any shape is kept.
+_FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 #: Initial weights of the evidence of co-clicks; that of queries begins with them in search and at 0 in rec.
 _EVIDENCE: Final = 0.3
 
@@ -128,6 +133,29 @@ class CausalGenerator(torch.nn.Module):
         """Weigh the evidence [j, K] of continuations at a level of the trie: what it adds to their logits [j]."""
         floor = functional.softplus(self.evidence_floor[task, depth])
         return (torch.log(floor + evidence) * self.evidence_weight[task, depth]).sum(1)
+
+
+def pretrained(name: str, tokenizer: Any, corpus: Path, seed: int) -> Any:
+    """Load a pretrained causal language model, float32, with rows for the tokens of a corpus.
+
+    Raises UserError when it cannot be loaded, is of a family whose layers are not known here, or does not have the
+    tokenizer of the corpus.
+    """
+    hub = Hub(name)
+    try:
+        family = AutoConfig.from_pretrained(name, **hub.options).model_type
+        if family not in _FAMILIES:
+            raise UserError(f"backbone: 'causal:{name}' is a {family}; name one of {', '.join(_FAMILIES)}")
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **hub.options)
+    except UserError:
+        raise
+    except Exception as error:
+        # The hub's client has no common exception for missing and unreachable files.
+        raise unloadable(f"causal:{name}", hub.reason(error)) from error
+    add_corpus_tokens(model, name, tokenizer, corpus, seed)
+    # Identifiers end with the tokenizer's end of sequence, whatever the model was trained to end its texts with.
+    model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return model
 
 
 def from_scratch(settings: OnePassSettings, vocabulary: int, tokenizer: Any, seed: int) -> Any:
