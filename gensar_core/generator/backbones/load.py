@@ -13,7 +13,6 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.corpora import read as corpora
@@ -65,10 +64,10 @@ def load_model(name: str) -> Backbone:
     except Exception as error:
         raise unloadable(name, hub.reason(error)) from error
     if model_type not in ("t5", "mt5"):
-        cure = "name a T5 or mT5 model, or write 'scratch'"
-        if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            cure = f"a causal language model is named 'causal:{name}'"
-        raise UserError(f"backbone: {name!r} is a {model_type}; {cure}")
+        raise UserError(
+            f"backbone: {name!r} is a {model_type}; name a T5 or mT5 model, write 'scratch', or 'causal:{name}' for a "
+            "causal language model"
+        )
     try:
         model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **hub.options)
     except Exception as error:

@@ -189,7 +189,7 @@ def cut(row):
     [
         ("causal:missing", {}, "'causal:missing' cannot be loaded"),
         ("causal:gpt2", {}, "'causal:.*' is a gpt2; name one of llama"),
-        ("gpt2", {}, "is a gpt2; a causal language model is named 'causal:"),
+        ("gpt2", {}, "is a gpt2; .* or 'causal:gpt2' for a causal"),
         (
             "causal:base",
             {"max_position_embeddings": 64},
