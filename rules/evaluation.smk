@@ -65,6 +65,34 @@ rule full_table:
         "../workflow_scripts/full_table.py"
 
 
+rule cold_items:
+    input:
+        ranks=by_wildcards(paths.table_ranks),
+        training=paths.TRAINING_EVENTS,
+    output:
+        multiext("results/tables/{dataset}_cold", ".md", ".stage.json"),
+        multiext("results/figures/{dataset}_cold", ".png", ".stage.json"),
+        csv="results/tables/{dataset}_cold.csv",
+        svg=report(
+            "results/figures/{dataset}_cold.svg",
+            caption="../report/cold.rst",
+            category="Figures",
+            labels={"data set": "{dataset}", "figure": "cold items"},
+        ),
+    log:
+        "results/{dataset}/logs/cold_items.log",
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=scaled(1000, 20),
+        runtime=scaled(10, 0.1),
+    params:
+        rows=by_wildcards(paths.table_rows),
+        code=code_of("cold_items"),
+    script:
+        "../workflow_scripts/cold_items.py"
+
+
 rule comparison_figure:
     input:
         by_wildcards(paths.figure_ranks),

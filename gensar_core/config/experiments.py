@@ -35,10 +35,10 @@ _SECTIONS = (
 
 #: Values of NAME in results/tables/{dataset}_NAME.csv besides entries of `tables`. Each table also has a file
 #: {dataset}_{table}_costs.csv.
-_OTHER_TABLES = ("full", "costs", "statistics")
+_OTHER_TABLES = ("full", "cold", "costs", "statistics")
 #: Values of NAME in results/figures/{dataset}_NAME.svg besides entries of `figures`. Each trained model also has a file
 #: {dataset}_{model}_training.svg.
-_OTHER_FIGURES = ("distributions", "training", "collisions")
+_OTHER_FIGURES = ("distributions", "training", "collisions", "cold")
 #: Folders in results/ besides those of the data sets.
 _OTHER_FOLDERS = {"tables", "figures", "overview"}
 

@@ -81,6 +81,7 @@ def targets(values):
         *paths,
         *(f"results/tables/{dataset}_costs.csv" for dataset in experiments.datasets),
         "results/tables/demo_demo_costs.csv",
+        *(f"results/tables/{dataset}_cold.csv" for dataset in experiments.datasets),
         "results/tables/demo_full.csv",
     ]
 
@@ -297,7 +298,16 @@ def test_a_new_ablation_builds_only_what_is_new(plans):
     )
     assert {job for job in needed if job not in plans.jobs} == new
     # Beside what is new, only what shows all rows.
-    pages = {"overall_table", "named_table", "full_table", "costs", "named_costs", "training_curves", "overview"}
+    pages = {
+        "overall_table",
+        "named_table",
+        "full_table",
+        "cold_items",
+        "costs",
+        "named_costs",
+        "training_curves",
+        "overview",
+    }
     assert {job[0] for job in needed - new} == pages
 
 
@@ -321,7 +331,7 @@ def test_another_seed_trains_what_draws_and_shares_the_rest(plans):
     )
     # Samples, candidates and text vectors are there, and so is each row that counts or compares.
     assert {job for job in needed if job not in plans.jobs} == new
-    pages = {"overall_table", "named_table", "full_table", "costs", "named_costs", "overview"}
+    pages = {"overall_table", "named_table", "full_table", "cold_items", "costs", "named_costs", "overview"}
     assert {job[0] for job in needed - new} == pages
 
 
