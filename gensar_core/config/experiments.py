@@ -111,7 +111,8 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
 def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Experiments:
     """Add the corpora and identifiers that generators override in place."""
     sections: dict[str, dict[str, Settings]] = {}
-    for section, model in (("corpora", CorpusSettings), ("identifiers", IdentifierSettings)):
+    models: dict[str, Any] = {"corpora": CorpusSettings, "identifiers": IdentifierSettings}
+    for section, model in models.items():
         sections[section] = {**getattr(experiments, section)}
         for name, keys in in_place.derived[section].items():
             sections[section][name] = validate(model, keys, where, in_place.path_as_written(f"{section}.{name}"))
