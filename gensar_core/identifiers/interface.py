@@ -87,7 +87,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Side:
+class SideIdentifiers:
     """Hold one side's identifiers of all items, in the order of their ids."""
 
     #: A row of codes or a text for each item, as ``scheme`` says.
@@ -105,7 +105,7 @@ class Kind(Generic[S]):
 
     settings: type[S]
     paper: str
-    build: Callable[[S, KindData, Work], Mapping[str, Side]]
+    build: Callable[[S, KindData, Work], Mapping[str, SideIdentifiers]]
 
 
 def identifier_kinds() -> list[str]:

@@ -5,7 +5,7 @@ The name of a file is what `kind` of an entry of `identifiers` may be. It binds 
 - ``settings``, the model of what the kind reads, from `config.identifiers`. Its ``inputs`` declare the data (keys of
   `identifiers.interface.INPUTS`); the rule `identifiers` asks for their files, and the kind gets the paths of no others.
 - ``paper``, its source.
-- ``build``, a function of (settings, data, work) that returns an `identifiers.interface.Side` for each side that it
+- ``build``, a function of (settings, data, work) that returns an `identifiers.interface.SideIdentifiers` for each side that it
   builds. Where it builds one, both sides get these identifiers. ``work`` holds the seed, the folder of checkpoints, and
   the running stage, for files of the kind's own (``work.stage.path``) and counts (``work.stage.record``). A training
   writes its curve as curve.json, which the figure of trainings then draws.
