@@ -37,13 +37,15 @@ class SinkhornSettings(Settings):
 
 
 class KindSettings(Settings):
-    """Hold what a kind of identifiers reads. ``inputs`` names the data that it is built from.
+    """Hold what a kind of identifiers reads.
 
-    The keys are those of `identifiers.interface.INPUTS`. They stand here, and not in the kind's file, because the
-    workflow asks for them before it loads any code of a kind.
+    ``inputs`` names the data that it is built from, by keys of `identifiers.interface.INPUTS`; ``leaves_curve`` says
+    whether its training writes curve.json. They stand here, and not in the kind's file, because the workflow asks for
+    them before it loads any code of a kind.
     """
 
     inputs: ClassVar[tuple[str, ...]]
+    leaves_curve: ClassVar[bool] = False
 
     kind: str
 
@@ -52,6 +54,7 @@ class QuantizerSettings(KindSettings):
     """Quantize vectors level by level, each level what the levels before it left over; one or two sides."""
 
     inputs = ("vectors",)
+    leaves_curve = True
 
     kind: Literal["rqvae", "rq_kmeans"] = "rqvae"
     """`rqvae` learns encoders, decoders and codebooks; `rq_kmeans` clusters the vectors themselves, without

@@ -57,6 +57,11 @@ class Encoder:
         ids = self._backend.encode(token + text, add_special_tokens=False).ids
         return np.asarray(ids[1:], dtype=np.int32)
 
+    def after_word(self, text: str) -> np.ndarray:
+        """Return the token ids of a text, such as punctuation, that directly follows a word, int32."""
+        rows = self.encode(["a", "a" + text])
+        return rows.values[rows.offsets[1] + rows.lengths[0] :]
+
     def cut(self, texts: Sequence[str], limit: int) -> list[str]:
         """Cut each text to its longest beginning that ends with a word and has at most ``limit`` tokens.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,12 @@ class KindData:
     queries: Path | None = None
     #: The canonical items: their number, titles and texts.
     items: Path | None = None
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, Path]) -> KindData:
+        """Take files by what they are: vectors by their side, tables by the names of these fields."""
+        tables = {name: path for name, path in files.items() if name not in schema.SIDES}
+        return cls({side: files[side] for side in schema.SIDES if side in files}, **tables)
 
     def declared(self, inputs: tuple[str, ...]) -> KindData:
         """Return the same with the paths of ``inputs`` alone. Raises UserError when one of these is missing."""
@@ -106,6 +113,12 @@ class Kind(Generic[S]):
     settings: type[S]
     paper: str
     build: Callable[[S, KindData, Work], Mapping[str, SideIdentifiers]]
+
+
+def read_settings(text: str) -> KindSettings:
+    """Read the settings of any kind from their JSON."""
+    settings: KindSettings = find_kind(json.loads(text)["kind"]).settings.model_validate_json(text)
+    return settings
 
 
 def identifier_kinds() -> list[str]:

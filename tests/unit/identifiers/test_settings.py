@@ -1,4 +1,4 @@
-"""Settings of identifiers: sizes by level, what `rq-kmeans` reads, and mistakes reported with their place."""
+"""Settings of identifiers: sizes by level, what `rq_kmeans` reads, and mistakes reported with their place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gensar_core.config.experiments import load_experiments
-from gensar_core.config.identifiers import IdentifierSettings, QuantizerSettings
+from gensar_core.config.identifiers import QuantizerSettings, RqKmeansIdentifiers, RqvaeIdentifiers
 from gensar_core.errors import UserError
 
 
@@ -55,9 +55,9 @@ def test_compared_identifiers_must_be_entries() -> None:
 
 def test_residual_kmeans_ignores_settings_of_training() -> None:
     first, second = (
-        IdentifierSettings(semantic="minilm", quantizer="rq-kmeans", epochs=epochs, latent_size=8, codebook_size=32)
+        RqKmeansIdentifiers(semantic="minilm", kind="rq_kmeans", epochs=epochs, latent_size=8, codebook_size=32)
         for epochs in (5, 50)
     )
-    assert first.quantization() == second.quantization()
-    assert first.quantization().codebook_size == 32
-    assert IdentifierSettings(semantic="minilm", epochs=5).quantization().epochs == 5
+    assert first.of_stage() == second.of_stage()
+    assert first.of_stage().codebook_size == 32
+    assert RqvaeIdentifiers(semantic="minilm", epochs=5).of_stage().epochs == 5
