@@ -53,8 +53,8 @@ class KindData:
 
     def declared(self, inputs: tuple[str, ...]) -> KindData:
         """Return the same with the paths of ``inputs`` alone. Raises UserError when one of these is missing."""
-        fields = {name for one in inputs for name in INPUTS[one]}
-        for name in sorted(fields):
+        fields = dict.fromkeys(name for one in inputs for name in INPUTS[one])
+        for name in fields:
             if not getattr(self, name):
                 raise UserError(f"identifiers: {_MISSING[name]}")
         return KindData(**{name: getattr(self, name) for name in fields})

@@ -63,6 +63,8 @@ def rotation(vectors: np.ndarray, subspaces: int, size: int, seed: int) -> np.nd
 
 
 def _build(settings: ProductSettings, data: KindData, work: Work) -> dict[str, SideIdentifiers]:
+    if len(data.vectors) > 1:
+        raise UserError("identifiers: product quantization takes one embedding, semantic or collaborative")
     ((side, matrix),) = read_sides(data.vectors).items()
     vectors = matrix.cpu().numpy()
     items, dimensions = vectors.shape

@@ -39,6 +39,12 @@ def test_codebook_size_is_one_number_for_all_levels_or_a_list() -> None:
         ({"sinkhorn": {"rounds": 5}}, r"identifiers.joint.sinkhorn.rounds: unknown key"),
         ({"collisions": "digit"}, r"identifiers.joint.collisions: .*'extra_digit'"),
         ({"shared_levels": 0, "specific_levels": 0}, "at least one level"),
+        ({"semantic": None}, r"identifiers.joint: .*name an embedding"),
+        ({"quantizer": "rq-kmeans"}, r"identifiers.joint.quantizer: unknown key; write kind \(rqvae or rq_kmeans\)"),
+        ({"kind": "numbrs"}, r"identifiers.joint.kind: 'numbrs' is no kind; did you mean 'numbers'\?"),
+        ({"kind": "numbers"}, r"identifiers.joint.semantic: unknown key; known keys: below, kind, seed"),
+        ({"kind": "product", "collaborative": "minilm"}, r"identifiers.joint: .*name one embedding"),
+        ({"kind": "product", "subspace": 3}, r"identifiers.joint.subspace: unknown key; did you mean 'subspaces'\?"),
     ],
 )
 def test_mistakes_are_reported_with_their_place(values: dict[str, Any], message: str) -> None:
@@ -51,6 +57,13 @@ def test_compared_identifiers_must_be_entries() -> None:
     values["datasets"]["shop"]["compared_identifiers"] = ["joint", "single"]
     with pytest.raises(UserError, match=r"datasets.shop.compared_identifiers.1: 'single' is not an entry of identif"):
         load_experiments(values)
+
+
+def test_an_entry_without_a_kind_is_an_rqvae_whose_base_may_be_overridden() -> None:
+    values = experiments().model_dump(mode="json")
+    values["identifiers"] = {"joint": {"semantic": "minilm"}, "quick": {"base": "joint", "kind": "rq_kmeans"}}
+    entries = load_experiments(values).identifiers
+    assert [type(entry) for entry in entries.values()] == [RqvaeIdentifiers, RqKmeansIdentifiers]
 
 
 def test_residual_kmeans_ignores_settings_of_training() -> None:
