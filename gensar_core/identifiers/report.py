@@ -23,7 +23,8 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
     For each side, it holds the metrics in the identifiers' stage record (collisions, usage, perplexity, unexplained
     variance) and, for each prefix length, how much likelier than by chance two items with the same prefix are to share
     a category, or to be clicked one after the other by the same user. A prefix of a text is its first words; each digit
-    counts as one. ``canonical`` holds items.parquet and events.parquet. Raises UserError when these belong to another data set than the identifiers.
+    counts as one. ``canonical`` holds items.parquet and events.parquet. Raises UserError when these belong to another
+    data set than the identifiers.
     """
     files = [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
     tables = [canonical / "items.parquet", canonical / "events.parquet"]

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from gensar_core import schema
 from gensar_core.config.base import Settings, validate
@@ -18,7 +19,6 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import write_json
 from gensar_core.schema import SIDES
-
 
 #: The parts of a text that are compared: digits one by one, other characters by words.
 _PARTS: Final = re.compile(r"\d|[^\s\d]+")
@@ -31,8 +31,8 @@ class Scheme(Settings):
     into which the corpus tokenizer splits the text.
     """
 
-    levels: list[str] = []
-    sizes: list[int] = []
+    levels: list[str] = Field(default_factory=list)
+    sizes: list[int] = Field(default_factory=list)
     rows: Literal["codes", "text"] = "codes"
 
 

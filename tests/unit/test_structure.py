@@ -243,7 +243,7 @@ def test_a_public_name_means_one_thing():
 FIELD_WORDS = """
     attention bm25 causal comparison contrastive corpora cost cross curve data dataset doc2query dropout embedding encoder entropy
     example k core kuaisar linear loss metadata model negative next node normalization ids plateau popularity product
-    pseudo quality raw recommender review rqvae scoring sequence sequential shop shopper significance sinkhorn softmax
+    pseudo quality quantizer raw recommender review rqvae scoring sequence sequential shop shopper significance sinkhorn softmax
     statistics t5 tensor text tokenizer tower train trained training unifiedssr unique validation vocabulary word
 """
 FLOW_WORDS = """
@@ -264,7 +264,9 @@ def test_file_names_are_made_of_the_glossary_and_plain_words():
     what a user writes."""
     glossary = re.findall(r"\*\*([^*]+)\*\*", (ROOT / "docs" / "glossary.md").read_text().lower())
     plain = {*" ".join(glossary).split(), *FIELD_WORDS.split(), *FLOW_WORDS.split()}
-    files = [file for _, file in modules() if file.parent.name not in {"methods", "kinds"} and not file.stem.startswith("__")]
+    files = [
+        file for _, file in modules() if file.parent.name not in {"methods", "kinds"} and not file.stem.startswith("__")
+    ]
     unknown = {
         str(file.relative_to(ROOT)): word
         for file in files

@@ -1,9 +1,9 @@
 """Cluster the graph of items that the same users clicked; an identifier is the path to an item's leaf (P5-CID).
 
 Collaborative indexing of Hua et al. (2023): spectral clustering divides the items, and each cluster that is too large
-again, until all are leaves. Clusters are numbered in the order in which they are made, modulo the largest size of a leaf,
-so that few tokens serve all levels; a last code tells the items of a leaf apart. No identifier is the beginning of
-another: clusters side by side have different numbers, and what ends in a leaf goes through no other.
+again, until all are leaves. Clusters are numbered in the order in which they are made, modulo the largest size of a
+leaf, so that few tokens serve all levels; a last code tells the items of a leaf apart. No identifier is the beginning
+of another: clusters side by side have different numbers, and what ends in a leaf goes through no other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TOLERANCE: Final = 1e-3
 _RESTARTS: Final = 300
 
 
-def co_clicks(users: np.ndarray, items: np.ndarray, n_items: int) -> csr_matrix:
+def click_graph(users: np.ndarray, items: np.ndarray, n_items: int) -> csr_matrix:
     """Count pairs of clicks of one user on two different items, [n_items, n_items], symmetric.
 
     ``users`` and ``items`` [clicks] are aligned. A user who clicked i twice and j three times adds 6 to both (i, j) and
@@ -97,7 +97,11 @@ def cluster_paths(graph: csr_matrix, parts: int, leaf_size: int, seed: int) -> t
     """
     alone = np.asarray(graph.sum(axis=1)).ravel() == 0
     linked, unlinked = np.flatnonzero(~alone), np.flatnonzero(alone)
-    top = [linked] if len(linked) <= leaf_size else [linked[group] for group in divided(_within(graph, linked), parts, seed)]
+    top = (
+        [linked]
+        if len(linked) <= leaf_size
+        else [linked[group] for group in divided(_within(graph, linked), parts, seed)]
+    )
     waiting: deque[tuple[np.ndarray, list[int]]] = deque()
     made = 0
     for group in [*top, unlinked]:
@@ -129,9 +133,11 @@ def _build(settings: ClusterSettings, data: KindData, work: Work) -> dict[str, S
     items = data.n_items()
     clicks = schema.EVENTS.read(data.path("training_events")).filter(pl.col("task") == "rec")
     users, clicked = (clicks.get_column(name).to_numpy() for name in ("user_id", "item_id"))
-    graph = co_clicks(users, clicked, items)
+    graph = click_graph(users, clicked, items)
     leaves, paths = cluster_paths(graph, settings.parts, settings.leaf_size, derive_seed(work.seed, "clusters"))
-    work.stage.record(leaves=len(leaves), edges=graph.nnz // 2, items_without_edges=int((graph.getnnz(axis=1) == 0).sum()))
+    work.stage.record(
+        leaves=len(leaves), edges=graph.nnz // 2, items_without_edges=int((graph.getnnz(axis=1) == 0).sum())
+    )
     codes: list[list[int]] = [[] for _ in range(items)]
     rng = generator(work.seed, "last codes")
     for leaf, path in zip(leaves, paths, strict=True):

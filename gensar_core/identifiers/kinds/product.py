@@ -1,4 +1,4 @@
-"""Quantize equal parts of a vector on their own: WebUltron's identifiers by product quantization (24 parts x 256 codes).
+"""Quantize equal parts of a vector on their own: WebUltron's identifiers by product quantization (24 parts x 256).
 
 A product quantizer is a residual quantizer whose codebooks are zero outside of their parts: no level touches what
 another quantizes. So the unique assignment of `identifiers.unique` applies as it is.

@@ -1,7 +1,7 @@
 """Learn encoders and codebooks by a joint RQ-VAE; items' identifiers are their codes (paper, section 3.2).
 
-TIGER's identifiers are those of one embedding with `specific_levels: 3`, `shared_levels: 0` and `collisions: extra_digit`;
-LC-Rec's those with 4 levels, `sinkhorn` on the last one and `collisions: sinkhorn_repair`.
+TIGER's identifiers are those of one embedding with three levels (`shared_levels: 0`, `specific_levels: 3`) and
+`collisions: extra_digit`. LC-Rec's have four levels, `sinkhorn` on the last one and `collisions: sinkhorn_repair`.
 """
 
 from __future__ import annotations

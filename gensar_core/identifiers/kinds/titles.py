@@ -1,8 +1,8 @@
 """Take the words of titles as identifiers, in pieces of the tokenizer: what a URL is to WebUltron. Both sides get them.
 
 As WebUltron treats page titles: lower case, no digits, a limited length, and more words where a title has two or fewer.
-A page's URL supplies these; an item's brand does here. Equal texts are told apart by a number at the end, which no title
-has, since titles lose their digits. The first item with a text keeps it as it is.
+A page's URL supplies these; an item's brand does here. Equal texts are told apart by a number at the end, which no
+title has, since titles lose their digits. The first item with a text keeps it as it is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def title_texts(titles: Sequence[str], brands: Sequence[str], max_words: int) ->
     return texts
 
 
-def numbered(texts: Sequence[str]) -> list[str]:
+def told_apart(texts: Sequence[str]) -> list[str]:
     """Tell equal texts apart: the second item with a text gets a 2 at the end, the third a 3."""
     seen: Counter[str] = Counter()
     different = []
@@ -46,11 +46,11 @@ def numbered(texts: Sequence[str]) -> list[str]:
     return different
 
 
-def _build(settings: TitleSettings, data: KindData, work: Work) -> dict[str, SideIdentifiers]:
+def _build(settings: TitleSettings, data: KindData, _: Work) -> dict[str, SideIdentifiers]:
     items = schema.ITEMS.read(data.path("items")).sort("item_id")
     texts = title_texts(items.get_column("title").to_list(), items.get_column("brand").to_list(), settings.max_words)
     raw, _ = row_collisions(texts)
-    return {"semantic": SideIdentifiers(numbered(texts), Scheme(rows="text"), counts={"raw_collision_rate": raw})}
+    return {"semantic": SideIdentifiers(told_apart(texts), Scheme(rows="text"), counts={"raw_collision_rate": raw})}
 
 
 KIND: Final = Kind(

@@ -445,7 +445,7 @@ def test_identifiers_without_vectors_give_no_warm_start_and_draw_no_curve():
     values = copy.deepcopy(VALUES)
     values["corpora"]["full"]["identifier"] = "random"
     values["datasets"]["shop"]["compared_identifiers"] = ["words", "titles"]
-    plan = paths.Plan(*with_seeds(load_experiments(values), lambda kind: False), lambda kind: False, lambda kind: False)
+    plan = paths.Plan(*with_seeds(load_experiments(values), _never), _never, _never)
     with pytest.raises(UserError, match=r"generators.gensar.warm_start: .* built from no embedding"):
         paths.generator_token_vectors(plan, "shop", "gensar")
     assert paths.drawn_identifiers(plan, "shop", "") == ["words"]
@@ -455,7 +455,11 @@ def test_copies_of_a_table_over_seeds_share_identifiers_that_draw_nothing():
     for identifier, copied in (("titles", []), ("random", ["random-seed1"])):
         values = copy.deepcopy(VALUES)
         values["corpora"]["short"]["identifier"] = identifier
-        experiments, _ = with_seeds(load_experiments(values), lambda kind: False)
+        experiments, _ = with_seeds(load_experiments(values), _never)
         # `joint-seed1` belongs to the other rows.
         copies = {name for name in experiments.identifiers if name.endswith("-seed1")}
         assert copies - {"joint-seed1"} == set(copied)
+
+
+def _never(_kind):
+    return False

@@ -111,7 +111,7 @@ def test_a_corpus_of_texts_alone_needs_no_added_token(tmp_path: Path) -> None:
     shop = write_shop(tmp_path / "shop", TEXTS)
     frame = schema.IDENTIFIERS.read(shop / "identifiers.parquet").with_columns(collaborative_text="semantic_text")
     schema.IDENTIFIERS.write(frame, shop / "identifiers.parquet")
-    write_json(shop / "vocabulary.json", dict.fromkeys(schema.SIDES, {"rows": "text"}))
+    write_json(shop / "vocabulary.json", {side: {"rows": "text"} for side in schema.SIDES})
     settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400, behavior_tokens=False)
     build_corpus(shop, shop, shop, tmp_path / "corpus", settings, 7)
     assert new_tokens(tmp_path / "corpus") == {}

@@ -89,7 +89,9 @@ def test_identifiers_are_unique_with_any_levels_and_sides(
     assert not checkpoints.exists()
     assert frame.get_column("item_id").to_list() == list(range(150))
     sizes = changes.get("codebook_size", [16] * 3)
-    schemes = {side: {"levels": names, "sizes": sizes, "rows": "codes"} for side, names in zip(SIDES, levels, strict=True)}
+    schemes = {
+        side: {"levels": names, "sizes": sizes, "rows": "codes"} for side, names in zip(SIDES, levels, strict=True)
+    }
     assert read_json(output / "vocabulary.json") == schemes
     for side in SIDES:
         assert frame.get_column(side).n_unique() == 150
@@ -135,9 +137,7 @@ def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
-def test_items_that_did_not_move_have_the_nearest_codes(
-    vectors: dict[str, Path], tmp_path: Path, kind: str
-) -> None:
+def test_items_that_did_not_move_have_the_nearest_codes(vectors: dict[str, Path], tmp_path: Path, kind: str) -> None:
     frame = build(vectors, tmp_path, kind=kind)
     model = load_rqvae(tmp_path / "model.safetensors")
     raw = model.encode_latents(model.all_latents(model.scale(read_sides(vectors))))

@@ -18,7 +18,7 @@ from gensar_core.corpora.trie import TokenTrie
 from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.interface import KindData
-from gensar_core.identifiers.kinds.clusters import _LOPSIDED, cluster_paths, co_clicks, divided
+from gensar_core.identifiers.kinds.clusters import _LOPSIDED, click_graph, cluster_paths, divided
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import read_record
 from tests.support.samples_logs import event, write_canonical
@@ -45,13 +45,13 @@ def test_the_graph_counts_pairs_of_clicks_of_one_user(clicks: list[tuple[int, in
         if user == other_user and item != other:
             expected[item, other] += 1
             expected[other, item] += 1
-    np.testing.assert_array_equal(co_clicks(users, items, 6).toarray(), expected)
+    np.testing.assert_array_equal(click_graph(users, items, 6).toarray(), expected)
 
 
 @pytest.mark.parametrize("sizes", [[30, 30], [20, 50], [400, 400]])
 def test_two_blocks_are_two_clusters(sizes: list[int]) -> None:
     """The largest has too many items for a dense decomposition."""
-    first, second = divided(co_clicks(*blocks(sizes), sum(sizes)), 2, seed=3)
+    first, second = divided(click_graph(*blocks(sizes), sum(sizes)), 2, seed=3)
     np.testing.assert_array_equal(first, np.arange(sizes[0]))
     np.testing.assert_array_equal(second, np.arange(sizes[0], sum(sizes)))
 
@@ -59,7 +59,7 @@ def test_two_blocks_are_two_clusters(sizes: list[int]) -> None:
 def test_what_spectral_clustering_leaves_together_is_cut_evenly() -> None:
     """All items are alike: every user clicked all of them."""
     users, items = np.repeat(np.arange(5), 30), np.tile(np.arange(30), 5)
-    groups = divided(co_clicks(users, items, 30), 3, seed=0)
+    groups = divided(click_graph(users, items, 30), 3, seed=0)
     assert sorted(np.concatenate(groups).tolist()) == list(range(30))
     assert max(map(len, groups)) <= _LOPSIDED * 30
 
@@ -76,7 +76,7 @@ def test_paths_lead_to_small_leaves_that_hold_each_item_once(
     sizes: list[int], unclicked: int, parts: int, leaf_size: int, seed: int
 ) -> None:
     items = sum(sizes) + unclicked
-    leaves, paths = cluster_paths(co_clicks(*blocks(sizes, seed), items), parts, leaf_size, seed)
+    leaves, paths = cluster_paths(click_graph(*blocks(sizes, seed), items), parts, leaf_size, seed)
     assert sorted(item for leaf in leaves for item in leaf.tolist()) == list(range(items))
     assert max(map(len, leaves)) <= leaf_size
     assert all(path and max(path) < leaf_size for path in paths)
@@ -128,17 +128,19 @@ def test_random_last_codes_differ_and_come_from_the_seed(tmp_path: Path) -> None
     last = one.sides["semantic"].values[1::2]
     assert len(set(last.tolist())) == 8
     assert last.tolist() != sorted(last.tolist())
-    assert (tmp_path / "one/out/identifiers.parquet").read_bytes() == (tmp_path / "two/out/identifiers.parquet").read_bytes()
+    assert (tmp_path / "one/out/identifiers.parquet").read_bytes() == (
+        tmp_path / "two/out/identifiers.parquet"
+    ).read_bytes()
     assert Counter(two.sides["semantic"].lengths.tolist()) == {2: 8}
 
 
 def test_clicks_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="built from clicks: give it the table training_events.parquet"):
+    with pytest.raises(UserError, match="built from clicks: give it the table training_events"):
         build_identifiers(KindData(), tmp_path, ClusterSettings(kind="clusters"), 5, None)
 
 
 def test_a_leaf_must_have_more_codes_than_clusters_side_by_side() -> None:
-    with pytest.raises(ValidationError, match="leaf_size is 20; with 20 parts .* write 21 or more"):
+    with pytest.raises(ValidationError, match=r"leaf_size is 20; with 20 parts .* write 21 or more"):
         ClusterSettings(kind="clusters", leaf_size=20)
 
 

@@ -26,9 +26,9 @@ from gensar_core.identifiers.collisions import occurrence
 from gensar_core.identifiers.interface import INPUTS, KindData, find_kind, identifier_kinds, read_settings
 from gensar_core.identifiers.kinds.numbers import random_numbers
 from gensar_core.identifiers.kinds.product import nearest_parts, product_codebooks, rotation
-from gensar_core.identifiers.kinds.titles import numbered, title_texts
-from gensar_core.identifiers.rqvae import load_rqvae
+from gensar_core.identifiers.kinds.titles import title_texts, told_apart
 from gensar_core.identifiers.quantizer import read_sides
+from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
@@ -71,7 +71,7 @@ def test_each_kind_names_its_settings_and_declares_known_inputs() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UserError, match="no kind 'letters' .*numbers"):
+    with pytest.raises(UserError, match=r"no kind 'letters' .*numbers"):
         find_kind("letters")
 
 
@@ -161,9 +161,7 @@ def test_a_rotation_is_orthogonal_and_loses_less_than_none() -> None:
 def test_product_codes_are_made_unique_as_the_setting_says(vectors: Path, tmp_path: Path, rotate: bool) -> None:
     tables, counts = {}, {}
     for collisions in ("none", "unique", "extra_digit"):
-        settings = ProductSettings(
-            kind="product", subspaces=3, codebook_size=16, collisions=collisions, rotate=rotate
-        )
+        settings = ProductSettings(kind="product", subspaces=3, codebook_size=16, collisions=collisions, rotate=rotate)
         build_identifiers(KindData({"collaborative": vectors}), tmp_path / collisions, settings, 1, None)
         tables[collisions] = schema.IDENTIFIERS.read(tmp_path / collisions / "identifiers.parquet")
         counts[collisions] = read_record(tmp_path / collisions / "stage.json")["counts"]["collaborative"]
@@ -242,7 +240,7 @@ def test_titles_lose_case_digits_and_punctuation_and_short_ones_get_the_brand() 
 
 @given(st.lists(st.text("ab ", max_size=3), max_size=20))
 def test_equal_titles_are_told_apart_by_a_number_that_no_title_has(titles: list[str]) -> None:
-    texts = numbered(title_texts(titles, [""] * len(titles), 16))
+    texts = told_apart(title_texts(titles, [""] * len(titles), 16))
     assert len(set(texts)) == len(texts)
     seen: dict[str, int] = {}
     for title, text in zip(titles, texts, strict=True):
