@@ -171,7 +171,7 @@ _IDENTIFIER_INPUTS: Final[Mapping[str, Mapping[str, str]]] = {
     "vectors": {},
     "clicks": {"training_events": TRAINING_EVENTS},
     "searches": {"training_events": TRAINING_EVENTS, "queries": _QUERIES},
-    "items": {"items": _ITEMS},
+    "items": {"item_texts": _ITEMS},
 }
 
 

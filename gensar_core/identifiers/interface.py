@@ -28,7 +28,7 @@ INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
     "vectors": ("vectors",),
     "clicks": ("training_events",),
     "searches": ("training_events", "queries"),
-    "items": ("items",),
+    "items": ("item_texts",),
 }
 
 
@@ -43,7 +43,7 @@ class KindData:
     #: The canonical queries.
     queries: Path | None = None
     #: The canonical items: their number, titles and texts.
-    items: Path | None = None
+    item_texts: Path | None = None
 
     @classmethod
     def of_files(cls, files: Mapping[str, Path]) -> KindData:
@@ -62,12 +62,12 @@ class KindData:
     @property
     def paths(self) -> list[Path]:
         """List all paths."""
-        others = (self.training_events, self.queries, self.items)
+        others = (self.training_events, self.queries, self.item_texts)
         return [*self.vectors.values(), *(path for path in others if path is not None)]
 
     def n_items(self) -> int:
-        """Count the items of ``items``."""
-        return len(schema.ITEMS.read(self.path("items")))
+        """Count the items of ``item_texts``."""
+        return len(schema.ITEMS.read(self.path("item_texts")))
 
     def path(self, name: str) -> Path:
         """Return a path that the kind declares."""
@@ -80,7 +80,7 @@ _MISSING: Final = {
     "vectors": "give a semantic embedding, a collaborative one, or both",
     "training_events": "this kind is built from clicks: give it the table training_events.parquet",
     "queries": "this kind is built from searches: give it the table queries.parquet",
-    "items": "this kind is built from the items: give it the table items.parquet",
+    "item_texts": "this kind is built from the items: give it the table items.parquet",
 }
 
 

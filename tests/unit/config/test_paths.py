@@ -126,10 +126,10 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
                 "product": {"collaborative": "results/shop/embeddings/clicks/vectors.safetensors"},
                 "pairs": {
                     "training_events": "results/shop/samples/training_events.parquet",
-                    "items": "results/shop/canonical/items.parquet",
+                    "item_texts": "results/shop/canonical/items.parquet",
                 },
-                "random": {"items": "results/shop/canonical/items.parquet"},
-                "titles": {"items": "results/shop/canonical/items.parquet"},
+                "random": {"item_texts": "results/shop/canonical/items.parquet"},
+                "titles": {"item_texts": "results/shop/canonical/items.parquet"},
             }.items()
         ],
         (paths.identifier_module, ("words",), "gensar_core.identifiers.kinds.rqvae"),

@@ -91,7 +91,7 @@ def build(folder: Path, clicks: list[tuple[int, int]], items: int, **changes: ob
     last = max(clicks)[0]
     log += [event(last, 10**6 + item, item, query=0, session=item) for item in (0, items - 1)]
     write_canonical(folder / "canonical", log, items=items)
-    data = KindData(training_events=folder / "canonical/events.parquet", items=folder / "canonical/items.parquet")
+    data = KindData(training_events=folder / "canonical/events.parquet", item_texts=folder / "canonical/items.parquet")
     kind = ClusterSettings.model_validate({"kind": "clusters", "parts": 2, "leaf_size": 16, **changes})
     build_identifiers(data, folder / "out", kind, 5, None)
     return IdentifierTable.load(folder / "out")

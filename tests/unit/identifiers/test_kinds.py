@@ -90,10 +90,10 @@ def test_missing_data_is_told(settings: Any, message: str, tmp_path: Path) -> No
 
 def test_a_kind_sees_the_data_alone_that_it_declares() -> None:
     given = KindData({"semantic": Path("v")}, Path("e"), Path("q"), Path("i"))
-    assert given.declared(("items",)) == KindData(items=Path("i"))
+    assert given.declared(("items",)) == KindData(item_texts=Path("i"))
     assert given.declared(("searches",)) == KindData(training_events=Path("e"), queries=Path("q"))
-    assert KindData.of_files({"collaborative": Path("c"), "items": Path("i")}) == KindData(
-        {"collaborative": Path("c")}, items=Path("i")
+    assert KindData.of_files({"collaborative": Path("c"), "item_texts": Path("i")}) == KindData(
+        {"collaborative": Path("c")}, item_texts=Path("i")
     )
 
 
@@ -102,7 +102,7 @@ def test_files_of_another_kind_are_removed(vectors: Path, tmp_path: Path) -> Non
     build_identifiers(KindData({"semantic": vectors}), tmp_path / "out", small, 1, None)
     assert (tmp_path / "out/curve.json").exists()
     items = write_items(tmp_path, ["x"] * 5)
-    build_identifiers(KindData(items=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
+    build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {"identifiers.parquet", "vocabulary.json", "stage.json"}
 
@@ -213,7 +213,7 @@ def test_random_numbers_differ_lie_in_range_and_come_from_the_seed(items: int, m
 
 def test_numbers_are_texts_in_random_order(tmp_path: Path) -> None:
     items = write_items(tmp_path, ["same title"] * 200)
-    build_identifiers(KindData(items=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
+    build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     table = IdentifierTable.load(tmp_path / "out")
     assert sorted(map(int, table.texts["semantic"])) == list(range(200))
     assert table.texts["semantic"] == table.texts["collaborative"]
@@ -227,7 +227,9 @@ def test_numbers_are_texts_in_random_order(tmp_path: Path) -> None:
 def test_too_few_numbers_are_refused(tmp_path: Path) -> None:
     items = write_items(tmp_path, ["a", "b", "c"])
     with pytest.raises(UserError, match="2 numbers for 3 items; raise 'below'"):
-        build_identifiers(KindData(items=items), tmp_path / "out", NumberSettings(kind="numbers", below=2), 1, None)
+        build_identifiers(
+            KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers", below=2), 1, None
+        )
 
 
 def test_titles_lose_case_digits_and_punctuation_and_short_ones_get_the_brand() -> None:
@@ -251,7 +253,7 @@ def test_equal_titles_are_told_apart_by_a_number_that_no_title_has(titles: list[
 
 def test_titles_are_counted_before_and_after_they_are_told_apart(tmp_path: Path) -> None:
     items = write_items(tmp_path, ["Lip balm 1", "Lip balm 2", "nail polish remover", "lip balm"])
-    build_identifiers(KindData(items=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
+    build_identifiers(KindData(item_texts=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
     table = IdentifierTable.load(tmp_path / "out")
     assert table.texts["collaborative"] == ["lip balm", "lip balm 2", "nail polish remover", "lip balm 3"]
     counts = read_record(tmp_path / "out/stage.json")["counts"]["semantic"]
@@ -264,7 +266,7 @@ def test_titles_are_counted_before_and_after_they_are_told_apart(tmp_path: Path)
 
 def test_an_item_without_text_is_refused(tmp_path: Path) -> None:
     items = write_items(tmp_path, ["one", "two"])
-    build_identifiers(KindData(items=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
+    build_identifiers(KindData(item_texts=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
     path = tmp_path / "out/identifiers.parquet"
     frame = schema.IDENTIFIERS.read(path).with_columns(collaborative_text=pl.Series(["one", None]))
     schema.IDENTIFIERS.write(frame, path)
