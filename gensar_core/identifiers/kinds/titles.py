@@ -49,7 +49,7 @@ def told_apart(texts: Sequence[str]) -> list[str]:
 def _build(settings: TitleSettings, data: KindData, _: Work) -> dict[str, SideIdentifiers]:
     items = schema.ITEMS.read(data.path("item_texts")).sort("item_id")
     texts = title_texts(items.get_column("title").to_list(), items.get_column("brand").to_list(), settings.max_words)
-    raw, _ = row_collisions(texts)
+    raw = row_collisions(texts)[0]
     return {"semantic": SideIdentifiers(told_apart(texts), Scheme(rows="text"), counts={"raw_collision_rate": raw})}
 
 
