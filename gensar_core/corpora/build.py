@@ -25,14 +25,14 @@ from gensar_core.corpora.chunks import (
     with_following,
 )
 from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
-from gensar_core.corpora.item_texts import Encoder, Texts, clean
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, BEHAVIOR_VALUES, RANKING_TASKS, Task, active_tasks
 from gensar_core.corpora.template_files import Template, write_templates
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside, repeated
-from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.corpora.user_logs import Entries, held_out_targets, training_targets, write_logs
+from gensar_core.embeddings.item_texts import Encoder, Texts, clean
+from gensar_core.embeddings.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges

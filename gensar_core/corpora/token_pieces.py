@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, Kind, Value
+from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.schema import Side
 

@@ -16,10 +16,10 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
-from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
+from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
 from gensar_core.generator.backbones.load import load_corpus_tokenizer
