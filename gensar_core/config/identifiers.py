@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
+from gensar_core.config.generators import ScratchSize
 
 
 def _check_sizes(sizes: object) -> object:
@@ -189,6 +190,41 @@ _OF_TRAINING = (
     "rate_schedule", "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes",
     "evaluate_every",
 )  # fmt: skip
+
+
+class GenRetSettings(KindSettings):
+    """Learn codes of item texts from training searches by discrete auto-encoding, one level after another (GenRet)."""
+
+    inputs = ("searches", "items")
+    leaves_curve = True
+
+    kind: Literal["genret"]
+    levels: Positive = 3
+    """Learned levels, of `codebook_size` codes each; one more code numbers the items that share all of them."""
+    codebook_size: _Size = 512
+    backbone: str = "google-t5/t5-small"
+    """A hub name or local folder of a T5, or `scratch`; and its tokenizer (`trained`: on this data)."""
+    size: ScratchSize = ScratchSize()
+    tokenizer: str = "google-t5/t5-small"
+    vocabulary_size: Annotated[int, Field(ge=300)] = 8000
+    max_item_tokens: Positive = 128
+    """Maximum text lengths; texts are cut after the last word that fits."""
+    max_query_tokens: Positive = 32
+    held_out: Share = 0.05
+    """Share of the pairs of a query and a clicked item that only serve to choose the weights to keep; one at least."""
+    first_warmup_epochs: Positive = 1
+    """Epochs before the codebook of the first level is initialized, and before that of each later level."""
+    warmup_epochs: Positive = 10
+    epochs: Positive = 200
+    """Maximum epochs of each level after that; each reads every item once, with one of its queries."""
+    patience: Positive | None = 10
+    """Stop a level after this many validations without improvement; null never stops early."""
+    evaluate_every: Positive = 1
+    """Epochs between validations (recall of held-out pairs); the best weights are kept."""
+    batch_size: Positive = 128
+    learning_rate: Rate = 5.0e-4
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    gradient_clip: Rate = 1.0
 
 
 class _Drawn(Settings):
