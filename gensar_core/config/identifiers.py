@@ -184,14 +184,6 @@ class ProductSettings(KindSettings):
     """Treatment of items that share an identifier, as for `rqvae`; the paper leaves them (`none`)."""
 
 
-#: Settings that `rq_kmeans` ignores.
-_OF_TRAINING = (
-    "latent_size", "hidden_sizes", "commitment", "epochs", "batch_size", "learning_rate", "warmup_share",
-    "rate_schedule", "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes",
-    "evaluate_every",
-)  # fmt: skip
-
-
 class GenRetSettings(KindSettings):
     """Learn codes of item texts from training searches by discrete auto-encoding, one level after another (GenRet)."""
 
@@ -225,6 +217,14 @@ class GenRetSettings(KindSettings):
     learning_rate: Rate = 5.0e-4
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     gradient_clip: Rate = 1.0
+
+
+#: Settings that `rq_kmeans` ignores.
+_OF_TRAINING = (
+    "latent_size", "hidden_sizes", "commitment", "epochs", "batch_size", "learning_rate", "warmup_share",
+    "rate_schedule", "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes",
+    "evaluate_every",
+)  # fmt: skip
 
 
 class _Drawn(Settings):
@@ -302,6 +302,14 @@ class ProductIdentifiers(ProductSettings, _FromVectors):
         return self.part(ProductSettings)
 
 
+class GenRetIdentifiers(GenRetSettings, _Drawn):
+    """Configure an entry; both identifiers are the same."""
+
+    def of_stage(self) -> GenRetSettings:
+        """Return the settings that the stage reads."""
+        return self.part(GenRetSettings)
+
+
 def _with_kind(entry: object) -> object:
     """Complete an entry that names no kind: it is an `rqvae`."""
     return {"kind": "rqvae", **entry} if isinstance(entry, Mapping) else entry
@@ -313,7 +321,8 @@ IdentifierSettings = Annotated[
     | ClusterIdentifiers
     | NumberIdentifiers
     | TitleIdentifiers
-    | ProductIdentifiers,
+    | ProductIdentifiers
+    | GenRetIdentifiers,
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]

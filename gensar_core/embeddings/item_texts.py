@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
+from gensar_core.embeddings.tokenizer import TRAINED, load_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
 
 # Texts tokenized in one call; bounds the memory of the tokenizer's results.
@@ -133,6 +134,24 @@ class Texts:
         """Mark the texts without tokens, bool [texts]."""
         empty: np.ndarray = self.tokens.lengths == 0
         return empty
+
+
+def tokenize_catalogue(
+    items: pl.Series, queries: pl.Series, tokenizer: str, vocabulary_size: int, limits: tuple[int, int]
+) -> tuple[PreTrainedTokenizerBase, Texts, Texts]:
+    """Load the ``tokenizer``, or train one, and prepare the texts of items and of queries with it.
+
+    ``limits`` caps the tokens of an item's text and of a query. Raises UserError when the tokenizer cannot be loaded.
+    """
+    if tokenizer == TRAINED:
+        loaded = train_tokenizer(chain(clean(items, [])[0], clean(queries, [])[0]), vocabulary_size)
+    else:
+        loaded = load_tokenizer(tokenizer)
+    encoder, reserved = Encoder(loaded), sorted(loaded.get_added_vocab())
+    item_texts, query_texts = (
+        Texts.prepare(column, encoder, limit, reserved) for column, limit in zip((items, queries), limits, strict=True)
+    )
+    return loaded, item_texts, query_texts
 
 
 def _replace(rows: Ragged, places: np.ndarray, by: Ragged) -> Ragged:

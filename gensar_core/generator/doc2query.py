@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +20,7 @@ from gensar_core import schema
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
 from gensar_core.corpora.read import Examples, PromptInputs
 from gensar_core.corpora.token_pieces import beside, repeated
-from gensar_core.embeddings.item_texts import Encoder, Texts, clean
-from gensar_core.embeddings.tokenizer import TRAINED, load_tokenizer, train_tokenizer
+from gensar_core.embeddings.item_texts import Texts, tokenize_catalogue
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.batches import Batches
@@ -181,16 +179,8 @@ class _Texts:
     def read(cls, canonical: Path, settings: PseudoQuerySettings) -> _Texts:
         items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text")
         queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text")
-        if settings.tokenizer == TRAINED:
-            tokenizer = train_tokenizer(chain(clean(items, [])[0], clean(queries, [])[0]), settings.vocabulary_size)
-        else:
-            tokenizer = load_tokenizer(settings.tokenizer)
-        encoder, reserved = Encoder(tokenizer), sorted(tokenizer.get_added_vocab())
-        return cls(
-            tokenizer,
-            Texts.prepare(items, encoder, settings.max_item_tokens, reserved),
-            Texts.prepare(queries, encoder, settings.max_query_tokens, reserved),
-        )
+        limits = settings.max_item_tokens, settings.max_query_tokens
+        return cls(*tokenize_catalogue(items, queries, settings.tokenizer, settings.vocabulary_size, limits))
 
     def examples(self, items: np.ndarray, queries: np.ndarray) -> Examples:
         """Turn pairs into training examples; pairs of one item share its text."""
