@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from gensar_core.config.identifiers import GenRetSettings
+from gensar_core.identifiers.bounded_kmeans import bounded_kmeans
 from gensar_core.identifiers.genret_model import GenRetModel, LevelBatch
-from gensar_core.identifiers.kmeans_by_size import kmeans_by_size
 from gensar_core.identifiers.quality import collision_rate
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.seeds import derive_seed, generator
@@ -32,7 +32,7 @@ _SCORES: Final = 1 << 24
 
 
 @dataclass(frozen=True)
-class Searches:
+class SearchPairs:
     """Hold the texts of items and queries as tokens, and the pairs of a query and an item clicked after it."""
 
     #: Tokens with an end of sequence, a row for each item, and for each query.
@@ -77,7 +77,7 @@ class LearnedCodes:
 
 def learn_codes(
     model: GenRetModel,
-    searches: Searches,
+    searches: SearchPairs,
     settings: GenRetSettings,
     seed: int,
     checkpoints: Path | None = None,
@@ -120,7 +120,7 @@ class LevelTraining:
     def __init__(
         self,
         model: GenRetModel,
-        searches: Searches,
+        searches: SearchPairs,
         codes: np.ndarray,
         settings: GenRetSettings,
         seed: int,
@@ -294,7 +294,7 @@ def start_codebook(model: GenRetModel, vectors: np.ndarray, codes: np.ndarray, s
     items, size = len(vectors), len(codebook)
     # The authors' bounds; the upper one must also leave room for all items.
     least, most = min(items // (2 * size), size // 4), max(2 * size, -(-items // size))
-    centers = kmeans_by_size(spread, size, least, most, seed)
+    centers = bounded_kmeans(spread, size, least, most, seed)
     codebook.data.copy_(torch.from_numpy(centers))
 
 

@@ -20,7 +20,7 @@ from gensar_core.embeddings.item_texts import Texts, tokenize_catalogue
 from gensar_core.errors import UserError
 from gensar_core.identifiers.collisions import occurrence
 from gensar_core.identifiers.genret_model import GenRetModel
-from gensar_core.identifiers.genret_training import Searches, learn_codes
+from gensar_core.identifiers.genret_training import SearchPairs, learn_codes
 from gensar_core.identifiers.interface import Kind, KindData, SideIdentifiers, Work
 from gensar_core.identifiers.quality import code_use, collision_rate
 from gensar_core.identifiers.quantizer import LETTERS, code_rows
@@ -55,7 +55,7 @@ def _build(settings: GenRetSettings, data: KindData, work: Work) -> dict[str, Si
     return {"semantic": SideIdentifiers(code_rows(np.column_stack([learned.codes, number])), scheme, counts=counts)}
 
 
-def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, Searches]:
+def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, SearchPairs]:
     """Read texts and training searches. Raises UserError when there are too few to learn from."""
     items = schema.ITEMS.read(data.path("items")).sort("item_id").get_column("text")
     queries = schema.QUERIES.read(data.path("queries")).sort("query_id").get_column("text")
@@ -85,7 +85,7 @@ def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, Se
         items_without_search=len(items) - len(np.unique(item[~held_out])),
     )
     end = tokenizer.eos_token_id
-    return tokenizer, Searches(
+    return tokenizer, SearchPairs(
         _ended(item_texts, end),
         _ended(query_texts, end),
         (item[~held_out], query[~held_out]),

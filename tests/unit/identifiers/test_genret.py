@@ -23,7 +23,7 @@ from gensar_core.identifiers.genret_model import GenRetModel, LevelBatch
 from gensar_core.identifiers.genret_training import (
     LearnedCodes,
     LevelTraining,
-    Searches,
+    SearchPairs,
     learn_codes,
     prefix_order,
     start_codebook,
@@ -68,7 +68,7 @@ def rows(values: list[list[int]]) -> Ragged:
     )
 
 
-def topic_searches() -> tuple[np.ndarray, Searches]:
+def topic_searches() -> tuple[np.ndarray, SearchPairs]:
     """Items of four topics: each has its topic's three words and a token of its own, a query two words and that token."""
     rng = np.random.default_rng(0)
     topic = rng.permutation(np.repeat(np.arange(TOPICS), PER_TOPIC))
@@ -80,7 +80,7 @@ def topic_searches() -> tuple[np.ndarray, Searches]:
     item = np.arange(len(topic)).repeat(2)
     held_out = np.arange(len(item)) % 6 == 0
     pairs = item, np.arange(len(item))
-    return topic, Searches(
+    return topic, SearchPairs(
         rows(items), rows(queries), (item[~held_out], pairs[1][~held_out]), (item[held_out], pairs[1][held_out])
     )
 
@@ -107,7 +107,8 @@ def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
 
 
 def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:
-    logits = [*np.random.default_rng(0).standard_normal((64, 4)), 6.0, 0.0, 0.0, 0.0]
+    logits = np.random.default_rng(0).standard_normal((64, 4))
+    logits[:, 0] += 6.0
     middle, half = (logits.max() + logits.min()) / 2, (logits.max() - logits.min()) / 2 + 1e-5
     plan = np.exp((logits - middle) / half / 1.0)
     for _ in range(100):
@@ -223,7 +224,9 @@ def test_batches_hold_each_item_once_with_a_query_of_its_own() -> None:
 
 def test_other_items_of_a_query_are_no_negatives_of_it() -> None:
     pairs = np.array([0, 1, 2]), np.array([0, 0, 1])
-    searches = Searches(rows([[5, 1], [6, 1], [7, 1]]), rows([[8, 1], [9, 1]]), pairs, (np.array([2]), np.array([0])))
+    searches = SearchPairs(
+        rows([[5, 1], [6, 1], [7, 1]]), rows([[8, 1], [9, 1]]), pairs, (np.array([2]), np.array([0]))
+    )
     task = LevelTraining(new_model(20, 1, 2), searches, np.zeros((3, 0), dtype=int), settings(levels=1), 0, main=False)
     batch = next(task.batches(0))
     item = (batch.items[:, 0] - 5).tolist()
@@ -252,7 +255,7 @@ def test_recalls_of_vectors_given_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     Query 0 finds its item 0, and item 1 that it led to as well is no rival. Query 1 lies nearest to item 3, which has
     another prefix, and then to its own item 1. Query 2 finds item 1 before its own item 2.
     """
-    searches = Searches(
+    searches = SearchPairs(
         rows([[5, 1]] * 4),
         rows([[6, 1]] * 3),
         (np.array([1]), np.array([0])),

@@ -16,7 +16,7 @@ from gensar_core.identifiers.initialize import kmeans
 _ROUNDS: Final = 10
 
 
-def kmeans_by_size(vectors: np.ndarray, clusters: int, least: int, most: int, seed: int) -> np.ndarray:
+def bounded_kmeans(vectors: np.ndarray, clusters: int, least: int, most: int, seed: int) -> np.ndarray:
     """Compute centers [clusters, D] of the vectors [n, D], float32, each of ``least`` to ``most`` vectors.
 
     n must lie between clusters * least and clusters * most. A cluster without vectors keeps its center.
@@ -24,7 +24,7 @@ def kmeans_by_size(vectors: np.ndarray, clusters: int, least: int, most: int, se
     centers = kmeans(vectors, clusters, seed)
     assigned = np.zeros(0, dtype=np.int64)
     for _ in range(_ROUNDS):
-        before, assigned = assigned, assign_by_size(_distances(vectors, centers), least, most)
+        before, assigned = assigned, assign_within_bounds(_distances(vectors, centers), least, most)
         if np.array_equal(before, assigned):
             break
         sizes = np.bincount(assigned, minlength=clusters)
@@ -35,7 +35,7 @@ def kmeans_by_size(vectors: np.ndarray, clusters: int, least: int, most: int, se
     return centers
 
 
-def assign_by_size(costs: np.ndarray, least: int, most: int) -> np.ndarray:
+def assign_within_bounds(costs: np.ndarray, least: int, most: int) -> np.ndarray:
     """Assign rows of ``costs`` [n, K] to columns [n], ``least`` to ``most`` rows a column, at little cost.
 
     Where sizes allow it, each row gets its cheapest column. n must lie between K * least and K * most.
