@@ -45,7 +45,11 @@ _OTHER_FOLDERS = {"tables", "figures", "overview"}
 #: Section -> key under which an entry names what it is built on -> sections that may define that name.
 BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "embeddings": {"method": ("methods",)},
-    "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
+    "identifiers": {
+        "semantic": ("embeddings",),
+        "collaborative": ("embeddings",),
+        "pseudo_queries": ("pseudo_queries",),
+    },
     "pseudo_queries": {},
     "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
     "generators": {"corpus": ("corpora",), "start_from": ("generators",)},

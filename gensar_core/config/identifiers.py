@@ -305,6 +305,10 @@ class ProductIdentifiers(ProductSettings, _FromVectors):
 class GenRetIdentifiers(GenRetSettings, _Drawn):
     """Configure an entry; both identifiers are the same."""
 
+    pseudo_queries: Name | None = None
+    """Entry of `pseudo_queries` that supplies more queries of each item (the paper: docTTTTTquery); null: only those of
+    training searches."""
+
     def of_stage(self) -> GenRetSettings:
         """Return the settings that the stage reads."""
         return self.part(GenRetSettings)

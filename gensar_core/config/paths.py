@@ -22,6 +22,7 @@ from gensar_core.errors import UserError
 # Files of a stage that several rules name.
 _CANONICAL: Final = "results/{dataset}/canonical"
 _ITEMS, _QUERIES = f"{_CANONICAL}/items.parquet", f"{_CANONICAL}/queries.parquet"
+_PSEUDO_QUERIES: Final = "results/{dataset}/pseudo_queries/{entry}/pseudo_queries.parquet"
 EVENTS: Final = f"{_CANONICAL}/events.parquet"
 USERS: Final = f"{_CANONICAL}/users.parquet"
 #: The tables with texts.
@@ -162,6 +163,8 @@ def identifier_inputs(plan: Plan, dataset: str, identifier: str) -> dict[str, st
     files = identifier_embeddings(plan, dataset, identifier)
     for one in plan.experiments.identifiers[identifier].inputs:
         files |= {name: pattern.format(dataset=dataset) for name, pattern in _IDENTIFIER_INPUTS[one].items()}
+    if queries := getattr(plan.experiments.identifiers[identifier], "pseudo_queries", None):
+        files["pseudo_queries"] = _PSEUDO_QUERIES.format(dataset=dataset, entry=queries)
     return files
 
 
@@ -231,7 +234,7 @@ def corpus_pseudo_queries(plan: Plan, dataset: str, corpus: str) -> str | list[s
     entry = plan.experiments.corpora[corpus]
     if "doc2query" not in entry.active_tasks:
         return []
-    return f"results/{dataset}/pseudo_queries/{entry.pseudo_queries}/pseudo_queries.parquet"
+    return _PSEUDO_QUERIES.format(dataset=dataset, entry=entry.pseudo_queries)
 
 
 # Generators.

@@ -44,6 +44,8 @@ class KindData:
     queries: Path | None = None
     #: The canonical items: their number, titles and texts.
     item_texts: Path | None = None
+    #: Queries generated for items (table `pseudo_queries`), where an entry names some; no kind must have them.
+    pseudo_queries: Path | None = None
 
     @classmethod
     def of_files(cls, files: Mapping[str, Path]) -> KindData:
@@ -57,12 +59,12 @@ class KindData:
         for name in fields:
             if not getattr(self, name):
                 raise UserError(f"identifiers: {_MISSING[name]}")
-        return KindData(**{name: getattr(self, name) for name in fields})
+        return KindData(**{name: getattr(self, name) for name in fields}, pseudo_queries=self.pseudo_queries)
 
     @property
     def paths(self) -> list[Path]:
         """List all paths."""
-        others = (self.training_events, self.queries, self.item_texts)
+        others = (self.training_events, self.queries, self.item_texts, self.pseudo_queries)
         return [*self.vectors.values(), *(path for path in others if path is not None)]
 
     def n_items(self) -> int:

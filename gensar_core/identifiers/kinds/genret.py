@@ -56,33 +56,34 @@ def _build(settings: GenRetSettings, data: KindData, work: Work) -> dict[str, Si
 
 
 def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, SearchPairs]:
-    """Read texts and training searches. Raises UserError when there are too few to learn from."""
+    """Read texts and pairs of a query and an item. Raises UserError when there are too few to learn from."""
     items = schema.ITEMS.read(data.path("items")).sort("item_id").get_column("text")
-    queries = schema.QUERIES.read(data.path("queries")).sort("query_id").get_column("text")
+    pairs = _queried(data)
+    queries = pairs.get_column("text").unique().sort()
     limits = settings.max_item_tokens, settings.max_query_tokens
     tokenizer, item_texts, query_texts = tokenize_catalogue(
         items, queries, settings.tokenizer, settings.vocabulary_size, limits
     )
     if item_texts.empty.all():
         raise UserError(f"{data.path('items')}: no item has text; GenRet's codes are learned from texts")
-    events = schema.EVENTS.read(data.path("training_events")).filter(pl.col("task") == "search")
-    pairs = events.select("item_id", "query_id").unique().sort("item_id", "query_id")
-    item, query = (pairs.get_column(name).to_numpy() for name in ("item_id", "query_id"))
-    with_text = ~item_texts.empty[item] & ~query_texts.empty[query]
-    item, query = item[with_text], query[with_text]
-    if len(item) < 2:
+    item, query = pairs.get_column("item_id").to_numpy(), queries.search_sorted(pairs.get_column("text")).to_numpy()
+    usable = ~item_texts.empty[item] & ~query_texts.empty[query]
+    item, query, logged = (values[usable] for values in (item, query, pairs.get_column("logged").to_numpy()))
+    searches = np.flatnonzero(logged)
+    if len(searches) < 2:
         raise UserError(
-            f"{data.path('training_events')}: holds {len(item)} different searches that led to an item with text; "
+            f"{data.path('training_events')}: holds {len(searches)} different searches that led to an item with text; "
             "GenRet learns from two or more; take a data set with searches, or another kind of identifiers"
         )
+    count = min(max(1, round(settings.held_out * len(searches))), len(searches) - 1)
     held_out = np.zeros(len(item), dtype=bool)
-    count = min(max(1, round(settings.held_out * len(item))), len(item) - 1)
-    held_out[generator(work.seed, "held out").permutation(len(item))[:count]] = True
+    held_out[generator(work.seed, "held out").permutation(searches)[:count]] = True
     work.stage.record(
-        pairs=len(item),
+        search_pairs=len(searches),
+        pseudo_query_pairs=len(item) - len(searches),
         held_out_pairs=count,
         items_without_text=int(item_texts.empty.sum()),
-        items_without_search=len(items) - len(np.unique(item[~held_out])),
+        items_without_query=len(items) - len(np.unique(item[~held_out])),
     )
     end = tokenizer.eos_token_id
     return tokenizer, SearchPairs(
@@ -91,6 +92,18 @@ def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, Se
         (item[~held_out], query[~held_out]),
         (item[held_out], query[held_out]),
     )
+
+
+def _queried(data: KindData) -> pl.DataFrame:
+    """Return the distinct pairs of an item and a query's text, `logged` or generated: `item_id`, `text`, `logged`."""
+    searches = schema.EVENTS.read(data.path("training_events")).filter(pl.col("task") == "search")
+    texts = schema.QUERIES.read(data.path("queries"))
+    pairs = [searches.join(texts, on="query_id").select("item_id", "text", logged=pl.lit(True))]
+    if data.pseudo_queries is not None:
+        generated = schema.PSEUDO_QUERIES.read(data.pseudo_queries)
+        pairs.append(generated.select("item_id", "text", logged=pl.lit(False)))
+    together = pl.concat(pairs).group_by("item_id", "text").agg(pl.col("logged").any())
+    return together.sort("item_id", "text")
 
 
 def _model(settings: GenRetSettings, tokenizer: Any, seed: int) -> GenRetModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import operator
@@ -28,13 +29,15 @@ from gensar_core.identifiers.genret_training import (
     prefix_order,
     start_codebook,
 )
-from gensar_core.identifiers.interface import KindData
+from gensar_core.identifiers.interface import KindData, Work
+from gensar_core.identifiers.kinds import genret
 from gensar_core.identifiers.quality import code_use
 from gensar_core.identifiers.sinkhorn import balanced_by_cost
 from gensar_core.nn.t5 import load_t5, t5_from_scratch
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.seeds import generator
-from tests.support.shop import write_events, write_items, write_queries
+from gensar_core.runtime.stage import Stage
+from tests.support.shop import write_events, write_items, write_queries, write_rows
 
 SIZE = ScratchSize(
     d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1
@@ -341,8 +344,8 @@ def test_identifiers_are_the_learned_codes_and_a_number(undisturbed: tuple[Path,
     assert scheme["levels"] == ["S1", "S2", "S3"]
     assert scheme["sizes"] == [4, 4, codes[:, 2].max() + 1]
     counts = json.loads((output / "stage.json").read_text())["counts"]
-    assert (counts["pairs"], counts["held_out_pairs"]) == (40, 2)
-    assert (counts["items_without_text"], counts["items_without_search"]) == (1, 3)
+    assert (counts["search_pairs"], counts["pseudo_query_pairs"], counts["held_out_pairs"]) == (40, 0, 2)
+    assert (counts["items_without_text"], counts["items_without_query"]) == (1, 3)
     assert len(counts["semantic"]["recall"]) == len(counts["semantic"]["usage"]) == 2
     assert counts["semantic"]["collision_rate"] == 0.0
     assert counts["semantic"]["raw_collision_rate"] == pytest.approx(1 - len(np.unique(codes[:, :2], axis=0)) / 41)
@@ -391,6 +394,26 @@ def test_a_killed_training_continues_to_the_same_bytes(
     # No step was trained twice.
     assert steps == 18 + 1
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_pseudo_queries_are_more_queries_of_their_items(data: KindData, tmp_path: Path) -> None:
+    """One is an item's logged query once more, one is the logged query of item 0 but led to item 4, one is new."""
+    rows = [(0, 0, "piano model 0"), (4, 0, "piano model 0"), (39, 0, "a steel drill"), (40, 0, "lost")]
+    write_rows(schema.PSEUDO_QUERIES, tmp_path, rows)
+    given = dataclasses.replace(data, pseudo_queries=tmp_path / "pseudo_queries.parquet")
+    with Stage("identifiers", tmp_path / "out", settings=settings(), inputs=[], seed=1, code=__name__) as stage:
+        tokenizer, pairs = genret._read(settings(), given, Work(stage, 1))
+    assert len(pairs.held_out[0]) == 2
+    assert set(zip(*pairs.held_out, strict=True)).isdisjoint(zip(*pairs.learned, strict=True))
+    assert len(pairs.learned[0]) == 40 - 2 + 2
+    texts = [
+        tokenizer.decode(row, skip_special_tokens=True)
+        for row in np.split(pairs.queries.values, pairs.queries.offsets[1:-1])
+    ]
+    led_to = {text: pairs.of_query.take(np.array([row])).values.tolist() for row, text in enumerate(texts)}
+    assert led_to["piano model 0"] == [0, 4]
+    assert led_to["a steel drill"] == [39]
+    assert len(led_to) == 42
 
 
 @pytest.mark.parametrize(
