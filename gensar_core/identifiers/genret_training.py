@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gensar_core.config.identifiers import GenRetSettings
 from gensar_core.identifiers.bounded_kmeans import bounded_kmeans
@@ -192,7 +193,7 @@ class LevelTraining:
     def validate(self) -> Mapping[str, float]:
         """Return the level's recalls and, past its warm-up, the collision rate; the score is the recall of vectors.
 
-        Collisions only break ties: they change the score by less than one pair.
+        The recall of codes only breaks ties: it changes the score by less than one pair.
         """
         vectors = self.item_vectors()
         metrics = self.recalls(vectors)
@@ -200,9 +201,12 @@ class LevelTraining:
             # The codebook is still empty.
             return {"score": metrics["recall"], "recall": metrics["recall"]}
         codes = np.column_stack([self.codes, self.best_codes(vectors)])
-        metrics["collision_rate"] = collision_rate(torch.from_numpy(codes))
-        tie_break = 0.5 * metrics["collision_rate"] / len(self.searches.held_out[0])
-        return {"score": metrics["recall"] - tie_break, **metrics}
+        tie_break = 0.5 * metrics["code_recall"] / len(self.searches.held_out[0])
+        return {
+            "score": metrics["recall"] + tie_break,
+            **metrics,
+            "collision_rate": collision_rate(torch.from_numpy(codes)),
+        }
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
@@ -217,26 +221,33 @@ class LevelTraining:
 
     @torch.no_grad()
     def recalls(self, vectors: Tensor) -> dict[str, float]:
-        """Compute recalls of held-out pairs, given the item's codes so far.
+        """Compute the recalls at rank 1 of held-out pairs among the items with the same codes so far.
 
-        `recall`: the query's vector is nearer to the item's than to that of any other item with the same codes, other
-        items that the query led to aside; ties count against. `code_recall`: the query's best code is the item's.
+        Other items that the query led to are left out. `recall`: items are ranked by the products of their vectors and
+        the query's; ties count against. `code_recall`: they are ranked by the logits of their codes alone, items of one
+        code in random order, so the most that K even codes can reach among n items is K / n.
         """
         item, query = self.searches.held_out
         query_vectors = self._vectors(self.searches.queries, query, self.codes[item])
-        codes, group = self.best_codes(vectors), prefix_groups(self.codes)
-        found = 0
+        codebook = self.model.codebooks[self.level]
+        codes, group = self._put(self.best_codes(vectors)), prefix_groups(self.codes)
+        holds = functional.one_hot(codes, len(codebook)).to(vectors.dtype)
+        found = found_by_code = 0.0
         rows = max(1, _SCORES // len(vectors))
         for start in range(0, len(item), rows):
             part = slice(start, start + rows)
             known = self.searches.led_to(query[part], np.arange(len(vectors)))
-            rival = (group[None] == group[item[part], None]) & ~known
+            rivals = self._put((group[None] == group[item[part], None]) & ~known)
+            own = self._put(item[part, None])
             scores = query_vectors[part] @ vectors.T
-            own = scores.gather(1, self._put(item[part, None])).squeeze(1)
-            best = scores.masked_fill(~self._put(rival), -torch.inf).amax(dim=1)
-            found += int((own > best).sum())
-        query_codes = (query_vectors @ self.model.codebooks[self.level].T).argmax(dim=1).cpu().numpy()
-        return {"recall": found / len(item), "code_recall": float((query_codes == codes[item]).mean())}
+            best = scores.masked_fill(~rivals, -torch.inf).amax(dim=1, keepdim=True)
+            found += float((scores.gather(1, own) > best).sum())
+            with_code = rivals.to(holds.dtype) @ holds
+            logits = query_vectors[part] @ codebook.T
+            best = logits.masked_fill(with_code == 0, -torch.inf).amax(dim=1, keepdim=True)
+            code = codes[own]
+            found_by_code += float(((logits.gather(1, code) >= best) / (with_code.gather(1, code) + 1)).sum())
+        return {"recall": found / len(item), "code_recall": found_by_code / len(item)}
 
     def _vectors(self, texts: Ragged, rows: np.ndarray, codes: np.ndarray) -> Tensor:
         """Compute h_t of the ``rows`` of ``texts`` after ``codes`` [rows, t], in batches of texts of like length."""

@@ -269,11 +269,12 @@ def test_recalls_of_vectors_given_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     task = LevelTraining(model, searches, codes, settings(), 0, main=True)
     items, queries = torch.zeros((4, 32)), torch.zeros((3, 32))
     items[:, :2] = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 1.0], [9.0, 9.0]])
-    queries[:, :2] = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.2]])
+    queries[:, :2] = torch.tensor([[1.0, 0.0], [1.0, 0.9], [1.0, 0.2]])
     model.codebooks[1].data[:, :2] = torch.eye(2)
     monkeypatch.setattr(task, "_vectors", lambda *_: queries)
-    # Codes of the items: 0, 0, 1; of the queries: 0, 0 (the first of two alike), 0.
-    assert task.recalls(items) == pytest.approx({"recall": 2 / 3, "code_recall": 2 / 3})
+    # All queries favor code 0, that of items 0 and 1. Item 0 is the only such item for query 0, since item 1 is left out;
+    # item 1 is one of two for query 1; and item 2, which query 2 led to, has code 1.
+    assert task.recalls(items) == pytest.approx({"recall": 2 / 3, "code_recall": (1 + 1 / 2 + 0) / 3})
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -401,7 +402,7 @@ def test_pseudo_queries_are_more_queries_of_their_items(data: KindData, tmp_path
     rows = [(0, 0, "piano model 0"), (4, 0, "piano model 0"), (39, 0, "a steel drill"), (40, 0, "lost")]
     write_rows(schema.PSEUDO_QUERIES, tmp_path, rows)
     given = dataclasses.replace(data, pseudo_queries=tmp_path / "pseudo_queries.parquet")
-    with Stage("identifiers", tmp_path / "out", settings=settings(), inputs=[], seed=1, code=__name__) as stage:
+    with Stage("identifiers", tmp_path / "out", settings=settings(), inputs=[], seed=1) as stage:
         tokenizer, pairs = genret._read(settings(), given, Work(stage, 1))
     assert len(pairs.held_out[0]) == 2
     assert set(zip(*pairs.held_out, strict=True)).isdisjoint(zip(*pairs.learned, strict=True))
