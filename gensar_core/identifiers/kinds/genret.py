@@ -57,7 +57,7 @@ def _build(settings: GenRetSettings, data: KindData, work: Work) -> dict[str, Si
 
 def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, SearchPairs]:
     """Read texts and pairs of a query and an item. Raises UserError when there are too few to learn from."""
-    items = schema.ITEMS.read(data.path("items")).sort("item_id").get_column("text")
+    items = schema.ITEMS.read(data.path("item_texts")).sort("item_id").get_column("text")
     pairs = _queried(data)
     queries = pairs.get_column("text").unique().sort()
     limits = settings.max_item_tokens, settings.max_query_tokens

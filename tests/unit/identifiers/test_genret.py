@@ -311,7 +311,7 @@ def write_texts(folder: Path, searches: bool = True, texts: bool = True) -> Kind
     return KindData(
         training_events=folder / "training_events.parquet",
         queries=folder / "queries.parquet",
-        items=folder / "items.parquet",
+        item_texts=folder / "items.parquet",
     )
 
 
