@@ -65,7 +65,7 @@ def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, Se
         items, queries, settings.tokenizer, settings.vocabulary_size, limits
     )
     if item_texts.empty.all():
-        raise UserError(f"{data.path('items')}: no item has text; GenRet's codes are learned from texts")
+        raise UserError(f"{data.path('item_texts')}: no item has text; GenRet's codes are learned from texts")
     item, query = pairs.get_column("item_id").to_numpy(), queries.search_sorted(pairs.get_column("text")).to_numpy()
     usable = ~item_texts.empty[item] & ~query_texts.empty[query]
     item, query, logged = (values[usable] for values in (item, query, pairs.get_column("logged").to_numpy()))
