@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gensar_core.corpora.tasks import TASKS
 from gensar_core.corpora.templates import load_templates
-from gensar_core.corpora.tokenizer import train_tokenizer
+from gensar_core.embeddings.tokenizer import train_tokenizer
 
 BUILD = f"""
 import sys

@@ -220,13 +220,16 @@ TRAINING_NEGATIVES: Final = Table(
 
 IDENTIFIERS: Final = Table(
     "identifiers",
-    "the two identifiers of every item; the token of each position is named by vocabulary.json beside it",
+    "the two identifiers of every item, codes or texts; vocabulary.json beside it tells which, and names each "
+    "position's tokens",
     {
         "item_id": Column(pl.Int32(), "the item"),
         "semantic": Column(_LIST_I32, "codes of the semantic identifier I_{m+s} (Eq. 5)"),
         "collaborative": Column(_LIST_I32, "codes of the collaborative identifier I_{m+c} (Eq. 5)"),
         "semantic_moved": Column(pl.Boolean(), "whether the unique assignment changed the semantic codes"),
         "collaborative_moved": Column(pl.Boolean(), "whether it changed the collaborative codes"),
+        "semantic_text": Column(pl.String(), "the semantic identifier, if it is a text", nullable=True),
+        "collaborative_text": Column(pl.String(), "the collaborative identifier, if it is a text", nullable=True),
     },
     unique=("item_id",),
 )

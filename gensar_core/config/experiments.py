@@ -45,7 +45,11 @@ _OTHER_FOLDERS = {"tables", "figures", "overview"}
 #: Section -> key under which an entry names what it is built on -> sections that may define that name.
 BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "embeddings": {"method": ("methods",)},
-    "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
+    "identifiers": {
+        "semantic": ("embeddings",),
+        "collaborative": ("embeddings",),
+        "pseudo_queries": ("pseudo_queries",),
+    },
     "pseudo_queries": {},
     "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
     "generators": {"corpus": ("corpora",), "start_from": ("generators",)},
@@ -111,7 +115,8 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
 def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Experiments:
     """Add the corpora and identifiers that generators override in place."""
     sections: dict[str, dict[str, Settings]] = {}
-    for section, model in (("corpora", CorpusSettings), ("identifiers", IdentifierSettings)):
+    models: dict[str, Any] = {"corpora": CorpusSettings, "identifiers": IdentifierSettings}
+    for section, model in models.items():
         sections[section] = {**getattr(experiments, section)}
         for name, keys in in_place.derived[section].items():
             sections[section][name] = validate(model, keys, where, in_place.path_as_written(f"{section}.{name}"))

@@ -21,10 +21,12 @@ from gensar_core.errors import UserError
 
 # Files of a stage that several rules name.
 _CANONICAL: Final = "results/{dataset}/canonical"
+_ITEMS, _QUERIES = f"{_CANONICAL}/items.parquet", f"{_CANONICAL}/queries.parquet"
+_PSEUDO_QUERIES: Final = "results/{dataset}/pseudo_queries/{entry}/pseudo_queries.parquet"
 EVENTS: Final = f"{_CANONICAL}/events.parquet"
 USERS: Final = f"{_CANONICAL}/users.parquet"
 #: The tables with texts.
-ITEMS_AND_QUERIES: Final = [f"{_CANONICAL}/items.parquet", f"{_CANONICAL}/queries.parquet"]
+ITEMS_AND_QUERIES: Final = [_ITEMS, _QUERIES]
 #: The canonical tables beside the events, and all of them.
 PARTIES: Final = [USERS, *ITEMS_AND_QUERIES]
 CANONICAL_TABLES: Final = [EVENTS, *PARTIES]
@@ -156,9 +158,34 @@ def identifier_embeddings(plan: Plan, dataset: str, identifier: str) -> dict[str
     return {side: _vectors(dataset, embedding) for side, embedding in _sides(plan, identifier).items()}
 
 
+def identifier_inputs(plan: Plan, dataset: str, identifier: str) -> dict[str, str]:
+    """Return the files that an entry of identifiers is built from, by what they are: those that its kind declares."""
+    files = identifier_embeddings(plan, dataset, identifier)
+    for one in plan.experiments.identifiers[identifier].inputs:
+        files |= {name: pattern.format(dataset=dataset) for name, pattern in _IDENTIFIER_INPUTS[one].items()}
+    if queries := getattr(plan.experiments.identifiers[identifier], "pseudo_queries", None):
+        files["pseudo_queries"] = _PSEUDO_QUERIES.format(dataset=dataset, entry=queries)
+    return files
+
+
+#: Data that kinds of identifiers declare -> their files, by what they are.
+_IDENTIFIER_INPUTS: Final[Mapping[str, Mapping[str, str]]] = {
+    # Those that the entry names.
+    "vectors": {},
+    "clicks": {"training_events": TRAINING_EVENTS},
+    "searches": {"training_events": TRAINING_EVENTS, "queries": _QUERIES},
+    "items": {"item_texts": _ITEMS},
+}
+
+
+def identifier_module(plan: Plan, identifier: str) -> str:
+    """Return the module of an entry's kind of identifiers."""
+    return f"gensar_core.identifiers.kinds.{plan.experiments.identifiers[identifier].kind}"
+
+
 def _sides(plan: Plan, identifier: str) -> dict[str, str]:
     entry = plan.experiments.identifiers[identifier]
-    sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
+    sides = {side: getattr(entry, side, None) for side in ("semantic", "collaborative")}
     return {side: embedding for side, embedding in sides.items() if embedding is not None}
 
 
@@ -207,7 +234,7 @@ def corpus_pseudo_queries(plan: Plan, dataset: str, corpus: str) -> str | list[s
     entry = plan.experiments.corpora[corpus]
     if "doc2query" not in entry.active_tasks:
         return []
-    return f"results/{dataset}/pseudo_queries/{entry.pseudo_queries}/pseudo_queries.parquet"
+    return _PSEUDO_QUERIES.format(dataset=dataset, entry=entry.pseudo_queries)
 
 
 # Generators.
@@ -253,8 +280,16 @@ def _of_corpus(plan: Plan, dataset: str, generator: str, patterns: Sequence[str]
 
 
 def generator_token_vectors(plan: Plan, dataset: str, generator: str) -> list[str]:
-    """List the token vectors that a generator starts from: one file if it has a warm start, or none."""
+    """List the token vectors that a generator starts from: one file if it has a warm start, or none.
+
+    Raises UserError when it has one, but its identifiers come from no vectors.
+    """
     entry = plan.experiments.generators[generator]
+    if entry.warm_start and not _sides(plan, plan.experiments.corpora[entry.corpus].identifier):
+        raise UserError(
+            f"config: generators.{generator}.warm_start: the identifiers of its corpus are built from no embedding, "
+            "whose vectors it would start from; write false"
+        )
     folder = f"results/{dataset}/token_vectors/{entry.corpus}"
     return [f"{folder}/token_vectors.safetensors"] if entry.warm_start else []
 
@@ -399,7 +434,7 @@ def shown_table_names(plan: Plan, dataset: str) -> list[str]:
 def shown_figures(plan: Plan, dataset: str) -> list[str]:
     """Name the figures shown for a data set."""
     entry = plan.experiments.datasets[dataset]
-    trained = shown_models(plan, dataset) + shown_identifiers(plan, dataset)
+    trained = shown_models(plan, dataset) + trained_identifiers(plan, dataset)
     figures = ["distributions"] + (["training"] if trained else [])
     figures += ["collisions"] if entry.compared_identifiers else []
     return figures + [name for name in entry.experiments if name in plan.experiments.figures]
@@ -453,7 +488,12 @@ def drawn_models(plan: Plan, dataset: str, _model: str) -> list[str]:
 
 def drawn_identifiers(plan: Plan, dataset: str, _model: str) -> list[str]:
     """Name the entries of identifiers drawn beside those models: none beside a named one."""
-    return [] if _model else shown_identifiers(plan, dataset)
+    return [] if _model else trained_identifiers(plan, dataset)
+
+
+def trained_identifiers(plan: Plan, dataset: str) -> list[str]:
+    """Name the shown identifiers whose training leaves a curve."""
+    return [name for name in shown_identifiers(plan, dataset) if plan.experiments.identifiers[name].leaves_curve]
 
 
 def drawn_names(plan: Plan, dataset: str, _model: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,6 @@ from gensar_core.corpora.chunks import (
     with_following,
 )
 from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
-from gensar_core.corpora.item_texts import Encoder, Texts, clean
 from gensar_core.corpora.tasks import (
     BEHAVIOR_TOKENS,
     BEHAVIOR_VALUES,
@@ -40,9 +39,10 @@ from gensar_core.corpora.tasks import (
 from gensar_core.corpora.template_files import Template, write_templates
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside, repeated
-from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.corpora.user_logs import Entries, held_out_targets, training_targets, write_logs
+from gensar_core.embeddings.item_texts import Encoder, Texts, clean
+from gensar_core.embeddings.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges
@@ -93,7 +93,7 @@ def build_corpus(
         table = IdentifierTable.load(identifiers)
         if len(table) != len(items):
             raise UserError(
-                f"{identifiers / 'identifiers.parquet'}: has {len(table.sides['semantic'])} items, but "
+                f"{identifiers / 'identifiers.parquet'}: has {len(table)} items, but "
                 f"{canonical / 'items.parquet'} has {len(items)}; build the identifiers again"
             )
         templates = load_templates()
@@ -109,11 +109,10 @@ def build_corpus(
         query_texts = Texts.prepare(queries, encoder, settings.max_query_tokens, reserved)
         pseudo = _pseudo_queries(pseudo_queries, len(items), settings)
         pseudo_texts = Texts.prepare(pseudo.get_column("text"), encoder, settings.max_query_tokens, reserved)
-        ids = np.asarray([new.tokens[token] for token in table.tokens], dtype=np.int32)
         pieces = Pieces(
             encoder,
             new.tokens,
-            {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in schema.SIDES},
+            _identifier_tokens(table, new.tokens, encoder, reserved, identifiers / "identifiers.parquet"),
             query_texts,
             descriptions,
             pseudo_texts,
@@ -355,6 +354,41 @@ def _texts(canonical: Path) -> tuple[pl.Series, pl.Series]:
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
     return items.get_column("text"), queries.get_column("text")
+
+
+def _identifier_tokens(
+    table: IdentifierTable, tokens: Mapping[str, int], encoder: Encoder, reserved: Sequence[str], path: Path
+) -> dict[schema.Side, Ragged]:
+    """Return the token ids of all items' identifiers, by side: a token for each code, or the pieces of a text.
+
+    Raises UserError when the tokenizer leaves nothing of a text, or the same pieces of two texts; they are in ``path``.
+    """
+    ids = np.asarray([tokens[token] for token in table.tokens], dtype=np.int32)
+    rows: dict[schema.Side, Ragged] = {}
+    for side in schema.SIDES:
+        if side in table.sides:
+            rows[side] = Ragged(table.sides[side].offsets, ids[table.sides[side].values])
+            continue
+        texts, _ = clean(pl.Series(table.texts[side], dtype=pl.String()), reserved)
+        rows[side] = encoder.encode(texts)
+        _check_distinct(rows[side], table.texts[side], f"{path}: column '{side}_text'")
+    return rows
+
+
+def _check_distinct(rows: Ragged, texts: Sequence[str], where: str) -> None:
+    """Raise UserError when an identifier's text has no piece, or when two have the same pieces."""
+    cure = "take a tokenizer that knows their characters (`tokenizer: trained` does), or build other identifiers"
+    empty = np.flatnonzero(rows.lengths == 0)
+    if len(empty):
+        raise UserError(f"{where}: nothing is left of item {empty[0]}'s identifier {texts[empty[0]]!r}; {cure}")
+    owner: dict[bytes, int] = {}
+    for item, (start, stop) in enumerate(zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)):
+        other = owner.setdefault(rows.values[start:stop].tobytes(), item)
+        if other != item:
+            raise UserError(
+                f"{where}: items {other} and {item} have the same identifier in pieces of the tokenizer, "
+                f"{texts[other]!r} and {texts[item]!r}; {cure}"
+            )
 
 
 def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSettings) -> pl.DataFrame:

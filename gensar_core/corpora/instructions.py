@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 from transformers import AutoTokenizer
 
-from gensar_core.corpora.item_texts import Encoder
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, TASKS
 from gensar_core.corpora.template_files import Slot, Template, read_templates
 from gensar_core.corpora.token_pieces import stack
+from gensar_core.embeddings.item_texts import Encoder
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import row_keys

@@ -16,10 +16,10 @@ from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.corpora.assemble import ExampleRows, shown
 from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Instructions
-from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.read import new_tokens
 from gensar_core.corpora.tasks import RANKING_TASKS, Kind
 from gensar_core.corpora.token_pieces import Pieces
+from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import read_record

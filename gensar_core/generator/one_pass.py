@@ -16,11 +16,11 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
-from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.live_prompts import Entry
-from gensar_core.corpora.tokenizer import load_corpus_tokenizer
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
+from gensar_core.embeddings.item_texts import Encoder, Texts
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch, pretrained
 from gensar_core.generator.beam_search import RetrievedItems, search_beams

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import check_lengths, load_examples
-from gensar_core.corpora.tokenizer import load_corpus_tokenizer
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.item_targets import target_tries

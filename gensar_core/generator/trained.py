@@ -22,14 +22,14 @@ from gensar_core.corpora.read import (
     load_prompts,
     vocabulary_size,
 )
-from gensar_core.corpora.tokenizer import load_corpus_tokenizer
 from gensar_core.corpora.trie import TokenTrie, load_tries
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_model
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
+from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
@@ -70,7 +70,7 @@ class TrainedGenerator:
         """
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
-        network = load_model(str(model))
+        network = load_t5(str(model))
         embeddings, tokens = network.get_input_embeddings().weight.shape[0], vocabulary_size(corpus)
         if tokens > embeddings:
             raise UserError(

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaCo
 
 from gensar_core.config.generators import OnePassSettings
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import unloadable
 from gensar_core.generator.backbones.token_rows import add_corpus_tokens
 from gensar_core.generator.click_evidence import FEATURES
 from gensar_core.nn.dropout import dropout
+from gensar_core.nn.t5 import unloadable
 from gensar_core.runtime.hub import Hub
 from gensar_core.runtime.seeds import derive_seed
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from gensar_core.corpora import read as corpora
-from gensar_core.corpora.tokenizer import load_corpus_tokenizer
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.runtime.hub import Hub
 from gensar_core.runtime.progress import say

@@ -165,8 +165,8 @@ def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(value
 def test_reordered_keys_give_the_same_canonical_settings(values):
     turned = put(values, "identifiers.joint", dict(reversed(values["identifiers"]["joint"].items())))
     assert (
-        load_experiments(values).identifiers["deep"].quantization().canonical()
-        == load_experiments(turned).identifiers["deep"].quantization().canonical()
+        load_experiments(values).identifiers["deep"].of_stage().canonical()
+        == load_experiments(turned).identifiers["deep"].of_stage().canonical()
     )
 
 

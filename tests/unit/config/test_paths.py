@@ -1,5 +1,7 @@
 """Which files an entry reads: known answers for a small shop, and what is refused."""
 
+import copy
+
 import pytest
 
 from gensar_core.config import paths
@@ -12,6 +14,7 @@ from gensar_core.config.seeds import with_seeds
 from gensar_core.config.stage_settings import stage_seed, stage_settings
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
+from gensar_core.identifiers.interface import INPUTS
 
 SIMULATED = {"source": "simulated", "users": 200, "items": 200}
 VALUES = {
@@ -28,6 +31,10 @@ VALUES = {
     "identifiers": {
         "joint": {"semantic": "text", "collaborative": "clicks"},
         "words": {"semantic": "text"},
+        "pairs": {"kind": "clusters"},
+        "random": {"kind": "numbers"},
+        "titles": {"kind": "titles"},
+        "product": {"kind": "product", "collaborative": "clicks"},
     },
     "pseudo_queries": {"asked": {"backbone": "scratch"}},
     "corpora": {
@@ -112,6 +119,21 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "words"),
             {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
         ),
+        *[
+            (paths.identifier_inputs, ("shop", identifier), files)
+            for identifier, files in {
+                "words": {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
+                "product": {"collaborative": "results/shop/embeddings/clicks/vectors.safetensors"},
+                "pairs": {
+                    "training_events": "results/shop/samples/training_events.parquet",
+                    "item_texts": "results/shop/canonical/items.parquet",
+                },
+                "random": {"item_texts": "results/shop/canonical/items.parquet"},
+                "titles": {"item_texts": "results/shop/canonical/items.parquet"},
+            }.items()
+        ],
+        (paths.identifier_module, ("words",), "gensar_core.identifiers.kinds.rqvae"),
+        (paths.identifier_module, ("pairs",), "gensar_core.identifiers.kinds.clusters"),
         (
             paths.corpus_embeddings,
             ("shop", "short"),
@@ -417,3 +439,34 @@ def test_file_lists_stand_in_the_order_rules_write_them():
         "events.parquet", "users.parquet", "items.parquet", "queries.parquet",
     ]  # fmt: skip
     assert all(path.startswith("results/{dataset}/canonical/") for path in paths.CANONICAL_TABLES)
+
+
+def test_each_declared_input_of_identifiers_has_its_files():
+    for inputs, fields in INPUTS.items():
+        files = paths._IDENTIFIER_INPUTS[inputs]
+        # Vectors are named by the entry, side by side.
+        assert set(files) == (set() if inputs == "vectors" else set(fields))
+
+
+def test_identifiers_without_vectors_give_no_warm_start_and_draw_no_curve():
+    values = copy.deepcopy(VALUES)
+    values["corpora"]["full"]["identifier"] = "random"
+    values["datasets"]["shop"]["compared_identifiers"] = ["words", "titles"]
+    plan = paths.Plan(*with_seeds(load_experiments(values), _never), _never, _never)
+    with pytest.raises(UserError, match=r"generators.gensar.warm_start: .* built from no embedding"):
+        paths.generator_token_vectors(plan, "shop", "gensar")
+    assert paths.drawn_identifiers(plan, "shop", "") == ["words"]
+
+
+def test_copies_of_a_table_over_seeds_share_identifiers_that_draw_nothing():
+    for identifier, copied in (("titles", []), ("random", ["random-seed1"])):
+        values = copy.deepcopy(VALUES)
+        values["corpora"]["short"]["identifier"] = identifier
+        experiments, _ = with_seeds(load_experiments(values), _never)
+        # `joint-seed1` belongs to the other rows.
+        copies = {name for name in experiments.identifiers if name.endswith("-seed1")}
+        assert copies - {"joint-seed1"} == set(copied)
+
+
+def _never(_kind):
+    return False

@@ -19,12 +19,12 @@ from gensar_core.corpora import assemble
 from gensar_core.corpora.assemble import ExampleRows, targets, value_tokens
 from gensar_core.corpora.chunks import item_rows, sample_rows
 from gensar_core.corpora.instructions import Instructions
-from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, TASKS, Task
 from gensar_core.corpora.template_files import Template, _parse
 from gensar_core.corpora.templates import load_templates
 from gensar_core.corpora.token_pieces import Pieces, beside
-from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
+from gensar_core.embeddings.item_texts import Encoder, Texts
+from gensar_core.embeddings.tokenizer import add_tokens, check_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.schema import SIDES
 from tests.support.prompts_by_hand import Scribe, blanks_kept, t5_like

@@ -13,7 +13,7 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.build import build_corpus
-from gensar_core.corpora.tokenizer import load_corpus_tokenizer
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_vectors, principal, word_vectors

@@ -11,7 +11,7 @@ from typing import Any, Final
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gensar_core.corpora.item_texts import word_lead
+from gensar_core.embeddings.item_texts import word_lead
 from gensar_core.errors import UserError
 from gensar_core.runtime.hub import Hub, first_line
 from gensar_core.runtime.stage import write_json

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config
 
-from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, load_tokenizer, train_tokenizer
+from gensar_core.embeddings.tokenizer import add_tokens, check_tokenizer, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import digest
 from tests.support.prompts_by_hand import t5_like

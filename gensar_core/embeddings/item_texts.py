@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
+from gensar_core.embeddings.tokenizer import TRAINED, load_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
 
 # Texts tokenized in one call; bounds the memory of the tokenizer's results.
@@ -74,6 +75,11 @@ class Encoder:
         """Return the token ids of a text that directly follows the added ``token``, int32."""
         ids = self._backend.encode(token + text, add_special_tokens=False).ids
         return np.asarray(ids[1:], dtype=np.int32)
+
+    def after_word(self, text: str) -> np.ndarray:
+        """Return the token ids of a text, such as punctuation, that directly follows a word, int32."""
+        rows = self.encode(["a", "a" + text])
+        return rows.values[rows.offsets[1] + rows.lengths[0] :]
 
     def cut(self, texts: Sequence[str], limit: int) -> list[str]:
         """Cut each text to its longest beginning that ends with a word and has at most ``limit`` tokens.
@@ -151,6 +157,24 @@ class Texts:
         """Mark the texts without tokens, bool [texts]."""
         empty: np.ndarray = self.tokens.lengths == 0
         return empty
+
+
+def tokenize_catalogue(
+    items: pl.Series, queries: pl.Series, tokenizer: str, vocabulary_size: int, limits: tuple[int, int]
+) -> tuple[PreTrainedTokenizerBase, Texts, Texts]:
+    """Load the ``tokenizer``, or train one, and prepare the texts of items and of queries with it.
+
+    ``limits`` caps the tokens of an item's text and of a query. Raises UserError when the tokenizer cannot be loaded.
+    """
+    if tokenizer == TRAINED:
+        loaded = train_tokenizer(chain(clean(items, [])[0], clean(queries, [])[0]), vocabulary_size)
+    else:
+        loaded = load_tokenizer(tokenizer)
+    encoder, reserved = Encoder(loaded), sorted(loaded.get_added_vocab())
+    item_texts, query_texts = (
+        Texts.prepare(column, encoder, limit, reserved) for column, limit in zip((items, queries), limits, strict=True)
+    )
+    return loaded, item_texts, query_texts
 
 
 def _replace(rows: Ragged, places: np.ndarray, by: Ragged) -> Ragged:
