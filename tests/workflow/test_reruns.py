@@ -36,7 +36,8 @@ ENTRIES = {
     "datasets.kuaisar": "kuaisar",
     "embeddings.text": "minilm",
     "embeddings.sequential": "sasrec",
-    "identifiers": "joint_demo",
+    "identifiers.rqvae": "joint_demo",
+    **{f"identifiers.{kind}": kind for kind in ("rq_kmeans", "clusters", "numbers", "titles", "product")},
     "pseudo_queries": "doc2query_demo",
     "corpora": "demo_doc2query",
     "generators": "gensar_demo",
@@ -52,6 +53,14 @@ SOURCES = {
     "shop": {"source": "eventlog", "items": "shop/items.csv", "events": "shop/events.csv", "table": "demo"},
     "kuaisar": {"source": "kuaisar", "raw": "kuaisar", "table": "demo"},
 }
+#: Entries of the kinds of identifiers that config.yaml's own do not have.
+IDENTIFIERS = {
+    "rq_kmeans": {"kind": "rq_kmeans", "semantic": "minilm", "codebook_size": 16},
+    "clusters": {"kind": "clusters"},
+    "numbers": {"kind": "numbers"},
+    "titles": {"kind": "titles"},
+    "product": {"kind": "product", "semantic": "minilm"},
+}
 RAW = ["shop/items.csv", "shop/events.csv", "shop/other.csv"]
 RAW += [f"{folder}/{name}" for folder in ("kuaisar", "other") for name in ("rec_inter.csv", "src_inter.csv")]
 RAW += [f"{folder}/item_features.csv" for folder in ("kuaisar", "other")]
@@ -62,6 +71,7 @@ RAW += [f"other/{name}" for name in ("query_text.txt.gz", "train.qrels.gz", "tes
 def configuration():
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["datasets"] |= SOURCES
+    values["identifiers"] |= IDENTIFIERS
     # A warm start goes with a model from scratch alone, and the backbone is one of the settings that are changed.
     values["generators"]["gensar_demo"]["warm_start"] = False
     # Staged trainings: one that goes on from the demo's generator, and one for that to go on from.
@@ -77,6 +87,7 @@ def targets(values):
     paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in experiments.datasets]
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
     paths.append("results/demo/models/gensar_staged/stage.json")
+    paths += [f"results/demo/identifiers/{name}/identifiers.parquet" for name in IDENTIFIERS]
     return [
         *paths,
         *(f"results/tables/{dataset}_costs.csv" for dataset in experiments.datasets),
@@ -466,6 +477,10 @@ def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path,
     first = {job for job in plans.jobs if job[0] in rules}
     if path.startswith("gensar_core/baselines/"):
         first = {job for job in first if kinds_of(plans)[dict(job[1])["method"]] == Path(path).stem}
+    if rules == {"identifiers"}:
+        # The edit is in the settings of quantizers, which other kinds do not read.
+        others = IDENTIFIERS.keys() - {"rq_kmeans"}
+        first = {job for job in first if dict(job[1])["identifier"] not in others}
     assert needed == plans.following(first)
 
 
