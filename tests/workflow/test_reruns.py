@@ -341,12 +341,15 @@ def test_another_seed_trains_what_draws_and_shares_the_rest(plans):
 
 def scripts_of_jobs(plans):
     """(name, job, script, modules that it looks up by name) of every job whose code counts."""
+    identifiers = load_experiments(plans.values).identifiers
     for name, job in plans.jobs.items():
         # What is downloaded does not depend on the code that does it.
         if name[0] == "all" or name[0].startswith("download_"):
             continue
         method = dict(name[1]).get("method")
         kind = [f"gensar_core.baselines.methods.{kinds_of(plans)[method]}"] if method else []
+        if name[0] == "identifiers":
+            kind = [f"gensar_core.identifiers.kinds.{identifiers[dict(name[1])['identifier']].kind}"]
         yield name, job, ROOT / "workflow_scripts" / Path(job.rule.script).name, kind
 
 
