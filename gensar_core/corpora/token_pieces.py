@@ -29,16 +29,24 @@ class Pieces:
         descriptions: Texts,
         pseudo: Texts | None = None,
         *,
+        titles: Texts | None = None,
+        users: Ragged | None = None,
         behavior_tokens: bool,
         eos_id: int,
     ) -> None:
-        """Take the ids of the added tokens, ``tokens``, and the token ids of every item, ``identifiers``."""
+        """Take the ids of the added tokens, ``tokens``, and the token ids of every item, ``identifiers``.
+
+        ``users`` holds the token ids of users; it and the texts may be left out where no prompt shows them.
+        """
         self._encoder = encoder
         self._tokens = tokens
         self._identifiers = identifiers
         self._texts = {"query": queries, "description": descriptions}
         if pseudo is not None:
             self._texts["pseudo"] = pseudo
+        if titles is not None:
+            self._texts["title"] = titles
+        self._users = users
         self._behavior_tokens = behavior_tokens
         self._numbers: dict[object, int] = {}
         self._blocks: list[Ragged] = []
@@ -73,6 +81,9 @@ class Pieces:
             # Any added token may replace the identifier's last one: text after it is tokenized alike.
             after = self._encoder.after_token(tail, next(iter(self._tokens)))
             return beside(rows, repeated(after, len(rows)))
+        if kind == "user":
+            assert self._users is not None and not tail
+            return self._users
         texts = self._texts[kind]
         return self._encoder.encode([text + tail for text in texts.texts]) if tail else texts.tokens
 

@@ -16,10 +16,12 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
+from gensar_core.corpora.instructions import ranked_tasks
 from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
+from gensar_core.corpora.user_words import UNKNOWN_USER
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
 from gensar_core.generator.backbones.load import load_corpus_tokenizer
@@ -79,14 +81,17 @@ def one_pass_task(
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validation = []
-    for task in schema.TASKS:
+    tasks = ranked_tasks(corpus)
+    for task in tasks:
         lists = load_candidates(
             samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table
         )
         if len(lists):
             validation.append(OnePassValidation(task, lists, asked, scorer))
     if not validation:
-        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
+        raise UserError(
+            f"{samples}: holds no valid samples of {' or '.join(tasks)} to choose the model by; take more data"
+        )
     order_seed = derive_seed(seed, "order")
     return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes)
 
@@ -95,7 +100,7 @@ def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
     """Read the items' tokens and tries of a corpus, and number their prefixes."""
     items = corpora.load_item_tokens(corpus, vocabulary, end)
     tries = load_tries(corpus, len(items["rec"]))
-    first_code = 1 if _settings(corpus).behavior_tokens else 0
+    first_code = int(corpora.has_behavior_tokens(corpus))
     return Catalogue(items, tries, ItemNodes.build(items, tries, first_code), first_code)
 
 
@@ -207,8 +212,9 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,
     ) -> list[Hit]:
-        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`."""
+        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`. Logs do not name their user."""
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
         return self._ask("rec", self._live.row(history, None), top, beams, excluded, allowed)
@@ -222,6 +228,7 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
         return self._ask("search", self._live.row(history, query), top, beams, excluded, allowed)
@@ -265,10 +272,7 @@ class LiveLogs:
         self._encoder = Encoder(tokenizer)
         self._reserved = sorted(tokenizer.get_added_vocab())
         tokens = corpora.new_tokens(corpus)
-        self._lead = [
-            tokens[f"<{behavior}>"] if self._settings.behavior_tokens else int(tokenizer.eos_token_id)
-            for behavior in schema.BEHAVIORS
-        ]
+        self._lead = [tokens.get(f"<{behavior}>", int(tokenizer.eos_token_id)) for behavior in schema.BEHAVIORS]
         read = LogRows.load(corpus / "user_logs.parquet", corpora.vocabulary_size(corpus))
         queries = np.flatnonzero(read.behavior == schema.SEARCHED_QUERY)
         self._numbers = {
