@@ -74,11 +74,11 @@ def build_corpus(
 
     Writes train.parquet (table `corpus`: by task, then sample or item id; training inserts it into the instructions of
     prompts.yaml, the settings' prompt file), prompts.parquet (table `prompts`: the valid and test samples of the tasks
-    that this file ranks, with the first template), user_logs.parquet and asked_logs.parquet (table `user_logs`: training logs, and those whose targets are
-    the valid and test samples, under the samples' history ``protocol``), item_tokens.parquet (table `item_tokens`),
-    trie.safetensors (the same as one trie per task), tokenizer/ and new_tokens.json. Tasks of pseudo-queries read the
-    table ``pseudo_queries``. Raises UserError when an input is missing or does not match the others, or when the tokenizer
-    cannot be loaded or does not fit.
+    that this file ranks, with the first template), user_logs.parquet and asked_logs.parquet (table `user_logs`:
+    training logs, and those whose targets are the valid and test samples, under the samples' history ``protocol``),
+    item_tokens.parquet (table `item_tokens`), trie.safetensors (the same as one trie per task), tokenizer/ and
+    new_tokens.json. Tasks of pseudo-queries read the table ``pseudo_queries``. Raises UserError when an input is
+    missing or does not match the others, or when the tokenizer cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [canonical / "events.parquet", samples / "training_events.parquet"]
@@ -364,8 +364,8 @@ def _texts(canonical: Path) -> tuple[pl.Series, pl.Series, pl.Series]:
 
 def _user_rows(samples: Path, tokens: list[int], encoder: Encoder) -> Ragged:
     """Write the unknown user and users 0, 1, ... of the samples table as token ids."""
-    users = pl.read_parquet(samples / "samples.parquet", columns=["user_id"]).get_column("user_id").max()
-    return user_rows(np.arange(UNKNOWN_USER, -1 if users is None else int(users) + 1), tokens, encoder)  # type: ignore[call-overload]
+    users = pl.read_parquet(samples / "samples.parquet", columns=["user_id"]).get_column("user_id").to_numpy()
+    return user_rows(np.arange(UNKNOWN_USER, users.max(initial=UNKNOWN_USER) + 1), tokens, encoder)
 
 
 def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSettings) -> pl.DataFrame:

@@ -100,7 +100,7 @@ class Instructions:
 
     @classmethod
     def load(cls, corpus: Path, names: Sequence[str]) -> Instructions:
-        """Load the named tasks' instructions from the folder ``corpus``. Raises UserError when it lacks prompts.yaml."""
+        """Load the named tasks' instructions from the folder ``corpus``. Raises UserError if it lacks prompts.yaml."""
         tasks = tasks_of(corpus_prompts(corpus))
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
         tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]

@@ -77,10 +77,8 @@ class LivePrompts:
         that it does not have and on a query without a word.
         """
         if task not in self._tasks:
-            raise UserError(
-                f"{self._corpus}: its prompt file ranks {' and '.join(self._tasks)} alone; ask a model of other prompts "
-                f"for {task}"
-            )
+            named = " and ".join(self._tasks)
+            raise UserError(f"{self._corpus}: its prompt file ranks {named} alone; ask another model for {task}")
         form = self._tasks[task]
         items = sorted({entry.object for entry in history if isinstance(entry.object, int)})
         words = [entry.object for entry in history if isinstance(entry.object, str)]

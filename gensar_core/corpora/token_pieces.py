@@ -82,7 +82,7 @@ class Pieces:
             after = self._encoder.after_token(tail, next(iter(self._tokens)))
             return beside(rows, repeated(after, len(rows)))
         if kind == "user":
-            assert self._users is not None and not tail
+            assert self._users is not None
             return self._users
         texts = self._texts[kind]
         return self._encoder.encode([text + tail for text in texts.texts]) if tail else texts.tokens

@@ -20,8 +20,8 @@ def user_tokens(count: int) -> list[str]:
 def user_rows(users: np.ndarray, tokens: list[int], encoder: Encoder) -> Ragged:
     """Write ``users`` int [n] (-1: unknown) as token ids.
 
-    With ``tokens`` (ids of `user_tokens`), a user is one of them by a hash (TIGER, section 4), an unknown one the first.
-    Without, user u is the words `user_{u + 1}`, an unknown one `user_0`.
+    With ``tokens`` (ids of `user_tokens`), a user is one of them by a hash (TIGER), an unknown one the
+    first. Without, user u is the words `user_{u + 1}`, an unknown one `user_0` (P5).
     """
     if not tokens:
         return encoder.encode([f"user_{user + 1}" for user in users.tolist()])

@@ -13,7 +13,8 @@ from gensar_core.corpora.trie import TokenTrie, load_tries
 def target_tries(corpus: Path, n_items: int) -> dict[str, TokenTrie]:
     """Load the trie of all items as each task writes them, by the task's name; tasks that write texts have none.
 
-    Raises UserError when the corpus' prompt file is missing, or when its file of tries is missing, broken, or not that of ``n_items`` items.
+    Raises UserError when the corpus lacks its prompt file, and when its file of tries is missing, broken, or not that
+    of ``n_items`` items.
     """
     tries = load_tries(corpus, n_items)
     as_ranked = {value.kind: tries[source] for source, value in ITEM_VALUES.items()}

@@ -89,9 +89,8 @@ def one_pass_task(
         if len(lists):
             validation.append(OnePassValidation(task, lists, asked, scorer))
     if not validation:
-        raise UserError(
-            f"{samples}: holds no valid samples of {' or '.join(tasks)} to choose the model by; take more data"
-        )
+        named = " or ".join(tasks)
+        raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")
     order_seed = derive_seed(seed, "order")
     return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes)
 
@@ -212,7 +211,7 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,
+        user: int = UNKNOWN_USER,  # noqa: ARG002
     ) -> list[Hit]:
         """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`. Logs do not name their user."""
         if not history:
@@ -228,7 +227,7 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,
+        user: int = UNKNOWN_USER,  # noqa: ARG002
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
         return self._ask("search", self._live.row(history, query), top, beams, excluded, allowed)

@@ -56,7 +56,8 @@ def load_validation(
 ) -> list[Validation]:
     """Load the valid lists of the tasks that the corpus has prompts for.
 
-    They are those of at most ``users`` users each (0: all), by ``choice``. Tasks without lists are left out. Raises UserError if no task has valid samples.
+    They are those of at most ``users`` users each (0: all), by ``choice``. Tasks without lists are left out. Raises
+    UserError if no task has valid samples.
     """
     vocabulary = model.lm_head.weight.shape[0]
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
@@ -71,7 +72,6 @@ def load_validation(
             rows = prompts.of(lists.samples.get_column("sample_id").to_numpy())
             validations.append(Validation(task, lists, rows, items[task], likelihoods.get(task, VOCABULARY)))
     if not validations:
-        raise UserError(
-            f"{samples}: holds no valid samples of {' or '.join(tasks)} to choose the model by; take more data"
-        )
+        named = " or ".join(tasks)
+        raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")
     return validations
