@@ -104,7 +104,7 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
         if name not in known:
             path = in_place.path_as_written(path)
             raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
-    _check_prompts(experiments, where)
+    _check_prompts(experiments, in_place, where)
     _check_row_names(experiments, where)
     _check_file_names(experiments, where)
     return experiments.model_copy(update={"generators": with_starts(experiments.generators, f"{where}: generators")})
@@ -120,10 +120,10 @@ def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Ex
     return experiments.model_copy(update=sections)
 
 
-def _check_prompts(experiments: Experiments, where: str) -> None:
+def _check_prompts(experiments: Experiments, in_place: InPlace, where: str) -> None:
     """Raise UserError on a wrong prompt file, and on names of tasks that the prompt file of a corpus lacks."""
     for name, corpus in experiments.corpora.items():
-        path = f"{where}: corpora.{name}."
+        path = f"{where}: {in_place.path_as_written(f'corpora.{name}')}."
         if corpus.reads_pseudo_queries(path) and corpus.pseudo_queries is None:
             raise UserError(f"{path}pseudo_queries: its tasks ask them; name an entry of pseudo_queries")
     for name, generator in experiments.generators.items():

@@ -120,10 +120,10 @@ class PromptFile(Settings):
         Raises UserError when a name is no task or group, and when no task is left.
         """
         for key, names in (("tasks", tasks or ()), ("drop", drop)):
-            for name in names:
+            for position, name in enumerate(names):
                 if not self._named(name):
                     known = dict.fromkeys(task.group or own for own, task in self.tasks.items())
-                    raise UserError(f"{where}{key}: {not_an_entry(name, known, 'of the prompt file')}")
+                    raise UserError(f"{where}{key}.{position}: {not_an_entry(name, known, 'of its prompt file')}")
         if tasks is None:
             chosen = [name for name, task in self.tasks.items() if not task.optional]
         else:
@@ -193,7 +193,7 @@ def find_prompts(name: str, where: str = "prompts") -> PromptFile:
     """Read the prompt file that a corpus names. Raises UserError when there is none, and as `read_prompts`."""
     path = prompts_path(name)
     if not path.is_file():
-        raise UserError(f"{where}: {not_an_entry(name, shipped_prompts(), 'of the prompt files')}, and no file either")
+        raise UserError(f"{where}: {not_an_entry(name, shipped_prompts(), 'of the prompt files, nor a file')}")
     return read_prompts(path)
 
 

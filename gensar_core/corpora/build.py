@@ -387,7 +387,7 @@ def _base_tokenizer(
     instructions = [template.text for task in tasks for template in task.templates]
     # Each item in a history is followed by a separator, which becomes one token if training sees it as often.
     kinds = dict.fromkeys(task.history.separator.strip() for task in tasks if task.history)
-    separators = [separator for separator in kinds for _ in range(min(len(items), _TRAINING_TEXTS))]
+    separators = [separator for separator in kinds if separator for _ in range(min(len(items), _TRAINING_TEXTS))]
     texts = chain(_sampled(items), _sampled(queries), instructions, separators)
     return train_tokenizer(texts, settings.vocabulary_size)
 

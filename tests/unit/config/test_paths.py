@@ -142,7 +142,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "brief"),
             [
                 f"results/shop/corpora/short/{name}"
-                for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
+                for name in ("prompts.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors")
             ],
         ),
         (
@@ -151,7 +151,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             [
                 f"results/shop/corpora/full/{name}"
                 for name in (
-                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
+                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "prompts.yaml",
                     "trie.safetensors",
                 )
             ],
@@ -279,8 +279,15 @@ def test_a_causal_generator_reads_logs_in_place_of_prompts():
     trained, ranked = paths.training_corpus(plan, "shop", "log"), paths.ranking_corpus(plan, "shop", "log")
     names = [[path.rsplit("/", 1)[1] for path in files] for files in (trained, ranked)]
     assert names == [
-        ["user_logs.parquet", "asked_logs.parquet", "item_tokens.parquet", "new_tokens.json", "trie.safetensors"],
-        ["asked_logs.parquet", "item_tokens.parquet", "trie.safetensors"],
+        [
+            "user_logs.parquet",
+            "asked_logs.parquet",
+            "item_tokens.parquet",
+            "new_tokens.json",
+            "prompts.yaml",
+            "trie.safetensors",
+        ],
+        ["asked_logs.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors"],
     ]
     assert paths.training_samples(plan, "shop", "log")[-1] == "results/shop/samples/training_events.parquet"
     assert len(paths.training_samples(plan, "shop", "gensar")) == 2
