@@ -121,18 +121,20 @@ def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Ex
 
 
 def _check_prompts(experiments: Experiments, in_place: InPlace, where: str) -> None:
-    """Raise UserError on a wrong prompt file, and on names of tasks that the prompt file of a corpus lacks."""
+    """Raise UserError on a wrong prompt file, and on names of tasks that none has.
+
+    A generator may weigh tasks of another prompt file than its own, since it inherits the weights of its base.
+    """
     for name, corpus in experiments.corpora.items():
         path = f"{where}: {in_place.path_as_written(f'corpora.{name}')}."
         if corpus.reads_pseudo_queries(path) and corpus.pseudo_queries is None:
             raise UserError(f"{path}pseudo_queries: its tasks ask them; name an entry of pseudo_queries")
+    tasks = {task for corpus in experiments.corpora.values() for task in find_prompts(corpus.prompts).tasks}
     for name, generator in experiments.generators.items():
-        tasks = find_prompts(experiments.corpora[generator.corpus].prompts).tasks
         for task in generator.task_weights:
             if task not in tasks:
-                raise UserError(
-                    f"{where}: generators.{name}.task_weights.{task}: {not_an_entry(task, tasks, 'of its prompt file')}"
-                )
+                hint = not_an_entry(task, sorted(tasks), "of the corpora's prompt files")
+                raise UserError(f"{where}: generators.{name}.task_weights.{task}: {hint}")
 
 
 def _check_row_names(experiments: Experiments, where: str) -> None:

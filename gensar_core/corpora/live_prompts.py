@@ -53,7 +53,7 @@ class LivePrompts:
     """Write prompts for new histories as a corpus writes its own."""
 
     def __init__(self, corpus: Path) -> None:
-        """Load the corpus' settings, tokenizer and prompt file. Raises UserError when ``corpus`` is no corpus folder."""
+        """Load the corpus' settings, tokenizer and prompt file. Raises UserError if ``corpus`` is no corpus folder."""
         record = read_record(corpus / "stage.json")
         self.settings = validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")

@@ -21,7 +21,6 @@ from gensar_core.corpora.tasks import tasks_of
 from gensar_core.runtime.arrays import Ragged
 from tests.support.shop import COLLABORATIVE, LEVELS, QUERIES, SEMANTIC, TEXTS, Q, R, S
 
-
 #: The tasks of GenSAR.
 TASKS = tasks_of(find_prompts("gensar"))
 

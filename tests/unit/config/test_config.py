@@ -99,7 +99,7 @@ def put(values, path, value):
         ("datasets.figures", {"source": "simulated", "users": 200, "items": 200}, "datasets.figures: results/figures holds other results; rename it"),
         ("figures.collisions", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.collisions: every data set has another figure of this name; rename it"),
         ("figures.sasrec_training", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.sasrec_training: every data set has another figure of this name"),
-        ("generators.gensar.task_weights", {"nsi": 1.0}, "generators.gensar.task_weights.nsi: 'nsi' is not an entry of its prompt file; did you mean 'nsip'?"),
+        ("generators.gensar.task_weights", {"nsi": 1.0}, "generators.gensar.task_weights.nsi: 'nsi' is not an entry of the corpora's prompt files; did you mean 'nsip'?"),
         ("generators.gensar.task_weights", {"nsip": "all"}, "generators.gensar.task_weights.nsip: input should be a valid number, not 'all'"),
         ("generators.gensar.task_weights", {"nsip": -0.5}, "generators.gensar.task_weights.nsip: input should be greater than or equal to 0"),
         ("generators.gensar.task_weights", {"nsip": {"examples": 1.5}}, "task_weights.nsip.examples: input should be a valid integer, not 1.5"),
