@@ -162,6 +162,7 @@ def other(value):
 def changed(values, setting, to):
     """The configuration with one setting of one entry changed, and the wildcard value of that entry."""
     values = copy.deepcopy(values)
+    to = to.replace("CHECKOUT", str(ROOT)) if isinstance(to, str) else to
     if setting in values:
         values[setting] = other(values[setting]) if to is AUTOMATIC else to
         return values, None
