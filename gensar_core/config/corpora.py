@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gensar_core.config.base import Count, Name, Positive, Settings
-from gensar_core.config.prompts import find_prompts, prompts_path
+from gensar_core.config.prompts import find_prompts, shipped_prompts
 
 
 class MaterializationSettings(Settings):
@@ -46,8 +46,7 @@ class MaterializationSettings(Settings):
     @property
     def own_prompts(self) -> Path | None:
         """Return the path of the user's own prompt file; None: a shipped one is used."""
-        path = prompts_path(self.prompts)
-        return path if str(path) == self.prompts else None
+        return None if self.prompts in shipped_prompts() else Path(self.prompts)
 
     def active_tasks(self, where: str = "") -> list[str]:
         """Name the tasks to materialize, in the order of `tasks`. Raises UserError as the prompt file's methods do."""

@@ -184,14 +184,9 @@ def shipped_prompts() -> list[str]:
     return sorted(path.stem for path in PROMPTS_FOLDER.glob("*.yaml"))
 
 
-def prompts_path(name: str) -> Path:
-    """Return the prompt file that ``name`` means: a shipped file's name, or a path."""
-    return PROMPTS_FOLDER / f"{name}.yaml" if name in shipped_prompts() else Path(name)
-
-
 def find_prompts(name: str, where: str = "prompts") -> PromptFile:
-    """Read the prompt file that a corpus names. Raises UserError when there is none, and as `read_prompts`."""
-    path = prompts_path(name)
+    """Read the prompt file that a corpus names: a shipped one, or a path. Raises UserError when there is none."""
+    path = PROMPTS_FOLDER / f"{name}.yaml" if name in shipped_prompts() else Path(name)
     if not path.is_file():
         raise UserError(f"{where}: {not_an_entry(name, shipped_prompts(), 'of the prompt files, nor a file')}")
     return read_prompts(path)

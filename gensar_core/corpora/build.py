@@ -15,14 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.prompts import PromptFile, find_prompts
-from gensar_core.corpora.assemble import (
-    ExampleRows,
-    history_limits,
-    shortened,
-    shown,
-    targets,
-    value_tokens,
-)
+from gensar_core.corpora.assemble import ExampleRows, history_limits, shortened, shown, targets, value_tokens
 from gensar_core.corpora.chunks import (
     CHUNK_ROWS,
     item_rows,
@@ -34,14 +27,7 @@ from gensar_core.corpora.chunks import (
 )
 from gensar_core.corpora.instructions import PROMPTS_COPY, Instructions, Shown
 from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.tasks import (
-    BEHAVIOR_TOKENS,
-    BEHAVIOR_VALUES,
-    ITEM_VALUES,
-    Task,
-    ranking_tasks,
-    tasks_of,
-)
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, BEHAVIOR_VALUES, ITEM_VALUES, Task, ranking_tasks, tasks_of
 from gensar_core.corpora.token_pieces import Pieces, beside, repeated
 from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries
@@ -227,9 +213,11 @@ class _Corpus:
                 rows = sample_rows(chunk, task.source, ("train",))
                 if len(rows):
                     prompts, prompt, rows = self._augmented(task, rows, chunk, following)
-                    prompt = np.arange(len(prompts)) if prompt is None else prompt
-                    answered = np.flatnonzero(~empty[rows.objects["description"]])
-                    yield prompts, prompt[answered], rows.take(answered)
+                    if empty.any():
+                        prompt = np.arange(len(prompts)) if prompt is None else prompt
+                        answered = np.flatnonzero(~empty[rows.objects[task.target.kind]])
+                        prompt, rows = prompt[answered], rows.take(answered)
+                    yield prompts, prompt, rows
 
     def _augmented(
         self, task: Task, prompts: ExampleRows, chunk: pl.DataFrame, following: pl.DataFrame
