@@ -101,7 +101,7 @@ class Instructions:
     @classmethod
     def load(cls, corpus: Path, names: Sequence[str]) -> Instructions:
         """Load the named tasks' instructions from the folder ``corpus``. Raises UserError if it lacks prompts.yaml."""
-        tasks = tasks_of(corpus_prompts(corpus))
+        tasks = tasks_of(load_prompt_file(corpus))
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
         tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
         return cls.tokenize([tasks[name] for name in names], Encoder(tokenizer), tokens, int(tokenizer.eos_token_id))
@@ -145,16 +145,16 @@ class Instructions:
         return Ragged(flat.offsets[:: places.shape[1]], flat.values)
 
 
-def corpus_prompts(corpus: Path) -> PromptFile:
+def load_prompt_file(corpus: Path) -> PromptFile:
     """Read the prompt file that a corpus was built with. Raises UserError when it has none."""
     if not (corpus / PROMPTS_COPY).is_file():
         raise UserError(f"{corpus / PROMPTS_COPY}: no such file; build the corpus again")
     return read_prompts(corpus / PROMPTS_COPY)
 
 
-def ranked_tasks(corpus: Path) -> list[str]:
+def prompted_tasks(corpus: Path) -> list[str]:
     """Name the tasks, of `rec` and `search`, whose valid and test samples have prompts in a corpus."""
-    return list(corpus_prompts(corpus).ranking)
+    return list(load_prompt_file(corpus).ranking)
 
 
 def _behavior_token(task: Task, tokens: Mapping[str, int]) -> list[int]:

@@ -15,7 +15,7 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.corpora.assemble import ExampleRows, history_limits, shown
 from gensar_core.corpora.histories import ShownHistories
-from gensar_core.corpora.instructions import Instructions, corpus_prompts
+from gensar_core.corpora.instructions import Instructions, load_prompt_file
 from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.read import has_behavior_tokens, new_tokens
 from gensar_core.corpora.tasks import Kind, ranking_tasks
@@ -62,7 +62,7 @@ class LivePrompts:
         self._eos = int(tokenizer.eos_token_id)
         self._reserved = sorted(tokenizer.get_added_vocab())
         # The prompt file that the model was trained on; the library's may have changed since.
-        prompts = corpus_prompts(corpus)
+        prompts = load_prompt_file(corpus)
         self._corpus, self._tasks = corpus, ranking_tasks(prompts)
         self._instructions = Instructions.load(corpus, [task.name for task in self._tasks.values()])
         self._behavior_tokens = has_behavior_tokens(corpus)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gensar_core.corpora.instructions import corpus_prompts
+from gensar_core.corpora.instructions import load_prompt_file
 from gensar_core.corpora.read import has_behavior_tokens
 from gensar_core.corpora.tasks import ITEM_VALUES, tasks_of
 from gensar_core.corpora.trie import TokenTrie, load_tries
@@ -24,6 +24,6 @@ def target_tries(corpus: Path, n_items: int) -> dict[str, TokenTrie]:
         bare = {kind: trie.without_first_token() for kind, trie in as_ranked.items()}
     return {
         name: (bare if task.target.behavior is None else as_ranked)[task.target.kind]
-        for name, task in tasks_of(corpus_prompts(corpus)).items()
+        for name, task in tasks_of(load_prompt_file(corpus)).items()
         if task.target.kind in as_ranked
     }

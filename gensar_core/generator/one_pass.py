@@ -16,7 +16,7 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
-from gensar_core.corpora.instructions import ranked_tasks
+from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.corpora.trie import load_tries
@@ -81,7 +81,7 @@ def one_pass_task(
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validation = []
-    tasks = ranked_tasks(corpus)
+    tasks = prompted_tasks(corpus)
     for task in tasks:
         lists = load_candidates(
             samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table

@@ -17,7 +17,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
-from gensar_core.corpora.instructions import PROMPTS_COPY, ranked_tasks
+from gensar_core.corpora.instructions import PROMPTS_COPY, prompted_tasks
 from gensar_core.generator.open import Generator, asked_file, load_generator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import (
@@ -58,7 +58,7 @@ def rank_candidates(
         generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
         table = schema.SAMPLES.read(samples / "samples.parquet")
-        groups = list(itertools.product(ranked_tasks(corpus), ("valid", "test")))
+        groups = list(itertools.product(prompted_tasks(corpus), ("valid", "test")))
         lists = [load_candidates(samples, *group, samples=table) for group in groups]
         spans = part.spans([len(one) for one in lists], _LISTS)
         rankings = [
@@ -98,7 +98,7 @@ def rank_catalogue(
     ) as stage:
         generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
-        tasks = ranked_tasks(corpus)
+        tasks = prompted_tasks(corpus)
         targets = [load_targets(samples, task, protocol) for task in tasks]
         block = _LISTS if settings.beams else block_rows(len(generator.items[tasks[0]]))
         spans = part.spans([len(one) for one in targets], block)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gensar_core import schema
-from gensar_core.corpora.instructions import ranked_tasks
+from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.read import ItemTokens, load_item_tokens, load_prompts
 from gensar_core.corpora.trie import load_tries
 from gensar_core.errors import UserError
@@ -65,7 +65,7 @@ def load_validation(
     likelihoods = item_likelihoods(model, lambda: load_tries(corpus, len(items["rec"])))
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validations = []
-    tasks = ranked_tasks(corpus)
+    tasks = prompted_tasks(corpus)
     for task in tasks:
         lists = load_candidates(samples, task, "valid", users=users, choice=choice, samples=table)
         if len(lists):

@@ -9,7 +9,7 @@ import yaml
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.experiments import load_experiments
 from gensar_core.corpora.build import build_corpus
-from gensar_core.corpora.instructions import ranked_tasks
+from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.readable import readable
 from tests.support.shop import write_corpus_inputs
 
@@ -48,4 +48,4 @@ def test_the_corpus_holds_what_the_page_shows(working_folder):
     settings = MaterializationSettings(prompts="my_prompts.yaml", tokenizer="trained", vocabulary_size=400)
     build_corpus(shop, shop, shop, working_folder / "corpus", settings, 7)
     assert readable(working_folder / "corpus", 1).startswith(SHOWN)
-    assert ranked_tasks(working_folder / "corpus") == ["search"]
+    assert prompted_tasks(working_folder / "corpus") == ["search"]

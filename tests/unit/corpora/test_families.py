@@ -15,7 +15,7 @@ from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.prompts import PROMPTS_FOLDER
 from gensar_core.corpora.build import build_corpus
-from gensar_core.corpora.instructions import ranked_tasks
+from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.live_prompts import Entry, LivePrompts
 from gensar_core.corpora.user_words import user_rows
 from gensar_core.errors import UserError
@@ -168,7 +168,7 @@ def test_a_family_has_prompts_for_its_task_alone(shop: Path, tmp_path: Path, fam
     corpus = build(shop, tmp_path, family)
     held_out = [row["sample_id"] for row in MORE if row["task"] == ranked and row["split"] != "train"]
     assert schema.PROMPTS.read(corpus / "prompts.parquet")["sample_id"].to_list() == held_out
-    assert ranked_tasks(corpus) == [ranked]
+    assert prompted_tasks(corpus) == [ranked]
     # No behavior token is new, and none is in a prompt, a target or an item's tokens.
     assert not {"<R_I>", "<S_Q>", "<S_I>"} & json.loads((corpus / "new_tokens.json").read_text())["tokens"].keys()
     items = schema.ITEM_TOKENS.read(corpus / "item_tokens.parquet").filter(task="rec", item_id=4)
@@ -181,7 +181,7 @@ def test_live_prompts_equal_the_stored_ones(shop: Path, tmp_path: Path, family: 
     corpus = build(shop, tmp_path, family)
     stored = dict(schema.PROMPTS.read(corpus / "prompts.parquet").iter_rows())
     live = LivePrompts(corpus)
-    (ranked,) = ranked_tasks(corpus)
+    (ranked,) = prompted_tasks(corpus)
     for row in (row for row in MORE if row["sample_id"] in stored):
         pairs = zip(row["history_behavior"], row["history_object"], strict=True)
         history = [Entry(code, QUERIES[thing] if code == Q else thing) for code, thing in pairs]
