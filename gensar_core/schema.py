@@ -249,19 +249,21 @@ CORPUS: Final = Table(
     "corpus",
     "one training example of the generator a row; its prompt is what it shows in an instruction of its task",
     {
-        "task": Column(pl.String(), "nrip, nsqp, nsip, desc2id_semantic, ..."),
+        "task": Column(pl.String(), "a task of the corpus' prompt file: nrip, nsqp, ..."),
         "sample_id": Column(
             pl.Int64(), "the sample whose history the input shows, or the item id for tasks without a history"
         ),
         "history_ids": Column(_LIST_I32, "encoder tokens of the history; empty for tasks without one"),
-        "value_ids": Column(_LIST_I32, "encoder tokens of what else is shown: a query, an item's text or identifier"),
+        "value_ids": Column(
+            _LIST_I32, "encoder tokens of what else is shown: a query, a user, an item's text or identifier"
+        ),
         "target_ids": Column(_LIST_I32, "decoder targets, end-of-sequence included"),
     },
 )
 
 PROMPTS: Final = Table(
     "prompts",
-    "the encoder input of every valid and test sample",
+    "the encoder input of every valid and test sample of the tasks that the prompt file ranks",
     {
         "sample_id": Column(pl.Int64(), "the sample"),
         "input_ids": Column(_LIST_I32, "encoder tokens, end-of-sequence included"),

@@ -16,6 +16,7 @@ from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings, with_starts
 from gensar_core.config.identifiers import IdentifierSettings
 from gensar_core.config.inheritance import InPlace, inherit, merge
+from gensar_core.config.prompts import find_prompts
 from gensar_core.config.pseudo_queries import PseudoQueryEntry
 from gensar_core.config.tables import FigureSettings, MethodSettings, TableSettings
 from gensar_core.errors import UserError
@@ -107,6 +108,7 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
         if name not in known:
             path = in_place.path_as_written(path)
             raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
+    _check_prompts(experiments, in_place, where)
     _check_row_names(experiments, where)
     _check_file_names(experiments, where)
     return experiments.model_copy(update={"generators": with_starts(experiments.generators, f"{where}: generators")})
@@ -121,6 +123,23 @@ def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Ex
         for name, keys in in_place.derived[section].items():
             sections[section][name] = validate(model, keys, where, in_place.path_as_written(f"{section}.{name}"))
     return experiments.model_copy(update=sections)
+
+
+def _check_prompts(experiments: Experiments, in_place: InPlace, where: str) -> None:
+    """Raise UserError on a wrong prompt file, and on names of tasks that none has.
+
+    A generator may weigh tasks of another prompt file than its own, since it inherits the weights of its base.
+    """
+    for name, corpus in experiments.corpora.items():
+        path = f"{where}: {in_place.path_as_written(f'corpora.{name}')}."
+        if corpus.reads_pseudo_queries(path) and corpus.pseudo_queries is None:
+            raise UserError(f"{path}pseudo_queries: its tasks ask them; name an entry of pseudo_queries")
+    tasks = {task for corpus in experiments.corpora.values() for task in find_prompts(corpus.prompts).tasks}
+    for name, generator in experiments.generators.items():
+        for task in generator.task_weights:
+            if task not in tasks:
+                hint = not_an_entry(task, sorted(tasks), "of the corpora's prompt files")
+                raise UserError(f"{where}: generators.{name}.task_weights.{task}: {hint}")
 
 
 def _check_row_names(experiments: Experiments, where: str) -> None:

@@ -47,19 +47,6 @@ class OnePassSettings(Settings):
     beside the clicks of the history. With `likelihood: catalogue` only."""
 
 
-#: Training tasks by their names in a corpus: alignment has one per side.
-TrainingTask: TypeAlias = Literal[
-    "nrip",
-    "nsqp",
-    "nsip",
-    "desc2id_semantic",
-    "desc2id_collaborative",
-    "id2desc_semantic",
-    "id2desc_collaborative",
-    "doc2query",
-]
-
-
 class ExamplesPerEpoch(Settings):
     """Set a task's weight as a number of examples."""
 
@@ -101,10 +88,10 @@ class TrainingSettings(Settings):
     warm_start: bool = False
     """From scratch: initialize the token embeddings from the vectors of the items that a token describes, and the
     cross-attention so that it averages the prompt."""
-    task_weights: dict[TrainingTask, TaskWeight] = {}
+    task_weights: dict[Name, TaskWeight] = {}
     """Number of times a task's examples are seen in one epoch: 0.5 sees a random half of them; `{examples: N}` sees N,
     drawn anew each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A causal model reads
-    logs whole: for `nrip`, `nsqp` and `nsip` the number is the factor of their loss. A task that the
+    logs whole: for `nrip`, `nsqp` and `nsip` the number is the factor of their loss. A task of the prompt file that the
     corpus lacks has no examples, whatever its weight (an ablation inherits the weights of its base)."""
     validations_per_epoch: Positive = 1
     """Validations per epoch, and the maximum number of users of each task to validate on (0: all of them): evenly

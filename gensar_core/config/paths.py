@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from gensar_core.config.base import canonical_json
 from gensar_core.config.experiments import Experiments
+from gensar_core.config.prompts import find_prompts
 from gensar_core.config.seeds import Runs
 from gensar_core.errors import UserError
 
@@ -48,11 +49,11 @@ _PROMPTS, _ITEM_TOKENS, _TRIE = (
 )
 _USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS = (f"{_CORPUS}/{name}_logs.parquet" for name in ("user", "alignment", "asked"))
 NEW_TOKENS: Final = f"{_CORPUS}/new_tokens.json"
-_TEMPLATES: Final = f"{_CORPUS}/templates.yaml"
+_TASKS: Final = f"{_CORPUS}/prompts.yaml"
 #: The files of a corpus beside its training examples and its tokenizer.
-CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TEMPLATES, _TRIE]
+CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TASKS, _TRIE]
 #: Files that only trainings on prompts read, and files that only trainings on logs read.
-_PROMPT_FILES: Final = (TRAINING_TOKENS, _PROMPTS, _TEMPLATES)
+_PROMPT_FILES: Final = (TRAINING_TOKENS, _PROMPTS)
 _LOG_FILES: Final = (_USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS)
 
 #: Endings of the files of a metric table, beside its CSV and its page.
@@ -232,9 +233,14 @@ def corpus_sides(plan: Plan, corpus: str) -> list[str]:
 def corpus_pseudo_queries(plan: Plan, dataset: str, corpus: str) -> str | list[str]:
     """Return the file of pseudo-queries that a corpus reads, or an empty list."""
     entry = plan.experiments.corpora[corpus]
-    if "doc2query" not in entry.active_tasks:
+    if not entry.reads_pseudo_queries():
         return []
     return _PSEUDO_QUERIES.format(dataset=dataset, entry=entry.pseudo_queries)
+
+
+def corpus_prompts(plan: Plan, corpus: str) -> str:
+    """Return what a corpus's prompt file says, as canonical JSON."""
+    return find_prompts(plan.experiments.corpora[corpus].prompts).canonical()
 
 
 # Generators.
@@ -266,7 +272,7 @@ def training_samples(plan: Plan, dataset: str, generator: str) -> list[str]:
 def ranking_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
     """List the files of its corpus that a generator ranks with."""
     asked = _ASKED_LOGS if plan.experiments.generators[generator].reads_logs else _PROMPTS
-    return _of_corpus(plan, dataset, generator, [asked, _ITEM_TOKENS, _TRIE])
+    return _of_corpus(plan, dataset, generator, [asked, _TASKS, _ITEM_TOKENS, _TRIE])
 
 
 def generator_tokenizer(plan: Plan, dataset: str, generator: str) -> str:

@@ -16,9 +16,11 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
+from gensar_core.corpora.instructions import prompted_tasks, trained_behaviors
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
+from gensar_core.corpora.user_words import UNKNOWN_USER
 from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
@@ -55,7 +57,7 @@ def one_pass_task(
 ) -> OnePassTask:
     """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``."""
     for name in LOG_TASKS:
-        if not isinstance(settings.task_weights.get(name, 1.0), int | float):  # type: ignore[call-overload]
+        if not isinstance(settings.task_weights.get(name, 1.0), int | float):
             raise UserError(
                 f"task_weights.{name}: logs are read whole; write a factor of the loss, not {{examples: N}}"
             )
@@ -83,16 +85,18 @@ def one_pass_task(
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validation = []
-    for task in schema.TASKS:
+    tasks = prompted_tasks(corpus)
+    for task in tasks:
         lists = load_candidates(
             samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table
         )
         if len(lists):
             validation.append(OnePassValidation(task, lists, asked, scorer))
     if not validation:
-        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
+        named = " or ".join(tasks)
+        raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")
     order_seed = derive_seed(seed, "order")
-    trained = _settings(corpus).active_tasks
+    trained = [LOG_TASKS[behavior] for behavior in trained_behaviors(corpus, _settings(corpus))]
     return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained)
 
 
@@ -100,7 +104,7 @@ def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
     """Read the items' tokens and tries of a corpus, and number their prefixes."""
     items = corpora.load_item_tokens(corpus, vocabulary, end)
     tries = load_tries(corpus, len(items["rec"]))
-    first_code = 1 if _settings(corpus).behavior_tokens else 0
+    first_code = int(corpora.has_behavior_tokens(corpus))
     return Catalogue(items, tries, ItemNodes.build(items, tries, first_code), first_code)
 
 
@@ -219,8 +223,9 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,  # noqa: ARG002
     ) -> list[Hit]:
-        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`."""
+        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`. Logs do not name their user."""
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
         return self._ask("rec", self._live.row(history, None), top, beams, excluded, allowed)
@@ -234,6 +239,7 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,  # noqa: ARG002
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
         return self._ask("search", self._live.row(history, query), top, beams, excluded, allowed)
@@ -277,10 +283,7 @@ class LiveLogs:
         self._encoder = Encoder(tokenizer)
         self._reserved = sorted(tokenizer.get_added_vocab())
         tokens = corpora.new_tokens(corpus)
-        self._lead = [
-            tokens[f"<{behavior}>"] if self._settings.behavior_tokens else int(tokenizer.eos_token_id)
-            for behavior in schema.BEHAVIORS
-        ]
+        self._lead = [tokens.get(f"<{behavior}>", int(tokenizer.eos_token_id)) for behavior in schema.BEHAVIORS]
         read = LogRows.load(corpus / "user_logs.parquet", corpora.vocabulary_size(corpus))
         queries = np.flatnonzero(read.behavior == schema.SEARCHED_QUERY)
         self._numbers = {

@@ -26,8 +26,8 @@ from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.state import TrainingRecord
 
 #: Files of the corpus that every training reads, and those of trainings on prompts and on logs.
-_CORPUS = ("item_tokens.parquet", "trie.safetensors", "new_tokens.json", "tokenizer")
-_PROMPTS = ("train.parquet", "prompts.parquet", "templates.yaml")
+_CORPUS = ("item_tokens.parquet", "trie.safetensors", "new_tokens.json", "prompts.yaml", "tokenizer")
+_PROMPTS = ("train.parquet", "prompts.parquet")
 _LOGS = ("user_logs.parquet", "alignment_logs.parquet", "asked_logs.parquet")
 
 

@@ -23,6 +23,7 @@ from gensar_core.corpora.read import (
     vocabulary_size,
 )
 from gensar_core.corpora.trie import TokenTrie, load_tries
+from gensar_core.corpora.user_words import UNKNOWN_USER
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import Backbone
@@ -119,16 +120,18 @@ class TrainedGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,
     ) -> list[Hit]:
         """Recommend ``top`` items after ``history`` (oldest first), best first.
 
         ``excluded`` are numbers of items not to return; ``allowed`` bool [n_items] marks the items that may be
-        returned. ``beams`` None means 50, or ``top`` if that is larger. Raises UserError on an empty history and on
-        items that are not in the corpus.
+        returned. ``beams`` None means 50, or ``top`` if that is larger. ``user`` is the number of a user of the data
+        set, for prompts that name the user. Raises UserError on an empty history, on items that are not in the corpus,
+        and when its prompts do not ask for recommendations.
         """
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._retrieve("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
+        return self._retrieve("rec", self.prompts.prompt("rec", history, user=user), top, beams, excluded, allowed)
 
     def search(
         self,
@@ -139,9 +142,12 @@ class TrainedGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._retrieve("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
+        return self._retrieve(
+            "search", self.prompts.prompt("search", history, query, user), top, beams, excluded, allowed
+        )
 
     def _retrieve(
         self,

@@ -174,6 +174,7 @@ def other(value):
 def changed(values, setting, to):
     """The configuration with one setting of one entry changed, and the wildcard value of that entry."""
     values = copy.deepcopy(values)
+    to = to.replace("CHECKOUT", str(ROOT)) if isinstance(to, str) else to
     if setting in values:
         values[setting] = other(values[setting]) if to is AUTOMATIC else to
         return values, None
@@ -442,8 +443,8 @@ def test_an_edited_module_reruns_the_stages_that_reach_it(plans, monkeypatch):
 #: File, what is replaced in it (nothing: the end), by what -> the rules whose jobs are to be run.
 EDITS = [
     ("gensar_core/samples/bm25.py", "", "\nBEYOND = 1\n", {"samples", "training_negatives"}),
-    ("gensar_core/corpora/templates.yaml", "", "\n# a comment\n", set()),
-    ("gensar_core/corpora/templates.yaml", "nsip:", "another: [x]\nnsip:", {"corpus"}),
+    ("gensar_core/corpora/prompts/gensar.yaml", "", "\n# a comment\n", set()),
+    ("gensar_core/corpora/prompts/gensar.yaml", "Next query:", "The next query:", {"corpus"}),
     ("gensar_core/baselines/methods/sasrec.py", "", "\nBEYOND = 1\n", {"method"}),
     ("gensar_core/generator/rank.py", "", "\nBEYOND = 1\n", {"rank_generator", "full_rank_generator"}),
     ("gensar_core/config/identifiers.py", "(size,) * self.levels", "(2 * size,) * self.levels", {"identifiers"}),

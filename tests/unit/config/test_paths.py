@@ -164,7 +164,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "brief"),
             [
                 f"results/shop/corpora/short/{name}"
-                for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
+                for name in ("prompts.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors")
             ],
         ),
         (
@@ -173,7 +173,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             [
                 f"results/shop/corpora/full/{name}"
                 for name in (
-                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
+                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "prompts.yaml",
                     "trie.safetensors",
                 )
             ],
@@ -307,9 +307,10 @@ def test_a_causal_generator_reads_logs_in_place_of_prompts():
             "asked_logs.parquet",
             "item_tokens.parquet",
             "new_tokens.json",
+            "prompts.yaml",
             "trie.safetensors",
         ],
-        ["asked_logs.parquet", "item_tokens.parquet", "trie.safetensors"],
+        ["asked_logs.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors"],
     ]
     assert paths.training_samples(plan, "shop", "log")[-1] == "results/shop/samples/training_events.parquet"
     assert len(paths.training_samples(plan, "shop", "gensar")) == 2
