@@ -90,6 +90,8 @@ class _DatasetBase(Settings):
     full_ranking: FullRankingSettings = FullRankingSettings()
     table: Name = "overall"
     """Entry of `tables` shown in results/tables/{dataset}.csv."""
+    published: str | None = None
+    """Data set of gensar_core/evaluation/published.yaml whose figures stand below the tables among the catalogue."""
     experiments: list[Name] = []
     """Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table."""
     compared_identifiers: list[Name] = []
