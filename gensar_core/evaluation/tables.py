@@ -59,7 +59,8 @@ def metric_table(
     second ranking, the metrics of it follow. ``published`` names a data set of published.yaml whose figures .md and
     .html then show. Raises UserError as ``metrics`` does, and on an unknown ``published``.
     """
-    kind, columns = (schema.FULL_RANKS, FULL_METRICS) if full else (schema.RANKS, METRICS)
+    kind = schema.FULL_RANKS if full else schema.RANKS
+    columns: tuple[str, ...] = FULL_METRICS if full else METRICS
     tested = _tested(ranks, names, kind)
     if f"rank{UNSEEN}" in tested.columns:
         columns += tuple(name + UNSEEN for name in columns)

@@ -180,13 +180,13 @@ def test_a_generator_ranks_alike_by_a_wide_beam_search_and_by_exact_scores(tmp_p
         places = (tmp_path / "model", corpus, samples, tmp_path / "ranks", f"beams{beams}")
         generator_rank_catalogue(*places, settings, FullRankingSettings(unseen=True))
         ranked[beams] = schema.FULL_RANKS.read(tmp_path / "ranks" / f"beams{beams}.parquet")
-    # Nobody has clicked in training, but each user has a valid target of each task.
+    # Nobody has clicked in training, but each user has a valid target of each task; one may be the test target.
     assert ranked[None].equals(ranked[folders.N_ITEMS])
     assert set(ranked[None]["task"]) == set(schema.TASKS)
     assert (ranked[None]["rank"] >= 1).all()
     assert (ranked[None]["rank_unseen"] <= ranked[None]["rank"]).all()
     assert (ranked[None]["rank_unseen"] < ranked[None]["rank"]).any()
-    assert (ranked[None]["n_unseen"] == folders.N_ITEMS - 2).all()
+    assert ranked[None]["n_unseen"].is_between(folders.N_ITEMS - 2, folders.N_ITEMS).all()
     narrow = ranked[20]["rank"]
     assert narrow.is_null().any()
     assert (narrow.drop_nulls() <= 20).all()
