@@ -135,8 +135,8 @@ def _check_catalogue_rows(experiments: Experiments, where: str) -> None:
         for row in table.rows if table.among == "catalogue" else ():
             if row in experiments.fusions:
                 raise UserError(
-                    f"{where}: tables.{name}.rows: the fusion {row} weighs lists of candidates; leave it out of a table "
-                    "among the catalogue"
+                    f"{where}: tables.{name}.rows: the fusion {row} weighs lists of candidates; leave it out of a "
+                    "table among the catalogue"
                 )
 
 

@@ -102,7 +102,8 @@ def amazon_files(
     """List the raw files of an Amazon category: simulated, downloaded, or in the user's folder.
 
     ``raw_names`` names the files of a category that must be there, ``search_names`` those of product search, which are
-    published for ``searched_categories`` alone and left out of a data set without searches. Raises UserError when the user's folder lacks one that must be there.
+    published for ``searched_categories`` alone and left out of a data set without searches. Raises UserError when the
+    user's folder lacks one that must be there.
     """
     entry: Any = plan.experiments.datasets[dataset]
     names, category = list(raw_names(entry.category)), entry.category

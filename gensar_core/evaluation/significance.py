@@ -97,8 +97,9 @@ def significance(ranks: pl.DataFrame, metrics: Sequence[str], comparison: Compar
     """Compare rows of a table by task and metric: the best with the second best, or as ``comparison`` requests.
 
     ``ranks`` has the columns task, method, position (of a ranks file in the table), sample_id, rank and, for metrics
-    that end in `_unseen`, rank_unseen, with the same targets for all methods of a task. A method with several positions was trained once per seed: a target's gain is the
-    mean over them. Of equal methods, the first in the table is the better.
+    that end in `_unseen`, rank_unseen, with the same targets for all methods of a task. A method with several positions
+    was trained once per seed: a target's gain is the mean over them. Of equal methods, the first in the table is the
+    better.
 
     Columns: `task`, `metric`, `best`, `runner_up`, `difference` (of the means), `t`, `p_value` (two-sided, see
     ``paired_t``), `low` and `high` (bootstrap). With proposed rows, `proposed` and `other` replace `best` and

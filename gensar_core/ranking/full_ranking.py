@@ -42,9 +42,7 @@ class CatalogueTargets:
 
     def take(self, start: int, stop: int) -> CatalogueTargets:
         """Take rows ``start`` to ``stop``."""
-        return CatalogueTargets(
-            self.samples[start:stop], None if self.clicked is None else self.clicked[start:stop]
-        )
+        return CatalogueTargets(self.samples[start:stop], None if self.clicked is None else self.clicked[start:stop])
 
 
 def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings) -> CatalogueTargets:

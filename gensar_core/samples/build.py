@@ -114,9 +114,7 @@ class _Part:
             for block in self._events.blocks(users):
                 frame = self._events.read(block)
                 log = EventLog.from_frame(frame)
-                selection = select_targets(
-                    log, self._settings, self._survey.moments, searching=self._survey.searching
-                )
+                selection = select_targets(log, self._settings, self._survey.moments, searching=self._survey.searching)
                 counts.update({name: count for name, count in selection.counts.items() if name in _COUNTS})
                 counts["training_events"] += int(selection.training.sum())
                 events.write(frame.filter(selection.training))
@@ -204,7 +202,9 @@ def _gather(
     """Write the merged tables of all parts, their counts, and the audit."""
     _report(stage, counts, user_survey.moments, settings)
     if not any(counts[f"{task}_{split}"] for task, split in GROUPS):
-        raise UserError(f"{canonical / 'events.parquet'}: {_lack_of_targets(settings, user_survey.searching)}; such a log gives no samples")
+        raise UserError(
+            f"{canonical / 'events.parquet'}: {_lack_of_targets(settings, user_survey.searching)}; such a log gives no samples"
+        )
     with TableWriter(schema.EVENTS, stage.path(EVENTS_FILE)) as training_events:
         for rows in _rows([part / EVENTS_FILE for part in parts]):
             training_events.write(rows)

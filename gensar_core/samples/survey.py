@@ -94,9 +94,7 @@ def survey(canonical: Path, settings: SampleSettings) -> Survey:
     return replace(user_survey, moments=moments_of_counts(times, targets, settings.time_shares))
 
 
-def _target_times(
-    table: EventTable, settings: SampleSettings, *, searching: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _target_times(table: EventTable, settings: SampleSettings, *, searching: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct times of targets, ascending, and the number of targets at each."""
     times, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for users in table.blocks():

@@ -213,7 +213,9 @@ def tells(e, evaluated):
     return any((e["user"], e["item"]) == (o["user"], o["item"]) and e["time"] >= o["time"] for o in evaluated)
 
 
-def expected_samples(log, protocol, min_targets, max_recommendations, max_searches, shares=None, cutoff="none", searching=True):
+def expected_samples(
+    log, protocol, min_targets, max_recommendations, max_searches, shares=None, cutoff="none", searching=True
+):
     """(task, split, event id) -> history of every sample, by plain loops; and the ids of the training events.
 
     With ``shares`` the split is by time, else by leaving one out; ``cutoff`` is the training cut-off; ``searching``
