@@ -202,9 +202,8 @@ def _gather(
     """Write the merged tables of all parts, their counts, and the audit."""
     _report(stage, counts, user_survey.moments, settings)
     if not any(counts[f"{task}_{split}"] for task, split in GROUPS):
-        raise UserError(
-            f"{canonical / 'events.parquet'}: {_lack_of_targets(settings, user_survey.searching)}; such a log gives no samples"
-        )
+        lack = _lack_of_targets(settings, user_survey.searching)
+        raise UserError(f"{canonical / 'events.parquet'}: {lack}; such a log gives no samples")
     with TableWriter(schema.EVENTS, stage.path(EVENTS_FILE)) as training_events:
         for rows in _rows([part / EVENTS_FILE for part in parts]):
             training_events.write(rows)
