@@ -330,7 +330,13 @@ FULL_RANKS: Final = Table(
         "rank": Column(
             pl.Float64(), "1 is best; ties take the average rank; null: a search did not find the target", nullable=True
         ),
-        "n_candidates": Column(pl.Int32(), "items ranked, target included"),
+        "n_candidates": Column(pl.Int32(), "all items"),
+        "rank_unseen": Column(
+            pl.Float64(), "rank without items that the user clicked before; null: not found", nullable=True
+        ),
+        "n_unseen": Column(
+            pl.Int32(), "items left then, target included; null: there is no second ranking", nullable=True
+        ),
     },
     unique=("sample_id",),
 )

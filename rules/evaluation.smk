@@ -24,6 +24,8 @@ rule overall_table:
     params:
         rows=by_wildcards(paths.table_rows),
         comparison=settings_of("overall_table"),
+        full=by_wildcards(paths.among_catalogue),
+        published=by_wildcards(paths.published_figures),
         code=code_of("table"),
     script:
         "../workflow_scripts/table.py"

@@ -110,6 +110,7 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
             raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
     _check_prompts(experiments, in_place, where)
     _check_row_names(experiments, where)
+    _check_catalogue_rows(experiments, where)
     _check_file_names(experiments, where)
     return experiments.model_copy(update={"generators": with_starts(experiments.generators, f"{where}: generators")})
 
@@ -150,6 +151,17 @@ def _check_row_names(experiments: Experiments, where: str) -> None:
             if name in owner:
                 raise UserError(f"{where}: {section}.{name}: {owner[name]} has the same name; rename one of them")
             owner[name] = one
+
+
+def _check_catalogue_rows(experiments: Experiments, where: str) -> None:
+    """Raise UserError when a table among the catalogue has a row that ranks candidates alone."""
+    for name, table in experiments.tables.items():
+        for row in table.rows if table.among == "catalogue" else ():
+            if row in experiments.fusions:
+                raise UserError(
+                    f"{where}: tables.{name}.rows: the fusion {row} weighs lists of candidates; leave it out of a "
+                    "table among the catalogue"
+                )
 
 
 def _check_file_names(experiments: Experiments, where: str) -> None:

@@ -105,12 +105,15 @@ def amazon_files(
     """List the raw files of an Amazon category: simulated, downloaded, or in the user's folder.
 
     ``raw_names`` names the files of a category that must be there, ``search_names`` those of product search, which are
-    published for ``searched_categories`` alone. Raises UserError when the user's folder lacks one that must be there.
+    published for ``searched_categories`` alone and left out of a data set without searches. Raises UserError when the
+    user's folder lacks one that must be there.
     """
     entry: Any = plan.experiments.datasets[dataset]
     names, category = list(raw_names(entry.category)), entry.category
     if entry.source == "simulated":
         return [f"results/{dataset}/raw/{name}" for name in [*names, *search_names]]
+    if entry.searches == "none":
+        search_names = ()
     if entry.raw == "download":
         published = search_names if category in searched_categories else ()
         return [f"resources/amazon/{category}/{name}" for name in [*names, *published]]
@@ -387,11 +390,22 @@ def table_rows(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
 
 def table_ranks(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
     """List the ranks files of a table's rows."""
-    return _ranks(dataset, (entry for _, entry in table_runs(plan, dataset, table)))
+    folder = "full_ranks" if among_catalogue(plan, dataset, table) else "ranks"
+    return _ranks(dataset, (entry for _, entry in table_runs(plan, dataset, table)), folder)
 
 
-def _ranks(dataset: str, entries: Iterable[str]) -> list[str]:
-    return [f"results/{dataset}/ranks/{entry}.parquet" for entry in entries]
+def among_catalogue(plan: Plan, dataset: str, table: str | None = None) -> bool:
+    """Return whether a table shows ranks among all items."""
+    return plan.experiments.tables[_table(plan, dataset, table)].among == "catalogue"
+
+
+def published_figures(plan: Plan, dataset: str, table: str | None = None) -> str | None:
+    """Return the data set whose published figures a table shows, if any: those of ranks among all items."""
+    return plan.experiments.datasets[dataset].published if among_catalogue(plan, dataset, table) else None
+
+
+def _ranks(dataset: str, entries: Iterable[str], folder: str = "ranks") -> list[str]:
+    return [f"results/{dataset}/{folder}/{entry}.parquet" for entry in entries]
 
 
 def fitted_runs(plan: Plan, dataset: str, table: str | None = None) -> list[tuple[str, str]]:
@@ -414,7 +428,7 @@ def cost_files(plan: Plan, dataset: str, table: str | None = None) -> dict[str, 
 
 def full_table_ranks(plan: Plan, dataset: str) -> list[str]:
     """List the files of ranks among all items that a data set's table shows: all rows but fusions."""
-    return [f"results/{dataset}/full_ranks/{entry}.parquet" for _, entry in fitted_runs(plan, dataset)]
+    return _ranks(dataset, (entry for _, entry in fitted_runs(plan, dataset)), "full_ranks")
 
 
 def figure_ranks(plan: Plan, dataset: str, figure: str) -> list[str]:
@@ -461,6 +475,15 @@ def shown_rows(plan: Plan, dataset: str) -> list[str]:
         else:
             rows += plan.experiments.figures[name].rows
     return list(dict.fromkeys(rows))
+
+
+def _shown_folders(plan: Plan, dataset: str) -> dict[str, str]:
+    """Map these rows to the folders of their ranks: among all items if nothing else is shown of a row."""
+    tables = [name for name in shown_tables(plan, dataset) if not among_catalogue(plan, dataset, name)]
+    figures = [name for name in plan.experiments.datasets[dataset].experiments if name in plan.experiments.figures]
+    rows = {entries[0] for name in tables for entries in plan.runs[name].values()}
+    rows |= {row for name in figures for row in plan.experiments.figures[name].rows}
+    return {row: "ranks" if row in rows else "full_ranks" for row in shown_rows(plan, dataset)}
 
 
 def shown_corpora(plan: Plan, dataset: str) -> list[str]:
@@ -523,7 +546,7 @@ def page_files(plan: Plan, dataset: str) -> dict[str, list[str]]:
     stages += [f"identifiers/{name}" for name in identifiers]
     stages += [f"corpora/{name}" for name in shown_corpora(plan, dataset)]
     records = [f"{stage}/stage.json" for stage in stages]
-    records += [f"ranks/{row}.stage.json" for row in shown_rows(plan, dataset)]
+    records += [f"{folder}/{row}.stage.json" for row, folder in _shown_folders(plan, dataset).items()]
     return {
         "quality": _quality(dataset, identifiers),
         "figures": shown_figure_files(plan, dataset),

@@ -122,20 +122,24 @@ def catalogue_table(
         rows = asked.of(batch.get_column("sample_id").to_numpy())
         return generator.score(rows, everything, task, users_per_batch=settings.users_per_batch)
 
-    if settings.beams is None:
+    beams = settings.beams
+    if beams is None:
         return ranks_by_score(targets, n_items, score, description=f"full ranks {task}")
-    ranks = []
+    ranks = [np.zeros((2, 0))]
     for start in progress(range(0, len(targets), _LISTS), f"full ranks {task}", unit="batch"):
         batch = targets.take(start, start + _LISTS)
-        retrieved = generator.retrieve(
-            asked.of(batch.samples.get_column("sample_id").to_numpy()),
-            task,
-            beams=settings.beams,
-            users_per_batch=settings.users_per_batch,
-            excluded=batch.excluded if batch.excluded.shape[1] else None,
-        )
-        ranks.append(found_ranks(retrieved.items, retrieved.scores, batch))
-    return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)
+        rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
+
+        def found(clicked: np.ndarray | None, batch: CatalogueTargets = batch, rows: Any = rows) -> np.ndarray:
+            excluded = clicked if clicked is not None and clicked.shape[1] else None
+            retrieved = generator.retrieve(
+                rows, task, beams=beams, users_per_batch=settings.users_per_batch, excluded=excluded
+            )
+            return found_ranks(retrieved.items, retrieved.scores, batch)
+
+        second = np.full(len(batch), np.nan) if batch.clicked is None else found(batch.clicked)
+        ranks.append(np.stack([found(None), second]))
+    return full_ranks(targets, np.concatenate(ranks, axis=1), n_items)
 
 
 def rank_split(

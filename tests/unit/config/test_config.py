@@ -158,6 +158,11 @@ def test_a_staged_training_has_backbone_and_size_of_its_first_stage(values):
 def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(values):
     fused = put(values, "fusions.both", {"parts": ["sasrec", "gensar"]})
     assert load_experiments(put(fused, "tables.overall.rows", ["both"])).fusions["both"].parts == ["sasrec", "gensar"]
+    shown = {"rows": ["sasrec", "both"], "among": "catalogue"}
+    with pytest.raises(
+        UserError, match=r"tables.overall.rows: the fusion both weighs lists of candidates; leave it out"
+    ):
+        load_experiments(put(fused, "tables.overall", shown))
     with pytest.raises(UserError, match=r"fusions.sasrec: a method has the same name"):
         load_experiments(put(values, "fusions.sasrec", {"parts": ["gensar"]}))
     with pytest.raises(UserError, match=r"fusions.both.parts.0: 'nobody' is not an entry of methods or generators"):

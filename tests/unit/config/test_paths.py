@@ -386,6 +386,14 @@ def test_amazon_files_are_simulated_or_downloaded(plan):
     ]  # fmt: skip
 
 
+def test_a_data_set_without_searches_needs_no_product_search_files(plan, monkeypatch):
+    books = plan.experiments.datasets["books"].model_copy(update={"searches": "none"})
+    monkeypatch.setitem(plan.experiments.datasets, "books", books)
+    assert amazon_files(plan, "books") == [
+        "resources/amazon/Books/Books.reviews", "resources/amazon/Books/Books.meta",
+    ]  # fmt: skip
+
+
 def test_amazon_files_of_a_folder_are_those_that_lie_there(plan, folder):
     (folder / "Toys.reviews").touch()
     with pytest.raises(UserError, match=r"config: datasets\.toys\.raw: there is no folder/Toys\.meta; put the file"):

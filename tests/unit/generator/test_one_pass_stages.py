@@ -80,7 +80,7 @@ def test_it_ranks_every_list_and_the_whole_catalogue(trained, tmp_path):
     rank_candidates(model, corpus, shop, tmp_path, "ranks", RankingSettings())
     ranks = schema.RANKS.read(tmp_path / "ranks.parquet")
     assert ranks["sample_id"].to_list() == [1, 2, 4, 5]
-    protocol = FullRankingSettings(exclude_clicked=False)
+    protocol = FullRankingSettings(unseen=True)
     for name, beams in (("beams", 20), ("scores", None)):
         rank_catalogue(model, corpus, shop, tmp_path, name, RetrievalSettings(beams=beams), protocol)
     found, scored = (schema.FULL_RANKS.read(tmp_path / f"{name}.parquet") for name in ("beams", "scores"))
