@@ -38,8 +38,8 @@ class Continuations:
 class Children:
     """List all continuations of some prefixes of level ``depth``, int64.
 
-    ``row`` [c] is the prefix of each, ``number`` [c] its number in the next level; ``first`` and ``child`` [n] are those
-    of `Continuations`.
+    ``row`` [c] is the prefix of each, ``number`` [c] its number in the next level; ``first`` and ``child`` [n] are
+    those of `Continuations`.
     """
 
     depth: int
@@ -94,7 +94,7 @@ class TrieSoftmax:
     def vectors(self, parts: Sequence[Children]) -> list[torch.Tensor]:
         """Look up the output vectors of all continuations of each part, [c, d]; for the root, of its children once.
 
-        Each lookup costs a pass over the whole matrix for its gradient, so that one serves all parts.
+        The gradient of a lookup is a pass over the whole matrix, so one lookup serves all parts.
         """
         tokens, numbers = [], []
         for part in parts:
@@ -115,10 +115,7 @@ class TrieSoftmax:
     ) -> Continuations:
         """Normalize over ``children`` with their ``vectors`` after ``states`` [n, d]; see `continuations`."""
         row = children.row
-        if self._at_root(children):
-            logits = (states @ vectors.T).flatten()
-        else:
-            logits = (states[row] * vectors).sum(1)
+        logits = (states @ vectors.T).flatten() if self._at_root(children) else (states[row] * vectors).sum(1)
         logits = logits.float()
         if self._evidence is not None:
             below = self.trie.levels[children.depth + 1]
