@@ -108,7 +108,7 @@ class TrieSoftmax:
             number = torch.cat(numbers)
             added = torch.nn.functional.embedding(number.clamp_min(0), self._vectors)
             found = found + added * (number >= 0)[:, None]
-        return list(found.split([len(part) for part in tokens]))
+        return list(torch.split(found, [len(part) for part in tokens]))
 
     def normalized(
         self, states: torch.Tensor, children: Children, vectors: torch.Tensor, question: torch.Tensor
