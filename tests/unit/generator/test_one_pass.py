@@ -13,7 +13,7 @@ from gensar_core.corpora.alignment_logs import EntryColumn, alignment_rows
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.corpora.user_logs import NO_TARGET, log_entries, log_rows, training_targets
-from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
+from gensar_core.generator.backbones.causal import CausalGenerator, attention, from_scratch
 from gensar_core.generator.beam_search import search_beams
 from gensar_core.generator.click_evidence import ClickEvidence, Questions
 from gensar_core.generator.item_nodes import ItemNodes
@@ -492,3 +492,27 @@ def test_hidden_entries_are_hidden_from_others_alone(catalogue):
     assert (some <= whole).all()
     assert (some >= all_hidden).all()
     assert not torch.equal(some, whole)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_in_bfloat16_mixes_as_in_float32_and_so_do_its_gradients(groups):
+    rng = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, heads, 7, 8, generator=rng, requires_grad=True) for heads in (4, 4 // groups, 4 // groups)
+    )
+    mask = torch.rand(2, 1, 7, 7, generator=rng) < 0.5
+    mask |= torch.eye(7, dtype=torch.bool)
+    module = torch.nn.Module()
+    module.num_key_value_groups = groups
+
+    def mixed_and_gradients():
+        mixed = attention(module, query, key, value, mask, scaling=0.3)[0].float()
+        return mixed, torch.autograd.grad(mixed.square().sum(), (query, key, value))
+
+    mixed, gradients = mixed_and_gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, rounded_gradients = mixed_and_gradients()
+    torch.testing.assert_close(rounded, mixed, atol=0.03, rtol=0.03)
+    assert not torch.equal(rounded, mixed)
+    for mine, theirs in zip(rounded_gradients, gradients, strict=True):
+        assert (mine - theirs).norm() < 0.03 * theirs.norm()
