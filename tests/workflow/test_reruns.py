@@ -40,7 +40,7 @@ ENTRIES = {
     **{f"identifiers.{kind}": kind for kind in ("rq_kmeans", "clusters", "numbers", "titles", "product")},
     "pseudo_queries": "doc2query_demo",
     "corpora": "demo_doc2query",
-    "generators": "gensar_demo",
+    "generators": "gensar_demo_t5",
     "methods": "sasrec_bce",
     "fusions": "gensar_demo_ensemble",
     "tables": "demo",
@@ -76,10 +76,11 @@ def configuration():
     for name in ("beauty_field", "sports_field", "toys_field"):
         del values["datasets"][name]
     # A warm start goes with a model from scratch alone, and the backbone is one of the settings that are changed.
-    values["generators"]["gensar_demo"]["warm_start"] = False
-    # Staged trainings: one that goes on from the demo's generator, and one for that to go on from.
-    values["generators"]["gensar_staged"] = {"corpus": "demo_doc2query", "start_from": "gensar_demo"}
-    values["generators"]["gensar_first"] = copy.deepcopy(values["generators"]["gensar_demo"])
+    values["generators"]["gensar_demo_t5"]["warm_start"] = False
+    values["tables"]["demo"]["rows"].append("gensar_demo_t5")
+    # Staged trainings: one that goes on from the demo's T5, and one for that to go on from.
+    values["generators"]["gensar_staged"] = {"corpus": "demo_doc2query", "start_from": "gensar_demo_t5"}
+    values["generators"]["gensar_first"] = copy.deepcopy(values["generators"]["gensar_demo_t5"])
     return values
 
 
@@ -257,7 +258,7 @@ def test_a_methods_own_settings_rerun_that_method(plans, kind):
 
 def test_a_staged_training_follows_the_one_it_starts_from(plans):
     (first,), (staged,) = (
-        demo_jobs(("train_generator", "generator", name)) for name in ("gensar_demo", "gensar_staged")
+        demo_jobs(("train_generator", "generator", name)) for name in ("gensar_demo_t5", "gensar_staged")
     )
     assert staged in plans.following([first])
     assert first not in plans.following([staged])
@@ -304,7 +305,7 @@ def demo_jobs(*jobs):
 
 def test_a_new_ablation_builds_only_what_is_new(plans):
     values = copy.deepcopy(plans.values)
-    values["generators"]["demo_wo_nrip"] = {"base": "gensar_demo", "corpus": {"drop": ["nrip"]}}
+    values["generators"]["demo_wo_nrip"] = {"base": "gensar_demo_t5", "corpus": {"drop": ["nrip"]}}
     values["tables"]["demo"]["rows"].append("demo_wo_nrip")
     needed = {job for job in plans.needed(values) if dict(job[1])["dataset"] == "demo"}
     new = demo_jobs(
@@ -339,9 +340,12 @@ def test_another_seed_trains_what_draws_and_shares_the_rest(plans):
         ("embed_sequential", "embedding", "sasrec-seed1"),
         ("identifiers", "identifier", "joint_demo-seed1"),
         ("corpus", "corpus", "demo-seed1"),
-        ("train_generator", "generator", "gensar_demo-seed1"),
-        ("rank_generator", "generator", "gensar_demo-seed1"),
-        ("full_rank_generator", "generator", "gensar_demo-seed1"),
+        ("token_vectors", "corpus", "demo-seed1"),
+        *(
+            (rule, "generator", f"{name}-seed1")
+            for rule in ("train_generator", "rank_generator", "full_rank_generator")
+            for name in ("gensar_demo", "gensar_demo_t5")
+        ),
         ("fuse", "fusion", "gensar_demo_ensemble-seed1"),
     )
     # Samples, candidates and text vectors are there, and so is each row that counts or compares.
