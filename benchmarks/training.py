@@ -37,14 +37,15 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArgume
 
 from gensar_core import schema
 from gensar_core.config.generators import OnePassSettings, ScratchSize, TrainingSettings
+from gensar_core.config.prompts import find_prompts
 from gensar_core.corpora.read import load_examples
-from gensar_core.corpora.tasks import TASKS
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.batches import Step
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.likelihoods import item_likelihoods
+from gensar_core.generator.log_rows import TRAINING_TASKS
 from gensar_core.generator.one_pass import one_pass_task
-from gensar_core.generator.one_pass_training import TASK_NAMES, OnePassTask, RowStep
+from gensar_core.generator.one_pass_training import OnePassTask, RowStep
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import has_bfloat16, pick_device
@@ -57,6 +58,8 @@ TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_d
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12}
 #: Examples per forward pass of the Trainer, as the authors set it.
 PEER_ROWS = 64
+#: Training tasks whose targets are items of samples.
+ITEM_TASKS = ("nrip", "nsip")
 #: Users' logs per optimizer step of a causal model, and steps for each of the other loops: enough rows of all lengths.
 LOGS, LOG_STEPS = 32, 12
 #: Reviews a user that give, with searches, the mean number of training events of Scientific (8.25; median 6, here 7).
@@ -105,7 +108,7 @@ class Timed:
             if number == 1:
                 self.clock.start()
             if number and isinstance(batch, RowStep):
-                self.clock.targets += sum(batch.targets[name] for name in TASK_NAMES.values())
+                self.clock.targets += sum(int(batch.targets[TRAINING_TASKS.index(name)]) for name in ITEM_TASKS)
             elif number:
                 self.clock.targets += sum(len(part.targets) for part in batch.parts)
                 self.clock.tokens += sum(
@@ -233,7 +236,7 @@ def one_pass_ways(shop: Path, prompts: TrainingSettings, steps: int) -> dict[str
         num_layers=size.num_layers + size.num_decoder_layers,
         num_heads=size.num_heads,
     )
-    weights = {name: float(name in TASK_NAMES.values()) for name in TASKS}
+    weights = {name: float(name in ITEM_TASKS) for name in find_prompts("gensar").tasks}
     ways = {}
     for likelihood in ("vocabulary", "catalogue"):
         items = {"likelihood": likelihood, "task_weights": weights}

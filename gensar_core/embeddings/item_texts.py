@@ -11,14 +11,11 @@ import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
-from gensar_core.embeddings.tokenizer import TRAINED, load_tokenizer, train_tokenizer
+from gensar_core.embeddings.tokenizer import TRAINED, load_tokenizer, train_tokenizer, word_lead
 from gensar_core.runtime.arrays import Ragged
 
 # Texts tokenized in one call; bounds the memory of the tokenizer's results.
 _BATCH: Final = 8192
-
-# Texts whose tokens show whether a tokenizer treats words alike in every position.
-_PROBES: Final = ("piano keys", "USB-C cable, 6 ft.", "naïve; (2nd) edition", "钢琴 键盘")
 
 # Characters treated as blanks: white space, control characters, the zero-width space, the byte order mark, and U+2581,
 # which tokenizers write for a blank.
@@ -34,20 +31,6 @@ def clean(texts: pl.Series, reserved: Sequence[str]) -> tuple[list[str], int]:
     cleaned = texts.str.replace_many(list(reserved), [" "] * len(reserved)) if spelling.any() else texts
     cleaned = cleaned.str.replace_all(_BLANKS, " ").str.strip_chars(" ")
     return cleaned.to_list(), int(spelling.sum())
-
-
-def word_lead(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return what to put before a text so that its tokens are those of its words, each encoded alone in the same way.
-
-    That is nothing for T5, which reads a blank before the first word anyway, and a blank for byte-level tokenizers,
-    which tell words after a blank from words at a text's start. None: neither makes texts the sum of their words.
-    """
-    for lead in ("", " "):
-        words = [[lead + word for word in text.split()] for text in _PROBES]
-        whole = [tokenizer(lead + text, add_special_tokens=False).input_ids for text in _PROBES]
-        if whole == [[i for w in part for i in tokenizer(w, add_special_tokens=False).input_ids] for part in words]:
-            return lead
-    return None
 
 
 class Encoder:

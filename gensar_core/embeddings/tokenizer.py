@@ -11,7 +11,6 @@ from typing import Any, Final
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gensar_core.embeddings.item_texts import word_lead
 from gensar_core.errors import UserError
 from gensar_core.runtime.hub import Hub, first_line
 from gensar_core.runtime.stage import write_json
@@ -26,6 +25,9 @@ _BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # Splits after Metaspace has turned blanks into U+2581: words, numbers and punctuation are separated, and each keeps the
 # blank before it, so no token spans a blank.
 _WORDS: Final = Regex("▁?[\\p{L}\\p{M}]+|▁?\\p{N}+|▁?[^▁\\p{L}\\p{M}\\p{N}]+|▁")
+
+# Texts whose tokens show whether a tokenizer treats words alike in every position.
+_PROBES: Final = ("piano keys", "USB-C cable, 6 ft.", "naïve; (2nd) edition", "钢琴 键盘")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,20 @@ def load_corpus_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise UserError(f"{folder}: holds no tokenizer that opens ({first_line(error)}); build it again") from error
+
+
+def word_lead(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what to put before a text so that its tokens are those of its words, each encoded alone in the same way.
+
+    That is nothing for T5, which reads a blank before the first word anyway, and a blank for byte-level tokenizers,
+    which tell words after a blank from words at a text's start. None: neither makes texts the sum of their words.
+    """
+    for lead in ("", " "):
+        words = [[lead + word for word in text.split()] for text in _PROBES]
+        whole = [tokenizer(lead + text, add_special_tokens=False).input_ids for text in _PROBES]
+        if whole == [[i for w in part for i in tokenizer(w, add_special_tokens=False).input_ids] for part in words]:
+            return lead
+    return None
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
