@@ -24,7 +24,7 @@ def schema():
 def test_docstrings_of_fields_are_their_descriptions(schema):
     fields = schema["$defs"]["GeneratorSettings"]["properties"]
     assert fields["warmup_share"].get("description") is None
-    assert fields["backbone"]["description"].startswith("A hub name or local folder of a T5, or `scratch`; or of a")
+    assert fields["backbone"]["description"].startswith("A hub name or local folder of a T5, or `scratch`. Or `causal`")
 
 
 def test_the_command_writes_it(schema, tmp_path):
