@@ -2,23 +2,29 @@
 from gensar_core.samples.parts import part_files
 from gensar_core.sources import kuaisar
 from gensar_core.sources.amazon import product_search
-from gensar_core.sources.amazon.canonical import raw_names
 from gensar_core.sources.amazon.download import PRODUCT_SEARCH_CATEGORIES
+from gensar_core.sources.amazon.releases import RELEASES, raw_folder, raw_names
 
-REVIEWS, METADATA = raw_names("{category}")
+# Folder of downloaded files -> release.
+AMAZON = {raw_folder(release): release for release in RELEASES}
 
 
 rule download_amazon:
     output:
-        reviews=protected(f"resources/amazon/{{category}}/{REVIEWS}"),
-        metadata=protected(f"resources/amazon/{{category}}/{METADATA}"),
+        protected("resources/{folder}/{category}/{file}"),
     log:
-        "resources/amazon/{category}/download.log",
+        "resources/{folder}/{category}/{file}.log",
+    wildcard_constraints:
+        folder=any_of(AMAZON),
+        category=r"\w+",
+        file=r"\w+\.jsonl?\.gz",
     conda:
         "../envs/gensar.yaml"
     resources:
         mem_mb=scaled(1000),
         runtime=scaled(240),
+    params:
+        release=lambda wildcards: AMAZON[wildcards.folder],
     script:
         "../workflow_scripts/download_amazon.py"
 
@@ -67,6 +73,7 @@ rule canonical_amazon:
         by_wildcards(
             paths.amazon_files,
             raw_names=raw_names,
+            raw_folder=raw_folder,
             search_names=product_search.FILES,
             searched_categories=PRODUCT_SEARCH_CATEGORIES,
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gensar_core.config.base import Count, Name, Parts, Positive, Settings, Share
 
@@ -68,10 +68,20 @@ class CanonicalSettings(Settings):
     """Configure how raw Amazon files become canonical tables (stage `canonical`)."""
 
     category: str
+    release: Literal[2014, 2018, 2023] = 2014
+    min_interactions: Positive | None = None
+    """k of the k-core that is computed here from the file of all reviews, in which the earliest review of a user and an
+    item counts; null: read the published 5-core instead, which releases 2014 and 2018 have."""
     search_share: Share = 0.76
     """Share of the reviews that become search sessions when the product-search files are missing."""
     expected_rows: dict[str, Count] = {}
     """Step name -> rows that the step should leave; a difference is reported as a warning."""
+
+    @model_validator(mode="after")
+    def _core_is_there(self) -> CanonicalSettings:
+        if self.release == 2023 and self.min_interactions is None:
+            raise ValueError("release 2023 has no published 5-core; give 'min_interactions', usually 5")
+        return self
 
 
 class _DatasetBase(Settings):
@@ -89,7 +99,7 @@ class _DatasetBase(Settings):
 
 
 class AmazonDataset(_DatasetBase, CanonicalSettings):
-    """Read an Amazon 2014 category, with or without the product-search files of Ai et al."""
+    """Read a category of an Amazon release; that of 2014 with or without the product-search files of Ai et al."""
 
     source: Literal["amazon"]
     category: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
