@@ -1,6 +1,6 @@
 # Raw logs -> canonical tables -> samples and candidates.
 from gensar_core.samples.parts import part_files
-from gensar_core.sources import kuaisar
+from gensar_core.sources import kuaisar, qilin
 from gensar_core.sources.amazon import product_search
 from gensar_core.sources.amazon.download import PRODUCT_SEARCH_CATEGORIES
 from gensar_core.sources.amazon.releases import RELEASES, raw_folder, raw_names
@@ -151,6 +151,34 @@ rule canonical_kuaisar:
         code=code_of("canonical_kuaisar"),
     script:
         "../workflow_scripts/canonical_kuaisar.py"
+
+
+rule canonical_qilin:
+    input:
+        by_wildcards(
+            paths.raw_tables,
+            folders=qilin.FOLDERS,
+        ),
+    output:
+        paths.PARTIES,
+        events=paths.EVENTS,
+        record="results/{dataset}/canonical/stage.json",
+    log:
+        "results/{dataset}/logs/canonical.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_of(plan, "qilin")),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        mem_mb=scaled(2000, 30),
+        runtime=scaled(15, 0.2),
+    params:
+        settings=settings_of("canonical_qilin"),
+        seed=seed_of("canonical_qilin"),
+        code=code_of("canonical_qilin"),
+    script:
+        "../workflow_scripts/canonical_qilin.py"
 
 
 rule samples:

@@ -172,6 +172,18 @@ class KuaiSARDataset(_DatasetBase, KuaiSARSettings):
     """Folder that holds rec_inter.csv, src_inter.csv and item_features.csv."""
 
 
+class QilinSettings(ClickSettings):
+    """Configure the stage `canonical` of Qilin."""
+
+
+class QilinDataset(_DatasetBase, QilinSettings):
+    """Read Qilin from its published files."""
+
+    source: Literal["qilin"]
+    raw: str
+    """Folder that holds the folders notes, recommendation_train, recommendation_test, search_train, search_test, dqa."""
+
+
 DatasetSettings = Annotated[
-    AmazonDataset | SimulatedDataset | EventLogDataset | KuaiSARDataset, Field(discriminator="source")
+    AmazonDataset | SimulatedDataset | EventLogDataset | KuaiSARDataset | QilinDataset, Field(discriminator="source")
 ]

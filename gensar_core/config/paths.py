@@ -125,6 +125,24 @@ def raw_files(plan: Plan, dataset: str, names: Iterable[str]) -> list[str]:
     return [user_file(dataset, "raw", f"{entry.raw}/{name}") for name in names]
 
 
+def raw_tables(plan: Plan, dataset: str, folders: Iterable[str]) -> list[str]:
+    """List the Parquet files of the named folders below a data set's raw files, folder by folder.
+
+    Raises UserError when a folder has none.
+    """
+    entry: Any = plan.experiments.datasets[dataset]
+    files: list[str] = []
+    for folder in folders:
+        there = sorted(Path(entry.raw, folder).glob("*.parquet"))
+        if not there:
+            raise UserError(
+                f"config: datasets.{dataset}.raw: there are no Parquet files in {entry.raw}/{folder}; put the published "
+                "ones there, or name their place"
+            )
+        files += map(str, there)
+    return files
+
+
 def user_table(plan: Plan, dataset: str, key: str) -> str:
     """Return the table of an event log that a key names: `items` or `events`. Raises UserError when it is missing."""
     return user_file(dataset, key, getattr(plan.experiments.datasets[dataset], key))

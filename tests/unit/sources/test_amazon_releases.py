@@ -91,7 +91,7 @@ def test_reviews_of_2023_are_clicks_on_parents_by_the_second(shop):
     assert shop.events() == [
         ("adam", start, "rec", "b2", None, None),
         ("zoe", start + 1, "rec", "b1", None, None),
-        ("zoe", start + 1, "search", "b1", "toy game kite", 0),
+        ("zoe", start + 1, "search", "b1", "toy games kite", 0),
     ]
     expected = {"reviews_read": 4, "reviews_on_dropped_items": 2, "items_without_metadata": 1, "items_without_text": 1}
     assert {name: shop.counts[name] for name in expected} == expected
