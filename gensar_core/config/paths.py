@@ -136,8 +136,8 @@ def raw_tables(plan: Plan, dataset: str, folders: Iterable[str]) -> list[str]:
         there = sorted(Path(entry.raw, folder).glob("*.parquet"))
         if not there:
             raise UserError(
-                f"config: datasets.{dataset}.raw: there are no Parquet files in {entry.raw}/{folder}; put the published "
-                "ones there, or name their place"
+                f"config: datasets.{dataset}.raw: there are no Parquet files in {entry.raw}/{folder}; put the "
+                "published ones there, or name their place"
             )
         files += map(str, there)
     return files
