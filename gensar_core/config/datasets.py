@@ -181,7 +181,7 @@ class QilinDataset(_DatasetBase, QilinSettings):
 
     source: Literal["qilin"]
     raw: str
-    """Folder that holds the folders notes, recommendation_train, recommendation_test, search_train, search_test, dqa."""
+    """Folder that holds the published folders: notes, recommendation_train and so on."""
 
 
 DatasetSettings = Annotated[
