@@ -93,7 +93,7 @@ def targets(values):
 def plans(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plans")
     for path in RAW:
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
     values = configuration()
     return Plans(folder, values, targets(values))
