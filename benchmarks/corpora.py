@@ -27,9 +27,8 @@ from _measure import claim, report, run_child
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from gensar_core.corpora.tasks import TASKS
-from gensar_core.corpora.templates import load_templates
-from gensar_core.corpora.tokenizer import train_tokenizer
+from gensar_core.config.prompts import find_prompts
+from gensar_core.embeddings.tokenizer import train_tokenizer
 
 BUILD = f"""
 import sys
@@ -47,7 +46,7 @@ class Scribe:
 
     def __init__(self, shop: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.templates = {name: [template.text for template in some] for name, some in load_templates().items()}
+        self.templates = {name: task.templates for name, task in find_prompts("gensar").tasks.items()}
         self.queries = pl.read_parquet(shop / "canonical" / "queries.parquet")["text"].to_list()
         table = pl.read_parquet(shop / "identifiers" / "identifiers.parquet")
         self.names = {
@@ -101,13 +100,14 @@ def main() -> None:
         rows, seconds = collated(shop, tokenizer, peer_rows)
         small, large = _rows_and_seconds(shop / "corpus"), _rows_and_seconds(more / "corpus")
     per_second = large[0] / large[1], rows / seconds
+    tasks = len(_shop.CORPUS.active_tasks())
     report(
         "corpora",
         [
             claim("speedup_collator", per_second[0] / per_second[1], "x",
                   f"{per_second[0]:,.0f} rows/s of the whole stage ({large[0]:,} rows, with reading, "
                   f"texts and Parquet) against {per_second[1]:,.0f} rows/s in the collator ({rows:,} rows)"),
-            claim("rows_per_second", per_second[0], "1/s", f"{large[0]:,} rows of {len(TASKS) - 1} tasks"),
+            claim("rows_per_second", per_second[0], "1/s", f"{large[0]:,} rows of {tasks} tasks"),
             claim("peak_gb", usage.peak_gb, "GB", f"resident memory with {small[0]:,} rows"),
             claim("peak_gb_four_times", usage_more.peak_gb, "GB", f"resident memory with {large[0]:,} rows"),
         ],

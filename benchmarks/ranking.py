@@ -8,20 +8,31 @@ unless their best scores agree. A CPU without bfloat16 products makes no claim a
 bfloat16 is reported relative to the spread of a user's candidate scores. Models have the size of t5-small and of a
 small T5 trained from scratch.
 
+A causal model over users' logs ranks the candidates of the same number of users, and is compared with its own folder in
+the Hugging Face library (`AutoModelForCausalLM`), which reads every candidate alone after the user's history; or the
+history once, with its keys and values kept for all candidates. There is no claim unless all scores agree to 1e-4: over
+the vocabulary for every user, over the catalogue for the first one, whose logits a plain loop normalizes. Vectors of
+nodes and queries and click evidence are switched off, because the library's model cannot have them.
+
     --quick    two users, one run, to test the benchmark itself
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import _calm  # noqa: F401
 import numpy as np
+from _causal import causal_setting, our_scores, peer_scores, peer_scores_over_catalogue
 from _generator import (
     SIZES,
     Setting,
     dictionary_trie,
+    fastest,
     in_bfloat16,
     multiplies_bfloat16,
     search,
@@ -38,8 +49,12 @@ from gensar_core.generator.prefix_tree import build_trees
 CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
 #: Users per run: the peer takes seconds for each. On a CPU the peer is fastest in batches of 8.
 USERS = {"t5_small": 16, "small": 64}
+#: The peer of a causal model reads a hundred histories a user.
+CAUSAL_USERS = {"t5_small": 4, "small": 32}
 PEER_BATCH = 8
 REPEATS = 3
+#: Largest difference of two scores that count as equal.
+EQUAL = 1e-4
 
 
 def main() -> None:
@@ -50,6 +65,8 @@ def main() -> None:
     claims = []
     for size in SIZES:
         claims += measure(size, 2 if quick else USERS[size], 1 if quick else REPEATS)
+    for size in ["small"] if quick else SIZES:
+        claims += measure_causal(size, 2 if quick else CAUSAL_USERS[size], 1 if quick else REPEATS)
     report("ranking", claims)
 
 
@@ -104,6 +121,44 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
         claim(f"users_per_second_{size}", rates["exact"], "users/s", "exact scores of 100 candidates, CPU"),
         claim(f"tree_ms_{size}", trees * 1e3, "ms", "prefix trees of 64 users' candidates"),
     ]
+
+
+def measure_causal(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
+    """Measure the claims of one size of a causal model; ours and the peer alternate, and the fastest run counts."""
+    draw = np.random.default_rng(1)
+    candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
+    with tempfile.TemporaryDirectory(prefix="gensar-ranking-") as folder:
+        case = causal_setting(size, CATALOGUE, users, Path(folder))
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "catalogue": lambda: our_scores(case, candidates, "catalogue"),
+        "exact": lambda: our_scores(case, candidates, "vocabulary"),
+        "alone": lambda: peer_scores(case, candidates, cached=False),
+        "cached": lambda: peer_scores(case, candidates, cached=True),
+    }
+    our_scores(case, candidates[:2], "vocabulary")
+    seconds, cpu, scores = fastest(ways, repeats)
+    gaps = [np.abs(scores["exact"] - scores[way]).max() for way in ("alone", "cached")]
+    gaps.append(np.abs(scores["catalogue"][0] - peer_scores_over_catalogue(case, 0, candidates)).max())
+    if not max(gaps) < EQUAL:
+        raise SystemExit(f"causal, {size}: scores differ from the peer's by {max(gaps):.2g}")
+    print(f"causal, {size}: " + ", ".join(f"{way} {users / taken:.3g} users/s" for way, taken in seconds.items()))
+    whom = f"users/s of the Hugging Face model, {users} users, {CANDIDATES} candidates, CPU"
+    return [
+        claim(f"speedup_causal_{size}", seconds["alone"] / seconds["exact"], "times",
+              f"exact scores of all candidates / {whom}, each candidate read alone"),
+        claim(f"speedup_causal_{size}_cpu", cpu["alone"] / cpu["exact"], "times",
+              f"the same in CPU seconds, {cpu['alone']:.3g} / {cpu['exact']:.3g}"),
+        claim(f"speedup_causal_cached_{size}", seconds["cached"] / seconds["exact"], "times",
+              f"exact scores of all candidates / {whom}, the history read once"),
+        claim(f"speedup_causal_cached_{size}_cpu", cpu["cached"] / cpu["exact"], "times",
+              f"the same in CPU seconds, {cpu['cached']:.3g} / {cpu['exact']:.3g}"),
+        claim(f"speedup_causal_catalogue_{size}", seconds["alone"] / seconds["catalogue"], "times",
+              f"normalized over the catalogue / {whom}, each candidate read alone, over the vocabulary"),
+        claim(f"speedup_causal_catalogue_{size}_cpu", cpu["alone"] / cpu["catalogue"], "times",
+              f"the same in CPU seconds, {cpu['alone']:.3g} / {cpu['catalogue']:.3g}"),
+        claim(f"users_per_second_causal_{size}", users / seconds["exact"], "users/s",
+              f"exact scores of {CANDIDATES} candidates, CPU"),
+    ]  # fmt: skip
 
 
 def ours(case: Setting, candidates: np.ndarray, beams: int | None, likelihood: Likelihood = VOCABULARY) -> np.ndarray:

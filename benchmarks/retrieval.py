@@ -7,6 +7,10 @@ instead of the vocabulary, and both in bfloat16 if the CPU multiplies in it. A s
 cores and on one. Then it searches catalogues of 12,101, 100,000 and 1,000,000 items and reports the time outside the
 model relative to the time in it: finding children in the trie, choosing the best continuations, mapping them to items.
 
+A causal model over users' logs searches for as many users, against `generate` of its own folder in the library. Vectors
+of nodes and queries and click evidence are switched off, because the library's model cannot have them. There is no
+claim unless the items in the better half of the beams are the same, and their scores agree to 1e-4.
+
     --quick    two users, the small model, catalogues up to 100,000 items, to test the benchmark itself
 """
 
@@ -14,16 +18,21 @@ from __future__ import annotations
 
 import argparse
 import functools
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import _calm  # noqa: F401
 import numpy as np
+from _causal import causal_setting, our_search, peer_search
 from _generator import (
     SIZES,
     Setting,
     catalogue,
     dictionary_trie,
+    fastest,
     in_bfloat16,
     multiplies_bfloat16,
     search,
@@ -43,6 +52,8 @@ CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}
 USERS = {"t5_small": 16, "small": 64}
 PEER_BATCH = 8
 REPEATS = 3
+#: Largest difference of two scores that count as equal.
+EQUAL = 1e-4
 #: Functions of the search that run outside the model.
 TRIE_PARTS = ("by_slot", "_best", "_items")
 
@@ -58,6 +69,7 @@ def main() -> None:
         case = setting(size, CATALOGUE, users)
         claims += speedup(case, size, repeats)
         claims += single_question(case, size, repeats)
+        claims += causal_speedup(size, users, repeats)
         for name, n_items in CATALOGUES.items():
             claims.append(trie_share(case, size, name, min(n_items, 100_000) if quick else n_items, repeats))
     report("retrieval", claims)
@@ -91,6 +103,42 @@ def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
     return [
         *(claim(name + way, theirs / taken, "times", how) for way, taken in seconds.items()),
         claim(f"users_per_second_{size}", users / seconds[""], "users/s", f"{BEAMS} beams, {CATALOGUE} items, CPU"),
+    ]
+
+
+def causal_speedup(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
+    """Measure the claims of one size of a causal model; ours and the peer alternate, and the fastest run counts."""
+    with tempfile.TemporaryDirectory(prefix="gensar-retrieval-") as folder:
+        case = causal_setting(size, CATALOGUE, users, Path(folder))
+    nested = dictionary_trie(case.codes)
+    ways: dict[str, Callable[[], Any]] = {
+        "_over_catalogue": lambda: our_search(case, BEAMS, "catalogue"),
+        "": lambda: our_search(case, BEAMS, "vocabulary"),
+        "generate": lambda: peer_search(case, BEAMS, nested, PEER_BATCH),
+    }
+    our_search(case, BEAMS, "vocabulary")
+    seconds, cpu, found = fastest(ways, repeats)
+    half, (codes, scores) = BEAMS // 2, found["generate"]
+    gap = np.abs(found[""].scores - scores)[:, :half].max()
+    if not gap < EQUAL or not np.array_equal(case.codes[found[""].items][:, :half], codes[:, :half]):
+        raise SystemExit(f"causal, {size}: finds other items than generate, or scores that differ by {gap:.2g}")
+    theirs = seconds.pop("generate")
+    print(f"causal, {size}: {users / seconds['']:.3g} users/s, generate {users / theirs:.3g} users/s", flush=True)
+    how = f"users/s / users/s of generate with prefix_allowed_tokens_fn, {BEAMS} beams, {CATALOGUE} items, {size}, CPU"
+    return [
+        *(claim(f"speedup_causal{way}_{size}", theirs / taken, "times", how) for way, taken in seconds.items()),
+        *(
+            claim(
+                f"speedup_causal{way}_{size}_cpu",
+                cpu["generate"] / cpu[way],
+                "times",
+                f"the same in CPU seconds, {cpu['generate']:.3g} / {cpu[way]:.3g}",
+            )
+            for way in seconds
+        ),
+        claim(
+            f"users_per_second_causal_{size}", users / seconds[""], "users/s", f"{BEAMS} beams, {CATALOGUE} items, CPU"
+        ),
     ]
 
 

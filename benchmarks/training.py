@@ -5,6 +5,11 @@ size, alternating between the project's loop and the Trainer as the authors use 
 padded to the longest, float32. On a GPU it also reports tokens per second and the share of the device's peak
 arithmetic.
 
+It also compares two ways to learn from the same log: a causal model that reads each user's log in one pass, and a T5
+that reads a prompt a target. Both are as wide, have as many layers and about as many weights in them; both learn the
+clicked items alone, over the same likelihood, by the stage's own tasks. The causal model has vectors of nodes and
+queries and click evidence, as by default. Users of that log have 8.3 training events on average, as in Scientific.
+
     --quick         a smoke size
     --t5-small      the sizes of t5-small (60 million parameters with its vocabulary)
     --rounds 3      rounds of each loop
@@ -30,10 +35,16 @@ import torch
 from _measure import claim, report
 from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
-from gensar_core.config.generators import ScratchSize, TrainingSettings
+from gensar_core import schema
+from gensar_core.config.generators import OnePassSettings, ScratchSize, TrainingSettings
 from gensar_core.corpora.read import load_examples
+from gensar_core.corpora.tasks import TASKS
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.batches import Step
+from gensar_core.generator.item_targets import target_tries
+from gensar_core.generator.likelihoods import item_likelihoods
+from gensar_core.generator.one_pass import one_pass_task
+from gensar_core.generator.one_pass_training import TASK_NAMES, OnePassTask, RowStep
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import has_bfloat16, pick_device
@@ -46,16 +57,21 @@ TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_d
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12}
 #: Examples per forward pass of the Trainer, as the authors set it.
 PEER_ROWS = 64
+#: Users' logs per optimizer step of a causal model, and steps for each of the other loops: enough rows of all lengths.
+LOGS, LOG_STEPS = 32, 12
+#: Reviews a user that give, with searches, the mean number of training events of Scientific (8.25; median 6, here 7).
+LOG_REVIEWS = 7.0
 
 
 @dataclass
 class Clock:
-    """Count the steps of one loop, their wall and CPU seconds, and real tokens."""
+    """Count the steps of one loop, their wall and CPU seconds, real tokens of prompts, and items that are targets."""
 
     steps: int = 0
     seconds: float = 0.0
     cpu: float = 0.0
     tokens: int = 0
+    targets: int = 0
     _mark: tuple[float, float] | None = None
 
     def start(self) -> None:
@@ -72,33 +88,45 @@ class Clock:
         self.steps += steps
 
 
-class Ours(GeneratorTask):
-    """Time the project's training without validation, from the end of the first step."""
+@dataclass
+class Timed:
+    """Time a task of the project without validation, from the end of the first step."""
 
+    task: GeneratorTask | OnePassTask
     clock: Clock
     timed: int
 
-    def batches(self, first_step: int) -> Iterator[Step]:
+    def __post_init__(self) -> None:
+        self.module, self.optimizer = self.task.module, self.task.optimizer
+
+    def batches(self, first_step: int) -> Iterator[Step | RowStep]:
         """Yield batches; start the clock after the first one."""
-        for number, batch in enumerate(super().batches(first_step)):
+        for number, batch in enumerate(self.task.batches(first_step)):
             if number == 1:
                 self.clock.start()
-            if number:
+            if number and isinstance(batch, RowStep):
+                self.clock.targets += sum(batch.targets[name] for name in TASK_NAMES.values())
+            elif number:
+                self.clock.targets += sum(len(part.targets) for part in batch.parts)
                 self.clock.tokens += sum(
                     int((part.inputs >= 0).sum() + (part.targets >= 0).sum()) for part in batch.parts
                 )
             yield batch
+
+    def backward(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Compute the task's gradients."""
+        return self.task.backward(batch)
 
     def validate(self) -> Mapping[str, float]:
         """Stop the clock after the last step, without validating."""
         self.clock.stop(self.timed)
         return {"score": 0.0}
 
-    def round(self, steps: int, clock: Clock) -> None:
-        """Time ``steps`` steps after one warm-up step."""
-        self.clock, self.timed = clock, steps
-        schedule = Schedule(total_steps=steps + 1, validate_every=steps + 1, gradient_clip=1.0)
-        train(self, schedule, seed=1, description="ours", checkpoints=None)
+
+def time_steps(task: GeneratorTask | OnePassTask, steps: int, clock: Clock) -> None:
+    """Time ``steps`` steps after one warm-up step."""
+    schedule = Schedule(total_steps=steps + 1, validate_every=steps + 1, gradient_clip=1.0)
+    train(Timed(task, clock, steps), schedule, seed=1, description="ours", checkpoints=None)
 
 
 class Timer(TrainerCallback):  # type: ignore[misc]
@@ -166,17 +194,56 @@ def our_round(
 ) -> Callable[[Clock], None]:
     """Prepare the project's loop, in its default precision or in ``precision``."""
     model = backbone.build(settings, corpus, 1).to(pick_device())
-    task = Ours(model, settings, load_examples(corpus, model.lm_head.weight.shape[0]), [], 1)
+    task = GeneratorTask(model, settings, load_examples(corpus, model.lm_head.weight.shape[0]), [], 1)
 
     def run(clock: Clock) -> None:
         if precision:
             os.environ["GENSAR_PRECISION"] = precision
         try:
-            task.round(steps, clock)
+            time_steps(task, steps, clock)
         finally:
             os.environ.pop("GENSAR_PRECISION", None)
 
     return run
+
+
+def prompts_round(corpus: Path, settings: TrainingSettings, steps: int) -> Callable[[Clock], None]:
+    """Prepare a T5 that learns the items of both tasks from prompts, over the settings' likelihood."""
+    model = backbone.build(settings, corpus, 1).to(pick_device())
+    items = schema.ITEM_TOKENS.read(corpus / "item_tokens.parquet")["item_id"].n_unique()
+    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, items))
+    examples = load_examples(corpus, model.lm_head.weight.shape[0])
+    task = GeneratorTask(model, settings, examples, [], 1, likelihoods=likelihoods)
+    return lambda clock: time_steps(task, steps, clock)
+
+
+def logs_round(shop: Path, settings: TrainingSettings, steps: int) -> Callable[[Clock], None]:
+    """Prepare a causal model that learns the same items from users' logs."""
+    task = one_pass_task(shop / "corpus", shop / "samples", settings, 1)
+    return lambda clock: time_steps(task, steps, clock)
+
+
+def one_pass_ways(shop: Path, prompts: TrainingSettings, steps: int) -> dict[str, Callable[[Clock], None]]:
+    """Prepare both ways over both likelihoods, with models of the size that ``prompts`` sets for the T5."""
+    size = prompts.size
+    # Three matrices of a gated layer hold as many weights as two of T5's.
+    sizes = OnePassSettings(
+        hidden_size=size.d_model,
+        intermediate_size=2 * size.d_ff // 3,
+        num_layers=size.num_layers + size.num_decoder_layers,
+        num_heads=size.num_heads,
+    )
+    weights = {name: float(name in TASK_NAMES.values()) for name in TASKS}
+    ways = {}
+    for likelihood in ("vocabulary", "catalogue"):
+        items = {"likelihood": likelihood, "task_weights": weights}
+        of_prompts = prompts.model_validate({**prompts.model_dump(), **items})
+        of_logs = TrainingSettings.model_validate(
+            {"backbone": "causal", "one_pass": sizes, "batch_size": LOGS, "batch_tokens": 4096, **items}
+        )
+        ways[f"prompts_{likelihood}"] = prompts_round(shop / "corpus", of_prompts, steps)
+        ways[f"one_pass_{likelihood}"] = logs_round(shop, of_logs, steps * LOG_STEPS)
+    return ways
 
 
 def main() -> None:
@@ -205,13 +272,19 @@ def main() -> None:
             "float32": our_round(plain, settings, steps, "float32"),
             "shared": our_round(shared, settings, steps),
         }
+        logs = _shop.build_shop(
+            Path(scratch, "logs"), *((150, 160) if arguments.quick else (4000, 3000)), mean_reviews=LOG_REVIEWS
+        )
+        _shop.build(logs, logs / "corpus")
+        ways |= one_pass_ways(logs, settings, steps)
         clocks = {name: Clock() for name in ways}
         # Alternate, so that other load on the machine affects all loops alike.
         for _ in range(rounds):
             for name, run in ways.items():
                 run(clocks[name])
-                say(f"{name}: {clocks[name].steps * batch / clocks[name].seconds:.1f} examples/s")
-    report("training", claims(clocks, settings))
+                rows = clocks[name].targets or clocks[name].steps * batch
+                say(f"{name}: {rows / clocks[name].seconds:.1f} targets/s")
+    report("training", [*claims(clocks, settings), *one_pass_claims(clocks, settings.size)])
 
 
 def claims(clocks: Mapping[str, Clock], settings: TrainingSettings) -> list[dict[str, Any]]:
@@ -243,6 +316,31 @@ def claims(clocks: Mapping[str, Clock], settings: TrainingSettings) -> list[dict
             claim("share_of_peak", operations / peak, "1", f"6 operations a weight and token, of {peak:.3g}/s")
         )
     return results
+
+
+def one_pass_claims(clocks: Mapping[str, Clock], size: ScratchSize) -> list[dict[str, Any]]:
+    """Compute how many more targets a second a model learns from logs than from prompts."""
+    results = []
+    for likelihood, suffix in (("vocabulary", ""), ("catalogue", "_catalogue")):
+        logs, prompts = clocks[f"one_pass_{likelihood}"], clocks[f"prompts_{likelihood}"]
+        rates = [clock.targets / clock.seconds for clock in (logs, prompts)]
+        cpu = [clock.cpu / clock.targets for clock in (logs, prompts)]
+        how = (
+            f"items as targets, normalized over the {likelihood}; {size.d_model} wide, {_layers(size)} layers each, "
+            f"T5's prompts of {prompts.tokens / prompts.targets:.0f} tokens with their targets"
+        )
+        results += [
+            claim(f"speedup_one_pass{suffix}", rates[0] / rates[1], "x",
+                  f"{rates[0]:.1f} targets/s of a causal model over logs against {rates[1]:.1f} of a T5; {how}"),
+            claim(f"speedup_one_pass{suffix}_cpu", cpu[1] / cpu[0], "x",
+                  f"{1000 * cpu[0]:.3g} CPU ms a target against {1000 * cpu[1]:.3g}"),
+            claim(f"targets_per_second_one_pass{suffix}", rates[0], "1/s", how),
+        ]  # fmt: skip
+    return results
+
+
+def _layers(size: ScratchSize) -> int:
+    return size.num_layers + size.num_decoder_layers
 
 
 def _products(size: ScratchSize) -> int:

@@ -31,6 +31,8 @@ BEHAVIORS: Final = ("R_I", "S_Q", "S_I")
 RECOMMENDED_ITEM: Final = 0
 SEARCHED_QUERY: Final = 1
 SEARCHED_ITEM: Final = 2
+#: An item's description, which no history holds but rows that align identifiers with texts do.
+DESCRIPTION: Final = 3
 
 Task = pl.Enum(TASKS)
 Split = pl.Enum(SPLITS)
@@ -218,13 +220,16 @@ TRAINING_NEGATIVES: Final = Table(
 
 IDENTIFIERS: Final = Table(
     "identifiers",
-    "the two identifiers of every item; the token of each position is named by vocabulary.json beside it",
+    "the two identifiers of every item, codes or texts; vocabulary.json beside it tells which, and names each "
+    "position's tokens",
     {
         "item_id": Column(pl.Int32(), "the item"),
         "semantic": Column(_LIST_I32, "codes of the semantic identifier I_{m+s} (Eq. 5)"),
         "collaborative": Column(_LIST_I32, "codes of the collaborative identifier I_{m+c} (Eq. 5)"),
         "semantic_moved": Column(pl.Boolean(), "whether the unique assignment changed the semantic codes"),
         "collaborative_moved": Column(pl.Boolean(), "whether it changed the collaborative codes"),
+        "semantic_text": Column(pl.String(), "the semantic identifier, if it is a text", nullable=True),
+        "collaborative_text": Column(pl.String(), "the collaborative identifier, if it is a text", nullable=True),
     },
     unique=("item_id",),
 )
@@ -244,19 +249,21 @@ CORPUS: Final = Table(
     "corpus",
     "one training example of the generator a row; its prompt is what it shows in an instruction of its task",
     {
-        "task": Column(pl.String(), "nrip, nsqp, nsip, desc2id_semantic, ..."),
+        "task": Column(pl.String(), "a task of the corpus' prompt file: nrip, nsqp, ..."),
         "sample_id": Column(
             pl.Int64(), "the sample whose history the input shows, or the item id for tasks without a history"
         ),
         "history_ids": Column(_LIST_I32, "encoder tokens of the history; empty for tasks without one"),
-        "value_ids": Column(_LIST_I32, "encoder tokens of what else is shown: a query, an item's text or identifier"),
+        "value_ids": Column(
+            _LIST_I32, "encoder tokens of what else is shown: a query, a user, an item's text or identifier"
+        ),
         "target_ids": Column(_LIST_I32, "decoder targets, end-of-sequence included"),
     },
 )
 
 PROMPTS: Final = Table(
     "prompts",
-    "the encoder input of every valid and test sample",
+    "the encoder input of every valid and test sample of the tasks that the prompt file ranks",
     {
         "sample_id": Column(pl.Int64(), "the sample"),
         "input_ids": Column(_LIST_I32, "encoder tokens, end-of-sequence included"),
@@ -268,17 +275,22 @@ USER_LOGS: Final = Table(
     "user_logs",
     "one window of a user's log a row, as a causal model reads it in one pass; lists but token_ids are by entry",
     {
-        "user_id": Column(pl.Int32(), "whose log"),
+        "user_id": Column(pl.Int32(), "whose log; -1: alignment or an ad-hoc search, which are of no user"),
         "token_ids": Column(_LIST_I32, "tokens of all entries: behavior token, then identifier tokens or words"),
         "lengths": Column(_LIST_I32, "tokens of each entry"),
-        "behavior": Column(pl.List(pl.UInt8()), "0 recommended item, 1 query, 2 item clicked after a query"),
-        "object": Column(_LIST_I32, "the item or query"),
+        "behavior": Column(
+            pl.List(pl.UInt8()), "0 recommended item, 1 query, 2 item clicked after a query, 3 description of an item"
+        ),
+        "object": Column(_LIST_I32, "the item or query; -1: a query that no user typed"),
         "position": Column(_LIST_I32, "position of the entry's first token: tokens that it sees"),
         "opens": Column(_LIST_I32, "number of the first event of the entries that are kept apart from this one"),
         "closes": Column(_LIST_I32, "number of their last event; an entry sees those that close before it opens"),
-        "query": Column(_LIST_I32, "place in the row of a search click's query; of others, their own place"),
+        "query": Column(
+            _LIST_I32, "place in the row of a search click's query, or of what is aligned; of others, their own place"
+        ),
         "target": Column(
-            pl.List(pl.Int64()), "event_id (training) or sample_id (valid, test) of a target; -1: only read"
+            pl.List(pl.Int64()),
+            "event_id (training), sample_id (valid, test) or item_id (alignment); -1: only read",
         ),
     },
 )
@@ -318,7 +330,13 @@ FULL_RANKS: Final = Table(
         "rank": Column(
             pl.Float64(), "1 is best; ties take the average rank; null: a search did not find the target", nullable=True
         ),
-        "n_candidates": Column(pl.Int32(), "items ranked, target included"),
+        "n_candidates": Column(pl.Int32(), "all items"),
+        "rank_unseen": Column(
+            pl.Float64(), "rank without items that the user clicked before; null: not found", nullable=True
+        ),
+        "n_unseen": Column(
+            pl.Int32(), "items left then, target included; null: there is no second ranking", nullable=True
+        ),
     },
     unique=("sample_id",),
 )

@@ -27,7 +27,7 @@ rule method:
     params:
         settings=by_wildcards(paths.method_settings),
         seed=seed_of("method"),
-        code=method_code_of("method"),
+        code=kind_code_of("method", paths.method_module),
         checkpoints="results/{dataset}/checkpoints/{method}",
     script:
         "../workflow_scripts/method.py"
@@ -57,6 +57,6 @@ rule full_rank_method:
         settings=by_wildcards(paths.method_settings),
         protocol=by_wildcards(paths.full_ranking_protocol),
         seed=seed_of("full_rank_method"),
-        code=method_code_of("full_rank_method"),
+        code=kind_code_of("full_rank_method", paths.method_module),
     script:
         "../workflow_scripts/full_rank_method.py"

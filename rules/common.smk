@@ -52,9 +52,9 @@ def code_of(script, *modules):
     return script_fingerprint(CHECKOUT / "workflow_scripts" / f"{script}.py", *modules)
 
 
-def method_code_of(script):
-    """Build a parameter: the fingerprint of a script that also runs the method that a wildcard names."""
-    imported = by_wildcards(paths.method_module)
+def kind_code_of(script, module_of):
+    """Build a parameter: the fingerprint of a script that also runs the module of an entry that a wildcard names."""
+    imported = by_wildcards(module_of)
     return lambda wildcards: code_of(script, imported(wildcards))
 
 

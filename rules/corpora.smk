@@ -55,6 +55,7 @@ rule corpus:
     params:
         settings=settings_of("corpus"),
         protocol=by_wildcards(paths.history_protocol),
+        prompts=by_wildcards(paths.corpus_prompts),
         seed=seed_of("corpus"),
         code=code_of("corpus"),
     script:

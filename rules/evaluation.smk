@@ -24,6 +24,8 @@ rule overall_table:
     params:
         rows=by_wildcards(paths.table_rows),
         comparison=settings_of("overall_table"),
+        full=by_wildcards(paths.among_catalogue),
+        published=by_wildcards(paths.published_figures),
         code=code_of("table"),
     script:
         "../workflow_scripts/table.py"
@@ -63,6 +65,34 @@ rule full_table:
         code=code_of("full_table"),
     script:
         "../workflow_scripts/full_table.py"
+
+
+rule cold_items:
+    input:
+        ranks=by_wildcards(paths.table_ranks),
+        training=paths.TRAINING_EVENTS,
+    output:
+        multiext("results/tables/{dataset}_cold", ".md", ".stage.json"),
+        multiext("results/figures/{dataset}_cold", ".png", ".stage.json"),
+        csv="results/tables/{dataset}_cold.csv",
+        svg=report(
+            "results/figures/{dataset}_cold.svg",
+            caption="../report/cold.rst",
+            category="Figures",
+            labels={"data set": "{dataset}", "figure": "cold items"},
+        ),
+    log:
+        "results/{dataset}/logs/cold_items.log",
+    conda:
+        "../envs/gensar.yaml"
+    resources:
+        mem_mb=scaled(1000, 20),
+        runtime=scaled(10, 0.1),
+    params:
+        rows=by_wildcards(paths.table_rows),
+        code=code_of("cold_items"),
+    script:
+        "../workflow_scripts/cold_items.py"
 
 
 rule comparison_figure:

@@ -1,15 +1,11 @@
-# Embeddings -> the two identifiers of every item.
+# Embeddings, clicks or texts -> the two identifiers of every item.
 
 
 rule identifiers:
     input:
-        unpack(by_wildcards(paths.identifier_embeddings)),
+        unpack(by_wildcards(paths.identifier_inputs)),
     output:
-        multiext(
-            "results/{dataset}/identifiers/{identifier}/",
-            "vocabulary.json",
-            "model.safetensors",
-        ),
+        "results/{dataset}/identifiers/{identifier}/vocabulary.json",
         identifiers="results/{dataset}/identifiers/{identifier}/identifiers.parquet",
         record="results/{dataset}/identifiers/{identifier}/stage.json",
     log:
@@ -24,7 +20,7 @@ rule identifiers:
     params:
         settings=settings_of("identifiers"),
         seed=seed_of("identifiers"),
-        code=code_of("identifiers"),
+        code=kind_code_of("identifiers", paths.identifier_module),
         checkpoints="results/{dataset}/checkpoints/identifiers/{identifier}",
     script:
         "../workflow_scripts/identifiers.py"

@@ -1,19 +1,18 @@
-"""Build the identifiers of every item from embeddings."""
+"""Build the identifiers of every item, by the kind that the settings name."""
 
 from pathlib import Path
 
 from gensar_core.runtime.logs import ScriptLog
 
 with ScriptLog(snakemake.log[0], snakemake.threads):
-    from gensar_core.config.identifiers import QuantizerSettings
     from gensar_core.identifiers.build import build_identifiers
+    from gensar_core.identifiers.interface import KindData, read_settings
 
-    sides = {side: Path(path) for side, path in snakemake.input.items()}
+    files = {name: Path(path) for name, path in snakemake.input.items()}
     build_identifiers(
-        semantic=sides.get("semantic"),
-        collaborative=sides.get("collaborative"),
+        data=KindData.of_files(files),
         output=Path(snakemake.output.identifiers).parent,
-        settings=QuantizerSettings.model_validate_json(snakemake.params.settings),
+        settings=read_settings(snakemake.params.settings),
         seed=snakemake.params.seed,
         checkpoints=Path(snakemake.params.checkpoints),
     )

@@ -14,4 +14,6 @@ with ScriptLog(snakemake.log[0]):
         output=Path(snakemake.output.csv).with_suffix(""),
         comparison=ComparisonSettings.model_validate_json(snakemake.params.comparison),
         canonical=Path(snakemake.input.canonical),
+        full=snakemake.params.full,
+        published=snakemake.params.published,
     )

@@ -28,7 +28,7 @@ from gensar_core.runtime.stage import digest, read_record
 from gensar_core.runtime.verification import faults, outputs
 
 #: Rules that show rows; these must have been made from every row that they are to show.
-_SHOW_ROWS = ("overall_table", "named_table", "full_table", "comparison_figure", "costs", "named_costs")
+_SHOW_ROWS = ("overall_table", "named_table", "full_table", "cold_items", "comparison_figure", "costs", "named_costs")
 
 
 @dataclass(frozen=True)

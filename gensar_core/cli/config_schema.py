@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 from gensar_core.baselines.interface import find, kinds
 from gensar_core.config.experiments import Experiments
+from gensar_core.config.identifiers import IdentifierSettings
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -50,9 +51,10 @@ def _based(definition: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 def _accept_overrides(definitions: dict[str, Any]) -> None:
     """Accept keys that override those of a generator's corpus and identifier, beside names of entries."""
-    for key, model in (("corpus", "CorpusSettings"), ("identifier", "IdentifierSettings")):
+    of_kinds = [model.__name__ for model in get_args(get_args(IdentifierSettings)[0])]
+    for key, models in (("corpus", ["CorpusSettings"]), ("identifier", of_kinds)):
         field = definitions["GeneratorSettings"]["properties"][key]
-        choices = [{"type": "string"}, _based(definitions[model], required=[])]
+        choices = [{"type": "string"}, *(_based(definitions[model], required=[]) for model in models)]
         definitions["GeneratorSettings"]["properties"][key] = {"description": field["description"], "anyOf": choices}
 
 

@@ -37,16 +37,17 @@ def explain(item: str, identifiers: Path, canonical: Path, neighbors: int) -> It
         how = "  (moved: another item had the nearest codes)" if moved.get_column(f"{side}_moved")[number] else ""
         yield ""
         yield f"{side:14} {table.text(side, number)}{how}"
-        shared = shared_codes(table.sides[side], number)
-        length = int(table.sides[side].lengths[number])
+        parts, unit = table.parts(side), "word" if side in table.texts else "code"
+        shared = shared_codes(parts, number)
+        length = int(parts.lengths[number])
         nearest = np.argsort(-shared, kind="stable")[: neighbors + 1]
         for other in nearest[nearest != number][:neighbors].tolist():
             if not shared[other]:
-                yield f"{'':4}no other item shares a code"
+                yield f"{'':4}no other item shares a {unit}"
                 break
-            yield f"{'':4}{shared[other]} of {length} codes  {table.text(side, other)}  {_shown(items, other)}"
+            yield f"{'':4}{shared[other]} of {length} {unit}s  {table.text(side, other)}  {_shown(items, other)}"
         counts = ", ".join(f"{depth}: {int((shared >= depth).sum()) - 1:,}" for depth in range(1, length + 1))
-        yield f"{'':4}other items by shared codes: {counts}"
+        yield f"{'':4}other items by shared {unit}s: {counts}"
 
 
 def find_item(items: pl.DataFrame, item: str, where: Path) -> int:

@@ -183,17 +183,20 @@ def _ask(
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
     from gensar_core.cli.ask import Shop, clicked_items, open_generator
+    from gensar_core.corpora.user_words import UNKNOWN_USER
 
     shop = Shop(dataset / "canonical")
-    entries = shop.read_history(written or []) if user is None else shop.history(shop.user(user))
+    number = None if user is None else shop.user(user)
+    entries = shop.read_history(written or []) if number is None else shop.history(number)
     allowed = shop.allowed(only, category)
     model = open_generator(dataset, name)
     loaded = time.perf_counter()
     excluded = set() if again else clicked_items(entries)
+    asked = UNKNOWN_USER if number is None else number
     if query is None:
-        hits = model.recommend(entries, top=top, beams=beams, excluded=excluded, allowed=allowed)
+        hits = model.recommend(entries, top=top, beams=beams, excluded=excluded, allowed=allowed, user=asked)
     else:
-        hits = model.search(query, entries, top=top, beams=beams, excluded=excluded, allowed=allowed)
+        hits = model.search(query, entries, top=top, beams=beams, excluded=excluded, allowed=allowed, user=asked)
     answered = time.perf_counter()
     for row in shop.rows(hits):
         plain = "{rank:>3}  {score:>9.4f}  {item}  {title}".format(**row)

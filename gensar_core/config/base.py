@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from gensar_core.errors import UserError
@@ -31,6 +31,7 @@ _REPLACED = {
     "checkpoint_steps": "checkpoints are written by time; write checkpoint_seconds beside seed, once for all",
     "item_text": "write item_vectors (id, text or both)",
     "neighbours": "write neighbors",
+    "quantizer": "write kind (rqvae or rq_kmeans)",
 }
 
 _NUMBER_AS_TEXT = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
@@ -61,12 +62,12 @@ def canonical_json(value: Any) -> str:
 
 
 def validate(model: type[S], values: Any, where: str, path: str = "") -> S:
-    """Build ``model`` from the plain values at ``path`` of the configuration ``where``.
+    """Build ``model``, or one of a union of models, from the plain values at ``path`` of the configuration ``where``.
 
     Raises UserError with the full path of the first invalid key.
     """
     try:
-        return model.model_validate(values)
+        return TypeAdapter(model).validate_python(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
@@ -75,10 +76,9 @@ def validate(model: type[S], values: Any, where: str, path: str = "") -> S:
 
 def explain_error(detail: ErrorDetails, model: type[BaseModel], values: Any, where: str, path: str) -> str:
     """Describe one validation error in one line: path of the key, what is wrong, what to write instead."""
-    parts = [str(part) for part in detail["loc"]]
-    path = f"{where}: {'.'.join([*filter(None, [path]), *_written(parts, values)])}"
+    parts, kind = [str(part) for part in detail["loc"]], detail["type"]
+    path = f"{where}: {'.'.join([*filter(None, [path]), *_written(parts, values, kind)])}"
     given = detail.get("input")
-    kind = detail["type"]
     if kind == "extra_forbidden":
         keys = sorted(_fields_at(model, parts[:-1]))
         close = difflib.get_close_matches(parts[-1], keys, n=1)
@@ -126,12 +126,15 @@ def in_turn(names: Sequence[str]) -> str:
     return " -> ".join(names if len(names) <= _SHOWN_CHAIN else [*names[:_SHOWN_CHAIN], "..."])
 
 
-def _written(parts: list[str], values: Any) -> list[str]:
-    """Keep the parts of an error's path that the user wrote; pydantic adds the tags of discriminated unions."""
+def _written(parts: list[str], values: Any, kind: str) -> list[str]:
+    """Keep the parts of an error's path that the user wrote; pydantic adds the tags of discriminated unions.
+
+    The last part may be a key that is missing, but not where an error of this ``kind`` is about the whole entry.
+    """
     written = []
     for position, part in enumerate(parts):
         inside = isinstance(values, Mapping) and part in values
-        last = position == len(parts) - 1 and isinstance(values, Mapping)
+        last = position == len(parts) - 1 and isinstance(values, Mapping) and kind != "value_error"
         if inside or isinstance(values, list) or last:
             written.append(part)
         if inside:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from gensar_core.config.base import Count, Name, Positive, Settings
-
-Task = Literal["nrip", "nsqp", "nsip", "desc2id", "id2desc", "doc2query"]
+from gensar_core.config.prompts import find_prompts, shipped_prompts
 
 
 class MaterializationSettings(Settings):
     """Configure the stage `corpus`; identifiers and samples are input files."""
 
-    tasks: list[Task] = ["nrip", "nsqp", "nsip", "desc2id", "id2desc"]
-    drop: list[Task] = []
+    prompts: str = "gensar"
+    """Prompt file, which holds the tasks and their templates: `gensar`, `p5`, `tiger`, `lcrec`, `dsi_qg`, `webultron`,
+    `genret`, or the path of your own (docs/add-an-identifier.md)."""
+    tasks: list[Name] | None = None
+    """Training tasks, by their names or groups in the prompt file; null: all that are not optional there."""
+    drop: list[Name] = []
     """Tasks to remove; an ablation sets this on top of its `base`."""
     behavior_tokens: bool = True
-    """Put <R_I>, <S_Q>, <S_I> before every history entry and target (paper, section 3.2.4)."""
+    """Put <R_I>, <S_Q>, <S_I> before every history entry and target (paper, section 3.2.4), if the prompt file does."""
     max_recommendations: Positive = 5
-    """History shown in a prompt: the last clicks, and the last sessions (a query and its clicks)."""
+    """History shown in a prompt: the last clicks, and the last sessions (a query and its clicks). A task of the prompt
+    file may set a maximum of its own."""
     max_searches: Positive = 5
     later_targets: Count = 0
     """Prefix augmentation: also predict this many later targets of the user from each training history, an earlier cut
@@ -38,16 +43,19 @@ class MaterializationSettings(Settings):
     special tokens); otherwise a hub name or local folder of a T5 or mT5."""
     vocabulary_size: Annotated[int, Field(ge=300)] = 8000
 
-    @model_validator(mode="after")
-    def _some_task_left(self) -> MaterializationSettings:
-        if not set(self.tasks) - set(self.drop):
-            raise ValueError("no task is left: 'drop' takes all of 'tasks' away")
-        return self
-
     @property
-    def active_tasks(self) -> list[Task]:
-        """Return the remaining tasks, in the order of `tasks`."""
-        return [task for task in dict.fromkeys(self.tasks) if task not in self.drop]
+    def own_prompts(self) -> Path | None:
+        """Return the path of the user's own prompt file; None: a shipped one is used."""
+        return None if self.prompts in shipped_prompts() else Path(self.prompts)
+
+    def active_tasks(self, where: str = "") -> list[str]:
+        """Name the tasks to materialize, in the order of `tasks`. Raises UserError as the prompt file's methods do."""
+        return find_prompts(self.prompts, f"{where}prompts").active(self.tasks, self.drop, where)
+
+    def reads_pseudo_queries(self, where: str = "") -> bool:
+        """Tell whether a task to materialize has pseudo-queries as examples."""
+        file = find_prompts(self.prompts, f"{where}prompts")
+        return any(file.tasks[name].source == "pseudo_query" for name in self.active_tasks(where))
 
 
 class CorpusSettings(MaterializationSettings):
@@ -55,12 +63,6 @@ class CorpusSettings(MaterializationSettings):
 
     identifier: Name
     pseudo_queries: Name | None = None
-    """Entry of `pseudo_queries` that supplies the queries of the task `doc2query`."""
+    """Entry of `pseudo_queries` that supplies the queries of tasks such as `doc2query`."""
     seed: Count | None = None
     """Seed of all random draws; null uses the configuration's seed."""
-
-    @model_validator(mode="after")
-    def _pseudo_queries_are_there(self) -> CorpusSettings:
-        if "doc2query" in self.active_tasks and self.pseudo_queries is None:
-            raise ValueError("task 'doc2query' needs 'pseudo_queries', the name of an entry of that section")
-        return self

@@ -56,15 +56,21 @@ class TrainingNegativesSettings(NegativesSettings):
 
 
 class FullRankingSettings(Settings):
-    """Choose the test targets to rank among all items, and their candidates (table {dataset}_full.csv)."""
+    """Choose the test targets to rank among all items, and whether also without what their users clicked."""
 
     users: Count = 0
     """Maximum number of targets per task, evenly spread (0: all)."""
-    exclude_clicked: bool = False
-    """Exclude items that the user clicked in training or as a valid target; the target is always a candidate."""
+    unseen: bool = False
+    """Rank each target a second time, without the items that its user clicked in training or as a valid target."""
 
 
-class CanonicalSettings(Settings):
+class _SearchSettings(Settings):
+    searches: Literal["made", "none"] = "made"
+    """made: from the product-search files or, where they are missing, from the items' categories; none: recommendation
+    clicks alone."""
+
+
+class CanonicalSettings(_SearchSettings):
     """Configure how raw Amazon files become canonical tables (stage `canonical`)."""
 
     category: str
@@ -74,6 +80,8 @@ class CanonicalSettings(Settings):
     item counts; null: read the published 5-core instead, which releases 2014 and 2018 have."""
     search_share: Share = 0.76
     """Share of the reviews that become search sessions when the product-search files are missing."""
+    keep_textless_items: bool = False
+    """Keep reviewed items that have neither title nor description, and their reviews."""
     expected_rows: dict[str, Count] = {}
     """Step name -> rows that the step should leave; a difference is reported as a warning."""
 
@@ -92,6 +100,8 @@ class _DatasetBase(Settings):
     full_ranking: FullRankingSettings = FullRankingSettings()
     table: Name = "overall"
     """Entry of `tables` shown in results/tables/{dataset}.csv."""
+    published: str | None = None
+    """Data set of gensar_core/evaluation/published.yaml whose figures stand below the tables among the catalogue."""
     experiments: list[Name] = []
     """Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table."""
     compared_identifiers: list[Name] = []
@@ -130,7 +140,7 @@ class SimulationSettings(_ShopSettings):
     query_variants: Positive = 1
 
 
-class SimulatedDataset(_DatasetBase, _ShopSettings):
+class SimulatedDataset(_DatasetBase, _ShopSettings, _SearchSettings):
     """Simulate the demo: raw files in the Amazon formats, written by the project's simulator."""
 
     source: Literal["simulated"]

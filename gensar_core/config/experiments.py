@@ -16,6 +16,7 @@ from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings, with_starts
 from gensar_core.config.identifiers import IdentifierSettings
 from gensar_core.config.inheritance import InPlace, inherit, merge
+from gensar_core.config.prompts import find_prompts
 from gensar_core.config.pseudo_queries import PseudoQueryEntry
 from gensar_core.config.tables import FigureSettings, MethodSettings, TableSettings
 from gensar_core.errors import UserError
@@ -35,17 +36,21 @@ _SECTIONS = (
 
 #: Values of NAME in results/tables/{dataset}_NAME.csv besides entries of `tables`. Each table also has a file
 #: {dataset}_{table}_costs.csv.
-_OTHER_TABLES = ("full", "costs", "statistics")
+_OTHER_TABLES = ("full", "cold", "costs", "statistics")
 #: Values of NAME in results/figures/{dataset}_NAME.svg besides entries of `figures`. Each trained model also has a file
 #: {dataset}_{model}_training.svg.
-_OTHER_FIGURES = ("distributions", "training", "collisions")
+_OTHER_FIGURES = ("distributions", "training", "collisions", "cold")
 #: Folders in results/ besides those of the data sets.
 _OTHER_FOLDERS = {"tables", "figures", "overview"}
 
 #: Section -> key under which an entry names what it is built on -> sections that may define that name.
 BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "embeddings": {"method": ("methods",)},
-    "identifiers": {"semantic": ("embeddings",), "collaborative": ("embeddings",)},
+    "identifiers": {
+        "semantic": ("embeddings",),
+        "collaborative": ("embeddings",),
+        "pseudo_queries": ("pseudo_queries",),
+    },
     "pseudo_queries": {},
     "corpora": {"identifier": ("identifiers",), "pseudo_queries": ("pseudo_queries",)},
     "generators": {"corpus": ("corpora",), "start_from": ("generators",)},
@@ -103,7 +108,9 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
         if name not in known:
             path = in_place.path_as_written(path)
             raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
+    _check_prompts(experiments, in_place, where)
     _check_row_names(experiments, where)
+    _check_catalogue_rows(experiments, where)
     _check_file_names(experiments, where)
     return experiments.model_copy(update={"generators": with_starts(experiments.generators, f"{where}: generators")})
 
@@ -111,11 +118,29 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
 def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Experiments:
     """Add the corpora and identifiers that generators override in place."""
     sections: dict[str, dict[str, Settings]] = {}
-    for section, model in (("corpora", CorpusSettings), ("identifiers", IdentifierSettings)):
+    models: dict[str, Any] = {"corpora": CorpusSettings, "identifiers": IdentifierSettings}
+    for section, model in models.items():
         sections[section] = {**getattr(experiments, section)}
         for name, keys in in_place.derived[section].items():
             sections[section][name] = validate(model, keys, where, in_place.path_as_written(f"{section}.{name}"))
     return experiments.model_copy(update=sections)
+
+
+def _check_prompts(experiments: Experiments, in_place: InPlace, where: str) -> None:
+    """Raise UserError on a wrong prompt file, and on names of tasks that none has.
+
+    A generator may weigh tasks of another prompt file than its own, since it inherits the weights of its base.
+    """
+    for name, corpus in experiments.corpora.items():
+        path = f"{where}: {in_place.path_as_written(f'corpora.{name}')}."
+        if corpus.reads_pseudo_queries(path) and corpus.pseudo_queries is None:
+            raise UserError(f"{path}pseudo_queries: its tasks ask them; name an entry of pseudo_queries")
+    tasks = {task for corpus in experiments.corpora.values() for task in find_prompts(corpus.prompts).tasks}
+    for name, generator in experiments.generators.items():
+        for task in generator.task_weights:
+            if task not in tasks:
+                hint = not_an_entry(task, sorted(tasks), "of the corpora's prompt files")
+                raise UserError(f"{where}: generators.{name}.task_weights.{task}: {hint}")
 
 
 def _check_row_names(experiments: Experiments, where: str) -> None:
@@ -126,6 +151,17 @@ def _check_row_names(experiments: Experiments, where: str) -> None:
             if name in owner:
                 raise UserError(f"{where}: {section}.{name}: {owner[name]} has the same name; rename one of them")
             owner[name] = one
+
+
+def _check_catalogue_rows(experiments: Experiments, where: str) -> None:
+    """Raise UserError when a table among the catalogue has a row that ranks candidates alone."""
+    for name, table in experiments.tables.items():
+        for row in table.rows if table.among == "catalogue" else ():
+            if row in experiments.fusions:
+                raise UserError(
+                    f"{where}: tables.{name}.rows: the fusion {row} weighs lists of candidates; leave it out of a "
+                    "table among the catalogue"
+                )
 
 
 def _check_file_names(experiments: Experiments, where: str) -> None:

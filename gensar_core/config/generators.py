@@ -24,10 +24,11 @@ class ScratchSize(Settings):
 
 
 class OnePassSettings(Settings):
-    """Configure a causal model over user logs (`backbone: causal`, or a pretrained causal language model)."""
+    """Configure a causal model over user logs (`backbone: causal` or `causal:NAME`)."""
 
     hidden_size: Positive = 96
-    """Sizes of a model from scratch, in the shape of a Llama; the names are those of its configuration."""
+    """Sizes of a model from scratch, in the shape of a Llama; the names are those of its configuration. A pretrained
+    one has its own."""
     intermediate_size: Positive = 256
     num_layers: Positive = 3
     num_heads: Positive = 4
@@ -46,19 +47,6 @@ class OnePassSettings(Settings):
     beside the clicks of the history. With `likelihood: catalogue` only."""
 
 
-#: Training tasks by their names in a corpus: alignment has one per side.
-TrainingTask: TypeAlias = Literal[
-    "nrip",
-    "nsqp",
-    "nsip",
-    "desc2id_semantic",
-    "desc2id_collaborative",
-    "id2desc_semantic",
-    "id2desc_collaborative",
-    "doc2query",
-]
-
-
 class ExamplesPerEpoch(Settings):
     """Set a task's weight as a number of examples."""
 
@@ -75,8 +63,8 @@ class TrainingSettings(Settings):
     """Configure the stage `train_generator`; the corpus is read from files."""
 
     backbone: str = "google-t5/t5-small"
-    """A hub name or local folder of a T5, or `scratch`; or of a causal language model, or `causal` for one from
-    scratch, which reads a user's whole log in one pass."""
+    """A hub name or local folder of a T5, or `scratch`. Or `causal`, a causal language model from scratch, which reads
+    a user's whole log in one pass; `causal:NAME` begins with the pretrained one of that hub name or local folder."""
     size: ScratchSize = ScratchSize()
     one_pass: OnePassSettings = OnePassSettings()
     epochs: Annotated[float, Field(gt=0.0)] = 200.0
@@ -100,9 +88,10 @@ class TrainingSettings(Settings):
     warm_start: bool = False
     """From scratch: initialize the token embeddings from the vectors of the items that a token describes, and the
     cross-attention so that it averages the prompt."""
-    task_weights: dict[TrainingTask, TaskWeight] = {}
+    task_weights: dict[Name, TaskWeight] = {}
     """Number of times a task's examples are seen in one epoch: 0.5 sees a random half of them; `{examples: N}` sees N,
-    drawn anew each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A task that the
+    drawn anew each epoch without repetition, so all where there are fewer. Unnamed tasks: 1.0. A causal model reads
+    logs whole: for `nrip`, `nsqp` and `nsip` the number is the factor of their loss. A task of the prompt file that the
     corpus lacks has no examples, whatever its weight (an ablation inherits the weights of its base)."""
     validations_per_epoch: Positive = 1
     """Validations per epoch, and the maximum number of users of each task to validate on (0: all of them): evenly
@@ -113,7 +102,13 @@ class TrainingSettings(Settings):
     @property
     def reads_logs(self) -> bool:
         """Tell whether the model reads users' whole logs, not a prompt a target."""
-        return self.backbone == "causal"
+        return self.backbone == "causal" or self.pretrained_causal is not None
+
+    @property
+    def pretrained_causal(self) -> str | None:
+        """Return the hub name or folder of the pretrained causal language model to begin with."""
+        name = self.backbone.removeprefix("causal:")
+        return None if name == self.backbone else name
 
     @model_validator(mode="after")
     def _warm_start_is_from_scratch(self) -> TrainingSettings:

@@ -1,12 +1,18 @@
-"""Configure identifiers: the joint RQ-VAE (paper, section 3.2), and the schemes it is compared with."""
+"""Configure identifiers: the joint RQ-VAE (paper, section 3.2), and the kinds it is compared with.
+
+Each kind has two models: the settings that its file in identifiers/kinds/ reads, and an entry of `identifiers`, which
+adds what only the workflow reads, such as names of embeddings. Both name the kind.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
+from gensar_core.config.generators import ScratchSize
 
 
 def _check_sizes(sizes: object) -> object:
@@ -31,11 +37,28 @@ class SinkhornSettings(Settings):
     iterations: Positive = 50
 
 
-class QuantizerSettings(Settings):
-    """Configure the stage `identifiers`; the embeddings are input files."""
+class KindSettings(Settings):
+    """Hold what a kind of identifiers reads.
 
-    quantizer: Literal["rqvae", "rq-kmeans"] = "rqvae"
-    """`rqvae` learns encoders, decoders and codebooks; `rq-kmeans` clusters the vectors themselves, without
+    ``inputs`` names the data that it is built from, by keys of `identifiers.interface.INPUTS`; ``leaves_curve`` says
+    whether its training writes curve.json. They stand here, and not in the kind's file, because the workflow asks for
+    them before it loads any code of a kind.
+    """
+
+    inputs: ClassVar[tuple[str, ...]]
+    leaves_curve: ClassVar[bool] = False
+
+    kind: str
+
+
+class QuantizerSettings(KindSettings):
+    """Quantize vectors level by level, each level what the levels before it left over; one or two sides."""
+
+    inputs = ("vectors",)
+    leaves_curve = True
+
+    kind: Literal["rqvae", "rq_kmeans"] = "rqvae"
+    """`rqvae` learns encoders, decoders and codebooks; `rq_kmeans` clusters the vectors themselves, without
     training."""
     shared_levels: Count = 2
     """L_m levels shared by both identifiers, then L_n levels specific to each side; K codes per level, or a list with
@@ -103,7 +126,100 @@ class QuantizerSettings(Settings):
         return tuple(size) if isinstance(size, list) else (size,) * self.levels
 
 
-#: Settings that `rq-kmeans` ignores.
+class ClusterSettings(KindSettings):
+    """Cluster the graph of items clicked by the same users; an identifier is the path to an item's cluster (P5-CID)."""
+
+    inputs = ("clicks", "items")
+
+    kind: Literal["clusters"]
+    parts: Annotated[int, Field(ge=2)] = 20
+    """N, the number of parts that a cluster is divided into."""
+    leaf_size: Positive = 500
+    """k, the largest number of items in a cluster that is not divided, and the number of different codes."""
+    last_code: Literal["sequential", "random"] = "sequential"
+    """How the items of a leaf are told apart: 0, 1, ... in the order of their ids, or different numbers below k."""
+
+    @model_validator(mode="after")
+    def _siblings_have_different_codes(self) -> ClusterSettings:
+        if self.leaf_size <= self.parts:
+            raise ValueError(
+                f"leaf_size is {self.leaf_size}; with {self.parts} parts and one for items without clicks, write "
+                f"{self.parts + 1} or more, so that clusters side by side have different codes"
+            )
+        return self
+
+
+class NumberSettings(KindSettings):
+    """Number the items at random; an identifier is the number's text (DSI-QG)."""
+
+    inputs = ("items",)
+
+    kind: Literal["numbers"]
+    below: Positive | None = None
+    """Draw from 0 to this number, excluded; null takes as many numbers as there are items."""
+
+
+class TitleSettings(KindSettings):
+    """Take the words of an item's title; an identifier is this text (WebUltron's URL)."""
+
+    inputs = ("items",)
+
+    kind: Literal["titles"]
+    max_words: Positive = 16
+    """Number of words kept, without the number that tells equal titles apart."""
+
+
+class ProductSettings(KindSettings):
+    """Quantize parts of a vector on their own; an identifier has one code a part (WebUltron's product quantization)."""
+
+    inputs = ("vectors",)
+
+    kind: Literal["product"]
+    subspaces: Positive = 24
+    """Number of equal parts of a vector, and of codes of an identifier."""
+    codebook_size: _Size = 256
+    rotate: bool = False
+    """First rotate the vectors so that the parts carry equal shares of the variance, learned (OPQ)."""
+    collisions: Literal["unique", "extra_digit", "none"] = "unique"
+    """Treatment of items that share an identifier, as for `rqvae`; the paper leaves them (`none`)."""
+
+
+class GenRetSettings(KindSettings):
+    """Learn codes of item texts from training searches by discrete auto-encoding, one level after another (GenRet)."""
+
+    inputs = ("searches", "items")
+    leaves_curve = True
+
+    kind: Literal["genret"]
+    levels: Positive = 3
+    """Learned levels, of `codebook_size` codes each; one more code numbers the items that share all of them."""
+    codebook_size: _Size = 512
+    backbone: str = "google-t5/t5-small"
+    """A hub name or local folder of a T5, or `scratch`; and its tokenizer (`trained`: on this data)."""
+    size: ScratchSize = ScratchSize()
+    tokenizer: str = "google-t5/t5-small"
+    vocabulary_size: Annotated[int, Field(ge=300)] = 8000
+    max_item_tokens: Positive = 128
+    """Maximum text lengths; texts are cut after the last word that fits."""
+    max_query_tokens: Positive = 32
+    held_out: Share = 0.05
+    """Share of the pairs of a query and a clicked item that only serve to choose the weights to keep; one at least."""
+    first_warmup_epochs: Positive = 1
+    """Epochs before the codebook of the first level is initialized, and before that of each later level."""
+    warmup_epochs: Positive = 10
+    epochs: Positive = 200
+    """Maximum epochs of each level after that; each reads every item once, with one of its queries."""
+    patience: Positive | None = 10
+    """Stop a level after this many validations without improvement; null never stops early."""
+    evaluate_every: Positive = 1
+    """Epochs between validations (recall of held-out pairs); the best weights are kept."""
+    batch_size: Positive = 128
+    learning_rate: Rate = 5.0e-4
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    gradient_clip: Rate = 1.0
+
+
+#: Settings that `rq_kmeans` ignores.
 _OF_TRAINING = (
     "latent_size", "hidden_sizes", "commitment", "epochs", "batch_size", "learning_rate", "warmup_share",
     "rate_schedule", "weight_decay", "gradient_clip", "residual_gradient", "principal_start", "revive_dead_codes",
@@ -111,22 +227,106 @@ _OF_TRAINING = (
 )  # fmt: skip
 
 
-class IdentifierSettings(QuantizerSettings):
-    """Configure an entry of `identifiers`. With a single embedding, both identifiers are learned from it."""
-
-    semantic: Name | None = None
-    collaborative: Name | None = None
+class _Drawn(Settings):
     seed: Count | None = None
     """Seed of all random draws; null uses the configuration's seed."""
 
+
+class _FromVectors(_Drawn):
+    semantic: Name | None = None
+    collaborative: Name | None = None
+
     @model_validator(mode="after")
-    def _at_least_one_embedding(self) -> IdentifierSettings:
+    def _at_least_one_embedding(self) -> _FromVectors:
         if self.semantic is None and self.collaborative is None:
             raise ValueError("name an embedding as 'semantic', as 'collaborative', or one of each")
         return self
 
-    def quantization(self) -> QuantizerSettings:
+
+class RqvaeIdentifiers(QuantizerSettings, _FromVectors):
+    """Configure an entry of `identifiers`. With a single embedding, both identifiers are learned from it."""
+
+    kind: Literal["rqvae"] = "rqvae"
+
+    def of_stage(self) -> QuantizerSettings:
+        """Return the settings that the stage reads."""
+        return self.part(QuantizerSettings)
+
+
+class RqKmeansIdentifiers(QuantizerSettings, _FromVectors):
+    """Configure an entry like `rqvae`; settings of training are ignored."""
+
+    kind: Literal["rq_kmeans"]
+
+    def of_stage(self) -> QuantizerSettings:
         """Return the settings that the stage reads; those it ignores keep their defaults."""
         read = self.part(QuantizerSettings)
-        unread = _OF_TRAINING if self.quantizer == "rq-kmeans" else ()
-        return QuantizerSettings(**{name: value for name, value in read if name not in unread})
+        return QuantizerSettings(**{name: value for name, value in read if name not in _OF_TRAINING})
+
+
+class ClusterIdentifiers(ClusterSettings, _Drawn):
+    """Configure an entry; both identifiers are the same."""
+
+    def of_stage(self) -> ClusterSettings:
+        """Return the settings that the stage reads."""
+        return self.part(ClusterSettings)
+
+
+class NumberIdentifiers(NumberSettings, _Drawn):
+    """Configure an entry; both identifiers are the same."""
+
+    def of_stage(self) -> NumberSettings:
+        """Return the settings that the stage reads."""
+        return self.part(NumberSettings)
+
+
+class TitleIdentifiers(TitleSettings):
+    """Configure an entry; both identifiers are the same. Nothing is drawn at random."""
+
+    def of_stage(self) -> TitleSettings:
+        """Return the settings that the stage reads."""
+        return self.part(TitleSettings)
+
+
+class ProductIdentifiers(ProductSettings, _FromVectors):
+    """Configure an entry; both identifiers are those of the one embedding that it names."""
+
+    @model_validator(mode="after")
+    def _at_most_one_embedding(self) -> ProductIdentifiers:
+        if self.semantic is not None and self.collaborative is not None:
+            raise ValueError("name one embedding, as 'semantic' or as 'collaborative'; write null for the other")
+        return self
+
+    def of_stage(self) -> ProductSettings:
+        """Return the settings that the stage reads."""
+        return self.part(ProductSettings)
+
+
+class GenRetIdentifiers(GenRetSettings, _Drawn):
+    """Configure an entry; both identifiers are the same."""
+
+    pseudo_queries: Name | None = None
+    """Entry of `pseudo_queries` that supplies more queries of each item (the paper: docTTTTTquery); null: only those of
+    training searches."""
+
+    def of_stage(self) -> GenRetSettings:
+        """Return the settings that the stage reads."""
+        return self.part(GenRetSettings)
+
+
+def _with_kind(entry: object) -> object:
+    """Complete an entry that names no kind: it is an `rqvae`."""
+    return {"kind": "rqvae", **entry} if isinstance(entry, Mapping) else entry
+
+
+IdentifierSettings = Annotated[
+    RqvaeIdentifiers
+    | RqKmeansIdentifiers
+    | ClusterIdentifiers
+    | NumberIdentifiers
+    | TitleIdentifiers
+    | ProductIdentifiers
+    | GenRetIdentifiers,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind),
+]

@@ -16,15 +16,18 @@ from typing import Any, Final
 
 from gensar_core.config.base import canonical_json
 from gensar_core.config.experiments import Experiments
+from gensar_core.config.prompts import find_prompts
 from gensar_core.config.seeds import Runs
 from gensar_core.errors import UserError
 
 # Files of a stage that several rules name.
 _CANONICAL: Final = "results/{dataset}/canonical"
+_ITEMS, _QUERIES = f"{_CANONICAL}/items.parquet", f"{_CANONICAL}/queries.parquet"
+_PSEUDO_QUERIES: Final = "results/{dataset}/pseudo_queries/{entry}/pseudo_queries.parquet"
 EVENTS: Final = f"{_CANONICAL}/events.parquet"
 USERS: Final = f"{_CANONICAL}/users.parquet"
 #: The tables with texts.
-ITEMS_AND_QUERIES: Final = [f"{_CANONICAL}/items.parquet", f"{_CANONICAL}/queries.parquet"]
+ITEMS_AND_QUERIES: Final = [_ITEMS, _QUERIES]
 #: The canonical tables beside the events, and all of them.
 PARTIES: Final = [USERS, *ITEMS_AND_QUERIES]
 CANONICAL_TABLES: Final = [EVENTS, *PARTIES]
@@ -44,14 +47,14 @@ TRAINING_TOKENS: Final = f"{_CORPUS}/train.parquet"
 _PROMPTS, _ITEM_TOKENS, _TRIE = (
     f"{_CORPUS}/{name}" for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
 )
-_USER_LOGS, _ASKED_LOGS = f"{_CORPUS}/user_logs.parquet", f"{_CORPUS}/asked_logs.parquet"
+_USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS = (f"{_CORPUS}/{name}_logs.parquet" for name in ("user", "alignment", "asked"))
 NEW_TOKENS: Final = f"{_CORPUS}/new_tokens.json"
-_TEMPLATES: Final = f"{_CORPUS}/templates.yaml"
+_TASKS: Final = f"{_CORPUS}/prompts.yaml"
 #: The files of a corpus beside its training examples and its tokenizer.
-CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TEMPLATES, _TRIE]
+CORPUS_FILES: Final = [_PROMPTS, _USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS, _ITEM_TOKENS, NEW_TOKENS, _TASKS, _TRIE]
 #: Files that only trainings on prompts read, and files that only trainings on logs read.
-_PROMPT_FILES: Final = (TRAINING_TOKENS, _PROMPTS, _TEMPLATES)
-_LOG_FILES: Final = (_USER_LOGS, _ASKED_LOGS)
+_PROMPT_FILES: Final = (TRAINING_TOKENS, _PROMPTS)
+_LOG_FILES: Final = (_USER_LOGS, _ALIGNMENT_LOGS, _ASKED_LOGS)
 
 #: Endings of the files of a metric table, beside its CSV and its page.
 TABLE_ENDINGS: Final = [".md", ".tex", ".significance.csv", ".stage.json"]
@@ -104,13 +107,14 @@ def amazon_files(
 
     ``raw_names`` names the files of a category, of a release, and with all reviews or their 5-core, that must be there;
     ``raw_folder`` the folder of a release's downloads; ``search_names`` those of product search, which are published
-    for ``searched_categories`` of 2014 alone. Raises UserError when the user's folder lacks one that must be there.
+    for ``searched_categories`` of 2014 alone and left out of a data set without searches. Raises UserError when the
+    user's folder lacks one that must be there.
     """
     entry: Any = plan.experiments.datasets[dataset]
     if entry.source == "simulated":
         return [f"results/{dataset}/raw/{name}" for name in [*raw_names(entry.category), *search_names]]
     names = list(raw_names(entry.category, entry.release, entry.min_interactions is not None))
-    searched = search_names if entry.release == 2014 else ()
+    searched = search_names if entry.release == 2014 and entry.searches == "made" else ()
     if entry.raw == "download":
         published = searched if entry.category in searched_categories else ()
         folder = f"resources/{raw_folder(entry.release)}/{entry.category}"
@@ -177,9 +181,34 @@ def identifier_embeddings(plan: Plan, dataset: str, identifier: str) -> dict[str
     return {side: _vectors(dataset, embedding) for side, embedding in _sides(plan, identifier).items()}
 
 
+def identifier_inputs(plan: Plan, dataset: str, identifier: str) -> dict[str, str]:
+    """Return the files that an entry of identifiers is built from, by what they are: those that its kind declares."""
+    files = identifier_embeddings(plan, dataset, identifier)
+    for one in plan.experiments.identifiers[identifier].inputs:
+        files |= {name: pattern.format(dataset=dataset) for name, pattern in _IDENTIFIER_INPUTS[one].items()}
+    if queries := getattr(plan.experiments.identifiers[identifier], "pseudo_queries", None):
+        files["pseudo_queries"] = _PSEUDO_QUERIES.format(dataset=dataset, entry=queries)
+    return files
+
+
+#: Data that kinds of identifiers declare -> their files, by what they are.
+_IDENTIFIER_INPUTS: Final[Mapping[str, Mapping[str, str]]] = {
+    # Those that the entry names.
+    "vectors": {},
+    "clicks": {"training_events": TRAINING_EVENTS},
+    "searches": {"training_events": TRAINING_EVENTS, "queries": _QUERIES},
+    "items": {"item_texts": _ITEMS},
+}
+
+
+def identifier_module(plan: Plan, identifier: str) -> str:
+    """Return the module of an entry's kind of identifiers."""
+    return f"gensar_core.identifiers.kinds.{plan.experiments.identifiers[identifier].kind}"
+
+
 def _sides(plan: Plan, identifier: str) -> dict[str, str]:
     entry = plan.experiments.identifiers[identifier]
-    sides = {"semantic": entry.semantic, "collaborative": entry.collaborative}
+    sides = {side: getattr(entry, side, None) for side in ("semantic", "collaborative")}
     return {side: embedding for side, embedding in sides.items() if embedding is not None}
 
 
@@ -226,9 +255,14 @@ def corpus_sides(plan: Plan, corpus: str) -> list[str]:
 def corpus_pseudo_queries(plan: Plan, dataset: str, corpus: str) -> str | list[str]:
     """Return the file of pseudo-queries that a corpus reads, or an empty list."""
     entry = plan.experiments.corpora[corpus]
-    if "doc2query" not in entry.active_tasks:
+    if not entry.reads_pseudo_queries():
         return []
-    return f"results/{dataset}/pseudo_queries/{entry.pseudo_queries}/pseudo_queries.parquet"
+    return _PSEUDO_QUERIES.format(dataset=dataset, entry=entry.pseudo_queries)
+
+
+def corpus_prompts(plan: Plan, corpus: str) -> str:
+    """Return what a corpus's prompt file says, as canonical JSON."""
+    return find_prompts(plan.experiments.corpora[corpus].prompts).canonical()
 
 
 # Generators.
@@ -260,7 +294,7 @@ def training_samples(plan: Plan, dataset: str, generator: str) -> list[str]:
 def ranking_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
     """List the files of its corpus that a generator ranks with."""
     asked = _ASKED_LOGS if plan.experiments.generators[generator].reads_logs else _PROMPTS
-    return _of_corpus(plan, dataset, generator, [asked, _ITEM_TOKENS, _TRIE])
+    return _of_corpus(plan, dataset, generator, [asked, _TASKS, _ITEM_TOKENS, _TRIE])
 
 
 def generator_tokenizer(plan: Plan, dataset: str, generator: str) -> str:
@@ -274,8 +308,16 @@ def _of_corpus(plan: Plan, dataset: str, generator: str, patterns: Sequence[str]
 
 
 def generator_token_vectors(plan: Plan, dataset: str, generator: str) -> list[str]:
-    """List the token vectors that a generator starts from: one file if it has a warm start, or none."""
+    """List the token vectors that a generator starts from: one file if it has a warm start, or none.
+
+    Raises UserError when it has one, but its identifiers come from no vectors.
+    """
     entry = plan.experiments.generators[generator]
+    if entry.warm_start and not _sides(plan, plan.experiments.corpora[entry.corpus].identifier):
+        raise UserError(
+            f"config: generators.{generator}.warm_start: the identifiers of its corpus are built from no embedding, "
+            "whose vectors it would start from; write false"
+        )
     folder = f"results/{dataset}/token_vectors/{entry.corpus}"
     return [f"{folder}/token_vectors.safetensors"] if entry.warm_start else []
 
@@ -367,11 +409,22 @@ def table_rows(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
 
 def table_ranks(plan: Plan, dataset: str, table: str | None = None) -> list[str]:
     """List the ranks files of a table's rows."""
-    return _ranks(dataset, (entry for _, entry in table_runs(plan, dataset, table)))
+    folder = "full_ranks" if among_catalogue(plan, dataset, table) else "ranks"
+    return _ranks(dataset, (entry for _, entry in table_runs(plan, dataset, table)), folder)
 
 
-def _ranks(dataset: str, entries: Iterable[str]) -> list[str]:
-    return [f"results/{dataset}/ranks/{entry}.parquet" for entry in entries]
+def among_catalogue(plan: Plan, dataset: str, table: str | None = None) -> bool:
+    """Return whether a table shows ranks among all items."""
+    return plan.experiments.tables[_table(plan, dataset, table)].among == "catalogue"
+
+
+def published_figures(plan: Plan, dataset: str, table: str | None = None) -> str | None:
+    """Return the data set whose published figures a table shows, if any: those of ranks among all items."""
+    return plan.experiments.datasets[dataset].published if among_catalogue(plan, dataset, table) else None
+
+
+def _ranks(dataset: str, entries: Iterable[str], folder: str = "ranks") -> list[str]:
+    return [f"results/{dataset}/{folder}/{entry}.parquet" for entry in entries]
 
 
 def fitted_runs(plan: Plan, dataset: str, table: str | None = None) -> list[tuple[str, str]]:
@@ -394,7 +447,7 @@ def cost_files(plan: Plan, dataset: str, table: str | None = None) -> dict[str, 
 
 def full_table_ranks(plan: Plan, dataset: str) -> list[str]:
     """List the files of ranks among all items that a data set's table shows: all rows but fusions."""
-    return [f"results/{dataset}/full_ranks/{entry}.parquet" for _, entry in fitted_runs(plan, dataset)]
+    return _ranks(dataset, (entry for _, entry in fitted_runs(plan, dataset)), "full_ranks")
 
 
 def figure_ranks(plan: Plan, dataset: str, figure: str) -> list[str]:
@@ -420,7 +473,7 @@ def shown_table_names(plan: Plan, dataset: str) -> list[str]:
 def shown_figures(plan: Plan, dataset: str) -> list[str]:
     """Name the figures shown for a data set."""
     entry = plan.experiments.datasets[dataset]
-    trained = shown_models(plan, dataset) + shown_identifiers(plan, dataset)
+    trained = shown_models(plan, dataset) + trained_identifiers(plan, dataset)
     figures = ["distributions"] + (["training"] if trained else [])
     figures += ["collisions"] if entry.compared_identifiers else []
     return figures + [name for name in entry.experiments if name in plan.experiments.figures]
@@ -441,6 +494,15 @@ def shown_rows(plan: Plan, dataset: str) -> list[str]:
         else:
             rows += plan.experiments.figures[name].rows
     return list(dict.fromkeys(rows))
+
+
+def _shown_folders(plan: Plan, dataset: str) -> dict[str, str]:
+    """Map these rows to the folders of their ranks: among all items if nothing else is shown of a row."""
+    tables = [name for name in shown_tables(plan, dataset) if not among_catalogue(plan, dataset, name)]
+    figures = [name for name in plan.experiments.datasets[dataset].experiments if name in plan.experiments.figures]
+    rows = {entries[0] for name in tables for entries in plan.runs[name].values()}
+    rows |= {row for name in figures for row in plan.experiments.figures[name].rows}
+    return {row: "ranks" if row in rows else "full_ranks" for row in shown_rows(plan, dataset)}
 
 
 def shown_corpora(plan: Plan, dataset: str) -> list[str]:
@@ -474,7 +536,12 @@ def drawn_models(plan: Plan, dataset: str, _model: str) -> list[str]:
 
 def drawn_identifiers(plan: Plan, dataset: str, _model: str) -> list[str]:
     """Name the entries of identifiers drawn beside those models: none beside a named one."""
-    return [] if _model else shown_identifiers(plan, dataset)
+    return [] if _model else trained_identifiers(plan, dataset)
+
+
+def trained_identifiers(plan: Plan, dataset: str) -> list[str]:
+    """Name the shown identifiers whose training leaves a curve."""
+    return [name for name in shown_identifiers(plan, dataset) if plan.experiments.identifiers[name].leaves_curve]
 
 
 def drawn_names(plan: Plan, dataset: str, _model: str) -> list[str]:
@@ -498,7 +565,7 @@ def page_files(plan: Plan, dataset: str) -> dict[str, list[str]]:
     stages += [f"identifiers/{name}" for name in identifiers]
     stages += [f"corpora/{name}" for name in shown_corpora(plan, dataset)]
     records = [f"{stage}/stage.json" for stage in stages]
-    records += [f"ranks/{row}.stage.json" for row in shown_rows(plan, dataset)]
+    records += [f"{folder}/{row}.stage.json" for row, folder in _shown_folders(plan, dataset).items()]
     return {
         "quality": _quality(dataset, identifiers),
         "figures": shown_figure_files(plan, dataset),

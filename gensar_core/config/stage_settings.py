@@ -31,7 +31,7 @@ _READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
     **dict.fromkeys(("samples", "samples_survey", "samples_part", "samples_gather"), ("datasets", "samples")),
     "training_negatives": ("datasets", "training_negatives"),
     "embed_text": ("embeddings", None),
-    "identifiers": ("identifiers", "quantization"),
+    "identifiers": ("identifiers", "of_stage"),
     "pseudo_queries": ("pseudo_queries", PseudoQuerySettings),
     "corpus": ("corpora", MaterializationSettings),
     "train_generator": ("generators", TrainingSettings),

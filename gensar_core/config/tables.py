@@ -45,6 +45,9 @@ class TableSettings(ComparisonSettings):
     """Configure an entry of `tables`: rows are names of methods, generators and fusions, in the order shown."""
 
     rows: list[Name]
+    among: Literal["candidates", "catalogue"] = "candidates"
+    """candidates: HR and NDCG among the candidates of each target; catalogue: Recall and NDCG among all items, as the
+    data set's `full_ranking` says. A fusion weighs lists of candidates, and cannot rank the catalogue."""
     seeds: list[Count] = []
     """Train every row, and what it is built on, once with each of these seeds, on the same samples and candidates; the
     table then shows means and standard deviations. Entries that draw nothing at random are shared. Empty: train

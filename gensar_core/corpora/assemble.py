@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 
+from gensar_core import schema
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.prompts import HistoryForm
 from gensar_core.corpora.histories import ShownHistories
 from gensar_core.corpora.instructions import Shown
-from gensar_core.corpora.tasks import BEHAVIOR_KINDS, Kind, Task, Value
+from gensar_core.corpora.tasks import BEHAVIOR_VALUES, Kind, Task, Value
 from gensar_core.corpora.token_pieces import Pieces
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import draws, row_keys
 from gensar_core.runtime.seeds import derive_seed
-
-#: Separator between the entries of a history; a blank follows it.
-SEPARATOR: Final = ";"
 
 
 @dataclass(frozen=True)
@@ -55,36 +54,45 @@ class ExampleRows:
         rows = self.take(np.repeat(np.arange(len(self)), count))
         return replace(rows, copies=np.tile(np.arange(count), len(self)))
 
-    def recent(self, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> ExampleRows:
-        """Return the same rows with histories cut to their last part."""
+    def recent(self, task: Task, max_recommendations: int | np.ndarray, max_searches: int | np.ndarray) -> ExampleRows:
+        """Return the same rows with histories cut to the last part of what a task shows of them."""
         if self.histories is None:
             return self
-        return replace(self, histories=self.histories.recent(max_recommendations, max_searches))
+        histories = self.histories.recent(max_recommendations, max_searches).only(task.shown_behaviors)
+        return replace(self, histories=histories)
 
 
-def shortened(rows: ExampleRows, seed: int, task: str, max_recommendations: int, max_searches: int) -> ExampleRows:
+def shortened(rows: ExampleRows, seed: int, task: Task, max_recommendations: int, max_searches: int) -> ExampleRows:
     """Cut histories of copies 1, 2, ... to random numbers of last clicks and sessions; copy 0 keeps the maximum."""
     assert rows.copies is not None
-    numbers = draws(row_keys(derive_seed(seed, "shorter", task), *rows.key_columns), 2)
+    numbers = draws(row_keys(derive_seed(seed, "shorter", task.name), *rows.key_columns), 2)
     clicks = (numbers[:, 0] % np.uint64(max_recommendations + 1)).astype(np.int64)
     sessions = (numbers[:, 1] % np.uint64(max_searches + 1)).astype(np.int64)
     whole = rows.copies == 0
     clicks, sessions = np.where(whole, max_recommendations, clicks), np.where(whole, max_searches, sessions)
     # A history would become empty if both limits are 0 or the only nonzero one is for a kind that it lacks; it then
     # keeps its last click and session.
-    cut = rows.recent(clicks, sessions)
+    cut = rows.recent(task, clicks, sessions)
     assert cut.histories is not None
     none = cut.histories.behaviors.lengths == 0
-    return rows.recent(np.where(none, 1, clicks), np.where(none, 1, sessions)) if none.any() else cut
+    return rows.recent(task, np.where(none, 1, clicks), np.where(none, 1, sessions)) if none.any() else cut
+
+
+def history_limits(task: Task, settings: MaterializationSettings) -> tuple[int, int]:
+    """Return the maximum numbers of clicks and sessions that a task's prompts show."""
+    if task.history is not None and task.history.latest is not None:
+        return task.history.latest, task.history.latest
+    return settings.max_recommendations, settings.max_searches
 
 
 def shown(pieces: Pieces, task: Task, rows: ExampleRows) -> Shown:
     """Gather the content that each row's prompt shows besides its instruction."""
     nothing = Ragged.from_lengths(np.zeros(len(rows), dtype=np.int64), np.zeros(0, dtype=np.int64))
-    history = nothing if rows.histories is None or not task.history else _history(pieces, rows.histories)
-    value = nothing
-    for wanted in task.values.values():
-        numbers = pieces.values(wanted) + rows.objects[wanted.kind]
+    history = value = nothing
+    if rows.histories is not None and task.history is not None:
+        history = _history(pieces, task.history, rows.histories)
+    if task.value is not None:
+        numbers = pieces.values(task.value) + rows.objects[task.value.kind]
         value = Ragged.from_lengths(np.ones(len(rows), dtype=np.int64), numbers)
     return Shown(_gather(pieces, history), _gather(pieces, value))
 
@@ -100,18 +108,24 @@ def value_tokens(pieces: Pieces, value: Value, objects: np.ndarray) -> Ragged:
     return _gather(pieces, Ragged.from_lengths(np.full(len(objects), 2), numbers.ravel()))
 
 
-def _history(pieces: Pieces, histories: ShownHistories) -> Ragged:
+def _history(pieces: Pieces, form: HistoryForm, histories: ShownHistories) -> Ragged:
     """Convert histories to piece numbers: entries with the separator after each but the last."""
     behaviors, lengths = histories.behaviors, histories.behaviors.lengths
-    numbers = _entries(pieces, SEPARATOR)[behaviors.values] + histories.objects.values
+    numbers = _entries(pieces, form, form.separator.rstrip())[behaviors.values] + histories.objects.values
     last = behaviors.offsets[1:][lengths > 0] - 1
-    numbers[last] = _entries(pieces, "")[behaviors.values[last]] + histories.objects.values[last]
+    numbers[last] = _entries(pieces, form, "")[behaviors.values[last]] + histories.objects.values[last]
     return Ragged(behaviors.offsets, numbers)
 
 
-def _entries(pieces: Pieces, tail: str) -> np.ndarray:
-    """Return, by behavior, the piece number of object 0's entry (Eq. 11) with ``tail`` after it."""
-    return np.asarray([pieces.values(Value(kind, code), tail) for code, kind in enumerate(BEHAVIOR_KINDS)])
+def _entries(pieces: Pieces, form: HistoryForm, tail: str) -> np.ndarray:
+    """Return, by behavior, the piece number of object 0's entry (Eq. 11) with ``tail`` after it; 0 if not shown."""
+    numbers = [0] * len(BEHAVIOR_VALUES)
+    for code in (schema.BEHAVIORS.index(name) for name in form.behaviors):
+        value = BEHAVIOR_VALUES[code]
+        if form.items == "title" and code != schema.SEARCHED_QUERY:
+            value = Value("title", code)
+        numbers[code] = pieces.values(value, tail)
+    return np.asarray(numbers)
 
 
 def _gather(pieces: Pieces, numbers: Ragged) -> Ragged:

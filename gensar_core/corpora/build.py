@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.assemble import SEPARATOR, ExampleRows, shortened, shown, targets, value_tokens
+from gensar_core.config.prompts import PromptFile, find_prompts
+from gensar_core.corpora.alignment_logs import NO_QUERY, EntryColumn, alignment_rows
+from gensar_core.corpora.assemble import ExampleRows, history_limits, shortened, shown, targets, value_tokens
 from gensar_core.corpora.chunks import (
     CHUNK_ROWS,
     item_rows,
@@ -24,15 +26,24 @@ from gensar_core.corpora.chunks import (
     sample_rows,
     with_following,
 )
-from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
-from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, BEHAVIOR_VALUES, RANKING_TASKS, Task, active_tasks
-from gensar_core.corpora.template_files import Template, write_templates
-from gensar_core.corpora.templates import load_templates
+from gensar_core.corpora.instructions import PROMPTS_COPY, Instructions, Shown
+from gensar_core.corpora.tasks import (
+    BEHAVIOR_TOKENS,
+    BEHAVIOR_VALUES,
+    ITEM_VALUES,
+    LOG_BEHAVIORS,
+    Kind,
+    Task,
+    Value,
+    ranking_tasks,
+    tasks_of,
+)
 from gensar_core.corpora.token_pieces import Pieces, beside, repeated
-from gensar_core.corpora.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.corpora.user_logs import Entries, held_out_targets, training_targets, write_logs
+from gensar_core.corpora.user_words import UNKNOWN_USER, user_rows, user_tokens
+from gensar_core.embeddings.item_texts import Encoder, Texts, clean
+from gensar_core.embeddings.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges
@@ -44,8 +55,6 @@ from gensar_core.samples.histories import Protocol
 
 # Limit of texts to train a tokenizer on; spread evenly over a larger catalogue, they represent it well enough.
 _TRAINING_TEXTS: Final = 200_000
-
-Templates = Mapping[str, tuple[Template, ...]]
 
 
 def build_corpus(
@@ -61,36 +70,42 @@ def build_corpus(
     """Materialize a corpus in the folder ``output``.
 
     Writes train.parquet (table `corpus`: by task, then sample or item id; training inserts it into the instructions of
-    templates.yaml), prompts.parquet (table `prompts`: the valid and test samples of both tasks, with the first
-    template), user_logs.parquet and asked_logs.parquet (table `user_logs`: training logs, and those whose targets are
-    the valid and test samples, under the samples' history ``protocol``), item_tokens.parquet (table `item_tokens`),
-    trie.safetensors (the same as one trie per task), tokenizer/ and new_tokens.json. Task `doc2query` reads the table
-    ``pseudo_queries``. Raises UserError when an input is missing or does not match the others, or when the tokenizer
-    cannot be loaded or does not fit.
+    prompts.yaml, the settings' prompt file), prompts.parquet (table `prompts`: the valid and test samples of the tasks
+    that this file ranks, with the first template), user_logs.parquet, alignment_logs.parquet and
+    asked_logs.parquet (table `user_logs`: training logs, the tasks without a user, and the logs whose targets are the
+    valid and test samples, under the samples' history ``protocol``),
+    item_tokens.parquet (table `item_tokens`), trie.safetensors (the same as one trie per task), tokenizer/ and
+    new_tokens.json. Tasks of pseudo-queries read the table ``pseudo_queries``. Raises UserError when an input is
+    missing or does not match the others, or when the tokenizer cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [canonical / "events.parquet", samples / "training_events.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
     if Path(settings.tokenizer).is_dir():
         files.append(Path(settings.tokenizer))
-    if "doc2query" in settings.active_tasks:
+    if settings.own_prompts is not None:
+        files.append(settings.own_prompts)
+    if settings.reads_pseudo_queries():
         if pseudo_queries is None:
-            raise UserError("tasks: 'doc2query' needs a table of pseudo-queries; name one, or drop the task")
+            raise UserError("tasks: some need a table of pseudo-queries; name one, or drop these tasks")
         files.append(pseudo_queries)
+    prompts = find_prompts(settings.prompts)
+    tasks = tasks_of(prompts)
+    kinds = set().union(*(task.kinds for task in tasks.values()))
     with Stage("corpus", output, settings=settings, inputs=files, seed=seed, code=__name__) as stage:
-        items, queries = _texts(canonical)
+        items, titles, queries = _texts(canonical)
         table = IdentifierTable.load(identifiers)
         if len(table) != len(items):
             raise UserError(
-                f"{identifiers / 'identifiers.parquet'}: has {len(table.sides['semantic'])} items, but "
+                f"{identifiers / 'identifiers.parquet'}: has {len(table)} items, but "
                 f"{canonical / 'items.parquet'} has {len(items)}; build the identifiers again"
             )
-        templates = load_templates()
-        tokenizer = _base_tokenizer(settings, items, queries, templates)
-        behaviors = BEHAVIOR_TOKENS if settings.behavior_tokens else ()
-        new = add_tokens(tokenizer, [*table.tokens, *behaviors], settings.tokenizer)
+        tokenizer = _base_tokenizer(settings, items, queries, prompts)
+        behavior_tokens = settings.behavior_tokens and prompts.behavior_tokens
+        behaviors, users = BEHAVIOR_TOKENS if behavior_tokens else (), user_tokens(prompts.user_tokens)
+        new = add_tokens(tokenizer, [*table.tokens, *behaviors, *users], settings.tokenizer)
         tokenizer.save_pretrained(stage.path("tokenizer"))
-        write_templates(templates, stage.path(TEMPLATES_COPY))
+        prompts.write(stage.path(PROMPTS_COPY))
         new.write(stage.path("new_tokens.json"))
         encoder = Encoder(tokenizer)
         reserved = sorted(tokenizer.get_added_vocab())
@@ -98,26 +113,28 @@ def build_corpus(
         query_texts = Texts.prepare(queries, encoder, settings.max_query_tokens, reserved)
         pseudo = _pseudo_queries(pseudo_queries, len(items), settings)
         pseudo_texts = Texts.prepare(pseudo.get_column("text"), encoder, settings.max_query_tokens, reserved)
-        ids = np.asarray([new.tokens[token] for token in table.tokens], dtype=np.int32)
+        title_texts = Texts.prepare(titles, encoder, settings.max_item_tokens, reserved) if "title" in kinds else None
         pieces = Pieces(
             encoder,
             new.tokens,
-            {side: Ragged(table.sides[side].offsets, ids[table.sides[side].values]) for side in schema.SIDES},
+            _identifier_tokens(table, new.tokens, encoder, reserved, identifiers / "identifiers.parquet"),
             query_texts,
             descriptions,
             pseudo_texts,
-            behavior_tokens=settings.behavior_tokens,
+            titles=title_texts,
+            users=_user_rows(samples, [new.tokens[token] for token in users], encoder) if "user" in kinds else None,
+            behavior_tokens=behavior_tokens,
             eos_id=tokenizer.eos_token_id,
         )
-        names = list(templates)
-        instructions = Instructions.tokenize(templates, names, encoder, new.tokens, tokenizer.eos_token_id)
         corpus = _Corpus(
             settings,
             seed,
             samples / "samples.parquet",
-            instructions,
-            {name: number for number, name in enumerate(names)},
+            prompts,
+            tasks,
+            Instructions.tokenize(list(tasks.values()), encoder, new.tokens, tokenizer.eos_token_id),
             descriptions,
+            title_texts,
             query_texts,
             pieces,
             pseudo,
@@ -143,10 +160,12 @@ class _Corpus:
     settings: MaterializationSettings
     seed: int
     samples: Path
+    prompts: PromptFile
+    #: All tasks of the prompt file, in the order of the instructions.
+    tasks: Mapping[str, Task]
     instructions: Instructions
-    #: Number of each task in the instructions.
-    numbers: Mapping[str, int]
     descriptions: Texts
+    titles: Texts | None
     queries: Texts
     pieces: Pieces
     pseudo: pl.DataFrame
@@ -156,23 +175,67 @@ class _Corpus:
         """Read the samples table in chunks."""
         return sample_chunks(self.samples, len(self.descriptions.texts), len(self.queries.texts), CHUNK_ROWS)
 
-    def sample_rows(self, chunk: pl.DataFrame, task: str, splits: Collection[str]) -> ExampleRows:
-        """Return samples as rows, with histories cut to the length that prompts show."""
-        return sample_rows(chunk, task, splits).recent(self.settings.max_recommendations, self.settings.max_searches)
+    def first_instruction(self, task: Task) -> int:
+        """Return the number of the instruction that evaluation uses."""
+        return int(self.instructions.first[list(self.tasks).index(task.name)])
+
+    def sample_rows(self, chunk: pl.DataFrame, task: Task, splits: Collection[str]) -> ExampleRows:
+        """Return samples as rows, with histories cut to what prompts show."""
+        return sample_rows(chunk, task.source, splits).recent(task, *history_limits(task, self.settings))
 
     def entry_tokens(self, entries: Entries) -> Ragged:
         """Return the token ids of log entries (Eq. 11); without behavior tokens, the end of sequence leads each."""
         first = np.array([self.pieces.values(value) for value in BEHAVIOR_VALUES])
         tokens = self.pieces.table.take(first[entries.behavior] + entries.object)
-        if self.settings.behavior_tokens:
-            return tokens
-        lead = repeated(self.pieces.table.take(np.array([self.pieces.eos])).values, len(tokens))
-        return beside(lead, tokens)
+        return tokens if self.behavior_tokens else self.led(tokens)
+
+    @property
+    def behavior_tokens(self) -> bool:
+        """Tell whether entries and targets begin with a behavior token."""
+        return self.settings.behavior_tokens and self.prompts.behavior_tokens
+
+    def led(self, tokens: Ragged) -> Ragged:
+        """Put the end of sequence before each row, from which its first token is predicted."""
+        return beside(repeated(self.pieces.table.take(np.array([self.pieces.eos])).values, len(tokens)), tokens)
+
+    def tasks_without_users(self) -> list[Task]:
+        """Return the tasks that a causal model aligns by: one of each pair of contents, titles aside."""
+        tasks = [self.tasks[name] for name in self.settings.active_tasks()]
+        pairs = {(task.value.kind, task.target.kind): task for task in reversed(tasks) if task.value is not None}
+        return [
+            task
+            for (shown, asked), task in reversed(pairs.items())
+            if task.source not in schema.TASKS and {shown, asked} <= set(LOG_BEHAVIORS)
+        ]
+
+    def alignment_rows(self, task: Task) -> Iterator[pl.DataFrame]:
+        """Yield the rows of a task without a user, in parts."""
+        assert task.value is not None
+        for prompts, _, rows in self.training_rows(task):
+            shown, asked = (self._entry_column(value, rows.objects) for value in (task.value, task.target))
+            yield alignment_rows(shown, asked, prompts.ids)
+
+    def _entry_column(self, value: Value, objects: Mapping[Kind, np.ndarray]) -> EntryColumn:
+        behavior = LOG_BEHAVIORS[value.kind]
+        led = Value(value.kind, None if behavior == schema.DESCRIPTION else behavior)
+        tokens = self.pieces.table.take(self.pieces.values(led) + objects[value.kind])
+        if led.behavior is None or not self.behavior_tokens:
+            tokens = self.led(tokens)
+        pseudo = value.kind == "pseudo"
+        return EntryColumn(behavior, np.full(len(tokens), NO_QUERY) if pseudo else objects[value.kind], tokens)
 
     def evaluated(self, task: Task, content: Shown) -> Ragged:
         """Write prompts in the instruction that evaluation uses."""
-        first = self.instructions.first[self.numbers[task.name]]
-        return self.instructions.write(content, np.full(len(content), first))
+        return self.instructions.write(content, np.full(len(content), self.first_instruction(task)))
+
+    def without_text(self, task: Task) -> np.ndarray:
+        """Mark the items of which a task shows or asks an empty text, bool [n_items]."""
+        empty = np.zeros(len(self.descriptions.texts), dtype=bool)
+        kinds = {task.target.kind, *([task.value.kind] if task.value else [])}
+        for kind, texts in (("description", self.descriptions), ("title", self.titles)):
+            if kind in kinds and texts is not None:
+                empty |= texts.empty
+        return empty
 
     def training_rows(self, task: Task) -> Iterator[tuple[ExampleRows, np.ndarray | None, ExampleRows]]:
         """Yield the training examples of a task in parts, in the order of their ids.
@@ -180,38 +243,44 @@ class _Corpus:
         A part holds its prompts, the prompt number of each target (None: prompt i has target i), and the targets.
         """
         if task.source == "item":
-            for rows in _slices(np.flatnonzero(~self.descriptions.empty), item_rows):
+            for rows in _slices(np.flatnonzero(~self.without_text(task)), item_rows):
                 yield rows, None, rows
-        elif task.source == "pseudo":
+        elif task.source == "pseudo_query":
             for rows in _slices(
                 np.flatnonzero(~self.pseudo_texts.empty), lambda usable: pseudo_rows(self.pseudo, usable)
             ):
                 yield rows, None, rows
         else:
+            empty = self.without_text(task)
             for chunk, following in with_following(self.sample_chunks()):
                 rows = sample_rows(chunk, task.source, ("train",))
                 if len(rows):
-                    yield self._augmented(task, rows, chunk, following)
+                    prompts, prompt, rows = self._augmented(task, rows, chunk, following)
+                    if empty.any():
+                        prompt = np.arange(len(prompts)) if prompt is None else prompt
+                        answered = np.flatnonzero(~empty[rows.objects[task.target.kind]])
+                        prompt, rows = prompt[answered], rows.take(answered)
+                    yield prompts, prompt, rows
 
     def _augmented(
         self, task: Task, prompts: ExampleRows, chunk: pl.DataFrame, following: pl.DataFrame
     ) -> tuple[ExampleRows, np.ndarray | None, ExampleRows]:
         """Return the training samples of a chunk with their prefix augmentation."""
         settings, copies = self.settings, 1 + self.settings.shorter_histories
-        limits = settings.max_recommendations, settings.max_searches
+        limits = history_limits(task, settings)
         later = settings.later_targets if task.asks_by_history_alone else 0
         if copies == 1 and not later:
-            return prompts.recent(*limits), None, prompts
+            return prompts.recent(task, *limits), None, prompts
         prompt, rows = later_targets(chunk, following, task.source, later)
         if copies > 1:
-            prompts = shortened(prompts.copied(copies), self.seed, task.name, *limits)
+            prompts = shortened(prompts.copied(copies), self.seed, task, *limits)
             # Every copy of a prompt keeps all of its targets.
             counts = np.repeat(np.bincount(prompt), copies)
             starts = np.repeat(np.searchsorted(prompt, np.arange(len(prompts) // copies)), copies)
             rows = rows.take(ranges(starts, counts))
             prompt = np.repeat(np.arange(len(prompts)), counts)
         else:
-            prompts = prompts.recent(*limits)
+            prompts = prompts.recent(task, *limits)
         return prompts, prompt, rows
 
 
@@ -242,9 +311,9 @@ def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
     """Write all examples of all tasks; return rows and lengths by task, over all its instructions."""
     counts = {}
     with TableWriter(schema.CORPUS, path) as table:
-        for task in active_tasks(corpus.settings):
-            number = corpus.numbers[task.name]
-            instructions = corpus.instructions.lengths[slice(*corpus.instructions.first[number : number + 2])]
+        for task in (corpus.tasks[name] for name in corpus.settings.active_tasks()):
+            first = corpus.first_instruction(task)
+            instructions = corpus.instructions.lengths[first : first + len(task.templates)]
             input_lengths, target_lengths = _Lengths(), _Lengths()
             for prompts, prompt, rows in progress(corpus.training_rows(task), f"corpus: {task.name}", unit="chunk"):
                 content, target_ids = shown(corpus.pieces, task, prompts), targets(corpus.pieces, task, rows)
@@ -264,12 +333,13 @@ def _write_training(corpus: _Corpus, path: Path) -> dict[str, Any]:
 
 def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
     """Write the inputs of valid and test samples; return rows and lengths by the samples' task."""
-    lengths = {source: _Lengths() for source in RANKING_TASKS}
+    ranking = ranking_tasks(corpus.prompts)
+    lengths = {source: _Lengths() for source in ranking}
     with TableWriter(schema.PROMPTS, path) as table:
         for chunk in progress(corpus.sample_chunks(), "corpus: prompts", unit="chunk"):
             parts = []
-            for source, task in RANKING_TASKS.items():
-                rows = corpus.sample_rows(chunk, source, ("valid", "test"))
+            for source, task in ranking.items():
+                rows = corpus.sample_rows(chunk, task, ("valid", "test"))
                 prompts = corpus.evaluated(task, shown(corpus.pieces, task, rows))
                 lengths[source].add(prompts.lengths)
                 parts.append(_columns(rows, input_ids=prompts))
@@ -278,7 +348,8 @@ def _write_prompts(corpus: _Corpus, path: Path) -> dict[str, Any]:
 
 
 def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol) -> dict[str, Any]:
-    """Write the logs that training reads, and those with the valid and test samples; return their counts.
+    """Write the logs and the alignment rows that training reads, and the logs with valid and test samples; return
+    the logs' counts.
 
     A target of training has half a row of history before it, one to rank as much as fits.
     """
@@ -291,6 +362,10 @@ def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol)
 
     training = corpus.samples.with_name("training_events.parquet")
     read, asked = stage.path("user_logs.parquet"), stage.path("asked_logs.parquet")
+    with TableWriter(schema.USER_LOGS, stage.path("alignment_logs.parquet")) as table:
+        for task in corpus.tasks_without_users():
+            for rows in corpus.alignment_rows(task):
+                table.write(rows)
     return {
         "user_logs": write_logs(training, read, training_targets, corpus.entry_tokens, protocol, width, width // 2),
         "asked_logs": write_logs(events, asked, ranked, corpus.entry_tokens, protocol, width, width),
@@ -300,7 +375,7 @@ def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol)
 def _write_item_tokens(corpus: _Corpus, path: Path, trie_path: Path) -> None:
     """Write the decoder tokens of each item for each task, as a table and as tries."""
     items = np.arange(len(corpus.descriptions.texts), dtype=np.int32)
-    rows = {source: value_tokens(corpus.pieces, task.target, items) for source, task in RANKING_TASKS.items()}
+    rows = {source: value_tokens(corpus.pieces, value, items) for source, value in ITEM_VALUES.items()}
     parts = [
         pl.DataFrame({"item_id": items, "target_ids": tokens.to_series("target_ids", pl.Int32())}).with_columns(
             task=pl.lit(source)
@@ -316,16 +391,57 @@ def _columns(rows: ExampleRows, **tokens: Ragged) -> pl.DataFrame:
     return pl.DataFrame([pl.Series("sample_id", rows.ids), *lists])
 
 
-def _texts(canonical: Path) -> tuple[pl.Series, pl.Series]:
-    """Read the texts of all items and of all queries, in the order of their ids."""
+def _texts(canonical: Path) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """Read the texts and titles of all items and the texts of all queries, in the order of their ids."""
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
-    return items.get_column("text"), queries.get_column("text")
+    return items.get_column("text"), items.get_column("title"), queries.get_column("text")
+
+
+def _user_rows(samples: Path, tokens: list[int], encoder: Encoder) -> Ragged:
+    """Write the unknown user and users 0, 1, ... of the samples table as token ids."""
+    users = pl.read_parquet(samples / "samples.parquet", columns=["user_id"]).get_column("user_id").to_numpy()
+    return user_rows(np.arange(UNKNOWN_USER, users.max(initial=UNKNOWN_USER) + 1), tokens, encoder)
+
+
+def _identifier_tokens(
+    table: IdentifierTable, tokens: Mapping[str, int], encoder: Encoder, reserved: Sequence[str], path: Path
+) -> dict[schema.Side, Ragged]:
+    """Return the token ids of all items' identifiers, by side: a token for each code, or the pieces of a text.
+
+    Raises UserError when the tokenizer leaves nothing of a text, or the same pieces of two texts; they are in ``path``.
+    """
+    ids = np.asarray([tokens[token] for token in table.tokens], dtype=np.int32)
+    rows: dict[schema.Side, Ragged] = {}
+    for side in schema.SIDES:
+        if side in table.sides:
+            rows[side] = Ragged(table.sides[side].offsets, ids[table.sides[side].values])
+            continue
+        texts, _ = clean(pl.Series(table.texts[side], dtype=pl.String()), reserved)
+        rows[side] = encoder.encode(texts)
+        _check_distinct(rows[side], table.texts[side], f"{path}: column '{side}_text'")
+    return rows
+
+
+def _check_distinct(rows: Ragged, texts: Sequence[str], where: str) -> None:
+    """Raise UserError when an identifier's text has no piece, or when two have the same pieces."""
+    cure = "take a tokenizer that knows their characters (`tokenizer: trained` does), or build other identifiers"
+    empty = np.flatnonzero(rows.lengths == 0)
+    if len(empty):
+        raise UserError(f"{where}: nothing is left of item {empty[0]}'s identifier {texts[empty[0]]!r}; {cure}")
+    owner: dict[bytes, int] = {}
+    for item, (start, stop) in enumerate(zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)):
+        other = owner.setdefault(rows.values[start:stop].tobytes(), item)
+        if other != item:
+            raise UserError(
+                f"{where}: items {other} and {item} have the same identifier in pieces of the tokenizer, "
+                f"{texts[other]!r} and {texts[item]!r}; {cure}"
+            )
 
 
 def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSettings) -> pl.DataFrame:
     """Read the pseudo-queries in the order of item and number; return none when no task needs them."""
-    if path is None or "doc2query" not in settings.active_tasks:
+    if path is None or not settings.reads_pseudo_queries():
         return pl.DataFrame(schema=schema.PSEUDO_QUERIES.schema)
     table = schema.PSEUDO_QUERIES.read(path).sort("item_id", "number")
     if len(table) and not 0 <= table["item_id"].min() <= table["item_id"].max() < n_items:  # type: ignore[operator]
@@ -334,13 +450,15 @@ def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSe
 
 
 def _base_tokenizer(
-    settings: MaterializationSettings, items: pl.Series, queries: pl.Series, templates: Templates
+    settings: MaterializationSettings, items: pl.Series, queries: pl.Series, prompts: PromptFile
 ) -> PreTrainedTokenizerBase:
     if settings.tokenizer != TRAINED:
         return load_tokenizer(settings.tokenizer)
-    instructions = [template.text for some in templates.values() for template in some]
+    tasks = tasks_of(prompts).values()
+    instructions = [template.text for task in tasks for template in task.templates]
     # Each item in a history is followed by a separator, which becomes one token if training sees it as often.
-    separators = [SEPARATOR] * min(len(items), _TRAINING_TEXTS)
+    kinds = dict.fromkeys(task.history.separator.strip() for task in tasks if task.history)
+    separators = [separator for separator in kinds if separator for _ in range(min(len(items), _TRAINING_TEXTS))]
     texts = chain(_sampled(items), _sampled(queries), instructions, separators)
     return train_tokenizer(texts, settings.vocabulary_size)
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from gensar_core import schema
 from gensar_core.corpora.assemble import ExampleRows
 from gensar_core.corpora.histories import ShownHistories
+from gensar_core.corpora.tasks import Kind
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
@@ -97,7 +98,12 @@ def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Exam
     item = chunk.get_column("target_item").to_numpy()
     return ExampleRows(
         chunk.get_column("sample_id").to_numpy(),
-        {"collaborative": item, "semantic": item, "query": chunk.get_column("query_id").fill_null(-1).to_numpy()},
+        {
+            **_of_items(item),
+            "query": chunk.get_column("query_id").fill_null(-1).to_numpy(),
+            # Piece 0 is an unknown user's.
+            "user": chunk.get_column("user_id").to_numpy() + 1,
+        },
         ShownHistories(
             Ragged.from_series(chunk.get_column("history_behavior")),
             Ragged.from_series(chunk.get_column("history_object")),
@@ -107,7 +113,12 @@ def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Exam
 
 def item_rows(items: np.ndarray) -> ExampleRows:
     """Convert items to rows of a task without histories."""
-    return ExampleRows(items.astype(np.int64), {"collaborative": items, "semantic": items, "description": items})
+    return ExampleRows(items.astype(np.int64), _of_items(items))
+
+
+def _of_items(items: np.ndarray) -> dict[Kind, np.ndarray]:
+    """Map each kind of value that an item has to the items."""
+    return {"collaborative": items, "semantic": items, "description": items, "title": items}
 
 
 def _check_ids(chunk: pl.DataFrame, n_items: int, n_queries: int, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,11 @@ class ShownHistories:
         sessions = 1 + self._standing(codes == schema.SEARCHED_QUERY, inclusive=False)
         most_clicks, most_sessions = self._spread(max_recommendations), self._spread(max_searches)
         keep = np.where(codes == schema.RECOMMENDED_ITEM, clicks <= most_clicks, sessions <= most_sessions)
+        return ShownHistories(self.behaviors.filter(keep), self.objects.filter(keep))
+
+    def only(self, behaviors: Sequence[int]) -> ShownHistories:
+        """Keep the entries of these behaviors (codes of schema.BEHAVIORS)."""
+        keep = np.isin(self.behaviors.values, list(behaviors))
         return ShownHistories(self.behaviors.filter(keep), self.objects.filter(keep))
 
     def _spread(self, limits: int | np.ndarray) -> int | np.ndarray:

@@ -16,17 +16,19 @@ from typing import Final
 import numpy as np
 from transformers import AutoTokenizer
 
-from gensar_core.corpora.item_texts import Encoder
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, TASKS
-from gensar_core.corpora.template_files import Slot, Template, read_templates
+from gensar_core import schema
+from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.prompts import PromptFile, Slot, read_prompts
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, Task, tasks_of
 from gensar_core.corpora.token_pieces import stack
+from gensar_core.embeddings.item_texts import Encoder
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import row_keys
 from gensar_core.runtime.seeds import derive_seed
 
-#: File name of the corpus' copy of the templates that its prompts use.
-TEMPLATES_COPY: Final = "templates.yaml"
+#: File name of the corpus' copy of the prompt file that it was built with.
+PROMPTS_COPY: Final = "prompts.yaml"
 
 #: Content of a place in an instruction: the history, the other value shown, or text number `place - _TEXTS`.
 _HISTORY, _VALUE, _TEXTS = 0, 1, 2
@@ -34,7 +36,7 @@ _HISTORY, _VALUE, _TEXTS = 0, 1, 2
 
 @dataclass(frozen=True)
 class Shown:
-    """Hold what prompts show: ``history`` and ``value`` (a query, a description, an identifier) as rows of token ids.
+    """Hold what prompts show: ``history`` and ``value`` (a query, a text, an identifier, a user) as rows of token ids.
 
     A row is empty where the task does not show it.
     """
@@ -75,19 +77,12 @@ class Instructions:
         return cls(no_text, np.array([[_HISTORY]]), np.array([0, 1]))
 
     @classmethod
-    def tokenize(
-        cls,
-        templates: Mapping[str, tuple[Template, ...]],
-        names: Sequence[str],
-        encoder: Encoder,
-        tokens: Mapping[str, int],
-        end: int,
-    ) -> Instructions:
-        """Tokenize the named tasks' instructions; ``tokens`` maps added tokens to ids, ``end`` ends a sequence."""
+    def tokenize(cls, tasks: Sequence[Task], encoder: Encoder, tokens: Mapping[str, int], end: int) -> Instructions:
+        """Tokenize the tasks' instructions; ``tokens`` maps added tokens to ids, ``end`` ends a sequence."""
         texts = [np.zeros(0, dtype=np.int32)]
         rows = []
-        for name in names:
-            for template in templates[name]:
+        for task in tasks:
+            for template in task.templates:
                 row = []
                 for part in template.parts:
                     if isinstance(part, Slot):
@@ -96,24 +91,22 @@ class Instructions:
                         row.append(_TEXTS + len(texts))
                         texts.append(encoder.encode([part]).values)
                 row.append(_TEXTS + len(texts))
-                texts.append(np.array([*_behavior_token(name, tokens), end], dtype=np.int32))
+                texts.append(np.array([*_behavior_token(task, tokens), end], dtype=np.int32))
                 rows.append(row)
         # Text 0 is empty and fills places that an instruction lacks.
         places = np.full((len(rows), max(map(len, rows))), _TEXTS, dtype=np.int64)
         for number, row in enumerate(rows):
             places[number, : len(row)] = row
         flat = Ragged.from_lengths(np.array([len(text) for text in texts]), np.concatenate(texts))
-        return cls(flat, places, np.cumsum([0, *(len(templates[name]) for name in names)]))
+        return cls(flat, places, np.cumsum([0, *(len(task.templates) for task in tasks)]))
 
     @classmethod
     def load(cls, corpus: Path, names: Sequence[str]) -> Instructions:
-        """Load the named tasks' instructions from the folder ``corpus``. Raises UserError when it lacks templates."""
-        if not (corpus / TEMPLATES_COPY).is_file():
-            raise UserError(f"{corpus / TEMPLATES_COPY}: no such file; build the corpus again")
+        """Load the named tasks' instructions from the folder ``corpus``. Raises UserError if it lacks prompts.yaml."""
+        tasks = tasks_of(load_prompt_file(corpus))
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
         tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
-        templates = read_templates(corpus / TEMPLATES_COPY)
-        return cls.tokenize(templates, names, Encoder(tokenizer), tokens, int(tokenizer.eos_token_id))
+        return cls.tokenize([tasks[name] for name in names], Encoder(tokenizer), tokens, int(tokenizer.eos_token_id))
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
@@ -154,7 +147,27 @@ class Instructions:
         return Ragged(flat.offsets[:: places.shape[1]], flat.values)
 
 
-def _behavior_token(name: str, tokens: Mapping[str, int]) -> list[int]:
+def load_prompt_file(corpus: Path) -> PromptFile:
+    """Read the prompt file that a corpus was built with. Raises UserError when it has none."""
+    if not (corpus / PROMPTS_COPY).is_file():
+        raise UserError(f"{corpus / PROMPTS_COPY}: no such file; build the corpus again")
+    return read_prompts(corpus / PROMPTS_COPY)
+
+
+def prompted_tasks(corpus: Path) -> list[str]:
+    """Name the tasks, of `rec` and `search`, whose valid and test samples have prompts in a corpus."""
+    return list(load_prompt_file(corpus).ranking)
+
+
+def trained_behaviors(corpus: Path, settings: MaterializationSettings) -> list[int]:
+    """Return the codes of the behaviors whose entries some training task of a corpus on users' samples asks for."""
+    file = load_prompt_file(corpus)
+    tasks = (Task.of(name, file.tasks[name]) for name in file.active(settings.tasks, settings.drop, f"{corpus}: "))
+    asked = {task.target.behavior for task in tasks if task.source in schema.TASKS}
+    return sorted(behavior for behavior in asked if behavior is not None)
+
+
+def _behavior_token(task: Task, tokens: Mapping[str, int]) -> list[int]:
     """Return the behavior token that ends the prompts of a task, if it has one and the corpus uses behavior tokens."""
-    asks = TASKS[name].asks
+    asks = task.asks
     return [tokens[BEHAVIOR_TOKENS[asks]]] if asks is not None and BEHAVIOR_TOKENS[asks] in tokens else []

@@ -13,13 +13,14 @@ from transformers import AutoTokenizer
 from gensar_core import schema
 from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.assemble import ExampleRows, shown
+from gensar_core.corpora.assemble import ExampleRows, history_limits, shown
 from gensar_core.corpora.histories import ShownHistories
-from gensar_core.corpora.instructions import Instructions
-from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.read import new_tokens
-from gensar_core.corpora.tasks import RANKING_TASKS, Kind
+from gensar_core.corpora.instructions import Instructions, load_prompt_file
+from gensar_core.corpora.read import has_behavior_tokens, new_tokens
+from gensar_core.corpora.tasks import Kind, ranking_tasks
 from gensar_core.corpora.token_pieces import Pieces
+from gensar_core.corpora.user_words import UNKNOWN_USER, user_rows, user_tokens
+from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import read_record
@@ -52,7 +53,7 @@ class LivePrompts:
     """Write prompts for new histories as a corpus writes its own."""
 
     def __init__(self, corpus: Path) -> None:
-        """Load the corpus' settings, tokenizer and templates. Raises UserError when ``corpus`` is no corpus folder."""
+        """Load the corpus' settings, tokenizer and prompt file. Raises UserError if ``corpus`` is no corpus folder."""
         record = read_record(corpus / "stage.json")
         self.settings = validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
@@ -60,16 +61,25 @@ class LivePrompts:
         self._encoder = Encoder(tokenizer)
         self._eos = int(tokenizer.eos_token_id)
         self._reserved = sorted(tokenizer.get_added_vocab())
-        # The templates that the model was trained on; the library's may have changed since.
-        self._instructions = Instructions.load(corpus, [task.name for task in RANKING_TASKS.values()])
-        self._identifiers = _identifiers(corpus / "item_tokens.parquet", self.settings.behavior_tokens)
+        # The prompt file that the model was trained on; the library's may have changed since.
+        prompts = load_prompt_file(corpus)
+        self._corpus, self._tasks = corpus, ranking_tasks(prompts)
+        self._instructions = Instructions.load(corpus, [task.name for task in self._tasks.values()])
+        self._behavior_tokens = has_behavior_tokens(corpus)
+        self._user_tokens = [self._tokens[token] for token in user_tokens(prompts.user_tokens)]
+        self._identifiers = _identifiers(corpus / "item_tokens.parquet", self._behavior_tokens)
 
-    def prompt(self, task: str, history: Sequence[Entry], query: str | None = None) -> Ragged:
+    def prompt(self, task: str, history: Sequence[Entry], query: str | None = None, user: int = UNKNOWN_USER) -> Ragged:
         """Write one encoder input, as a single row.
 
-        ``history`` is oldest first and may be longer than prompts show. ``query`` is the query of a `search`. Raises
-        UserError on an item that the corpus does not have and on a query without a word.
+        ``history`` is oldest first and may be longer than prompts show. ``query`` is the query of a `search`, ``user``
+        the number of a user of the data set. Raises UserError on a task that the corpus has no prompts for, on an item
+        that it does not have and on a query without a word.
         """
+        if task not in self._tasks:
+            named = " and ".join(self._tasks)
+            raise UserError(f"{self._corpus}: its prompt file ranks {named} alone; ask another model for {task}")
+        form = self._tasks[task]
         items = sorted({entry.object for entry in history if isinstance(entry.object, int)})
         words = [entry.object for entry in history if isinstance(entry.object, str)]
         words += [query] if query is not None else []
@@ -82,17 +92,21 @@ class LivePrompts:
             {side: rows.take(np.array(items, dtype=np.int64)) for side, rows in self._identifiers.items()},
             self._texts(list(dict.fromkeys(words))),
             self._texts([]),
-            behavior_tokens=self.settings.behavior_tokens,
+            users=user_rows(np.array([user]), self._user_tokens, self._encoder),
+            behavior_tokens=self._behavior_tokens,
             eos_id=self._eos,
         )
         lengths = np.array([len(history)])
         behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in history], dtype=np.uint8))
         objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in history], dtype=np.int32))
-        objects_shown: dict[Kind, np.ndarray] = {"query": np.array([number[query] if query is not None else 0])}
+        objects_shown: dict[Kind, np.ndarray] = {
+            "query": np.array([number[query] if query is not None else 0]),
+            "user": np.zeros(1, dtype=np.int64),
+        }
         rows = ExampleRows(np.zeros(1, dtype=np.int64), objects_shown, ShownHistories(behaviors, objects))
-        rows = rows.recent(self.settings.max_recommendations, self.settings.max_searches)
-        first = self._instructions.first[list(RANKING_TASKS).index(task)]
-        return self._instructions.write(shown(pieces, RANKING_TASKS[task], rows), np.array([first]))
+        rows = rows.recent(form, *history_limits(form, self.settings))
+        first = self._instructions.first[list(self._tasks).index(task)]
+        return self._instructions.write(shown(pieces, form, rows), np.array([first]))
 
     def _texts(self, texts: list[str]) -> Texts:
         column = pl.Series(texts, dtype=pl.String)

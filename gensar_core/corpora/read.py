@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gensar_core import schema
-from gensar_core.corpora.instructions import TEMPLATES_COPY, Instructions, Shown
+from gensar_core.corpora.instructions import PROMPTS_COPY, Instructions, Shown
+from gensar_core.corpora.tasks import BEHAVIOR_TOKENS
 from gensar_core.corpora.token_pieces import stack
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
@@ -161,6 +162,11 @@ def new_tokens(corpus: Path) -> dict[str, int]:
     return _of_tokenizer(corpus, "tokens", dict)
 
 
+def has_behavior_tokens(corpus: Path) -> bool:
+    """Tell whether a corpus writes behavior tokens: its prompt file says so, and its settings do not take them out."""
+    return not set(BEHAVIOR_TOKENS).isdisjoint(new_tokens(corpus))
+
+
 def _of_tokenizer(corpus: Path, name: str, kind: Callable[[Any], Value]) -> Value:
     path = corpus / "new_tokens.json"
     try:
@@ -224,7 +230,7 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
     examples = Examples(inputs, stack(targets), np.concatenate(prompts), _codes(task, task_names), task_names, path)
     check_known(inputs.shown.history, vocabulary, path)
     check_known(inputs.shown.value, vocabulary, path)
-    check_known(inputs.instructions.texts, vocabulary, corpus / TEMPLATES_COPY)
+    check_known(inputs.instructions.texts, vocabulary, corpus / PROMPTS_COPY)
     check_tokens(examples.targets, vocabulary, path)
     return examples
 

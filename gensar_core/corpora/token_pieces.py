@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from gensar_core.corpora.item_texts import Encoder, Texts
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, Kind, Value
+from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.schema import Side
 
@@ -29,16 +29,25 @@ class Pieces:
         descriptions: Texts,
         pseudo: Texts | None = None,
         *,
+        titles: Texts | None = None,
+        users: Ragged | None = None,
         behavior_tokens: bool,
         eos_id: int,
     ) -> None:
-        """Take the ids of the added tokens, ``tokens``, and the token ids of every item, ``identifiers``."""
+        """Take the ids of the added tokens, ``tokens``, and the token ids of every item, ``identifiers``.
+
+        An identifier is made of added tokens, or of the tokens of a text. ``users`` holds the token ids of users; they
+        and the texts may be left out where no prompt shows them.
+        """
         self._encoder = encoder
         self._tokens = tokens
         self._identifiers = identifiers
         self._texts = {"query": queries, "description": descriptions}
         if pseudo is not None:
             self._texts["pseudo"] = pseudo
+        if titles is not None:
+            self._texts["title"] = titles
+        self._users = users
         self._behavior_tokens = behavior_tokens
         self._numbers: dict[object, int] = {}
         self._blocks: list[Ragged] = []
@@ -70,11 +79,20 @@ class Pieces:
             rows = self._identifiers[kind]
             if not tail or not len(rows):
                 return rows
-            # Any added token may replace the identifier's last one: text after it is tokenized alike.
-            after = self._encoder.after_token(tail, next(iter(self._tokens)))
-            return beside(rows, repeated(after, len(rows)))
+            return beside(rows, repeated(self._after(tail, rows), len(rows)))
+        if kind == "user":
+            assert self._users is not None
+            return self._users
         texts = self._texts[kind]
         return self._encoder.encode([text + tail for text in texts.texts]) if tail else texts.tokens
+
+    def _after(self, tail: str, rows: Ragged) -> np.ndarray:
+        """Return the tokens of a text right after identifiers, which keep their own tokens."""
+        last = rows.values[rows.offsets[1] - 1]
+        if last not in self._tokens.values():
+            return self._encoder.after_word(tail)
+        # Any added token may replace the identifier's last one: text after it is tokenized alike.
+        return self._encoder.after_token(tail, next(iter(self._tokens)))
 
     def _number(self, key: object, make: Callable[[], Ragged]) -> int:
         if key not in self._numbers:

@@ -119,8 +119,10 @@ def _groups(log: EventLog, searches: np.ndarray, session: np.ndarray, protocol: 
 def positions(row: np.ndarray, opens: np.ndarray, closes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Count the tokens that each entry sees of earlier groups in its ``row``, int64 [entries].
 
-    Rows ascend; ``opens``, ``closes`` and ``lengths`` (tokens) are those of the entries.
+    Rows ascend; ``opens``, ``closes`` and ``lengths`` (tokens) are those of the entries. A group that opens before its
+    row does (negative) sees nothing there.
     """
+    opens = np.maximum(opens, 0)
     width = int(closes.max(initial=0)) + 2
     order = np.argsort(row * width + closes, kind="stable")
     total = np.append(0, np.cumsum(lengths[order]))

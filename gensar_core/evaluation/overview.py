@@ -60,7 +60,7 @@ def _sections(sources: Sources, captions: Mapping[str, str]) -> Iterable[tuple[s
         if kind in figures:
             yield kind.capitalize(), captioned(kind, _svg(figures.pop(kind)))
     for name, path in sources.tables.items():
-        yield f"Table: {name}", captioned("table", _inside(path, "div"))
+        yield f"Table: {name}", captioned("table", _inside(path, "section"))
     for name, path in figures.items():
         yield f"Figure: {name}", captioned("figure", _svg(path))
     yield "Settings and versions", captioned("settings", _settings(sources.records))

@@ -14,6 +14,8 @@ from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
 
+#: Ending of metrics over ranks among items that the user has not clicked before.
+UNSEEN: Final = "_unseen"
 #: Bootstrap resamples; the interval is the middle 95 % of their means.
 RESAMPLES: Final = 10_000
 _INTERVAL: Final = (2.5, 97.5)
@@ -29,7 +31,7 @@ _DECIMALS: Final = 12
 
 def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
     """Return what each target adds to a metric such as `hr@5` or `ndcg@10`, by its rank (infinite: a miss); float64."""
-    kind, k = metric.split("@")
+    kind, k = metric.removesuffix(UNSEEN).split("@")
     gain = 1.0 / np.log2(ranks + 1.0) if kind == "ndcg" else np.ones_like(ranks)
     return np.where(ranks <= int(k), gain, 0.0)
 
@@ -94,9 +96,10 @@ def bootstrap_interval(differences: np.ndarray, seed: int = _SEED, resamples: in
 def significance(ranks: pl.DataFrame, metrics: Sequence[str], comparison: ComparisonSettings) -> pl.DataFrame:
     """Compare rows of a table by task and metric: the best with the second best, or as ``comparison`` requests.
 
-    ``ranks`` has the columns task, method, position (of a ranks file in the table), sample_id and rank, with the same
-    targets for all methods of a task. A method with several positions was trained once per seed: a target's gain is the
-    mean over them. Of equal methods, the first in the table is the better.
+    ``ranks`` has the columns task, method, position (of a ranks file in the table), sample_id, rank and, for metrics
+    that end in `_unseen`, rank_unseen, with the same targets for all methods of a task. A method with several positions
+    was trained once per seed: a target's gain is the mean over them. Of equal methods, the first in the table is the
+    better.
 
     Columns: `task`, `metric`, `best`, `runner_up`, `difference` (of the means), `t`, `p_value` (two-sided, see
     ``paired_t``), `low` and `high` (bootstrap). With proposed rows, `proposed` and `other` replace `best` and
@@ -107,8 +110,12 @@ def significance(ranks: pl.DataFrame, metrics: Sequence[str], comparison: Compar
     each = comparison.compare == "each"
     rows = []
     for task in schema.TASKS:
-        by_method = _ranks_by_method(ranks.filter(pl.col("task") == task))
+        of_task = ranks.filter(pl.col("task") == task)
+        by_column = {
+            column: _ranks_by_method(of_task, column) for column in dict.fromkeys(rank_column(name) for name in metrics)
+        }
         for metric in metrics:
+            by_method = by_column[rank_column(metric)]
             means = {name: _mean_gains(values, metric) for name, values in by_method.items()}
             tests = [(one, other, *_compared(means[one], means[other])) for one, other in _pairs(means, comparison)]
             adjusted = [(p,) for p in holm([test[4] for test in tests])] if each else [()] * len(tests)
@@ -130,7 +137,12 @@ def _pairs(gains_of: Mapping[str, np.ndarray], comparison: ComparisonSettings) -
     return pairs if comparison.compare == "each" else itertools.islice(pairs, 1)
 
 
-def _ranks_by_method(ranks: pl.DataFrame) -> dict[str, np.ndarray]:
+def rank_column(metric: str) -> str:
+    """Return the column of ranks that a metric is computed from."""
+    return f"rank{UNSEEN}" if metric.endswith(UNSEEN) else "rank"
+
+
+def _ranks_by_method(ranks: pl.DataFrame, column: str) -> dict[str, np.ndarray]:
     """Return ranks [seeds, targets] of each method of a task, in the order of the table; infinite for a miss."""
     runs: dict[str, list[np.ndarray]] = {}
     first: pl.DataFrame | None = None
@@ -138,7 +150,7 @@ def _ranks_by_method(ranks: pl.DataFrame) -> dict[str, np.ndarray]:
         first = part if first is None else first
         if not part["sample_id"].equals(first["sample_id"]):
             raise UserError(f"{part['method'][0]} and {first['method'][0]} ranked other targets of {part['task'][0]}")
-        runs.setdefault(part["method"][0], []).append(part["rank"].fill_null(np.inf).to_numpy())
+        runs.setdefault(part["method"][0], []).append(part[column].fill_null(np.inf).to_numpy())
     return {name: np.stack(rows) for name, rows in runs.items()}
 
 

@@ -13,13 +13,15 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.evaluation import table_cells as cells
-from gensar_core.evaluation.significance import significance
+from gensar_core.evaluation.published import PUBLISHED_COLUMNS, published_cells
+from gensar_core.evaluation.significance import UNSEEN, rank_column, significance
 from gensar_core.evaluation.table_formats import html_table, latex_table, latex_text, markdown_table, page
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
 from gensar_core.runtime.stage import Stage, read_record
 
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
-#: Metrics of full rankings. With one target per sample, Recall@k is HR@k under this protocol's usual name.
+#: Metrics of full rankings. With one target per sample, Recall@k is HR@k under this protocol's usual name. A second
+#: ranking, without items that the user clicked before, has the same metrics with `_unseen` at their end.
 FULL_METRICS: Final = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
 
 _CSV_DECIMALS: Final = 6
@@ -29,6 +31,7 @@ _NOTE: Final = (
     "targets, exact where few differ, p &lt; 0.05)."
 )
 _SEEDS: Final = " Mean ± standard deviation over seeds; the test is of each target's mean over seeds."
+_PUBLISHED: Final = "Published figures of the same data set and protocol, as their sources print them:"
 #: Compares the best row with the second best.
 _BEST: Final = ComparisonSettings()
 _EACH: Final = "Differences, proposed minus other. *: more than chance (p adjusted for their number by Holm's method)."
@@ -42,6 +45,7 @@ def metric_table(
     canonical: Path | None = None,
     *,
     full: bool = False,
+    published: str | None = None,
 ) -> None:
     """Write {output}.csv, .md, .tex and .html: HR@k and NDCG@k of each method on the test targets of each task.
 
@@ -51,17 +55,22 @@ def metric_table(
     In all files but the CSV the best value is bold, with a star where the test separates it from the row it is compared
     with (p < 0.05), and the second best is underlined. ``canonical`` is the record of the data set's stage `canonical`;
     .md and .html repeat its warnings. With ``full``, ``ranks`` are files of the table `full_ranks`, and the metrics are
-    Recall@k and NDCG@k among all items; a target without a rank counts as a miss at every k. Raises UserError as
-    ``metrics`` does.
+    Recall@k and NDCG@k among all items; a target without a rank counts as a miss at every k. Where the files hold a
+    second ranking, the metrics of it follow. ``published`` names a data set of published.yaml whose figures .md and
+    .html then show. Raises UserError as ``metrics`` does, and on an unknown ``published``.
     """
-    kind, columns = (schema.FULL_RANKS, FULL_METRICS) if full else (schema.RANKS, METRICS)
+    kind = schema.FULL_RANKS if full else schema.RANKS
+    columns: tuple[str, ...] = FULL_METRICS if full else METRICS
     tested = _tested(ranks, names, kind)
+    if f"rank{UNSEEN}" in tested.columns:
+        columns += tuple(name + UNSEEN for name in columns)
+    quoted = [] if published is None else published_cells(published)
     options = {"settings": comparison, "inputs": [*ranks, *([canonical] if canonical else [])], "code": __name__}
     with Stage.named_after(output, "full_table" if full else "metric_table", **options) as stage:
         table, tests = _means(tested, columns), significance(tested, columns, comparison)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
         tests.write_csv(stage.path(f"{output.name}.significance.csv"))
-        shown = _Shown(table, tests, columns)
+        shown = _Shown(table, tests, columns, quoted)
         warnings = read_record(canonical)["warnings"] if canonical else []
         for ending, text in (
             ("md", shown.as_markdown(warnings)),
@@ -89,10 +98,15 @@ def metrics(
 
 
 def _tested(ranks: Sequence[Path], names: Sequence[str], kind: schema.Table) -> pl.DataFrame:
-    """Return the test rows of all files, each with its `method` and the file's `position` among ``ranks``."""
+    """Return the test rows of all files, each with its `method` and the file's `position` among ``ranks``.
+
+    Ranks of a second ranking are kept where there is one.
+    """
     tables = {path: read_test_ranks(path, kind) for path in ranks}
     check_same_targets(tables)
     columns = [pl.col("task").cast(pl.String), "sample_id", "rank"]
+    if any("n_unseen" in one.columns and one["n_unseen"].count() for one in tables.values()):
+        columns.append("rank_unseen")
     return pl.concat(
         tables[path].select(columns).with_columns(method=pl.lit(name), position=pl.lit(position))
         for position, (path, name) in enumerate(zip(ranks, names, strict=True))
@@ -120,23 +134,32 @@ def _means(table: pl.DataFrame, shown: Sequence[str]) -> pl.DataFrame:
 
 
 def _metric(name: str) -> str:
-    """Express a metric (see ranking.metrics) over the column `rank` in SQL."""
-    kind, k = name.split("@")
-    gain = "1.0" if kind in ("hr", "recall") else "1.0 / log2(rank + 1.0)"
-    return f"avg(CASE WHEN rank <= {k} THEN {gain} ELSE 0.0 END)"
+    """Express a metric (see ranking.metrics) over its column of ranks in SQL."""
+    rank = rank_column(name)
+    kind, k = name.removesuffix(UNSEEN).split("@")
+    gain = "1.0" if kind in ("hr", "recall") else f"1.0 / log2({rank} + 1.0)"
+    return f"avg(CASE WHEN {rank} <= {k} THEN {gain} ELSE 0.0 END)"
 
 
 class _Shown:
-    """Format a metric table, the differences of its rows, and the warnings about its data set."""
+    """Format a metric table, figures that others published, the differences of its rows, and warnings about its data.
 
-    def __init__(self, table: pl.DataFrame, tests: pl.DataFrame, metrics: Sequence[str]) -> None:
+    ``published`` are the rows of `published_cells`.
+    """
+
+    def __init__(
+        self, table: pl.DataFrame, tests: pl.DataFrame, metrics: Sequence[str], published: list[list[str]]
+    ) -> None:
         self.header = cells.shown_columns(table.columns)
         self.rows = cells.metric_cells(table, tests, metrics)
         self.tests_header = ["task", "proposed", "other", *metrics]
         self.differences = cells.difference_cells(tests, metrics)
+        self.published = published
 
     def as_markdown(self, warnings: Sequence[str]) -> str:
         text = markdown_table(self.header, cells.dressed(self.rows, cells.MARKDOWN))
+        if self.published:
+            text += f"\n{_PUBLISHED}\n\n{markdown_table(PUBLISHED_COLUMNS, self.published)}"
         if self.differences:
             differences = cells.dressed(self.differences, cells.MARKDOWN)
             text += f"\n{_EACH}\n\n{markdown_table(self.tests_header, differences)}"
@@ -153,7 +176,11 @@ class _Shown:
         if comparison.proposed:
             better = f"of the best proposed row ({', '.join(comparison.proposed)}) and the best other one, the better"
         note = _NOTE.format(better=better) + (_SEEDS if "seeds" in self.header else "")
-        body = f"{html_table(self.header, cells.dressed(self.rows, cells.HTML))}<p>{note}</p>\n"
+        body = html_table(self.header, cells.dressed(self.rows, cells.HTML))
+        if self.published:
+            body += f"<p>{_PUBLISHED}</p>\n{html_table(PUBLISHED_COLUMNS, self.published)}"
+        # The data set's page shows this section alone.
+        body = f"<section>{body}</section>\n<p>{note}</p>\n"
         if self.differences:
             body += f"{html_table(self.tests_header, cells.dressed(self.differences, cells.HTML))}<p>{_EACH}</p>\n"
         if warnings:

@@ -11,6 +11,8 @@ from gensar_core import schema
 from gensar_core.errors import UserError
 
 _TARGET = ["sample_id", "target_item"]
+#: How many items a target was ranked among; a table `ranks` has the first column alone.
+_AMONG = ("n_candidates", "n_unseen")
 
 
 def read_test_ranks(path: Path, kind: schema.Table = schema.RANKS) -> pl.DataFrame:
@@ -33,7 +35,8 @@ def check_same_targets(tables: Mapping[Path, pl.DataFrame]) -> None:
     first: dict[str, tuple[Path, pl.DataFrame]] = {}
     for path, table in tables.items():
         for task in schema.TASKS:
-            targets = table.filter(pl.col("task") == task).select(*_TARGET, "n_candidates")
+            among = [name for name in _AMONG if name in table.columns]
+            targets = table.filter(pl.col("task") == task).select(*_TARGET, *among)
             if not targets.is_empty():
                 other, expected = first.setdefault(task, (path, targets))
                 if not targets.equals(expected):
@@ -45,10 +48,12 @@ def _difference(task: str, path: Path, targets: pl.DataFrame, other: Path, expec
     cure = "delete the one that is older than the samples and run again"
     only = pl.concat([targets.join(expected, on=_TARGET, how="anti"), expected.join(targets, on=_TARGET, how="anti")])
     if not only.is_empty():
-        sample, item, _ = only.sort(_TARGET).row(0)
+        sample, item, *_ = only.sort(_TARGET).row(0)
         example = f"sample {sample} with item {item} is a target of one alone"
         return f"task {task}: {path} ranks other test targets than {other} ({example}); {cure}"
     both = targets.join(expected, on=_TARGET, suffix="_expected")
-    sample, _, among, expected_among = both.filter(pl.col("n_candidates") != pl.col("n_candidates_expected")).row(0)
+    name = next(name for name in _AMONG if not targets[name].equals(expected[name]))
+    differing = both.filter(pl.col(name).ne_missing(pl.col(f"{name}_expected")))
+    sample, among, expected_among = differing.select("sample_id", name, f"{name}_expected").row(0)
     example = f"sample {sample}: {among} and {expected_among}"
     return f"task {task}: {path} ranks among other numbers of candidates than {other} ({example}); {cure}"

@@ -93,7 +93,7 @@ class Batches:
         self._prompts_of = [np.flatnonzero(task == code) for code in range(len(examples.task_names))]
         #: By task: how many times an epoch takes all of its rows, and how many more of them it draws.
         self._repeats = [
-            _repeats(int(self._rows[prompts].sum()), weights.get(name, 1.0))
+            repeats(int(self._rows[prompts].sum()), weights.get(name, 1.0))
             for name, prompts in zip(examples.task_names, self._prompts_of, strict=True)
         ]
         self.epoch_size = sum(
@@ -215,7 +215,7 @@ def cuts(inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, tokens: in
     return ends
 
 
-def _repeats(rows: int, weight: float | ExamplesPerEpoch) -> tuple[int, int]:
+def repeats(rows: int, weight: float | ExamplesPerEpoch) -> tuple[int, int]:
     """Return how many times an epoch takes all ``rows`` of a task, and how many of them once more."""
     if isinstance(weight, ExamplesPerEpoch):
         return divmod(min(weight.examples, rows), rows) if rows else (0, 0)

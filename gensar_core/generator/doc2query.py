@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,16 +18,15 @@ import torch
 
 from gensar_core import schema
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
-from gensar_core.corpora.item_texts import Encoder, Texts, clean
 from gensar_core.corpora.read import Examples, PromptInputs
 from gensar_core.corpora.token_pieces import beside, repeated
-from gensar_core.corpora.tokenizer import TRAINED, load_tokenizer, train_tokenizer
+from gensar_core.embeddings.item_texts import Texts, tokenize_catalogue
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.batches import Batches
 from gensar_core.generator.prompt_batches import padded_tokens
 from gensar_core.generator.training_task import GeneratorTask
+from gensar_core.nn.t5 import t5_of_tokenizer
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.hashing import row_keys, uniform
@@ -55,7 +53,9 @@ def make_pseudo_queries(
     inputs = [canonical / "items.parquet", canonical / "queries.parquet", samples / "training_events.parquet"]
     with Stage("pseudo_queries", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         texts = _Texts.read(canonical, settings)
-        model = _model(settings, texts.tokenizer, seed).to(pick_device())
+        model = t5_of_tokenizer(settings.backbone, settings.size, texts.tokenizer, settings.tokenizer, seed).to(
+            pick_device()
+        )
         history: list[dict[str, float]] = []
         if settings.epochs:
             pairs = training_pairs(samples / "training_events.parquet", texts.items.empty)
@@ -179,16 +179,8 @@ class _Texts:
     def read(cls, canonical: Path, settings: PseudoQuerySettings) -> _Texts:
         items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text")
         queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text")
-        if settings.tokenizer == TRAINED:
-            tokenizer = train_tokenizer(chain(clean(items, [])[0], clean(queries, [])[0]), settings.vocabulary_size)
-        else:
-            tokenizer = load_tokenizer(settings.tokenizer)
-        encoder, reserved = Encoder(tokenizer), sorted(tokenizer.get_added_vocab())
-        return cls(
-            tokenizer,
-            Texts.prepare(items, encoder, settings.max_item_tokens, reserved),
-            Texts.prepare(queries, encoder, settings.max_query_tokens, reserved),
-        )
+        limits = settings.max_item_tokens, settings.max_query_tokens
+        return cls(*tokenize_catalogue(items, queries, settings.tokenizer, settings.vocabulary_size, limits))
 
     def examples(self, items: np.ndarray, queries: np.ndarray) -> Examples:
         """Turn pairs into training examples; pairs of one item share its text."""
@@ -213,17 +205,3 @@ def _split(items: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.n
     if held.all() or not held.any():
         return np.arange(len(items)), np.arange(len(items))
     return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def _model(settings: PseudoQuerySettings, tokenizer: Any, seed: int) -> Backbone:
-    if settings.backbone == "scratch":
-        return backbone.from_scratch(settings.size, len(tokenizer), tokenizer, seed)
-    model = backbone.load_model(settings.backbone)
-    embeddings = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > embeddings or model.config.eos_token_id != tokenizer.eos_token_id:
-        raise UserError(
-            f"backbone: {settings.backbone!r} has {embeddings} embeddings and ends by token "
-            f"{model.config.eos_token_id}, the tokenizer {settings.tokenizer!r} has {len(tokenizer)} tokens and ends "
-            f"by {tokenizer.eos_token_id}; name the tokenizer of this model"
-        )
-    return model

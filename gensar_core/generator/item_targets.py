@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gensar_core.corpora.read import new_tokens
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, RANKING_TASKS, TASKS
+from gensar_core.corpora.instructions import load_prompt_file
+from gensar_core.corpora.read import has_behavior_tokens
+from gensar_core.corpora.tasks import ITEM_VALUES, tasks_of
 from gensar_core.corpora.trie import TokenTrie, load_tries
 
 
 def target_tries(corpus: Path, n_items: int) -> dict[str, TokenTrie]:
     """Load the trie of all items as each task writes them, by the task's name; tasks that write texts have none.
 
-    Raises UserError when the corpus' file of tries is missing, broken, or not that of ``n_items`` items.
+    Raises UserError when the corpus lacks its prompt file, and when its file of tries is missing, broken, or not that
+    of ``n_items`` items.
     """
     tries = load_tries(corpus, n_items)
-    as_ranked = {task.target.kind: tries[source] for source, task in RANKING_TASKS.items()}
+    as_ranked = {value.kind: tries[source] for source, value in ITEM_VALUES.items()}
     bare = as_ranked
-    if not set(BEHAVIOR_TOKENS).isdisjoint(new_tokens(corpus)):
-        # The ranking tasks write the behavior token first; descriptions are answered by the identifier alone.
+    if has_behavior_tokens(corpus):
+        # Next items begin with the behavior token; descriptions are answered by the identifier alone.
         bare = {kind: trie.without_first_token() for kind, trie in as_ranked.items()}
     return {
         name: (bare if task.target.behavior is None else as_ranked)[task.target.kind]
-        for name, task in TASKS.items()
+        for name, task in tasks_of(load_prompt_file(corpus)).items()
         if task.target.kind in as_ranked
     }

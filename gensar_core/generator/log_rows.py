@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
 import torch
 
 from gensar_core import schema
+from gensar_core.corpora.alignment_logs import NO_USER
 from gensar_core.corpora.read import check_known
+from gensar_core.corpora.token_pieces import stack
 from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.errors import UserError
 from gensar_core.generator.click_evidence import Questions
@@ -21,6 +25,18 @@ from gensar_core.runtime.arrays import Ragged, ranges
 
 #: Task of the item of each behavior; queries have none.
 _TASK_OF = {schema.RECOMMENDED_ITEM: "rec", schema.SEARCHED_ITEM: "search"}
+#: Training tasks of targets in logs, by behavior; then those of rows that belong to no user.
+LOG_TASKS: Final = ("nrip", "nsqp", "nsip")
+_ALIGNED: Final = {
+    (schema.DESCRIPTION, schema.RECOMMENDED_ITEM): "desc2id_collaborative",
+    (schema.DESCRIPTION, schema.SEARCHED_ITEM): "desc2id_semantic",
+    (schema.RECOMMENDED_ITEM, schema.DESCRIPTION): "id2desc_collaborative",
+    (schema.SEARCHED_ITEM, schema.DESCRIPTION): "id2desc_semantic",
+    (schema.SEARCHED_QUERY, schema.SEARCHED_ITEM): "doc2query",
+}
+TRAINING_TASKS: Final = (*LOG_TASKS, *_ALIGNED.values())
+#: Training tasks whose targets are words; each word counts.
+WORD_TASKS: Final = ("nsqp", "id2desc_collaborative", "id2desc_semantic")
 #: Group of padding: seen by no one and seeing nothing but itself.
 _NEVER = np.iinfo(np.int32).max
 
@@ -70,6 +86,31 @@ class LogRows:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def followed_by(self, other: LogRows) -> LogRows:
+        """Return the rows of both."""
+        joined = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in (field.name for field in fields(self) if field.name not in ("entries", "tokens"))
+        }
+        entries = np.concatenate([self.entries, self.entries[-1] + other.entries[1:]])
+        return LogRows(entries=entries, tokens=stack([self.tokens, other.tokens]), **joined)
+
+    @functools.cached_property
+    def row(self) -> np.ndarray:
+        """Return the row of each entry, int64 [entries]."""
+        return np.repeat(np.arange(len(self)), np.diff(self.entries))
+
+    @functools.cached_property
+    def training_task(self) -> np.ndarray:
+        """Return the place in `TRAINING_TASKS` of each target's task, -1 for entries that are only read, [entries]."""
+        task = self.behavior.copy()
+        given = self.behavior[self.entries[self.row] + self.query]
+        alone = self.user[self.row] == NO_USER
+        for (first, asked), name in _ALIGNED.items():
+            task[alone & (given == first) & (self.behavior == asked)] = TRAINING_TASKS.index(name)
+        task[self.target == NO_TARGET] = -1
+        return task
 
     @property
     def lengths(self) -> np.ndarray:
@@ -150,8 +191,7 @@ def row_tensors(logs: LogRows, rows: np.ndarray, nodes: ItemNodes, lead: int, de
         mine = np.flatnonzero((logs.behavior[entry][of] == behavior) & (within >= lead))
         node[mine] = paths[logs.object[entry][of[mine]], within[mine] - lead]
     unit = logs.query[entry]
-    asking = (unit != local)[of] & (within == 0)
-    query = np.where(asking, logs.object[(logs.entries[rows][row] + unit)[of]], -1)
+    query = np.where(within == 0, _asked_query(logs, logs.entries[rows][row], entry)[of], -1)
     return RowTensors(
         tokens=padded(tokens.values, 0),
         nodes=padded(node, NO_NODE),
@@ -177,12 +217,16 @@ def questions(logs: LogRows, row: np.ndarray, entry: np.ndarray) -> Questions:
     history = Ragged.from_lengths(
         np.bincount(question[seen], minlength=len(row)).astype(np.int64), logs.object[earlier[seen]]
     )
+    return Questions(logs.user[row], _asked_query(logs, first, entry), history)
+
+
+def _asked_query(logs: LogRows, first: np.ndarray, entry: np.ndarray) -> np.ndarray:
+    """Return the query whose item each entry is, -1 for none; ``first`` is the first entry of its row."""
     asked = first + logs.query[entry]
-    query = np.where(asked != entry, logs.object[asked], -1)
-    return Questions(logs.user[row], query, history)
+    return np.where((asked != entry) & (logs.behavior[asked] == schema.SEARCHED_QUERY), logs.object[asked], -1)
 
 
-def by_task(logs: LogRows, entry: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Return which of the entries are item targets of each task."""
+def item_targets(logs: LogRows, entry: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Return which of the entries are item targets of each ranking task."""
     asked = logs.target[entry] != NO_TARGET
     return {task: np.flatnonzero(asked & (logs.behavior[entry] == behavior)) for behavior, task in _TASK_OF.items()}

@@ -16,17 +16,19 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
-from gensar_core.corpora.item_texts import Encoder, Texts
+from gensar_core.corpora.instructions import prompted_tasks, trained_behaviors
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
+from gensar_core.corpora.user_words import UNKNOWN_USER
+from gensar_core.embeddings.item_texts import Encoder, Texts
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
-from gensar_core.generator.backbones.load import load_corpus_tokenizer
+from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch, pretrained
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
-from gensar_core.generator.log_rows import LogRows
+from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
 from gensar_core.generator.trained import Hit, check_request, check_same_items, hits
@@ -54,18 +56,22 @@ def one_pass_task(
     start_from: Path | None = None,
 ) -> OnePassTask:
     """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``."""
-    if any(not isinstance(weight, int | float) for weight in settings.task_weights.values()):
-        raise UserError("task_weights: a causal model weighs losses; write factors in place of {examples: N}")
+    for name in LOG_TASKS:
+        if not isinstance(settings.task_weights.get(name, 1.0), int | float):
+            raise UserError(
+                f"task_weights.{name}: logs are read whole; write a factor of the loss, not {{examples: N}}"
+            )
     if settings.label_smoothing and settings.likelihood == "catalogue":
         raise UserError("label_smoothing: a causal model over the catalogue is trained without it; set it to 0.0")
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     catalogue = load_catalogue(corpus, vocabulary, int(tokenizer.eos_token_id))
     logs = LogRows.load(corpus / "user_logs.parquet", vocabulary)
-    asked = LogRows.load(corpus / "asked_logs.parquet", vocabulary)
     queries = logs.object[logs.behavior == schema.SEARCHED_QUERY]
     n_queries = int(queries.max(initial=-1)) + 1
-    model = _model(settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)
+    logs = logs.followed_by(LogRows.load(corpus / "alignment_logs.parquet", vocabulary))
+    asked = LogRows.load(corpus / "asked_logs.parquet", vocabulary)
+    model = _model(corpus, settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)
     if settings.warm_start:
         if token_vectors is None:
             raise UserError("warm_start: needs the file of token vectors; build it, or set warm_start: false")
@@ -79,27 +85,31 @@ def one_pass_task(
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validation = []
-    for task in schema.TASKS:
+    tasks = prompted_tasks(corpus)
+    for task in tasks:
         lists = load_candidates(
             samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table
         )
         if len(lists):
             validation.append(OnePassValidation(task, lists, asked, scorer))
     if not validation:
-        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
+        named = " or ".join(tasks)
+        raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")
     order_seed = derive_seed(seed, "order")
-    return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes)
+    trained = [LOG_TASKS[behavior] for behavior in trained_behaviors(corpus, _settings(corpus))]
+    return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained)
 
 
 def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
     """Read the items' tokens and tries of a corpus, and number their prefixes."""
     items = corpora.load_item_tokens(corpus, vocabulary, end)
     tries = load_tries(corpus, len(items["rec"]))
-    first_code = 1 if _settings(corpus).behavior_tokens else 0
+    first_code = int(corpora.has_behavior_tokens(corpus))
     return Catalogue(items, tries, ItemNodes.build(items, tries, first_code), first_code)
 
 
 def _model(
+    corpus: Path,
     settings: TrainingSettings,
     catalogue: Catalogue,
     n_queries: int,
@@ -111,16 +121,22 @@ def _model(
     depth = max(trie.depth for trie in catalogue.tries.values())
     if start_from is not None:
         model = CausalGenerator.load(start_from)
-        sizes = len(model.embeddings), len(model.node_vectors) or catalogue.nodes.count
-        if sizes != (vocabulary, catalogue.nodes.count):
+        nodes = len(model.node_vectors) or catalogue.nodes.count
+        if len(model.embeddings) < vocabulary or nodes != catalogue.nodes.count:
             raise UserError(f"start_from: {start_from} was trained on another corpus; name a generator of this corpus")
-    elif settings.backbone == "causal":
-        lm = from_scratch(settings.one_pass, vocabulary, tokenizer, seed)
-        model = CausalGenerator(lm, settings.one_pass, catalogue.nodes.count, n_queries, depth)
     else:
+        name = settings.pretrained_causal
+        lm = (
+            from_scratch(settings.one_pass, vocabulary, tokenizer, seed)
+            if name is None
+            else pretrained(name, tokenizer, corpus, seed)
+        )
+        model = CausalGenerator(lm, settings.one_pass, catalogue.nodes.count, n_queries, depth)
+    longest = _settings(corpus).log_tokens + depth
+    if longest > model.lm.config.max_position_embeddings:
         raise UserError(
-            f"backbone: {settings.backbone!r} is a causal language model, which can only be trained from scratch so "
-            "far; write 'causal'"
+            f"backbone: {settings.backbone!r} knows {model.lm.config.max_position_embeddings} positions, but rows of "
+            f"{corpus} have up to {longest}; lower the corpus' log_tokens"
         )
     model.lm.config.identifier_likelihood = settings.likelihood
     model.lm.config.one_pass = settings.one_pass.model_dump()
@@ -207,8 +223,9 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,  # noqa: ARG002
     ) -> list[Hit]:
-        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`."""
+        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`. Logs do not name their user."""
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
         return self._ask("rec", self._live.row(history, None), top, beams, excluded, allowed)
@@ -222,6 +239,7 @@ class OnePassGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,  # noqa: ARG002
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
         return self._ask("search", self._live.row(history, query), top, beams, excluded, allowed)
@@ -265,10 +283,7 @@ class LiveLogs:
         self._encoder = Encoder(tokenizer)
         self._reserved = sorted(tokenizer.get_added_vocab())
         tokens = corpora.new_tokens(corpus)
-        self._lead = [
-            tokens[f"<{behavior}>"] if self._settings.behavior_tokens else int(tokenizer.eos_token_id)
-            for behavior in schema.BEHAVIORS
-        ]
+        self._lead = [tokens.get(f"<{behavior}>", int(tokenizer.eos_token_id)) for behavior in schema.BEHAVIORS]
         read = LogRows.load(corpus / "user_logs.parquet", corpora.vocabulary_size(corpus))
         queries = np.flatnonzero(read.behavior == schema.SEARCHED_QUERY)
         self._numbers = {

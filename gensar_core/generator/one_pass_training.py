@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 import torch
+from scipy.sparse import coo_matrix
 
-from gensar_core import schema
-from gensar_core.config.generators import TrainingSettings
+from gensar_core.config.generators import TaskWeight, TrainingSettings
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.generator.backbones.causal import CausalGenerator
+from gensar_core.generator.batches import repeats
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
-from gensar_core.generator.log_rows import LogRows, RowTensors, by_task, questions, row_tensors
+from gensar_core.generator.log_rows import (
+    LOG_TASKS,
+    TRAINING_TASKS,
+    WORD_TASKS,
+    LogRows,
+    RowTensors,
+    item_targets,
+    questions,
+    row_tensors,
+)
 from gensar_core.generator.training_task import add_gradients
 from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
 from gensar_core.nn.cross_entropy import cross_entropy
@@ -35,9 +46,7 @@ from gensar_core.training.threads import side_by_side
 EVIDENCE_FILE: Final = "click_evidence.safetensors"
 #: Batches whose rows are sorted by length together, so that padding stays small.
 _POOL = 16
-#: Training task of each item target, and that of queries.
-TASK_NAMES = {"rec": "nrip", "search": "nsip"}
-QUERY_TASK = "nsqp"
+_WORDS: Final = [TRAINING_TASKS.index(name) for name in WORD_TASKS]
 
 
 @dataclass(frozen=True)
@@ -81,25 +90,44 @@ class RowPart:
 
 @dataclass(frozen=True)
 class RowStep:
-    """Hold this process' micro-batches of a step, and the number of targets of each training task in the whole step."""
+    """Hold this process' micro-batches of a step, and by training task what the whole step predicts: items or words."""
 
     parts: list[RowPart]
-    targets: Mapping[str, int]
+    targets: np.ndarray
 
 
 class RowOrder:
-    """Decide which rows each step reads: every row once an epoch, rows of like length together."""
+    """Decide which rows each step reads: rows of like length together.
 
-    def __init__(self, logs: LogRows, batch_size: int, tokens: int, seed: int, processes: Processes) -> None:
+    An epoch reads every log once, and the rows of each task without a user as often as its weight says.
+    """
+
+    def __init__(
+        self,
+        logs: LogRows,
+        batch_size: int,
+        tokens: int,
+        seed: int,
+        processes: Processes,
+        weights: Mapping[str, TaskWeight] = MappingProxyType({}),
+    ) -> None:
         self._lengths = logs.lengths
         self._batch_size, self._tokens, self._seed, self._processes = batch_size, tokens, seed, processes
-        self.per_epoch = max(1, math.ceil(len(logs) / batch_size))
-        entry_row = np.repeat(np.arange(len(logs)), np.diff(logs.entries))
-        asked = logs.target != NO_TARGET
-        self._targets = {
-            name: np.bincount(entry_row[asked & (logs.behavior == behavior)], minlength=len(logs))
-            for behavior, name in enumerate((TASK_NAMES["rec"], QUERY_TASK, TASK_NAMES["search"]))
-        }
+        asked = np.flatnonzero(logs.training_task >= 0)
+        task, row = logs.training_task[asked], logs.row[asked]
+        words = np.isin(task, [TRAINING_TASKS.index(name) for name in WORD_TASKS])
+        counts = np.where(words, logs.tokens.lengths_of(asked) - 1, 1)
+        shape = len(logs), len(TRAINING_TASKS)
+        self._targets = coo_matrix((counts, (row, task)), shape).tocsr()
+        of_no_user = np.isin(task, np.arange(len(LOG_TASKS), len(TRAINING_TASKS)))
+        self._logs = np.setdiff1d(np.arange(len(logs)), row[of_no_user])
+        #: Rows of each task without a user, how often an epoch reads each, and how many it reads once more.
+        self._others: list[tuple[np.ndarray, int, int]] = []
+        for number, name in enumerate(TRAINING_TASKS[len(LOG_TASKS) :], len(LOG_TASKS)):
+            rows = row[task == number]
+            self._others.append((rows, *repeats(len(rows), weights.get(name, 1.0))))
+        self.epoch_rows = len(self._logs) + sum(whole * len(rows) + more for rows, whole, more in self._others)
+        self.per_epoch = max(1, math.ceil(self.epoch_rows / batch_size))
 
     def from_step(self, step: int) -> Iterator[RowStep]:
         """Yield the steps from ``step`` on."""
@@ -109,13 +137,16 @@ class RowOrder:
             for rows in batches[place:]:
                 parts = self._parts(rows)
                 own = self._processes.own(len(parts))
-                counts = {name: int(targets[rows].sum()) for name, targets in self._targets.items()}
-                yield RowStep([parts[number] for number in np.arange(len(parts))[own]], counts)
+                targets = np.asarray(self._targets[rows].sum(axis=0)).ravel()
+                yield RowStep([parts[number] for number in np.arange(len(parts))[own]], targets)
             step = (epoch + 1) * self.per_epoch
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         rng = make_rng(self._seed, "rows", epoch)
-        order = rng.permutation(len(self._lengths))
+        order = rng.permutation(self._logs)
+        if len(order) < self.epoch_rows:
+            drawn = [[*[rows] * whole, rng.permutation(rows)[:more]] for rows, whole, more in self._others]
+            order = rng.permutation(np.concatenate([order, *itertools.chain.from_iterable(drawn)]))
         batches: list[np.ndarray] = []
         for start in range(0, len(order), self._batch_size * _POOL):
             pool = order[start : start + self._batch_size * _POOL]
@@ -150,7 +181,9 @@ class OnePassTask:
         validation: Any,
         seed: int,
         processes: Processes = ALONE,
+        trained: Collection[str] = LOG_TASKS,
     ) -> None:
+        """Take the tasks of the corpus, ``trained``: targets of other tasks are only read."""
         self.module: torch.nn.Module = model
         self.model = model
         self.settings = settings
@@ -160,8 +193,13 @@ class OnePassTask:
         self.validation = validation
         self.processes = processes
         self.device = model.embeddings.device
-        self.order = RowOrder(logs, settings.batch_size, settings.batch_tokens, seed, processes)
-        self.weights = {name: _weight(settings, name) for name in (*TASK_NAMES.values(), QUERY_TASK)}
+        weights = {str(name): weight for name, weight in settings.task_weights.items()}
+        self.order = RowOrder(logs, settings.batch_size, settings.batch_tokens, seed, processes, weights)
+        #: Factors of the tasks' losses; rows of no user are weighed by how often they are read.
+        self.weights = np.ones(len(TRAINING_TASKS))
+        for number, name in enumerate(LOG_TASKS):
+            weight = weights.get(name, 1.0)
+            self.weights[number] = weight if name in trained and isinstance(weight, int | float) else 0.0
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             parameter_groups(model, settings), betas=(0.9, 0.98), fused=True
         )
@@ -174,7 +212,8 @@ class OnePassTask:
 
     def counts(self) -> dict[str, int]:
         """Return the counts of rows and targets for the stage's record."""
-        return {"rows": len(self.logs), "targets": int((self.logs.target != NO_TARGET).sum())}
+        targets = int((self.logs.training_task >= 0).sum())
+        return {"rows": len(self.logs), "epoch_rows": self.order.epoch_rows, "targets": targets}
 
     def schedule(self) -> Schedule:
         """Convert the settings' epochs to optimizer steps."""
@@ -195,32 +234,35 @@ class OnePassTask:
     def backward(self, batch: RowStep) -> Mapping[str, torch.Tensor]:
         """Compute gradients of the weighted mean loss of all targets of the step.
 
-        Returns that mean as `loss`, and each task's mean as `loss_{task}`: this process' contribution to them.
+        Returns that mean as `loss`, and each task's mean as `loss_{task}` (words: of each word): this process'
+        contribution to them.
         """
-        total = sum(self.weights[name] * count for name, count in batch.targets.items())
-        sums = dict.fromkeys(batch.targets, torch.zeros((), dtype=torch.float64, device=self.device))
+        total = max(float(self.weights @ batch.targets), 1e-9)
+        sums = torch.zeros(len(TRAINING_TASKS), dtype=torch.float64, device=self.device)
+        weights = torch.from_numpy(self.weights).to(self.device)
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         first_seed = torch.initial_seed()
 
-        def gradients(part: RowPart) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor | None, ...]]:
+        def gradients(part: RowPart) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
             with drawing_from(first_seed + part.place, self.device):
                 losses = self.losses(part.rows)
-            wanted = [self.weights[name] * loss for name, loss in losses.items() if self.weights[name]]
-            objective = torch.stack(wanted).sum() / max(total, 1e-9)
-            found = torch.autograd.grad(objective, parameters, allow_unused=True)
-            return {name: loss.detach().double() for name, loss in losses.items()}, found
+            objective = (losses * weights.to(losses.dtype)).sum() / total
+            if not objective.requires_grad:
+                return losses.double(), (None,) * len(parameters)
+            return losses.detach().double(), torch.autograd.grad(objective, parameters, allow_unused=True)
 
-        for losses, found in side_by_side(gradients, batch.parts, self.device):
-            sums |= {name: sums[name] + loss for name, loss in losses.items()}
-            add_gradients(parameters, found)
-        loss = torch.stack([self.weights[name] * value for name, value in sums.items()]).sum() / max(total, 1e-9)
+        for losses, part_gradients in side_by_side(gradients, batch.parts, self.device):
+            sums += losses
+            add_gradients(parameters, part_gradients)
         by_task = {
-            f"loss_{name}": sums[name] / count for name, count in batch.targets.items() if count and self.weights[name]
+            f"loss_{name}": sums[number] / count
+            for number, (name, count) in enumerate(zip(TRAINING_TASKS, batch.targets.tolist(), strict=True))
+            if count and self.weights[number]
         }
-        return {"loss": loss, **by_task}
+        return {"loss": (sums * weights).sum() / total, **by_task}
 
-    def losses(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Sum up the losses of all targets of some rows, by training task."""
+    def losses(self, rows: np.ndarray) -> torch.Tensor:
+        """Sum up the losses of all targets of some rows by training task, [len(TRAINING_TASKS)]; 0 where unweighted."""
         batch = row_tensors(self.logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
         vectors = self.model.drawn_nodes()
         with self._precision():
@@ -233,16 +275,18 @@ class OnePassTask:
                 vectors,
             )
         states = states.flatten(0, 1).float()
-        found = {}
-        for task, mine in by_task(self.logs, batch.entry).items():
+        task = self.logs.training_task[batch.entry]
+        weighed = (task >= 0) & (self.weights[task] > 0)
+        sums = torch.zeros(len(TRAINING_TASKS), device=self.device)
+        for ranked, places in item_targets(self.logs, batch.entry).items():
+            mine = places[weighed[places]]
             if len(mine):
-                found[TASK_NAMES[task]] = self._item_losses(task, states, batch, rows, mine, vectors).sum()
-        asked = np.flatnonzero(
-            (self.logs.target[batch.entry] != NO_TARGET) & (self.logs.behavior[batch.entry] == schema.SEARCHED_QUERY)
-        )
-        if len(asked) and self.weights[QUERY_TASK]:
-            found[QUERY_TASK] = self._word_losses(states, batch, asked).sum()
-        return found
+                losses = self._item_losses(ranked, states, batch, rows, mine, vectors)
+                sums = sums.index_add(0, self._send(task[mine]), losses)
+        words = np.flatnonzero(weighed & np.isin(task, _WORDS))
+        if len(words):
+            sums = sums.index_add(0, *self._word_losses(states, batch, words, task))
+        return sums
 
     def _item_losses(
         self,
@@ -260,7 +304,10 @@ class OnePassTask:
             real = targets >= 0
             real[:, 0] &= self.catalogue.first_code == 0
             real &= targets != self.model.lm.config.eos_token_id
-            return cross_entropy(states[before[real]], self.model.outputs, targets[real], self.settings.label_smoothing)
+            losses = cross_entropy(
+                states[before[real]], self.model.outputs, targets[real], self.settings.label_smoothing
+            )
+            return torch.zeros(len(mine), device=self.device).index_add(0, real.nonzero()[:, 0], losses)
         evidence = None
         trie = self.catalogue.tries[task]
         if self.evidence is not None:
@@ -269,18 +316,21 @@ class OnePassTask:
         places = before.clamp_max(len(states) - 1)
         return path_losses(softmax, states[places], targets, torch.arange(len(mine), device=self.device))
 
-    def _word_losses(self, states: torch.Tensor, batch: RowTensors, asked: np.ndarray) -> torch.Tensor:
-        """Compute the losses of the words of queries, each after the words before it, over the vocabulary."""
+    def _word_losses(
+        self, states: torch.Tensor, batch: RowTensors, asked: np.ndarray, task: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each word's task, and its loss after the words before it, over the vocabulary; both [words]."""
         words = self.logs.tokens.take(batch.entry[asked])
         within = np.arange(len(words.values)) - words.offsets[words.rows]
         wanted = within > 0
         places = batch.places[asked][words.rows[wanted]] + within[wanted] - 1
-        return cross_entropy(
+        losses = cross_entropy(
             states[self._send(places)],
             self.model.outputs,
             self._send(words.values[wanted]),
             self.settings.label_smoothing,
         )
+        return self._send(task[asked][words.rows[wanted]]), losses
 
     def validate(self) -> Mapping[str, float]:
         """Rank the valid lists exactly and return metrics; the score is the mean NDCG@5 of the tasks."""
@@ -315,8 +365,3 @@ def parameter_groups(model: CausalGenerator, settings: TrainingSettings) -> list
         {"params": evidence, "lr": 3.0 * rate, "weight_decay": 0.0},
         {"params": shared, "lr": rate, "weight_decay": decay},
     ]
-
-
-def _weight(settings: TrainingSettings, name: str) -> float:
-    weight = settings.task_weights.get(name, 1.0)  # type: ignore[call-overload]
-    return float(weight) if isinstance(weight, int | float) else 1.0

@@ -1,4 +1,6 @@
-"""Rank every valid and test candidate list of both tasks by a trained generator (stage `rank_generator`).
+"""Rank every valid and test candidate list by a trained generator (stage `rank_generator`).
+
+The tasks that it ranks are those that its corpus has prompts for: both, or one.
 
 Several jobs may share the ranking of candidates, or that of the catalogue; see `ranking.parts`.
 """
@@ -15,6 +17,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
+from gensar_core.corpora.instructions import PROMPTS_COPY, prompted_tasks
 from gensar_core.generator.open import Generator, asked_file, load_generator
 from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import (
@@ -55,7 +58,7 @@ def rank_candidates(
         generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
         table = schema.SAMPLES.read(samples / "samples.parquet")
-        groups = list(itertools.product(schema.TASKS, ("valid", "test")))
+        groups = list(itertools.product(prompted_tasks(corpus), ("valid", "test")))
         lists = [load_candidates(samples, *group, samples=table) for group in groups]
         spans = part.spans([len(one) for one in lists], _LISTS)
         rankings = [
@@ -95,12 +98,13 @@ def rank_catalogue(
     ) as stage:
         generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
-        targets = [load_targets(samples, task, protocol) for task in schema.TASKS]
-        block = _LISTS if settings.beams else block_rows(len(generator.items[schema.TASKS[0]]))
+        tasks = prompted_tasks(corpus)
+        targets = [load_targets(samples, task, protocol) for task in tasks]
+        block = _LISTS if settings.beams else block_rows(len(generator.items[tasks[0]]))
         spans = part.spans([len(one) for one in targets], block)
         tables = [
             catalogue_table(generator, asked, task, one.take(*span), settings)
-            for task, one, span in zip(schema.TASKS, targets, spans, strict=True)
+            for task, one, span in zip(tasks, targets, spans, strict=True)
         ]
         table = pl.concat(tables).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
@@ -118,20 +122,24 @@ def catalogue_table(
         rows = asked.of(batch.get_column("sample_id").to_numpy())
         return generator.score(rows, everything, task, users_per_batch=settings.users_per_batch)
 
-    if settings.beams is None:
+    beams = settings.beams
+    if beams is None:
         return ranks_by_score(targets, n_items, score, description=f"full ranks {task}")
-    ranks = []
+    ranks = [np.zeros((2, 0))]
     for start in progress(range(0, len(targets), _LISTS), f"full ranks {task}", unit="batch"):
         batch = targets.take(start, start + _LISTS)
-        retrieved = generator.retrieve(
-            asked.of(batch.samples.get_column("sample_id").to_numpy()),
-            task,
-            beams=settings.beams,
-            users_per_batch=settings.users_per_batch,
-            excluded=batch.excluded if batch.excluded.shape[1] else None,
-        )
-        ranks.append(found_ranks(retrieved.items, retrieved.scores, batch))
-    return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)
+        rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
+
+        def found(clicked: np.ndarray | None, batch: CatalogueTargets = batch, rows: Any = rows) -> np.ndarray:
+            excluded = clicked if clicked is not None and clicked.shape[1] else None
+            retrieved = generator.retrieve(
+                rows, task, beams=beams, users_per_batch=settings.users_per_batch, excluded=excluded
+            )
+            return found_ranks(retrieved.items, retrieved.scores, batch)
+
+        second = np.full(len(batch), np.nan) if batch.clicked is None else found(batch.clicked)
+        ranks.append(np.stack([found(None), second]))
+    return full_ranks(targets, np.concatenate(ranks, axis=1), n_items)
 
 
 def rank_split(
@@ -163,6 +171,7 @@ def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:
         model / "config.json",
         *sorted(model.glob("*.safetensors")),
         corpus / asked_file(model),
+        corpus / PROMPTS_COPY,
         corpus / "item_tokens.parquet",
         samples / "samples.parquet",
         samples / "candidates.parquet",

@@ -17,10 +17,10 @@ import polars as pl
 from scipy.sparse import csr_matrix
 
 from gensar_core import schema
-from gensar_core.corpora.item_texts import Encoder, clean
 from gensar_core.corpora.read import new_tokens, vocabulary_size
+from gensar_core.embeddings.item_texts import Encoder, clean
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_corpus_tokenizer
 from gensar_core.identifiers.table import IdentifierTable, read_vocabulary
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import Stage

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import check_lengths, load_examples
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
-from gensar_core.generator.backbones.load import is_causal
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.likelihoods import item_likelihoods
 from gensar_core.generator.one_pass import one_pass_task
@@ -26,9 +26,9 @@ from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.state import TrainingRecord
 
 #: Files of the corpus that every training reads, and those of trainings on prompts and on logs.
-_CORPUS = ("item_tokens.parquet", "trie.safetensors", "new_tokens.json", "tokenizer")
-_PROMPTS = ("train.parquet", "prompts.parquet", "templates.yaml")
-_LOGS = ("user_logs.parquet", "asked_logs.parquet")
+_CORPUS = ("item_tokens.parquet", "trie.safetensors", "new_tokens.json", "prompts.yaml", "tokenizer")
+_PROMPTS = ("train.parquet", "prompts.parquet")
+_LOGS = ("user_logs.parquet", "alignment_logs.parquet", "asked_logs.parquet")
 
 
 def train_generator(
@@ -75,7 +75,7 @@ def train_generator(
         task, record = run(processes.tell(stage.key))
         folder = stage.path("config.json").parent
         task.save(folder)
-        backbone.load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
+        load_corpus_tokenizer(corpus / "tokenizer").save_pretrained(folder)
         write_json(stage.path("curve.json"), record.history)
         stage.record(
             parameters=sum(parameter.numel() for parameter in task.module.parameters()),
@@ -105,7 +105,7 @@ def _train(
     start_from: Path | None,
     key: str,
 ) -> tuple[GeneratorTask | OnePassTask, TrainingRecord]:
-    build = one_pass_task if is_causal(settings.backbone) else _prompt_task
+    build = one_pass_task if settings.reads_logs else _prompt_task
     task: GeneratorTask | OnePassTask = build(corpus, samples, settings, seed, processes, token_vectors, start_from)
     record = train(
         task,

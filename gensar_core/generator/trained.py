@@ -23,12 +23,14 @@ from gensar_core.corpora.read import (
     vocabulary_size,
 )
 from gensar_core.corpora.trie import TokenTrie, load_tries
+from gensar_core.corpora.user_words import UNKNOWN_USER
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_corpus_tokenizer, load_model
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
+from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
@@ -69,7 +71,7 @@ class TrainedGenerator:
         """
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
-        network = load_model(str(model))
+        network = load_t5(str(model))
         embeddings, tokens = network.get_input_embeddings().weight.shape[0], vocabulary_size(corpus)
         if tokens > embeddings:
             raise UserError(
@@ -118,16 +120,18 @@ class TrainedGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,
     ) -> list[Hit]:
         """Recommend ``top`` items after ``history`` (oldest first), best first.
 
         ``excluded`` are numbers of items not to return; ``allowed`` bool [n_items] marks the items that may be
-        returned. ``beams`` None means 50, or ``top`` if that is larger. Raises UserError on an empty history and on
-        items that are not in the corpus.
+        returned. ``beams`` None means 50, or ``top`` if that is larger. ``user`` is the number of a user of the data
+        set, for prompts that name the user. Raises UserError on an empty history, on items that are not in the corpus,
+        and when its prompts do not ask for recommendations.
         """
         if not history:
             raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._retrieve("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
+        return self._retrieve("rec", self.prompts.prompt("rec", history, user=user), top, beams, excluded, allowed)
 
     def search(
         self,
@@ -138,9 +142,12 @@ class TrainedGenerator:
         beams: int | None = None,
         excluded: Collection[int] = (),
         allowed: np.ndarray | None = None,
+        user: int = UNKNOWN_USER,
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._retrieve("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
+        return self._retrieve(
+            "search", self.prompts.prompt("search", history, query, user), top, beams, excluded, allowed
+        )
 
     def _retrieve(
         self,

@@ -12,7 +12,8 @@ import torch
 
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import Examples
-from gensar_core.generator.backbones.t5 import Backbone, encode_prompts, target_outputs, token_tables
+from gensar_core.generator.backbones.t5 import Backbone, encode_prompts, target_outputs
+from gensar_core.generator.backbones.token_rows import token_tables
 from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
 from gensar_core.generator.likelihoods import CatalogueLikelihood
 from gensar_core.generator.validation import Validation

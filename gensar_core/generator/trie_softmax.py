@@ -5,6 +5,7 @@ Shapes: n prefixes, c continuations of all of them one after the other, d hidden
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,21 @@ class Continuations:
     def of(self, prefix: torch.Tensor, child: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities of the nodes ``child`` after the prefixes [j]."""
         return self.log_probability[self.first[prefix] + child - self.child[prefix]]
+
+
+@dataclass(frozen=True)
+class Children:
+    """List all continuations of some prefixes of level ``depth``, int64.
+
+    ``row`` [c] is the prefix of each, ``number`` [c] its number in the next level; ``first`` and ``child`` [n] are
+    those of `Continuations`.
+    """
+
+    depth: int
+    row: torch.Tensor
+    number: torch.Tensor
+    first: torch.Tensor
+    child: torch.Tensor
 
 
 class TrieSoftmax:
@@ -62,34 +78,57 @@ class TrieSoftmax:
 
         ``question`` [n] selects the click evidence of each prefix.
         """
+        children = self.children(depth, node)
+        return self.normalized(states, children, self.vectors([children])[0], question)
+
+    def children(self, depth: int, node: torch.Tensor) -> Children:
+        """List the continuations of ``node`` [n] of level ``depth``."""
         first_child = self.trie.levels[depth].first_child
         child = first_child[node].long()
         sizes = first_child[node + 1].long() - child
         first = sizes.cumsum(0) - sizes
         row = torch.repeat_interleave(torch.arange(len(node), device=node.device), sizes)
-        below = self.trie.levels[depth + 1]
-        children = child[row] + torch.arange(len(row), device=node.device) - first[row]
-        if len(self.trie.levels[depth]) == 1:
-            logits = (states @ self._weights(depth, torch.arange(len(below), device=node.device)).T).flatten()
-        else:
-            logits = (states[row] * self._weights(depth, children)).sum(1)
+        number = child[row] + torch.arange(len(row), device=node.device) - first[row]
+        return Children(depth, row, number, first, child)
+
+    def vectors(self, parts: Sequence[Children]) -> list[torch.Tensor]:
+        """Look up the output vectors of all continuations of each part, [c, d]; for the root, of its children once.
+
+        The gradient of a lookup is a pass over the whole matrix, so one lookup serves all parts.
+        """
+        tokens, numbers = [], []
+        for part in parts:
+            wanted = part.number
+            if self._at_root(part):
+                wanted = torch.arange(len(self.trie.levels[part.depth + 1]), device=wanted.device)
+            tokens.append(self.trie.levels[part.depth + 1].token[wanted].long())
+            numbers.append(self._nodes[part.depth + 1][wanted])
+        found = torch.nn.functional.embedding(torch.cat(tokens), self.model.outputs)
+        if len(self._vectors):
+            number = torch.cat(numbers)
+            added = torch.nn.functional.embedding(number.clamp_min(0), self._vectors)
+            found = found + added * (number >= 0)[:, None]
+        return list(torch.split(found, [len(part) for part in tokens]))
+
+    def normalized(
+        self, states: torch.Tensor, children: Children, vectors: torch.Tensor, question: torch.Tensor
+    ) -> Continuations:
+        """Normalize over ``children`` with their ``vectors`` after ``states`` [n, d]; see `continuations`."""
+        row = children.row
+        logits = (states @ vectors.T).flatten() if self._at_root(children) else (states[row] * vectors).sum(1)
         logits = logits.float()
         if self._evidence is not None:
-            beneath = self._evidence.beneath(question[row], below.start[children].long(), below.stop[children].long())
-            logits = logits + self.model.with_evidence(self._task, depth, beneath)
-        largest = torch.full((len(node),), -torch.inf, device=logits.device)
+            below = self.trie.levels[children.depth + 1]
+            start, stop = below.start[children.number].long(), below.stop[children.number].long()
+            beneath = self._evidence.beneath(question[row], start, stop)
+            logits = logits + self.model.with_evidence(self._task, children.depth, beneath)
+        largest = torch.full((len(states),), -torch.inf, device=logits.device)
         largest = largest.scatter_reduce(0, row, logits.detach(), "amax")
-        sums = torch.zeros(len(node), device=logits.device).index_add(0, row, (logits - largest[row]).exp())
-        return Continuations(logits - (largest + sums.log())[row], first, child)
+        sums = torch.zeros(len(states), device=logits.device).index_add(0, row, (logits - largest[row]).exp())
+        return Continuations(logits - (largest + sums.log())[row], children.first, children.child)
 
-    def _weights(self, depth: int, children: torch.Tensor) -> torch.Tensor:
-        """Return the output vectors of nodes of the level below ``depth`` [j, d]."""
-        weights = torch.nn.functional.embedding(self.trie.levels[depth + 1].token[children].long(), self.model.outputs)
-        numbers = self._nodes[depth + 1][children]
-        if len(self._vectors):
-            added = torch.nn.functional.embedding(numbers.clamp_min(0), self._vectors)
-            weights = weights + added * (numbers >= 0)[:, None]
-        return weights
+    def _at_root(self, children: Children) -> bool:
+        return len(self.trie.levels[children.depth]) == 1
 
 
 def path_losses(
@@ -103,15 +142,17 @@ def path_losses(
     losses = torch.zeros(len(targets), device=states.device)
     rows = torch.arange(len(targets), device=states.device)
     node = torch.zeros_like(rows)
+    steps = []
     for depth in range(min(trie.depth, targets.shape[1])):
         goes_on = targets[rows, depth] >= 0
         rows, node = rows[goes_on], node[goes_on]
         below = trie.descend(depth, node, targets[rows, depth])
         choice = softmax.choices(depth, node).nonzero().squeeze(1)
         if len(choice):
-            chosen = rows[choice]
-            found = softmax.continuations(states[chosen, depth], depth, node[choice], question[chosen])
-            values = found.of(torch.arange(len(choice), device=states.device), below[choice])
-            losses = losses.index_add(0, chosen, -values)
+            steps.append((rows[choice], softmax.children(depth, node[choice]), below[choice]))
         node = below
+    vectors = softmax.vectors([children for _, children, _ in steps]) if steps else []
+    for (chosen, children, aim), found in zip(steps, vectors, strict=True):
+        values = softmax.normalized(states[chosen, children.depth], children, found, question[chosen])
+        losses = losses.index_add(0, chosen, -values.of(torch.arange(len(chosen), device=states.device), aim))
     return losses

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gensar_core import schema
+from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.read import ItemTokens, load_item_tokens, load_prompts
 from gensar_core.corpora.trie import load_tries
 from gensar_core.errors import UserError
@@ -53,9 +54,10 @@ class Validation:
 def load_validation(
     corpus: Path, samples: Path, model: Backbone, users: int, choice: Choice = "spread"
 ) -> list[Validation]:
-    """Load the valid lists of both tasks, for at most ``users`` users each (0: all), by ``choice``.
+    """Load the valid lists of the tasks that the corpus has prompts for.
 
-    Tasks without lists are left out. Raises UserError if no task has valid samples.
+    They are those of at most ``users`` users each (0: all), by ``choice``. Tasks without lists are left out. Raises
+    UserError if no task has valid samples.
     """
     vocabulary = model.lm_head.weight.shape[0]
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
@@ -63,11 +65,13 @@ def load_validation(
     likelihoods = item_likelihoods(model, lambda: load_tries(corpus, len(items["rec"])))
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validations = []
-    for task in schema.TASKS:
+    tasks = prompted_tasks(corpus)
+    for task in tasks:
         lists = load_candidates(samples, task, "valid", users=users, choice=choice, samples=table)
         if len(lists):
             rows = prompts.of(lists.samples.get_column("sample_id").to_numpy())
             validations.append(Validation(task, lists, rows, items[task], likelihoods.get(task, VOCABULARY)))
     if not validations:
-        raise UserError(f"{samples}: holds no valid samples to choose the model by; take more data")
+        named = " or ".join(tasks)
+        raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")
     return validations

@@ -1,4 +1,4 @@
-"""Build two unique identifiers for every item from item vectors (paper, section 3.2): the stage `identifiers`."""
+"""Build the identifiers of every item, by any kind: the stage `identifiers`."""
 
 from __future__ import annotations
 
@@ -8,149 +8,65 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from gensar_core.config.identifiers import QuantizerSettings
-from gensar_core.errors import UserError
-from gensar_core.identifiers.collisions import Resolved, resolve
-from gensar_core.identifiers.fit import fit
-from gensar_core.identifiers.quality import code_use, colliding_items, collision_rate, distortion
-from gensar_core.identifiers.rqvae import RQVAE, Codes, save_rqvae
-from gensar_core.identifiers.table import Scheme, Vocabulary, save_identifiers
-from gensar_core.identifiers.unique import check_room
+from gensar_core.config.identifiers import KindSettings
+from gensar_core.identifiers.interface import KindData, SideIdentifiers, Work, find_kind
+from gensar_core.identifiers.quality import code_counts, row_collisions
+from gensar_core.identifiers.table import Vocabulary, save_identifiers
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.device import pick_device
-from gensar_core.runtime.stage import Stage, digest, write_json
-from gensar_core.runtime.tensors import load_vectors
+from gensar_core.runtime.stage import Stage
 from gensar_core.schema import SIDES
 
 
 def build_identifiers(
-    semantic: Path | None,
-    collaborative: Path | None,
-    output: Path,
-    settings: QuantizerSettings,
-    seed: int,
-    checkpoints: Path | None,
+    data: KindData, output: Path, settings: KindSettings, seed: int, checkpoints: Path | None
 ) -> None:
-    """Learn identifiers from one or two vectors.safetensors files and write them to the folder ``output``.
+    """Build the identifiers of all items by the kind that ``settings`` names, and write them to the folder ``output``.
 
-    Writes identifiers.parquet, vocabulary.json, model.safetensors and curve.json. With a single file, both sides get
-    the identifiers learned from it. A killed run continues from the folder ``checkpoints``. Raises UserError when
-    vectors are missing, not finite or cover different numbers of items, and when identifiers must be unique but the
-    levels offer too few.
+    Writes identifiers.parquet, vocabulary.json, and the kind's own files. A kind that builds one side gives both sides
+    its identifiers. A killed run continues from the folder ``checkpoints``. Raises UserError when data that the kind
+    declares is missing or unfit.
     """
-    given = {"semantic": semantic, "collaborative": collaborative}
-    paths = {side: path for side, path in given.items() if path is not None}
-    if not paths:
-        raise UserError("identifiers: give a semantic embedding, a collaborative one, or both")
-    with Stage("identifiers", output, settings=settings, inputs=paths.values(), seed=seed, code=__name__) as stage:
-        vectors = read_sides(paths)
-        items = len(next(iter(vectors.values())))
-        if settings.collisions == "unique":
-            check_room(items, settings.sizes)
-        # The stage's key does not record which file belongs to which side.
-        key = f"{stage.key} {' '.join(f'{side}={digest(path)}' for side, path in paths.items())}"
-        model, record = fit(vectors, settings, seed, checkpoints, key)
-
-        scaled = model.scale(vectors)
-        del vectors
-        latents = model.all_latents(scaled)
-        raw = model.encode_latents(latents)
-        resolved = resolve(model, latents, raw)
-        moved = {
-            side: (raw.identifier(side) != resolved.codes.identifier(side)).any(dim=1).cpu().numpy()
-            for side in model.sides
-        }
-        stage.record(items=items, best_step=record.best_step, steps=record.steps)
-        stage.record(**_counts(model, scaled, latents, raw, resolved, moved))
+    kind = find_kind(settings.kind)
+    data = data.declared(settings.inputs)
+    with Stage(
+        "identifiers",
+        output,
+        settings=settings,
+        inputs=data.paths,
+        seed=seed,
+        code=f"gensar_core.identifiers.kinds.{settings.kind}",
+        # Files that another kind left here, such as its curve, and a report on its identifiers, would mislead.
+        alone=True,
+    ) as stage:
+        sides = kind.build(settings, data, Work(stage, seed, checkpoints))
+        items = len(next(iter(sides.values())).rows)
+        moved = {side: np.zeros(items, dtype=bool) if one.moved is None else one.moved for side, one in sides.items()}
+        stage.record(items=items, **{side: _counts(one, moved[side]) for side, one in sides.items()})
         save_identifiers(
-            _both_sides({side: _rows(resolved.identifier(side)) for side in model.sides}),
+            _both_sides({side: one.rows for side, one in sides.items()}),
             _both_sides(moved),
-            _vocabulary(model.sides, settings, resolved),
+            Vocabulary(**_both_sides({side: one.scheme for side, one in sides.items()})),
             stage.path("identifiers.parquet"),
             stage.path("vocabulary.json"),
         )
-        save_rqvae(model, stage.path("model.safetensors"))
-        write_json(stage.path("curve.json"), record.history)
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def read_sides(paths: Mapping[str, Path]) -> dict[str, Tensor]:
-    """Read the item vectors of each side onto the device used for fitting. Raises UserError when they are unusable."""
-    device = pick_device()
-    matrices = {side: load_vectors(path) for side, path in paths.items()}
-    for side, matrix in matrices.items():
-        if matrix.ndim != 2 or not matrix.size:
-            raise UserError(
-                f"{paths[side]}: 'items' has shape {matrix.shape}, not [items, dimensions] with items in it"
-            )
-        broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-        if len(broken):
-            raise UserError(
-                f"{paths[side]}: the vector of item {broken[0]} is not finite ({len(broken)} items in all); "
-                "build the embedding again"
-            )
-    if len({len(matrix) for matrix in matrices.values()}) > 1:
-        sizes = ", ".join(f"{paths[side]} has {len(matrix):,} items" for side, matrix in matrices.items())
-        raise UserError(f"{sizes}; both embeddings must be of the same data set")
-    return {side: torch.from_numpy(matrix).float().to(device) for side, matrix in matrices.items()}
-
-
-def _counts(
-    model: RQVAE,
-    scaled: Mapping[str, Tensor],
-    latents: Tensor,
-    raw: Codes,
-    resolved: Resolved,
-    moved: Mapping[str, np.ndarray],
-) -> dict[str, dict[str, Any]]:
-    """Return each side's quality metrics, before (raw) and after resolving collisions."""
-    raw_unexplained, unexplained = (model.unexplained_variance(scaled, codes) for codes in (raw, resolved.codes))
-    exact, before, after = (
-        model.split(vectors) for vectors in (latents, model.quantized(raw), model.quantized(resolved.codes))
-    )
-    counts: dict[str, dict[str, Any]] = {}
-    for side in model.sides:
-        raw_distortion = distortion(exact[side], before[side])
-        counts[side] = {
-            "raw_collision_rate": collision_rate(raw.identifier(side)),
-            "collision_rate": collision_rate(resolved.identifier(side)),
-            "colliding_items": colliding_items(resolved.identifier(side)),
-            "moved_items": int(moved[side].sum()),
-            "raw_distortion": raw_distortion,
-            "added_distortion": distortion(exact[side], after[side]) - raw_distortion,
-            "raw_unexplained_variance": raw_unexplained[side],
-            "unexplained_variance": unexplained[side],
-            **code_use(raw.identifier(side), model.settings.sizes),
-        }
-    return counts
-
-
-def _vocabulary(sides: tuple[str, ...], settings: QuantizerSettings, resolved: Resolved) -> Vocabulary:
-    """Name the levels of each side: M for the shared levels, then S or R for the side's specific levels.
-
-    With a single side, all levels carry its letter, and both sides use them. An extra digit is one more specific level.
-    """
-    letters = {"semantic": "S", "collaborative": "R"}
-    shared = 0 if len(sides) == 1 else settings.shared_levels
-    schemes = {}
-    for side in sides:
-        sizes = [*settings.sizes, *([int(resolved.digits[side].max()) + 1] if resolved.digits else [])]
-        letter = letters[side]
-        levels = [f"M{level + 1}" for level in range(shared)]
-        levels += [f"{letter}{level + 1}" for level in range(len(sizes) - shared)]
-        schemes[side] = Scheme(levels=levels, sizes=sizes)
-    return Vocabulary(**_both_sides(schemes))
+def _counts(side: SideIdentifiers, moved: np.ndarray) -> dict[str, Any]:
+    """Return a side's quality metrics; where nothing was resolved, the raw collision rate is the final one."""
+    rate, colliding = row_collisions(side.rows)
+    use = code_counts(side.rows, side.scheme.sizes) if isinstance(side.rows, Ragged) else {}
+    counts = {
+        "raw_collision_rate": rate,
+        "collision_rate": rate,
+        "colliding_items": colliding,
+        "moved_items": int(moved.sum()),
+    }
+    return {**counts, **use, **side.counts}
 
 
 def _both_sides(values: Mapping[str, Any]) -> dict[str, Any]:
     """Map both sides to their values, using the only value twice when there is a single side."""
     return {side: values[side] if side in values else next(iter(values.values())) for side in SIDES}
-
-
-def _rows(codes: Tensor) -> Ragged:
-    items, levels = codes.shape
-    return Ragged(np.arange(items + 1) * levels, codes.cpu().numpy().ravel())

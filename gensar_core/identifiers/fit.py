@@ -31,7 +31,7 @@ def fit(
     key: str = "",
 ) -> tuple[RQVAE, TrainingRecord]:
     """Fit a quantizer of the kind named in ``settings`` to item vectors, side -> [n, d_in] on one device."""
-    if settings.quantizer == "rq-kmeans":
+    if settings.kind == "rq_kmeans":
         return fit_rq_kmeans(vectors, settings, seed)
     return fit_rqvae(vectors, settings, seed, checkpoints, key)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
+
+from gensar_core.runtime.arrays import Ragged
 
 
 def collision_rate(identifiers: Tensor) -> float:
@@ -17,6 +21,23 @@ def colliding_items(identifiers: Tensor) -> int:
     """Count the items that share their identifier with another, for identifiers [n, L]."""
     _, counts = torch.unique(identifiers, dim=0, return_counts=True)
     return int(counts[counts > 1].sum())
+
+
+def row_collisions(rows: Ragged | Sequence[str]) -> tuple[float, int]:
+    """Return the collision rate of rows of codes or of texts, and the number of items that share theirs."""
+    if isinstance(rows, Ragged):
+        padded = torch.from_numpy(rows.padded(int(rows.lengths.max(initial=0)), -1))
+        return collision_rate(padded), colliding_items(padded)
+    counts = pl.Series(rows).value_counts().get_column("count")
+    return 1.0 - len(counts) / len(rows), int(counts.filter(counts > 1).sum())
+
+
+def code_counts(rows: Ragged, sizes: Sequence[int]) -> dict[str, list[float]]:
+    """Compute `code_use` of rows that may differ in length: that of a level is over the items that have it."""
+    position = np.arange(len(rows.values)) - rows.offsets[rows.rows]
+    levels = [torch.from_numpy(rows.values[position == level]).unsqueeze(1) for level in range(len(sizes))]
+    uses = [code_use(codes, [size]) for codes, size in zip(levels, sizes, strict=True)]
+    return {name: [use[name][0] for use in uses] for name in ("usage", "perplexity")}
 
 
 def code_use(identifiers: Tensor, sizes: Sequence[int]) -> dict[str, list[float]]:

@@ -22,8 +22,9 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
 
     For each side, it holds the metrics in the identifiers' stage record (collisions, usage, perplexity, unexplained
     variance) and, for each prefix length, how much likelier than by chance two items with the same prefix are to share
-    a category, or to be clicked one after the other by the same user. ``canonical`` holds items.parquet and
-    events.parquet. Raises UserError when these belong to another data set than the identifiers.
+    a category, or to be clicked one after the other by the same user. A prefix of a text is its first words; each digit
+    counts as one. ``canonical`` holds items.parquet and events.parquet. Raises UserError when these belong to another
+    data set than the identifiers.
     """
     files = [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
     tables = [canonical / "items.parquet", canonical / "events.parquet"]
@@ -40,7 +41,7 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
         category, pairs = categories(items), click_pairs(events)
         report: dict[str, Any] = {"items": len(table), "sides": [side for side in schema.SIDES if side in counts]}
         for side in report["sides"]:
-            report[side] = {**counts[side], "prefixes": prefix_counts(table.sides[side], category, pairs)}
+            report[side] = {**counts[side], "prefixes": prefix_counts(table.parts(side), category, pairs)}
         write_json(stage.path("quality.json"), report)
 
 

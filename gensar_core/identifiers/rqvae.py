@@ -1,6 +1,6 @@
 """Define the joint RQ-VAE: two autoencoders whose latents share their first codebooks (paper, section 3.2, Eq. 2-10).
 
-With `quantizer: rq-kmeans` the networks are the identity, and the latents are the scaled vectors themselves.
+With `kind: rq_kmeans` the networks are the identity, and the latents are the scaled vectors themselves.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RQVAE(nn.Module):
         super().__init__()
         self.sides = tuple(dimensions)
         self.settings = settings
-        trained, hidden = settings.quantizer == "rqvae", settings.hidden_sizes
+        trained, hidden = settings.kind == "rqvae", settings.hidden_sizes
         #: Side -> dimensions of its latents.
         self.widths = {side: settings.latent_size if trained else size for side, size in dimensions.items()}
         self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()

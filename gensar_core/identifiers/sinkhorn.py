@@ -18,21 +18,27 @@ _ROUNDS = 20
 
 @torch.no_grad()
 def balanced(residual: Tensor, codebook: Tensor, settings: SinkhornSettings) -> Tensor:
-    """Choose codes [n] for ``residual`` [n, D], balanced over ``codebook`` [K, D].
-
-    Squared distances are first scaled to the range from -1 to 1, so that epsilon means the same in every codebook.
-    """
+    """Choose codes [n] for ``residual`` [n, D], balanced over ``codebook`` [K, D]; the cost is the squared distance."""
     vectors, codes = residual.double(), codebook.double()
     norms = vectors.square().sum(dim=1, keepdim=True) + codes.square().sum(dim=1)
     distance = torch.addmm(norms, vectors, codes.T, alpha=-2.0)
-    lowest, highest = distance.min(), distance.max()
-    scaled = (distance - (highest + lowest) / 2) / ((highest - lowest) / 2 + 1e-5)
+    return balanced_by_cost(distance, settings.epsilon, settings.iterations)
+
+
+@torch.no_grad()
+def balanced_by_cost(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Choose codes [n], balanced over the K columns of ``cost`` [n, K], float64.
+
+    Costs are first scaled to the range from -1 to 1, so that epsilon means the same for every codebook.
+    """
+    lowest, highest = cost.min(), cost.max()
+    scaled = (cost - (highest + lowest) / 2) / ((highest - lowest) / 2 + 1e-5)
     # Scale each row's largest entry to 1 and keep its factor apart: the plan is diag(rows) plan diag(columns).
     least = scaled.amin(dim=1, keepdim=True)
-    exponent = (least - scaled) / settings.epsilon
-    plan, rows, columns = exponent.exp(), (-least.squeeze(1) / settings.epsilon).exp(), exponent.new_ones(len(codebook))
+    exponent = (least - scaled) / epsilon
+    plan, rows, columns = exponent.exp(), (-least.squeeze(1) / epsilon).exp(), exponent.new_ones(cost.shape[1])
     tiny = torch.finfo(plan.dtype).tiny
-    for _ in range(settings.iterations):
+    for _ in range(iterations):
         columns = (1.0 / plan.shape[1]) / (rows @ plan).clamp_min(tiny)
         rows = (1.0 / plan.shape[0]) / (plan @ columns).clamp_min(tiny)
     return (exponent + columns.log()).argmax(dim=1)

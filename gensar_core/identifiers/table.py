@@ -1,14 +1,17 @@
-"""Store every item's identifiers and read them as token strings, for corpora and the command line."""
+"""Store every item's identifiers and read them as token strings or texts, for corpora and the command line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from gensar_core import schema
 from gensar_core.config.base import Settings, validate
@@ -17,12 +20,20 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import write_json
 from gensar_core.schema import SIDES
 
+#: The parts of a text that are compared: digits one by one, other characters by words.
+_PARTS: Final = re.compile(r"\d|[^\s\d]+")
+
 
 class Scheme(Settings):
-    """Define the tokens of an identifier: code c at position p is ``<{levels[p]}_{c}>``, with c below ``sizes[p]``."""
+    """Define what a side's rows are made of.
 
-    levels: list[str]
-    sizes: list[int]
+    ``codes``: code c at position p is the token ``<{levels[p]}_{c}>``, with c below ``sizes[p]``. ``text``: the pieces
+    into which the corpus tokenizer splits the text.
+    """
+
+    levels: list[str] = Field(default_factory=list)
+    sizes: list[int] = Field(default_factory=list)
+    rows: Literal["codes", "text"] = "codes"
 
 
 class Vocabulary(Settings):
@@ -40,18 +51,21 @@ class Vocabulary(Settings):
 class IdentifierTable:
     """Hold the identifiers of all items, in the order of their ids.
 
-    ``tokens`` lists the distinct token strings of both sides, including those that no item uses; ``sides`` maps
-    `semantic` and `collaborative` to one row of indices into ``tokens`` for each item. Rows may differ in length.
+    ``tokens`` lists the distinct token strings of all codes, including those that no item uses. A side that is made of
+    codes is in ``sides``, with one row of indices into ``tokens`` for each item; rows may differ in length. A side that
+    is made of text is in ``texts``.
     """
 
     tokens: list[str]
     sides: dict[str, Ragged]
+    texts: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> IdentifierTable:
         """Read identifiers.parquet and vocabulary.json from a folder.
 
-        Raises UserError when a file is missing or broken, when item ids have gaps, or when a code has no token.
+        Raises UserError when a file is missing or broken, when item ids have gaps, when a code has no token, or when
+        an item has no text.
         """
         path = folder / "identifiers.parquet"
         frame = schema.IDENTIFIERS.read(path).sort("item_id")
@@ -62,32 +76,55 @@ class IdentifierTable:
         tokens = [f"<{level}_{code}>" for level, size in sizes.items() for code in range(size)]
         # The number of the token of each level's code 0.
         starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
-        sides: dict[str, Ragged] = {
-            side: _token_rows(frame.get_column(side), vocabulary.scheme(side), starts, f"{path}: column {side!r}")
-            for side in SIDES
-        }
-        return cls(tokens, sides)
+        sides: dict[str, Ragged] = {}
+        texts: dict[str, list[str]] = {}
+        for side in SIDES:
+            scheme, where = vocabulary.scheme(side), f"{path}: column {side!r}"
+            if scheme.rows == "text":
+                texts[side] = _text_rows(frame.get_column(f"{side}_text"), path)
+            else:
+                sides[side] = _token_rows(frame.get_column(side), scheme, starts, where)
+        return cls(tokens, sides, texts)
 
     def __len__(self) -> int:
-        return len(self.sides["semantic"])
+        return len(self.texts["semantic"] if "semantic" in self.texts else self.sides["semantic"])
 
     def text(self, side: str, item: int) -> str:
-        """Return the identifier of one item as text, tokens side by side."""
+        """Return the identifier of one item as text; tokens stand side by side."""
+        if side in self.texts:
+            return self.texts[side][item]
         rows = self.sides[side]
         return "".join(self.tokens[token] for token in rows.values[rows.offsets[item] : rows.offsets[item + 1]])
 
+    def parts(self, side: str) -> Ragged:
+        """Return a side's identifiers as rows of numbers, equal for equal parts: codes, or words and digits of a text.
+
+        Two identifiers share as long a beginning as their rows do.
+        """
+        if side in self.sides:
+            return self.sides[side]
+        words = [_PARTS.findall(text) for text in self.texts[side]]
+        flat = pl.Series([word for row in words for word in row], dtype=pl.String())
+        numbers = flat.rank("dense").cast(pl.Int64()).to_numpy()
+        return Ragged.from_lengths(np.array([len(row) for row in words]), numbers)
+
 
 def save_identifiers(
-    codes: Mapping[str, Ragged], moved: Mapping[str, np.ndarray], vocabulary: Vocabulary, parquet: Path, scheme: Path
+    rows: Mapping[str, Ragged | Sequence[str]],
+    moved: Mapping[str, np.ndarray],
+    vocabulary: Vocabulary,
+    parquet: Path,
+    scheme: Path,
 ) -> None:
     """Write a table of identifiers and its vocabulary.
 
-    ``codes`` maps each side to one row of codes for each item; ``moved`` [n] marks items that the unique assignment
-    moved.
+    ``rows`` maps each side to one row of codes, or one text, for each item; ``moved`` [n] marks items that the unique
+    assignment moved.
     """
-    columns = {"item_id": pl.Series(np.arange(len(codes["semantic"])), dtype=pl.Int32())}
-    columns |= {side: codes[side].to_series(side, pl.Int32()) for side in SIDES}
+    columns = {"item_id": pl.Series(np.arange(len(rows["semantic"])), dtype=pl.Int32())}
+    columns |= {side: _codes_of(rows[side]).to_series(side, pl.Int32()) for side in SIDES}
     columns |= {f"{side}_moved": pl.Series(moved[side]) for side in SIDES}
+    columns |= {f"{side}_text": pl.Series(_texts_of(rows[side]), dtype=pl.String()) for side in SIDES}
     schema.IDENTIFIERS.write(pl.DataFrame(columns), parquet)
     write_json(scheme, vocabulary.model_dump(mode="json"))
 
@@ -116,6 +153,26 @@ def _level_sizes(vocabulary: Vocabulary) -> dict[str, int]:
         for level, size in zip(scheme.levels, scheme.sizes, strict=True):
             sizes[level] = max(size, sizes.get(level, 0))
     return sizes
+
+
+def _codes_of(rows: Ragged | Sequence[str]) -> Ragged:
+    """Return rows of codes; a text has none."""
+    if isinstance(rows, Ragged):
+        return rows
+    return Ragged(np.zeros(len(rows) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32))
+
+
+def _texts_of(rows: Ragged | Sequence[str]) -> list[Any]:
+    """Return texts; a row of codes has none."""
+    return [None] * len(rows) if isinstance(rows, Ragged) else list(rows)
+
+
+def _text_rows(column: pl.Series, path: Path) -> list[str]:
+    texts: list[str | None] = column.to_list()
+    for item, text in enumerate(texts):
+        if text is None or not text.strip():
+            raise UserError(f"{path}: item {item} has no text in column {column.name!r}; build the identifiers again")
+    return [text for text in texts if text is not None]
 
 
 def _token_rows(column: pl.Series, scheme: Scheme, starts: Mapping[str, int], where: str) -> Ragged:

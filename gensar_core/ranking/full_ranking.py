@@ -1,7 +1,8 @@
 """Rank each test target among all items of the catalogue, by one protocol for every method.
 
-All items are candidates. ``exclude_clicked`` removes those that the user has clicked before: items of the user's
-training events of either task, and the user's valid targets. The target itself always stays a candidate.
+All items are candidates. With ``unseen``, each target is ranked a second time, without the items that its user has
+clicked before: items of the user's training events of either task, and the user's valid targets. The target itself
+always stays a candidate. Papers do either, often without saying which, so a table can show both.
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ _PAIRS = 1 << 20
 class CatalogueTargets:
     """Hold test targets of one task.
 
-    ``samples`` are rows of the samples table; ``excluded`` [rows, X] holds items that are not candidates (-1: none).
+    ``samples`` are rows of the samples table; ``clicked`` [rows, X] holds the items to leave out of the second ranking
+    (-1: none), and is None when there is no second ranking.
     """
 
     samples: pl.DataFrame
-    excluded: np.ndarray
+    clicked: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def take(self, start: int, stop: int) -> CatalogueTargets:
         """Take rows ``start`` to ``stop``."""
-        return CatalogueTargets(self.samples[start:stop], self.excluded[start:stop])
+        return CatalogueTargets(self.samples[start:stop], None if self.clicked is None else self.clicked[start:stop])
 
 
 def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings) -> CatalogueTargets:
@@ -48,8 +50,8 @@ def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings)
     samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
     rows = samples.filter((pl.col("task") == task) & (pl.col("split") == "test")).sort("sample_id")
     rows = evenly_spread(rows, settings.users)
-    if not settings.exclude_clicked:
-        return CatalogueTargets(rows, np.full((len(rows), 0), -1, dtype=np.int32))
+    if not settings.unseen:
+        return CatalogueTargets(rows)
     training = schema.EVENTS.read(samples_folder / "training_events.parquet").select("user_id", "item_id")
     valid = samples.filter(pl.col("split") == "valid").select("user_id", item_id="target_item")
     clicked = pl.concat([training, valid]).unique().sort("user_id", "item_id")
@@ -74,25 +76,29 @@ def ranks_by_score(
     ``score`` maps samples to scores of all items, float [rows, n_items].
     """
     rows = block_rows(n_items)
-    ranks = []
+    ranks = [np.zeros((2, 0))]
     for start in progress(range(0, len(targets), rows), description, unit="batch"):
         batch = targets.take(start, start + rows)
         ranks.append(catalogue_ranks(score(batch.samples), batch))
-    return full_ranks(targets, np.concatenate(ranks) if ranks else np.zeros(0), n_items)
+    return full_ranks(targets, np.concatenate(ranks, axis=1), n_items)
 
 
 def catalogue_ranks(scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray:
-    """Rank each target among the candidates: 1 is best, ties are averaged, float64 [rows].
+    """Rank each target among all items and among unseen ones: 1 is best, ties are averaged, float64 [2, rows].
 
-    ``scores`` [rows, n_items]. Raises UserError on a NaN score.
+    ``scores`` [rows, n_items]. Without a second ranking, its ranks are NaN. Raises UserError on a NaN score.
     """
     if np.isnan(scores).any():
         raise UserError("full ranking: a score is not a number; the method cannot rank the catalogue")
-    row, place = np.nonzero(targets.excluded >= 0)
-    candidate = np.ones(scores.shape, dtype=bool)
-    candidate[row, targets.excluded[row, place]] = False
     items = targets.samples.get_column("target_item").to_numpy()
-    return ranks_of(scores[np.arange(len(scores)), items], scores, candidate)
+    target_scores, candidate = scores[np.arange(len(scores)), items], np.ones(scores.shape, dtype=bool)
+    ranks = np.full((2, len(scores)), np.nan)
+    ranks[0] = ranks_of(target_scores, scores, candidate)
+    if targets.clicked is not None:
+        row, place = np.nonzero(targets.clicked >= 0)
+        candidate[row, targets.clicked[row, place]] = False
+        ranks[1] = ranks_of(target_scores, scores, candidate)
+    return ranks
 
 
 def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray:
@@ -106,12 +112,15 @@ def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets
 
 
 def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl.DataFrame:
-    """Build the table `full_ranks` of these targets; a rank of NaN is stored as null."""
+    """Build the table `full_ranks` of these targets; ``ranks`` [2, rows], of which NaN is stored as null."""
+    unseen = None if targets.clicked is None else n_items - (targets.clicked >= 0).sum(axis=1)
     columns = targets.samples.select("task", "split", "sample_id", "user_id", "target_item")
     return schema.FULL_RANKS.check(
         columns.with_columns(
-            rank=pl.Series(ranks, dtype=pl.Float64).fill_nan(None),
-            n_candidates=pl.Series(n_items - (targets.excluded >= 0).sum(axis=1), dtype=pl.Int32),
+            rank=pl.Series(ranks[0], dtype=pl.Float64).fill_nan(None),
+            n_candidates=pl.lit(n_items, dtype=pl.Int32),
+            rank_unseen=pl.Series(ranks[1], dtype=pl.Float64).fill_nan(None),
+            n_unseen=pl.lit(None, dtype=pl.Int32) if unseen is None else pl.Series(unseen, dtype=pl.Int32),
         )
     )
 

@@ -113,7 +113,7 @@ def _content(module: str, names: frozenset[str]) -> str:
         return ast.dump(_deciding(tree, names))
     file = module_file(module)
     assert file is not None
-    # A module's data file has the same name beside it (templates.yaml beside templates.py).
+    # A module's data file has the same name beside it (shop.yaml beside shop.py).
     data = file.with_suffix(".yaml")
     return ast.dump(tree) + (_yaml_content(data) if data.is_file() else "")
 

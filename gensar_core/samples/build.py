@@ -93,7 +93,7 @@ class _Part:
         items = schema.ITEMS.read(canonical / "items.parquet").select("item_id", "text").sort("item_id")
         queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
         self._events = EventTable(canonical / "events.parquet", user_survey.offsets)
-        self._moments = user_survey.moments
+        self._survey = user_survey
         self._pool = PopularityPool.from_counts(user_survey.clicks)
         self._hits = QueryHits(items["text"].to_list(), queries["text"].to_list(), settings)
         self._settings = settings
@@ -114,7 +114,7 @@ class _Part:
             for block in self._events.blocks(users):
                 frame = self._events.read(block)
                 log = EventLog.from_frame(frame)
-                selection = select_targets(log, self._settings, self._moments)
+                selection = select_targets(log, self._settings, self._survey.moments, searching=self._survey.searching)
                 counts.update({name: count for name, count in selection.counts.items() if name in _COUNTS})
                 counts["training_events"] += int(selection.training.sum())
                 events.write(frame.filter(selection.training))
@@ -202,7 +202,8 @@ def _gather(
     """Write the merged tables of all parts, their counts, and the audit."""
     _report(stage, counts, user_survey.moments, settings)
     if not any(counts[f"{task}_{split}"] for task, split in GROUPS):
-        raise UserError(f"{canonical / 'events.parquet'}: {_lack_of_targets(settings)}; such a log gives no samples")
+        lack = _lack_of_targets(settings, user_survey.searching)
+        raise UserError(f"{canonical / 'events.parquet'}: {lack}; such a log gives no samples")
     with TableWriter(schema.EVENTS, stage.path(EVENTS_FILE)) as training_events:
         for rows in _rows([part / EVENTS_FILE for part in parts]):
             training_events.write(rows)
@@ -242,12 +243,12 @@ def _count_evaluated_queries(samples: Path) -> int:
     return int(queries.select(pl.col("query_id").n_unique()).collect(engine="streaming").item())
 
 
-def _lack_of_targets(settings: SampleSettings) -> str:
+def _lack_of_targets(settings: SampleSettings, searching: bool) -> str:
     """Explain why no click became a target."""
-    both = "with both a recommendation click and a search before them"
+    needed = "both a recommendation click and a search" if searching else "a recommendation click"
     if settings.split == "time":
-        return f"the clicks {both} have fewer than three different times"
-    return f"no user has {settings.min_targets} clicks of one task {both}"
+        return f"the clicks with {needed} before them have fewer than three different times"
+    return f"no user has {settings.min_targets} clicks of one task with {needed} before them"
 
 
 def _report(stage: Stage, counts: Mapping[str, int], moments: np.ndarray, settings: SampleSettings) -> None:

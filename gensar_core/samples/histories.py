@@ -65,13 +65,19 @@ class Histories:
         self._members = Ragged.from_lengths(counts, np.arange(len(searches)))
         self._sessions = self._searches.take(self._members.offsets[:-1])
 
-    def both_sides(self, targets: EventLog) -> np.ndarray:
-        """Return whether a recommendation click and a search session precede each target, bool [targets]."""
-        both = [
-            (self._recommendations(part, 1).lengths > 0) & (self._search_sessions(part, 1)[0].lengths > 0)
-            for part in _slices(targets)
-        ]
-        return np.concatenate([np.zeros(0, dtype=bool), *both])
+    def complete(self, targets: EventLog, *, searching: bool = True) -> np.ndarray:
+        """Return which targets have the history that a sample needs, bool [targets].
+
+        A recommendation click must precede the target and, where the data set has searches (``searching``), a search
+        session.
+        """
+        parts = [np.zeros(0, dtype=bool)]
+        for part in _slices(targets):
+            complete = self._recommendations(part, 1).lengths > 0
+            if searching:
+                complete &= self._search_sessions(part, 1)[0].lengths > 0
+            parts.append(complete)
+        return np.concatenate(parts)
 
     def inputs(self, targets: EventLog, max_recommendations: int, max_searches: int) -> Inputs:
         """Build the histories of targets from the last recommendation clicks and search sessions before each."""

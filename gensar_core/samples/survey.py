@@ -31,12 +31,13 @@ class Survey:
 
     ``events`` int64 [users]: events of each user; ``clicks`` int64 [items]: recommendation clicks on each item;
     ``moments`` int64 [2]: times at which valid and test begin in a split by time, empty for another split or where no
-    such times exist.
+    such times exist; ``searching``: whether the data set has queries.
     """
 
     events: np.ndarray
     clicks: np.ndarray
     moments: np.ndarray
+    searching: bool = True
 
     @property
     def offsets(self) -> np.ndarray:
@@ -54,7 +55,7 @@ class Survey:
         """Write the three files into a stage's folder."""
         for name, counts in (("users", self.events), ("clicks", self.clicks)):
             pl.DataFrame({"count": counts}).write_parquet(stage.path(f"{name}.parquet"), compression="zstd")
-        write_json(stage.path("survey.json"), {"moments": self.moments.tolist()})
+        write_json(stage.path("survey.json"), {"moments": self.moments.tolist(), "searching": self.searching})
 
     @classmethod
     def read(cls, folder: Path) -> Survey:
@@ -62,8 +63,8 @@ class Survey:
         users, clicks = (
             pl.read_parquet(folder / f"{name}.parquet")["count"].to_numpy() for name in ("users", "clicks")
         )
-        moments = json.loads((folder / "survey.json").read_text(encoding="utf-8"))["moments"]
-        return cls(users, clicks, np.array(moments, dtype=np.int64))
+        values = json.loads((folder / "survey.json").read_text(encoding="utf-8"))
+        return cls(users, clicks, np.array(values["moments"], dtype=np.int64), values["searching"])
 
 
 def survey_samples(canonical: Path, output: Path, settings: SampleSettings, seed: int) -> None:
@@ -85,19 +86,20 @@ def survey(canonical: Path, settings: SampleSettings) -> Survey:
     """
     n_items, n_queries = (schema.TABLES[name].open(canonical / f"{name}.parquet")[1] for name in ("items", "queries"))
     events, clicks = check_events(canonical / "events.parquet", n_items, n_queries)
-    user_survey = Survey(events, clicks, moments=np.zeros(0, dtype=np.int64))
+    user_survey = Survey(events, clicks, moments=np.zeros(0, dtype=np.int64), searching=n_queries > 0)
     if settings.split != "time" or not len(events):
         return user_survey
-    times, targets = _target_times(EventTable(canonical / "events.parquet", user_survey.offsets), settings)
+    table = EventTable(canonical / "events.parquet", user_survey.offsets)
+    times, targets = _target_times(table, settings, searching=user_survey.searching)
     return replace(user_survey, moments=moments_of_counts(times, targets, settings.time_shares))
 
 
-def _target_times(table: EventTable, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
+def _target_times(table: EventTable, settings: SampleSettings, *, searching: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct times of targets, ascending, and the number of targets at each."""
     times, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for users in table.blocks():
         log = EventLog.from_frame(table.read(users))
-        targets = log.time[Histories(log, settings.history_protocol).both_sides(log)]
+        targets = log.time[Histories(log, settings.history_protocol).complete(log, searching=searching)]
         times, place = np.unique(np.concatenate([times, targets]), return_inverse=True)
         weights = np.concatenate([counts, np.ones(len(targets), dtype=np.int64)])
         counts = np.bincount(place, weights=weights, minlength=len(times)).astype(np.int64)

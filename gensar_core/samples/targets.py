@@ -34,13 +34,16 @@ class Selection:
     counts: Mapping[str, int]
 
 
-def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray | None = None) -> Selection:
+def select_targets(
+    log: EventLog, settings: SampleSettings, moments: np.ndarray | None = None, *, searching: bool = True
+) -> Selection:
     """Select the targets of both tasks and split them by leave-one-out or by time.
 
     ``log`` holds all events of some users. ``moments`` are the two moments of a split by time, computed from the
     targets of all users; without them, ``log`` must hold all users.
 
-    A target is a click whose history holds both a recommendation click and a search session. With
+    A target is a click whose history holds a recommendation click and, where the data set has searches
+    (``searching``), a search session. With
     ``split: leave_one_out``, the last of a user's targets of one task is test, the one before it valid, and the rest
     train; a user with fewer than ``min_targets`` of a task has none of that task. With ``split: time``, the targets of
     all users and both tasks are split at the same two moments (`moments_of_split`), and training sees no event at or
@@ -53,11 +56,11 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
     target. A training target left without one of its histories is dropped. A log without targets yields an empty
     selection.
     """
-    both_sides = Histories(log, settings.history_protocol).both_sides(log)
+    complete = Histories(log, settings.history_protocol).complete(log, searching=searching)
     if settings.split != "time":
         moments = None
     elif moments is None:
-        moments = moments_of_split(log.time[both_sides], settings.time_shares)
+        moments = moments_of_split(log.time[complete], settings.time_shares)
     counts: dict[str, int] = {}
     early = np.ones(len(log), dtype=bool)
     if moments is not None and len(moments):
@@ -65,7 +68,7 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
         early = log.time < moments[0]
     targets: dict[tuple[str, str], np.ndarray] = {}
     for task in TASKS:
-        rows = np.flatnonzero(both_sides & (log.searched == (task == "search")))
+        rows = np.flatnonzero(complete & (log.searched == (task == "search")))
         if moments is None:
             parts = leave_one_out(log.user[rows], settings.min_targets)
         else:
@@ -85,7 +88,7 @@ def select_targets(log: EventLog, settings: SampleSettings, moments: np.ndarray 
     for task in TASKS:
         rows = targets[task, "train"]
         remaining = np.ones(len(rows), dtype=bool)
-        tests = (~revealing[rows], ~late[rows], histories.both_sides(log.take(rows)))
+        tests = (~revealing[rows], ~late[rows], histories.complete(log.take(rows), searching=searching))
         for reason, passed in zip(DROPPED, tests, strict=True):
             counts[f"{task}_train_dropped_{reason}"] = int((remaining & ~passed).sum())
             remaining &= passed

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gensar_core import schema
-from gensar_core.corpora.tasks import TASKS
+from gensar_core.config.prompts import find_prompts
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.runtime.arrays import Ragged
 from tests.support.shop import write_rows
@@ -59,24 +59,29 @@ def write_tokenizer(folder: Path, new: Sequence[str] = NEW, known: Sequence[str]
     fast.save_pretrained(folder)
 
 
-def write_corpus(folder: Path, users: int = 20) -> Path:
-    """Each user's prompt and target of both tasks, as training rows and as prompts of valid and test samples."""
+def write_corpus(folder: Path, users: int = 20, ranked: Sequence[str] = schema.TASKS) -> Path:
+    """Each user's prompt and target of the ``ranked`` tasks, as training rows and as prompts of valid and test samples."""
     folder.mkdir(parents=True)
     write_tokenizer(folder / "tokenizer")
     new_tokens = {text: BASE + number for number, text in enumerate(NEW)}
     record = {"tokens": new_tokens, "vocabulary_size": VOCABULARY, "base_vocabulary_size": BASE}
     (folder / "new_tokens.json").write_text(json.dumps(record))
     # The only instruction shows what there is; its end is the behavior token and the end of sequence.
-    plain = {name: [" ".join(f"{{{slot}}}" for slot in sorted(task.placeholders))] for name, task in TASKS.items()}
-    (folder / "templates.yaml").write_text(yaml.safe_dump(plain))
+    file = find_prompts("gensar")
+    content = file.model_dump(mode="json")
+    for name, task in file.tasks.items():
+        content["tasks"][name]["templates"] = [" ".join(f"{{{slot}}}" for slot in task.placeholders)]
+        content["tasks"][name]["ranks"] = task.ranks if task.ranks in ranked else None
+    (folder / "prompts.yaml").write_text(yaml.safe_dump(content))
     training_task = {"rec": "nrip", "search": "nsip"}
     train = [
         (training_task[task], user, prompt_row(task, user)[:-2], [], item_row(task, target_of(task, user)))
-        for task in schema.TASKS
+        for task in ranked
         for user in range(users)
     ]
     write_rows(schema.CORPUS, folder, train, "train")
-    prompts = [(sample, prompt_row(task, user)) for sample, (task, _, user) in enumerate(sample_keys(users))]
+    keys = enumerate(sample_keys(users))
+    prompts = [(sample, prompt_row(task, user)) for sample, (task, _, user) in keys if task in ranked]
     write_rows(schema.PROMPTS, folder, prompts)
     rows = {task: [item_row(task, item) for item in range(N_ITEMS)] for task in schema.TASKS}
     item_tokens = [(task, item, row) for task in schema.TASKS for item, row in enumerate(rows[task])]

@@ -15,9 +15,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Tokenizer
 
 from gensar_core import schema
+from gensar_core.config.prompts import find_prompts
 from gensar_core.corpora.instructions import Instructions, Shown
+from gensar_core.corpora.tasks import tasks_of
 from gensar_core.runtime.arrays import Ragged
 from tests.support.shop import COLLABORATIVE, LEVELS, QUERIES, SEMANTIC, TEXTS, Q, R, S
+
+#: The tasks of GenSAR.
+TASKS = tasks_of(find_prompts("gensar"))
 
 
 def spell(side: str, codes: list[int], levels: dict[str, list[str]] = LEVELS) -> str:

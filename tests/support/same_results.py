@@ -1,6 +1,6 @@
 """Compare two folders of results: `python -m tests.support.same_results BEFORE AFTER` prints what differs, as JSON.
 
-Parquet, safetensors, tables, data of figures, templates and curves must be the same bytes. Records are left out: they
+Parquet, safetensors, tables, data of figures, prompt files and curves must be the same bytes. Records are left out: they
 hold seconds, paths and code fingerprints. So are logs, measured costs and drawn pages. Exits with 1 on a difference.
 """
 

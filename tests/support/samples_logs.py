@@ -102,9 +102,9 @@ def write_canonical(folder, log, *, items=9, queries=3):
     return folder
 
 
-def build(folder, log, *, items, seed=1, **overrides):
+def build(folder, log, *, items, seed=1, queries=3, **overrides):
     """Build the folders `canonical` and `samples` of a log; False when it gives no samples."""
-    write_canonical(folder / "canonical", log, items=items)
+    write_canonical(folder / "canonical", log, items=items, queries=queries)
     try:
         build_samples(folder / "canonical", folder / "samples", SampleSettings(**overrides), seed)
     except UserError as error:
@@ -189,9 +189,9 @@ def expected_history(log, target, protocol, max_recommendations, max_searches):
     return [entry for _, entries in sorted(blocks) for entry in entries]
 
 
-def both_sides(history):
-    """Whether a history holds a recommendation click and a search."""
-    return {0, 1} <= {behavior for behavior, _ in history}
+def complete(history, searching=True):
+    """Whether a history holds a recommendation click and, where there are searches, a search."""
+    return ({0, 1} if searching else {0}) <= {behavior for behavior, _ in history}
 
 
 def expected_moments(times, shares):
@@ -213,14 +213,18 @@ def tells(e, evaluated):
     return any((e["user"], e["item"]) == (o["user"], o["item"]) and e["time"] >= o["time"] for o in evaluated)
 
 
-def expected_samples(log, protocol, min_targets, max_recommendations, max_searches, shares=None, cutoff="none"):
+def expected_samples(
+    log, protocol, min_targets, max_recommendations, max_searches, shares=None, cutoff="none", searching=True
+):
     """(task, split, event id) -> history of every sample, by plain loops; and the ids of the training events.
 
-    With ``shares`` the split is by time, else by leaving one out; ``cutoff`` is the training cut-off.
+    With ``shares`` the split is by time, else by leaving one out; ``cutoff`` is the training cut-off; ``searching``
+    says whether the data set has queries.
     """
     everything = list(enumerate(log))
     caps = (max_recommendations, max_searches)
-    eligible = [t for t in everything if both_sides(expected_history(everything, t, protocol, 10**6, 10**6))]
+    whole = [expected_history(everything, t, protocol, 10**6, 10**6) for t in everything]
+    eligible = [t for t, history in zip(everything, whole, strict=True) if complete(history, searching)]
     parts = {}
     early = everything
     if shares:
@@ -253,7 +257,7 @@ def expected_samples(log, protocol, min_targets, max_recommendations, max_search
                 continue
             source = early
         history = expected_history(source, target, protocol, *caps)
-        if both_sides(history):
+        if complete(history, searching):
             samples[task, split, i] = history
     return samples, [i for i, _ in training]
 

@@ -79,7 +79,8 @@ def write_identifiers(
     folder: Path, semantic: list[list[int]], collaborative: list[list[int]], levels: dict[str, list[str]], codes: int
 ) -> None:
     """Write both identifiers of every item, and the vocabulary of ``codes`` codes a level."""
-    rows = [(item, *sides, False, False) for item, sides in enumerate(zip(semantic, collaborative, strict=True))]
+    sides = zip(semantic, collaborative, strict=True)
+    rows = [(item, *codes, False, False, None, None) for item, codes in enumerate(sides)]
     write_rows(schema.IDENTIFIERS, folder, rows)
     vocabulary = {side: {"levels": names, "sizes": [codes] * len(names)} for side, names in levels.items()}
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary))

@@ -17,9 +17,9 @@ CLAIMS = {
     "data": {"seconds_electronics", "peak_gb_electronics", "speedup_rowwise"},
     "identifiers": {"speedup_plain_loop", "assign_1m_seconds", "assign_1m_gb"},
     "corpora": {"speedup_collator"},
-    "training": {"speedup_trainer"},
-    "ranking": {"speedup_t5_small", "speedup_small"},
-    "retrieval": {"speedup_prefix_fn", "trie_share_12k", "trie_share_1m"},
+    "training": {"speedup_trainer", "speedup_one_pass", "targets_per_second_one_pass"},
+    "ranking": {"speedup_t5_small", "speedup_small", "speedup_causal_small"},
+    "retrieval": {"speedup_prefix_fn", "trie_share_12k", "trie_share_1m", "speedup_causal_small"},
     "sequential_quality": {"recall_at_10", "ndcg_at_10"},
     "sequential": {"speedup_public_training", "speedup_public_ranking"},
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.cli import adoption
@@ -32,6 +32,8 @@ def test_the_table_holds_every_row_of_both_tasks(tiny_demo):
         ("search", "query_frequency"),
         ("rec", "gensar_demo"),
         ("search", "gensar_demo"),
+        ("rec", "gensar_demo_t5"),
+        ("search", "gensar_demo_t5"),
         ("rec", "gensar_demo_ensemble"),
         ("search", "gensar_demo_ensemble"),
     }
@@ -88,9 +90,12 @@ def test_the_quality_of_each_identifier_set_is_told_and_drawn(tiny_demo):
     assert "only_collaborative_demo" in svg
 
 
-def test_the_trained_generator_opens_with_transformers(tiny_demo):
-    folder = tiny_demo.folder / "results/demo/models/gensar_demo"
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+@pytest.mark.parametrize(
+    ("name", "family"), [("gensar_demo", AutoModelForCausalLM), ("gensar_demo_t5", AutoModelForSeq2SeqLM)]
+)
+def test_a_trained_generator_opens_with_transformers(tiny_demo, name, family):
+    folder = tiny_demo.folder / "results/demo/models" / name
+    model = family.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer("<R_I>", add_special_tokens=False)["input_ids"]) == 1
     assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
@@ -105,7 +110,7 @@ def test_the_costs_of_every_row_are_known(tiny_demo):
     assert rows.keys() == set(table["method"]) - {"gensar_demo_ensemble"}
     for name, row in rows.items():
         assert row["tasks"] == "+".join(sorted(table.filter(pl.col("method") == name)["task"]))
-        assert (row["parameters"] > 0) == (name in {"sasrec", "gensar_demo"})
+        assert (row["parameters"] > 0) == (name in {"sasrec", "gensar_demo", "gensar_demo_t5"})
         assert row["training seconds"] >= 0.0
         assert row["ranking seconds"] > 0.0
 
@@ -113,7 +118,7 @@ def test_the_costs_of_every_row_are_known(tiny_demo):
 def test_one_setting_reruns_its_stage_and_what_follows(tiny_demo, tmp_path):
     assert tiny_demo.planned(*DEMO) == set()
     lower = tmp_path / "lower.yaml"
-    lower.write_text("generators: {gensar_demo: {learning_rate: 3.0e-3}}  # lower\n")
+    lower.write_text("generators: {gensar_demo: {learning_rate: 2.0e-3}}  # lower\n")
     following = {"train_generator", "rank_generator", "fuse", "overall_table"}
     assert tiny_demo.planned(TABLE, COLLISIONS, overlays=(lower,)) == following
 
@@ -182,8 +187,8 @@ MODEL = "results/demo/models/gensar_demo"
 REFUSED = {
     "a bit": (lambda f: flip(f / MODEL / "model.safetensors"), r"model\.safetensors: is not what was written"),
     "a setting": (
-        lambda f: edit(f, "learning_rate: 5.0e-3\n", "learning_rate: 3.0e-3\n"),
-        rf"{MODEL}/stage\.json: was made with learning_rate 0\.005, not 0\.003; delete .* to have it made again",
+        lambda f: edit(f, "batch_tokens: 4096\n", "batch_tokens: 8192\n"),
+        rf"{MODEL}/stage\.json: was made with batch_tokens 4096, not 8192; delete .* to have it made again",
     ),
     "the seed": (lambda f: edit(f, "seed: 42", "seed: 43"), r"was made with seed 42, not 43"),
     "the code": (

@@ -19,7 +19,7 @@ from .planning import ROOT
 CHECKPOINTS = ("--config", "checkpoint_seconds=0")
 #: Its sitecustomize.py kills processes; see there for the moments.
 KILLER = ROOT / "tests" / "interruptions"
-TRAININGS = {"gensar_demo", "sasrec", "joint_demo"}
+TRAININGS = {"gensar_demo", "gensar_demo_t5", "sasrec", "joint_demo"}
 #: One method stands for all: every stage but those of the others.
 KILLED = r"^(?!results/demo/(models|ranks)/(random|popularity|minilm_cosine|query_frequency)\b)"
 
@@ -50,16 +50,16 @@ def test_every_stage_survives_a_kill_at_every_moment(tiny_demo, tmp_path):
     assert {Path(path).name for path, moment in kills if moment == "checkpoint"} == TRAININGS
     assert_equal_bytes(results, tiny_demo.folder / "results")
     assert not [path for path in results.rglob("*") if ".partial" in path.name or path.suffix == ".pt"]
-    continued = re.search(
-        r"continues at step (\d+) of", (results / "demo/logs/train_generator_gensar_demo.log").read_text()
-    )
-    assert continued
-    assert int(continued[1]) > 0
+    for generator in ("gensar_demo", "gensar_demo_t5"):
+        log = (results / f"demo/logs/train_generator_{generator}.log").read_text()
+        continued = re.search(r"continues at step (\d+) of", log)
+        assert continued
+        assert int(continued[1]) > 0
 
 
 def test_a_run_killed_whole_ends_in_the_bytes_of_another_run(tiny_demo, tiny_workflow):
     folder = tiny_workflow.folder
-    checkpoints = folder / "results/demo/checkpoints/gensar_demo"
+    checkpoints = folder / "results/demo/checkpoints/gensar_demo_t5"
     run = subprocess.Popen(
         tiny_workflow.command(TABLE, options=CHECKPOINTS),
         cwd=folder,
@@ -84,7 +84,7 @@ def test_a_run_killed_whole_ends_in_the_bytes_of_another_run(tiny_demo, tiny_wor
     assert "--unlock" in refused.stdout
     tiny_workflow.run(TABLE, options=("--unlock",))
     tiny_workflow.run(TABLE, COLLISIONS)
-    log = (folder / "results/demo/logs/train_generator_gensar_demo.log").read_text()
+    log = (folder / "results/demo/logs/train_generator_gensar_demo_t5.log").read_text()
     assert "continues at step" in log
     assert_equal_bytes(folder / "results", tiny_demo.folder / "results")
 

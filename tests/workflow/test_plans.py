@@ -77,6 +77,21 @@ def test_vectors_of_a_joint_method_feed_identifiers(workflow):
     assert {"training_negatives", "method", "embed_sequential"} <= planned
 
 
+def test_identifiers_need_what_their_kind_declares(workflow):
+    kinds = {
+        "numbers": ({"kind": "numbers"}, set()),
+        "titles": ({"kind": "titles"}, set()),
+        "clusters": ({"kind": "clusters"}, {"samples"}),
+        "product": ({"kind": "product", "semantic": "minilm"}, {"embed_text"}),
+        "quick": ({"kind": "rq_kmeans", "semantic": "minilm"}, {"embed_text"}),
+    }
+    with workflow.configuration() as values:
+        values["identifiers"] |= {name: entry for name, (entry, _) in kinds.items()}
+    for name, (_, needed) in kinds.items():
+        planned = workflow.planned(f"results/demo/identifiers/{name}/identifiers.parquet")
+        assert planned == {"simulate", "canonical_amazon", "identifiers", *needed}, name
+
+
 # Other mistakes take the same way out of Snakemake; tests/unit/config has them all.
 @pytest.mark.parametrize(
     ("old", "new", "target", "expected"),

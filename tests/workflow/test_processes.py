@@ -14,8 +14,8 @@ from gensar_core.generator.training_task import GeneratorTask
 from tests.support import generator_folders as folders
 
 USERS = 20
-MODEL = "results/demo/models/gensar_demo"
-LOG = "results/demo/logs/train_generator_gensar_demo.log"
+MODEL = "results/demo/models/gensar_demo_t5"
+LOG = "results/demo/logs/train_generator_gensar_demo_t5.log"
 #: Several micro-batches a step, dropout in each, and validations in between.
 SETTINGS = {
     "size": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 1},
@@ -46,23 +46,23 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     monkeypatch.setenv("GENSAR_DEVICE", "cpu")
     folder = workflow.folder
     with workflow.configuration() as values:
-        values["generators"]["gensar_demo"] |= SETTINGS
+        values["generators"]["gensar_demo_t5"] |= SETTINGS
     experiments = load_experiments(values)
-    settings, seed = experiments.generators["gensar_demo"].part(TrainingSettings), experiments.seed
+    settings, seed = experiments.generators["gensar_demo_t5"].part(TrainingSettings), experiments.seed
     folders.write_corpus(folder / "results/demo/corpora/demo", USERS)
     folders.write_samples(folder / "results/demo/samples", USERS)
     train_alone(folder, folder / "alone", settings, seed, None)
 
     # Two processes go on from where one was killed.
     monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    train_alone(folder, folder / "killed", settings, seed, folder / "results/demo/checkpoints/gensar_demo", steps=3)
+    train_alone(folder, folder / "killed", settings, seed, folder / "results/demo/checkpoints/gensar_demo_t5", steps=3)
     options = ("--allowed-rules", "train_generator", "--set-resources", "train_generator:processes=2")
     workflow.run(f"{MODEL}/stage.json", options=options)
     log = (folder / LOG).read_text()
     assert log.count("continues at step 3 of 15") == 1
     assert log.count("step 15 of 15") == 1
     assert "torchelastic" not in log
-    assert not (folder / "results/demo/checkpoints/gensar_demo").exists()
+    assert not (folder / "results/demo/checkpoints/gensar_demo_t5").exists()
     assert json.loads((folder / MODEL / "stage.json").read_text())["counts"]["processes"] == 2
 
     expected, weights = (load_file(model / "model.safetensors") for model in (folder / "alone", folder / MODEL))

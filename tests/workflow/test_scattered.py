@@ -3,27 +3,29 @@
 import pytest
 
 SAMPLES = ["samples/samples.parquet", "samples/candidates.parquet", "samples/training_events.parquet"]
-RANKS = ["ranks/gensar_demo.parquet", "full_ranks/gensar_demo.parquet", "ranks/gensar_demo.scores.parquet"]
+#: One family of backbones in either ranking.
+RANKS = ["ranks/gensar_demo_t5.parquet", "ranks/gensar_demo_t5.scores.parquet", "full_ranks/gensar_demo.parquet"]
 CASES = {
     "samples": (
-        ("datasets", "demo"),
+        ("datasets", ["demo"]),
         ["samples_survey", "samples_part", "samples_gather"],
         [*SAMPLES, "samples/audit.json"],
     ),
     "rankings": (
-        ("generators", "gensar_demo"),
+        ("generators", ["gensar_demo", "gensar_demo_t5"]),
         [f"{rule}_{step}" for rule in ("rank_generator", "full_rank_generator") for step in ("part", "gather")],
         RANKS,
     ),
 }
 
 
-@pytest.mark.parametrize(("entry", "rules", "files"), CASES.values(), ids=CASES)
-def test_jobs_share_the_work_and_give_the_tables_of_one_job(tiny_demo, tmp_path, entry, rules, files):
+@pytest.mark.parametrize(("entries", "rules", "files"), CASES.values(), ids=CASES)
+def test_jobs_share_the_work_and_give_the_tables_of_one_job(tiny_demo, tmp_path, entries, rules, files):
     workflow = tiny_demo.copied(tmp_path)
-    section, name = entry
+    section, names = entries
     with workflow.configuration() as values:
-        values[section][name]["scatter"] = 3
+        for name in names:
+            values[section][name]["scatter"] = 3
     targets = [f"results/demo/{file}" for file in files]
     assert workflow.planned(*targets) == set(rules)
     output = workflow.run(*targets).stdout

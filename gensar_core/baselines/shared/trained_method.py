@@ -10,7 +10,7 @@ import abc
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Count, Positive, Rate, Settings
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.full_ranking import CatalogueTargets, ranks_by_score
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
@@ -35,6 +36,8 @@ class TrainedSettings(Settings):
     epochs: Positive = 100
     validation_users: Count = 0
     """Validate on at most this many targets per task (0: all)."""
+    validate_among: Literal["candidates", "catalogue"] = "candidates"
+    """Choose the weights by how they rank the valid targets among their candidates, or among all items."""
     patience: Positive = 5
     """Stop after this many validations without a gain."""
 
@@ -89,7 +92,7 @@ class TrainedMethod(Method[S], Generic[S, M]):
         """Complete the module after its ``training``; return further counts for the stage's record."""
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:
-        """Train with early stopping on NDCG@5 over the valid candidates, a mean over the method's tasks."""
+        """Train with early stopping on NDCG@5 of the valid targets, a mean over the method's tasks."""
         training = self.training()
         name = type(self).__name__
         record = train(training, training.schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
@@ -162,8 +165,13 @@ class Training(abc.ABC):
         return {"score": metrics["valid_ndcg@5"], **metrics}
 
     def metrics(self, lists: CandidateLists) -> dict[str, float]:
-        """Compute NDCG@5 and HR@10 of the present weights."""
-        ranks = average_ranks(self.method.score(lists), lists.present)
+        """Compute NDCG@5 and HR@10 of the present weights, among candidates or the catalogue."""
+        if self.method.settings.validate_among == "catalogue":
+            targets, n_items = CatalogueTargets(lists.samples), self.method.data.n_items
+            table = ranks_by_score(targets, n_items, self.method.score_catalogue, description="validate")
+            ranks = table.get_column("rank").to_numpy()
+        else:
+            ranks = average_ranks(self.method.score(lists), lists.present)
         return {"valid_ndcg@5": ndcg(ranks, 5), "valid_hr@10": hit_rate(ranks, 10)}
 
 

@@ -13,16 +13,31 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from gensar_core.config.generators import OnePassSettings
 from gensar_core.errors import UserError
+from gensar_core.generator.backbones.token_rows import add_corpus_tokens
 from gensar_core.generator.click_evidence import FEATURES
 from gensar_core.nn.dropout import dropout
+from gensar_core.nn.t5 import unloadable
+from gensar_core.runtime.hub import Hub
 from gensar_core.runtime.seeds import derive_seed
 
 #: File of the vectors and weights beside the Hugging Face folder.
 CATALOGUE_FILE: Final = "catalogue.safetensors"
+#: Families of pretrained models: the layers of each are named as in a Llama, and a mask of any shape is kept.
+_FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 #: Initial weights of the evidence of co-clicks; that of queries begins with them in search and at 0 in rec.
 _EVIDENCE: Final = 0.3
 
@@ -48,6 +63,7 @@ class CausalGenerator(torch.nn.Module):
             self.evidence_weight[0, :, 0] = 0.0
             self.evidence_floor[:, :, 0] = -1.0
         self._dropout = settings.dropout
+        lm.set_attn_implementation(_ATTENTION)
         for layer in lm.model.layers:
             layer.self_attn.o_proj.register_forward_hook(self._drop)
             layer.mlp.down_proj.register_forward_hook(self._drop)
@@ -128,6 +144,61 @@ class CausalGenerator(torch.nn.Module):
         """Weigh the evidence [j, K] of continuations at a level of the trie: what it adds to their logits [j]."""
         floor = functional.softplus(self.evidence_floor[task, depth])
         return (torch.log(floor + evidence) * self.evidence_weight[task, depth]).sum(1)
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Mix the values that each query sees, [B, T, H, D] of ``query`` [B, H, T, D]; ``mask`` bool [B, 1, T, S].
+
+    On a CPU, torch's fused attention takes six times as long for its gradient in bfloat16 as the products do that it
+    is made of. In float32 it is the faster way.
+    """
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        fused: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, mask, scaling=scaling, **options
+        )
+        return fused
+    # Heads that share keys and values stand one after the other.
+    key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
+    hidden = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    scores = (query * scaling) @ key.transpose(-1, -2) + hidden
+    return (scores.softmax(-1) @ value).transpose(1, 2), None
+
+
+#: Name of `attention` among those of the Hugging Face library; masks are made as for its default.
+_ATTENTION: Final = "gensar"
+AttentionInterface.register(_ATTENTION, attention)
+AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+
+
+def pretrained(name: str, tokenizer: Any, corpus: Path, seed: int) -> Any:
+    """Load a pretrained causal language model, float32, with rows for the tokens of a corpus.
+
+    Raises UserError when it cannot be loaded, is of a family whose layers are not known here, or does not have the
+    tokenizer of the corpus.
+    """
+    hub = Hub(name)
+    try:
+        family = AutoConfig.from_pretrained(name, **hub.options).model_type
+        if family not in _FAMILIES:
+            raise UserError(f"backbone: 'causal:{name}' is a {family}; name one of {', '.join(_FAMILIES)}")
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **hub.options)
+    except UserError:
+        raise
+    except Exception as error:
+        # The hub's client has no common exception for missing and unreachable files.
+        raise unloadable(f"causal:{name}", hub.reason(error)) from error
+    add_corpus_tokens(model, name, tokenizer, corpus, seed)
+    # Identifiers end with the tokenizer's end of sequence, whatever the model was trained to end its texts with.
+    model.config.eos_token_id, model.config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return model
 
 
 def from_scratch(settings: OnePassSettings, vocabulary: int, tokenizer: Any, seed: int) -> Any:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    MT5ForConditionalGeneration,
-    T5Config,
-    T5ForConditionalGeneration,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-from gensar_core.config.generators import ScratchSize, TrainingSettings
+from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora import read as corpora
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.t5 import Backbone, token_tables
-from gensar_core.runtime.hub import Hub, first_line
-from gensar_core.runtime.progress import say
-from gensar_core.runtime.seeds import derive_seed
-
-#: Files that a folder with a tokenizer holds at least one of.
-_TOKENIZERS: Final = ("tokenizer.json", "tokenizer_config.json", "spiece.model")
+from gensar_core.generator.backbones.t5 import Backbone
+from gensar_core.generator.backbones.token_rows import add_corpus_tokens
+from gensar_core.nn.t5 import load_t5, t5_from_scratch
 
 
 def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path | None = None) -> Backbone:
@@ -38,137 +23,17 @@ def build(settings: TrainingSettings, corpus: Path, seed: int, start_from: Path 
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     if start_from is None and settings.backbone == "scratch":
-        model = from_scratch(settings.size, vocabulary, tokenizer, seed)
+        model = t5_from_scratch(settings.size, vocabulary, tokenizer, seed)
     else:
         name = settings.backbone if start_from is None else str(start_from)
-        model = load_model(name)
-        _check_tokenizer(model, name, tokenizer, corpus)
-        trained_rows = _trained_rows(model, name, tokenizer, corpus)
-        add_token_rows(model, corpora.base_vocabulary_size(corpus), vocabulary, seed, trained_rows)
+        model = load_t5(name)
+        _check_ends(model, name, tokenizer, corpus)
+        add_corpus_tokens(model, name, tokenizer, corpus, seed)
     model.config.identifier_likelihood = settings.likelihood
     return model
 
 
-def is_causal(backbone: str) -> bool:
-    """Return whether a backbone reads logs in one pass: `causal`, or a decoder-only model by hub name or folder."""
-    if backbone in ("causal", "scratch"):
-        return backbone == "causal"
-    try:
-        model_type = AutoConfig.from_pretrained(backbone, **Hub(backbone).options).model_type
-    except Exception:
-        # Loading it will tell what is wrong.
-        return False
-    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in ("t5", "mt5")
-
-
-def from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: int) -> Backbone:
-    """Build a T5 (first version: ReLU, tied embeddings) with its authors' initialization, drawn from ``seed``.
-
-    Embeddings are drawn from N(0, 1) and outputs scaled by d_model**-0.5, so the first logits have about unit variance.
-    """
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    start = {"decoder_start_token_id": tokenizer.pad_token_id}
-    config = T5Config(vocab_size=vocabulary, feed_forward_proj="relu", **ends, **start, **size.model_dump())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "weights"))
-        return T5ForConditionalGeneration(config)
-
-
-def add_token_rows(model: Backbone, words: int, vocabulary: int, seed: int, trained_rows: Mapping[int, int]) -> None:
-    """Add rows for token ids ``words`` to ``vocabulary`` to the embeddings (and to a separate output matrix).
-
-    ``trained_rows`` maps the ids of tokens that the model was trained with to their rows in the model. Every other
-    token gets a fresh row, each dimension drawn from the normal distribution of the words' rows in that dimension. To
-    the trained layers such rows look like ordinary words, and no two are alike. (Rows of zero or unit scale would enter
-    a pretrained network at a size it has never seen.) A token's draw does not depend on which others were trained. The
-    model's spare rows are overwritten as well, because they were never trained.
-    """
-    trained = [table.data[list(trained_rows.values())].clone() for table in token_tables(model)]
-    # A row past the vocabulary may belong to a token that now has another id, and would compete with it.
-    rows = vocabulary if trained_rows else max(vocabulary, model.get_input_embeddings().weight.shape[0])
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    for number, table in enumerate(token_tables(model)):
-        word_rows = table.data[:words].double()
-        draw = torch.Generator().manual_seed(derive_seed(seed, "new tokens", number))
-        noise = torch.randn((vocabulary - words, table.shape[1]), generator=draw, dtype=torch.float64)
-        fresh = word_rows.mean(0) + noise * word_rows.std(0, correction=0)
-        table.data[words:vocabulary] = fresh.to(table.dtype)
-        table.data[list(trained_rows)] = trained[number]
-
-
-def _trained_rows(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> dict[int, int]:
-    """Map the ids of identifier and behavior tokens that the model has, by name, to its rows for them.
-
-    Raises UserError if the two tokenizers number their words differently.
-    """
-    model_ids, rows, new_ids = _tokens_of(name), len(model.get_input_embeddings().weight), corpora.new_tokens(corpus)
-    if model_ids:
-        words = tokenizer.convert_ids_to_tokens(list(range(corpora.base_vocabulary_size(corpus))))
-        for number, word in enumerate(words):
-            if model_ids.get(word) != number:
-                has = f"has it as {model_ids[word]}" if word in model_ids else "does not have it"
-                raise UserError(
-                    f"backbone: token {word!r} is {number} in the tokenizer of {corpus}, that of {name!r} {has}; give "
-                    "the corpus the tokenizer that this model was trained with"
-                )
-    trained_rows = {number: model_ids[token] for token, number in new_ids.items() if model_ids.get(token, rows) < rows}
-    say(
-        f"backbone: of {len(new_ids):,} identifier and behavior tokens, {len(trained_rows):,} are known to {name} "
-        "and keep their rows; the others begin at random"
-    )
-    return trained_rows
-
-
-def _tokens_of(name: str) -> dict[str, int]:
-    """Return the ids of all tokens in a backbone's tokenizer; empty if it comes without one."""
-    folder = Path(name)
-    if folder.is_dir():
-        has = any((folder / file).is_file() for file in _TOKENIZERS)
-        return dict(load_corpus_tokenizer(folder).get_vocab()) if has else {}
-    try:
-        return dict(AutoTokenizer.from_pretrained(name, **Hub(name).options).get_vocab())
-    except Exception:
-        # The hub's client has no common exception for missing and unreachable files.
-        return {}
-
-
-def load_model(name: str) -> Backbone:
-    """Load a T5 or mT5, float32, by hub name or local folder. Raises UserError if it is missing or of another kind."""
-    hub = Hub(name)
-    try:
-        model_type = AutoConfig.from_pretrained(name, **hub.options).model_type
-    except Exception as error:
-        raise _unloadable(name, hub.reason(error)) from error
-    if model_type not in ("t5", "mt5"):
-        raise UserError(f"backbone: {name!r} is a {model_type}; name a T5 or mT5 model, or write 'scratch'")
-    try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **hub.options)
-    except Exception as error:
-        raise _unloadable(name, hub.reason(error)) from error
-    assert isinstance(model, T5ForConditionalGeneration | MT5ForConditionalGeneration)
-    if model.lm_head.weight is not model.shared.weight:
-        # Transformers treats every T5 as tied and keeps a separate output matrix only until the embeddings grow.
-        model.config.tie_word_embeddings = False
-    return model
-
-
-def load_corpus_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a corpus or a trained model. Raises UserError if the folder holds none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; build the corpus first")
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        raise UserError(f"{folder}: holds no tokenizer that opens ({first_line(error)}); build it again") from error
-
-
-def _check_tokenizer(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> None:
-    words, embeddings = corpora.base_vocabulary_size(corpus), model.get_input_embeddings().weight.shape[0]
-    if words > embeddings:
-        raise UserError(
-            f"backbone: {name!r} has {embeddings} embeddings, but the tokenizer of {corpus} has {words} tokens of its "
-            "own; set the corpus' tokenizer to this model"
-        )
+def _check_ends(model: Backbone, name: str, tokenizer: Any, corpus: Path) -> None:
     for token in ("pad_token_id", "eos_token_id"):
         wanted, given = getattr(model.config, token), getattr(tokenizer, token)
         if wanted != given:
@@ -176,10 +41,3 @@ def _check_tokenizer(model: Backbone, name: str, tokenizer: Any, corpus: Path) -
                 f"backbone: {name!r} has {token} {wanted}, the tokenizer of {corpus} has {given}; "
                 "set the corpus' tokenizer to this model"
             )
-
-
-def _unloadable(name: str, reason: str) -> UserError:
-    return UserError(
-        f"backbone: {name!r} cannot be loaded ({reason}); download it while online and name the local "
-        "folder, or write 'scratch'"
-    )

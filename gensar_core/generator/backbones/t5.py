@@ -141,12 +141,6 @@ class BeamDecoder:
         return _decode(self.model, token, self.keys_values, attend_beams, self.attend_prompt)
 
 
-def token_tables(model: Backbone) -> list[torch.nn.Parameter]:
-    """Return the embeddings [vocabulary, d_model], and the output matrix if it is a separate one."""
-    embeddings, output = model.get_input_embeddings().weight, model.lm_head.weight
-    return [embeddings] if output is embeddings else [embeddings, output]
-
-
 def rows_in_cache(model: Backbone) -> int:
     """Return how many decoder tokens fit in a CPU core's cache at the widest layer."""
     return int(_CPU_CACHE // (model.config.d_ff * model.lm_head.weight.element_size()))

@@ -49,22 +49,25 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
     ``raw`` holds the category's reviews and metadata, and for 2014 optionally its product-search files. With
-    ``min_interactions``, the core of all reviews is computed; without, the published one is read. Every review of an
-    item with text is a recommendation click. With product-search files, the reviews of their (user, item) pairs are
-    also searches, each with one of the pair's queries; without them, a share of all reviews are also searches, with
-    queries made from category paths. Broken lines are counted in the record and skipped. Raises UserError when a file
-    is missing, cannot be read or is mostly broken, when ``expected_rows`` names an unknown step, and when no
-    interaction is left.
+    ``min_interactions``, the core of all reviews is computed; without, the published one is read. Every review of a
+    kept item is a recommendation click. With product-search files, the reviews of their (user, item) pairs are also
+    searches, each with one of the pair's queries; without them, a share of all reviews are also searches, with queries
+    made from category paths. With ``searches: none`` there are none, and the product-search files are not read. Broken
+    lines are counted in the record and skipped. Raises UserError when a file is missing, cannot be read or is mostly
+    broken, when ``expected_rows`` names an unknown step, and when no interaction is left.
     """
     _check_steps(settings.expected_rows)
     release = RELEASES[settings.release]
     reviews_path, metadata_path = _required_files(raw, settings)
     inputs = [reviews_path, metadata_path]
-    if settings.release == 2014 and product_search.has_product_search(raw):
+    made = settings.release == 2014 and settings.searches == "made"
+    if made and product_search.has_product_search(raw):
         inputs += [raw / name for name in product_search.FILES]
     with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         reviews = _load_reviews(stage, reviews_path, release.review_keys, settings.min_interactions)
-        items = _load_items(stage, metadata_path, release.product_keys, reviews["item"].unique())
+        items = _load_items(
+            stage, metadata_path, release.product_keys, reviews["item"].unique(), settings.keep_textless_items
+        )
         clicks = reviews.join(items.select("item"), on="item", how="semi", maintain_order="left")
         stage.record(reviews_on_dropped_items=len(reviews) - len(clicks), recommendation_interactions=len(clicks))
         # Free memory: nearly as large as the clicks.
@@ -74,7 +77,10 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
                 f"{raw}: no review is left, because no reviewed item has a title or description in {metadata_path.name}"
                 "; put reviews and metadata of the same category there"
             )
-        if len(inputs) > 2:
+        counts: Mapping[str, int] = {}
+        if settings.searches == "none":
+            searches = clicks.clear().with_columns(query=pl.lit(None, dtype=pl.String()))
+        elif len(inputs) > 2:
             product_searches = product_search.read_searches(raw, seed)
             stage.record(**product_searches.counts)
             searches, counts = searches_from_pairs(clicks, items["item"], product_searches.pairs)
@@ -153,8 +159,10 @@ def _core(stage: Stage, reviews: pl.DataFrame, minimum: int, path: Path) -> pl.D
     return core
 
 
-def _load_items(stage: Stage, path: Path, keys: ProductKeys | None, reviewed: pl.Series) -> pl.DataFrame:
-    """Return the reviewed items that have text: the columns of the metadata, and text."""
+def _load_items(
+    stage: Stage, path: Path, keys: ProductKeys | None, reviewed: pl.Series, keep_textless: bool
+) -> pl.DataFrame:
+    """Return the reviewed items that have text, or all of them: the columns of the metadata, and text."""
     metadata = read_metadata(path, frozenset(reviewed.to_list()), keys)
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
     items = metadata.items.with_columns(text=text)
@@ -167,7 +175,11 @@ def _load_items(stage: Stage, path: Path, keys: ProductKeys | None, reviewed: pl
         items_without_text=len(items) - len(with_text),
         items_with_text=len(with_text),
     )
-    return with_text
+    if not keep_textless:
+        return with_text
+    # An item without metadata has empty texts and no categories.
+    every = reviewed.sort().to_frame("item").join(items, on="item", how="left", maintain_order="left")
+    return every.with_columns(pl.col(pl.String).fill_null(""), pl.col("categories").fill_null([]))
 
 
 def _write(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: pl.DataFrame) -> None:

@@ -56,6 +56,19 @@ def test_a_killed_training_ends_in_the_same_scores(data, tmp_path, monkeypatch, 
         assert (resumed.score(lists) == whole.score(lists)).all()
 
 
+def test_weights_are_chosen_among_the_catalogue_where_that_is_set(data):
+    settings = {"dimensions": 8, "epochs": 2, "batch_size": 20, "loss": "softmax"}
+    method = make("sasrec", data, validate_among="catalogue", **settings)
+    training = method.training()
+    (lists,) = training.lists.values()
+    scores, targets = method.score_catalogue(lists.samples), lists.samples["target_item"].to_numpy()
+    ranks = (scores > scores[np.arange(len(scores)), targets][:, None]).sum(axis=1) + 1
+    hits = training.metrics(lists)["valid_hr@10"]
+    assert hits == np.mean(ranks <= 10)
+    among_candidates = make("sasrec", data, **settings).training()
+    assert among_candidates.metrics(lists)["valid_hr@10"] > hits
+
+
 @pytest.mark.parametrize(("kind", "settings"), [("sasrec", {"epochs": 6, "batch_size": 10}), ("jsr", JSR)])
 def test_a_falling_rate_ends_with_the_training(data, kind, settings):
     schedule = make(kind, data, **settings, falling_rate=True).training().schedule

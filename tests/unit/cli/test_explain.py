@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from gensar_core.runtime.stage import write_json
 
 SEMANTIC = [[0, 1, 2], [0, 1, 3], [0, 1], [0, 2, 2], [1, 1, 2]]
 COLLABORATIVE = [[4], [4, 4], [3], [2], [1]]
+#: Identifiers of the collaborative side, where it is made of text.
+TEXTS = ["red lipstick", "pink lipstick", "lip balm", "red nail polish", "red lipstick 2"]
 TITLES = ["red lipstick", "pink lipstick", "lip balm", "nail polish " * 9, ""]
 
 
@@ -29,7 +32,8 @@ def identifiers(tmp_path: Path) -> Path:
     canonical.mkdir()
     moved = [False, True, False, False, False]
     columns = {"item_id": range(5), "semantic": SEMANTIC, "collaborative": COLLABORATIVE}
-    frame = pl.DataFrame({**columns, "semantic_moved": moved, "collaborative_moved": [False] * 5})
+    columns |= {"semantic_moved": moved, "collaborative_moved": [False] * 5}
+    frame = pl.DataFrame({**columns, "semantic_text": [None] * 5, "collaborative_text": TEXTS})
     schema.IDENTIFIERS.write(frame, folder / "identifiers.parquet")
     semantic = {"levels": ["M1", "S1", "S2"], "sizes": [4, 4, 4]}
     write_json(
@@ -62,6 +66,18 @@ def test_codes_and_nearest_items_of_both_sides_are_shown(identifiers: Path) -> N
         "    1 of 1 codes  <R_4><R_4>  A2  pink lipstick",
         "    no other item shares a code",
         "    other items by shared codes: 1: 1",
+    ]
+
+
+def test_identifiers_of_text_are_compared_by_words(identifiers: Path) -> None:
+    vocabulary = json.loads((identifiers / "vocabulary.json").read_text())
+    write_json(identifiers / "vocabulary.json", {**vocabulary, "collaborative": {"rows": "text"}})
+    assert shown("A1", identifiers, "--neighbors", 3).splitlines()[8:] == [
+        "collaborative  red lipstick",
+        "    2 of 2 words  red lipstick 2  A5",
+        f"    1 of 2 words  red nail polish  7  {('nail polish ' * 9)[:71]}…",
+        "    no other item shares a word",
+        "    other items by shared words: 1: 2, 2: 1",
     ]
 
 

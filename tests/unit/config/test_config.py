@@ -77,7 +77,11 @@ def put(values, path, value):
         ("datasets.shop.table", "mine", "datasets.shop.table: 'mine' is not an entry of tables"),
         ("corpora.wo_nrip.base", "whole", "corpora.wo_nrip.base: 'whole' is not an entry here"),
         ("identifiers.joint.base", "deep", "circular: joint -> deep -> joint"),
-        ("corpora.full.tasks", ["nrip", "nsqq"], "corpora.full.tasks.1:"),
+        ("corpora.full.tasks", ["nrip", "nsqq"], "corpora.full.tasks.1: 'nsqq' is not an entry of its prompt file; did you mean 'nsqp'?"),
+        ("corpora.full.drop", ["descid"], "corpora.full.drop.0: 'descid' is not an entry of its prompt file; did you mean 'desc2id'?"),
+        ("corpora.full.drop", ["nrip", "nsqp", "nsip", "desc2id", "id2desc"], "corpora.full.drop: no task is left; drop fewer of nrip,"),
+        ("corpora.full.tasks", ["doc2query"], "corpora.full.pseudo_queries: its tasks ask them; name an entry of pseudo_queries"),
+        ("corpora.full.prompts", "tigr", "corpora.full.prompts: 'tigr' is not an entry of the prompt files, nor a file; did you mean 'tiger'?"),
         ("corpora.wo_nrip.base", ["full"], "corpora.wo_nrip.base: name one entry of this section, not ['full']"),
         ("corpora.wo_nrip.base", {}, "corpora.wo_nrip.base: name one entry of this section, not {}"),
         ("corpora.wo_nrip.base", "ful", "corpora.wo_nrip.base: 'ful' is not an entry here; did you mean 'full'?"),
@@ -95,7 +99,7 @@ def put(values, path, value):
         ("datasets.figures", {"source": "simulated", "users": 200, "items": 200}, "datasets.figures: results/figures holds other results; rename it"),
         ("figures.collisions", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.collisions: every data set has another figure of this name; rename it"),
         ("figures.sasrec_training", {"series": [{"label": "a", "rows": ["sasrec"]}]}, "figures.sasrec_training: every data set has another figure of this name"),
-        ("generators.gensar.task_weights", {"nsi": 1.0}, "generators.gensar.task_weights.nsi: input should be 'nrip', 'nsqp',"),
+        ("generators.gensar.task_weights", {"nsi": 1.0}, "generators.gensar.task_weights.nsi: 'nsi' is not an entry of the corpora's prompt files; did you mean 'nsip'?"),
         ("generators.gensar.task_weights", {"nsip": "all"}, "generators.gensar.task_weights.nsip: input should be a valid number, not 'all'"),
         ("generators.gensar.task_weights", {"nsip": -0.5}, "generators.gensar.task_weights.nsip: input should be greater than or equal to 0"),
         ("generators.gensar.task_weights", {"nsip": {"examples": 1.5}}, "task_weights.nsip.examples: input should be a valid integer, not 1.5"),
@@ -127,8 +131,8 @@ def test_base_takes_over_and_overrides_key_by_key(values):
     assert experiments.identifiers["deep"].semantic == "text"
     assert experiments.identifiers["deep"].shared_levels == 1
     assert experiments.identifiers["joint"].shared_levels == 2
-    assert "nrip" not in experiments.corpora["wo_nrip"].active_tasks
-    assert experiments.corpora["full"].active_tasks[0] == "nrip"
+    assert "nrip" not in experiments.corpora["wo_nrip"].active_tasks()
+    assert experiments.corpora["full"].active_tasks()[0] == "nrip"
 
 
 def test_a_long_chain_of_bases_is_followed_and_a_long_circle_refused(values):
@@ -154,6 +158,11 @@ def test_a_staged_training_has_backbone_and_size_of_its_first_stage(values):
 def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(values):
     fused = put(values, "fusions.both", {"parts": ["sasrec", "gensar"]})
     assert load_experiments(put(fused, "tables.overall.rows", ["both"])).fusions["both"].parts == ["sasrec", "gensar"]
+    shown = {"rows": ["sasrec", "both"], "among": "catalogue"}
+    with pytest.raises(
+        UserError, match=r"tables.overall.rows: the fusion both weighs lists of candidates; leave it out"
+    ):
+        load_experiments(put(fused, "tables.overall", shown))
     with pytest.raises(UserError, match=r"fusions.sasrec: a method has the same name"):
         load_experiments(put(values, "fusions.sasrec", {"parts": ["gensar"]}))
     with pytest.raises(UserError, match=r"fusions.both.parts.0: 'nobody' is not an entry of methods or generators"):
@@ -165,8 +174,8 @@ def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(value
 def test_reordered_keys_give_the_same_canonical_settings(values):
     turned = put(values, "identifiers.joint", dict(reversed(values["identifiers"]["joint"].items())))
     assert (
-        load_experiments(values).identifiers["deep"].quantization().canonical()
-        == load_experiments(turned).identifiers["deep"].quantization().canonical()
+        load_experiments(values).identifiers["deep"].of_stage().canonical()
+        == load_experiments(turned).identifiers["deep"].of_stage().canonical()
     )
 
 
@@ -224,7 +233,7 @@ def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():
     sides = [f"{task}_{side}" for task in ("desc2id", "id2desc") for side in ("semantic", "collaborative")]
     assert drawn == {"nsip": 100_000, "nsqp": 1_000, "doc2query": 1_000, **dict.fromkeys(sides, 1_000)}
     assert (generator.patience, generator.validation_users, generator.validation_choice) == (None, 10_000, "latest")
-    assert corpus.active_tasks == ["nrip", "nsqp", "nsip", "desc2id", "id2desc", "doc2query"]
+    assert corpus.active_tasks() == ["nrip", "nsqp", "nsip", *sides, "doc2query"]
     queries = experiments.pseudo_queries[corpus.pseudo_queries]
     assert (queries.backbone, queries.epochs, queries.top_k, queries.top_p) == (
         "doc2query/msmarco-t5-base-v1",
@@ -234,7 +243,7 @@ def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():
     )
     assert (queries.max_item_tokens, queries.max_query_tokens, queries.queries_per_item) == (256, 64, 20)
     # The small corpora build on the paper's, but have no query model to ask.
-    assert "doc2query" not in experiments.corpora["demo"].active_tasks
+    assert not experiments.corpora["demo"].reads_pseudo_queries()
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path):

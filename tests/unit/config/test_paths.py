@@ -1,5 +1,7 @@
 """Which files an entry reads: known answers for a small shop, and what is refused."""
 
+import copy
+
 import pytest
 
 from gensar_core.config import paths
@@ -12,6 +14,7 @@ from gensar_core.config.seeds import with_seeds
 from gensar_core.config.stage_settings import stage_seed, stage_settings
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
+from gensar_core.identifiers.interface import INPUTS
 
 SIMULATED = {"source": "simulated", "users": 200, "items": 200}
 VALUES = {
@@ -29,6 +32,10 @@ VALUES = {
     "identifiers": {
         "joint": {"semantic": "text", "collaborative": "clicks"},
         "words": {"semantic": "text"},
+        "pairs": {"kind": "clusters"},
+        "random": {"kind": "numbers"},
+        "titles": {"kind": "titles"},
+        "product": {"kind": "product", "collaborative": "clicks"},
     },
     "pseudo_queries": {"asked": {"backbone": "scratch"}},
     "corpora": {
@@ -115,6 +122,21 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "words"),
             {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
         ),
+        *[
+            (paths.identifier_inputs, ("shop", identifier), files)
+            for identifier, files in {
+                "words": {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
+                "product": {"collaborative": "results/shop/embeddings/clicks/vectors.safetensors"},
+                "pairs": {
+                    "training_events": "results/shop/samples/training_events.parquet",
+                    "item_texts": "results/shop/canonical/items.parquet",
+                },
+                "random": {"item_texts": "results/shop/canonical/items.parquet"},
+                "titles": {"item_texts": "results/shop/canonical/items.parquet"},
+            }.items()
+        ],
+        (paths.identifier_module, ("words",), "gensar_core.identifiers.kinds.rqvae"),
+        (paths.identifier_module, ("pairs",), "gensar_core.identifiers.kinds.clusters"),
         (
             paths.corpus_embeddings,
             ("shop", "short"),
@@ -145,7 +167,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "brief"),
             [
                 f"results/shop/corpora/short/{name}"
-                for name in ("prompts.parquet", "item_tokens.parquet", "trie.safetensors")
+                for name in ("prompts.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors")
             ],
         ),
         (
@@ -154,7 +176,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             [
                 f"results/shop/corpora/full/{name}"
                 for name in (
-                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "templates.yaml",
+                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "prompts.yaml",
                     "trie.safetensors",
                 )
             ],
@@ -282,8 +304,16 @@ def test_a_causal_generator_reads_logs_in_place_of_prompts():
     trained, ranked = paths.training_corpus(plan, "shop", "log"), paths.ranking_corpus(plan, "shop", "log")
     names = [[path.rsplit("/", 1)[1] for path in files] for files in (trained, ranked)]
     assert names == [
-        ["user_logs.parquet", "asked_logs.parquet", "item_tokens.parquet", "new_tokens.json", "trie.safetensors"],
-        ["asked_logs.parquet", "item_tokens.parquet", "trie.safetensors"],
+        [
+            "user_logs.parquet",
+            "alignment_logs.parquet",
+            "asked_logs.parquet",
+            "item_tokens.parquet",
+            "new_tokens.json",
+            "prompts.yaml",
+            "trie.safetensors",
+        ],
+        ["asked_logs.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors"],
     ]
     assert paths.training_samples(plan, "shop", "log")[-1] == "results/shop/samples/training_events.parquet"
     assert len(paths.training_samples(plan, "shop", "gensar")) == 2
@@ -363,6 +393,14 @@ def test_amazon_files_are_simulated_or_downloaded(plan):
     ]  # fmt: skip
 
 
+def test_a_data_set_without_searches_needs_no_product_search_files(plan, monkeypatch):
+    books = plan.experiments.datasets["books"].model_copy(update={"searches": "none"})
+    monkeypatch.setitem(plan.experiments.datasets, "books", books)
+    assert amazon_files(plan, "books") == [
+        "resources/amazon/Books/Books.reviews", "resources/amazon/Books/Books.meta",
+    ]  # fmt: skip
+
+
 def test_amazon_files_of_a_folder_are_those_that_lie_there(plan, folder):
     (folder / "Toys.reviews").touch()
     with pytest.raises(UserError, match=r"config: datasets\.toys\.raw: there is no folder/Toys\.meta; put the file"):
@@ -417,3 +455,34 @@ def test_file_lists_stand_in_the_order_rules_write_them():
         "events.parquet", "users.parquet", "items.parquet", "queries.parquet",
     ]  # fmt: skip
     assert all(path.startswith("results/{dataset}/canonical/") for path in paths.CANONICAL_TABLES)
+
+
+def test_each_declared_input_of_identifiers_has_its_files():
+    for inputs, fields in INPUTS.items():
+        files = paths._IDENTIFIER_INPUTS[inputs]
+        # Vectors are named by the entry, side by side.
+        assert set(files) == (set() if inputs == "vectors" else set(fields))
+
+
+def test_identifiers_without_vectors_give_no_warm_start_and_draw_no_curve():
+    values = copy.deepcopy(VALUES)
+    values["corpora"]["full"]["identifier"] = "random"
+    values["datasets"]["shop"]["compared_identifiers"] = ["words", "titles"]
+    plan = paths.Plan(*with_seeds(load_experiments(values), _never), _never, _never)
+    with pytest.raises(UserError, match=r"generators.gensar.warm_start: .* built from no embedding"):
+        paths.generator_token_vectors(plan, "shop", "gensar")
+    assert paths.drawn_identifiers(plan, "shop", "") == ["words"]
+
+
+def test_copies_of_a_table_over_seeds_share_identifiers_that_draw_nothing():
+    for identifier, copied in (("titles", []), ("random", ["random-seed1"])):
+        values = copy.deepcopy(VALUES)
+        values["corpora"]["short"]["identifier"] = identifier
+        experiments, _ = with_seeds(load_experiments(values), _never)
+        # `joint-seed1` belongs to the other rows.
+        copies = {name for name in experiments.identifiers if name.endswith("-seed1")}
+        assert copies - {"joint-seed1"} == set(copied)
+
+
+def _never(_kind):
+    return False

@@ -156,6 +156,7 @@ def test_the_check_lists_what_seeds_add(tmp_path):
         return [line for line in done.stdout.splitlines() if line.startswith("for seeds")]
 
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    del values["tables"]["field_comparison"]["seeds"]
     assert told(values) == []
     lines = told(put(values, "tables.demo.seeds", [42, 5]))
     assert "for seeds, 2 more methods: random-seed5, sasrec-seed5" in lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,21 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gensar_core import schema
+from gensar_core.config.prompts import Template, find_prompts
 from gensar_core.corpora import assemble
 from gensar_core.corpora.assemble import ExampleRows, targets, value_tokens
 from gensar_core.corpora.chunks import item_rows, sample_rows
 from gensar_core.corpora.instructions import Instructions
-from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.tasks import BEHAVIOR_TOKENS, NRIP, NSIP, NSQP, TASKS, Task
-from gensar_core.corpora.template_files import Template, _parse
-from gensar_core.corpora.templates import load_templates
+from gensar_core.corpora.tasks import ASKED, BEHAVIOR_TOKENS, FOUND, Task
 from gensar_core.corpora.token_pieces import Pieces, beside
-from gensar_core.corpora.tokenizer import add_tokens, check_tokenizer, train_tokenizer
+from gensar_core.embeddings.item_texts import Encoder, Texts
+from gensar_core.embeddings.tokenizer import add_tokens, check_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.schema import SIDES
-from tests.support.prompts_by_hand import Scribe, blanks_kept, t5_like
+from tests.support.prompts_by_hand import TASKS, Scribe, blanks_kept, t5_like
 from tests.support.shop import QUERIES, TEXTS, Q, R, S, sample
 
+GENSAR = find_prompts("gensar")
 CODES = 5
 # The levels of a scheme of variable length: positions beyond the second share a level.
 TREE = {"semantic": ["T1", "T2", "T3", "T3", "T3"], "collaborative": ["C1", "C2", "C3", "C3", "C3"]}
@@ -100,8 +101,7 @@ def template(draw: st.DrawFn, placeholders: tuple[str, ...]) -> Template:
     parts = [*words[0]]
     for slot, after in zip(order, words[1:], strict=True):
         parts += [f"{{{slot}}}", *after]
-    name = {"history": "nrip", "history query": "nsip", "description": "desc2id_semantic"}.get(" ".join(placeholders))
-    return _parse(" ".join(parts), name or "id2desc_semantic", "test")
+    return Template.parse(" ".join(parts), placeholders, "test")
 
 
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -139,17 +139,16 @@ def test_assembled_ids_equal_the_tokenized_text(
     base, tokens = tokenizer
 
     def check(task: Task, rows: ExampleRows, write: Callable[[str, int], tuple[str, str]]) -> None:
-        templates = tuple(data.draw(template(tuple(sorted(task.placeholders)))) for _ in range(3))
+        placeholders = tuple(GENSAR.tasks[task.name].placeholders)
+        task = replace(task, templates=tuple(data.draw(template(placeholders)) for _ in range(3)))
         chosen = np.arange(len(rows)) % 3
         added = tokens if behavior_tokens else {}
-        instructions = Instructions.tokenize(
-            {task.name: templates}, [task.name], Encoder(base), added, base.eos_token_id
-        )
+        instructions = Instructions.tokenize([task], Encoder(base), added, base.eos_token_id)
         content = assemble.shown(pieces, task, rows)
         prompts = lists(instructions.write(content, chosen))
         assert [len(prompt) for prompt in prompts] == (content.lengths + instructions.lengths[chosen]).tolist()
         for i, target in enumerate(lists(targets(pieces, task, rows))):
-            texts = write(templates[chosen[i]].text, i)
+            texts = write(task.templates[chosen[i]].text, i)
             assert (prompts[i], target) == tuple(base(text).input_ids for text in texts), texts
 
     samples = [sample(i, "search", "train", i % ITEMS, i % N_QUERIES, past) for i, past in enumerate(histories)]
@@ -157,8 +156,8 @@ def test_assembled_ids_equal_the_tokenized_text(
     def searched(name: str, text: str, row: int) -> tuple[str, str]:
         return scribe.prompt(name, text, samples[row]), scribe.target(name, samples[row])
 
-    for task in (NRIP, NSQP, NSIP):
-        check(task, as_rows(samples).recent(*caps), functools.partial(searched, task.name))
+    for task in (TASKS[name] for name in ("nrip", "nsqp", "nsip")):
+        check(task, as_rows(samples).recent(task, *caps), functools.partial(searched, task.name))
     for task in (task for task in TASKS.values() if task.source == "item"):
         check(task, item_rows(np.arange(ITEMS)), functools.partial(scribe.alignment, task.name))
 
@@ -167,7 +166,7 @@ def test_values_end_with_the_end_of_sequence(tokenizer: Any) -> None:
     scribe = Scribe(TEXTS, QUERIES, [[0], [1, 2], [1, 2, 3], [1, 2, 3, 4], [0, 0, 0, 0, 0]], [[0]] * 5, levels=TREE)
     pieces = build_pieces(tokenizer, scribe)
     tokens, eos = tokenizer[1], tokenizer[0].eos_token_id
-    assert lists(value_tokens(pieces, NSIP.target, np.asarray([3, 0]))) == [
+    assert lists(value_tokens(pieces, FOUND, np.asarray([3, 0]))) == [
         [tokens["<S_I>"], tokens["<T1_1>"], tokens["<T2_2>"], tokens["<T3_3>"], tokens["<T3_4>"], eos],
         [tokens["<S_I>"], tokens["<T1_0>"], eos],
     ]
@@ -175,9 +174,9 @@ def test_values_end_with_the_end_of_sequence(tokenizer: Any) -> None:
 
 def test_pieces_are_tokenized_once(tokenizer: Any) -> None:
     pieces = build_pieces(tokenizer, Scribe(TEXTS, QUERIES, [[0]] * 5, [[1]] * 5, levels=TREE))
-    first = pieces.values(NSQP.target, ";")
+    first = pieces.values(ASKED, ";")
     size = len(pieces.table)
-    assert pieces.values(NSQP.target, ";") == first
+    assert pieces.values(ASKED, ";") == first
     assert len(pieces.table) == size
 
 
@@ -192,7 +191,7 @@ def test_recent_histories_equal_a_plain_loop(
     histories: list[list[tuple[int, int]]], clicks: int, searches: int
 ) -> None:
     rows = as_rows([sample(i, "rec", "train", 0, 0, past) for i, past in enumerate(histories)])
-    recent = rows.recent(clicks, searches).histories
+    recent = rows.recent(TASKS["nrip"], clicks, searches).histories
     assert recent is not None
     for i, past in enumerate(histories):
         sessions = [place for place, (behavior, _) in enumerate(past) if behavior == Q]
@@ -209,7 +208,7 @@ def test_recent_histories_equal_a_plain_loop(
 @pytest.fixture(scope="module")
 def instructions() -> Instructions:
     base, tokens = load("trained")
-    return Instructions.tokenize(load_templates(), ["nrip", "nsip"], Encoder(base), tokens, base.eos_token_id)
+    return Instructions.tokenize([TASKS["nrip"], TASKS["nsip"]], Encoder(base), tokens, base.eos_token_id)
 
 
 def test_an_instruction_depends_on_its_prompt_and_visit_alone(instructions: Instructions) -> None:

@@ -9,10 +9,10 @@ import yaml
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.prompts import find_prompts
 from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.live_prompts import Entry, LivePrompts
 from gensar_core.corpora.readable import readable
-from gensar_core.corpora.templates import load_templates
 from gensar_core.errors import UserError
 from tests.support.shop import QUERIES, SAMPLES, TEXTS, Q, write_corpus_inputs
 
@@ -49,10 +49,12 @@ def test_live_prompts_equal_the_stored_ones(corpus: Path, tmp_path: Path) -> Non
 def test_live_prompts_use_the_templates_that_the_corpus_was_built_with(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = {name: [template.text + " Now!" for template in some] for name, some in load_templates().items()}
-    (tmp_path / "templates.yaml").write_text(yaml.safe_dump(other))
+    other = find_prompts("gensar").model_dump(mode="json")
+    for task in other["tasks"].values():
+        task["templates"] = [template + " Now!" for template in task["templates"]]
+    (tmp_path / "gensar.yaml").write_text(yaml.safe_dump(other))
     # Another version of the library has other templates.
-    monkeypatch.setattr("gensar_core.corpora.templates.TEMPLATES_FILE", tmp_path / "templates.yaml")
+    monkeypatch.setattr("gensar_core.config.prompts.PROMPTS_FOLDER", tmp_path)
     check(corpus)
     changed = built(tmp_path)
     check(changed)
@@ -87,6 +89,6 @@ def test_a_folder_that_is_no_whole_corpus_is_one_clear_error(tmp_path: Path) -> 
     with pytest.raises(UserError, match="no such record; run the stage first"):
         LivePrompts(tmp_path)
     corpus = built(tmp_path)
-    (corpus / "templates.yaml").unlink()
-    with pytest.raises(UserError, match=r"templates\.yaml: no such file; build the corpus again"):
+    (corpus / "prompts.yaml").unlink()
+    with pytest.raises(UserError, match=r"prompts\.yaml: no such file; build the corpus again"):
         LivePrompts(corpus)

@@ -176,6 +176,17 @@ def test_warnings_about_the_data_follow_its_table(tmp_path):
     assert "Warnings" not in "".join([*texts(tmp_path / "none").values(), *pages["sound"].values()])
 
 
+def test_published_figures_follow_the_table_and_unknown_ones_are_refused(tmp_path):
+    path = ranks_file(tmp_path, "a", [1, 2, 6])
+    metric_table([path], ["a"], tmp_path / "table", published="amazon_beauty")
+    shown = texts(tmp_path / "table")
+    row = next(line for line in shown["md"].splitlines() if line.startswith("| RPG"))
+    assert [cell.strip() for cell in row.split("|")[1:6]] == ["RPG", "-", "-", "-", "0.0464"]
+    assert shown["html"].index("Published") < shown["html"].index("</section>")
+    with pytest.raises(UserError, match=r"no figures of 'beauty' \(there: amazon_beauty"):
+        metric_table([path], ["a"], tmp_path / "other", published="beauty")
+
+
 def test_every_proposed_row_is_compared_with_every_other(tmp_path):
     comparison = ComparisonSettings(proposed=["ours"], compare="each")
     table = tabulate(tmp_path, comparison, ours=[1] * 40, a=[9] * 40, b=[1] * 40)

@@ -14,11 +14,11 @@ import pytest
 from gensar_core import schema
 from gensar_core.config.generators import ScratchSize
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
-from gensar_core.corpora.item_texts import Encoder, Texts
-from gensar_core.corpora.tokenizer import train_tokenizer
+from gensar_core.embeddings.item_texts import Encoder, Texts
+from gensar_core.embeddings.tokenizer import train_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.doc2query import make_pseudo_queries, sample_queries, training_pairs
+from gensar_core.nn.t5 import t5_from_scratch
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import digest
 from tests.support.shop import write_corpus_inputs, write_events
@@ -88,7 +88,7 @@ def test_without_an_epoch_the_backbone_itself_is_sampled(shop: Path, tmp_path: P
     """No click is read, and the queries are those of the backbone's weights."""
     tokenizer = train_tokenizer([*ITEMS, *KINDS], 340)
     tokenizer.save_pretrained(tmp_path / "t5")
-    model = backbone.from_scratch(settings().size, len(tokenizer), tokenizer, 1)
+    model = t5_from_scratch(settings().size, len(tokenizer), tokenizer, 1)
     model.save_pretrained(tmp_path / "t5")
     folder = str(tmp_path / "t5")
     untrained = settings(backbone=folder, tokenizer=folder, epochs=0.0)

@@ -1,26 +1,28 @@
 """A causal model over logs equals the Hugging Face model that is asked for each event alone."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from gensar_core.config.generators import OnePassSettings, TrainingSettings
+from gensar_core.config.generators import ExamplesPerEpoch, OnePassSettings, TrainingSettings
+from gensar_core.corpora.alignment_logs import EntryColumn, alignment_rows
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.corpora.user_logs import NO_TARGET, log_entries, log_rows, training_targets
-from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
+from gensar_core.generator.backbones.causal import CausalGenerator, attention, from_scratch
 from gensar_core.generator.beam_search import search_beams
 from gensar_core.generator.click_evidence import ClickEvidence, Questions
 from gensar_core.generator.item_nodes import ItemNodes
-from gensar_core.generator.log_rows import LogRows, row_tensors
+from gensar_core.generator.log_rows import TRAINING_TASKS, LogRows, row_tensors
 from gensar_core.generator.one_pass_scores import OnePassScorer
 from gensar_core.generator.one_pass_training import Catalogue, OnePassTask, RowOrder
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.samples.events import EventLog
-from gensar_core.schema import SEARCHED_ITEM, SEARCHED_QUERY
+from gensar_core.schema import DESCRIPTION, SEARCHED_ITEM, SEARCHED_QUERY
 from gensar_core.training.processes import ALONE, Processes
 from tests.support.samples_logs import events_frame, logs
 
@@ -114,7 +116,7 @@ def alone(model, catalogue, rows, row, entry, extra=()):
         own = rows.tokens.take(np.array([place])).values.tolist()
         behavior, thing = int(rows.behavior[place]), int(rows.object[place])
         path = [-1] * len(own)
-        if behavior != SEARCHED_QUERY:
+        if behavior in TASK_OF:
             numbers = catalogue.nodes.of_item[TASK_OF[behavior]][thing].tolist()
             path = [-1, *numbers[catalogue.first_code :]][: len(own)]
         if other == number and extra:
@@ -122,7 +124,8 @@ def alone(model, catalogue, rows, row, entry, extra=()):
         query = int(rows.query[place])
         tokens += own
         nodes += path
-        asked += [int(rows.object[first + query]) if query != other else -1] + [-1] * (len(own) - 1)
+        typed = query != other and rows.behavior[first + query] == SEARCHED_QUERY
+        asked += [int(rows.object[first + query]) if typed else -1] + [-1] * (len(own) - 1)
         owner += [other] * len(own)
     count = len(tokens)
     mask, positions = np.zeros((count, count), dtype=bool), []
@@ -190,7 +193,13 @@ def item_targets(rows):
     return [(int(row[entry]), int(entry)) for entry in np.flatnonzero(wanted)]
 
 
+def event(item, time=0, query=None):
+    return {"user": 1, "time": time, "item": item, "query": query, "session": None if query is None else 5}
+
+
 @settings(deadline=None, max_examples=10)
+# The second window begins inside a group: its other entries see nothing.
+@example(log=[*(event(item) for item in (0, 0, 0, 1, 0, 0)), event(0, 1, 0)], width=30)
 @given(log=logs(items=ITEMS, users=2, most=9), width=st.sampled_from([30, 10**6]))
 def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, log, width):
     if not log:
@@ -210,8 +219,8 @@ def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, lo
             own = WORDS[int(rows.object[entry])]
             words -= float(sum(chances[place, token] for place, token in enumerate(own)))
     for name, value in expected.items():
-        assert float(losses.get(name, 0.0)) == pytest.approx(value, abs=1e-3)
-    assert float(losses.get("nsqp", 0.0)) == pytest.approx(words, abs=1e-3)
+        assert float(losses[TRAINING_TASKS.index(name)]) == pytest.approx(value, abs=1e-3)
+    assert float(losses[TRAINING_TASKS.index("nsqp")]) == pytest.approx(words, abs=1e-3)
 
 
 @settings(deadline=None, max_examples=15)
@@ -239,6 +248,67 @@ def test_no_state_moves_with_a_token_that_its_entry_does_not_see(catalogue, log)
             visible = rows.closes[theirs] < rows.opens[mine] or theirs in (mine, int(rows.query[mine]))
             assert visible
             assert theirs != mine or changed <= reader
+
+
+def of_no_user(catalogue):
+    """Rows that give and ask: a description and an item, an item and its description, a query and an item."""
+    codes, words = identifiers(), [[END, 2, 7], [END, 5], [END, 9, 9, 3]]
+    ids = np.arange(len(words))
+
+    def column(behavior):
+        if behavior in TASK_OF:
+            lead = LEADS[behavior] if catalogue.first_code else END
+            tokens = [[lead, *codes[TASK_OF[behavior]][item].tolist()] for item in ids]
+        else:
+            tokens = words
+        flat = np.array([token for row in tokens for token in row], dtype=np.int32)
+        objects = np.full(len(ids), -1) if behavior == SEARCHED_QUERY else ids
+        return EntryColumn(behavior, objects, Ragged.from_lengths(np.array([len(row) for row in tokens]), flat))
+
+    pairs = [(DESCRIPTION, 0), (DESCRIPTION, 2), (0, DESCRIPTION), (2, DESCRIPTION), (SEARCHED_QUERY, 2)]
+    frames = [alignment_rows(column(given), column(asked), ids) for given, asked in pairs]
+    return LogRows.from_frame(pl.concat(frames)), words
+
+
+def test_rows_of_no_user_are_learned_as_the_library_reads_them(catalogue):
+    log = random_log(3)
+    model, rows = generator(catalogue), rows_of(log, catalogue)
+    others, words = of_no_user(catalogue)
+    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    task = task_of(model, rows.followed_by(others), catalogue, evidence)
+    expected = dict.fromkeys(TRAINING_TASKS[3:], 0.0)
+    names = np.repeat(TRAINING_TASKS[3:], len(words))
+    nothing = np.zeros((ITEMS, 3))
+    with torch.no_grad():
+        losses = task.losses(np.arange(len(rows), len(task.logs)))
+        for row, name in enumerate(names):
+            entry = 2 * row + 1
+            if others.behavior[entry] in TASK_OF:
+                expected[name] += loss_alone(model, catalogue, others, row, entry, row % len(words), nothing)
+            else:
+                chances = torch.log_softmax(alone(model, catalogue, others, row, entry) @ model.outputs.T, 1)
+                expected[name] -= float(sum(chances[i, token] for i, token in enumerate(words[row % len(words)][1:])))
+    assert losses[:3].tolist() == [0.0] * 3
+    assert losses[3:].tolist() == pytest.approx(list(expected.values()), abs=1e-3)
+
+
+def test_an_epoch_reads_rows_of_no_user_as_often_as_their_weight_says(catalogue):
+    logs = rows_of(random_log(3), catalogue)
+    others, words = of_no_user(catalogue)
+    weights = {"desc2id_semantic": 2.5, "id2desc_semantic": 0.0, "doc2query": ExamplesPerEpoch(examples=1)}
+    order = RowOrder(logs.followed_by(others), 4, 100, 3, ALONE, weights)
+    steps = [next(order.from_step(step)) for step in range(order.per_epoch)]
+    read = np.bincount(np.concatenate([part.rows for step in steps for part in step.parts]), minlength=len(logs) + 15)
+    assert (read[: len(logs)] == 1).all()
+    once, twice, never, drawn = read[len(logs) :].reshape(5, 3)[[0, 1, 3, 4]]
+    assert once.tolist() == [1, 1, 1]
+    assert sorted(twice.tolist()) in ([2, 2, 3], [2, 3, 3])
+    assert (never.sum(), drawn.sum()) == (0, 1)
+    # Words count one by one; the other tasks count rows.
+    asked = sum(step.targets for step in steps)
+    counts = dict(zip(TRAINING_TASKS, asked.tolist(), strict=True))
+    assert counts["desc2id_semantic"] == twice.sum()
+    assert counts["id2desc_collaborative"] == sum(len(row) - 1 for row in words)
 
 
 LOG_SEEDS = [0, 1, 2]
@@ -346,7 +416,7 @@ def test_over_either_likelihood_the_loss_of_a_target_is_its_score(catalogue, lik
     for task, name in (("rec", "nrip"), ("search", "nsip")):
         entry = np.array([e for _, e in item_targets(rows) if TASK_OF[int(rows.behavior[e])] == task])
         scores = scorer.score(rows, rows.target[entry], rows.object[entry][:, None], task, per_batch=4)
-        assert -scores.sum() == pytest.approx(float(losses[name]), rel=1e-4)
+        assert -scores.sum() == pytest.approx(float(losses[TRAINING_TASKS.index(name)]), rel=1e-4)
         row, _ = rows.places_of(rows.target[entry])
         questions = scorer.questions(rows, row, entry, task, 4)
         found = search_beams(questions, catalogue.tries[task], beams=ITEMS)
@@ -422,3 +492,27 @@ def test_hidden_entries_are_hidden_from_others_alone(catalogue):
     assert (some <= whole).all()
     assert (some >= all_hidden).all()
     assert not torch.equal(some, whole)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_in_bfloat16_mixes_as_in_float32_and_so_do_its_gradients(groups):
+    rng = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, heads, 7, 8, generator=rng, requires_grad=True) for heads in (4, 4 // groups, 4 // groups)
+    )
+    mask = torch.rand(2, 1, 7, 7, generator=rng) < 0.5
+    mask |= torch.eye(7, dtype=torch.bool)
+    module = torch.nn.Module()
+    module.num_key_value_groups = groups
+
+    def mixed_and_gradients():
+        mixed = attention(module, query, key, value, mask, scaling=0.3)[0].float()
+        return mixed, torch.autograd.grad(mixed.square().sum(), (query, key, value))
+
+    mixed, gradients = mixed_and_gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, rounded_gradients = mixed_and_gradients()
+    torch.testing.assert_close(rounded, mixed, atol=0.03, rtol=0.03)
+    assert not torch.equal(rounded, mixed)
+    for mine, theirs in zip(rounded_gradients, gradients, strict=True):
+        assert (mine - theirs).norm() < 0.03 * theirs.norm()

@@ -5,6 +5,15 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
@@ -22,18 +31,25 @@ SMALL = OnePassSettings(hidden_size=16, intermediate_size=16, num_layers=1, num_
 
 
 def settings(**changes):
-    return TrainingSettings(backbone="causal", one_pass=SMALL, batch_size=2, epochs=3, patience=None, **changes)
+    values = {"backbone": "causal", "one_pass": SMALL, "batch_size": 2, "epochs": 3, "patience": None, **changes}
+    return TrainingSettings(**values)
+
+
+def write_shop(folder, **changes):
+    """A shop with samples, and its corpus."""
+    shop = write_corpus_inputs(folder)
+    held_out = [row for row in SAMPLES if row["split"] != "train"]
+    negatives = [[item for item in range(len(TEXTS)) if item != row["target_item"]] for row in held_out]
+    write_rows(schema.CANDIDATES, shop, [(row["sample_id"], n) for row, n in zip(held_out, negatives, strict=True)])
+    chosen = MaterializationSettings(**{"tokenizer": "trained", "vocabulary_size": 400, **changes})
+    build_corpus(shop, shop, shop, shop / "corpus", chosen, 7)
+    return shop
 
 
 @pytest.fixture(scope="module", params=["catalogue", "vocabulary"])
 def trained(request, tmp_path_factory):
     """The folders of a shop with samples, its corpus, and a model."""
-    shop = write_corpus_inputs(tmp_path_factory.mktemp("shop"))
-    held_out = [row for row in SAMPLES if row["split"] != "train"]
-    negatives = [[item for item in range(len(TEXTS)) if item != row["target_item"]] for row in held_out]
-    write_rows(schema.CANDIDATES, shop, [(row["sample_id"], n) for row, n in zip(held_out, negatives, strict=True)])
-    chosen = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
-    build_corpus(shop, shop, shop, shop / "corpus", chosen, 7)
+    shop = write_shop(tmp_path_factory.mktemp("shop"))
     model = shop / "model"
     train_generator(shop / "corpus", shop, model, settings(likelihood=request.param), 1, shop / "checkpoints")
     return shop, shop / "corpus", model
@@ -64,7 +80,7 @@ def test_it_ranks_every_list_and_the_whole_catalogue(trained, tmp_path):
     rank_candidates(model, corpus, shop, tmp_path, "ranks", RankingSettings())
     ranks = schema.RANKS.read(tmp_path / "ranks.parquet")
     assert ranks["sample_id"].to_list() == [1, 2, 4, 5]
-    protocol = FullRankingSettings(exclude_clicked=False)
+    protocol = FullRankingSettings(unseen=True)
     for name, beams in (("beams", 20), ("scores", None)):
         rank_catalogue(model, corpus, shop, tmp_path, name, RetrievalSettings(beams=beams), protocol)
     found, scored = (schema.FULL_RANKS.read(tmp_path / f"{name}.parquet") for name in ("beams", "scores"))
@@ -110,7 +126,7 @@ def test_what_cannot_be_asked_is_one_clear_error(trained, history, query, messag
 
 def test_settings_that_do_not_fit_and_damaged_folders_are_one_clear_error(trained, tmp_path):
     shop, corpus, model = trained
-    with pytest.raises(UserError, match="write factors in place of"):
+    with pytest.raises(UserError, match="write a factor of the loss"):
         train_generator(corpus, shop, tmp_path / "m", settings(task_weights={"nrip": {"examples": 4}}), 1, None)
     with pytest.raises(UserError, match="label_smoothing"):
         train_generator(corpus, shop, tmp_path / "m", settings(label_smoothing=0.1, likelihood="catalogue"), 1, None)
@@ -122,3 +138,91 @@ def test_settings_that_do_not_fit_and_damaged_folders_are_one_clear_error(traine
         (damaged / name).write_bytes((model / name).read_bytes())
     with pytest.raises(UserError, match="holds no causal generator that opens"):
         load_generator(damaged, corpus)
+
+
+def write_pretrained(folder, **changes):
+    """A tiny Qwen3 with a byte-level tokenizer, which tells words after a blank from those at a text's start."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    tokenizer.train_from_iterator([text for text in TEXTS if text], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    config = Qwen3Config(vocab_size=tokenizer.get_vocab_size() + 64, **sizes, **heads, **changes)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_pretrained_model_keeps_its_words_and_learns_the_corpus_tokens(tmp_path):
+    base = write_pretrained(tmp_path / "base")
+    shop = write_shop(tmp_path / "shop", tokenizer=str(base))
+    corpus, model = shop / "corpus", tmp_path / "model"
+    start = settings(backbone=f"causal:{base}", likelihood="catalogue", learning_rate=1e-9)
+    train_generator(corpus, shop, model, start, 1, None)
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base, model))
+    words = json.loads((corpus / "new_tokens.json").read_text())["base_vocabulary_size"]
+    rows = [one.get_input_embeddings().weight[:words] for one in (before, after)]
+    torch.testing.assert_close(*rows, atol=1e-6, rtol=0)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    logs = schema.USER_LOGS.read(corpus / "user_logs.parquet").row(0, named=True)
+    query = cut(logs)[logs["behavior"].index(schema.SEARCHED_QUERY)]
+    assert query in [tokenizer(f"<S_Q> {text}").input_ids for text in QUERIES]
+    rank_candidates(model, corpus, shop, tmp_path, "ranks", RankingSettings())
+    assert len(schema.RANKS.read(tmp_path / "ranks.parquet")) == 4
+    assert load_generator(model, corpus).search(QUERIES[0], top=2)
+
+
+def cut(row):
+    """The tokens of each entry of a row."""
+    ends = np.cumsum(row["lengths"])
+    return [row["token_ids"][end - size : end] for end, size in zip(ends, row["lengths"], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("causal:missing", {}, "'causal:missing' cannot be loaded"),
+        ("causal:gpt2", {}, "'causal:.*' is a gpt2; name one of llama"),
+        ("gpt2", {}, "is a gpt2; .* or 'causal:gpt2' for a causal"),
+        (
+            "causal:base",
+            {"max_position_embeddings": 64},
+            "knows 64 positions, but rows of .* lower the corpus' log_tok",
+        ),
+        ("causal:base", {"tie_word_embeddings": False, "vocab_size": 20}, "has 20 embeddings, but the tokenizer"),
+    ],
+)
+def test_a_pretrained_model_that_does_not_fit_is_one_clear_error(tmp_path, monkeypatch, name, changes, message):
+    base = write_pretrained(tmp_path / "base")
+    shop = write_shop(tmp_path / "shop", tokenizer=str(base))
+    config = json.loads((base / "config.json").read_text())
+    Qwen3ForCausalLM(Qwen3Config(**{**config, **changes})).save_pretrained(base)
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "gpt2"}')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        train_generator(shop / "corpus", shop, tmp_path / "m", settings(backbone=name), 1, None)
+
+
+def test_rows_of_no_user_hold_the_alignment_tasks_and_ad_hoc_searches(tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    corpus = shop / "corpus"
+    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    items = schema.ITEM_TOKENS.read(corpus / "item_tokens.parquet")
+    written = {(task, item): tokenizer.decode(tokens[:-1]) for task, item, tokens in items.iter_rows()}
+    rows = [
+        (row["behavior"], row["target"], [tokenizer.decode(entry) for entry in cut(row)])
+        for row in schema.USER_LOGS.read(corpus / "alignment_logs.parquet").iter_rows(named=True)
+    ]
+    item, text = 2, f"{tokenizer.eos_token} {TEXTS[2]}"
+    assert ([3, 0], [-1, item], [text, written["rec", item]]) in rows
+    assert ([3, 2], [-1, item], [text, written["search", item]]) in rows
+    assert ([0, 3], [-1, item], [written["rec", item], text]) in rows
+    assert ([2, 3], [-1, item], [written["search", item], text]) in rows
+    assert len(rows) == 4 * sum(bool(text) for text in TEXTS)

@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from gensar_core.generator.backbones.load import load_model
 from gensar_core.generator.backbones.t5 import encode_prompts, position_buckets, target_outputs
 from gensar_core.nn import cross_entropy as chunks
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from, dropout
+from gensar_core.nn.t5 import load_t5
 from tests.unit.generator.small_models import without_dropout
 
 SIZES = {
@@ -87,7 +87,7 @@ def test_logits_equal_the_library_and_survive_saving(kind: str, tmp_path: Path) 
     expected = assert_logits_equal_the_library(model)
     if kind != "untied":
         model.save_pretrained(tmp_path)
-        torch.testing.assert_close(assert_logits_equal_the_library(load_model(str(tmp_path)).eval()), expected)
+        torch.testing.assert_close(assert_logits_equal_the_library(load_t5(str(tmp_path)).eval()), expected)
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full rows", "padded rows"])

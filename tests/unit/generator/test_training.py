@@ -26,6 +26,7 @@ from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
+from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.stage import digest, read_record
 from gensar_core.training.loop import train
 from tests.support import generator_folders as folders
@@ -232,7 +233,7 @@ def pretrained(tmp_path: Path) -> Path:
 
 
 def test_new_tokens_look_like_known_ones(pretrained: Path, corpus: Path) -> None:
-    before = backbone.load_model(str(pretrained)).shared.weight.detach()
+    before = load_t5(str(pretrained)).shared.weight.detach()
     model, again = (backbone.build(settings(backbone=str(pretrained)), corpus, 1) for _ in range(2))
     table = model.get_input_embeddings().weight.detach()
     known, new = table[: folders.BASE], table[folders.BASE : folders.VOCABULARY]
@@ -263,7 +264,7 @@ def test_tokens_of_a_trained_generator_keep_their_rows_under_other_numbers(
     # The model lacks four tokens of the corpus, has some that the corpus lacks, and all in another order.
     model_tokens = [*(f"<X_{code}>" for code in range(9)), *reversed(folders.NEW[4:])]
     folder = generator_folder(tmp_path / "trained", model_tokens, tied)
-    before = backbone.load_model(str(folder))
+    before = load_t5(str(folder))
     model = backbone.build(settings(backbone=str(folder)), corpus, 1)
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()

@@ -13,6 +13,7 @@ from gensar_core.config.base import validate
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.build import build_corpus
+from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_vectors, principal, word_vectors
@@ -79,7 +80,7 @@ def build(shop, sides=("semantic", "collaborative"), **folders):
 def test_words_and_codes_have_the_vectors_of_their_items(shop):
     path = build(shop)
     known = json.loads((shop / "corpus" / "new_tokens.json").read_text())
-    tokenizer = backbone.load_corpus_tokenizer(shop / "corpus" / "tokenizer")
+    tokenizer = load_corpus_tokenizer(shop / "corpus" / "tokenizer")
     groups = load_vectors(path, "groups")[:, 0]
     for side in ("semantic", "collaborative"):
         items = principal(load_vectors(shop / f"{side}.safetensors"))

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.identifiers.build import build_identifiers, read_sides
+from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.collisions import occurrence
+from gensar_core.identifiers.interface import KindData
+from gensar_core.identifiers.quantizer import read_sides
 from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import write_json
@@ -47,7 +49,7 @@ def build(
     paths: dict[str, Path], output: Path, checkpoints: Path | None = None, seed: int = 7, **changes: Any
 ) -> pl.DataFrame:
     changed = small_settings(**{"codebook_size": 16, "epochs": 4, **changes})
-    build_identifiers(paths.get("semantic"), paths.get("collaborative"), output, changed, seed, checkpoints)
+    build_identifiers(KindData(paths), output, changed, seed, checkpoints)
     return schema.IDENTIFIERS.read(output / "identifiers.parquet")
 
 
@@ -87,7 +89,9 @@ def test_identifiers_are_unique_with_any_levels_and_sides(
     assert not checkpoints.exists()
     assert frame.get_column("item_id").to_list() == list(range(150))
     sizes = changes.get("codebook_size", [16] * 3)
-    schemes = {side: {"levels": names, "sizes": sizes} for side, names in zip(SIDES, levels, strict=True)}
+    schemes = {
+        side: {"levels": names, "sizes": sizes, "rows": "codes"} for side, names in zip(SIDES, levels, strict=True)
+    }
     assert read_json(output / "vocabulary.json") == schemes
     for side in SIDES:
         assert frame.get_column(side).n_unique() == 150
@@ -122,21 +126,19 @@ def test_the_record_counts_what_the_assignment_moved(built: Path) -> None:
         assert len(counts["usage"]) == len(counts["perplexity"]) == 3
 
 
-@pytest.mark.parametrize("quantizer", ["rqvae", "rq-kmeans"])
-def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path: Path, quantizer: str) -> None:
+@pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
+def test_the_same_seed_writes_the_same_bytes(vectors: dict[str, Path], tmp_path: Path, kind: str) -> None:
     for name, seed in (("one", 7), ("two", 7), ("other", 8)):
-        build(vectors, tmp_path / name, seed=seed, quantizer=quantizer)
+        build(vectors, tmp_path / name, seed=seed, kind=kind)
     for file in OUTPUTS:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     one, other = (load_rqvae(tmp_path / name / "model.safetensors") for name in ("one", "other"))
     assert not torch.equal(one.shared[0], other.shared[0])
 
 
-@pytest.mark.parametrize("quantizer", ["rqvae", "rq-kmeans"])
-def test_items_that_did_not_move_have_the_nearest_codes(
-    vectors: dict[str, Path], tmp_path: Path, quantizer: str
-) -> None:
-    frame = build(vectors, tmp_path, quantizer=quantizer)
+@pytest.mark.parametrize("kind", ["rqvae", "rq_kmeans"])
+def test_items_that_did_not_move_have_the_nearest_codes(vectors: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    frame = build(vectors, tmp_path, kind=kind)
     model = load_rqvae(tmp_path / "model.safetensors")
     raw = model.encode_latents(model.all_latents(model.scale(read_sides(vectors))))
     for side in SIDES:
@@ -145,7 +147,7 @@ def test_items_that_did_not_move_have_the_nearest_codes(
 
 
 def test_codes_of_residual_kmeans_are_means_of_the_scaled_vectors(vectors: dict[str, Path], tmp_path: Path) -> None:
-    build(vectors, tmp_path, quantizer="rq-kmeans", separation_share=0.0)
+    build(vectors, tmp_path, kind="rq_kmeans", separation_share=0.0)
     assert read_json(tmp_path / "stage.json")["counts"]["steps"] == 0
     model = load_rqvae(tmp_path / "model.safetensors")
     together = torch.cat(list(model.scale(read_sides(vectors)).values()), dim=1)
@@ -187,7 +189,7 @@ def test_an_extra_digit_numbers_the_items_of_each_identifier(vectors: dict[str, 
     for side, names in zip(SIDES, MIXED, strict=True):
         digits = occurrence(torch.from_numpy(matrix(raw, side))).numpy()
         np.testing.assert_array_equal(matrix(frame, side), np.column_stack([matrix(raw, side), digits]))
-        scheme = {"levels": [*names, f"{names[-1][0]}3"], "sizes": [16, 16, 16, digits.max() + 1]}
+        scheme = {"levels": [*names, f"{names[-1][0]}3"], "sizes": [16, 16, 16, digits.max() + 1], "rows": "codes"}
         assert read_json(tmp_path / "digit" / "vocabulary.json")[side] == scheme
         assert counts[side]["collision_rate"] == counts[side]["moved_items"] == counts[side]["added_distortion"] == 0
     assert len(IdentifierTable.load(tmp_path / "digit")) == 150

@@ -72,6 +72,20 @@ def test_prefix_counts_match_pairs_counted_one_by_one(tmp_path: Path) -> None:
             assert counts[name] == pytest.approx({"share": share, "chance": chance, "lift": share / chance})
 
 
+def test_prefixes_of_texts_are_their_first_words(tmp_path: Path) -> None:
+    texts = ["red lip balm", "red lip balm 2", "red nail polish", "nail polish", "10", "12"]
+    write_identifiers(tmp_path / "identifiers", [[item] for item in range(len(texts))])
+    path = tmp_path / "identifiers/identifiers.parquet"
+    schema.IDENTIFIERS.write(schema.IDENTIFIERS.read(path).with_columns(semantic_text=pl.Series(texts)), path)
+    vocabulary = json.loads((tmp_path / "identifiers/vocabulary.json").read_text())
+    write_json(tmp_path / "identifiers/vocabulary.json", {**vocabulary, "semantic": {"rows": "text"}})
+    write_clicks(tmp_path / "canonical", [[["c"]]] * len(texts), [(0, 0), (0, 1)])
+    quality_report(tmp_path / "identifiers", tmp_path / "canonical", tmp_path / "out")
+    prefixes = json.loads((tmp_path / "out/quality.json").read_text())["semantic"]["prefixes"]
+    # Three begin with red and two with the digit 1; two of the former go on with lip balm.
+    assert [(one["length"], one["pairs"]) for one in prefixes] == [(1, 4), (2, 1), (3, 1)]
+
+
 def test_repeated_clicks_and_changes_of_user_make_no_pair() -> None:
     events = pl.DataFrame({"user_id": [0, 0, 0, 1, 1, 1], "item_id": [5, 5, 2, 2, 5, 2]})
     assert click_pairs(events).tolist() == [[2, 5]]

@@ -1,4 +1,4 @@
-"""Settings of identifiers: sizes by level, what `rq-kmeans` reads, and mistakes reported with their place."""
+"""Settings of identifiers: sizes by level, what `rq_kmeans` reads, and mistakes reported with their place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gensar_core.config.experiments import load_experiments
-from gensar_core.config.identifiers import IdentifierSettings, QuantizerSettings
+from gensar_core.config.identifiers import QuantizerSettings, RqKmeansIdentifiers, RqvaeIdentifiers
 from gensar_core.errors import UserError
 
 
@@ -39,6 +39,12 @@ def test_codebook_size_is_one_number_for_all_levels_or_a_list() -> None:
         ({"sinkhorn": {"rounds": 5}}, r"identifiers.joint.sinkhorn.rounds: unknown key"),
         ({"collisions": "digit"}, r"identifiers.joint.collisions: .*'extra_digit'"),
         ({"shared_levels": 0, "specific_levels": 0}, "at least one level"),
+        ({"semantic": None}, r"identifiers.joint: .*name an embedding"),
+        ({"quantizer": "rq-kmeans"}, r"identifiers.joint.quantizer: unknown key; write kind \(rqvae or rq_kmeans\)"),
+        ({"kind": "numbrs"}, r"identifiers.joint.kind: 'numbrs' is no kind; did you mean 'numbers'\?"),
+        ({"kind": "numbers"}, r"identifiers.joint.semantic: unknown key; known keys: below, kind, seed"),
+        ({"kind": "product", "collaborative": "minilm"}, r"identifiers.joint: .*name one embedding"),
+        ({"kind": "product", "subspace": 3}, r"identifiers.joint.subspace: unknown key; did you mean 'subspaces'\?"),
     ],
 )
 def test_mistakes_are_reported_with_their_place(values: dict[str, Any], message: str) -> None:
@@ -53,11 +59,18 @@ def test_compared_identifiers_must_be_entries() -> None:
         load_experiments(values)
 
 
+def test_an_entry_without_a_kind_is_an_rqvae_whose_base_may_be_overridden() -> None:
+    values = experiments().model_dump(mode="json")
+    values["identifiers"] = {"joint": {"semantic": "minilm"}, "quick": {"base": "joint", "kind": "rq_kmeans"}}
+    entries = load_experiments(values).identifiers
+    assert [type(entry) for entry in entries.values()] == [RqvaeIdentifiers, RqKmeansIdentifiers]
+
+
 def test_residual_kmeans_ignores_settings_of_training() -> None:
     first, second = (
-        IdentifierSettings(semantic="minilm", quantizer="rq-kmeans", epochs=epochs, latent_size=8, codebook_size=32)
+        RqKmeansIdentifiers(semantic="minilm", kind="rq_kmeans", epochs=epochs, latent_size=8, codebook_size=32)
         for epochs in (5, 50)
     )
-    assert first.quantization() == second.quantization()
-    assert first.quantization().codebook_size == 32
-    assert IdentifierSettings(semantic="minilm", epochs=5).quantization().epochs == 5
+    assert first.of_stage() == second.of_stage()
+    assert first.of_stage().codebook_size == 32
+    assert RqvaeIdentifiers(semantic="minilm", epochs=5).of_stage().epochs == 5

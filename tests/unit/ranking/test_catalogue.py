@@ -35,19 +35,25 @@ from tests.support import generator_folders as folders
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 
 
-def targets(wanted: list[int], excluded: list[list[int]] | None = None) -> CatalogueTargets:
+def targets(wanted: list[int], clicked: list[list[int]] | None = None) -> CatalogueTargets:
     numbers = range(len(wanted))
     columns = {"sample_id": numbers, "task": "rec", "split": "test", "user_id": numbers, "target_item": wanted}
-    return CatalogueTargets(pl.DataFrame(columns), np.array(excluded or [[]] * len(wanted), dtype=np.int64))
+    return CatalogueTargets(pl.DataFrame(columns), None if clicked is None else np.array(clicked, dtype=np.int64))
 
 
 def test_ranks_by_hand() -> None:
     scores = np.array([[5.0, 3.0, 4.0, 3.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
-    assert catalogue_ranks(scores, targets([1, 2, 0])).tolist() == [3.5, 2.5, 4.0]
-    without = targets([1, 2, 0], [[0, 3], [1, -1], [3, 2]])
-    assert catalogue_ranks(scores, without).tolist() == [2.0, 2.0, 2.0]
-    table = full_ranks(without, catalogue_ranks(scores, without), 4)
-    assert table["n_candidates"].to_list() == [2, 3, 2]
+    everything, unasked = catalogue_ranks(scores, targets([1, 2, 0]))
+    assert everything.tolist() == [3.5, 2.5, 4.0]
+    assert np.isnan(unasked).all()
+    wanted = targets([1, 2, 0], [[0, 3], [1, -1], [3, 2]])
+    ranks = catalogue_ranks(scores, wanted)
+    assert ranks.tolist() == [[3.5, 2.5, 4.0], [2.0, 2.0, 2.0]]
+    table = full_ranks(wanted, ranks, 4)
+    assert table["n_candidates"].to_list() == [4, 4, 4]
+    assert table["n_unseen"].to_list() == [2, 3, 2]
+    assert table["rank_unseen"].to_list() == [2.0, 2.0, 2.0]
+    assert full_ranks(targets([1, 2, 0]), ranks, 4)["n_unseen"].null_count() == 3
 
 
 @given(
@@ -59,7 +65,7 @@ def test_ranks_by_hand() -> None:
 def test_items_of_a_beam_search_rank_as_by_scores(scores: np.ndarray, wanted: list[int], beams: int) -> None:
     values = scores.astype(np.float32)
     order = np.argsort(-values, axis=1, kind="stable")
-    exact = catalogue_ranks(values, targets(wanted))
+    exact, _ = catalogue_ranks(values, targets(wanted))
     everything = found_ranks(order, np.take_along_axis(values, order, axis=1), targets(wanted))
     np.testing.assert_array_equal(everything, exact)
     best = order[:, :beams]
@@ -82,14 +88,15 @@ def test_a_score_that_is_not_a_number_is_refused() -> None:
         catalogue_ranks(np.array([[1.0, np.nan]]), targets([0]))
 
 
-def test_excluding_clicked_items_keeps_the_target(tmp_path: Path) -> None:
+def test_leaving_clicked_items_out_keeps_the_target(tmp_path: Path) -> None:
     clicks = [[0, 1, 2, 3], [4, 4, 5, 0]]
     data = write_shop(tmp_path, clicks, 8, negatives=3)
     everything = load_targets(data.samples_folder, "rec", FullRankingSettings())
     assert len(everything) == 2
-    assert everything.excluded.shape == (2, 0)
-    fewer = load_targets(data.samples_folder, "rec", FullRankingSettings(exclude_clicked=True))
-    assert [sorted(row[row >= 0].tolist()) for row in fewer.excluded] == [[0, 1, 2], [4, 5]]
+    assert everything.clicked is None
+    fewer = load_targets(data.samples_folder, "rec", FullRankingSettings(unseen=True))
+    assert fewer.clicked is not None
+    assert [sorted(row[row >= 0].tolist()) for row in fewer.clicked] == [[0, 1, 2], [4, 5]]
     assert len(load_targets(data.samples_folder, "search", FullRankingSettings(users=1))) == 1
 
 
@@ -123,14 +130,19 @@ def test_a_sequential_method_scores_all_items_as_it_scores_candidates(tmp_path: 
     scores = method.score_catalogue(wanted.samples)
     np.testing.assert_allclose(scores, Method.score_catalogue(method, wanted.samples), rtol=1e-4, atol=1e-5)
     table = ranks_by_score(wanted, N_ITEMS, method.score_catalogue, description="full ranks")
-    assert table["rank"].to_list() == catalogue_ranks(scores, wanted).tolist()
+    assert table["rank"].to_list() == catalogue_ranks(scores, wanted)[0].tolist()
+
+
+def write_full_ranks(folder: Path, wanted: CatalogueTargets, ranks: dict[str, list[list[float]]]) -> list[Path]:
+    for name, both in ranks.items():
+        schema.FULL_RANKS.write(full_ranks(wanted, np.array(both), 30), folder / f"{name}.parquet")
+    return [folder / f"{name}.parquet" for name in ranks]
 
 
 def test_the_table_counts_a_target_without_a_rank_as_a_miss(tmp_path: Path) -> None:
-    wanted = targets([0, 1, 2, 3])
-    for name, ranks in (("first", [1.0, 5.0, 11.0, np.nan]), ("second", [21.0, 2.0, np.nan, 20.0])):
-        schema.FULL_RANKS.write(full_ranks(wanted, np.array(ranks), 30), tmp_path / f"{name}.parquet")
-    paths = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
+    unasked = [np.nan] * 4
+    ranks = {"first": [[1.0, 5.0, 11.0, np.nan], unasked], "second": [[21.0, 2.0, np.nan, 20.0], unasked]}
+    paths = write_full_ranks(tmp_path, targets([0, 1, 2, 3]), ranks)
     table = metrics(paths, ["first", "second"], schema.FULL_RANKS, FULL_METRICS)
     assert table.columns == ["task", "method", *FULL_METRICS, "samples"]
     assert [row[2:5] for row in table.rows()] == [(0.5, 0.5, 0.75), (0.25, 0.25, 0.5)]
@@ -138,6 +150,21 @@ def test_the_table_counts_a_target_without_a_rank_as_a_miss(tmp_path: Path) -> N
     metric_table(paths, ["first", "second"], tmp_path / "tables" / "demo_full", full=True)
     assert pl.read_csv(tmp_path / "tables" / "demo_full.csv").columns == table.columns
     assert "**0.7500**" in (tmp_path / "tables" / "demo_full.md").read_text()
+
+
+def test_a_second_ranking_has_its_own_columns_and_tests(tmp_path: Path) -> None:
+    wanted = targets([0, 1], [[3, 4], [5, -1]])
+    ranks = {"first": [[6.0, np.nan], [5.0, 10.0]], "second": [[7.0, 30.0], [6.0, 29.0]]}
+    metric_table(write_full_ranks(tmp_path, wanted, ranks), list(ranks), tmp_path / "t" / "demo", full=True)
+    table = pl.read_csv(tmp_path / "t" / "demo.csv")
+    unseen = [f"{name}_unseen" for name in FULL_METRICS]
+    assert table.columns == ["task", "method", *FULL_METRICS, *unseen, "samples"]
+    chosen = table.select("recall@5", "recall@10", "recall@5_unseen", "recall@10_unseen", "ndcg@10_unseen").rows()
+    assert chosen[0] == pytest.approx((0.0, 0.5, 0.5, 1.0, (1 / np.log2(6) + 1 / np.log2(11)) / 2), abs=1e-6)
+    assert chosen[1] == pytest.approx((0.0, 0.5, 0.0, 0.5, 1 / np.log2(7) / 2), abs=1e-6)
+    tests = pl.read_csv(tmp_path / "t" / "demo.significance.csv")
+    differences = dict(tests.select("metric", "difference").rows())
+    assert (differences["recall@10"], differences["recall@10_unseen"]) == pytest.approx((0.0, 0.5))
 
 
 def test_a_generator_ranks_alike_by_a_wide_beam_search_and_by_exact_scores(tmp_path: Path) -> None:
@@ -151,12 +178,15 @@ def test_a_generator_ranks_alike_by_a_wide_beam_search_and_by_exact_scores(tmp_p
     for beams in (None, folders.N_ITEMS, 20):
         settings = RetrievalSettings(beams=beams)
         places = (tmp_path / "model", corpus, samples, tmp_path / "ranks", f"beams{beams}")
-        generator_rank_catalogue(*places, settings, FullRankingSettings(exclude_clicked=True))
+        generator_rank_catalogue(*places, settings, FullRankingSettings(unseen=True))
         ranked[beams] = schema.FULL_RANKS.read(tmp_path / "ranks" / f"beams{beams}.parquet")
-    # Nobody has clicked in training, but each user has a valid target of each task.
+    # Nobody has clicked in training, but each user has a valid target of each task; one may be the test target.
     assert ranked[None].equals(ranked[folders.N_ITEMS])
     assert set(ranked[None]["task"]) == set(schema.TASKS)
     assert (ranked[None]["rank"] >= 1).all()
+    assert (ranked[None]["rank_unseen"] <= ranked[None]["rank"]).all()
+    assert (ranked[None]["rank_unseen"] < ranked[None]["rank"]).any()
+    assert ranked[None]["n_unseen"].is_between(folders.N_ITEMS - 2, folders.N_ITEMS).all()
     narrow = ranked[20]["rank"]
     assert narrow.is_null().any()
     assert (narrow.drop_nulls() <= 20).all()

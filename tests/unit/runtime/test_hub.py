@@ -12,17 +12,17 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import T5Config, T5ForConditionalGeneration
 
 from gensar_core.config.embeddings import TextEmbedding
-from gensar_core.corpora.tokenizer import load_tokenizer
 from gensar_core.embeddings.text import TextEncoder
+from gensar_core.embeddings.tokenizer import load_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.load import load_model
+from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.hub import LOOK_UP_SECONDS, Hub
 from tests.support.prompts_by_hand import t5_like
 from tests.support.shop import TEXTS
 
 LOADERS: dict[str, Callable[[str], object]] = {
     "tokenizer": load_tokenizer,
-    "backbone": load_model,
+    "backbone": load_t5,
     "embedding model": lambda name: TextEncoder.load(TextEmbedding(kind="text", model=name)),
 }
 
@@ -67,7 +67,7 @@ def test_a_cached_model_is_loaded_without_the_network(look_ups: list[str], tmp_p
     config = T5Config(vocab_size=12, d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1)
     T5ForConditionalGeneration(config).save_pretrained(folder)
     assert load_tokenizer("org/model").eos_token == "</s>"
-    assert load_model("org/model").config.d_model == 8
+    assert load_t5("org/model").config.d_model == 8
     assert len(look_ups) == 2
 
 

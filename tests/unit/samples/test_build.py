@@ -106,6 +106,25 @@ def test_samples_equal_the_plain_loops(workplace, protocol, split, log, cap, cut
         assert built["counts"][f"{task}_{split}"] == len(rows)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+@many_logs
+@given(logs(users=3, most=24, items=9, times=8), st.sampled_from(PROTOCOLS))
+def test_without_queries_a_click_needs_only_a_click_before_it(workplace, split, log, protocol):
+    clicks = [e for e in log if e["query"] is None]
+    shares = SHARES[0] if split == "time" else None
+    options = {"split": split, "time_shares": SHARES[0], "history_protocol": protocol}
+    built = build(workplace, clicks, queries=0, max_recommendations=5, **options)
+    samples, training = expected_samples(clicks, protocol, 3, 5, 5, shares=shares, searching=False)
+    if built is None:
+        assert not samples
+        return
+    assert read_samples(built["samples"]) == samples
+    assert built["training_events"]["event_id"].to_list() == training
+    assert set(built["samples"]["task"]) == {"rec"}
+    evaluated = built["samples"].filter(pl.col("split") != "train")["sample_id"]
+    assert built["candidates"]["sample_id"].to_list() == evaluated.to_list()
+
+
 @pytest.mark.parametrize("by_time", [False, True])
 @many_logs
 @given(logs(users=3, most=24, items=9, times=8))

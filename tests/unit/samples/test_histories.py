@@ -21,7 +21,7 @@ from tests.support.samples_logs import (
     D,
     E,
     F,
-    both_sides,
+    complete,
     event,
     events_frame,
     expected_history,
@@ -189,9 +189,9 @@ def test_every_history_equals_the_plain_loops(protocol, events, caps, slice_size
     whole = list(enumerate(events))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(histories_module, "_SLICE", slice_size)
-        inputs, both = source.inputs(log, *caps), source.both_sides(log)
+        inputs, both = source.inputs(log, *caps), source.complete(log)
     assert entries(inputs) == [expected_history(whole, target, protocol, *caps) for target in whole]
-    assert both.tolist() == [both_sides(expected_history(whole, target, protocol, 99, 99)) for target in whole]
+    assert both.tolist() == [complete(expected_history(whole, target, protocol, 99, 99)) for target in whole]
 
 
 @settings(max_examples=150, deadline=None)

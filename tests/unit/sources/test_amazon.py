@@ -70,6 +70,24 @@ def test_reviews_become_recommendations_and_pairs_become_searches(shop):
     assert {name: shop.counts[name] for name in expected} == expected
 
 
+def test_without_searches_reviews_are_clicks_and_nothing_else(shop):
+    shop.reviews(review("zoe", "b2", 300), review("adam", "b1", 200), review("adam", "gone", 100))
+    shop.metadata(page("b1", "Kite", KITE), page("b2", None)).searches(["toy"], ["adam_0 0 b1 1"], [])
+    shop.canonicalize(searches="none", keep_textless_items=True)
+    assert shop.events() == [
+        ("adam", 100, "rec", "gone", None, None),
+        ("adam", 200, "rec", "b1", None, None),
+        ("zoe", 300, "rec", "b2", None, None),
+    ]
+    assert schema.QUERIES.read(shop.output / "queries.parquet").is_empty()
+    assert shop.items.drop("item_id").rows() == [
+        ("b1", "Kite", "", "", [KITE], "Kite"), ("b2", "", "", "", [], ""), ("gone", "", "", "", [], ""),
+    ]  # fmt: skip
+    expected = {"items_with_text": 1, "items_without_text": 1, "items_without_metadata": 1, "search_interactions": 0}
+    assert {name: shop.counts[name] for name in expected} == expected
+    assert "query_lines" not in shop.counts
+
+
 def test_within_a_time_ratings_ascend_then_the_file_decides_and_searches_come_last(shop):
     shop.reviews(
         review("u", "five", 50, 5.0),

@@ -11,10 +11,14 @@ import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
+from gensar_core.embeddings.tokenizer import TRAINED, load_tokenizer, train_tokenizer
 from gensar_core.runtime.arrays import Ragged
 
 # Texts tokenized in one call; bounds the memory of the tokenizer's results.
 _BATCH: Final = 8192
+
+# Texts whose tokens show whether a tokenizer treats words alike in every position.
+_PROBES: Final = ("piano keys", "USB-C cable, 6 ft.", "naïve; (2nd) edition", "钢琴 键盘")
 
 # Characters treated as blanks: white space, control characters, the zero-width space, the byte order mark, and U+2581,
 # which tokenizers write for a blank.
@@ -32,6 +36,20 @@ def clean(texts: pl.Series, reserved: Sequence[str]) -> tuple[list[str], int]:
     return cleaned.to_list(), int(spelling.sum())
 
 
+def word_lead(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what to put before a text so that its tokens are those of its words, each encoded alone in the same way.
+
+    That is nothing for T5, which reads a blank before the first word anyway, and a blank for byte-level tokenizers,
+    which tell words after a blank from words at a text's start. None: neither makes texts the sum of their words.
+    """
+    for lead in ("", " "):
+        words = [[lead + word for word in text.split()] for text in _PROBES]
+        whole = [tokenizer(lead + text, add_special_tokens=False).input_ids for text in _PROBES]
+        if whole == [[i for w in part for i in tokenizer(w, add_special_tokens=False).input_ids] for part in words]:
+            return lead
+    return None
+
+
 class Encoder:
     """Encode texts as token ids, many at a time, without an end of sequence."""
 
@@ -39,6 +57,7 @@ class Encoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._lead = word_lead(tokenizer) or ""
         self.unknown_id: int | None = tokenizer.unk_token_id
 
     def encode(self, texts: Sequence[str]) -> Ragged:
@@ -46,7 +65,7 @@ class Encoder:
         lengths = np.zeros(len(texts), dtype=np.int64)
         values = []
         for start in range(0, len(texts), _BATCH):
-            batch = self._backend.encode_batch_fast(list(texts[start : start + _BATCH]), add_special_tokens=False)
+            batch = self._backend.encode_batch_fast(self._led(texts[start : start + _BATCH]), add_special_tokens=False)
             rows = [encoding.ids for encoding in batch]
             lengths[start : start + len(rows)] = [len(row) for row in rows]
             values.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
@@ -57,6 +76,11 @@ class Encoder:
         ids = self._backend.encode(token + text, add_special_tokens=False).ids
         return np.asarray(ids[1:], dtype=np.int32)
 
+    def after_word(self, text: str) -> np.ndarray:
+        """Return the token ids of a text, such as punctuation, that directly follows a word, int32."""
+        rows = self.encode(["a", "a" + text])
+        return rows.values[rows.offsets[1] + rows.lengths[0] :]
+
     def cut(self, texts: Sequence[str], limit: int) -> list[str]:
         """Cut each text to its longest beginning that ends with a word and has at most ``limit`` tokens.
 
@@ -64,12 +88,17 @@ class Encoder:
         """
         cut = []
         for start in range(0, len(texts), _BATCH):
-            batch = list(texts[start : start + _BATCH])
+            batch = self._led(texts[start : start + _BATCH])
             encodings = self._backend.encode_batch(batch, add_special_tokens=False)
             cut += [
-                self._beginning(text, encoding.offsets, limit) for text, encoding in zip(batch, encodings, strict=True)
+                self._beginning(text, encoding.offsets, limit).removeprefix(self._lead)
+                for text, encoding in zip(batch, encodings, strict=True)
             ]
         return cut
+
+    def _led(self, texts: Sequence[str]) -> list[str]:
+        """Put the lead before every text that is not empty."""
+        return [self._lead + text if text else text for text in texts]
 
     def _beginning(self, text: str, spans: list[tuple[int, int]], limit: int) -> str:
         if len(spans) <= limit:
@@ -128,6 +157,24 @@ class Texts:
         """Mark the texts without tokens, bool [texts]."""
         empty: np.ndarray = self.tokens.lengths == 0
         return empty
+
+
+def tokenize_catalogue(
+    items: pl.Series, queries: pl.Series, tokenizer: str, vocabulary_size: int, limits: tuple[int, int]
+) -> tuple[PreTrainedTokenizerBase, Texts, Texts]:
+    """Load the ``tokenizer``, or train one, and prepare the texts of items and of queries with it.
+
+    ``limits`` caps the tokens of an item's text and of a query. Raises UserError when the tokenizer cannot be loaded.
+    """
+    if tokenizer == TRAINED:
+        loaded = train_tokenizer(chain(clean(items, [])[0], clean(queries, [])[0]), vocabulary_size)
+    else:
+        loaded = load_tokenizer(tokenizer)
+    encoder, reserved = Encoder(loaded), sorted(loaded.get_added_vocab())
+    item_texts, query_texts = (
+        Texts.prepare(column, encoder, limit, reserved) for column, limit in zip((items, queries), limits, strict=True)
+    )
+    return loaded, item_texts, query_texts
 
 
 def _replace(rows: Ragged, places: np.ndarray, by: Ragged) -> Ragged:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gensar_core.corpora.item_texts import Encoder, Texts, clean
-from gensar_core.corpora.tokenizer import train_tokenizer
+from gensar_core.embeddings.item_texts import Encoder, Texts, clean
+from gensar_core.embeddings.tokenizer import train_tokenizer
 from tests.support.prompts_by_hand import blanks_kept, t5_like
 from tests.support.shop import TEXTS
 
@@ -71,7 +71,7 @@ def test_characters_outside_the_vocabulary_are_counted() -> None:
 
 
 def test_many_texts_are_encoded_as_one_by_one(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gensar_core.corpora.item_texts._BATCH", 2)
+    monkeypatch.setattr("gensar_core.embeddings.item_texts._BATCH", 2)
     encoder = Encoder(tokenizer)
     rows = encoder.encode(TEXTS)
     assert rows.values.dtype == np.int32
