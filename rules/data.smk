@@ -5,8 +5,6 @@ from gensar_core.sources.amazon import product_search
 from gensar_core.sources.amazon.download import PRODUCT_SEARCH_CATEGORIES
 from gensar_core.sources.amazon.releases import RELEASES, raw_folder, raw_names
 
-# Folder of downloaded files -> release.
-AMAZON = {raw_folder(release): release for release in RELEASES}
 
 
 rule download_amazon:
@@ -15,7 +13,7 @@ rule download_amazon:
     log:
         "resources/{folder}/{category}/{file}.log",
     wildcard_constraints:
-        folder=any_of(AMAZON),
+        folder=any_of(map(raw_folder, RELEASES)),
         category=r"\w+",
         file=r"\w+\.jsonl?\.gz",
     conda:
@@ -23,8 +21,6 @@ rule download_amazon:
     resources:
         mem_mb=scaled(1000),
         runtime=scaled(240),
-    params:
-        release=lambda wildcards: AMAZON[wildcards.folder],
     script:
         "../workflow_scripts/download_amazon.py"
 

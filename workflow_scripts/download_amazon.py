@@ -8,4 +8,4 @@ with ScriptLog(snakemake.log[0]):
     from gensar_core.sources.amazon.download import download_amazon
 
     file = Path(snakemake.output[0])
-    download_amazon(snakemake.wildcards.category, snakemake.params.release, file.name, file.parent)
+    download_amazon(snakemake.wildcards.category, snakemake.wildcards.folder, file.name, file.parent)

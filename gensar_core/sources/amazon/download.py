@@ -18,7 +18,7 @@ from typing import Final
 from gensar_core.errors import UserError
 from gensar_core.runtime.progress import progress, say
 from gensar_core.sources.amazon import product_search
-from gensar_core.sources.amazon.releases import raw_homes
+from gensar_core.sources.amazon.releases import RELEASES, raw_folder, raw_homes
 from gensar_core.sources.shared.lines import blocks
 
 PRODUCT_SEARCH_HOME = "https://raw.githubusercontent.com/QingyaoAi/Amazon-Product-Search-Datasets/master/"
@@ -37,13 +37,14 @@ _TIMEOUT = 60.0
 _NETWORK_ERRORS = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
 
 
-def download_amazon(category: str, release: int, name: str, output: Path, home: str | None = None) -> None:
+def download_amazon(category: str, folder: str, name: str, output: Path, home: str | None = None) -> None:
     """Download one of a category's raw files into ``output``, leaving an existing file as it is.
 
     A file appears only once it is complete, a valid gzip file from start to end; the next call resumes an interrupted
-    download. ``home`` is another place of the file than its public one. Raises UserError saying which files to put
-    where when it cannot be reached or lacks the category.
+    download. ``folder`` names the release (``raw_folder``), ``home`` another place of the file than its public one.
+    Raises UserError saying which files to put where when it cannot be reached or lacks the category.
     """
+    release = next(release for release in RELEASES if raw_folder(release) == folder)
     url = raw_homes(category, release)[name] if home is None else f"{home.rstrip('/')}/{name}"
     _download([url], output, f"{name} and the category's other raw files")
 

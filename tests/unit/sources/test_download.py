@@ -68,7 +68,7 @@ def home():
 
 def download(folder, url, names=(REVIEWS, METADATA)):
     for name in names:
-        download_amazon("Toys", 2014, name, folder, url)
+        download_amazon("Toys", "amazon", name, folder, url)
 
 
 def whole(folder):
@@ -140,9 +140,13 @@ def test_failed_download_is_one_line_that_says_which_files_to_put_where(home, tm
 def test_files_of_every_release_come_from_their_public_homes(tmp_path, monkeypatch):
     fetched = []
     monkeypatch.setattr(download_module, "_download", lambda urls, *_: fetched.extend(urls))
-    for release, reviews in ((2014, "reviews_Toys.json.gz"), (2018, "Toys_5.json.gz"), (2023, "Toys.jsonl.gz")):
-        download_amazon("Toys", release, reviews, tmp_path)
-    download_amazon("Toys", 2023, "meta_Toys.jsonl.gz", tmp_path)
+    for folder, name in (
+        ("amazon", "reviews_Toys.json.gz"),
+        ("amazon_2018", "Toys_5.json.gz"),
+        ("amazon_2023", "Toys.jsonl.gz"),
+    ):
+        download_amazon("Toys", folder, name, tmp_path)
+    download_amazon("Toys", "amazon_2023", "meta_Toys.jsonl.gz", tmp_path)
     assert fetched == [
         "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Toys.json.gz",
         "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/Toys_5.json.gz",
