@@ -1,19 +1,21 @@
 # Raw logs -> canonical tables -> samples and candidates.
 from gensar_core.samples.parts import part_files
-from gensar_core.sources import kuaisar
+from gensar_core.sources import kuaisar, qilin
 from gensar_core.sources.amazon import product_search
-from gensar_core.sources.amazon.canonical import raw_names
 from gensar_core.sources.amazon.download import PRODUCT_SEARCH_CATEGORIES
+from gensar_core.sources.amazon.releases import RELEASES, raw_folder, raw_names
 
-REVIEWS, METADATA = raw_names("{category}")
 
 
 rule download_amazon:
     output:
-        reviews=protected(f"resources/amazon/{{category}}/{REVIEWS}"),
-        metadata=protected(f"resources/amazon/{{category}}/{METADATA}"),
+        protected("resources/{folder}/{category}/{file}"),
     log:
-        "resources/amazon/{category}/download.log",
+        "resources/{folder}/{category}/{file}.log",
+    wildcard_constraints:
+        folder=any_of(map(raw_folder, RELEASES)),
+        category=r"\w+",
+        file=r"\w+\.jsonl?\.gz",
     conda:
         "../envs/gensar.yaml"
     resources:
@@ -67,6 +69,7 @@ rule canonical_amazon:
         by_wildcards(
             paths.amazon_files,
             raw_names=raw_names,
+            raw_folder=raw_folder,
             search_names=product_search.FILES,
             searched_categories=PRODUCT_SEARCH_CATEGORIES,
         ),
@@ -144,6 +147,34 @@ rule canonical_kuaisar:
         code=code_of("canonical_kuaisar"),
     script:
         "../workflow_scripts/canonical_kuaisar.py"
+
+
+rule canonical_qilin:
+    input:
+        by_wildcards(
+            paths.raw_tables,
+            folders=qilin.FOLDERS,
+        ),
+    output:
+        paths.PARTIES,
+        events=paths.EVENTS,
+        record="results/{dataset}/canonical/stage.json",
+    log:
+        "results/{dataset}/logs/canonical.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_of(plan, "qilin")),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        mem_mb=scaled(2000, 30),
+        runtime=scaled(15, 0.2),
+    params:
+        settings=settings_of("canonical_qilin"),
+        seed=seed_of("canonical_qilin"),
+        code=code_of("canonical_qilin"),
+    script:
+        "../workflow_scripts/canonical_qilin.py"
 
 
 rule samples:

@@ -1,4 +1,4 @@
-"""Download the raw files of an Amazon category from their public home."""
+"""Download a raw file of an Amazon category from its public home."""
 
 from pathlib import Path
 
@@ -7,4 +7,5 @@ from gensar_core.runtime.logs import ScriptLog
 with ScriptLog(snakemake.log[0]):
     from gensar_core.sources.amazon.download import download_amazon
 
-    download_amazon(snakemake.wildcards.category, Path(snakemake.output.reviews).parent)
+    file = Path(snakemake.output[0])
+    download_amazon(snakemake.wildcards.category, snakemake.wildcards.folder, file.name, file.parent)

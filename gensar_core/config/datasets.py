@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from gensar_core.config.base import Count, Name, Parts, Positive, Settings, Share
 
@@ -74,12 +74,22 @@ class CanonicalSettings(_SearchSettings):
     """Configure how raw Amazon files become canonical tables (stage `canonical`)."""
 
     category: str
+    release: Literal[2014, 2018, 2023] = 2014
+    min_interactions: Positive | None = None
+    """k of the k-core that is computed here from the file of all reviews, in which the earliest review of a user and an
+    item counts; null: read the published 5-core instead, which releases 2014 and 2018 have."""
     search_share: Share = 0.76
     """Share of the reviews that become search sessions when the product-search files are missing."""
     keep_textless_items: bool = False
     """Keep reviewed items that have neither title nor description, and their reviews."""
     expected_rows: dict[str, Count] = {}
     """Step name -> rows that the step should leave; a difference is reported as a warning."""
+
+    @model_validator(mode="after")
+    def _core_is_there(self) -> CanonicalSettings:
+        if self.release == 2023 and self.min_interactions is None:
+            raise ValueError("release 2023 has no published 5-core; give 'min_interactions', usually 5")
+        return self
 
 
 class _DatasetBase(Settings):
@@ -99,7 +109,7 @@ class _DatasetBase(Settings):
 
 
 class AmazonDataset(_DatasetBase, CanonicalSettings):
-    """Read an Amazon 2014 category, with or without the product-search files of Ai et al."""
+    """Read a category of an Amazon release; that of 2014 with or without the product-search files of Ai et al."""
 
     source: Literal["amazon"]
     category: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
@@ -172,6 +182,18 @@ class KuaiSARDataset(_DatasetBase, KuaiSARSettings):
     """Folder that holds rec_inter.csv, src_inter.csv and item_features.csv."""
 
 
+class QilinSettings(ClickSettings):
+    """Configure the stage `canonical` of Qilin."""
+
+
+class QilinDataset(_DatasetBase, QilinSettings):
+    """Read Qilin from its published files."""
+
+    source: Literal["qilin"]
+    raw: str
+    """Folder that holds the published folders: notes, recommendation_train and so on."""
+
+
 DatasetSettings = Annotated[
-    AmazonDataset | SimulatedDataset | EventLogDataset | KuaiSARDataset, Field(discriminator="source")
+    AmazonDataset | SimulatedDataset | EventLogDataset | KuaiSARDataset | QilinDataset, Field(discriminator="source")
 ]

@@ -98,34 +98,53 @@ def user_file(dataset: str, key: str, path: str) -> str:
 def amazon_files(
     plan: Plan,
     dataset: str,
-    raw_names: Callable[[str], Iterable[str]],
+    raw_names: Callable[..., Iterable[str]],
+    raw_folder: Callable[[int], str],
     search_names: Collection[str],
     searched_categories: Collection[str],
 ) -> list[str]:
     """List the raw files of an Amazon category: simulated, downloaded, or in the user's folder.
 
-    ``raw_names`` names the files of a category that must be there, ``search_names`` those of product search, which are
-    published for ``searched_categories`` alone and left out of a data set without searches. Raises UserError when the
+    ``raw_names`` names the files of a category, of a release, and with all reviews or their 5-core, that must be there;
+    ``raw_folder`` the folder of a release's downloads; ``search_names`` those of product search, which are published
+    for ``searched_categories`` of 2014 alone and left out of a data set without searches. Raises UserError when the
     user's folder lacks one that must be there.
     """
     entry: Any = plan.experiments.datasets[dataset]
-    names, category = list(raw_names(entry.category)), entry.category
     if entry.source == "simulated":
-        return [f"results/{dataset}/raw/{name}" for name in [*names, *search_names]]
-    if entry.searches == "none":
-        search_names = ()
+        return [f"results/{dataset}/raw/{name}" for name in [*raw_names(entry.category), *search_names]]
+    names = list(raw_names(entry.category, entry.release, entry.min_interactions is not None))
+    searched = search_names if entry.release == 2014 and entry.searches == "made" else ()
     if entry.raw == "download":
-        published = search_names if category in searched_categories else ()
-        return [f"resources/amazon/{category}/{name}" for name in [*names, *published]]
-    needed = raw_files(plan, dataset, names)
-    search = [f"{entry.raw}/{name}" for name in search_names]
-    return needed + [path for path in search if Path(path).is_file()]
+        published = searched if entry.category in searched_categories else ()
+        folder = f"resources/{raw_folder(entry.release)}/{entry.category}"
+        return [f"{folder}/{name}" for name in [*names, *published]]
+    search = [f"{entry.raw}/{name}" for name in searched]
+    return raw_files(plan, dataset, names) + [path for path in search if Path(path).is_file()]
 
 
 def raw_files(plan: Plan, dataset: str, names: Iterable[str]) -> list[str]:
     """List the named files of a data set's folder of raw files. Raises UserError when one is missing."""
     entry: Any = plan.experiments.datasets[dataset]
     return [user_file(dataset, "raw", f"{entry.raw}/{name}") for name in names]
+
+
+def raw_tables(plan: Plan, dataset: str, folders: Iterable[str]) -> list[str]:
+    """List the Parquet files of the named folders below a data set's raw files, folder by folder.
+
+    Raises UserError when a folder has none.
+    """
+    entry: Any = plan.experiments.datasets[dataset]
+    files: list[str] = []
+    for folder in folders:
+        there = sorted(Path(entry.raw, folder).glob("*.parquet"))
+        if not there:
+            raise UserError(
+                f"config: datasets.{dataset}.raw: there are no Parquet files in {entry.raw}/{folder}; put the "
+                "published ones there, or name their place"
+            )
+        files += map(str, there)
+    return files
 
 
 def user_table(plan: Plan, dataset: str, key: str) -> str:

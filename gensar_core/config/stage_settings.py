@@ -7,7 +7,13 @@ from typing import Any, Final
 
 from gensar_core.config.base import Settings
 from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.config.datasets import CanonicalSettings, EventLogSettings, KuaiSARSettings, SimulationSettings
+from gensar_core.config.datasets import (
+    CanonicalSettings,
+    EventLogSettings,
+    KuaiSARSettings,
+    QilinSettings,
+    SimulationSettings,
+)
 from gensar_core.config.experiments import Experiments
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.config.generators import TrainingSettings
@@ -21,6 +27,7 @@ _READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
     "canonical_amazon": ("datasets", CanonicalSettings),
     "canonical_eventlog": ("datasets", EventLogSettings),
     "canonical_kuaisar": ("datasets", KuaiSARSettings),
+    "canonical_qilin": ("datasets", QilinSettings),
     **dict.fromkeys(("samples", "samples_survey", "samples_part", "samples_gather"), ("datasets", "samples")),
     "training_negatives": ("datasets", "training_negatives"),
     "embed_text": ("embeddings", None),

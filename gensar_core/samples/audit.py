@@ -49,6 +49,7 @@ _EVALUATION_MARKS = (
     "training_targets_of_other_task",
     "targets_with_later_training",
     "later_training_events",
+    "targets_with_future_of_others",
     *_MEMBERSHIP,
     "candidates_equal_target",
     "candidate_lists_short",
@@ -63,7 +64,8 @@ class Audit:
     are processed slice by slice.
 
     - ``samples``: all samples; ``leak_share`` is ``leaks`` over it, ``later_training_share`` is
-      ``targets_with_later_training`` over it.
+      ``targets_with_later_training`` over it, and ``future_of_others_share`` is
+      ``targets_with_future_of_others`` over it.
     - ``leaks``: the target's item is in the sample's own input more often than the user's earlier clicks account for,
       so an entry is from the target's time or later.
     - ``repeats``: the target's item is in the input, and an earlier click on it accounts for that.
@@ -78,6 +80,8 @@ class Audit:
       item, at the target's time or later.
     - valid and test, ``targets_with_later_training``: a training event of the user, of either task, is later than the
       target; ``later_training_events``: the number of such events, summed over the targets.
+    - valid and test, ``targets_with_future_of_others``: a training event of another user is later than the
+      target, so a model may know what was clicked after it. A split by time has no such target (Ji et al., 2023).
     - valid and test, ``only_candidate_in_history``: of all candidates, only the target is in the input;
       ``only_candidate_not_in_history``: only the target is not. Either picks out the target without a model.
     - valid and test, ``candidates_equal_target``: the target is among its negatives; ``candidate_lists_short``: the
@@ -89,6 +93,7 @@ class Audit:
         self._training = training_events.select("user_id", "time", pair=_pair("item_id"))
         self._users = _distinct(training_events, "user_id")
         self._items = _distinct(training_events, "item_id")
+        self._last = _last_events(training_events)
         self._negatives = negatives
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
@@ -102,6 +107,10 @@ class Audit:
             targets_of_unseen_users=~pl.col("user_id").is_in(self._users.implode()),
             targets_of_unseen_items=~pl.col("target_item").is_in(self._items.implode()),
             targets_held_out=(pl.col("time") >= pl.col("held_from")).fill_null(False),
+            targets_with_future_of_others=pl.any_horizontal(
+                pl.lit(False),
+                *((pl.col("user_id") != user) & (pl.col("time") < time) for user, time in self._last),
+            ),
         )
         users = events.select(first=pl.col("user_id").min(), last=pl.col("user_id").max())
         training = self._training.filter(pl.col("user_id").is_between(*users.row(0))).collect()
@@ -126,6 +135,7 @@ class Audit:
         shares = {"leak_share": "leaks"}
         if split != "train":
             shares["later_training_share"] = "targets_with_later_training"
+            shares["future_of_others_share"] = "targets_with_future_of_others"
         return counts | {name: round(counts[of] / max(counts["samples"], 1), 6) for name, of in shares.items()}
 
 
@@ -152,6 +162,12 @@ def audit_time_split(training_events: pl.LazyFrame, samples: pl.LazyFrame) -> di
 def _distinct(table: pl.LazyFrame, name: str) -> pl.Series:
     """Return the distinct values of a column."""
     return table.select(pl.col(name).unique()).collect(engine="streaming").to_series()
+
+
+def _last_events(training_events: pl.LazyFrame) -> list[tuple[int, int]]:
+    """Return the users whose last training events are the two latest, and their times: of any user, one is another."""
+    last = training_events.group_by("user_id").agg(pl.col("time").max()).top_k(2, by=["time", "user_id"])
+    return last.select("user_id", "time").collect(engine="streaming").rows()
 
 
 def _count_from(rows: pl.LazyFrame, moment: int | None) -> int:

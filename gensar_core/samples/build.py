@@ -276,7 +276,21 @@ def _audit(stage: Stage, events: EventTable, settings: SampleSettings) -> dict[s
     for users in events.blocks():
         block = samples.filter(pl.col("user_id").is_between(users.start, users.stop - 1)).collect()
         audit.add(events.read(users), block, _lists_of(block, candidates))
-    return report | audit.report()
+    counted = audit.report()
+    if settings.split == "leave_one_out":
+        _warn_of_the_future(stage, counted)
+    return report | counted
+
+
+def _warn_of_the_future(stage: Stage, audit: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Warn of the share of test targets that precede training events of other users."""
+    shares = {task: audit[task]["test"]["future_of_others_share"] for task in schema.TASKS}
+    told = ", ".join(f"{share:.0%} of {task}" for task, share in shares.items() if share)
+    if told:
+        stage.warn(
+            f"leave-one-out trains on clicks of other users that are later than test targets ({told}); split: time "
+            "trains on what was there before them"
+        )
 
 
 def _lists_of(samples: pl.DataFrame, candidates: pl.LazyFrame) -> pl.DataFrame:

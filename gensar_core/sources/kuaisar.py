@@ -13,8 +13,8 @@ import polars as pl
 from gensar_core.config.datasets import KuaiSARSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
-from gensar_core.sources.shared.click_logs import EventRows, RawClicks, first_fault, write_canonical
-from gensar_core.sources.shared.normalization import identity, normalized, plausible
+from gensar_core.sources.shared.click_logs import EventRows, RawClicks, clicked_rows, write_canonical
+from gensar_core.sources.shared.normalization import identity, normalized
 from gensar_core.sources.shared.raw_tables import reading, scan_text
 
 RECOMMENDATIONS: Final = "rec_inter.csv"
@@ -95,50 +95,24 @@ def clean_recommendations(path: Path) -> pl.LazyFrame:
     """Return the rows of rec_inter.csv with a click, in the form of ``RawClicks.events``."""
     nothing = pl.lit(None, dtype=pl.String())
     table = scan_text(path, ("user_id", "item_id", _TIME, "click"))
-    return _clicks(table, _TIME, "click", searched=False, query=nothing, session=nothing)
+    return clicked_rows(_with_numbers(table, _TIME, "click"), searched=False, query=nothing, session=nothing)
 
 
 def clean_searches(path: Path) -> pl.LazyFrame:
     """Return the shown items of src_inter.csv with a click, in the form of ``RawClicks.events``."""
     columns = ("user_id", "item_id", "search_session_id", _SEARCH_TIME, "keyword", "click_cnt")
     query = _words(pl.col("keyword"))
-    return _clicks(
-        scan_text(path, columns),
-        _SEARCH_TIME,
-        "click_cnt",
+    return clicked_rows(
+        _with_numbers(scan_text(path, columns), _SEARCH_TIME, "click_cnt"),
         searched=True,
         query=pl.when(query != "").then(query),
         session=identity(pl.col("search_session_id")),
     )
 
 
-def _clicks(
-    table: pl.LazyFrame, milliseconds: str, clicks: str, *, searched: bool, query: pl.Expr, session: pl.Expr
-) -> pl.LazyFrame:
-    count = pl.col(clicks).cast(pl.Float64(), strict=False)
-    faults = {
-        "empty_user_id": pl.col("user").is_null(),
-        "empty_item_id": pl.col("item").is_null(),
-        "bad_time": pl.col("time").is_null(),
-        "bad_click": ~(pl.col("clicks") > 0).fill_null(False),
-        "without_query": pl.col("searched") & pl.col("query").is_null(),
-    }
-    return (
-        table.filter(count.is_null() | (count != 0))
-        .select(
-            "row",
-            user=identity(pl.col("user_id")),
-            item=identity(pl.col("item_id")),
-            time=plausible(pl.col(milliseconds).cast(pl.Float64(), strict=False) / 1000),
-            searched=pl.lit(searched),
-            query=query,
-            session=session,
-            unknown_kind=pl.lit(None, dtype=pl.String()),
-            clicks=count,
-        )
-        .with_columns(fault=first_fault(faults))
-        .drop("clicks")
-    )
+def _with_numbers(table: pl.LazyFrame, milliseconds: str, clicks: str) -> pl.LazyFrame:
+    numbers = {name: pl.col(name).cast(pl.Float64(), strict=False) for name in (milliseconds, clicks)}
+    return table.with_columns(seconds=numbers[milliseconds] / 1000, clicks=numbers[clicks])
 
 
 def _words(numbers: pl.Expr) -> pl.Expr:

@@ -243,16 +243,16 @@ def test_a_public_name_means_one_thing():
 FIELD_WORDS = """
     attention bm25 bounded causal comparison contrastive corpora cost cross curve data dataset doc2query dropout
     embedding encoder entropy example genret k kmeans core kuaisar linear loss metadata model negative next node
-    normalization ids plateau popularity product pseudo quality quantizer raw recommender review rqvae scoring sequence
-    sequential shop shopper significance sinkhorn softmax
+    normalization ids plateau popularity product pseudo qilin quality quantizer raw recommender review rqvae scoring
+    sequence sequential shop shopper significance sinkhorn softmax
     statistics t5 tensor text tokenizer tower train trained training unifiedssr unique validation vocabulary word
 """
 FLOW_WORDS = """
     adoption array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
     cleaning click config device download draw error eventlog explain family file fit format hashing hub inheritance
-    initialize inspection interface launch line live load loop main numbering open overview page parallel path piece
-    processes progress quantize read readable report revival run schema sealing seed separation settings shard state
-    status survey synthesis thread verification view whole write writing
+    initialize inspection interface json launch line live load loop main numbering open overview page parallel path
+    piece processes progress quantize read readable report revival run schema sealing seed separation settings
+    shard state status survey synthesis thread verification view whole write writing
 """
 
 

@@ -23,6 +23,7 @@ from gensar_core.config.datasets import _DatasetBase
 from gensar_core.config.experiments import Experiments, load_experiments
 from gensar_core.runtime import fingerprint as fingerprints
 from gensar_core.runtime.fingerprint import script_fingerprint
+from gensar_core.sources.qilin import FOLDERS
 
 from .planning import ROOT, Plans
 
@@ -34,6 +35,7 @@ ENTRIES = {
     "datasets.simulated": "demo",
     "datasets.eventlog": "shop",
     "datasets.kuaisar": "kuaisar",
+    "datasets.qilin": "qilin",
     "embeddings.text": "minilm",
     "embeddings.sequential": "sasrec",
     "identifiers.rqvae": "joint_demo",
@@ -52,6 +54,7 @@ AUTOMATIC = object()
 SOURCES = {
     "shop": {"source": "eventlog", "items": "shop/items.csv", "events": "shop/events.csv", "table": "demo"},
     "kuaisar": {"source": "kuaisar", "raw": "kuaisar", "table": "demo"},
+    "qilin": {"source": "qilin", "raw": "qilin", "table": "demo"},
 }
 #: Entries of the kinds of identifiers that config.yaml's own do not have.
 IDENTIFIERS = {
@@ -64,6 +67,7 @@ IDENTIFIERS = {
 RAW = ["shop/items.csv", "shop/events.csv", "shop/other.csv"]
 RAW += [f"{folder}/{name}" for folder in ("kuaisar", "other") for name in ("rec_inter.csv", "src_inter.csv")]
 RAW += [f"{folder}/item_features.csv" for folder in ("kuaisar", "other")]
+RAW += [f"{folder}/{name}/train-00000-of-00001.parquet" for folder in ("qilin", "other") for name in FOLDERS]
 RAW += ["other/reviews_Electronics_5.json.gz", "other/meta_Electronics.json.gz"]
 RAW += [f"other/{name}" for name in ("query_text.txt.gz", "train.qrels.gz", "test.qrels.gz")]
 
@@ -105,7 +109,7 @@ def targets(values):
 def plans(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plans")
     for path in RAW:
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
     values = configuration()
     return Plans(folder, values, targets(values))

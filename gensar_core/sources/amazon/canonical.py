@@ -1,4 +1,4 @@
-"""Build canonical tables of users, items, queries and events from source `amazon`: a category of the 2014 release."""
+"""Build canonical tables of users, items, queries and events from source `amazon`: a category of a release."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.sources.amazon import product_search
 from gensar_core.sources.amazon.metadata import read_metadata
+from gensar_core.sources.amazon.releases import RELEASES, ProductKeys, ReviewKeys, raw_names
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.amazon.search_sessions import searches_from_categories, searches_from_pairs
+from gensar_core.sources.shared.k_core import interaction_core
 from gensar_core.sources.shared.numbering import codes, number_rows, write_tables
 
-#: Steps of the preparation that `expected_rows` may name, in order. Those of product search have no count when queries
-#: are synthesized.
+#: Steps of the preparation that `expected_rows` may name, in order. Those of the core have no count when the published
+#: one is read, those of product search none when queries are synthesized.
 STEPS: Final = (
     "reviews_read",
     "users_read",
     "items_read",
+    "core_reviews",
+    "core_users",
+    "core_items",
     "metadata_cleaned",
     "items_with_text",
     "recommendation_interactions",
@@ -36,33 +41,33 @@ STEPS: Final = (
     "distinct_queries",
 )
 
+_PARTIES = ("user", "item")
 _EVENT_ORDER = ("user", "time", "searched", "rating", "row")
-
-
-def raw_names(category: str) -> tuple[str, str]:
-    """Return the file names of a category's reviews and metadata."""
-    return f"reviews_{category}_5.json.gz", f"meta_{category}.json.gz"
 
 
 def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int) -> None:
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
-    ``raw`` holds the category's reviews and metadata, and optionally its product-search files. Every review of a kept
-    item is a recommendation click. With product-search files, the reviews of their (user, item) pairs are also
+    ``raw`` holds the category's reviews and metadata, and for 2014 optionally its product-search files. With
+    ``min_interactions``, the core of all reviews is computed; without, the published one is read. Every review of a
+    kept item is a recommendation click. With product-search files, the reviews of their (user, item) pairs are also
     searches, each with one of the pair's queries; without them, a share of all reviews are also searches, with queries
     made from category paths. With ``searches: none`` there are none, and the product-search files are not read. Broken
-    lines are counted in the record and skipped. Raises UserError when a file is
-    missing, cannot be read or is mostly broken, when ``expected_rows`` names an unknown step, and when no interaction
-    is left.
+    lines are counted in the record and skipped. Raises UserError when a file is missing, cannot be read or is mostly
+    broken, when ``expected_rows`` names an unknown step, and when no interaction is left.
     """
     _check_steps(settings.expected_rows)
-    reviews_path, metadata_path = _required_files(raw, settings.category)
+    release = RELEASES[settings.release]
+    reviews_path, metadata_path = _required_files(raw, settings)
     inputs = [reviews_path, metadata_path]
-    if settings.searches == "made" and product_search.has_product_search(raw):
+    made = settings.release == 2014 and settings.searches == "made"
+    if made and product_search.has_product_search(raw):
         inputs += [raw / name for name in product_search.FILES]
     with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
-        reviews = _load_reviews(stage, reviews_path)
-        items = _load_items(stage, metadata_path, reviews["item"].unique(), settings.keep_textless_items)
+        reviews = _load_reviews(stage, reviews_path, release.review_keys, settings.min_interactions)
+        items = _load_items(
+            stage, metadata_path, release.product_keys, reviews["item"].unique(), settings.keep_textless_items
+        )
         clicks = reviews.join(items.select("item"), on="item", how="semi", maintain_order="left")
         stage.record(reviews_on_dropped_items=len(reviews) - len(clicks), recommendation_interactions=len(clicks))
         # Free memory: nearly as large as the clicks.
@@ -100,8 +105,9 @@ def _check_steps(expected: Mapping[str, int]) -> None:
             raise UserError(f"expected_rows: {step!r} is no step of the preparation; {hint}")
 
 
-def _required_files(raw: Path, category: str) -> list[Path]:
-    paths = [raw / name for name in raw_names(category)]
+def _required_files(raw: Path, settings: CanonicalSettings) -> list[Path]:
+    names = raw_names(settings.category, settings.release, settings.min_interactions is not None)
+    paths = [raw / name for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise UserError(
@@ -111,10 +117,18 @@ def _required_files(raw: Path, category: str) -> list[Path]:
     return paths
 
 
-def _load_reviews(stage: Stage, path: Path) -> pl.DataFrame:
-    """Return user, item, time, rating and row (place in the file): the first of equal user, item and time."""
-    reviews, tally = read_reviews(path)
-    distinct = reviews.with_row_index("row").unique(["user", "item", "time"], keep="first", maintain_order=True)
+def _load_reviews(stage: Stage, path: Path, keys: ReviewKeys, minimum: int | None) -> pl.DataFrame:
+    """Return user, item, time, rating and row (place in the file): the first of equal user, item and time.
+
+    With a ``minimum``, only the earliest review of a user and an item counts, and the reviews of the core are returned
+    (Hou et al., 2024, who publish the 2023 release, prepare it so).
+    """
+    reviews, tally = read_reviews(path, keys)
+    numbered = reviews.with_row_index("row")
+    if minimum is None:
+        distinct = numbered.unique(["user", "item", "time"], keep="first", maintain_order=True)
+    else:
+        distinct = numbered.sort("time", "row").unique(["user", "item"], keep="first", maintain_order=True)
     stage.record(
         reviews_read=len(reviews),
         **tally.counts(),
@@ -122,12 +136,34 @@ def _load_reviews(stage: Stage, path: Path) -> pl.DataFrame:
         users_read=distinct["user"].n_unique(),
         items_read=distinct["item"].n_unique(),
     )
-    return distinct
+    return distinct if minimum is None else _core(stage, distinct, minimum, path)
 
 
-def _load_items(stage: Stage, path: Path, reviewed: pl.Series, keep_textless: bool) -> pl.DataFrame:
+def _core(stage: Stage, reviews: pl.DataFrame, minimum: int, path: Path) -> pl.DataFrame:
+    """Keep the reviews of users and items with at least ``minimum`` of those kept."""
+    numbers = [reviews.select(codes(pl.col(name), reviews[name].unique().sort())).to_series() for name in _PARTIES]
+    inside, rounds = interaction_core(numbers[0].to_numpy(), numbers[1].to_numpy(), minimum)
+    core = reviews.filter(pl.Series(inside))
+    if core.is_empty():
+        raise UserError(
+            f"{path}: no review is left, because no users and items have {minimum} reviews of each other; lower "
+            "min_interactions"
+        )
+    stage.record(
+        core_rounds=rounds,
+        reviews_outside_core=len(reviews) - len(core),
+        core_reviews=len(core),
+        core_users=core["user"].n_unique(),
+        core_items=core["item"].n_unique(),
+    )
+    return core
+
+
+def _load_items(
+    stage: Stage, path: Path, keys: ProductKeys | None, reviewed: pl.Series, keep_textless: bool
+) -> pl.DataFrame:
     """Return the reviewed items that have text, or all of them: the columns of the metadata, and text."""
-    metadata = read_metadata(path, frozenset(reviewed.to_list()))
+    metadata = read_metadata(path, frozenset(reviewed.to_list()), keys)
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
     items = metadata.items.with_columns(text=text)
     with_text = items.filter(pl.col("text") != "")
@@ -174,6 +210,7 @@ def _compare(stage: Stage, expected: Mapping[str, int]) -> None:
     for step, rows in expected.items():
         count: int | None = stage.counts.get(step)
         if count is None:
-            stage.warn(f"step {step}: {rows:,} rows expected, but there are no product-search files to count")
+            absent = "is no computed core" if step.startswith("core_") else "are no product-search files"
+            stage.warn(f"step {step}: {rows:,} rows expected, but there {absent} to count")
         elif count != rows:
             stage.warn(f"step {step}: {count:,} rows, expected {rows:,}")

@@ -1,7 +1,7 @@
 """Download raw Amazon files from their public homes.
 
-Reviews and metadata are those of the Amazon 2014 release (McAuley et al.); Ai et al. (SIGIR 2017) publish
-product-search files for some of its categories.
+Reviews and metadata are those of a release (releases.py); Ai et al. (SIGIR 2017) publish product-search files for some
+categories of 2014.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from typing import Final
 from gensar_core.errors import UserError
 from gensar_core.runtime.progress import progress, say
 from gensar_core.sources.amazon import product_search
-from gensar_core.sources.amazon.canonical import raw_names
+from gensar_core.sources.amazon.releases import RELEASES, raw_folder, raw_homes
 from gensar_core.sources.shared.lines import blocks
 
-HOME = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 PRODUCT_SEARCH_HOME = "https://raw.githubusercontent.com/QingyaoAi/Amazon-Product-Search-Datasets/master/"
 #: Categories for which Ai et al. publish product-search files.
 PRODUCT_SEARCH_CATEGORIES: Final = (
@@ -38,27 +37,32 @@ _TIMEOUT = 60.0
 _NETWORK_ERRORS = (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)
 
 
-def download_amazon(category: str, output: Path, home: str = HOME) -> None:
-    """Download a category's reviews and metadata into ``output``, leaving existing files as they are.
+def download_amazon(category: str, folder: str, name: str, output: Path, home: str | None = None) -> None:
+    """Download one of a category's raw files into ``output``, leaving an existing file as it is.
 
     A file appears only once it is complete, a valid gzip file from start to end; the next call resumes an interrupted
-    download. Raises UserError saying which files to put where when ``home`` cannot be reached or lacks the category.
+    download. ``folder`` names the release (``raw_folder``), ``home`` another place of the file than its public one.
+    Raises UserError saying which files to put where when it cannot be reached or lacks the category.
     """
-    _download(raw_names(category), home, output)
+    release = next(release for release in RELEASES if raw_folder(release) == folder)
+    url = raw_homes(category, release)[name] if home is None else f"{home.rstrip('/')}/{name}"
+    _download([url], output, f"{name} and the category's other raw files")
 
 
 def download_product_search(category: str, output: Path, home: str = PRODUCT_SEARCH_HOME) -> None:
     """Download a category's product-search files into ``output``, as ``download_amazon`` does."""
-    _download(product_search.FILES, f"{home.rstrip('/')}/reviews_{category}_5.json.gz", output)
+    urls = [f"{home.rstrip('/')}/reviews_{category}_5.json.gz/{name}" for name in product_search.FILES]
+    _download(urls, output, " and ".join(product_search.FILES))
 
 
-def _download(names: Sequence[str], home: str, output: Path) -> None:
+def _download(urls: Sequence[str], output: Path, needed: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    by_hand = f"put {' and '.join(names)} into a folder by hand and set datasets.<name>.raw to that folder"
-    for name in names:
+    by_hand = f"put {needed} into a folder by hand and set datasets.<name>.raw to that folder"
+    for url in urls:
+        name = url.rpartition("/")[2]
         if (output / name).is_file():
             continue
-        url, partial = f"{home.rstrip('/')}/{name}", output / f".{name}.partial"
+        partial = output / f".{name}.partial"
         try:
             _fetch(url, partial)
         except _NETWORK_ERRORS as error:

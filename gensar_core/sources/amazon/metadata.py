@@ -1,4 +1,4 @@
-"""Read the metadata of the Amazon 2014 release: one Python literal per line, parsed as data and never executed."""
+"""Read the metadata of any Amazon release: one JSON object or, in 2014, one Python literal per line, never executed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from gensar_core.sources.amazon.json_lines import is_id, parse_product
+from gensar_core.sources.amazon.releases import ProductKeys
 from gensar_core.sources.shared.cleaning import clean_text
 from gensar_core.sources.shared.lines import Tally, blocks
 
@@ -27,6 +29,7 @@ SCHEMA = {
 _TEXTS = ("title", "description", "brand")
 # No item has a longer line, and parsing one could exhaust the memory.
 _LONGEST_LITERAL = 1 << 22
+_TOO_LONG = "longer than an item can be"
 
 
 @dataclass
@@ -41,12 +44,13 @@ class Metadata:
     duplicates: int
 
 
-def read_metadata(path: Path, wanted: Collection[str]) -> Metadata:
+def read_metadata(path: Path, wanted: Collection[str], keys: ProductKeys | None = None) -> Metadata:
     """Read the item of every line, and clean the items whose asin is ``wanted``, in file order.
 
-    A line is broken, and skipped, when it is not the literal of a dict in UTF-8, lacks asin, or holds a value of the
-    wrong type in a field that is read. Of several lines with one asin, the first is kept. Raises UserError when the
-    file cannot be read or most of it is broken.
+    A line is a Python literal or, given its ``keys``, a JSON object. It is broken, and skipped, when it is not the
+    literal of a dict, or such an object, in UTF-8, lacks the asin, or holds a value of the wrong type in a field that
+    is read. Of several lines with one asin, the first is kept. Raises UserError when the file cannot be read or most of
+    it is broken.
     """
     tally = Tally(path, "metadata")
     seen: set[str] = set()
@@ -60,7 +64,7 @@ def read_metadata(path: Path, wanted: Collection[str]) -> Metadata:
                 if not line.strip():
                     continue
                 tally.lines += 1
-                item = _parse_line(line, wanted)
+                item = _parse_json(line, keys) if keys else _parse_line(line, wanted)
                 if isinstance(item, str):
                     tally.reject(number, item)
                     continue
@@ -69,14 +73,21 @@ def read_metadata(path: Path, wanted: Collection[str]) -> Metadata:
                 if asin not in seen and asin in wanted:
                     rows.append(_clean(item))
                 seen.add(asin)
-    tally.check("a line should be a Python literal such as {'asin': '...', 'title': '...'}")
+    kind = (
+        f"JSON object with {keys.item} and title" if keys else "Python literal such as {'asin': '...', 'title': '...'}"
+    )
+    tally.check(f"a line should be a {kind}")
     return Metadata(_table(rows), tally, cleaned, duplicates=cleaned - len(seen))
+
+
+def _parse_json(line: bytes, keys: ProductKeys) -> dict[str, Any] | str:
+    return parse_product(line, keys) if len(line) <= _LONGEST_LITERAL else _TOO_LONG
 
 
 def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
     """Return the item of a line, or the reason why it is broken. An unwanted item may hold its asin alone."""
     if len(line) > _LONGEST_LITERAL:
-        return "longer than an item can be"
+        return _TOO_LONG
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
@@ -97,7 +108,7 @@ def _parse_line(line: bytes, wanted: Collection[str]) -> dict[str, Any] | str:
     asin = item.get("asin")
     if asin is None:
         return "field missing"
-    if not isinstance(asin, str) or not asin or any("\ud800" <= letter <= "\udfff" for letter in asin):
+    if not is_id(asin):
         return "field of a wrong type"
     if not all(item.get(name) is None or isinstance(item[name], str) for name in _TEXTS):
         return "field of a wrong type"

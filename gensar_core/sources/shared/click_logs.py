@@ -1,4 +1,4 @@
-"""Build canonical tables from cleaned logs of clicks, for the sources eventlog and kuaisar.
+"""Build canonical tables from cleaned logs of clicks, for the sources eventlog, kuaisar and qilin.
 
 A source passes its items and events as lazy frames of cleaned text. They stream to disk once; after that, events are
 whole numbers, so that tens of millions of them fit in memory.
@@ -21,6 +21,7 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.sources.shared.category_paths import category_column
 from gensar_core.sources.shared.k_core import interaction_core
+from gensar_core.sources.shared.normalization import identity, plausible
 from gensar_core.sources.shared.numbering import (
     codes,
     number_rows,
@@ -91,6 +92,37 @@ class RawClicks:
 def first_fault(conditions: Mapping[str, pl.Expr]) -> pl.Expr:
     """Return the name of the first condition that holds in each row, or null."""
     return pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in conditions.items())
+
+
+def clicked_rows(shown: pl.LazyFrame, *, searched: bool, query: pl.Expr, session: pl.Expr) -> pl.LazyFrame:
+    """Return the shown items that were clicked, in the form of ``RawClicks.events``.
+
+    ``shown`` holds row, user_id, item_id (text), seconds and clicks (floats, null where they are no numbers), and the
+    columns of ``query`` and ``session``. An item with 0 clicks is no event.
+    """
+    faults = {
+        "empty_user_id": pl.col("user").is_null(),
+        "empty_item_id": pl.col("item").is_null(),
+        "bad_time": pl.col("time").is_null(),
+        "bad_click": ~(pl.col("clicks") > 0).fill_null(False),
+        "without_query": pl.col("searched") & pl.col("query").is_null(),
+    }
+    return (
+        shown.filter(pl.col("clicks").is_null() | (pl.col("clicks") != 0))
+        .select(
+            "row",
+            user=identity(pl.col("user_id")),
+            item=identity(pl.col("item_id")),
+            time=plausible(pl.col("seconds")),
+            searched=pl.lit(searched),
+            query=query,
+            session=session,
+            unknown_kind=pl.lit(None, dtype=pl.String()),
+            clicks="clicks",
+        )
+        .with_columns(fault=first_fault(faults))
+        .drop("clicks")
+    )
 
 
 def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -80,15 +80,35 @@ def scan_text(path: Path, required: Sequence[str], optional: Sequence[str] = ())
                 types = dict.fromkeys([*(name for name in required if name in names), *optional], pl.String())
                 table = pl.scan_ndjson(path, schema=types, row_index_name=_ROW, row_index_offset=1)
                 columns = {name: pl.col(name) for name in [*names, *optional]}
-    for name in required:
-        if name not in columns:
-            listed = ", ".join(name for name in columns if name != _ROW)
-            raise UserError(f"{path}: lacks the column {name!r}; rename or add it (there: {listed})")
+    _check_columns(path, required, columns)
     absent = pl.lit(None, dtype=pl.String())
     return table.select(
         pl.col(_ROW).cast(pl.UInt32()).alias("row"),
         *(columns.get(name, absent).alias(name) for name in [*required, *optional]),
     )
+
+
+def scan_parquet_folder(folder: Path, columns: Sequence[str]) -> pl.LazyFrame:
+    """Return the named columns of a folder's Parquet files with their types, after `row`, as ``scan_text`` does.
+
+    The files are read in the order of their names. Raises UserError for a folder without Parquet files, for an
+    unreadable one, and for a missing column.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise UserError(f"{folder}: holds no Parquet files; put the published ones there")
+    with reading(folder):
+        table = pl.scan_parquet(files, row_index_name=_ROW, row_index_offset=1)
+        names = table.collect_schema().names()
+    _check_columns(folder, columns, names)
+    return table.select(pl.col(_ROW).cast(pl.UInt32()).alias("row"), *columns)
+
+
+def _check_columns(path: Path, required: Sequence[str], there: Iterable[str]) -> None:
+    names = [name for name in there if name != _ROW]
+    for name in required:
+        if name not in names:
+            raise UserError(f"{path}: lacks the column {name!r}; rename or add it (there: {', '.join(names)})")
 
 
 @contextmanager
@@ -227,7 +247,10 @@ def _line_of(path: Path, wanted: bytes) -> str:
 
 
 def _fault(path: Path) -> str | None:
-    """Diagnose a file that could not be read, in a slow second pass line by line."""
+    """Diagnose a file, or a folder of files, that could not be read, in a slow second pass line by line."""
+    if path.is_dir():
+        faults = ((file, _fault(file)) for file in sorted(path.rglob("*.parquet")))
+        return next((f"{file.relative_to(path)}: {fault}" for file, fault in faults if fault), None)
     kind = table_format(path)
     if kind == "Parquet":
         try:

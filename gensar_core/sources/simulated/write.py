@@ -17,8 +17,8 @@ from gensar_core.config.datasets import SimulationSettings
 from gensar_core.runtime.seeds import generator
 from gensar_core.runtime.stage import Stage
 from gensar_core.sources.amazon import product_search
-from gensar_core.sources.amazon.canonical import raw_names
 from gensar_core.sources.amazon.query_synthesis import path_query
+from gensar_core.sources.amazon.releases import raw_names
 from gensar_core.sources.simulated import broken_lines as dirt
 from gensar_core.sources.simulated.product_pages import Pages, product_pages
 from gensar_core.sources.simulated.shop import ADJECTIVES, REVIEW_SENTENCES, Shelves, stock_shelves

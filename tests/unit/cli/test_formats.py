@@ -5,7 +5,8 @@ from pathlib import Path
 from gensar_core import schema
 from gensar_core.cli.formats import formats_markdown
 from gensar_core.samples.audit import Audit, audit_time_split
-from gensar_core.sources import eventlog, kuaisar
+from gensar_core.sources import eventlog, kuaisar, qilin
+from gensar_core.sources.amazon.releases import RELEASES, raw_homes
 from gensar_core.sources.shared import click_logs as clicks
 from gensar_core.sources.shared import raw_tables as tabular
 
@@ -55,5 +56,6 @@ def test_the_page_names_every_input_column_suffix_and_count():
         *(f"events_{fault}" for fault in eventlog.EVENT_FAULTS),
     ]
     files = [kuaisar.RECOMMENDATIONS, kuaisar.SEARCHES, kuaisar.ITEMS, kuaisar.USERS]
+    files += [*qilin.FOLDERS, *(name for release in RELEASES for name in raw_homes("{category}", release))]
     for name in [*columns, *counts, *files, *tabular.FORMATS]:
         assert f"`{name}`" in text, name

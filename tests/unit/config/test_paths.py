@@ -24,6 +24,7 @@ VALUES = {
         "plain": {**SIMULATED, "table": "plain", "scatter": 2},
         "books": {"source": "amazon", "category": "Books", "raw": "download"},
         "phones": {"source": "amazon", "category": "Phones", "raw": "download"},
+        "new": {"source": "amazon", "category": "Books", "raw": "download", "release": 2023, "min_interactions": 5},
         "toys": {"source": "amazon", "category": "Toys", "raw": "folder"},
         "mine": {"source": "eventlog", "items": "folder/items.csv", "events": "folder/events.csv"},
     },
@@ -78,12 +79,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "folder"
 
 
-def raw_names(category):
-    return f"{category}.reviews", f"{category}.meta"
+def raw_names(category, release=2014, every_review=False):
+    kind = "all" if every_review else "reviews"
+    return f"{category}.{kind}", f"{category}.meta{'' if release == 2014 else release}"
 
 
 def amazon_files(plan, dataset):
-    return paths.amazon_files(plan, dataset, raw_names, search_names=("q", "a", "b"), searched_categories=("Books",))
+    names = {"search_names": ("q", "a", "b"), "searched_categories": ("Books",)}
+    return paths.amazon_files(plan, dataset, raw_names, {2014: "amazon", 2023: "amazon_2023"}.__getitem__, **names)
 
 
 OVERALL = ["sasrec", "cosine", "gensar", "both"]
@@ -94,9 +97,9 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
 @pytest.mark.parametrize(
     ("function", "arguments", "expected"),
     [
-        (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "toys", "mine"]),
+        (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "new", "toys", "mine"]),
         (paths.datasets_in_parts, (True,), ["plain"]),
-        (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "toys", "mine"]),
+        (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "new", "toys", "mine"]),
         (
             paths.sample_parts,
             ("plain", ["a", "stage.json"]),
@@ -384,6 +387,10 @@ def test_amazon_files_are_simulated_or_downloaded(plan):
     assert amazon_files(plan, "phones") == [
         "resources/amazon/Phones/Phones.reviews", "resources/amazon/Phones/Phones.meta",
     ]  # fmt: skip
+    # Those of Books are about the reviews of 2014.
+    assert amazon_files(plan, "new") == [
+        "resources/amazon_2023/Books/Books.all", "resources/amazon_2023/Books/Books.meta2023",
+    ]  # fmt: skip
 
 
 def test_a_data_set_without_searches_needs_no_product_search_files(plan, monkeypatch):
@@ -430,8 +437,8 @@ def test_only_missing_results_for_people_are_checked_by_name(folder):
     [
         ("results/tables/shop_ablations.csv", "did you mean results/tables/shop_ablation.csv?"),
         ("results/figures/shop_sasrek_training.svg", "did you mean results/figures/shop_sasrec_training.svg?"),
-        # Unlike each of the three tables of six data sets.
-        ("results/tables/" + 60 * "0" + ".csv", "there are 18"),
+        # Unlike each of the three tables of seven data sets.
+        ("results/tables/" + 60 * "0" + ".csv", "there are 21"),
     ],
 )
 def test_a_target_that_no_rule_makes_is_answered_with_the_nearest(plan, target, hint):

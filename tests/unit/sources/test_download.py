@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from gensar_core.errors import UserError
+from gensar_core.sources.amazon import download as download_module
 from gensar_core.sources.amazon.download import download_amazon, download_product_search
 
 REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
@@ -65,6 +66,11 @@ def home():
     home.server.server_close()
 
 
+def download(folder, url, names=(REVIEWS, METADATA)):
+    for name in names:
+        download_amazon("Toys", "amazon", name, folder, url)
+
+
 def whole(folder):
     return {f"/{file.name}": file.read_bytes() for file in folder.iterdir()} == CONTENT
 
@@ -84,7 +90,7 @@ def test_files_arrive_whole_and_are_not_fetched_again(home, tmp_path, break_off_
     if partial:
         (tmp_path / f".{REVIEWS}.partial").write_bytes(partial)
     for _ in range(2):
-        download_amazon("Toys", tmp_path, home.url)
+        download(tmp_path, home.url)
         assert whole(tmp_path)
         assert home.requests == [*((f"/{REVIEWS}", wanted) for wanted in requests), (f"/{METADATA}", None)]
 
@@ -92,9 +98,9 @@ def test_files_arrive_whole_and_are_not_fetched_again(home, tmp_path, break_off_
 def test_next_call_continues_a_partial_file(home, tmp_path):
     home.break_off_at = [4000, 0, 0]
     with pytest.raises(UserError, match="cannot be downloaded"):
-        download_amazon("Toys", tmp_path, home.url)
+        download(tmp_path, home.url)
     assert not (tmp_path / REVIEWS).exists()
-    download_amazon("Toys", tmp_path, home.url)
+    download(tmp_path, home.url)
     assert whole(tmp_path)
     assert home.requests[3] == (f"/{REVIEWS}", "bytes=4000-")
 
@@ -107,28 +113,46 @@ def test_next_call_continues_a_partial_file(home, tmp_path):
 def test_file_that_is_no_whole_gzip_file_is_removed(home, tmp_path, content):
     home.content[f"/{REVIEWS}"] = content
     with pytest.raises(UserError, match=f"{home.url}{REVIEWS}: what came is no whole gzip file and was removed"):
-        download_amazon("Toys", tmp_path, home.url)
+        download(tmp_path, home.url)
     assert list(tmp_path.iterdir()) == []
     home.content = dict(CONTENT)
-    download_amazon("Toys", tmp_path, home.url)
+    download(tmp_path, home.url)
     assert whole(tmp_path)
 
 
 def test_failed_download_is_one_line_that_says_which_files_to_put_where(home, tmp_path):
     with pytest.raises(UserError, match=r"reviews_Toy_5\.json\.gz: cannot be downloaded \(HTTP 404 Not Found\)"):
-        download_amazon("Toy", tmp_path, home.url)
+        download(tmp_path, home.url, ["reviews_Toy_5.json.gz"])
     assert len(home.requests) == 1
     with pytest.raises(UserError, match="cannot be downloaded"):
-        download_amazon("Toys", tmp_path, "http://nowhere.invalid/")
+        download(tmp_path, "http://nowhere.invalid/")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(UserError) as caught:
-            download_amazon("Toys", tmp_path, url)
+            download(tmp_path, url)
     assert str(caught.value) == (
-        f"{url}/{REVIEWS}: cannot be downloaded (Connection refused); put {REVIEWS} and {METADATA} into a folder by hand "
-        "and set datasets.<name>.raw to that folder"
+        f"{url}/{REVIEWS}: cannot be downloaded (Connection refused); put {REVIEWS} and the category's other raw "
+        "files into a folder by hand and set datasets.<name>.raw to that folder"
     )
+
+
+def test_files_of_every_release_come_from_their_public_homes(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(download_module, "_download", lambda urls, *_: fetched.extend(urls))
+    for folder, name in (
+        ("amazon", "reviews_Toys.json.gz"),
+        ("amazon_2018", "Toys_5.json.gz"),
+        ("amazon_2023", "Toys.jsonl.gz"),
+    ):
+        download_amazon("Toys", folder, name, tmp_path)
+    download_amazon("Toys", "amazon_2023", "meta_Toys.jsonl.gz", tmp_path)
+    assert fetched == [
+        "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_Toys.json.gz",
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/Toys_5.json.gz",
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/review_categories/Toys.jsonl.gz",
+        "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/meta_categories/meta_Toys.jsonl.gz",
+    ]
 
 
 def test_product_search_files_come_from_their_category_folder(home, tmp_path):

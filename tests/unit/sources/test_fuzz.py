@@ -23,6 +23,7 @@ from gensar_core.errors import UserError
 from gensar_core.sources.amazon.canonical import canonicalize
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.product_search import QUERIES, TEST, TRAIN, read_qrels, read_query_lines
+from gensar_core.sources.amazon.releases import RELEASES
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.eventlog import EVENT_FAULTS, canonicalize_events
 from gensar_core.sources.kuaisar import canonicalize_kuaisar
@@ -48,6 +49,16 @@ SOUND = {
     TRAIN: [f"{user}_{place % 5} 0 {item} 1" for place, item in enumerate(ITEMS) for user in USERS],
     TEST: [f"{user}_0 0 {ITEMS[0]} 1" for user in USERS],
 }  # fmt: skip
+
+#: The files of 2023, whose lines are JSON objects with other keys and milliseconds.
+REVIEWS_2023, METADATA_2023 = "Toys.jsonl.gz", "meta_Toys.jsonl.gz"
+SOUND_2023 = {
+    REVIEWS_2023: [json.dumps({"rating": 5.0, "text": "x", "parent_asin": item, "user_id": user, "timestamp": 1_600_000_000_000 + place})
+                   for place, item in enumerate(ITEMS) for user in USERS],
+    METADATA_2023: [json.dumps({"title": f"<b>{item}</b>", "description": ["It's", "red"], "features": ["x"], "categories": ["Toys", "Kites"],
+                                "store": None, "details": {"Brand": "Sky"}, "parent_asin": item}) for item in ITEMS],
+}  # fmt: skip
+READ_LINES = SOUND | SOUND_2023
 
 #: Values where another one belongs.
 ODD_VALUES = [
@@ -181,6 +192,8 @@ READERS = {
     METADATA: lambda path: items_accounted(read_metadata(path, set(ITEMS))),
     QUERIES: lambda path: accounted(*read_query_lines(path)),
     TRAIN: lambda path: accounted(*read_qrels(path, "qrels_train")),
+    REVIEWS_2023: lambda path: accounted(*read_reviews(path, RELEASES[2023].review_keys)),
+    METADATA_2023: lambda path: items_accounted(read_metadata(path, set(ITEMS), RELEASES[2023].product_keys)),
 }
 
 
@@ -206,7 +219,7 @@ def test_every_line_is_read_or_counted(tmp_path_factory, name):
     path = folder / name
 
     @settings(max_examples=400, **quick)
-    @given(raw_file(SOUND[name]))
+    @given(raw_file(READ_LINES[name]))
     def check(file):
         lines, whole = file
         readable = write(path, lines, whole)
@@ -235,9 +248,9 @@ def odd_lines(sound: str, fields: int) -> list[list[bytes]]:
 @pytest.mark.parametrize("name", READERS)
 def test_each_odd_line_between_sound_ones_is_read_or_counted(tmp_path, name):
     path = tmp_path / name
-    sound = [line.encode() for line in SOUND[name]]
+    sound = [line.encode() for line in READ_LINES[name]]
     with working_in(tmp_path):
-        for odd in odd_lines(SOUND[name][-1], 6):
+        for odd in odd_lines(READ_LINES[name][-1], 7):
             lines = [*sound, *odd, *sound]
             write(path, lines, WHOLE)
             read, tally = READERS[name](path)

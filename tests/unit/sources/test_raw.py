@@ -12,11 +12,13 @@ from gensar_core.errors import UserError
 from gensar_core.sources.amazon import metadata, reviews
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.product_search import has_product_search, read_qrels, read_query_lines
+from gensar_core.sources.amazon.releases import RELEASES
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.shared.draws import row_numbers, text_hashes
 from gensar_core.sources.shared.lines import LineBlock, Tally, blocks
 from tests.support.sources_files import page, review, write_gzip
 
+KEYS = RELEASES[2014].review_keys
 READERS = [
     read_reviews,
     lambda path: read_metadata(path, set()),
@@ -176,12 +178,12 @@ def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
     data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
     if not data:
         return
-    by_line = [(number, reviews._parse_line(line)) for number, line in LineBlock(1, data).lines() if line]
+    by_line = [(number, reviews._parse_line(line, KEYS)) for number, line in LineBlock(1, data).lines() if line]
     expected = [row for _, row in by_line if not isinstance(row, str)]
     tally = Tally(tmp_path_factory.getbasetemp(), "reviews")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reviews, "_PIECE_BYTES", 20)
-        table = pl.concat(list(reviews._parse(LineBlock(1, data), tally)))
+        table = pl.concat(list(reviews._parse(LineBlock(1, data), tally, KEYS)))
     assert table.rows() == expected
     assert tally.lines == len(by_line)
     assert tally.examples == [f"line {number}: {row}" for number, row in by_line if isinstance(row, str)][:5]

@@ -11,8 +11,9 @@ import pytest
 from gensar_core.config.datasets import CanonicalSettings, SimulationSettings
 from gensar_core.runtime.stage import read_record
 from gensar_core.sources.amazon import product_search
-from gensar_core.sources.amazon.canonical import canonicalize, raw_names
+from gensar_core.sources.amazon.canonical import canonicalize
 from gensar_core.sources.amazon.query_synthesis import path_query
+from gensar_core.sources.amazon.releases import raw_names
 from gensar_core.sources.simulated import broken_lines as dirt
 from gensar_core.sources.simulated.product_pages import product_pages
 from gensar_core.sources.simulated.shop import all_leaves, stock_shelves
