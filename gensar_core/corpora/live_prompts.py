@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 import polars as pl
@@ -48,6 +49,10 @@ class Entry:
         return cls(schema.SEARCHED_ITEM, item)
 
 
+#: What a question tells the model: the history, oldest first, and the query of a search.
+Asked: TypeAlias = tuple[Sequence[Entry], str | None]
+
+
 class LivePrompts:
     """Write prompts for new histories as a corpus writes its own."""
 
@@ -64,35 +69,37 @@ class LivePrompts:
         self._instructions = Instructions.load(corpus, [task.name for task in RANKING_TASKS.values()])
         self._identifiers = _identifiers(corpus / "item_tokens.parquet", self.settings.behavior_tokens)
 
-    def prompt(self, task: str, history: Sequence[Entry], query: str | None = None) -> Ragged:
-        """Write one encoder input, as a single row.
+    def write(self, task: str, asked: Sequence[Asked]) -> Ragged:
+        """Write encoder inputs of one task, a row for each question.
 
-        ``history`` is oldest first and may be longer than prompts show. ``query`` is the query of a `search`. Raises
-        UserError on an item that the corpus does not have and on a query without a word.
+        A history may be longer than prompts show. Raises UserError on an item that the corpus does not have and on a
+        query without a word.
         """
-        items = sorted({entry.object for entry in history if isinstance(entry.object, int)})
-        words = [entry.object for entry in history if isinstance(entry.object, str)]
-        words += [query] if query is not None else []
+        entries = [entry for history, _ in asked for entry in history]
+        queries = [query for _, query in asked]
+        items = sorted({entry.object for entry in entries if isinstance(entry.object, int)})
+        words = list(dict.fromkeys(text for text in [*(entry.object for entry in entries), *queries] if _is_text(text)))
         self._check(items, words)
         number: dict[int | str, int] = {item: place for place, item in enumerate(items)}
-        number |= {text: place for place, text in enumerate(dict.fromkeys(words))}
+        number |= {text: place for place, text in enumerate(words)}
         pieces = Pieces(
             self._encoder,
             self._tokens,
             {side: rows.take(np.array(items, dtype=np.int64)) for side, rows in self._identifiers.items()},
-            self._texts(list(dict.fromkeys(words))),
+            self._texts(words),
             self._texts([]),
             behavior_tokens=self.settings.behavior_tokens,
             eos_id=self._eos,
         )
-        lengths = np.array([len(history)])
-        behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in history], dtype=np.uint8))
-        objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in history], dtype=np.int32))
-        objects_shown: dict[Kind, np.ndarray] = {"query": np.array([number[query] if query is not None else 0])}
-        rows = ExampleRows(np.zeros(1, dtype=np.int64), objects_shown, ShownHistories(behaviors, objects))
+        lengths = np.array([len(history) for history, _ in asked])
+        behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in entries], dtype=np.uint8))
+        objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in entries], dtype=np.int32))
+        shown_queries = np.array([0 if query is None else number[query] for query in queries])
+        objects_shown: dict[Kind, np.ndarray] = {"query": shown_queries}
+        rows = ExampleRows(np.zeros(len(asked), dtype=np.int64), objects_shown, ShownHistories(behaviors, objects))
         rows = rows.recent(self.settings.max_recommendations, self.settings.max_searches)
         first = self._instructions.first[list(RANKING_TASKS).index(task)]
-        return self._instructions.write(shown(pieces, RANKING_TASKS[task], rows), np.array([first]))
+        return self._instructions.write(shown(pieces, RANKING_TASKS[task], rows), np.full(len(asked), first))
 
     def _texts(self, texts: list[str]) -> Texts:
         column = pl.Series(texts, dtype=pl.String)
@@ -105,6 +112,10 @@ class LivePrompts:
             raise UserError(f"history: there is no item number {wrong[0]}; items are numbered from 0 to {count - 1}")
         if not all(text.strip() for text in words):
             raise UserError("query: holds no word; give at least one")
+
+
+def _is_text(thing: int | str | None) -> TypeGuard[str]:
+    return isinstance(thing, str)
 
 
 def _identifiers(path: Path, behavior_tokens: bool) -> dict[schema.Side, Ragged]:

@@ -30,20 +30,10 @@ from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
+from gensar_core.generator.live_questions import Hit, LiveQuestion, answer_by_task, check_beams, passes, returnable
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
-
-#: Default beams of a single request, or ``top`` if that is larger: a wide search is cheap for one user.
-_BEAMS = 50
-
-
-@dataclass(frozen=True)
-class Hit:
-    """Hold a retrieved item and its score: the log-probability of its tokens."""
-
-    item: int
-    score: float
 
 
 @dataclass
@@ -126,9 +116,8 @@ class TrainedGenerator:
         returned. ``beams`` None means 50, or ``top`` if that is larger. Raises UserError on an empty history and on
         items that are not in the corpus.
         """
-        if not history:
-            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._retrieve("rec", self.prompts.prompt("rec", history), top, beams, excluded, allowed)
+        question = LiveQuestion(history, None, excluded, allowed)
+        return self.answer([question], top=top, beams=beams)[0]
 
     def search(
         self,
@@ -141,31 +130,35 @@ class TrainedGenerator:
         allowed: np.ndarray | None = None,
     ) -> list[Hit]:
         """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._retrieve("search", self.prompts.prompt("search", history, query), top, beams, excluded, allowed)
+        question = LiveQuestion(history, query, excluded, allowed)
+        return self.answer([question], top=top, beams=beams)[0]
 
-    def _retrieve(
-        self,
-        task: str,
-        prompt: Ragged,
-        top: int,
-        beams: int | None,
-        excluded: Collection[int],
-        allowed: np.ndarray | None,
-    ) -> list[Hit]:
-        trie = self.tries[task]
-        return hits(
-            beam_search(
+    def answer(self, questions: Sequence[LiveQuestion], *, top: int = 10, beams: int | None = None) -> list[list[Hit]]:
+        """Return ``top`` items for each of several questions, best first, by one search for each task.
+
+        Each answer equals that of the question alone, up to the rounding of float32. ``beams`` None means 50, or
+        ``top`` if that is larger. Raises UserError as `recommend` does, if any question is wrong.
+        """
+        width = check_beams(top, beams)
+
+        def search(task: str, asked: list[LiveQuestion]) -> RetrievedItems:
+            return beam_search(
                 self.model,
-                prompt,
-                trie,
-                beams=check_request(len(trie), top, beams, excluded, allowed),
+                self.prompts.write(task, [question.asked for question in asked]),
+                self.tries[task],
+                beams=width,
                 top=top,
-                allowed=allowed,
-                excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
                 likelihood=self.likelihood(task),
-                answer_at_once=True,
+                **returnable(asked, self.n_items),
+                **passes(len(asked), self.model.lm_head.weight.device),
             )
-        )
+
+        return answer_by_task(questions, self.n_items, search)
+
+    @property
+    def n_items(self) -> int:
+        """Return the number of items of the catalogue."""
+        return len(self.items["rec"])
 
     def asked(self) -> Prompts:
         """Load the prompts of valid and test samples."""
@@ -218,29 +211,6 @@ class TrainedGenerator:
             beams=beams,
             likelihood=likelihood,
         )
-
-
-def check_request(
-    n_items: int, top: int, beams: int | None, excluded: Collection[int], allowed: np.ndarray | None
-) -> int:
-    """Return the beams of a single request: by default 50, or ``top`` if that is larger.
-
-    Raises UserError on too few beams, on excluded items that do not exist, and on ``allowed`` of another size.
-    """
-    if top < 1 or (beams is not None and beams < top):
-        raise UserError(f"top: {top} items cannot be found with {beams} beams; ask for 1 or more, and as many beams")
-    unknown = [item for item in excluded if not 0 <= item < n_items]
-    if unknown:
-        raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {n_items - 1}")
-    if allowed is not None and allowed.shape != (n_items,):
-        raise UserError(f"allowed: has {len(allowed)} entries, but there are {n_items} items")
-    return max(top, _BEAMS) if beams is None else beams
-
-
-def hits(retrieved: RetrievedItems) -> list[Hit]:
-    """Return the items of a single request."""
-    pairs = zip(retrieved.items[0].tolist(), retrieved.scores[0].tolist(), strict=True)
-    return [Hit(item, score) for item, score in pairs if item >= 0]
 
 
 def check_same_items(model: Path, corpus: Path) -> None:

@@ -21,6 +21,7 @@ from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.runtime.stage import digest
+from tests.support.live_questions import check_answers_together
 from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs, write_events, write_users
 
 #: User, time, task, item, query, session.
@@ -77,6 +78,10 @@ def test_a_user_gets_what_the_functions_find_for_the_users_history(dataset: Path
     assert [row["title"] for row in rows] == [TEXTS[hit.item] for hit in hits]
     assert sorted(hit.item for hit in hits) == [0, 1, 2, 3, 4]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_several_questions_are_answered_as_each_alone(generator: TrainedGenerator) -> None:
+    check_answers_together(generator)
 
 
 def test_the_users_own_items_are_left_out_of_recommendations(dataset: Path) -> None:

@@ -1,0 +1,109 @@
+"""Ask a trained model what no table holds: recommendations after a history, and results of a query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gensar_core.corpora.live_prompts import Asked, Entry
+from gensar_core.errors import UserError
+from gensar_core.generator.beam_search import RetrievedItems
+from gensar_core.schema import TASKS
+
+#: Default beams of a live question, or ``top`` if that is larger: a wide search is cheap for one user.
+_BEAMS = 50
+#: Maximum questions in one pass.
+_PER_PASS = 64
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Hold a retrieved item and its score: the log-probability of its tokens."""
+
+    item: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class LiveQuestion:
+    """Hold one question: ``history`` (oldest first), and the ``query`` of a search; None asks for a recommendation.
+
+    ``excluded`` are numbers of items not to return; ``allowed`` bool [n_items] marks the items that may be returned
+    (None: all).
+    """
+
+    history: Sequence[Entry] = ()
+    query: str | None = None
+    excluded: Collection[int] = ()
+    allowed: np.ndarray | None = None
+
+    @property
+    def task(self) -> str:
+        """Return `rec` or `search`."""
+        return "rec" if self.query is None else "search"
+
+    @property
+    def asked(self) -> Asked:
+        """Return what the model reads."""
+        return self.history, self.query
+
+    def check(self, n_items: int) -> None:
+        """Raise UserError on an empty history without a query, and on items that do not exist."""
+        if not self.history and self.query is None:
+            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
+        unknown = [item for item in self.excluded if not 0 <= item < n_items]
+        if unknown:
+            raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {n_items - 1}")
+        if self.allowed is not None and self.allowed.shape != (n_items,):
+            raise UserError(f"allowed: has {len(self.allowed)} entries, but there are {n_items} items")
+
+
+def check_beams(top: int, beams: int | None) -> int:
+    """Return the beams of a live question: by default 50, or ``top`` if that is larger. Raises UserError on too few."""
+    if top < 1 or (beams is not None and beams < top):
+        raise UserError(f"top: {top} items cannot be found with {beams} beams; ask for 1 or more, and as many beams")
+    return max(top, _BEAMS) if beams is None else beams
+
+
+def answer_by_task(
+    questions: Sequence[LiveQuestion], n_items: int, search: Callable[[str, list[LiveQuestion]], RetrievedItems]
+) -> list[list[Hit]]:
+    """Return each question's items, best first, by one ``search`` of all questions of a task."""
+    for question in questions:
+        question.check(n_items)
+    answers: list[list[Hit]] = [[] for _ in questions]
+    for task in TASKS:
+        mine = [place for place, question in enumerate(questions) if question.task == task]
+        if not mine:
+            continue
+        retrieved = search(task, [questions[place] for place in mine])
+        for place, items, scores in zip(mine, retrieved.items.tolist(), retrieved.scores.tolist(), strict=True):
+            answers[place] = [Hit(item, score) for item, score in zip(items, scores, strict=True) if item >= 0]
+    return answers
+
+
+def returnable(questions: Sequence[LiveQuestion], n_items: int) -> dict[str, np.ndarray | None]:
+    """Return the options ``allowed`` and ``excluded`` of `search_beams` for these questions."""
+    width = max(len(question.excluded) for question in questions)
+    excluded = np.full((len(questions), width), -1, dtype=np.int64)
+    for row, question in zip(excluded, questions, strict=True):
+        row[: len(question.excluded)] = sorted(question.excluded)
+    allowed = None
+    if any(question.allowed is not None for question in questions):
+        everything = np.ones(n_items, dtype=bool)
+        allowed = np.stack([everything if asked.allowed is None else asked.allowed for asked in questions])
+    return {"allowed": allowed, "excluded": excluded if width else None}
+
+
+def passes(count: int, device: torch.device) -> dict[str, int | bool]:
+    """Return how to divide ``count`` questions: the options ``users_per_batch`` and ``answer_at_once`` of searches.
+
+    A CPU's cores get equally many questions each; fewer questions than cores take turns on all of them.
+    """
+    cores = torch.get_num_threads()
+    if device.type != "cpu":
+        return {"users_per_batch": _PER_PASS, "answer_at_once": False}
+    return {"users_per_batch": min(-(-count // cores), _PER_PASS), "answer_at_once": count < cores}
