@@ -77,6 +77,15 @@ class IdentifierTable:
         return "".join(self.tokens[token] for token in rows.values[rows.offsets[item] : rows.offsets[item + 1]])
 
 
+def shared_codes(rows: Ragged, item: int) -> np.ndarray:
+    """Count the first codes that each item's identifier shares with that of one item [n]."""
+    width = int(rows.lengths.max(initial=0))
+    codes = rows.padded(width, -1)
+    same = (codes == codes[item]) & (codes[item] >= 0)
+    shared: np.ndarray = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+    return shared
+
+
 def save_identifiers(
     codes: Mapping[str, Ragged], moved: Mapping[str, np.ndarray], vocabulary: Vocabulary, parquet: Path, scheme: Path
 ) -> None:
