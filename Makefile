@@ -46,7 +46,7 @@ style: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev,serve]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
 	touch $(READY)
 
 clean:

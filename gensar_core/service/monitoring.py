@@ -69,9 +69,7 @@ class Monitor:
 
     def text(self) -> str:
         """Return all metrics."""
-        lines = [
-            *_head("gensar_requests_total", "counter", "Requests by route and status code; 400 and up failed.")
-        ]
+        lines = [*_head("gensar_requests_total", "counter", "Requests by route and status code; 400 and up failed.")]
         for (path, code), count in sorted(self.requests.items()):
             lines.append(f'gensar_requests_total{{path="{path}",code="{code}"}} {count}')
         lines += _head("gensar_request_seconds", "histogram", "Seconds from a request to its answer.")
