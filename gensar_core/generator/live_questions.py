@@ -85,7 +85,7 @@ def answer_by_task(
     return answers
 
 
-def returnable(questions: Sequence[LiveQuestion], n_items: int) -> dict[str, np.ndarray | None]:
+def returnable(questions: Sequence[LiveQuestion], n_items: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return the options ``allowed`` and ``excluded`` of `search_beams` for these questions."""
     width = max(len(question.excluded) for question in questions)
     excluded = np.full((len(questions), width), -1, dtype=np.int64)
@@ -95,15 +95,15 @@ def returnable(questions: Sequence[LiveQuestion], n_items: int) -> dict[str, np.
     if any(question.allowed is not None for question in questions):
         everything = np.ones(n_items, dtype=bool)
         allowed = np.stack([everything if asked.allowed is None else asked.allowed for asked in questions])
-    return {"allowed": allowed, "excluded": excluded if width else None}
+    return allowed, excluded if width else None
 
 
-def passes(count: int, device: torch.device) -> dict[str, int | bool]:
+def passes(count: int, device: torch.device) -> tuple[int, bool]:
     """Return how to divide ``count`` questions: the options ``users_per_batch`` and ``answer_at_once`` of searches.
 
     A CPU's cores get equally many questions each; fewer questions than cores take turns on all of them.
     """
     cores = torch.get_num_threads()
     if device.type != "cpu":
-        return {"users_per_batch": _PER_PASS, "answer_at_once": False}
-    return {"users_per_batch": min(-(-count // cores), _PER_PASS), "answer_at_once": count < cores}
+        return _PER_PASS, False
+    return min(-(-count // cores), _PER_PASS), count < cores

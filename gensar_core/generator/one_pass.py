@@ -243,16 +243,18 @@ class OnePassGenerator:
         width = check_beams(top, beams)
 
         def search(task: str, asked: list[LiveQuestion]) -> RetrievedItems:
-            how = passes(len(asked), self.scorer.device)
+            allowed, excluded = returnable(asked, self.n_items)
+            per_batch, at_once = passes(len(asked), self.scorer.device)
             logs = self._live.rows([question.asked for question in asked])
             row, entry = logs.places_of(np.arange(len(asked)))
             return search_beams(
-                self.scorer.questions(logs, row, entry, task, how["users_per_batch"]),
+                self.scorer.questions(logs, row, entry, task, per_batch),
                 self.scorer.catalogue.tries[task],
                 beams=width,
                 top=top,
-                answer_at_once=bool(how["answer_at_once"]),
-                **returnable(asked, self.n_items),
+                allowed=allowed,
+                excluded=excluded,
+                answer_at_once=at_once,
             )
 
         return answer_by_task(questions, self.n_items, search)

@@ -142,6 +142,8 @@ class TrainedGenerator:
         width = check_beams(top, beams)
 
         def search(task: str, asked: list[LiveQuestion]) -> RetrievedItems:
+            allowed, excluded = returnable(asked, self.n_items)
+            users_per_batch, at_once = passes(len(asked), self.model.lm_head.weight.device)
             return beam_search(
                 self.model,
                 self.prompts.write(task, [question.asked for question in asked]),
@@ -149,8 +151,10 @@ class TrainedGenerator:
                 beams=width,
                 top=top,
                 likelihood=self.likelihood(task),
-                **returnable(asked, self.n_items),
-                **passes(len(asked), self.model.lm_head.weight.device),
+                allowed=allowed,
+                excluded=excluded,
+                users_per_batch=users_per_batch,
+                answer_at_once=at_once,
             )
 
         return answer_by_task(questions, self.n_items, search)

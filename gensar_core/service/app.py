@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -97,8 +97,7 @@ class Service:
             await asyncio.sleep(self.watch_seconds)
             stamp = self._stamp_now()
             if stamp is not None and stamp != self._stamp:
-                with contextlib.suppress(Exception):
-                    await self.reload()
+                await _quietly(self.reload())
 
     def _stamp_now(self) -> tuple[int, int] | None:
         try:
@@ -106,6 +105,12 @@ class Service:
         except FileNotFoundError:
             return None
         return state.st_mtime_ns, state.st_ino
+
+
+async def _quietly(reload: Awaitable[None]) -> None:
+    """Await a reload whose failure has been told."""
+    with contextlib.suppress(Exception):
+        await reload
 
 
 class Guard:
@@ -152,9 +157,9 @@ def create_app(service: Service) -> FastAPI:
         reloads: set[asyncio.Task[None]] = set()
 
         def hang_up() -> None:
-            task = asyncio.create_task(service.reload())
+            task = asyncio.create_task(_quietly(service.reload()))
             reloads.add(task)
-            task.add_done_callback(lambda done: (reloads.discard(done), done.exception()))
+            task.add_done_callback(reloads.discard)
 
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)

@@ -46,7 +46,9 @@ class ServedModel:
                 f"{generator.n_items}; build them again"
             )
         table = schema.IDENTIFIERS.read(folder / "identifiers.parquet").sort("item_id")
-        moved = {side: table.get_column(f"{side}_moved").to_numpy() for side in schema.SIDES}
+        moved: dict[str, np.ndarray] = {}
+        for side in schema.SIDES:
+            moved[side] = table.get_column(f"{side}_moved").to_numpy()
         served = cls(shop, generator, identifiers, moved, name)
         # The first question loads what later ones share.
         generator.answer([LiveQuestion([], "first"), LiveQuestion([Entry.clicked(0)])], top=1)

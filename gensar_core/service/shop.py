@@ -141,9 +141,9 @@ class Shop:
 
         Names that no item has count for nothing. Raises UserError when no item is left.
         """
+        mask = np.ones(len(self.items), dtype=bool)
         if only is None and category is None:
             return None
-        mask = np.ones(len(self.items), dtype=bool)
         if only is not None:
             named = np.zeros(len(mask), dtype=bool)
             named[[self._item_numbers[name] for name in only if name in self._item_numbers]] = True
