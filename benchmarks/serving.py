@@ -68,15 +68,15 @@ def write_dataset(folder: Path, n_items: int) -> Path:
     draw = np.random.default_rng(SEED)
     titles = [" ".join(row) for row in draw.choice(WORDS, (n_items, 6))]
     queries = sorted({" ".join(row) for row in draw.choice(WORDS, (QUERIES, 2))})
-    rows = {
-        schema.ITEMS: [(i, f"item{i}", title, "", "", [["Shop"]], title) for i, title in enumerate(titles)],
-        schema.USERS: [(user, f"user{user}") for user in range(USERS)],
-        schema.QUERIES: list(enumerate(queries)),
-        schema.EVENTS: _events(draw, n_items, len(queries)),
-    }
+    rows: list[tuple[schema.Table, list[tuple[Any, ...]]]] = [
+        (schema.ITEMS, [(i, f"item{i}", title, "", "", [["Shop"]], title) for i, title in enumerate(titles)]),
+        (schema.USERS, [(user, f"user{user}") for user in range(USERS)]),
+        (schema.QUERIES, list(enumerate(queries))),
+        (schema.EVENTS, _events(draw, n_items, len(queries))),
+    ]
     canonical = folder / "canonical"
     canonical.mkdir(parents=True)
-    for table, content in rows.items():
+    for table, content in rows:
         table.write(pl.DataFrame(content, schema=table.schema, orient="row"), canonical / f"{table.name}.parquet")
     build_samples(canonical, folder / "samples", SampleSettings(), SEED)
     identifiers = folder / "identifiers" / "random"
