@@ -99,7 +99,7 @@ def test_one_searches_and_looks_around_by_keyboard(address: str, browser: Any, w
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     page.get_by_role("button", name="Recommend").press("Enter")
-    page.get_by_text("1 items recommended to anna").wait_for()
+    page.get_by_text("1 item recommended to anna").wait_for()
     page.locator("#user").fill("")
     page.get_by_role("button", name="Recommend").press("Enter")
     page.get_by_text("history: is empty").wait_for()
