@@ -222,6 +222,7 @@ def test_the_architecture_page_names_what_there_is():
 SHARED_NAMES = {
     "adopt": "a command and what it calls",
     "explain": "a command and what it calls",
+    "results_page": "a command and what it calls",
 }
 
 
@@ -251,7 +252,7 @@ FLOW_WORDS = """
     adoption array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
     cleaning click config device download draw error eventlog explain family file fit format hashing hub inheritance
     initialize inspection interface json launch line live load loop main numbering open overview page parallel path
-    piece processes progress quantize read readable report revival run schema sealing seed separation settings
+    piece processes progress quantize read readable report result revival run schema sealing seed separation settings
     shard state status survey synthesis thread verification view whole write writing
 """
 
