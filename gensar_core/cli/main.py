@@ -238,7 +238,7 @@ def adopt(
 @app.command("results-page")
 def results_page(
     folders: Annotated[list[Path], typer.Argument(help="folders of results, such as results")],
-    output: Annotated[Path, typer.Option(help="the page; plots go to a folder of its name beside it")] = Path(
+    output: Annotated[Path, typer.Option(help="the page; plots go to a folder beside it")] = Path(
         "results.md"
     ),
 ) -> None:

@@ -49,7 +49,7 @@ def results_page(folders: Sequence[Path], page: Path) -> list[str]:
 
     A table {folder}/tables/{name}.csv becomes a section: its {name}.md, a plot of NDCG@5 by method with intervals, and,
     where there is a {name}_costs.csv, the costs and a plot of NDCG@5 against training seconds. Plots are SVG files in
-    a folder beside the page, named after it. Intervals are of 95 % over targets where the ranks files that the table
+    the folder {page}_plots beside the page. Intervals are of 95 % over targets where the ranks files that the table
     was made from are still there, otherwise standard deviations over seeds where the table has several, otherwise
     none. If the page exists, only the lines between ``BEGIN`` and ``END`` are replaced. Raises UserError when there is
     no table, when two folders hold a table of one name, when ranks have changed since their table was made, and when
@@ -64,14 +64,15 @@ def results_page(folders: Sequence[Path], page: Path) -> list[str]:
         raise UserError(f"{', '.join(map(str, folders))}: no metric table in tables/; build one, or name other folders")
     before, after = _around(page)
     page.parent.mkdir(parents=True, exist_ok=True)
+    folder = page.parent / f"{page.stem}_plots"
+    names = sorted(tables)
     with tempfile.TemporaryDirectory(dir=page.parent) as scratch:
         plots = Path(scratch)
-        names = sorted(tables)
-        sections = [_section(tables[name], plots, page.stem) for name in names]
+        sections = [_section(tables[name], plots, folder.name) for name in names]
         (plots / page.name).write_text("\n".join([before + BEGIN, *sections, END + after]), encoding="utf-8")
-        (page.parent / page.stem).mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for figure in plots.glob("*.svg"):
-            os.replace(figure, page.parent / page.stem / figure.name)
+            os.replace(figure, folder / figure.name)
         os.replace(plots / page.name, page)
     return names
 

@@ -38,11 +38,11 @@ def test_the_page_holds_the_tables_and_their_plots(results, tmp_path):
     assert (results / "tables/shop_costs.md").read_text() in text
     assert "Whiskers are 95 % intervals over targets." in text
     plots = re.findall(r"\]\((\S+\.svg)\)", text)
-    assert plots == ["results/shop.svg", "results/shop_costs.svg"]
+    assert plots == ["results_plots/shop.svg", "results_plots/shop_costs.svg"]
     for plot in plots:
         svg = (tmp_path / "docs" / plot).read_text()
         assert all(f">{word}<" in svg for word in ("recommendation", "search", "NDCG@5", "a", "b"))
-    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["results", "results.md"]
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["results.md", "results_plots"]
 
 
 def test_only_the_lines_between_the_marks_change(results, tmp_path):
@@ -63,7 +63,7 @@ def test_a_page_without_marks_is_not_touched(results, tmp_path):
     with pytest.raises(UserError, match=r"page\.md: has no lines .*begin.* and .*end.*; add both"):
         results_page([results], page)
     assert page.read_text() == "# Ours\n"
-    assert not (tmp_path / "page").exists()
+    assert not (tmp_path / "page_plots").exists()
 
 
 def test_whiskers_over_targets_are_of_the_mean_over_seeds(results):
