@@ -32,9 +32,9 @@ long: $(READY)
 report: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --report report.html $(TARGETS)
 
-# The documentation as a site, in site/; a broken link is an error.
+# The documentation as a site, in site/; a broken link is an error (not with --quiet, which drops the warnings).
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(READY)
 	$(MAKE) --no-print-directory --jobs $(CORES) types style
