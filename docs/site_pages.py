@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 def on_files(files, config):
     """Add the pages that lie beside docs/, and what they link to."""
-    for name, source in (("index.md", "README.md"), ("CONTRIBUTING.md", "CONTRIBUTING.md"), ("CHANGELOG.md", "CHANGELOG.md")):
+    for source in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        name = "index.md" if source == "README.md" else source
         text = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](").replace("](README.md", "](index.md")
         files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, "CITATION.cff", abs_src_path=str(ROOT / "CITATION.cff")))

@@ -238,9 +238,7 @@ def adopt(
 @app.command("results-page")
 def results_page(
     folders: Annotated[list[Path], typer.Argument(help="folders of results, such as results")],
-    output: Annotated[Path, typer.Option(help="the page; plots go to a folder beside it")] = Path(
-        "results.md"
-    ),
+    output: Annotated[Path, typer.Option(help="the page; plots go to a folder beside it")] = Path("results.md"),
 ) -> None:
     """Write a Markdown page of all finished metric tables, with plots."""
     from gensar_core.evaluation.results_page import results_page as write_page

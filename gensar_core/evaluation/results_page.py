@@ -78,7 +78,7 @@ def results_page(folders: Sequence[Path], page: Path) -> list[str]:
 
 
 def _tables(folder: Path) -> Iterator[_Table]:
-    for path in sorted((folder / "tables").glob("*.csv")):
+    for path in sorted((folder.resolve() / "tables").glob("*.csv")):
         rows = pl.read_csv(path)
         # Other tables, such as costs or cold items, have other columns.
         if rows.columns[:2] == ["task", "method"] and {_METRIC, "samples"} <= {*rows.columns}:
@@ -146,7 +146,7 @@ def _ranks(table: _Table) -> dict[str, list[Path]]:
 
 
 def _half_widths(ranks: Mapping[str, Sequence[Path]]) -> Iterator[tuple[tuple[str, str], float]]:
-    """Compute the half-width of the 95 % interval of the mean over test targets; a target's gain is its mean over seeds."""
+    """Compute half-widths of 95 % intervals of means over test targets; a target's gain is its mean over seeds."""
     for method, paths in ranks.items():
         runs = [pl.read_parquet(path).filter(pl.col("split") == "test").sort("sample_id") for path in paths]
         for task in schema.TASKS:
@@ -166,7 +166,7 @@ def _panels(rows: pl.DataFrame, width: float, height: float) -> tuple[Any, list[
 
 
 def _draw_bars(rows: pl.DataFrame, errors: Mapping[tuple[str, str], float], path: Path) -> None:
-    figure, panels = _panels(rows, 4.6, 0.8 + 0.2 * rows.group_by("task").len()["len"].max())
+    figure, panels = _panels(rows, 4.6, 0.8 + 0.2 * max(rows["task"].value_counts()["count"].to_list()))
     for axis, shown in panels:
         widths = [errors.get(key, 0.0) for key in shown[["task", "method"]].rows()]
         # Zero draws no whisker.

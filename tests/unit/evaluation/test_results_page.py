@@ -26,7 +26,9 @@ def results(tmp_path, monkeypatch):
     metric_table(files, ["a", "a", "b"], tmp_path / "results/tables/shop")
     costs = {"method": ["a", "b"], "tasks": ["rec+search"] * 2, "parameters": [10, 0], "training seconds": [12.5, 0.0]}
     pl.DataFrame(costs).write_csv("results/tables/shop_costs.csv")
-    (tmp_path / "results/tables/shop_costs.md").write_text("| method | training seconds |\n| --- | --- |\n| a | 12.5 |\n")
+    (tmp_path / "results/tables/shop_costs.md").write_text(
+        "| method | training seconds |\n| --- | --- |\n| a | 12.5 |\n"
+    )
     return tmp_path / "results"
 
 
