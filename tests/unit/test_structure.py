@@ -34,6 +34,7 @@ FLOORS = (
     "generator",
     "baselines",
     "evaluation",
+    "service",
     "cli",
     "__main__",
 )
@@ -249,11 +250,11 @@ FIELD_WORDS = """
     statistics t5 tensor text tokenizer tower train trained training unifiedssr unique validation vocabulary word
 """
 FLOW_WORDS = """
-    adoption array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
+    adoption app array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
     cleaning click config device download draw error eventlog explain family file fit format hashing hub inheritance
-    initialize inspection interface json launch line live load loop main numbering open overview page parallel path
-    piece processes progress quantize read readable report result revival run schema sealing seed separation settings
-    shard state status survey synthesis thread verification view whole write writing
+    initialize inspection interface json launch line live load loop main monitoring numbering open overview page parallel
+    path piece processes progress quantize queue read readable report request result revival run schema sealing seed separation
+    settings shard state status survey synthesis thread verification view whole write writing
 """
 
 
