@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test unit lint types style long report clean
+.PHONY: demo environment test unit lint types style long report docs clean
 
 demo: $(READY)
 	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
 	@cat results/tables/demo.md
+
+environment: $(READY)
 
 # Tests run side by side, one to a core, with one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(CORES)
@@ -30,6 +32,10 @@ long: $(READY)
 report: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --report report.html $(TARGETS)
 
+# The documentation as a site, in site/; a broken link is an error (not with --quiet, which drops the warnings).
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 lint: $(READY)
 	$(MAKE) --no-print-directory --jobs $(CORES) types style
 
@@ -49,5 +55,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
 	touch $(READY)
 
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $(VENV)/.docs
+
 clean:
-	rm -rf results .snakemake
+	rm -rf results .snakemake site

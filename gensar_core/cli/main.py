@@ -253,6 +253,18 @@ def adopt(
         typer.echo(record)
 
 
+@app.command("results-page")
+def results_page(
+    folders: Annotated[list[Path], typer.Argument(help="folders of results, such as results")],
+    output: Annotated[Path, typer.Option(help="the page; plots go to a folder beside it")] = Path("results.md"),
+) -> None:
+    """Write a Markdown page of all finished metric tables, with plots."""
+    from gensar_core.evaluation.results_page import results_page as write_page
+
+    names = write_page(folders, output)
+    typer.echo(f"{output}: {len(names)} tables ({', '.join(names)})")
+
+
 @app.command("schema")
 def schema_of_config(
     output: Annotated[Path, typer.Argument(help="where to write it")] = Path("config.schema.json"),

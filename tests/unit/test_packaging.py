@@ -1,4 +1,4 @@
-"""Versions are told in one voice: pyproject.toml, the conda environment, and the pinned constraints."""
+"""Versions are told in one voice: pyproject.toml, the conda environment, the pinned constraints, the containers."""
 
 import re
 import runpy
@@ -46,6 +46,36 @@ def test_the_constraints_lie_within_pyprojects_ranges():
     extras = [line for lines in project()["optional-dependencies"].values() for line in lines]
     for requirement in map(Requirement, project()["dependencies"] + extras):
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+
+
+def test_containers_and_ci_have_the_oldest_python_that_pyproject_allows():
+    oldest = project()["requires-python"].removeprefix(">=")
+    for file in ("Dockerfile", "envs/apptainer.def"):
+        assert re.findall(r"^F(?:ROM|rom):? python:([\d.]+)-slim$", (ROOT / file).read_text(), re.MULTILINE) == [oldest]
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert [step["with"]["python-version"] for step in job["steps"] if "with" in step] == [oldest]
+
+
+def test_containers_install_by_the_makefile():
+    """So they have the pinned versions, and nothing of their own beside them."""
+    for file in ("Dockerfile", "envs/apptainer.def"):
+        text = (ROOT / file).read_text()
+        assert "pip" not in text
+        assert re.search(r"make .*\benvironment\b", text)
+        assert "make" in text.splitlines()[-1]
+        assert "demo" in text.splitlines()[-1]
+
+
+def test_the_apptainer_image_holds_all_that_the_demo_reads():
+    copied = re.findall(r"^    ([\w.]+) /opt/gensar/\1$", (ROOT / "envs/apptainer.def").read_text(), re.MULTILINE)
+    assert all((ROOT / name).exists() for name in copied)
+    included = {path.split("/")[0] for path in re.findall(r'include: "(.+)"', (ROOT / "Snakefile").read_text())}
+    named = {"Makefile", "Snakefile", "config.yaml", "pyproject.toml", "constraints.txt", "README.md", "gensar_core"}
+    assert named | included | {"workflow_scripts", "report", "envs"} <= set(copied)
+
+
+def test_the_citation_names_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == gensar_core.__version__
 
 
 def test_the_package_runs_as_the_command_and_tells_its_version(monkeypatch, capsys):

@@ -223,6 +223,7 @@ def test_the_architecture_page_names_what_there_is():
 SHARED_NAMES = {
     "adopt": "a command and what it calls",
     "explain": "a command and what it calls",
+    "results_page": "a command and what it calls",
 }
 
 
@@ -252,7 +253,7 @@ FLOW_WORDS = """
     adoption app array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
     cleaning click config device download draw error eventlog explain family file fit format hashing hub inheritance
     initialize inspection interface json launch line live load loop main monitoring numbering open overview page parallel
-    path piece processes progress quantize queue read readable report request revival run schema sealing seed separation
+    path piece processes progress quantize queue read readable report request result revival run schema sealing seed separation
     settings shard state status survey synthesis thread verification view whole write writing
 """
 
