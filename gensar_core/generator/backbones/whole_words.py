@@ -1,4 +1,4 @@
-"""Add P5's whole-word embedding to a T5 (Geng et al., RecSys 2022): each token learns which word of the prompt it is of.
+"""Add P5's whole-word embedding to a T5 (Geng et al., RecSys 2022): tokens learn which word of the prompt they are of.
 
 A vector for the number of the word is added to the token embeddings of the encoder. The library knows no such layer, so
 its vectors lie in `whole_words.safetensors` beside the Hugging Face folder, which opens without them.
@@ -64,7 +64,7 @@ def add_whole_words(model: Any, tokenizer: Any, corpus: Path, seed: int) -> None
 
 
 def load_whole_words(model: Any, folder: Path, tokenizer: Any, corpus: Path) -> None:
-    """Give a T5 the vectors in the ``folder`` that it came from, if there are any. Raises UserError on a broken file."""
+    """Give a T5 the vectors in the ``folder`` that it came from, if any. Raises UserError on a broken file."""
     if not (folder / _FILE).is_file():
         return
     try:
