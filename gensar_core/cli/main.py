@@ -78,7 +78,7 @@ def methods(
 ) -> None:
     """List every ranking method: its tasks, its inputs, and its source."""
     if paper:
-        from gensar_core.cli.generative_methods import generative_methods
+        from gensar_core.cli.published_methods import generative_methods
         from gensar_core.config.experiments import read_experiments
 
         _print_aligned(generative_methods(read_experiments(config), str(config)))
