@@ -88,10 +88,9 @@ class TrainingSettings(Settings):
     its other matrices, so training from scratch needs steps about ten times as long; a pretrained model needs none."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
     warmup_share: Share = 0.01
-    """Share of the steps over which the rate rises; with `inverse_square_root` it stands still there."""
     rate_schedule: RateSchedule = "cosine"
-    """After these steps the rate falls along a cosine or a straight line to zero, stays, or falls with the square root
-    of the steps done (TIGER)."""
+    """The rate rises over `warmup_share` of the steps, then falls along a cosine or a straight line to zero, or stays.
+    `inverse_square_root` lets it stand still over that share, then fall with the square root of the steps (TIGER)."""
     gradient_clip: Rate = 1.0
     label_smoothing: Share = 0.0
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
