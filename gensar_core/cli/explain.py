@@ -10,8 +10,7 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.identifiers.table import IdentifierTable
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.identifiers.table import IdentifierTable, shared_codes
 
 _TITLE_WIDTH = 72
 
@@ -62,15 +61,6 @@ def find_item(items: pl.DataFrame, item: str, where: Path) -> int:
         f"{where}: no item {item!r}; give an id of the source, such as {items.get_column('raw_id')[0]!r}, or #0 to "
         f"#{len(items) - 1} for its number"
     )
-
-
-def shared_codes(rows: Ragged, item: int) -> np.ndarray:
-    """Count the first codes that each item's identifier shares with that of one item [n]."""
-    width = int(rows.lengths.max(initial=0))
-    codes = rows.padded(width, -1)
-    same = (codes == codes[item]) & (codes[item] >= 0)
-    shared: np.ndarray = np.logical_and.accumulate(same, axis=1).sum(axis=1)
-    return shared
 
 
 def _shown(items: pl.DataFrame, number: int) -> str:

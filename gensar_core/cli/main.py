@@ -200,13 +200,13 @@ def _ask(
     if user is not None and written:
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
-    from gensar_core.cli.ask import Shop, clicked_items, open_generator
     from gensar_core.corpora.user_words import UNKNOWN_USER
+    from gensar_core.service.shop import Shop, clicked_items, open_generator, read_names
 
     shop = Shop(dataset / "canonical")
     number = None if user is None else shop.user(user)
     entries = shop.read_history(written or []) if number is None else shop.history(number)
-    allowed = shop.allowed(only, category)
+    allowed = shop.allowed(None if only is None else read_names(only), category)
     model = open_generator(dataset, name)
     loaded = time.perf_counter()
     excluded = set() if again else clicked_items(entries)
@@ -220,6 +220,24 @@ def _ask(
         plain = "{rank:>3}  {score:>9.4f}  {item}  {title}".format(**row)
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else plain)
     typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
+
+
+@app.command()
+def serve(
+    dataset: _Dataset,
+    generator: _Generator,
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 lets other machines ask")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen at")] = 8000,
+    beams: Annotated[int, typer.Option(min=1, help="width of the search")] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="most questions answered together")] = 32,
+    waiting: Annotated[int, typer.Option(min=1, help="most questions that wait; more are told to come back")] = 256,
+) -> None:
+    """Answer questions to a trained generator over HTTP, with a page to try it."""
+    try:
+        from gensar_core.service.run import run_service
+    except ModuleNotFoundError as error:
+        raise UserError(f"serve: needs {error.name}; run pip install 'gensar[serve]'") from error
+    run_service(dataset, generator, host, port, beams=beams, batch=batch, most_waiting=waiting)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

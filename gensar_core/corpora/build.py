@@ -218,7 +218,8 @@ class _Corpus:
     def _entry_column(self, value: Value, objects: Mapping[Kind, np.ndarray]) -> EntryColumn:
         behavior = LOG_BEHAVIORS[value.kind]
         led = Value(value.kind, None if behavior == schema.DESCRIPTION else behavior)
-        tokens = self.pieces.table.take(self.pieces.values(led) + objects[value.kind])
+        pieces = self.pieces.values(led) + objects[value.kind]
+        tokens = self.pieces.table.take(pieces)
         if led.behavior is None or not self.behavior_tokens:
             tokens = self.led(tokens)
         pseudo = value.kind == "pseudo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import polars as pl
@@ -49,6 +50,14 @@ class Entry:
         return cls(schema.SEARCHED_ITEM, item)
 
 
+class Asked(NamedTuple):
+    """Hold what a question tells the model: ``history`` (oldest first), ``query`` of a search, number of the user."""
+
+    history: Sequence[Entry]
+    query: str | None = None
+    user: int = UNKNOWN_USER
+
+
 class LivePrompts:
     """Write prompts for new histories as a corpus writes its own."""
 
@@ -69,44 +78,44 @@ class LivePrompts:
         self._user_tokens = [self._tokens[token] for token in user_tokens(prompts.user_tokens)]
         self._identifiers = _identifiers(corpus / "item_tokens.parquet", self._behavior_tokens)
 
-    def prompt(self, task: str, history: Sequence[Entry], query: str | None = None, user: int = UNKNOWN_USER) -> Ragged:
-        """Write one encoder input, as a single row.
+    def write(self, task: str, asked: Sequence[Asked]) -> Ragged:
+        """Write encoder inputs of one task, a row for each question.
 
-        ``history`` is oldest first and may be longer than prompts show. ``query`` is the query of a `search`, ``user``
-        the number of a user of the data set. Raises UserError on a task that the corpus has no prompts for, on an item
-        that it does not have and on a query without a word.
+        A history may be longer than prompts show. Raises UserError on a task that the corpus has no prompts for, on an
+        item that it does not have and on a query without a word.
         """
         if task not in self._tasks:
             named = " and ".join(self._tasks)
             raise UserError(f"{self._corpus}: its prompt file ranks {named} alone; ask another model for {task}")
         form = self._tasks[task]
-        items = sorted({entry.object for entry in history if isinstance(entry.object, int)})
-        words = [entry.object for entry in history if isinstance(entry.object, str)]
-        words += [query] if query is not None else []
+        entries = [entry for question in asked for entry in question.history]
+        queries = [question.query for question in asked]
+        items = sorted({entry.object for entry in entries if isinstance(entry.object, int)})
+        words = list(dict.fromkeys(text for text in [*(entry.object for entry in entries), *queries] if _is_text(text)))
         self._check(items, words)
         number: dict[int | str, int] = {item: place for place, item in enumerate(items)}
-        number |= {text: place for place, text in enumerate(dict.fromkeys(words))}
+        number |= {text: place for place, text in enumerate(words)}
         pieces = Pieces(
             self._encoder,
             self._tokens,
             {side: rows.take(np.array(items, dtype=np.int64)) for side, rows in self._identifiers.items()},
-            self._texts(list(dict.fromkeys(words))),
+            self._texts(words),
             self._texts([]),
-            users=user_rows(np.array([user]), self._user_tokens, self._encoder),
+            users=user_rows(np.array([question.user for question in asked]), self._user_tokens, self._encoder),
             behavior_tokens=self._behavior_tokens,
             eos_id=self._eos,
         )
-        lengths = np.array([len(history)])
-        behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in history], dtype=np.uint8))
-        objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in history], dtype=np.int32))
+        lengths = np.array([len(question.history) for question in asked])
+        behaviors = Ragged.from_lengths(lengths, np.array([entry.behavior for entry in entries], dtype=np.uint8))
+        objects = Ragged.from_lengths(lengths, np.array([number[entry.object] for entry in entries], dtype=np.int32))
         objects_shown: dict[Kind, np.ndarray] = {
-            "query": np.array([number[query] if query is not None else 0]),
-            "user": np.zeros(1, dtype=np.int64),
+            "query": np.array([0 if query is None else number[query] for query in queries]),
+            "user": np.arange(len(asked)),
         }
-        rows = ExampleRows(np.zeros(1, dtype=np.int64), objects_shown, ShownHistories(behaviors, objects))
+        rows = ExampleRows(np.zeros(len(asked), dtype=np.int64), objects_shown, ShownHistories(behaviors, objects))
         rows = rows.recent(form, *history_limits(form, self.settings))
         first = self._instructions.first[list(self._tasks).index(task)]
-        return self._instructions.write(shown(pieces, form, rows), np.array([first]))
+        return self._instructions.write(shown(pieces, form, rows), np.full(len(asked), first))
 
     def _texts(self, texts: list[str]) -> Texts:
         column = pl.Series(texts, dtype=pl.String)
@@ -119,6 +128,10 @@ class LivePrompts:
             raise UserError(f"history: there is no item number {wrong[0]}; items are numbered from 0 to {count - 1}")
         if not all(text.strip() for text in words):
             raise UserError("query: holds no word; give at least one")
+
+
+def _is_text(thing: int | str | None) -> TypeGuard[str]:
+    return isinstance(thing, str)
 
 
 def _identifiers(path: Path, behavior_tokens: bool) -> dict[schema.Side, Ragged]:

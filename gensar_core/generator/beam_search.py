@@ -15,7 +15,7 @@ import torch
 
 from gensar_core.corpora.trie import Branches, TokenTrie, counts, restricted
 from gensar_core.generator.backbones.t5 import Backbone, BeamDecoder, encode_prompts, rows_in_cache
-from gensar_core.generator.blocked_nodes import BlockedNodes
+from gensar_core.generator.blocked_nodes import AllowedNodes, BlockedNodes
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
 from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
 from gensar_core.runtime.arrays import Ragged
@@ -145,14 +145,18 @@ def search_beams(
     """Return the best ``top`` items (None: ``beams`` of them) of each question, by a search with ``beams`` beams.
 
     Scores are those of the candidates' exact ranking; ``by_length`` divides them by the number of tokens. ``allowed``
-    bool [n_items] restricts the results of all users; ``excluded`` int [users, X] removes items for single users (-1:
-    none). Both close the branches that hold only ruled-out items, so that no beams are spent there. As in Hugging
-    Face's search with ``early_stopping="never"``, each level considers the best 2 * ``beams`` continuations: whole rows
-    among the best ``beams`` of them are kept, and the best ``beams`` of the others go on. ``answer_at_once`` is for a
-    few waiting users: batches take turns on all cores, and the last bits of scores then depend on the number of cores.
+    bool restricts the results of all users [n_items], or each user's own [users, n_items]; ``excluded`` int [users, X]
+    removes items for single users (-1: none). Both close the branches that hold only ruled-out items, so that no beams
+    are spent there. As in Hugging Face's search with ``early_stopping="never"``, each level considers the best
+    2 * ``beams`` continuations: whole rows among the best ``beams`` of them are kept, and the best ``beams`` of the
+    others go on. ``answer_at_once`` is for a few waiting users: batches take turns on all cores, and the last bits of
+    scores then depend on the number of cores.
     """
     device = trie.items.device
     top = beams if top is None else top
+    own = _own_items(allowed, excluded) if allowed is not None and allowed.ndim == 2 else None
+    if own is not None:
+        allowed = excluded = None
     subset = None if allowed is None else torch.from_numpy(np.ascontiguousarray(allowed)).to(device)
     branches = trie.branches if subset is None else restricted(trie, subset)
     beneath = None if excluded is None else counts(trie, subset)
@@ -162,8 +166,10 @@ def search_beams(
 
     @torch.inference_mode()
     def search(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        blocked = None
-        if excluded is not None and beneath is not None:
+        blocked: BlockedNodes | AllowedNodes | None = None
+        if own is not None:
+            blocked = AllowedNodes(trie, torch.from_numpy(own[rows]).to(device))
+        elif excluded is not None and beneath is not None:
             excluded_items = torch.from_numpy(excluded[rows].astype(np.int64)).to(device)
             blocked = BlockedNodes(trie, excluded_items, subset, beneath)
         roots = torch.zeros(len(rows), dtype=torch.int64, device=device)
@@ -176,6 +182,16 @@ def search_beams(
         items[rows, : item.shape[1]] = item
         scores[rows, : item.shape[1]] = score
     return RetrievedItems(items, scores)
+
+
+def _own_items(allowed: np.ndarray, excluded: np.ndarray | None) -> np.ndarray:
+    """Return the items of each user's results: ``allowed`` bool [users, n_items] without the ``excluded`` ones."""
+    if excluded is None:
+        return allowed
+    own = allowed.copy()
+    user, place = np.nonzero(excluded >= 0)
+    own[user, excluded[user, place]] = False
+    return own
 
 
 @dataclass
@@ -212,7 +228,7 @@ def find_leaves(
     roots: torch.Tensor,
     *,
     root_level: int = 0,
-    blocked: BlockedNodes | None = None,
+    blocked: BlockedNodes | AllowedNodes | None = None,
 ) -> Leaves:
     """Run a beam search for one batch of questions; question i starts at the node ``roots[i]`` of ``root_level``."""
     node = roots[:, None]
@@ -286,7 +302,7 @@ def _items(
     leaves: Leaves,
     top: int,
     subset: torch.Tensor | None,
-    blocked: BlockedNodes | None,
+    blocked: BlockedNodes | AllowedNodes | None,
     by_length: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best items [B, top] of the leaves, -1 past the last, and their scores."""

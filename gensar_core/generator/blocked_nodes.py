@@ -1,4 +1,4 @@
-"""Close branches of the trie to users who excluded their items."""
+"""Close branches of the trie to single users, by the items that they excluded or that they are allowed."""
 
 from __future__ import annotations
 
@@ -52,3 +52,32 @@ class BlockedNodes:
         """Check which items at ``places`` [B, n] a user has excluded, bool [B, n]."""
         nearest = torch.searchsorted(self.places, places).clamp_max(self.places.shape[1] - 1)
         return self.places.gather(1, nearest) == places
+
+
+class AllowedNodes:
+    """Hold the trie nodes that lead to items allowed to each user; used as `BlockedNodes` is.
+
+    ``nodes[d]`` bool [B, nodes of level d] marks them; ``items`` bool [B, n_items] follows the trie's order of items.
+    """
+
+    def __init__(self, trie: TokenTrie, allowed: torch.Tensor) -> None:
+        """Take ``allowed`` bool [B, n_items], by the items' numbers."""
+        self.items = allowed[:, trie.items.long()]
+        before = torch.zeros((len(allowed), len(trie) + 1), dtype=torch.int32, device=allowed.device)
+        torch.cumsum(self.items, 1, out=before[:, 1:])
+        self.nodes = [before[:, level.stop.long()] > before[:, level.start.long()] for level in trie.levels]
+
+    def close(self, scores: torch.Tensor, node: torch.Tensor, depth: int, trie: TokenTrie, branches: Branches) -> None:
+        """Set ``scores`` [B, K, W] to -inf for children of ``node`` [B, K] that lead to no allowed item."""
+        if branches.table is not None:
+            child = branches.table[node].long().clamp_min_(0)
+        else:
+            first = trie.levels[depth].first_child[node].long()
+            child = first[:, :, None] + torch.arange(branches.width, device=node.device)
+            child.clamp_max_(len(trie.levels[depth + 1]) - 1)
+        allowed = self.nodes[depth + 1].gather(1, child.flatten(1)).view_as(child)
+        scores.masked_fill_(~allowed, -torch.inf)
+
+    def excludes(self, places: torch.Tensor) -> torch.Tensor:
+        """Check which items at ``places`` [B, n] a user is not allowed, bool [B, n]."""
+        return ~self.items.gather(1, places)

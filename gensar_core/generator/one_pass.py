@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import Precision, TrainingSettings
 from gensar_core.corpora import read as corpora
 from gensar_core.corpora.instructions import prompted_tasks, trained_behaviors
-from gensar_core.corpora.live_prompts import Entry
+from gensar_core.corpora.live_prompts import Asked, Entry
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
-from gensar_core.corpora.user_words import UNKNOWN_USER
 from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
@@ -28,10 +27,11 @@ from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.live_questions import Answering, SearchOptions
 from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
-from gensar_core.generator.trained import Hit, check_request, check_same_items, hits
+from gensar_core.generator.trained import check_same_items
 from gensar_core.generator.warm_start import warm_embeddings
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.arrays import Ragged
@@ -41,8 +41,7 @@ from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import read_record
 from gensar_core.training.processes import ALONE, Processes
 
-#: Number of the asked target in a live row, and of its item.
-_ASKED = 0
+#: Number of an asked item, and of a query that no one asked in training.
 _UNKNOWN = -1
 
 
@@ -144,7 +143,7 @@ def _model(
 
 
 @dataclass
-class OnePassGenerator:
+class OnePassGenerator(Answering):
     """Hold a trained causal model with its corpus; the questions are those of `TrainedGenerator`."""
 
     scorer: OnePassScorer
@@ -215,58 +214,22 @@ class OnePassGenerator:
         questions = self.scorer.questions(asked.logs, row, entry, task, users_per_batch)
         return search_beams(questions, self.scorer.catalogue.tries[task], beams=beams, excluded=excluded)
 
-    def recommend(
-        self,
-        history: Sequence[Entry],
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,  # noqa: ARG002
-    ) -> list[Hit]:
-        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`. Logs do not name their user."""
-        if not history:
-            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._ask("rec", self._live.row(history, None), top, beams, excluded, allowed)
+    @property
+    def n_items(self) -> int:
+        """Return the number of items of the catalogue."""
+        return len(self.scorer.catalogue.items["rec"])
 
-    def search(
-        self,
-        query: str,
-        history: Sequence[Entry] = (),
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,  # noqa: ARG002
-    ) -> list[Hit]:
-        """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._ask("search", self._live.row(history, query), top, beams, excluded, allowed)
+    @property
+    def device(self) -> torch.device:
+        """Return the model's device."""
+        return self.scorer.device
 
-    def _ask(
-        self,
-        task: str,
-        logs: LogRows,
-        top: int,
-        beams: int | None,
-        excluded: Collection[int],
-        allowed: np.ndarray | None,
-    ) -> list[Hit]:
-        trie = self.scorer.catalogue.tries[task]
-        width = check_request(len(trie), top, beams, excluded, allowed)
-        row, entry = logs.places_of(np.array([_ASKED]))
-        return hits(
-            search_beams(
-                self.scorer.questions(logs, row, entry, task, 1),
-                trie,
-                beams=width,
-                top=top,
-                allowed=allowed,
-                excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
-                answer_at_once=True,
-            )
-        )
+    def find(self, task: str, asked: Sequence[Asked], users_per_batch: int, options: SearchOptions) -> RetrievedItems:
+        """Search the catalogue for live questions of one task."""
+        logs = self._live.rows(asked)
+        row, entry = logs.places_of(np.arange(len(asked)))
+        questions = self.scorer.questions(logs, row, entry, task, users_per_batch)
+        return search_beams(questions, self.scorer.catalogue.tries[task], **vars(options))
 
     @functools.cached_property
     def _live(self) -> LiveLogs:
@@ -291,15 +254,23 @@ class LiveLogs:
             for place in queries[np.unique(read.object[queries], return_index=True)[1]]
         }
 
-    def row(self, history: Sequence[Entry], query: str | None) -> LogRows:
-        """Write one row: ``history`` (oldest first), then what is asked: a recommendation, or results of ``query``.
+    def rows(self, asked: Sequence[Asked]) -> LogRows:
+        """Write a row for each question: its history, then what is asked: a recommendation, or results of its query.
 
-        Its latest entries that fit are kept. Each query forms a group with its clicks. Raises UserError on an item that
-        the corpus does not have and on a query without a word.
+        The latest entries that fit are kept. Each query forms a group with its clicks. Question i is the target i.
+        Raises UserError on an item that the corpus does not have and on a query without a word.
         """
-        asked = schema.RECOMMENDED_ITEM if query is None else schema.SEARCHED_ITEM
-        entries = [*history, *([] if query is None else [Entry.searched(query)])]
-        tokens = [[self._lead[entry.behavior], *self._words(entry)] for entry in entries] + [[self._lead[asked]]]
+        told = [[*history, *([] if query is None else [Entry.searched(query)])] for history, query, _ in asked]
+        words = self._words({entry.object for entries in told for entry in entries if isinstance(entry.object, str)})
+        rows = [
+            self._row(number, entries, schema.RECOMMENDED_ITEM if query is None else schema.SEARCHED_ITEM, words)
+            for number, (entries, (_, query, _)) in enumerate(zip(told, asked, strict=True))
+        ]
+        return functools.reduce(LogRows.followed_by, rows)
+
+    def _row(self, number: int, entries: list[Entry], asked: int, words: Mapping[str, list[int]]) -> LogRows:
+        tokens = [[self._lead[entry.behavior], *self._tokens(entry, words)] for entry in entries]
+        tokens.append([self._lead[asked]])
         behavior = np.array([*(entry.behavior for entry in entries), asked])
         place = np.arange(len(behavior))
         # A click belongs to the query before it, unless a click of the other kind stands between.
@@ -310,9 +281,12 @@ class LiveLogs:
             self._numbers.get(tuple(row), _UNKNOWN) if isinstance(entry.object, str) else int(entry.object)
             for entry, row in zip(entries, tokens, strict=False)
         ]
-        return self._cut(behavior, np.array([*objects, _UNKNOWN]), np.where(follows, opening, place), tokens)
+        group = np.where(follows, opening, place)
+        return self._cut(number, behavior, np.array([*objects, _UNKNOWN]), group, tokens)
 
-    def _cut(self, behavior: np.ndarray, objects: np.ndarray, group: np.ndarray, tokens: list[list[int]]) -> LogRows:
+    def _cut(
+        self, number: int, behavior: np.ndarray, objects: np.ndarray, group: np.ndarray, tokens: list[list[int]]
+    ) -> LogRows:
         """Keep the latest entries that fit; ``group`` is the place of each entry's query, or its own."""
         lengths = np.array([len(row) for row in tokens])
         after = np.cumsum(lengths[::-1])[::-1]
@@ -323,7 +297,7 @@ class LiveLogs:
         query = np.where(group >= 0, group, place)
         starts = np.cumsum(lengths) - lengths
         target = np.full(len(place), NO_TARGET)
-        target[-1] = _ASKED
+        target[-1] = number
         return LogRows(
             user=np.array([-1]),
             entries=np.array([0, len(place)]),
@@ -337,20 +311,26 @@ class LiveLogs:
             target=target,
         )
 
-    def _words(self, entry: Entry) -> list[int]:
+    def _words(self, texts: Collection[str]) -> dict[str, list[int]]:
+        """Return the tokens of each text."""
+        if not all(text.strip() for text in texts):
+            raise UserError("query: holds no word; give at least one")
+        column = pl.Series(list(texts), dtype=pl.String)
+        prepared = Texts.prepare(column, self._encoder, self._settings.max_query_tokens, self._reserved)
+        return dict(zip(texts, prepared.tokens.to_series("tokens", pl.Int64()).to_list(), strict=True))
+
+    def _tokens(self, entry: Entry, words: Mapping[str, list[int]]) -> list[int]:
         if isinstance(entry.object, str):
-            if not entry.object.strip():
-                raise UserError("query: holds no word; give at least one")
-            text = pl.Series([entry.object], dtype=pl.String)
-            texts = Texts.prepare(text, self._encoder, self._settings.max_query_tokens, self._reserved)
-            return [int(token) for token in texts.tokens.values]
+            return words[entry.object]
         rows = self._catalogue.items["rec" if entry.behavior == schema.RECOMMENDED_ITEM else "search"]
         if not 0 <= entry.object < len(rows):
             raise UserError(
                 f"history: there is no item number {entry.object}; items are numbered from 0 to {len(rows) - 1}"
             )
-        codes = rows.tokens[entry.object, self._catalogue.first_code : rows.lengths[entry.object] - 1]
-        return [int(token) for token in codes]
+        codes: list[int] = rows.tokens[
+            entry.object, self._catalogue.first_code : rows.lengths[entry.object] - 1
+        ].tolist()
+        return codes
 
 
 def _settings(corpus: Path) -> MaterializationSettings:

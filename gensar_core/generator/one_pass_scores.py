@@ -28,7 +28,7 @@ from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
 #: Maximum beams, over all questions, in one pass on a CPU.
-_CPU_BEAMS = 256
+_CPU_BEAMS = 1024
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gensar_core.config.generators import Precision
-from gensar_core.corpora.live_prompts import Entry, LivePrompts
+from gensar_core.corpora.live_prompts import Asked, LivePrompts
 from gensar_core.corpora.read import (
     ItemTokens,
     Prompts,
@@ -23,7 +23,6 @@ from gensar_core.corpora.read import (
     vocabulary_size,
 )
 from gensar_core.corpora.trie import TokenTrie, load_tries
-from gensar_core.corpora.user_words import UNKNOWN_USER
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import Backbone
@@ -31,25 +30,15 @@ from gensar_core.generator.backbones.whole_words import load_whole_words
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
+from gensar_core.generator.live_questions import Answering, SearchOptions
 from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
 
-#: Default beams of a single request, or ``top`` if that is larger: a wide search is cheap for one user.
-_BEAMS = 50
-
-
-@dataclass(frozen=True)
-class Hit:
-    """Hold a retrieved item and its score: the log-probability of its tokens."""
-
-    item: int
-    score: float
-
 
 @dataclass
-class TrainedGenerator:
+class TrainedGenerator(Answering):
     """Hold a model with its tokenizer and, by task, the tokens of each item."""
 
     model: Backbone
@@ -114,65 +103,26 @@ class TrainedGenerator:
         """Build the writer of prompts for histories that are in no table."""
         return LivePrompts(self.corpus)
 
-    def recommend(
-        self,
-        history: Sequence[Entry],
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,
-    ) -> list[Hit]:
-        """Recommend ``top`` items after ``history`` (oldest first), best first.
+    @property
+    def n_items(self) -> int:
+        """Return the number of items of the catalogue."""
+        return len(self.items["rec"])
 
-        ``excluded`` are numbers of items not to return; ``allowed`` bool [n_items] marks the items that may be
-        returned. ``beams`` None means 50, or ``top`` if that is larger. ``user`` is the number of a user of the data
-        set, for prompts that name the user. Raises UserError on an empty history, on items that are not in the corpus,
-        and when its prompts do not ask for recommendations.
-        """
-        if not history:
-            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._retrieve("rec", self.prompts.prompt("rec", history, user=user), top, beams, excluded, allowed)
+    @property
+    def device(self) -> torch.device:
+        """Return the model's device."""
+        device: torch.device = self.model.lm_head.weight.device
+        return device
 
-    def search(
-        self,
-        query: str,
-        history: Sequence[Entry] = (),
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,
-    ) -> list[Hit]:
-        """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._retrieve(
-            "search", self.prompts.prompt("search", history, query, user), top, beams, excluded, allowed
-        )
-
-    def _retrieve(
-        self,
-        task: str,
-        prompt: Ragged,
-        top: int,
-        beams: int | None,
-        excluded: Collection[int],
-        allowed: np.ndarray | None,
-    ) -> list[Hit]:
-        trie = self.tries[task]
-        return hits(
-            beam_search(
-                self.model,
-                prompt,
-                trie,
-                beams=check_request(len(trie), top, beams, excluded, allowed),
-                top=top,
-                allowed=allowed,
-                excluded=np.array([sorted(excluded)], dtype=np.int64) if excluded else None,
-                likelihood=self.likelihood(task),
-                answer_at_once=True,
-            )
+    def find(self, task: str, asked: Sequence[Asked], users_per_batch: int, options: SearchOptions) -> RetrievedItems:
+        """Search the catalogue for live questions of one task."""
+        return beam_search(
+            self.model,
+            self.prompts.write(task, asked),
+            self.tries[task],
+            users_per_batch=users_per_batch,
+            likelihood=self.likelihood(task),
+            **vars(options),
         )
 
     def asked(self) -> Prompts:
@@ -226,29 +176,6 @@ class TrainedGenerator:
             beams=beams,
             likelihood=likelihood,
         )
-
-
-def check_request(
-    n_items: int, top: int, beams: int | None, excluded: Collection[int], allowed: np.ndarray | None
-) -> int:
-    """Return the beams of a single request: by default 50, or ``top`` if that is larger.
-
-    Raises UserError on too few beams, on excluded items that do not exist, and on ``allowed`` of another size.
-    """
-    if top < 1 or (beams is not None and beams < top):
-        raise UserError(f"top: {top} items cannot be found with {beams} beams; ask for 1 or more, and as many beams")
-    unknown = [item for item in excluded if not 0 <= item < n_items]
-    if unknown:
-        raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {n_items - 1}")
-    if allowed is not None and allowed.shape != (n_items,):
-        raise UserError(f"allowed: has {len(allowed)} entries, but there are {n_items} items")
-    return max(top, _BEAMS) if beams is None else beams
-
-
-def hits(retrieved: RetrievedItems) -> list[Hit]:
-    """Return the items of a single request."""
-    pairs = zip(retrieved.items[0].tolist(), retrieved.scores[0].tolist(), strict=True)
-    return [Hit(item, score) for item, score in pairs if item >= 0]
 
 
 def check_same_items(model: Path, corpus: Path) -> None:

@@ -109,6 +109,15 @@ class IdentifierTable:
         return Ragged.from_lengths(np.array([len(row) for row in words]), numbers)
 
 
+def shared_codes(rows: Ragged, item: int) -> np.ndarray:
+    """Count the first codes that each item's identifier shares with that of one item [n]."""
+    width = int(rows.lengths.max(initial=0))
+    codes = rows.padded(width, -1)
+    same = (codes == codes[item]) & (codes[item] >= 0)
+    shared: np.ndarray = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+    return shared
+
+
 def save_identifiers(
     rows: Mapping[str, Ragged | Sequence[str]],
     moved: Mapping[str, np.ndarray],

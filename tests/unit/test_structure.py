@@ -34,6 +34,7 @@ FLOORS = (
     "generator",
     "baselines",
     "evaluation",
+    "service",
     "cli",
     "__main__",
 )
@@ -241,18 +242,18 @@ def test_a_public_name_means_one_thing():
 
 #: Plain words in names of files, beside those of the glossary; in the singular where there is one.
 FIELD_WORDS = """
-    attention bm25 bounded causal comparison contrastive corpora cost cross curve data dataset doc2query dropout
+    attention bm25 bounded causal cold comparison contrastive corpora cost cross curve data dataset doc2query dropout
     embedding encoder entropy example genret k kmeans core kuaisar linear loss metadata model negative next node
     normalization ids plateau popularity product pseudo qilin quality quantizer raw recommender review rqvae scoring
     sequence sequential shop shopper significance sinkhorn softmax
     statistics t5 tensor text tokenizer tower train trained training unifiedssr unique validation vocabulary word
 """
 FLOW_WORDS = """
-    adoption array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
+    adoption app array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
     cleaning click config device download draw error eventlog explain family file fit format hashing hub inheritance
-    initialize inspection interface json launch line live load loop main numbering open overview page parallel path
-    piece processes progress quantize read readable report revival run schema sealing seed separation settings
-    shard state status survey synthesis thread verification view whole write writing
+    initialize inspection interface json launch line live load loop main monitoring numbering open overview page parallel
+    path piece processes progress quantize queue read readable report request revival run schema sealing seed separation
+    settings shard state status survey synthesis thread verification view whole write writing
 """
 
 

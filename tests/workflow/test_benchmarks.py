@@ -20,6 +20,7 @@ CLAIMS = {
     "training": {"speedup_trainer", "speedup_one_pass", "targets_per_second_one_pass"},
     "ranking": {"speedup_t5_small", "speedup_small", "speedup_causal_small"},
     "retrieval": {"speedup_prefix_fn", "trie_share_12k", "trie_share_1m", "speedup_causal_small"},
+    "serving": {"speedup_causal_8", "speedup_small_8"},
     "sequential_quality": {"recall_at_10", "ndcg_at_10"},
     "sequential": {"speedup_public_training", "speedup_public_ranking"},
 }

@@ -7,55 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
-import torch
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
-from gensar_core import schema
 from gensar_core.cli.main import app
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.corpora.build import build_corpus
-from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.trained import TrainedGenerator
-from gensar_core.runtime.stage import digest
-from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs, write_events, write_users
-
-#: User, time, task, item, query, session.
-EVENTS = [
-    ("anna", 1, "rec", 2, None, None),
-    ("anna", 2, "search", 3, 1, 0),
-    ("anna", 2, "search", 4, 1, 0),
-    ("anna", 3, "rec", 1, None, None),
-    ("bert", 1, "rec", 0, None, None),
-]
-ANNA = [Entry.clicked(2), Entry.searched(QUERIES[1]), Entry.found(3), Entry.found(4), Entry.clicked(1)]
+from tests.support.dataset_folder import ANNA, write_dataset
+from tests.support.live_questions import check_answers_together
+from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set's folder with a generator of random weights."""
-    folder = tmp_path_factory.mktemp("run") / "results" / "demo"
-    shop = write_corpus_inputs(folder / "canonical")
-    items = schema.ITEMS.read(shop / "items.parquet")
-    paths = pl.Series([[["Music", "Pianos"]] if item in (0, 3, 4) else [["Cables"]] for item in range(len(items))])
-    schema.ITEMS.write(items.with_columns(categories=paths), shop / "items.parquet")
-    users = sorted({row[0] for row in EVENTS})
-    write_users(shop, users)
-    write_events(shop, [(users.index(user), *event) for user, *event in EVENTS], "events")
-    corpus = folder / "corpora" / "demo"
-    build_corpus(shop, shop, shop, corpus, MaterializationSettings(tokenizer="trained", vocabulary_size=400), 7)
-    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
-    torch.manual_seed(0)
-    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
-    model = folder / "models" / "gensar_demo"
-    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(model)
-    tokenizer.save_pretrained(model)
-    record = {"inputs": {"results/demo/corpora/demo/item_tokens.parquet": digest(corpus / "item_tokens.parquet")}}
-    (model / "stage.json").write_text(json.dumps(record))
-    return folder
+    return write_dataset(tmp_path_factory.mktemp("run") / "results" / "demo")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +44,10 @@ def test_a_user_gets_what_the_functions_find_for_the_users_history(dataset: Path
     assert [row["title"] for row in rows] == [TEXTS[hit.item] for hit in hits]
     assert sorted(hit.item for hit in hits) == [0, 1, 2, 3, 4]
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_several_questions_are_answered_as_each_alone(generator: TrainedGenerator) -> None:
+    check_answers_together(generator)
 
 
 def test_the_users_own_items_are_left_out_of_recommendations(dataset: Path) -> None:

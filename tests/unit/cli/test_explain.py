@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gensar_core import schema
-from gensar_core.cli.explain import shared_codes
 from gensar_core.cli.main import app
 from gensar_core.errors import UserError
+from gensar_core.identifiers.table import shared_codes
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import write_json
 

@@ -16,7 +16,7 @@ from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.prompts import PROMPTS_FOLDER
 from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.instructions import prompted_tasks
-from gensar_core.corpora.live_prompts import Entry, LivePrompts
+from gensar_core.corpora.live_prompts import Asked, Entry, LivePrompts
 from gensar_core.corpora.user_words import user_rows
 from gensar_core.errors import UserError
 from tests.support.prompts_by_hand import prompts_of, t5_like
@@ -186,17 +186,17 @@ def test_live_prompts_equal_the_stored_ones(shop: Path, tmp_path: Path, family: 
         pairs = zip(row["history_behavior"], row["history_object"], strict=True)
         history = [Entry(code, QUERIES[thing] if code == Q else thing) for code, thing in pairs]
         query = None if row["query_id"] is None else QUERIES[row["query_id"]]
-        assert live.prompt(ranked, history, query, row["user_id"]).values.tolist() == stored[row["sample_id"]]
+        assert live.write(ranked, [Asked(history, query, row["user_id"])]).values.tolist() == stored[row["sample_id"]]
     other = "search" if ranked == "rec" else "rec"
     with pytest.raises(UserError, match=f"its prompt file ranks {ranked} alone; ask another model for {other}"):
-        live.prompt(other, [], "piano")
+        live.write(other, [Asked([], "piano")])
 
 
 def test_an_unknown_user_is_number_zero(shop: Path, tmp_path: Path) -> None:
     for family, shown in (("p5", "User user_0 has clicked"), ("tiger", "<U_0>")):
         corpus = build(shop, tmp_path / family, family)
         read = AutoTokenizer.from_pretrained(corpus / "tokenizer")
-        assert read.decode(LivePrompts(corpus).prompt("rec", [Entry.clicked(0)]).values).startswith(shown)
+        assert read.decode(LivePrompts(corpus).write("rec", [Asked([Entry.clicked(0)])]).values).startswith(shown)
 
 
 def test_items_without_a_title_are_asked_for_by_no_title(shop: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_users_own_file_shows_what_it_says(shop: Path, tmp_path: Path, history
     # What `prompts: PATH` named is in the corpus, whatever becomes of the file.
     assert str(tmp_path / "mine.yaml") in json.loads((corpus / "stage.json").read_text())["inputs"]
     (tmp_path / "mine.yaml").unlink()
-    assert LivePrompts(corpus).prompt("rec", [Entry.clicked(0)]).values[-2] == read("<R_I>").input_ids[0]
+    assert LivePrompts(corpus).write("rec", [Asked([Entry.clicked(0)])]).values[-2] == read("<R_I>").input_ids[0]
 
 
 def test_stages_of_webultron_have_one_vocabulary(shop: Path, tmp_path: Path) -> None:

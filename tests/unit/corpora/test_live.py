@@ -11,7 +11,7 @@ from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.prompts import find_prompts
 from gensar_core.corpora.build import build_corpus
-from gensar_core.corpora.live_prompts import Entry, LivePrompts
+from gensar_core.corpora.live_prompts import Asked, Entry, LivePrompts
 from gensar_core.corpora.readable import readable
 from gensar_core.errors import UserError
 from tests.support.shop import QUERIES, SAMPLES, TEXTS, Q, write_corpus_inputs
@@ -38,7 +38,7 @@ def check(corpus: Path) -> None:
         behaviors = zip(row["history_behavior"], row["history_object"], strict=True)
         history = [Entry(code, QUERIES[thing] if code == Q else thing) for code, thing in behaviors]
         query = None if row["query_id"] is None else QUERIES[row["query_id"]]
-        assert live.prompt(row["task"], history, query).values.tolist() == stored[row["sample_id"]]
+        assert live.write(row["task"], [Asked(history, query)]).values.tolist() == stored[row["sample_id"]]
 
 
 def test_live_prompts_equal_the_stored_ones(corpus: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_live_prompts_use_the_templates_that_the_corpus_was_built_with(
 
 def test_a_history_may_be_empty_or_hold_words_that_no_table_has(corpus: Path) -> None:
     live = LivePrompts(corpus)
-    empty, foreign = (live.prompt("search", history, "zither") for history in ([], [Entry.searched("zither")]))
+    empty, foreign = (live.write("search", [Asked(history, "zither")]) for history in ([], [Entry.searched("zither")]))
     assert len(empty) == len(foreign) == 1
     assert len(empty.values) < len(foreign.values)
 
@@ -82,7 +82,7 @@ def test_an_unknown_item_or_an_empty_query_is_one_clear_error(
     corpus: Path, history: list[Entry], query: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        LivePrompts(corpus).prompt("search", history, query)
+        LivePrompts(corpus).write("search", [Asked(history, query)])
 
 
 def test_a_folder_that_is_no_whole_corpus_is_one_clear_error(tmp_path: Path) -> None:

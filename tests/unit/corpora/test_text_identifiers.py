@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.corpora.build import build_corpus
-from gensar_core.corpora.live_prompts import Entry, LivePrompts
+from gensar_core.corpora.live_prompts import Asked, Entry, LivePrompts
 from gensar_core.corpora.read import new_tokens
 from gensar_core.corpora.trie import load_tries
 from gensar_core.errors import UserError
@@ -82,10 +82,10 @@ def test_a_history_shows_the_same_pieces_with_its_separators(corpus: Path) -> No
     # Sample 4 of the shop: a click on item 2, query 1, and a click on item 3 among its results; it asks query 0.
     (stored,) = prompts.filter(pl.col("sample_id") == 4).get_column("input_ids").to_list()
     history = [Entry.clicked(2), Entry.searched(query(1, corpus)), Entry.found(3)]
-    live: Ragged = LivePrompts(corpus).prompt("search", history, query(0, corpus))
+    live: Ragged = LivePrompts(corpus).write("search", [Asked(history, query(0, corpus))])
     assert live.values.tolist() == stored
     assert TEXTS[3] in tokenizer.decode(stored)
-    longer = LivePrompts(corpus).prompt("search", [*history, Entry.found(0)], query(0, corpus))
+    longer = LivePrompts(corpus).write("search", [Asked([*history, Entry.found(0)], query(0, corpus))])
     assert f"{TEXTS[3]};" in tokenizer.decode(longer.values)
 
 

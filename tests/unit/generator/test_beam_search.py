@@ -91,6 +91,27 @@ def test_a_restricted_search_is_that_of_a_catalogue_of_the_other_items(case: Cas
         assert same_items or len(set(scores[real])) < real.sum()
 
 
+@pytest.mark.parametrize("dense", [0, 1 << 20], ids=["no tables", "tables"])
+@given(case=cases(), beams=st.integers(1, 4), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_users_who_are_allowed_different_items_get_what_each_gets_alone(
+    dense: int, case: Case, beams: int, data: st.DataObject
+) -> None:
+    items, prompts, excluded = case
+    masks = data.draw(st.lists(st.integers(0, 2**12 - 1), min_size=len(prompts), max_size=len(prompts)))
+    allowed = np.array([[bool(mask >> item & 1) for item in range(len(items))] for mask in masks])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trie_module, "_DENSE", dense)
+        trie = TokenTrie.from_rows(ragged(items))
+        together = beam_search(model("t5"), ragged(prompts), trie, beams=beams, allowed=allowed, excluded=excluded)
+        for user, prompt in enumerate(prompts):
+            own = {"allowed": allowed[user], "excluded": excluded[[user]]}
+            alone = beam_search(model("t5"), ragged([prompt]), trie, beams=beams, **own)
+            np.testing.assert_allclose(together.scores[user], alone.scores[0], atol=1e-4)
+            found = {item for item in together.items[user].tolist() if item >= 0}
+            assert found <= set(np.flatnonzero(allowed[user]).tolist()) - set(excluded[user].tolist())
+
+
 @pytest.mark.parametrize("beams", [2, 5, 12])
 @pytest.mark.parametrize("fixed_length", [True, False])
 def test_it_finds_what_the_library_finds(beams: int, fixed_length: bool) -> None:

@@ -25,6 +25,7 @@ from gensar_core.errors import UserError
 from gensar_core.generator.open import load_generator
 from gensar_core.generator.rank import rank_candidates, rank_catalogue
 from gensar_core.generator.train import train_generator
+from tests.support.live_questions import check_answers_together
 from tests.support.shop import QUERIES, SAMPLES, TEXTS, write_corpus_inputs, write_rows
 
 SMALL = OnePassSettings(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
@@ -106,6 +107,11 @@ def test_it_answers_a_user_as_it_ranks_them(trained):
     long = generator.recommend([Entry.clicked(item % 5) for item in range(400)], top=3)
     short = generator.recommend([Entry.clicked(item % 5) for item in range(200, 400)], top=3)
     assert long == short
+
+
+def test_several_questions_are_answered_as_each_alone(trained):
+    _, corpus, model = trained
+    check_answers_together(load_generator(model, corpus))
 
 
 @pytest.mark.parametrize(

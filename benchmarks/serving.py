@@ -1,0 +1,189 @@
+"""Compare a service that answers waiting questions together with one that answers them one at a time.
+
+`python benchmarks/serving.py` builds a shop of 12,101 items (Beauty's number) with random identifiers, and models with
+random weights: T5 of the paper's size and of a laptop's, and the causal model over user logs. Two services hold the
+same model; one takes up to 32 waiting questions at a time, the other one. Clients ask over the whole application, but
+for the network: 1, 8 and 32 at once, each with its next question when it has the answer, searches and recommendations
+in turn. Both services alternate, and the faster round of each counts; so does the processor time of a request, which
+other programs of a machine disturb less. On a machine that others share, set
+OMP_NUM_THREADS=1: torch's threads wait for each other, and one question at a time would suffer most from that.
+
+    --quick    2,000 items, the small models, 8 clients at once
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import polars as pl
+import torch
+from _generator import SIZES
+from _measure import claim, report
+from _shop import CORPUS, SEED, write_identifiers
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from gensar_core import schema
+from gensar_core.config.datasets import SampleSettings
+from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.build import build_corpus
+from gensar_core.generator.one_pass import one_pass_task
+from gensar_core.runtime.stage import digest
+from gensar_core.samples.build import build_samples
+from gensar_core.service.app import Service, create_app
+
+ITEMS, USERS, QUERIES, CLICKS = 12_101, 400, 500, 20
+TOGETHER, BEAMS = 32, 50
+MODELS = ("causal", "small", "t5_small")
+CLIENTS = (1, 8, 32)
+WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "io", "u") for c in "dklmnrst"]
+#: Rounds of each service, and requests of a round: at least so many in all and for each client.
+ROUNDS, REQUESTS, REQUESTS_EACH = 2, 32, 4
+
+
+def main() -> None:
+    """Run the benchmark and print its claims."""
+    parser = argparse.ArgumentParser(description="questions together against one at a time")
+    parser.add_argument("--quick", action="store_true", help="a smoke size")
+    quick = parser.parse_args().quick
+    claims = []
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(Path(folder) / "results" / "shop", 2_000 if quick else ITEMS)
+        for model in ("causal", "small") if quick else MODELS:
+            write_model(dataset, model)
+            for clients in (8,) if quick else CLIENTS:
+                rounds, requests = (1, 2) if quick else (ROUNDS, max(REQUESTS // clients, REQUESTS_EACH))
+                claims += asyncio.run(compare(dataset, model, clients, rounds, requests))
+    report("serving", claims)
+
+
+def write_dataset(folder: Path, n_items: int) -> Path:
+    """Write a shop with users who search and click at random, its samples, identifiers and corpus."""
+    draw = np.random.default_rng(SEED)
+    titles = [" ".join(row) for row in draw.choice(WORDS, (n_items, 6))]
+    queries = sorted({" ".join(row) for row in draw.choice(WORDS, (QUERIES, 2))})
+    rows: list[tuple[schema.Table, list[tuple[Any, ...]]]] = [
+        (schema.ITEMS, [(i, f"item{i}", title, "", "", [["Shop"]], title) for i, title in enumerate(titles)]),
+        (schema.USERS, [(user, f"user{user}") for user in range(USERS)]),
+        (schema.QUERIES, list(enumerate(queries))),
+        (schema.EVENTS, _events(draw, n_items, len(queries))),
+    ]
+    canonical = folder / "canonical"
+    canonical.mkdir(parents=True)
+    for table, content in rows:
+        table.write(pl.DataFrame(content, schema=table.schema, orient="row"), canonical / f"{table.name}.parquet")
+    build_samples(canonical, folder / "samples", SampleSettings(), SEED)
+    identifiers = folder / "identifiers" / "random"
+    write_identifiers(identifiers, n_items)
+    build_corpus(canonical, folder / "samples", identifiers, folder / "corpora" / "shop", CORPUS, SEED)
+    return folder
+
+
+def _events(draw: np.random.Generator, n_items: int, n_queries: int) -> list[tuple[Any, ...]]:
+    """Draw each user's clicks, every second one after a query."""
+    events: list[tuple[Any, ...]] = []
+    for user in range(USERS):
+        for moment, item in enumerate(draw.integers(0, n_items, CLICKS).tolist()):
+            number = len(events)
+            searched = moment % 2 == 1
+            query, session = (int(draw.integers(n_queries)), number) if searched else (None, None)
+            events.append((number, user, moment, "search" if searched else "rec", item, query, session))
+    return events
+
+
+def write_model(dataset: Path, name: str) -> None:
+    """Write a generator with random weights, its tokenizer and its record."""
+    corpus, model = dataset / "corpora" / "shop", dataset / "models" / name
+    model.mkdir(parents=True)
+    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    if name == "causal":
+        settings = TrainingSettings(backbone="causal", likelihood="catalogue")
+        one_pass_task(corpus, dataset / "samples", settings, SEED).save(model)
+    else:
+        shape = {key: value for key, value in SIZES[name].items() if key != "words"}
+        torch.manual_seed(SEED)
+        config = T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **shape)
+        T5ForConditionalGeneration(config).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    items = corpus / "item_tokens.parquet"
+    (model / "stage.json").write_text(json.dumps({"inputs": {str(items): digest(items)}}), encoding="utf-8")
+
+
+async def compare(dataset: Path, name: str, clients: int, rounds: int, requests: int) -> list[dict[str, Any]]:
+    """Measure both services with so many clients at once."""
+    n_items = len(schema.ITEMS.read(dataset / "canonical" / "items.parquet"))
+    best: dict[int, np.ndarray] = {}
+    work = dict.fromkeys((TOGETHER, 1), np.inf)
+    answers: dict[int, list[Any]] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        ways = {}
+        for batch in (TOGETHER, 1):
+            app = create_app(Service.open(dataset, name, beams=BEAMS, batch=batch, most_waiting=1000))
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            transport = httpx.ASGITransport(app)
+            ways[batch] = await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, base_url="http://shop")
+            )
+        for number in range(rounds + 1):
+            for batch, client in ways.items():
+                # The first round warms up.
+                began = time.process_time()
+                latency, answers[batch] = await ask_round(client, clients, requests if number else 1)
+                if number:
+                    work[batch] = min(work[batch], (time.process_time() - began) / latency.size)
+                if number and (batch not in best or latency.sum() < best[batch].sum()):
+                    best[batch] = latency
+    same = np.mean([ours == alone for ours, alone in zip(answers[TOGETHER], answers[1], strict=True)])
+    # Scores of random weights may tie within rounding.
+    if same < 0.9:
+        raise SystemExit(f"{name}: questions together find other items than one at a time")
+    # Each client always waits for one answer, so this is the number of answers over the time that they took.
+    rate = {batch: clients * latency.size / latency.sum() for batch, latency in best.items()}
+    how = f"{clients} at once, {n_items} items, {BEAMS} beams, {name}, {torch.get_num_threads()} threads, CPU"
+    print(
+        f"{name}, {clients} at once: {rate[TOGETHER]:.3g} requests/s, one at a time {rate[1]:.3g}; CPU "
+        f"ms each {1000 * work[TOGETHER]:.3g}, {1000 * work[1]:.3g}",
+        flush=True,
+    )
+    return [
+        claim(f"work_{name}_{clients}", work[1] / work[TOGETHER], "times", f"CPU seconds one by one / together, {how}"),
+        claim(f"speedup_{name}_{clients}", rate[TOGETHER] / rate[1], "times", f"together / one at a time, {how}"),
+        *(
+            entry
+            for batch, way in ((TOGETHER, "together"), (1, "one_by_one"))
+            for entry in (
+                claim(f"requests_per_second_{way}_{name}_{clients}", rate[batch], "requests/s", how),
+                claim(f"p50_{way}_{name}_{clients}", 1000 * np.quantile(best[batch], 0.5), "ms", how),
+                claim(f"p99_{way}_{name}_{clients}", 1000 * np.quantile(best[batch], 0.99), "ms", how),
+            )
+        ),
+    ]
+
+
+async def ask_round(client: httpx.AsyncClient, clients: int, requests: int) -> tuple[np.ndarray, list[list[str]]]:
+    """Return the seconds of every request, and the first items of each answer, in the order of clients."""
+
+    async def talk(number: int) -> list[tuple[float, list[str]]]:
+        answers = []
+        for turn in range(requests):
+            body = {"user": f"user{(number * requests + turn) % USERS}"}
+            path, more = ("/search", {"query": f"{WORDS[number]} {WORDS[turn]}"}) if turn % 2 else ("/recommend", {})
+            started = time.perf_counter()
+            answer = await client.post(path, json=body | more)
+            answers.append((time.perf_counter() - started, [hit["item"] for hit in answer.json()["hits"][:3]]))
+        return answers
+
+    told = [answer for answers in await asyncio.gather(*map(talk, range(clients))) for answer in answers]
+    return np.array([seconds for seconds, _ in told]), [items for _, items in told]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answer questions to a trained model over HTTP: `gensar serve`."""

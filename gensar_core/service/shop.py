@@ -1,0 +1,217 @@
+"""Name users and items of a data set by raw ids, and open the generators trained on it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from transformers.utils.logging import disable_progress_bar
+
+from gensar_core import schema
+from gensar_core.corpora.live_prompts import Entry
+from gensar_core.errors import UserError
+from gensar_core.generator.live_questions import Hit
+from gensar_core.generator.open import Generator, load_generator
+from gensar_core.runtime.stage import read_record
+from gensar_core.samples.events import NONE, EventLog
+from gensar_core.samples.histories import Histories
+
+_KINDS = {"clicked": Entry.clicked, "found": Entry.found}
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Read the canonical tables of a data set by raw ids. The project's own numbers are written #17."""
+
+    canonical: Path
+    #: Suggest a close id for an unknown one, which takes a pass over all ids.
+    suggests: bool = True
+
+    @functools.cached_property
+    def items(self) -> pl.DataFrame:
+        """Return item_id, raw_id, title and categories of every item, in the order of item_id."""
+        path = self.canonical / "items.parquet"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; name a data set's folder, such as results/demo")
+        return pl.read_parquet(path, columns=["item_id", "raw_id", "title", "categories"]).sort("item_id")
+
+    @functools.cached_property
+    def users(self) -> pl.Series:
+        """Return the raw id of every user, in the order of user_id."""
+        return schema.USERS.read(self.canonical / "users.parquet").sort("user_id").get_column("raw_id")
+
+    @functools.cached_property
+    def _item_numbers(self) -> dict[str, int]:
+        return dict(zip(self.items.get_column("raw_id").to_list(), range(len(self.items)), strict=True))
+
+    @functools.cached_property
+    def _user_numbers(self) -> dict[str, int]:
+        return dict(zip(self.users.to_list(), range(len(self.users)), strict=True))
+
+    @functools.cached_property
+    def _events(self) -> pl.DataFrame:
+        return schema.EVENTS.read(self.canonical / "events.parquet")
+
+    @functools.cached_property
+    def _queries(self) -> pl.Series:
+        return schema.QUERIES.read(self.canonical / "queries.parquet").sort("query_id").get_column("text")
+
+    @functools.cached_property
+    def _categories(self) -> pl.DataFrame:
+        paths = self.items.select("item_id", "categories").explode("categories").explode("categories")
+        return paths.drop_nulls().unique()
+
+    def item(self, name: str) -> int:
+        """Return an item's number. Raises UserError when no item has that name."""
+        return self._number(name, self._item_numbers, "item")
+
+    def user(self, name: str) -> int:
+        """Return a user's number. Raises UserError when no user has that name."""
+        return self._number(name, self._user_numbers, "user")
+
+    def _number(self, name: str, numbers: dict[str, int], kind: str) -> int:
+        if name in numbers:
+            return numbers[name]
+        if name.startswith("#") and name[1:].isdecimal() and int(name[1:]) < len(numbers):
+            return int(name[1:])
+        close = difflib.get_close_matches(name, numbers, n=1) if self.suggests and len(numbers) <= 100_000 else []
+        hint = f"did you mean {close[0]}?" if close else f"write a raw id, or #0 to #{len(numbers) - 1} for its number"
+        raise UserError(f"{kind} {name!r}: there is none among the {len(numbers):,}; {hint}")
+
+    def history(self, user: int) -> list[Entry]:
+        """Return a user's whole history, as Eq. 1 defines it."""
+        # Events are ordered by user.
+        owner = self._events.get_column("user_id")
+        first, end = owner.search_sorted(user, "left"), owner.search_sorted(user, "right")
+        if first == end:
+            return []
+        log = EventLog.from_frame(self._events.slice(first, end - first))
+        # The target of this history is a click still to come.
+        coming = EventLog(
+            event=log.event[-1:] + 1,
+            user=log.user[-1:],
+            time=log.time[-1:] + 1,
+            item=np.array([NONE]),
+            query=np.array([NONE]),
+            session=np.array([NONE]),
+            searched=np.array([False]),
+            twins=np.array([0]),
+        )
+        inputs = Histories(log, "strict").inputs(coming, len(log), len(log))
+        return [
+            Entry.searched(self._queries[thing]) if behavior == schema.SEARCHED_QUERY else Entry(behavior, thing)
+            for behavior, thing in zip(inputs.behavior.values.tolist(), inputs.object.values.tolist(), strict=True)
+        ]
+
+    def read_history(self, written: Sequence[str]) -> list[Entry]:
+        """Parse a history from the command line: clicked=ITEM, query=WORDS, found=ITEM, oldest first.
+
+        Raises UserError on anything else, and on an item found before any query.
+        """
+        told = []
+        for text in written:
+            kind, equals, value = text.partition("=")
+            if not equals or kind not in ("query", *_KINDS):
+                raise UserError(f"history: {text!r} is not clicked=ITEM, query=WORDS or found=ITEM")
+            told.append((kind, value))
+        return self.entries(told)
+
+    def entries(self, told: Iterable[tuple[str, str]]) -> list[Entry]:
+        """Return a history told as pairs of `clicked`, `query` or `found`, and a raw item id or words; oldest first.
+
+        Raises UserError on an item found before any query, and on items that do not exist.
+        """
+        entries: list[Entry] = []
+        for kind, value in told:
+            if kind == "found" and not any(entry.behavior == schema.SEARCHED_QUERY for entry in entries):
+                raise UserError(
+                    f"history: 'found={value}' comes before any query=WORDS; write clicked= for a recommended item"
+                )
+            entries.append(Entry.searched(value) if kind == "query" else _KINDS[kind](self.item(value)))
+        return entries
+
+    def allowed(self, only: Collection[str] | None, category: str | None) -> np.ndarray | None:
+        """Mask the items that may be returned, bool [n_items]: those named in ``only`` and of a category; None: all.
+
+        Names that no item has count for nothing. Raises UserError when no item is left.
+        """
+        mask = np.ones(len(self.items), dtype=bool)
+        if only is None and category is None:
+            return None
+        if only is not None:
+            named = np.zeros(len(mask), dtype=bool)
+            named[[self._item_numbers[name] for name in only if name in self._item_numbers]] = True
+            mask &= named
+        if category is not None:
+            inside = np.zeros(len(mask), dtype=bool)
+            inside[self._categories.filter(pl.col("categories") == category).get_column("item_id").to_numpy()] = True
+            mask &= inside
+        if not mask.any():
+            raise UserError("no item is left to return: the named items or the category are none of the catalogue")
+        return mask
+
+    def rows(self, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+        """Return the rank, raw id, title and score of each hit."""
+        return [
+            {
+                "rank": place + 1,
+                "item": self.items.item(hit.item, "raw_id"),
+                "title": self.items.item(hit.item, "title"),
+                "score": round(hit.score, 4),
+            }
+            for place, hit in enumerate(hits)
+        ]
+
+
+def open_generator(dataset: Path, name: str) -> Generator:
+    """Load the generator ``name`` trained on a data set, with the corpus that its record names."""
+    # Loading takes half a second, so it needs no bar among the answers.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return load_generator(trained_model(dataset, name), corpus_of(dataset, name))
+
+
+def trained_model(dataset: Path, name: str) -> Path:
+    """Return the folder of a generator. Raises UserError when there is none of that name."""
+    model = dataset / "models" / name
+    if not (model / "config.json").is_file():
+        trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
+        raise UserError(f"{model}: no such generator (trained here: {', '.join(trained) or 'none'})")
+    return model
+
+
+def corpus_of(dataset: Path, name: str) -> Path:
+    """Return the corpus that a generator was trained on, by its record."""
+    return dataset / "corpora" / _read_by(trained_model(dataset, name), "item_tokens.parquet")
+
+
+def identifiers_of(dataset: Path, name: str) -> Path:
+    """Return the identifiers that a generator writes, by the record of its corpus."""
+    return dataset / "identifiers" / _read_by(corpus_of(dataset, name), "identifiers.parquet")
+
+
+def _read_by(stage: Path, file: str) -> str:
+    """Return the name of the one folder that a stage read a ``file`` from."""
+    inputs = read_record(stage / "stage.json")["inputs"]
+    folders = {Path(path).parent.name for path in inputs if Path(path).name == file}
+    if len(folders) != 1:
+        raise UserError(f"{stage / 'stage.json'}: does not name the folder of {file}; build this stage again")
+    return folders.pop()
+
+
+def clicked_items(history: Sequence[Entry]) -> set[int]:
+    """Return the items that a history names."""
+    return {entry.object for entry in history if isinstance(entry.object, int)}
+
+
+def read_names(file: Path) -> list[str]:
+    """Read raw ids, one a line. Raises UserError when the file cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read; give a text file with one raw item id a line") from error
