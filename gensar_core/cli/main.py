@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -67,8 +68,21 @@ def _check_results(folder: Path, whole: bool) -> None:
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    paper: Annotated[
+        bool, typer.Option("--paper", help="the generative methods instead, as in the paper's Table 1")
+    ] = False,
+    config: Annotated[Path, typer.Option(help="of --paper: the configuration that has their entries")] = Path(
+        "config.yaml"
+    ),
+) -> None:
     """List every ranking method: its tasks, its inputs, and its source."""
+    if paper:
+        from gensar_core.cli.published_methods import generative_methods
+        from gensar_core.config.experiments import read_experiments
+
+        _print_aligned(generative_methods(read_experiments(config), str(config)))
+        return
     from gensar_core.baselines.interface import INPUTS, find, kinds
 
     rows = [("kind", "tasks", "reads", "paper")]
@@ -76,12 +90,16 @@ def methods() -> None:
         (kind, "+".join(method.tasks), ", ".join(method.inputs) or "-", method.paper)
         for kind, method in zip(kinds(), map(find, kinds()), strict=True)
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for *cells, paper in rows:
-        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), paper]))
+    _print_aligned(rows)
     typer.echo("")
-    for name, meaning in INPUTS.items():
-        typer.echo(f"{name:{max(map(len, INPUTS))}}  {meaning}")
+    _print_aligned(list(INPUTS.items()))
+
+
+def _print_aligned(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows whose cells stand under each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *cells, last in rows:
+        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))
 
 
 @app.command()

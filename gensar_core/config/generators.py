@@ -53,6 +53,9 @@ class ExamplesPerEpoch(Settings):
     examples: Count
 
 
+#: Courses of the learning rate.
+RateSchedule: TypeAlias = Literal["cosine", "linear", "constant", "inverse_square_root"]
+
 TaskWeight: TypeAlias = Annotated[
     Annotated[Annotated[float, Field(ge=0.0)], Tag("factor")] | Annotated[ExamplesPerEpoch, Tag("count")],
     Discriminator(lambda value: "count" if isinstance(value, Mapping | ExamplesPerEpoch) else "factor"),
@@ -67,6 +70,11 @@ class TrainingSettings(Settings):
     a user's whole log in one pass; `causal:NAME` begins with the pretrained one of that hub name or local folder."""
     size: ScratchSize = ScratchSize()
     one_pass: OnePassSettings = OnePassSettings()
+    untied_output: bool = False
+    """Give a T5 a fresh output matrix of its own, in place of its embeddings (WebUltron)."""
+    whole_word_embedding: bool = False
+    """Add to each token that a T5's encoder reads a vector for the number of its word in the prompt. An identifier is
+    one word (P5)."""
     epochs: Annotated[float, Field(gt=0.0)] = 200.0
     patience: Positive | None = 10
     """Stop after this many validations without improvement; null never stops early."""
@@ -80,6 +88,9 @@ class TrainingSettings(Settings):
     its other matrices, so training from scratch needs steps about ten times as long; a pretrained model needs none."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
     warmup_share: Share = 0.01
+    rate_schedule: RateSchedule = "cosine"
+    """The rate rises over `warmup_share` of the steps, then falls along a cosine or a straight line to zero, or stays.
+    `inverse_square_root` lets it stand still over that share, then fall with the square root of the steps (TIGER)."""
     gradient_clip: Rate = 1.0
     label_smoothing: Share = 0.0
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
@@ -114,6 +125,15 @@ class TrainingSettings(Settings):
     def _warm_start_is_from_scratch(self) -> TrainingSettings:
         if self.warm_start and self.backbone not in ("scratch", "causal"):
             raise ValueError("warm_start needs backbone: scratch or causal; a pretrained model has trained embeddings")
+        return self
+
+    @model_validator(mode="after")
+    def _added_layers_are_those_of_a_t5(self) -> TrainingSettings:
+        for name in ("untied_output", "whole_word_embedding"):
+            if getattr(self, name) and self.reads_logs:
+                raise ValueError(f"{name} is for a T5; set it to false for a causal model")
+        if self.untied_output and self.warm_start:
+            raise ValueError("warm_start makes the embeddings the output matrix; set untied_output: false")
         return self
 
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from gensar_core.config.base import Count, Name, Positive, Rate, Settings, Share
 from gensar_core.config.generators import ScratchSize
+from gensar_core.schema import SIDES, Side
 
 
 def _check_sizes(sizes: object) -> object:
@@ -40,12 +41,13 @@ class SinkhornSettings(Settings):
 class KindSettings(Settings):
     """Hold what a kind of identifiers reads.
 
-    ``inputs`` names the data that it is built from, by keys of `identifiers.interface.INPUTS`; ``leaves_curve`` says
-    whether its training writes curve.json. They stand here, and not in the kind's file, because the workflow asks for
-    them before it loads any code of a kind.
+    ``inputs`` names the data that it is built from, by keys of `identifiers.interface.INPUTS`; ``tells`` the sides that
+    it is learned from, where no embedding is named; ``leaves_curve`` says whether its training writes curve.json. They
+    stand here, and not in the kind's file, because the workflow asks for them before it loads any code of a kind.
     """
 
     inputs: ClassVar[tuple[str, ...]]
+    tells: ClassVar[tuple[Side, ...]] = ()
     leaves_curve: ClassVar[bool] = False
 
     kind: str
@@ -130,6 +132,7 @@ class ClusterSettings(KindSettings):
     """Cluster the graph of items clicked by the same users; an identifier is the path to an item's cluster (P5-CID)."""
 
     inputs = ("clicks", "items")
+    tells = ("collaborative",)
 
     kind: Literal["clusters"]
     parts: Annotated[int, Field(ge=2)] = 20
@@ -163,6 +166,7 @@ class TitleSettings(KindSettings):
     """Take the words of an item's title; an identifier is this text (WebUltron's URL)."""
 
     inputs = ("items",)
+    tells = ("semantic",)
 
     kind: Literal["titles"]
     max_words: Positive = 16
@@ -188,6 +192,7 @@ class GenRetSettings(KindSettings):
     """Learn codes of item texts from training searches by discrete auto-encoding, one level after another (GenRet)."""
 
     inputs = ("searches", "items")
+    tells = ("semantic",)
     leaves_curve = True
 
     kind: Literal["genret"]
@@ -330,3 +335,8 @@ IdentifierSettings = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]
+
+
+def sides_told(entry: KindSettings) -> tuple[Side, ...]:
+    """Name the sides of an item that an entry's identifiers tell of: its texts, its clicks, both or neither."""
+    return tuple(side for side in SIDES if getattr(entry, side, None) is not None) or entry.tells

@@ -24,7 +24,7 @@ PROMPTS_FOLDER: Final = Path(__file__).parents[1] / "corpora" / "prompts"
 #: Pattern of a placeholder; a word must match it in full or not contain it.
 _SLOT: Final = re.compile(r"\{(\w+)\}")
 #: Character that tokenizers write for a blank.
-_BLANK: Final = "\N{LOWER ONE EIGHTH BLOCK}"
+BLANK: Final = "\N{LOWER ONE EIGHTH BLOCK}"
 
 Source: TypeAlias = Literal["rec", "search", "item", "pseudo_query"]
 Content: TypeAlias = Literal[
@@ -161,7 +161,7 @@ class Template:
     def parse(cls, text: str, placeholders: Sequence[str], where: str) -> Template:
         """Cut a text at its ``placeholders``. Raises UserError, which begins with ``where``, on a wrong template."""
         text = " ".join(text.split())
-        if "<" in text or _BLANK in text:
+        if "<" in text or BLANK in text:
             raise UserError(f"{where}: tokens such as <R_I> are put in by themselves; take the '<' out of {text!r}")
         parts: list[str | Slot] = []
         for word in text.split(" "):
@@ -225,7 +225,7 @@ def _check_task(task: PromptTask, where: str) -> None:
     if task.history is not None:
         if task.source not in ("rec", "search"):
             raise UserError(f"{where}.history: source {task.source} has no history; take it out")
-        if "<" in task.history.separator or _BLANK in task.history.separator:
+        if "<" in task.history.separator or BLANK in task.history.separator:
             raise UserError(
                 f"{where}.history.separator: {task.history.separator!r} would read as a token; take '<' out"
             )

@@ -38,7 +38,7 @@ from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from
 from gensar_core.runtime.device import autocast
 from gensar_core.runtime.seeds import generator as make_rng
-from gensar_core.training.loop import Schedule, warmup_cosine
+from gensar_core.training.loop import RATE_SCHEDULES, Schedule
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
@@ -228,7 +228,7 @@ class OnePassTask:
             validate_every=max(1, round(self.order.per_epoch / settings.validations_per_epoch)),
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
-            rate=warmup_cosine(total, settings.warmup_share),
+            rate=RATE_SCHEDULES[settings.rate_schedule](total, settings.warmup_share),
         )
 
     def batches(self, first_step: int) -> Iterator[RowStep]:

@@ -26,6 +26,7 @@ from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import Backbone
+from gensar_core.generator.backbones.whole_words import load_whole_words
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
@@ -72,9 +73,10 @@ class TrainedGenerator(Answering):
         check_same_items(model, corpus)
         device = device or pick_device()
         precision = supported_precision(precision, device)
-        network.to(device, getattr(torch, precision)).eval()
         tokenizer = load_corpus_tokenizer(model)
         check_model_tokenizer(corpus, tokenizer, model)
+        load_whole_words(network, model, tokenizer, corpus)
+        network.to(device, getattr(torch, precision)).eval()
         return cls(network, tokenizer, items, model, corpus, precision)
 
     @property

@@ -14,13 +14,14 @@ from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora.read import Examples
 from gensar_core.generator.backbones.t5 import Backbone, encode_prompts, target_outputs
 from gensar_core.generator.backbones.token_rows import token_tables
+from gensar_core.generator.backbones.whole_words import save_model
 from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
 from gensar_core.generator.likelihoods import CatalogueLikelihood
 from gensar_core.generator.validation import Validation
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from
 from gensar_core.runtime.device import autocast
-from gensar_core.training.loop import Schedule, warmup_cosine
+from gensar_core.training.loop import RATE_SCHEDULES, Schedule
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
@@ -85,8 +86,8 @@ class GeneratorTask:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the model as a Hugging Face folder."""
-        self.module.save_pretrained(folder)
+        """Write the model as a Hugging Face folder, and what the library does not know beside it."""
+        save_model(self.module, folder)
 
     def counts(self) -> dict[str, int]:
         """Return the counts of examples for the stage's record."""
@@ -101,7 +102,7 @@ class GeneratorTask:
             validate_every=self.order.steps(1.0 / settings.validations_per_epoch),
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
-            rate=warmup_cosine(total, settings.warmup_share),
+            rate=RATE_SCHEDULES[settings.rate_schedule](total, settings.warmup_share),
         )
 
     def batches(self, first_step: int) -> Iterator[Step]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -17,10 +16,8 @@ from gensar_core.identifiers.rqvae import RQVAE, Codes
 from gensar_core.identifiers.separation import separate_last_level
 from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
-from gensar_core.training.loop import Schedule, train, warmup_cosine, warmup_linear
+from gensar_core.training.loop import RATE_SCHEDULES, Schedule, train
 from gensar_core.training.state import TrainingRecord
-
-_RATES: Final = {"cosine": warmup_cosine, "linear": warmup_linear}
 
 
 def fit(
@@ -66,7 +63,7 @@ def fit_rqvae(
         total_steps=total,
         validate_every=every,
         gradient_clip=settings.gradient_clip,
-        rate=_RATES[settings.rate_schedule](total, settings.warmup_share),
+        rate=RATE_SCHEDULES[settings.rate_schedule](total, settings.warmup_share),
     )
     record = train(task, schedule, seed=seed, description="RQ-VAE", checkpoints=checkpoints, key=key)
     return task.model.eval(), record

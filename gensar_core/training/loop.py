@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 
@@ -83,6 +83,17 @@ def warmup_linear(total_steps: int, warmup_share: float) -> Callable[[int], floa
     return _after_warmup(total_steps, warmup_share, lambda done, of: 1.0 - done / of)
 
 
+def warmup_constant(total_steps: int, warmup_share: float) -> Callable[[int], float]:
+    """Warm up linearly over a share of the steps, then stay."""
+    return _after_warmup(total_steps, warmup_share, lambda _done, _of: 1.0)
+
+
+def inverse_square_root(total_steps: int, warmup_share: float) -> Callable[[int], float]:
+    """Stay over a share of the steps, then fall with the square root of the steps done (T5, TIGER)."""
+    warmup = max(1, round(total_steps * warmup_share))
+    return lambda step: math.sqrt(warmup / max(warmup, step + 1))
+
+
 def _after_warmup(
     total_steps: int, warmup_share: float, falling: Callable[[int, int], float]
 ) -> Callable[[int], float]:
@@ -95,6 +106,15 @@ def _after_warmup(
         return falling(step - warmup, max(1, total_steps - warmup))
 
     return factor
+
+
+#: Factors on the learning rate by the name of their schedule, from the number of steps and the share of warm-up.
+RATE_SCHEDULES: Final[Mapping[str, Callable[[int, float], Callable[[int], float]]]] = {
+    "cosine": warmup_cosine,
+    "linear": warmup_linear,
+    "constant": warmup_constant,
+    "inverse_square_root": inverse_square_root,
+}
 
 
 def train(

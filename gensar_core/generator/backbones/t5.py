@@ -55,7 +55,10 @@ def encode_prompts(model: Backbone, tokens: torch.Tensor) -> EncodedPrompts:
     bias = _as_scores(_position_bias(stack, _relative(tokens.shape[1], tokens.device), bidirectional=True))
     padding = _padding_bias(present)
     attend = _attend_padded(stack, bias if padding is None else bias + padding)
-    states = _drop(stack, _embed(stack, tokens.clamp_min(0)))
+    states = _embed(stack, tokens.clamp_min(0))
+    if (whole_words := getattr(model, "whole_words", None)) is not None:
+        states = states + whole_words(tokens).float()
+    states = _drop(stack, states)
     for block in stack.block:
         states = _self_attention(block, states, attend)
         states = _feed_forward(block, states)
@@ -166,7 +169,7 @@ def _decode(
         outputs = _cross_attention(block, outputs, keys, values, attend_prompt)
         outputs = _feed_forward(block, outputs)
     outputs = _drop(stack, _norm(stack.final_layer_norm, outputs))
-    return outputs * model.config.d_model**-0.5 if _scales_outputs(model) else outputs
+    return outputs * model.config.d_model**-0.5 if scales_outputs(model) else outputs
 
 
 def _position_bias(stack: Backbone, relative: torch.Tensor, *, bidirectional: bool) -> torch.Tensor:
@@ -222,7 +225,7 @@ def _padding_bias(present: torch.Tensor) -> torch.Tensor | None:
     return blocked[:, None, None, :]
 
 
-def _scales_outputs(model: Backbone) -> bool:
+def scales_outputs(model: Backbone) -> bool:
     """Return whether decoder outputs are scaled by d_model**-0.5: true for the first T5, false for T5 1.1 and mT5."""
     config = model.config
     if config.model_type == "mt5":

@@ -405,6 +405,50 @@ def test_every_parameter_is_trained_once_and_embeddings_at_their_own_rate(corpus
     assert {rate for key, rate in rates.items() if key not in embeddings} == {0.002}
 
 
+def test_the_rate_of_a_step_follows_the_schedule(corpus: Path, samples: Path) -> None:
+    task = make_task(corpus, samples, rate_schedule="inverse_square_root", warmup_share=0.05, epochs=40.0)
+    rate = task.schedule().rate
+    # 40 examples, 16 a step: 100 steps, of which 5 at the full rate.
+    assert rate is not None
+    assert [rate(step) for step in (0, 4, 19, 79)] == pytest.approx([1.0, 1.0, 0.5, 0.25])
+    cosine = make_task(corpus, samples).schedule().rate
+    assert cosine is not None
+    assert cosine(19) == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["scratch", "pretrained"])
+def test_an_untied_output_is_fresh_keeps_the_scale_and_is_stored(
+    corpus: Path, samples: Path, pretrained: Path, tmp_path: Path, kind: str
+) -> None:
+    name = "scratch" if kind == "scratch" else str(pretrained)
+    tied, untied = (backbone.build(settings(backbone=name, untied_output=one), corpus, 1) for one in (False, True))
+    assert torch.equal(untied.shared.weight, tied.shared.weight)
+    assert untied.lm_head.weight.shape == tied.lm_head.weight.shape
+    # A linear layer of torch begins within the square root of its inputs.
+    assert untied.lm_head.weight.abs().max().item() == pytest.approx(untied.config.d_model**-0.5, rel=0.05)
+    chosen = settings(backbone=name, untied_output=True, epochs=1.0)
+    train_generator(corpus, samples, tmp_path / "untied", chosen, 1, None)
+    stored = load_t5(str(tmp_path / "untied"))
+    assert not torch.equal(stored.lm_head.weight, stored.shared.weight)
+    generator = TrainedGenerator.load(tmp_path / "untied", corpus)
+    library = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "untied").eval()
+    prompt = folders.prompt_row("rec", 3)
+    scores = generator.score(ragged([prompt]), np.arange(3, dtype=np.int32)[None], "rec")[0]
+    expected = [log_probability(library, prompt, folders.item_row("rec", item), None) for item in range(3)]
+    assert scores == pytest.approx(expected, abs=1e-4)
+    # The next stage keeps both matrices.
+    further = backbone.build(settings(), corpus, 2, tmp_path / "untied")
+    assert torch.equal(further.lm_head.weight, stored.lm_head.weight)
+
+
+def test_layers_that_a_causal_model_lacks_are_refused() -> None:
+    for name in ("untied_output", "whole_word_embedding"):
+        with pytest.raises(ValueError, match=f"{name} is for a T5; set it to false for a causal model"):
+            TrainingSettings(backbone="causal", **{name: True})
+    with pytest.raises(ValueError, match="warm_start makes the embeddings the output matrix; set untied_output: false"):
+        TrainingSettings(backbone="scratch", warm_start=True, untied_output=True)
+
+
 def test_a_corpus_of_other_identifiers_is_named(trained: Path, corpus: Path, tmp_path: Path) -> None:
     record = json.loads((corpus / "new_tokens.json").read_text())
     # Equally many tokens, two of them in each other's place; or one that the model's tokenizer lacks.

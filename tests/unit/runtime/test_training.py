@@ -9,7 +9,7 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 from gensar_core.errors import UserError
-from gensar_core.training.loop import Schedule, train, warmup_cosine, warmup_linear
+from gensar_core.training.loop import RATE_SCHEDULES, Schedule, train, warmup_cosine, warmup_linear
 from gensar_core.training.processes import Processes
 
 
@@ -200,6 +200,19 @@ def test_warmup_cosine_by_hand():
     assert [rate(0), rate(4), rate(9), rate(10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
     assert rate(55) == pytest.approx(0.5)
     assert rate(100) == pytest.approx(0.0)
+
+
+def test_an_inverse_square_root_stands_still_and_then_falls():
+    # TIGER: constant for the first 10,000 of 200,000 steps.
+    rate = RATE_SCHEDULES["inverse_square_root"](200_000, 0.05)
+    assert {rate(step) for step in (0, 4_000, 9_999)} == {1.0}
+    assert [rate(39_999), rate(159_999)] == pytest.approx([0.5, 0.25])
+
+
+def test_a_constant_rate_stays_after_its_warm_up():
+    rate = RATE_SCHEDULES["constant"](100, 0.1)
+    assert [rate(0), rate(4), rate(9), rate(10), rate(99)] == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0])
+    assert RATE_SCHEDULES["constant"](100, 0.0)(0) == 1.0
 
 
 def test_warmup_linear_matches_transformers_one_step_ahead_while_it_rises():
