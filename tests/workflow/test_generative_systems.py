@@ -9,7 +9,7 @@ from gensar_core.config.experiments import read_experiments
 from gensar_core.config.prompts import find_prompts
 
 from .conftest import Workflow
-from .planning import ROOT
+from .planning import ROOT, job_graph
 
 #: The columns of the paper's Table 3 (recommendation) and Table 4 (search), and our rows of them.
 TABLE_3 = {
@@ -93,6 +93,14 @@ def test_every_system_plans_from_its_data_to_its_ranks(workflow, name):
         "train_generator",
         "rank_generator",
     }
+
+
+def test_the_table_of_both_likelihoods_plans(workflow):
+    # One training a likelihood; WebUltron's first two stages serve both of its rows.
+    trained = job_graph(workflow.folder, ["results/tables/amazon_beyond.csv"]).needrun_jobs(exclude_finished=False)
+    names = {job.wildcards_dict["generator"] for job in trained if job.rule.name == "train_generator"}
+    rows = {f"{name}{ending}" for name in [*SYSTEMS, "gensar"] for ending in ("", "_catalogue")}
+    assert names == rows | {"webultron_general", "webultron_generated"}
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
