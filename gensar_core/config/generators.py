@@ -42,6 +42,9 @@ class OnePassSettings(Settings):
     node_dropout: Share = 0.3
     query_vectors: bool = True
     """Give each query of the training log a vector of its own, beside its words."""
+    query_dropout: Share = 0.0
+    """Share of the search targets of a training step that do without the vector and the clicks of their query, as a
+    query that nobody typed before has neither: its words must tell what it asks for."""
     click_evidence: bool = True
     """Let the model weigh what other users' training clicks say for an item: those after the same query, and those
     beside the clicks of the history. With `likelihood: catalogue` only."""

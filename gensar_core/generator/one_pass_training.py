@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,6 +16,7 @@ import torch
 from scipy.sparse import coo_matrix
 
 from gensar_core.config.generators import TaskWeight, TrainingSettings
+from gensar_core.corpora.alignment_logs import NO_QUERY
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.backbones.causal import CausalGenerator
@@ -35,7 +36,7 @@ from gensar_core.generator.log_rows import (
 from gensar_core.generator.training_task import add_gradients
 from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
 from gensar_core.nn.cross_entropy import cross_entropy
-from gensar_core.nn.dropout import drawing_from
+from gensar_core.nn.dropout import chosen, drawing_from
 from gensar_core.runtime.device import autocast
 from gensar_core.runtime.seeds import generator as make_rng
 from gensar_core.training.loop import RATE_SCHEDULES, Schedule
@@ -269,11 +270,13 @@ class OnePassTask:
         """Sum up the losses of all targets of some rows by training task, [len(TRAINING_TASKS)]; 0 where unweighted."""
         batch = row_tensors(self.logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
         vectors = self.model.drawn_nodes()
+        new = self._drawn_new_queries(batch)
+        queries = batch.queries.flatten().index_fill(0, self._send(batch.places[new]), NO_QUERY)
         with self._precision():
             states = self.model.states(
                 batch.tokens,
                 batch.nodes,
-                batch.queries,
+                queries.view_as(batch.queries),
                 batch.positions,
                 batch.mask(self.model.settings.hidden_share if self.model.training else 0.0),
                 vectors,
@@ -285,12 +288,19 @@ class OnePassTask:
         for ranked, places in item_targets(self.logs, batch.entry).items():
             mine = places[weighed[places]]
             if len(mine):
-                losses = self._item_losses(ranked, states, batch, rows, mine, vectors)
+                losses = self._item_losses(ranked, states, batch, rows, mine, vectors, new[mine])
                 sums = sums.index_add(0, self._send(task[mine]), losses)
         words = np.flatnonzero(weighed & np.isin(task, _WORDS))
         if len(words):
             sums = sums.index_add(0, *self._word_losses(states, batch, words, task))
         return sums
+
+    def _drawn_new_queries(self, batch: RowTensors) -> np.ndarray:
+        """Draw the entries whose query counts as one that nobody typed before, bool [entries of the batch]."""
+        share = self.model.settings.query_dropout if self.model.training else 0.0
+        if not share:
+            return np.zeros(len(batch.entry), dtype=bool)
+        return chosen((len(batch.entry),), share, self.device).cpu().numpy()
 
     def _item_losses(
         self,
@@ -300,6 +310,7 @@ class OnePassTask:
         rows: np.ndarray,
         mine: np.ndarray,
         vectors: torch.Tensor,
+        new: np.ndarray,
     ) -> torch.Tensor:
         entry = batch.entry[mine]
         before = self._send(batch.places[mine])[:, None] + self._send(self.catalogue.state_places(task))
@@ -315,7 +326,9 @@ class OnePassTask:
         evidence = None
         trie = self.catalogue.tries[task]
         if self.evidence is not None:
-            evidence = self.evidence.of(questions(self.logs, rows[batch.row[mine]], entry), trie)
+            asked = questions(self.logs, rows[batch.row[mine]], entry)
+            asked = replace(asked, query=np.where(new, NO_QUERY, asked.query))
+            evidence = self.evidence.of(asked, trie)
         softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence)
         places = before.clamp_max(len(states) - 1)
         return path_losses(softmax, states[places], targets, torch.arange(len(mine), device=self.device))

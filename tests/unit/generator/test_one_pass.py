@@ -1,5 +1,7 @@
 """A causal model over logs equals the Hugging Face model that is asked for each event alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -290,6 +292,24 @@ def test_rows_of_no_user_are_learned_as_the_library_reads_them(catalogue):
                 expected[name] -= float(sum(chances[i, token] for i, token in enumerate(words[row % len(words)][1:])))
     assert losses[:3].tolist() == [0.0] * 3
     assert losses[3:].tolist() == pytest.approx(list(expected.values()), abs=1e-3)
+
+
+def test_query_dropout_trains_on_the_words_of_queries_alone(catalogue):
+    log = random_log(5)
+    rows = rows_of(log, catalogue)
+    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    untyped = replace(rows, object=np.where(rows.behavior == SEARCHED_QUERY, -1, rows.object))
+    with torch.no_grad():
+        whole, hidden, expected = (
+            task_of(model, logs, catalogue, evidence).losses(np.arange(len(logs)))[[0, 2]]
+            for model, logs in (
+                (generator(catalogue).train(), rows),
+                (generator(catalogue, query_dropout=1.0).train(), rows),
+                (generator(catalogue), untyped),
+            )
+        )
+    torch.testing.assert_close(hidden, expected)
+    assert not torch.isclose(whole[1], expected[1])
 
 
 def test_an_epoch_reads_rows_of_no_user_as_often_as_their_weight_says(catalogue):
