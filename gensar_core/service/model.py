@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from gensar_core import schema
+from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.live_questions import Hit, LiveQuestion
@@ -50,8 +51,9 @@ class ServedModel:
         for side in schema.SIDES:
             moved[side] = table.get_column(f"{side}_moved").to_numpy()
         served = cls(shop, generator, identifiers, moved, name)
-        # The first question loads what later ones share.
-        generator.answer([LiveQuestion([], "first"), LiveQuestion([Entry.clicked(0)])], top=1)
+        # The first question of a task loads what later ones share.
+        first = {"rec": LiveQuestion([Entry.clicked(0)]), "search": LiveQuestion([], "first")}
+        generator.answer([first[task] for task in prompted_tasks(generator.corpus)], top=1)
         return served
 
     def question(self, body: QuestionBody) -> LiveQuestion:
