@@ -42,6 +42,9 @@ class OnePassSettings(Settings):
     node_dropout: Share = 0.3
     query_vectors: bool = True
     """Give each query of the training log a vector of its own, beside its words."""
+    query_words: bool = False
+    """Add the mean embedding of a query's words to the behavior token that asks for its item. With a warm start, words
+    then find the items that they describe from the first step, in queries that nobody typed before as well."""
     query_dropout: Share = 0.0
     """Share of the search targets of a training step that do without the vector and the clicks of their query, as a
     query that nobody typed before has neither: its words must tell what it asks for."""

@@ -130,6 +130,18 @@ class LogRows:
 
 
 @dataclass(frozen=True)
+class AskedWords:
+    """Hold the words of what is asked, [m]: the place in the flattened batch of the token that asks, and each word.
+
+    ``weight`` is one over the number of words of the same place.
+    """
+
+    place: torch.Tensor
+    token: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True)
 class RowTensors:
     """Hold a padded batch of rows; int64 [B, T] but for ``mask`` bool [B, T, T].
 
@@ -145,6 +157,7 @@ class RowTensors:
     closes: torch.Tensor
     unit: torch.Tensor
     own: torch.Tensor
+    words: AskedWords
     places: np.ndarray
     entry: np.ndarray
     row: np.ndarray
@@ -191,6 +204,7 @@ def row_tensors(logs: LogRows, rows: np.ndarray, nodes: ItemNodes, lead: int, de
         mine = np.flatnonzero((logs.behavior[entry][of] == behavior) & (within >= lead))
         node[mine] = paths[logs.object[entry][of[mine]], within[mine] - lead]
     unit = logs.query[entry]
+    places = row * width + tokens.offsets[:-1] - begins[row]
     query = np.where(within == 0, _asked_query(logs, logs.entries[rows][row], entry)[of], -1)
     return RowTensors(
         tokens=padded(tokens.values, 0),
@@ -201,10 +215,28 @@ def row_tensors(logs: LogRows, rows: np.ndarray, nodes: ItemNodes, lead: int, de
         closes=padded(logs.closes[entry][of], _NEVER),
         unit=padded(unit[of], -1),
         own=padded(local[of], -1),
-        places=row * width + tokens.offsets[:-1] - begins[row],
+        words=_asked_words(logs, logs.entries[rows][row] + unit, entry, places, device),
+        places=places,
         entry=entry,
         row=row,
     )
+
+
+def _asked_words(
+    logs: LogRows, asked: np.ndarray, entry: np.ndarray, places: np.ndarray, device: torch.device
+) -> AskedWords:
+    """Collect the words that ask for items; ``asked`` is the entry that each of ``entry`` answers, or itself."""
+    asks = np.flatnonzero((asked != entry) & np.isin(logs.behavior[asked], (schema.SEARCHED_QUERY, schema.DESCRIPTION)))
+    tokens = logs.tokens.take(asked[asks])
+    # The first token of an entry only leads it.
+    word = np.arange(len(tokens.values)) > tokens.offsets[tokens.rows]
+    of = tokens.rows[word]
+    weight = (1.0 / np.maximum(tokens.lengths - 1, 1)).astype(np.float32)
+
+    def send(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(device, non_blocking=True)
+
+    return AskedWords(send(places[asks][of]), send(tokens.values[word].astype(np.int64)), send(weight[of]))
 
 
 def questions(logs: LogRows, row: np.ndarray, entry: np.ndarray) -> Questions:

@@ -66,7 +66,7 @@ class OnePassScorer:
         cache = DynamicCache(config=self.model.lm.config)
         mask = batch.mask()
         states = self.model.states(
-            batch.tokens, batch.nodes, batch.queries, batch.positions, mask, self.model.node_vectors, cache
+            batch.tokens, batch.nodes, batch.queries, batch.positions, mask, self.model.node_vectors, cache, batch.words
         )
         places = batch.places[_lookup(batch.entry, entry)]
         width = batch.tokens.shape[1]

@@ -280,6 +280,7 @@ class OnePassTask:
                 batch.positions,
                 batch.mask(self.model.settings.hidden_share if self.model.training else 0.0),
                 vectors,
+                words=batch.words,
             )
         states = states.flatten(0, 1).float()
         task = self.logs.training_task[batch.entry]

@@ -29,6 +29,7 @@ from gensar_core.config.generators import OnePassSettings
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.token_rows import add_corpus_tokens
 from gensar_core.generator.click_evidence import FEATURES
+from gensar_core.generator.log_rows import AskedWords
 from gensar_core.nn.dropout import dropout
 from gensar_core.nn.t5 import unloadable
 from gensar_core.runtime.hub import Hub
@@ -116,12 +117,13 @@ class CausalGenerator(torch.nn.Module):
         mask: torch.Tensor,
         node_vectors: torch.Tensor,
         cache: DynamicCache | None = None,
+        words: AskedWords | None = None,
     ) -> torch.Tensor:
         """Return the last hidden states [B, T, d].
 
         ``tokens``, ``nodes`` and ``queries`` int64 [B, T] are the ids of each token, of its node and of the query
         whose item it asks for (negative: none); ``mask`` bool [B, T, S] says which of the S tokens, those in ``cache``
-        first, each token sees; ``positions`` [B, T].
+        first, each token sees; ``positions`` [B, T]; ``words`` are those of the queries.
         """
         inputs = functional.embedding(tokens, self.embeddings)
         if len(node_vectors):
@@ -130,6 +132,9 @@ class CausalGenerator(torch.nn.Module):
             asked = (queries >= 0) & (queries < len(self.query_vectors))
             places = torch.where(asked, queries, 0)
             inputs = inputs + functional.embedding(places, self.query_vectors) * asked[:, :, None]
+        if words is not None and self.settings.query_words:
+            vectors = functional.embedding(words.token, self.embeddings) * words.weight[:, None]
+            inputs = inputs.flatten(0, 1).index_add(0, words.place, vectors).view_as(inputs)
         inputs = dropout(inputs, self._dropout, self.training)
         found: torch.Tensor = self.lm.model(
             inputs_embeds=inputs,

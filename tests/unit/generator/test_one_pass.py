@@ -139,6 +139,12 @@ def alone(model, catalogue, rows, row, entry, extra=()):
             mask[reader, read] = closed or (read <= reader and theirs in (mine, int(rows.query[first + mine])))
         positions.append(int(mask[reader].sum()) - 1)
     embeddings = model.embeddings[torch.tensor(tokens)].clone()
+    for place, other in enumerate(owner):
+        query = first + int(rows.query[first + other])
+        begins = place == 0 or owner[place - 1] != other
+        if model.settings.query_words and begins and query != first + other and rows.behavior[query] in (1, 3):
+            words = rows.tokens.take(np.array([query])).values[1:]
+            embeddings[place] += model.embeddings[torch.tensor(words, dtype=torch.long)].mean(0)
     for place, (node, query) in enumerate(zip(nodes, asked, strict=True)):
         if node >= 0:
             embeddings[place] += model.node_vectors[node]
@@ -206,7 +212,8 @@ def event(item, time=0, query=None):
 def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, log, width):
     if not log:
         return
-    model, rows = generator(catalogue), rows_of(log, catalogue, width, width // 2)
+    model = generator(catalogue, query_words=width == 30)
+    rows = rows_of(log, catalogue, width, width // 2)
     with torch.no_grad():
         losses = task_of(model, rows, catalogue).losses(np.arange(len(rows)))
         expected = {"nrip": 0.0, "nsip": 0.0}
@@ -274,7 +281,7 @@ def of_no_user(catalogue):
 
 def test_rows_of_no_user_are_learned_as_the_library_reads_them(catalogue):
     log = random_log(3)
-    model, rows = generator(catalogue), rows_of(log, catalogue)
+    model, rows = generator(catalogue, query_words=True), rows_of(log, catalogue)
     others, words = of_no_user(catalogue)
     evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
     task = task_of(model, rows.followed_by(others), catalogue, evidence)
@@ -392,7 +399,7 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
 @pytest.mark.parametrize("seed", LOG_SEEDS)
 def test_candidates_score_as_the_library_scores_each_alone_and_beams_find_the_best(catalogue, seed):
     log = random_log(seed)
-    model, rows = generator(catalogue, seed), rows_of(log, catalogue, 40, 40)
+    model, rows = generator(catalogue, seed, query_words=seed > 0), rows_of(log, catalogue, 40, 40)
     counted = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
     for evidence in (None, counted):
         scorer = OnePassScorer(model, catalogue, evidence, over_catalogue=True)
