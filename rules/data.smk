@@ -6,7 +6,6 @@ from gensar_core.sources.amazon.download import PRODUCT_SEARCH_CATEGORIES
 from gensar_core.sources.amazon.releases import RELEASES, raw_folder, raw_names
 
 
-
 rule download_amazon:
     output:
         protected("resources/{folder}/{category}/{file}"),
