@@ -46,6 +46,7 @@ def write_identifiers(folder: Path, items: int) -> None:
         specific = np.stack(np.divmod(draw.permutation(items) % CODES**2, CODES), axis=1)
         columns[side] = pl.Series(np.hstack([shared, specific]).astype(np.int32), dtype=pl.List(pl.Int32))
         columns[f"{side}_moved"] = np.zeros(items, dtype=bool)
+        columns[f"{side}_text"] = pl.Series([None] * items, dtype=pl.String)
     schema.IDENTIFIERS.write(pl.DataFrame(columns), folder / "identifiers.parquet")
     vocabulary = {side: {"levels": names, "sizes": [CODES] * 4} for side, names in LEVELS.items()}
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from gensar_core.baselines.interface import find, kinds
+from gensar_core.config import prompts
 from gensar_core.config.base import Settings
 from gensar_core.config.datasets import _DatasetBase
 from gensar_core.config.experiments import Experiments, load_experiments
@@ -40,6 +41,7 @@ ENTRIES = {
     "embeddings.sequential": "sasrec",
     "identifiers.rqvae": "joint_demo",
     **{f"identifiers.{kind}": kind for kind in ("rq_kmeans", "clusters", "numbers", "titles", "product")},
+    "identifiers.genret": "genret_demo",
     "pseudo_queries": "doc2query_demo",
     "corpora": "demo_doc2query",
     "generators": "gensar_demo_t5",
@@ -95,7 +97,7 @@ def targets(values):
     paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in experiments.datasets]
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
     paths.append("results/demo/models/gensar_staged/stage.json")
-    paths += [f"results/demo/identifiers/{name}/identifiers.parquet" for name in IDENTIFIERS]
+    paths += [f"results/demo/identifiers/{name}/identifiers.parquet" for name in [*IDENTIFIERS, "genret_demo"]]
     return [
         *paths,
         *(f"results/tables/{dataset}_costs.csv" for dataset in experiments.datasets),
@@ -491,6 +493,7 @@ def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path,
     before = (checkout / path).read_text()
     assert old in before
     monkeypatch.setattr(fingerprints, "_ROOT", checkout / "gensar_core")
+    monkeypatch.setattr(prompts, "PROMPTS_FOLDER", checkout / "gensar_core/corpora/prompts")
     try:
         (checkout / path).write_text(before.replace(old, new) if old else before + new)
         forget_files()
@@ -502,9 +505,13 @@ def test_an_edit_in_a_file_reruns_its_stages(plans, checkout, monkeypatch, path,
     first = {job for job in plans.jobs if job[0] in rules}
     if path.startswith("gensar_core/baselines/"):
         first = {job for job in first if kinds_of(plans)[dict(job[1])["method"]] == Path(path).stem}
+    experiments = load_experiments(plans.values)
     if rules == {"identifiers"}:
         # The edit is in the settings of quantizers, whose code those of text do not reach.
-        first = {job for job in first if dict(job[1])["identifier"] not in {"numbers", "titles"}}
+        of_text = {name for name, entry in experiments.identifiers.items() if entry.kind in {"numbers", "titles"}}
+        first = {job for job in first if dict(job[1])["identifier"] not in of_text}
+    if path.endswith("gensar.yaml"):
+        first = {job for job in first if experiments.corpora[dict(job[1])["corpus"]].prompts == "gensar"}
     assert needed == plans.following(first)
 
 
