@@ -131,5 +131,5 @@ def test_the_systems_run_on_the_demo(tmp_path):
     rows = {task: set(table.filter(task=task)["method"]) for task in ("rec", "search")}
     assert rows == {
         "rec": {"random", "popularity", "p5_cid", "tiger", "lcrec"},
-        "search": {"random", "popularity", "query_frequency", "dsi_qg", "webultron", "genret"},
+        "search": {"random", "query_frequency", "dsi_qg", "webultron", "genret"},
     }
