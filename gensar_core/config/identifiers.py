@@ -140,7 +140,7 @@ class ClusterSettings(KindSettings):
     leaf_size: Positive = 500
     """k, the largest number of items in a cluster that is not divided, and the number of different codes."""
     last_code: Literal["sequential", "random"] = "sequential"
-    """How the items of a leaf are told apart: 0, 1, ... in the order of their ids, or different numbers below k."""
+    """Tell the items of a leaf apart by 0, 1, ... in the order of their ids, or different numbers below k."""
 
     @model_validator(mode="after")
     def _siblings_have_different_codes(self) -> ClusterSettings:
