@@ -115,6 +115,8 @@ class TrainingSettings(Settings):
     spread, or those with the latest targets."""
     validation_users: Count = 0
     validation_choice: Literal["spread", "latest"] = "spread"
+    validate_among: Literal["candidates", "catalogue"] = "candidates"
+    """Rank each valid target among its 1 + 99 candidates, or among all items by a search with 50 beams."""
 
     @property
     def reads_logs(self) -> bool:

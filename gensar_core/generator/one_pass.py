@@ -90,7 +90,7 @@ def one_pass_task(
             samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table
         )
         if len(lists):
-            validation.append(OnePassValidation(task, lists, asked, scorer))
+            validation.append(OnePassValidation(task, lists, asked, scorer, settings.validate_among == "catalogue"))
     if not validation:
         named = " or ".join(tasks)
         raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")

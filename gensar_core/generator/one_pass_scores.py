@@ -15,15 +15,16 @@ from transformers import DynamicCache
 
 from gensar_core.corpora.trie import Branches
 from gensar_core.generator.backbones.causal import CausalGenerator
-from gensar_core.generator.beam_search import by_slot
+from gensar_core.generator.beam_search import by_slot, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence, NodeEvidence
 from gensar_core.generator.likelihoods import VOCABULARY
 from gensar_core.generator.log_rows import LogRows, questions, row_tensors
 from gensar_core.generator.one_pass_training import Catalogue
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, keep_choices, trie_nodes
 from gensar_core.generator.trie_softmax import TrieSoftmax
+from gensar_core.generator.validation import BEAMS, retrieved_ranks, validation_metrics
 from gensar_core.ranking.candidates import CandidateLists
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.ranking.metrics import average_ranks
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
@@ -338,17 +339,23 @@ class OnePassValidation:
     lists: CandidateLists
     logs: LogRows
     scorer: OnePassScorer
+    #: Whether targets are searched in the catalogue, or ranked among their candidates.
+    among_catalogue: bool = False
 
     def metrics(self, processes: Processes = ALONE) -> dict[str, float]:
-        """Compute metrics of the model's exact ranking; each process ranks a share of the lists."""
-        own = processes.own(len(self.lists))
-        candidates = self.lists.items[own]
-        ids = self.lists.samples.get_column("sample_id").to_numpy()[own]
-        scores = self.scorer.score(self.logs, ids, candidates, self.task, per_batch=32)
+        """Compute metrics of the model's ranking; each process ranks a share of the lists."""
+        share = processes.own(len(self.lists))
+        ids = self.lists.samples.get_column("sample_id").to_numpy()[share]
         ranks = np.zeros(len(self.lists))
-        ranks[own] = average_ranks(scores, candidates >= 0)
-        ranks = processes.sum(ranks)
-        return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
+        if self.among_catalogue:
+            questions = self.scorer.questions(self.logs, *self.logs.places_of(ids), self.task, per_batch=32)
+            retrieved = search_beams(questions, self.scorer.catalogue.tries[self.task], beams=BEAMS)
+            ranks[share] = retrieved_ranks(retrieved, self.lists, share)
+        else:
+            candidates = self.lists.items[share]
+            scores = self.scorer.score(self.logs, ids, candidates, self.task, per_batch=32)
+            ranks[share] = average_ranks(scores, candidates >= 0)
+        return validation_metrics(self.task, processes.sum(ranks))
 
 
 def _lookup(entries: np.ndarray, wanted: np.ndarray) -> np.ndarray:

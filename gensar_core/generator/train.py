@@ -138,6 +138,13 @@ def _prompt_task(
     if settings.backbone != "scratch":
         # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
-    lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
+    lists = load_validation(
+        corpus,
+        samples,
+        model,
+        settings.validation_users,
+        settings.validation_choice,
+        among_catalogue=settings.validate_among == "catalogue",
+    )
     likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items)))
     return GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)

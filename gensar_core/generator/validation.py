@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from gensar_core import schema
 from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.read import ItemTokens, load_item_tokens, load_prompts
-from gensar_core.corpora.trie import load_tries
+from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import Backbone
+from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood, item_likelihoods
 from gensar_core.ranking.candidates import CandidateLists, Choice, load_candidates
+from gensar_core.ranking.full_ranking import CatalogueTargets, found_ranks
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.processes import ALONE, Processes
 
 _USERS_PER_BATCH = 64
+#: Beams of a search for the valid targets.
+BEAMS: Final = 50
 
 
 @dataclass(frozen=True)
@@ -32,27 +37,44 @@ class Validation:
     prompts: Ragged
     items: ItemTokens
     likelihood: Likelihood = VOCABULARY
+    #: Trie of the catalogue that targets are searched in; None: they are ranked among their candidates.
+    trie: TokenTrie | None = None
 
     def metrics(self, model: Backbone, processes: Processes = ALONE) -> dict[str, float]:
-        """Compute metrics of the model's exact ranking; each process ranks a share of the lists."""
+        """Compute metrics of the model's ranking; each process ranks a share of the lists."""
         share = processes.own(len(self.lists))
-        candidates = self.lists.items[share]
-        scores = score_candidates(
-            model,
-            self.prompts.take(share),
-            candidates,
-            self.items,
-            users_per_batch=_USERS_PER_BATCH,
-            likelihood=self.likelihood,
-        )
+        prompts = self.prompts.take(share)
+        how: dict[str, Any] = {"users_per_batch": _USERS_PER_BATCH, "likelihood": self.likelihood}
         ranks = np.zeros(len(self.lists))
-        ranks[share] = average_ranks(scores, candidates >= 0)
-        ranks = processes.sum(ranks)
-        return {f"{self.task}_hr@1": hit_rate(ranks, 1), f"{self.task}_ndcg@5": ndcg(ranks, 5)}
+        if self.trie is None:
+            candidates = self.lists.items[share]
+            scores = score_candidates(model, prompts, candidates, self.items, **how)
+            ranks[share] = average_ranks(scores, candidates >= 0)
+        else:
+            ranks[share] = retrieved_ranks(
+                beam_search(model, prompts, self.trie, beams=BEAMS, **how), self.lists, share
+            )
+        return validation_metrics(self.task, processes.sum(ranks))
+
+
+def retrieved_ranks(retrieved: RetrievedItems, lists: CandidateLists, share: np.ndarray) -> np.ndarray:
+    """Rank the targets of some of the lists among all items; NaN where the search missed them."""
+    return found_ranks(retrieved.items, retrieved.scores, CatalogueTargets(lists.samples[share]))
+
+
+def validation_metrics(task: str, ranks: np.ndarray) -> dict[str, float]:
+    """Compute HR@1 and NDCG@5 of a task's valid targets."""
+    return {f"{task}_hr@1": hit_rate(ranks, 1), f"{task}_ndcg@5": ndcg(ranks, 5)}
 
 
 def load_validation(
-    corpus: Path, samples: Path, model: Backbone, users: int, choice: Choice = "spread"
+    corpus: Path,
+    samples: Path,
+    model: Backbone,
+    users: int,
+    choice: Choice = "spread",
+    *,
+    among_catalogue: bool = False,
 ) -> list[Validation]:
     """Load the valid lists of the tasks that the corpus has prompts for.
 
@@ -63,6 +85,7 @@ def load_validation(
     items = load_item_tokens(corpus, vocabulary, int(model.config.eos_token_id))
     prompts = load_prompts(corpus, vocabulary)
     likelihoods = item_likelihoods(model, lambda: load_tries(corpus, len(items["rec"])))
+    tries = load_tries(corpus, len(items["rec"])) if among_catalogue else {}
     table = schema.SAMPLES.read(samples / "samples.parquet")
     validations = []
     tasks = prompted_tasks(corpus)
@@ -70,7 +93,8 @@ def load_validation(
         lists = load_candidates(samples, task, "valid", users=users, choice=choice, samples=table)
         if len(lists):
             rows = prompts.of(lists.samples.get_column("sample_id").to_numpy())
-            validations.append(Validation(task, lists, rows, items[task], likelihoods.get(task, VOCABULARY)))
+            likelihood = likelihoods.get(task, VOCABULARY)
+            validations.append(Validation(task, lists, rows, items[task], likelihood, tries.get(task)))
     if not validations:
         named = " or ".join(tasks)
         raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")

@@ -91,6 +91,15 @@ def test_it_ranks_every_list_and_the_whole_catalogue(trained, tmp_path):
     assert both.select((pl.col("rank") == pl.col("rank_right")).all()).item()
 
 
+def test_validation_among_the_catalogue_ranks_all_items(trained, tmp_path):
+    shop, corpus, model = trained
+    likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
+    chosen = settings(likelihood=likelihood, validate_among="catalogue")
+    train_generator(corpus, shop, tmp_path / "model", chosen, 1, None)
+    # Candidates are all items here.
+    assert (tmp_path / "model" / "curve.json").read_bytes() == (model / "curve.json").read_bytes()
+
+
 def test_it_answers_a_user_as_it_ranks_them(trained):
     _, corpus, model = trained
     generator = load_generator(model, corpus)

@@ -96,6 +96,14 @@ def test_a_tiny_model_learns_its_examples_by_heart(ranks: pl.DataFrame, trained:
     assert read_record(trained / "stage.json")["counts"]["best_score"] == max(entry["score"] for entry in curve)
 
 
+def test_validation_among_the_catalogue_ranks_all_items(corpus: Path, tmp_path: Path) -> None:
+    samples = folders.write_samples(tmp_path / "samples", USERS, negatives=folders.N_ITEMS - 1)
+    model = backbone.build(settings(), corpus, 1).eval()
+    lists, searched = (load_validation(corpus, samples, model, 0, among_catalogue=among) for among in (False, True))
+    for ranked, found in zip(lists, searched, strict=True):
+        assert found.metrics(model) == pytest.approx(ranked.metrics(model))
+
+
 def test_ranks_do_not_depend_on_the_batch_and_are_repeatable(
     ranks: pl.DataFrame, trained: Path, corpus: Path, samples: Path, tmp_path: Path
 ) -> None:
