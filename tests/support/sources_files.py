@@ -11,6 +11,9 @@ from gensar_core.config.datasets import CanonicalSettings
 from gensar_core.runtime.stage import read_record
 from gensar_core.sources.amazon.canonical import canonicalize
 
+#: 2023-01-01 in milliseconds.
+NEW_YEAR = 1_672_531_200_000
+
 
 def write_gzip(path: Path, lines: list[str | bytes]) -> Path:
     data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
@@ -26,6 +29,22 @@ def review(user: str, item: str, time: object, rating: object = None, **fields: 
 def page(asin: str, title: str | None = "A thing", *paths: list[str], **fields: object) -> str:
     values = {"asin": asin, "categories": list(paths), **fields}
     return repr(values if title is None else {**values, "title": title})
+
+
+def review_2023(user: str | None, item: str, time: object, rating: object = 5.0, **fields: object) -> str:
+    """A review as published; ``item`` is the parent, under which every variant is sold."""
+    return json.dumps(
+        {"rating": rating, "title": "Nice", "text": "I like it. \ud83d\ude00", "images": [], "asin": "variant", "parent_asin": item,
+         "user_id": user, "timestamp": time, "helpful_vote": 0, "verified_purchase": True, **fields}
+    )  # fmt: skip
+
+
+def product_2023(item: object, title: object = "A thing", **fields: object) -> str:
+    return json.dumps(
+        {"main_category": "Toys", "title": title, "average_rating": 4.5, "rating_number": 3, "features": [], "description": [],
+         "price": None, "images": [], "videos": [], "store": None, "categories": [], "details": {}, "parent_asin": item,
+         "bought_together": None, **fields}
+    )  # fmt: skip
 
 
 class Shop:
