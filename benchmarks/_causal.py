@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _generator import CODES, END, LEVELS, SIZES, catalogue, dictionary_trie
+from _generator import CODES, END, LEVELS, PEER_BATCH, SIZES, catalogue, constrained_search, dictionary_trie
 from transformers import AutoModelForCausalLM
 
 from gensar_core import schema
@@ -148,34 +148,15 @@ def peer_scores_over_catalogue(case: Logs, user: int, candidates: np.ndarray) ->
     return scores
 
 
-@torch.inference_mode()
-def peer_search(case: Logs, beams: int, root: dict[int, Any], users: int) -> tuple[np.ndarray, np.ndarray]:
-    """Run the library's constrained beam search, ``users`` at a time; return codes [users, beams, L] and scores."""
+def peer_search(case: Logs, beams: int, root: dict[int, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Run the library's constrained beam search; return codes [users, beams, L] and scores."""
     codes, scores = [], []
-    for start in range(0, len(case.rows), users):
-        part = case.histories[start : start + users]
+    for start in range(0, len(case.rows), PEER_BATCH):
+        part = case.histories[start : start + PEER_BATCH]
         longest = max(len(history) for history in part)
         tokens = torch.stack([torch.nn.functional.pad(history, (longest - len(history), 0)) for history in part])
         present = torch.stack([torch.arange(longest) >= longest - len(history) for history in part])
-
-        def continuations(_user: int, sequence: torch.Tensor, before: int = longest) -> list[int]:
-            node = root
-            for token in sequence.tolist()[before:]:
-                node = node[token]
-            return list(node)
-
-        found = case.peer.generate(
-            input_ids=tokens,
-            attention_mask=present.long(),
-            prefix_allowed_tokens_fn=continuations,
-            num_beams=beams,
-            num_return_sequences=beams,
-            max_new_tokens=LEVELS,
-            do_sample=False,
-            length_penalty=0.0,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
+        found = constrained_search(case.peer, tokens, present, [root] * len(part), beams, begin=longest, steps=LEVELS)
         codes.append(found.sequences[:, longest:].view(len(part), beams, LEVELS).numpy())
         scores.append(found.sequences_scores.view(len(part), beams).numpy())
     return np.concatenate(codes), np.concatenate(scores)
