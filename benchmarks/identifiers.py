@@ -74,9 +74,6 @@ def main() -> None:
     report("identifiers", claims + training_claims(arguments))
 
 
-# ---------------------------------------------------------------------------------------------------------- assignment
-
-
 def assign_claims(items: int) -> list[dict[str, Any]]:
     """Measure encoding and unique assignment of random vectors, a million of them unless ``--quick``."""
     seconds, memory, lines = [], [], []
@@ -96,9 +93,6 @@ def assign_claims(items: int) -> list[dict[str, Any]]:
         claim("assign_1m_seconds", max(seconds), "s", f"the slower of two shapes. {how}"),
         claim("assign_1m_gb", max(memory), "GB", f"peak of the larger process, vectors included. {how}"),
     ]
-
-
-# ------------------------------------------------------------------------------------------------------------ training
 
 
 def training_claims(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -11,8 +11,7 @@ small T5 trained from scratch.
 A causal model over users' logs ranks the candidates of the same number of users, and is compared with its own folder in
 the Hugging Face library (`AutoModelForCausalLM`), which reads every candidate alone after the user's history; or the
 history once, with its keys and values kept for all candidates. There is no claim unless all scores agree to 1e-4: over
-the vocabulary for every user, over the catalogue for the first one, whose logits a plain loop normalizes. Vectors of
-nodes and queries and click evidence are switched off, because the library's model cannot have them.
+the vocabulary for every user, over the catalogue for the first one, whose logits a plain loop normalizes.
 
     --quick    two users, one run, to test the benchmark itself
 """
@@ -27,16 +26,7 @@ from typing import Any
 import _calm  # noqa: F401
 import numpy as np
 from _causal import causal_setting, our_scores, peer_scores, peer_scores_over_catalogue
-from _generator import (
-    SIZES,
-    Setting,
-    dictionary_trie,
-    generate,
-    in_bfloat16,
-    multiplies_bfloat16,
-    setting,
-    token_trie,
-)
+from _generator import SIZES, Setting, dictionary_trie, generate, in_bfloat16, multiplies_bfloat16, setting, token_trie
 from _measure import claim, fastest, options, report, speedup_claims, timed
 
 from gensar_core.generator.candidate_scores import score_candidates

@@ -1,7 +1,5 @@
 """A data set's folder with a generator of random weights, as the command line and the service read it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small corpus and samples folders, made by hand, for the tests of the generator."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A test class of a method inherits `MethodContract`, or `TrainedMethodContract`, and names the method's file as ``kind``.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar

@@ -10,12 +10,7 @@ from torch.nn import functional
 
 from gensar_core.baselines.methods.unisar import METHOD, Experts, UniSARSettings
 from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows
-from gensar_core.nn.attention import (
-    Attention,
-    DecoderLayer,
-    EncoderLayer,
-    TargetAttention,
-)
+from gensar_core.nn.attention import Attention, DecoderLayer, EncoderLayer, TargetAttention
 from gensar_core.nn.contrastive import QueryItemAlignment, ViewAlignment
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop

@@ -1,7 +1,5 @@
 """`gensar recommend` and `gensar search`: raw ids in, titles out, one clear line for every mistake."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`gensar explain`: an item's codes and its neighbors, on a table small enough to read off."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small models with random weights, their items and prompts, and the same computations by Hugging Face."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 

@@ -1,7 +1,5 @@
 """The examples of each step."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 

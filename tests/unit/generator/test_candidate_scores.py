@@ -1,7 +1,5 @@
 """Prefix trees and exact scores, against plain loops and against scoring each candidate alone."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pseudo-queries: training pairs alone, sampling, determinism."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

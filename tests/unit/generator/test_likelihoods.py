@@ -1,7 +1,5 @@
 """The likelihood over the catalogue: losses against plain loops, and training, ranking and search by it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

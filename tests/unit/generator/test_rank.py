@@ -1,7 +1,5 @@
 """The stage `rank_generator`: its settings applied to a trained generator's scores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

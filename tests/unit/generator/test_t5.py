@@ -1,7 +1,5 @@
 """The written-out T5 pass, the cheap dropout and the chunked loss, against the library's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

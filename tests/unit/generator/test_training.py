@@ -1,7 +1,5 @@
 """Training and ranking as stages, on folders made by hand."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil

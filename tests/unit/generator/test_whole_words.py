@@ -1,7 +1,5 @@
 """P5's whole-word embedding: which tokens share a vector, what it adds, and that it is kept."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

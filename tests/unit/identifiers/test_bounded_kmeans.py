@@ -1,7 +1,5 @@
 """k-means with bounded sizes: bounds hold, and nothing moves where they allow the nearest centers."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Collaborative indexing: its graph counted by hand, its division of known blocks, and rows of which none begins another."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fitting: where it starts, dead codes, separation, determinism, and continuing after a kill."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +30,6 @@ def initialized(
 
 def all_codes(model: RQVAE, vectors: dict[str, torch.Tensor]) -> Codes:
     return model.encode_latents(model.all_latents(model.scale(vectors)))
-
-
-# ------------------------------------------------------------------------------------------------------ initialization
 
 
 @pytest.mark.parametrize(("hidden", "carried"), [([], 4), ([16, 8], 4), ([6], 3), ([16, 6, 8], 3)])
@@ -83,9 +78,6 @@ def test_initialization_uses_every_code_of_every_level() -> None:
     codes = model.encode_latents(model.all_latents(scaled))
     for side in model.sides:
         assert code_use(codes.identifier(side), [8, 8, 8])["usage"] == [1.0, 1.0, 1.0]
-
-
-# ---------------------------------------------------------------------------------------------------------- dead codes
 
 
 def test_dead_codes_move_to_residuals_of_the_batch_and_others_stay() -> None:
@@ -140,9 +132,6 @@ def test_code_use_counts_by_chain_and_level() -> None:
     assert not any(counts.any() for counts in use.buffers())
 
 
-# ---------------------------------------------------------------------------------------------------------- separation
-
-
 def test_one_spare_code_separates_a_colliding_pair() -> None:
     # Items 0 and 1 share node 0 and code 0; codes 2 and 3 serve no item.
     residual = torch.tensor([[0.1, 0.0], [0.4, 0.0], [5.0, 0.0]])
@@ -168,9 +157,6 @@ def test_separation_never_adds_collisions_and_keeps_its_budget(seed: int) -> Non
     )
     assert after <= before
     assert int((separated != codebook).any(dim=1).sum()) <= 4
-
-
-# ------------------------------------------------------------------------------------------------------------- fitting
 
 
 def test_fitting_lowers_the_reconstruction_error() -> None:
@@ -257,9 +243,6 @@ def test_fewer_distinct_items_than_codes_are_fitted(vectors: dict[str, torch.Ten
     assert torch.isfinite(model.all_latents(model.scale(vectors))).all()
     for side in model.sides:
         assert len(all_codes(model, vectors).identifier(side).unique(dim=0)) == distinct
-
-
-# ------------------------------------------------------------------------------------------------------------- counts
 
 
 def test_quality_counts_match_a_hand_made_case() -> None:

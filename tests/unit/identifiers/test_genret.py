@@ -1,7 +1,5 @@
 """GenRet's codes: losses by hand, batches, levels that stand, clusters that are found, and killed trainings."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -106,9 +104,6 @@ def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
     return float(counts.max(axis=1).sum() / len(codes))
 
 
-# ------------------------------------------------------------------------------------------------------ balanced codes
-
-
 def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:
     logits = np.random.default_rng(0).standard_normal((64, 4))
     logits[:, 0] += 6.0
@@ -123,9 +118,6 @@ def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:
     assert codes.tolist() == plan.argmax(axis=1).tolist()
     assert code_use(torch.from_numpy(logits).argmax(1, keepdim=True), [4])["perplexity"][0] < 1.5
     assert code_use(codes[:, None], [4])["perplexity"][0] > 3.5
-
-
-# -------------------------------------------------------------------------------------------------------------- losses
 
 
 def entropy(logits: np.ndarray, target: int) -> float:
@@ -194,9 +186,6 @@ def test_a_text_s_vectors_depend_on_the_codes_before_alone_and_not_on_padding() 
         assert not torch.allclose(changed[:, 2], vectors[:, 2])
         # Each level has its own table of inputs.
         assert not torch.allclose(model.outputs(tokens, torch.tensor([[3, 2]]))[:, 1], vectors[:, 1])
-
-
-# ------------------------------------------------------------------------------------------------ batches and codebooks
 
 
 def test_items_that_share_their_codes_stand_side_by_side() -> None:
@@ -277,9 +266,6 @@ def test_recalls_of_vectors_given_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     assert task.recalls(items) == pytest.approx({"recall": 2 / 3, "code_recall": (1 + 1 / 2 + 0) / 3})
 
 
-# ------------------------------------------------------------------------------------------------------------ training
-
-
 def test_codes_find_the_topics_of_the_texts() -> None:
     topic, _ = topic_searches()
     found, _ = learned(1, first_warmup_epochs=8, epochs=10, patience=5)
@@ -295,9 +281,6 @@ def test_earlier_levels_stand_while_later_ones_are_learned() -> None:
     assert [entry["level"] for entry in two.history] == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     steps = [entry["step"] for entry in two.history]
     assert steps == sorted(set(steps))
-
-
-# ----------------------------------------------------------------------------------------------------------- the stage
 
 
 def write_texts(folder: Path, searches: bool = True, texts: bool = True) -> KindData:

@@ -1,7 +1,5 @@
 """Kinds of identifiers against known answers: residual k-means, product quantization, random numbers, titles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.config.identifiers import (
-    NumberSettings,
-    ProductSettings,
-    QuantizerSettings,
-    TitleSettings,
-)
+from gensar_core.config.identifiers import NumberSettings, ProductSettings, QuantizerSettings, TitleSettings
 from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.collisions import occurrence
@@ -55,9 +48,6 @@ def write_items(folder: Path, titles: list[str], brands: list[str] | None = None
     path = folder / "items.parquet"
     schema.ITEMS.write(frame.with_columns(brand=pl.Series(brands or [""] * count)), path)
     return path
-
-
-# ----------------------------------------------------------------------------------------------------------- interface
 
 
 def test_each_kind_names_its_settings_and_declares_known_inputs() -> None:
@@ -105,9 +95,6 @@ def test_files_of_another_kind_are_removed(vectors: Path, tmp_path: Path) -> Non
     build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {"identifiers.parquet", "vocabulary.json", "stage.json"}
-
-
-# ------------------------------------------------------------------------------------------------------------- vectors
 
 
 def test_residual_kmeans_takes_the_nearest_code_of_what_is_left_at_each_level(vectors: Path, tmp_path: Path) -> None:
@@ -198,9 +185,6 @@ def test_product_quantization_refuses_what_it_cannot_divide(vectors: Path, tmp_p
         build_identifiers(KindData({"semantic": vectors}), tmp_path, few, 1, None)
     with pytest.raises(UserError, match="takes one embedding"):
         build_identifiers(KindData({"semantic": vectors, "collaborative": vectors}), tmp_path, few, 1, None)
-
-
-# --------------------------------------------------------------------------------------------------------------- texts
 
 
 @given(st.integers(1, 50), st.integers(0, 30), st.integers(0, 5))

@@ -1,7 +1,5 @@
 """Residual quantization and the RQ-VAE's losses, against Eq. 2-10 written out by hand or as plain loops."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Other identifier schemes in the same table: they go through corpora and scoring without a change in either."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

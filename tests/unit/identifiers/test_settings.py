@@ -1,7 +1,5 @@
 """Settings of identifiers: sizes by level, what `rq_kmeans` reads, and mistakes reported with their place."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

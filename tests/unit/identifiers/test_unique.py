@@ -1,7 +1,5 @@
 """Unique identifiers: proofs by property, minimality against brute force, and adversarial data sets."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -181,9 +181,6 @@ def test_category_paths(raw, paths):
     assert category_paths(raw) == paths
 
 
-# Rows that cannot be used.
-
-
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -212,9 +209,6 @@ def test_five_row_numbers_are_listed_and_each_row_counts_once(tmp_path):
     assert record["events_bad_time"] == record["events_empty_item_id"] == 0
 
 
-# Kinds.
-
-
 def test_kinds_are_read_in_any_case_and_with_blanks_around_them(tmp_path):
     written = {"recommendation": " Recommendation", "search": "SEARCH "}
     events = [row | {"kind": written[row["kind"]]} for row in EVENTS]
@@ -232,9 +226,6 @@ def test_unknown_kinds_are_one_error_with_counts(tmp_path):
     )
     with pytest.raises(UserError, match=r"\('x{30}': 1; row 1 is"):
         run(tmp_path / "long", events=[event("u1", "1", "x" * 99, "9"), *EVENTS])
-
-
-# Warnings.
 
 
 def recent(rows):
@@ -275,9 +266,6 @@ EARLY = [row | {"time": "20240301"} for row in EVENTS]
 )
 def test_warnings(tmp_path, events, expected):
     assert warnings(run(tmp_path, events=events)) == [f"{tmp_path / 'events.csv'}: {text}" for text in expected]
-
-
-# Ids.
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -361,8 +349,6 @@ def test_items_with_an_earlier_id_or_without_id_or_text_are_dropped(tmp_path):
     assert canonical["items"].row(4) == (4, "t", "", "", "", [], "")
     assert canonical["events"].row(0) == (0, 0, 5, "rec", 4, None, None)
 
-
-# Files that cannot be used.
 
 GOOD_ITEMS = b"item_id,title\n1,a\n"
 HEADER = b"user_id,time,kind,item_id,query\n"
@@ -490,9 +476,6 @@ def test_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
     assert_same(tables(run(tmp_path, tmp_path / "items.csv", tmp_path / "events.csv")), expected)
 
 
-# Sessions.
-
-
 def test_session_is_one_users_clicks_for_one_query_under_one_id(tmp_path):
     events = [
         event("u", "1", "s", "9", "tea", "x"), event("u", "2", "r", "b"), event("u", "3", "s", "b", "tea", "x"),
@@ -500,9 +483,6 @@ def test_session_is_one_users_clicks_for_one_query_under_one_id(tmp_path):
         event("u", "7", "s", "c", "tea", ""), event("v", "1", "s", "9", "tea", "x"),
     ]  # fmt: skip
     assert tables(run(tmp_path, events=events))["events"]["session_id"].to_list() == [0, None, 0, 1, 2, 3, 4, 5]
-
-
-# The core.
 
 
 def plain_core(pairs, minimum):

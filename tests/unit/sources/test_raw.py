@@ -102,8 +102,6 @@ def test_pieces_of_a_block_are_its_lines(lines, size):
     assert all(len(piece.data) >= size for piece in pieces[:-1])
 
 
-# Reviews
-
 BROKEN_REVIEWS = {
     "not JSON": [
         '{"reviewerID": "a", "asin": "b", "unixReviewTi', "{'reviewerID': 'a', 'asin': 'b', 'unixReviewTime': 5}", review("a", "b", 5) + " trailing",
@@ -207,9 +205,6 @@ def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, release, 
     assert table.rows() == [row for _, row in by_line if not isinstance(row, str)]
     assert tally.lines == len(by_line)
     assert tally.examples == [f"line {number}: {row}" for number, row in by_line if isinstance(row, str)][:5]
-
-
-# Metadata
 
 
 BROKEN_METADATA = {
@@ -336,9 +331,6 @@ def test_shortcut_takes_ordinary_lines():
     assert metadata._PLAIN_ITEM.fullmatch(repr(ordinary))["asin"] == "0528881469"
 
 
-# Product search
-
-
 def test_query_ids_are_line_numbers_even_past_broken_lines(tmp_path):
     table, tally = read_query_lines(write_gzip(tmp_path / "q.gz", ["toy  kite", b"\xff", "", "\tred\x00 kite \r"]))
     assert table.rows() == [(0, "toy kite"), (2, ""), (3, "red kite")]
@@ -384,9 +376,6 @@ def test_product_search_files_come_as_three_or_not_at_all(tmp_path):
         has_product_search(tmp_path)
     write_gzip(tmp_path / "test.qrels.gz", ["u_0 0 i 1"])
     assert has_product_search(tmp_path)
-
-
-# Draws
 
 
 def plain_hash(text):
