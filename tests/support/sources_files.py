@@ -116,6 +116,23 @@ def table_bytes(folder: Path) -> list[bytes]:
     return [(folder / f"{name}.parquet").read_bytes() for name in NAMES]
 
 
+def check_canonical(output: Path) -> None:
+    """Check that the tables are whole, dense and in order."""
+    users, items, queries, events = tables(output).values()
+    for table, number, text in (
+        (users, "user_id", "raw_id"),
+        (items, "item_id", "raw_id"),
+        (queries, "query_id", "text"),
+    ):
+        assert table[number].to_list() == list(range(len(table)))
+        assert table[text].to_list() == sorted(set(table[text]))
+        assert set(events[number].drop_nulls()) == set(table[number])
+    assert (events["time"] > 0).all()
+    assert events["event_id"].to_list() == list(range(len(events)))
+    assert events.select("user_id", "time").rows() == sorted(events.select("user_id", "time").rows())
+    assert not items["text"].str.contains(r"\p{Cc}").any()
+
+
 def assert_same(actual: dict[str, pl.DataFrame], expected: dict[str, pl.DataFrame]) -> None:
     """Compare canonical tables."""
     for name in NAMES:

@@ -16,7 +16,8 @@ from gensar_core.baselines.methods.itemknn import ItemKNNSettings, co_clicks, ne
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, N_USERS, MethodContract, clicked_history, random_clicks, write_shop
-from tests.unit.baselines.helpers import fitted, ragged
+from tests.support.ragged import ragged
+from tests.unit.baselines.helpers import fitted
 
 #: The textbook's item-based neighborhood: cosines, every pair of a user's clicks alike.
 COSINE = {"decay": 1.0, "distance_decay": 1.0, "backward": 1.0, "shrinkage": 0.0, "popularity_power": 0.5}

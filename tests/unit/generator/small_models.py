@@ -1,7 +1,6 @@
 """Small models with random weights, their items and prompts, and the same computations by Hugging Face."""
 
 import functools
-import itertools
 
 import numpy as np
 import torch
@@ -11,17 +10,12 @@ from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5For
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.runtime.arrays import Ragged
+from tests.support.ragged import ragged
 
 VOCABULARY, END = 23, 1
 Lists = list[list[int]]
 #: Items' tokens, prompts, and items for each prompt [users, W], -1 in empty slots.
 Case = tuple[Lists, Lists, np.ndarray]
-
-
-def ragged(rows: Lists) -> Ragged:
-    return Ragged.from_lengths(
-        np.array([len(row) for row in rows]), np.array([*itertools.chain(*rows)], dtype=np.int32)
-    )
 
 
 @functools.cache

@@ -1,9 +1,7 @@
 """GenRet's codes: losses by hand, batches, levels that stand, clusters that are found, and killed trainings."""
 
 import dataclasses
-import functools
 import json
-import operator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +27,11 @@ from gensar_core.identifiers.genret_training import (
 )
 from gensar_core.identifiers.interface import KindData, Work
 from gensar_core.identifiers.kinds import genret
-from gensar_core.identifiers.quality import code_use
 from gensar_core.identifiers.sinkhorn import balanced_by_cost
 from gensar_core.nn.t5 import load_t5, t5_from_scratch
-from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.seeds import generator
 from gensar_core.runtime.stage import Stage
+from tests.support.ragged import ragged
 from tests.support.shop import write_events, write_items, write_queries, write_rows
 
 SIZE = ScratchSize(
@@ -63,12 +60,6 @@ def settings(**changes: Any) -> GenRetSettings:
     return GenRetSettings(**{**SMALL, **changes})
 
 
-def rows(values: list[list[int]]) -> Ragged:
-    return Ragged.from_lengths(
-        np.array([len(row) for row in values]), np.array(functools.reduce(operator.iadd, values, []), dtype=np.int32)
-    )
-
-
 def topic_searches() -> tuple[np.ndarray, SearchPairs]:
     """Items of four topics: each has its topic's three words and a token of its own, a query two words and that token."""
     rng = np.random.default_rng(0)
@@ -82,7 +73,7 @@ def topic_searches() -> tuple[np.ndarray, SearchPairs]:
     held_out = np.arange(len(item)) % 6 == 0
     pairs = item, np.arange(len(item))
     return topic, SearchPairs(
-        rows(items), rows(queries), (item[~held_out], pairs[1][~held_out]), (item[held_out], pairs[1][held_out])
+        ragged(items), ragged(queries), (item[~held_out], pairs[1][~held_out]), (item[held_out], pairs[1][held_out])
     )
 
 
@@ -102,22 +93,6 @@ def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
     counts = np.zeros((codes.max() + 1, topic.max() + 1), dtype=int)
     np.add.at(counts, (codes, topic), 1)
     return float(counts.max(axis=1).sum() / len(codes))
-
-
-def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:
-    logits = np.random.default_rng(0).standard_normal((64, 4))
-    logits[:, 0] += 6.0
-    middle, half = (logits.max() + logits.min()) / 2, (logits.max() - logits.min()) / 2 + 1e-5
-    plan = np.exp((logits - middle) / half / 1.0)
-    for _ in range(100):
-        for column in range(4):
-            plan[:, column] /= plan[:, column].sum() * 4
-        for row in range(64):
-            plan[row] /= plan[row].sum() * 64
-    codes = balanced_by_cost(torch.from_numpy(-logits), 1.0, 100)
-    assert codes.tolist() == plan.argmax(axis=1).tolist()
-    assert code_use(torch.from_numpy(logits).argmax(1, keepdim=True), [4])["perplexity"][0] < 1.5
-    assert code_use(codes[:, None], [4])["perplexity"][0] > 3.5
 
 
 def entropy(logits: np.ndarray, target: int) -> float:
@@ -217,7 +192,7 @@ def test_batches_hold_each_item_once_with_a_query_of_its_own() -> None:
 def test_other_items_of_a_query_are_no_negatives_of_it() -> None:
     pairs = np.array([0, 1, 2]), np.array([0, 0, 1])
     searches = SearchPairs(
-        rows([[5, 1], [6, 1], [7, 1]]), rows([[8, 1], [9, 1]]), pairs, (np.array([2]), np.array([0]))
+        ragged([[5, 1], [6, 1], [7, 1]]), ragged([[8, 1], [9, 1]]), pairs, (np.array([2]), np.array([0]))
     )
     task = LevelTraining(new_model(20, 1, 2), searches, np.zeros((3, 0), dtype=int), settings(levels=1), 0, main=False)
     batch = next(task.batches(0))
@@ -248,8 +223,8 @@ def test_recalls_of_vectors_given_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     another prefix, and then to its own item 1. Query 2 finds item 1 before its own item 2.
     """
     searches = SearchPairs(
-        rows([[5, 1]] * 4),
-        rows([[6, 1]] * 3),
+        ragged([[5, 1]] * 4),
+        ragged([[6, 1]] * 3),
         (np.array([1]), np.array([0])),
         (np.array([0, 1, 2]), np.array([0, 1, 2])),
     )

@@ -25,6 +25,7 @@ from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
+from tests.support.shop import write_items
 
 ITEMS = 120
 
@@ -40,14 +41,10 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_items(folder: Path, titles: list[str], brands: list[str] | None = None) -> Path:
+def write_titles(folder: Path, titles: list[str]) -> Path:
     """Write items of these titles, and return their path."""
-    count = len(titles)
-    frame = pl.DataFrame({"item_id": range(count), "raw_id": [f"i{item}" for item in range(count)], "title": titles})
-    frame = frame.with_columns(description=pl.lit(""), text=pl.col("title"), categories=pl.lit([["all"]]))
-    path = folder / "items.parquet"
-    schema.ITEMS.write(frame.with_columns(brand=pl.Series(brands or [""] * count)), path)
-    return path
+    write_items(folder, titles)
+    return folder / "items.parquet"
 
 
 def test_each_kind_names_its_settings_and_declares_known_inputs() -> None:
@@ -91,7 +88,7 @@ def test_files_of_another_kind_are_removed(vectors: Path, tmp_path: Path) -> Non
     small = QuantizerSettings(kind="rq_kmeans", codebook_size=8)
     build_identifiers(KindData({"semantic": vectors}), tmp_path / "out", small, 1, None)
     assert (tmp_path / "out/curve.json").exists()
-    items = write_items(tmp_path, ["x"] * 5)
+    items = write_titles(tmp_path, ["x"] * 5)
     build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {"identifiers.parquet", "vocabulary.json", "stage.json"}
@@ -196,7 +193,7 @@ def test_random_numbers_differ_lie_in_range_and_come_from_the_seed(items: int, m
 
 
 def test_numbers_are_texts_in_random_order(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["same title"] * 200)
+    items = write_titles(tmp_path, ["same title"] * 200)
     build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     table = IdentifierTable.load(tmp_path / "out")
     assert sorted(map(int, table.texts["semantic"])) == list(range(200))
@@ -209,7 +206,7 @@ def test_numbers_are_texts_in_random_order(tmp_path: Path) -> None:
 
 
 def test_too_few_numbers_are_refused(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["a", "b", "c"])
+    items = write_titles(tmp_path, ["a", "b", "c"])
     with pytest.raises(UserError, match="2 numbers for 3 items; raise 'below'"):
         build_identifiers(
             KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers", below=2), 1, None
@@ -236,7 +233,7 @@ def test_equal_titles_are_told_apart_by_a_number_that_no_title_has(titles: list[
 
 
 def test_titles_are_counted_before_and_after_they_are_told_apart(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["Lip balm 1", "Lip balm 2", "nail polish remover", "lip balm"])
+    items = write_titles(tmp_path, ["Lip balm 1", "Lip balm 2", "nail polish remover", "lip balm"])
     build_identifiers(KindData(item_texts=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
     table = IdentifierTable.load(tmp_path / "out")
     assert table.texts["collaborative"] == ["lip balm", "lip balm 2", "nail polish remover", "lip balm 3"]
@@ -249,7 +246,7 @@ def test_titles_are_counted_before_and_after_they_are_told_apart(tmp_path: Path)
 
 
 def test_an_item_without_text_is_refused(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["one", "two"])
+    items = write_titles(tmp_path, ["one", "two"])
     build_identifiers(KindData(item_texts=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
     path = tmp_path / "out/identifiers.parquet"
     frame = schema.IDENTIFIERS.read(path).with_columns(collaborative_text=pl.Series(["one", None]))

@@ -27,7 +27,7 @@ from gensar_core.sources.amazon.releases import RELEASES
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.eventlog import EVENT_FAULTS, canonicalize_events
 from gensar_core.sources.kuaisar import canonicalize_kuaisar
-from tests.support.sources_files import counts, page, review, tables
+from tests.support.sources_files import check_canonical, counts, page, review
 
 REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
 #: What code in a line would leave in the working folder.
@@ -283,23 +283,6 @@ def test_amazon_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
 
     with working_in(folder):
         check()
-
-
-def check_canonical(output: Path) -> None:
-    """Check that the tables are whole, dense and in order."""
-    users, items, queries, events = tables(output).values()
-    for table, number, text in (
-        (users, "user_id", "raw_id"),
-        (items, "item_id", "raw_id"),
-        (queries, "query_id", "text"),
-    ):
-        assert table[number].to_list() == list(range(len(table)))
-        assert table[text].to_list() == sorted(set(table[text]))
-        assert set(events[number].drop_nulls()) == set(table[number])
-    assert (events["time"] > 0).all()
-    assert events["event_id"].to_list() == list(range(len(events)))
-    assert events.select("user_id", "time").rows() == sorted(events.select("user_id", "time").rows())
-    assert not items["text"].str.contains(r"\p{Cc}").any()
 
 
 def check_amazon_counts(record: dict, files: dict, searched: bool) -> None:
