@@ -8,11 +8,10 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from gensar_core import schema
-from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.runtime.stage import digest
 from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs, write_events, write_users
+from tests.support.small_corpus import build_small_corpus
 
 #: User, time, task, item, query, session.
 EVENTS = [
@@ -39,8 +38,7 @@ def write_dataset(folder: Path, texts: list[str] = TEXTS) -> Path:
     users = sorted({row[0] for row in EVENTS})
     write_users(shop, users)
     write_events(shop, [(users.index(user), *event) for user, *event in EVENTS], "events")
-    settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
-    build_corpus(shop, shop, identifiers, folder / "corpora" / "demo", settings, 7)
+    build_small_corpus(shop, folder / "corpora" / "demo", identifiers)
     write_model(folder, seed=0)
     return folder
 

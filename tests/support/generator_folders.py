@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gensar_core import schema
+from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.config.prompts import find_prompts
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.runtime.arrays import Ragged
@@ -22,6 +24,15 @@ NEW = ["<R_I>", "<S_Q>", "<S_I>", *(f"<M{level}_{code}>" for level in (1, 2, 3) 
 VOCABULARY = BASE + len(NEW)
 N_ITEMS = 30
 PAD, END = 0, 1
+
+
+#: A T5 that learns these folders in seconds.
+TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1)
+
+
+def tiny_settings(**changes: Any) -> TrainingSettings:
+    values = {"backbone": "scratch", "size": TINY, "batch_size": 16, "learning_rate": 5e-3, "patience": None}
+    return TrainingSettings(**{**values, **changes})
 
 
 def token(text: str) -> int:

@@ -93,13 +93,6 @@ def test_unisars_item_vectors_become_an_embedding(tmp_path):
     assert (vectors == ItemVectors.load(tmp_path / "model").vectors).all()
 
 
-def test_equal_seeds_give_equal_bytes(shop, tmp_path):
-    for folder in ("one", "two"):
-        run(shop, tmp_path / folder, "sasrec", SMALL)
-    for file in ("models/m/model.safetensors", "models/m/item_vectors.safetensors", "ranks/m.parquet"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-
-
 def test_wrong_settings_are_named(shop, tmp_path):
     with pytest.raises(UserError, match=r"methods\.m: dimension: unknown key; did you mean 'dimensions'\?"):
         run(shop, tmp_path, "sasrec", {"dimension": 8})

@@ -9,13 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from gensar_core.cli.main import app
-from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.errors import UserError
 from gensar_core.generator.trained import TrainedGenerator
 from tests.support.dataset_folder import ANNA, write_dataset
 from tests.support.live_questions import check_answers_together
 from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs
+from tests.support.small_corpus import build_small_corpus
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +128,7 @@ def test_folders_that_do_not_fit_are_one_clear_line(dataset: Path, tmp_path: Pat
     other = write_corpus_inputs(
         tmp_path / "shop", collaborative=[[0, 1, 7, 6], [0, 1, 6, 5], [5, 0, 1, 1], [3, 3, 5, 5], [1, 2, 0, 0]]
     )
-    build_corpus(
-        other, other, other, tmp_path / "corpus", MaterializationSettings(tokenizer="trained", vocabulary_size=400), 7
-    )
+    build_small_corpus(other, tmp_path / "corpus")
     with pytest.raises(UserError, match="is not the corpus that the model"):
         TrainedGenerator.load(dataset / "models" / "gensar_demo", tmp_path / "corpus")
 

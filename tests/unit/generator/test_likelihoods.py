@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gensar_core.config.base import validate
-from gensar_core.config.generators import GeneratorSettings, RankingSettings, ScratchSize, TrainingSettings
+from gensar_core.config.generators import GeneratorSettings, RankingSettings
 from gensar_core.corpora import trie as trie_module
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
@@ -22,20 +22,13 @@ from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.runtime.stage import read_record
-from tests.support.generator_folders import N_ITEMS, write_corpus, write_samples
+from tests.support.generator_folders import N_ITEMS, TINY, tiny_settings, write_corpus, write_samples
 from tests.unit.generator.small_models import END, VOCABULARY, Lists, cases, followers, ragged
 
-SCRATCH = TrainingSettings(
-    backbone="scratch",
-    size=ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1, dropout_rate=0),
-    epochs=60,
-    batch_size=10,
-    learning_rate=1e-2,
-    embedding_rate=5.0,
-    likelihood="catalogue",
-    patience=None,
-    validations_per_epoch=1,
-)
+SCRATCH = tiny_settings(
+    size=TINY.model_copy(update={"dropout_rate": 0.0}), epochs=60, batch_size=10, learning_rate=1e-2, embedding_rate=5.0,
+    likelihood="catalogue", validations_per_epoch=1,
+)  # fmt: skip
 
 
 def token_losses(

@@ -456,20 +456,17 @@ def test_the_folder_opens_in_the_library_with_the_same_logits(catalogue, tmp_pat
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_processes_share_a_step_and_any_number_of_threads_gives_the_same_bytes(catalogue, count):
+def test_processes_share_a_step_and_any_number_of_threads_gives_the_same_bytes(catalogue, count, torch_threads):
     rows = rows_of(random_log(4, users=9), catalogue, 40, 20)
 
     def gradients(threads, processes):
-        torch.set_num_threads(threads)
-        try:
-            model = generator(catalogue, dropout=0.3, hidden_share=0.5, node_dropout=0.2).train()
-            task = task_of(model, rows, catalogue, label_smoothing=0.0)
-            task.order = RowOrder(rows, 8, 64, 7, processes)
-            torch.manual_seed(5)
-            loss = task.backward(next(task.batches(1)))["loss"]
-            return float(loss), [p.grad for p in model.parameters()]
-        finally:
-            torch.set_num_threads(1)
+        torch_threads(threads)
+        model = generator(catalogue, dropout=0.3, hidden_share=0.5, node_dropout=0.2).train()
+        task = task_of(model, rows, catalogue, label_smoothing=0.0)
+        task.order = RowOrder(rows, 8, 64, 7, processes)
+        torch.manual_seed(5)
+        loss = task.backward(next(task.batches(1)))["loss"]
+        return float(loss), [p.grad for p in model.parameters()]
 
     loss, whole = gradients(1, ALONE)
     again, threaded = gradients(2, ALONE)

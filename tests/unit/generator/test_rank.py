@@ -15,8 +15,6 @@ from gensar_core.config.generators import (
     OtherIdentifier,
     RankingSettings,
     RetrievalSettings,
-    ScratchSize,
-    TrainingSettings,
 )
 from gensar_core.corpora.read import load_prompts
 from gensar_core.generator.rank import rank_candidates, rank_catalogue
@@ -28,15 +26,13 @@ from gensar_core.runtime import device
 from gensar_core.runtime.stage import read_record
 from tests.support import generator_folders as folders
 
-SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
-
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A model, its corpus, and samples."""
     home = tmp_path_factory.mktemp("rank")
     corpus, samples = folders.write_corpus(home / "corpus", 10), folders.write_samples(home / "samples", 10)
-    settings = TrainingSettings(backbone="scratch", size=SIZE, epochs=2.0, batch_size=8, batch_tokens=256)
+    settings = folders.tiny_settings(epochs=2.0, batch_size=8, batch_tokens=256)
     train_generator(corpus, samples, home / "model", settings, 1, None)
     return home / "model", corpus, samples
 

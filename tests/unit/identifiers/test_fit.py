@@ -14,6 +14,7 @@ from gensar_core.identifiers.quantize import nearest
 from gensar_core.identifiers.revival import CodeUse, revive
 from gensar_core.identifiers.rqvae import RQVAE, Codes
 from gensar_core.identifiers.separation import separate
+from tests.support.killed import Killed, kill_at
 from tests.support.small_quantizer import clustered_vectors, small_settings
 
 
@@ -199,31 +200,17 @@ def test_reconstruction_decides_between_equal_collision_rates() -> None:
     assert record.best_step == record.history[int(np.argmin(errors))]["step"]
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("killed_at", [5, 9])
 def test_a_killed_fitting_continues_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
-    vectors, original = clustered_vectors(), fitting._Fitting.backward
+    vectors = clustered_vectors()
     whole, whole_record = fit_rqvae(vectors, small_settings(), seed=1)
-    steps: list[int] = []
-
-    def watched(self: fitting._Fitting, batch: tuple[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-        steps.append(batch[0])
-        if steps == list(range(killed_at + 1)):
-            raise Killed
-        return original(self, batch)
-
-    # A checkpoint after every step.
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setattr(fitting._Fitting, "backward", watched)
+    steps = kill_at(killed_at, fitting._Fitting, monkeypatch)
     with pytest.raises(Killed):
         fit_rqvae(vectors, small_settings(), 1, tmp_path, "key")
     continued, record = fit_rqvae(vectors, small_settings(), 1, tmp_path, "key")
-    assert steps[killed_at + 1] == killed_at
+    assert steps[killed_at + 1][0] == killed_at
     assert record.history == whole_record.history
     for name, weights in whole.state_dict().items():
         assert torch.equal(continued.state_dict()[name], weights)

@@ -12,7 +12,6 @@ import torch
 from transformers import AutoTokenizer
 
 from gensar_core import schema
-from gensar_core.config.generators import ScratchSize
 from gensar_core.config.identifiers import GenRetSettings
 from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
@@ -31,18 +30,17 @@ from gensar_core.identifiers.sinkhorn import balanced_by_cost
 from gensar_core.nn.t5 import load_t5, t5_from_scratch
 from gensar_core.runtime.seeds import generator
 from gensar_core.runtime.stage import Stage
+from tests.support.generator_folders import TINY
+from tests.support.killed import Killed, kill_at
 from tests.support.ragged import ragged
 from tests.support.shop import write_events, write_items, write_queries, write_rows
 
-SIZE = ScratchSize(
-    d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1
-)  # fmt: skip
 SMALL: dict[str, Any] = {
     "kind": "genret",
     "levels": 2,
     "codebook_size": 4,
     "backbone": "scratch",
-    "size": SIZE,
+    "size": TINY,
     "tokenizer": "trained",
     "vocabulary_size": 400,
     "first_warmup_epochs": 1,
@@ -79,7 +77,7 @@ def topic_searches() -> tuple[np.ndarray, SearchPairs]:
 
 def new_model(vocabulary: int, levels: int, codes: int) -> GenRetModel:
     torch.manual_seed(0)
-    return GenRetModel(t5_from_scratch(SIZE, vocabulary, ENDS, seed=0), levels, codes)
+    return GenRetModel(t5_from_scratch(TINY, vocabulary, ENDS, seed=0), levels, codes)
 
 
 def learned(levels: int, **changes: Any) -> tuple[LearnedCodes, GenRetModel]:
@@ -323,10 +321,6 @@ def test_the_same_seed_writes_the_same_bytes(
     assert built_bytes(data, tmp_path / "other", seed=2)["model.safetensors"] != undisturbed[1]["model.safetensors"]
 
 
-class Killed(Exception):
-    pass
-
-
 # Three steps an epoch: in the first warm-up, the first main training, and that of the second level.
 @pytest.mark.parametrize("killed_at", [1, 5, 14])
 def test_a_killed_training_continues_to_the_same_bytes(
@@ -336,22 +330,12 @@ def test_a_killed_training_continues_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     killed_at: int,
 ) -> None:
-    original, steps = LevelTraining.backward, 0
-
-    def watched(self: LevelTraining, batch: LevelBatch) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == killed_at + 1:
-            raise Killed
-        return original(self, batch)
-
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setattr(LevelTraining, "backward", watched)
+    steps = kill_at(killed_at, LevelTraining, monkeypatch)
     with pytest.raises(Killed):
         built_bytes(data, tmp_path / "out", checkpoints=tmp_path / "checkpoints")
     assert built_bytes(data, tmp_path / "out", checkpoints=tmp_path / "checkpoints") == undisturbed[1]
     # No step was trained twice.
-    assert steps == 18 + 1
+    assert len(steps) == 18 + 1
     assert not (tmp_path / "checkpoints").exists()
 
 
