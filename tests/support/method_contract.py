@@ -27,6 +27,9 @@ from tests.support.shop import (  # noqa: F401
     write_shop,
 )
 
+#: Settings by which small methods learn the shop by heart.
+BY_HEART = {"dimensions": 16, "dropout": 0.0, "learning_rate": 1.0e-2, "weight_decay": 0.0, "batch_size": 64}
+
 
 def ranks(method: Method[Any], lists: CandidateLists) -> np.ndarray:
     return average_ranks(method.score(lists), lists.present)

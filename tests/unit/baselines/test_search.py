@@ -15,19 +15,11 @@ from gensar_core.baselines.shared.sequence_views import Substitutes, altered, cr
 from gensar_core.baselines.shared.target_model import sinusoids
 from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows
 from gensar_core.ranking.candidates import load_candidates
-from tests.support.method_contract import N_ITEMS, TrainedMethodContract, random_clicks, write_shop
+from tests.support.method_contract import BY_HEART, N_ITEMS, TrainedMethodContract, random_clicks, write_shop
 from tests.unit.baselines.helpers import history_samples, make
 from tests.unit.baselines.test_rows import SLOTS
 
-SMALL = {
-    "dimensions": 16,
-    "dropout": 0.0,
-    "learning_rate": 1.0e-2,
-    "weight_decay": 0.0,
-    "batch_size": 64,
-    "epochs": 60,
-    "validate_every": 30,
-}
+SMALL = {**BY_HEART, "epochs": 60, "validate_every": 30}
 #: Queries stand for eight items each, of which four are among 20 candidates.
 NOT_PERSONAL = 0.2
 

@@ -236,11 +236,6 @@ def test_unusable_vectors_are_refused(
     assert not (tmp_path / "out" / "identifiers.parquet").exists()
 
 
-def test_a_build_needs_an_embedding(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give a semantic embedding"):
-        build({}, tmp_path)
-
-
 def test_the_table_names_the_token_of_every_code(built: Path) -> None:
     table = IdentifierTable.load(built)
     assert len(table) == 150

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.config.identifiers import NumberSettings, ProductSettings, QuantizerSettings, TitleSettings
+from gensar_core.config.identifiers import (
+    ClusterSettings,
+    NumberSettings,
+    ProductSettings,
+    QuantizerSettings,
+    TitleSettings,
+)
 from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.collisions import occurrence
@@ -20,8 +26,6 @@ from gensar_core.identifiers.interface import INPUTS, KindData, find_kind, ident
 from gensar_core.identifiers.kinds.numbers import random_numbers
 from gensar_core.identifiers.kinds.product import nearest_parts, product_codebooks, rotation
 from gensar_core.identifiers.kinds.titles import title_texts, told_apart
-from gensar_core.identifiers.quantizer import read_sides
-from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
@@ -66,6 +70,7 @@ def test_an_unknown_kind_is_refused() -> None:
     ("settings", "message"),
     [
         (NumberSettings(kind="numbers"), "the table items.parquet"),
+        (ClusterSettings(kind="clusters"), "built from clicks: give it the table training_events"),
         (ProductSettings(kind="product"), "give a semantic embedding, a collaborative one"),
         (QuantizerSettings(kind="rq_kmeans"), "give a semantic embedding, a collaborative one"),
     ],
@@ -92,21 +97,6 @@ def test_files_of_another_kind_are_removed(vectors: Path, tmp_path: Path) -> Non
     build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {"identifiers.parquet", "vocabulary.json", "stage.json"}
-
-
-def test_residual_kmeans_takes_the_nearest_code_of_what_is_left_at_each_level(vectors: Path, tmp_path: Path) -> None:
-    changes = {"codebook_size": 8, "collisions": "none", "separation_share": 0.0, "shared_levels": 0}
-    settings = QuantizerSettings.model_validate({"kind": "rq_kmeans", "specific_levels": 3, **changes})
-    build_identifiers(KindData({"semantic": vectors}), tmp_path, settings, 1, None)
-    model = load_rqvae(tmp_path / "model.safetensors")
-    scaled = model.scale(read_sides({"semantic": vectors}))["semantic"].numpy()
-    table = schema.IDENTIFIERS.read(tmp_path / "identifiers.parquet")
-    for item, codes in enumerate(table.get_column("semantic").to_list()):
-        left = scaled[item]
-        for codebook, code in zip(model.specific_codebooks("semantic"), codes, strict=True):
-            distances = [float(np.square(left - one).sum()) for one in codebook.detach().numpy()]
-            assert distances[code] == pytest.approx(min(distances), abs=1e-5)
-            left = left - codebook[code].detach().numpy()
 
 
 def test_codes_of_product_quantization_are_those_of_faiss_and_of_a_plain_loop() -> None:

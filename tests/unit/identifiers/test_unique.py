@@ -117,12 +117,6 @@ def test_copies_open_no_more_prefixes_than_they_need() -> None:
         assert distinct(identifiers[:, :3]) == math.ceil(1000 / 64)
 
 
-def test_near_copies_around_a_few_centers_get_unique_identifiers() -> None:
-    rng = np.random.default_rng(5)
-    latents = np.repeat(rng.standard_normal((7, 8)), 300, axis=0) + 1e-6 * rng.standard_normal((2100, 8))
-    check_proof(Problem(latents, 1, [32] * 3, seed=2))
-
-
 @pytest.mark.parametrize("items", [3, 4, 5])
 @pytest.mark.parametrize("seed", range(12))
 def test_the_last_level_has_the_best_of_all_assignments(seed: int, items: int) -> None:
