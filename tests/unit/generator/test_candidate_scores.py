@@ -16,16 +16,8 @@ from gensar_core.generator.backbones import tree_attention
 from gensar_core.generator.candidate_scores import path_log_probabilities, score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood
 from gensar_core.generator.prefix_tree import build_trees
-from tests.unit.generator.small_models import (
-    END,
-    Case,
-    cases,
-    large_case,
-    library_search,
-    log_probability,
-    model,
-    ragged,
-)
+from tests.support.ragged import ragged
+from tests.unit.generator.small_models import END, Case, cases, large_case, library_search, log_probability, model
 
 
 @given(cases())
