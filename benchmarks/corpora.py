@@ -144,8 +144,7 @@ def _rows_and_seconds(corpus: Path) -> tuple[int, float]:
 
 
 def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)
 
 
 if __name__ == "__main__":

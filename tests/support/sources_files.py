@@ -86,21 +86,7 @@ class Shop:
         return schema.ITEMS.read(self.output / "items.parquet")
 
     def events(self) -> list[tuple]:
-        """(user, time, task, item, query, session) of every event in order, by raw ids and query text."""
-        table = schema.EVENTS.read(self.output / "events.parquet")
-        assert table["event_id"].to_list() == list(range(len(table)))
-        user = schema.USERS.read(self.output / "users.parquet")["raw_id"]
-        query = schema.QUERIES.read(self.output / "queries.parquet")["text"]
-        return list(
-            table.select(
-                pl.lit(user.gather(table["user_id"])).alias("user"),
-                "time",
-                pl.col("task").cast(pl.String()),
-                pl.lit(self.items["raw_id"].gather(table["item_id"])).alias("item"),
-                pl.lit(query.gather(table["query_id"])).alias("query"),
-                "session_id",
-            ).iter_rows()
-        )
+        return raw_events(self.output)
 
 
 NAMES = ("users", "items", "queries", "events")
@@ -109,6 +95,21 @@ NAMES = ("users", "items", "queries", "events")
 def tables(folder: Path) -> dict[str, pl.DataFrame]:
     """Read the canonical tables of a folder."""
     return {name: schema.TABLES[name].read(folder / f"{name}.parquet") for name in NAMES}
+
+
+def raw_events(folder: Path) -> list[tuple]:
+    """(user, time, task, item, query, session) of every event in order, by raw ids and query text."""
+    users, items, queries, events = tables(folder).values()
+    assert events["event_id"].to_list() == list(range(len(events)))
+    columns = (
+        users["raw_id"].gather(events["user_id"]),
+        events["time"],
+        events["task"].cast(pl.String()),
+        items["raw_id"].gather(events["item_id"]),
+        queries["text"].gather(events["query_id"]),
+        events["session_id"],
+    )
+    return list(zip(*columns, strict=True))
 
 
 def table_bytes(folder: Path) -> list[bytes]:

@@ -29,7 +29,6 @@ class TestFMLPBinary(TrainedMethodContract):
 @pytest.mark.parametrize("width", [1, 2, 7, 12, 50])
 @torch.no_grad()
 def test_the_filter_is_a_circular_convolution(width):
-    torch.manual_seed(0)
     layer = Filter(width, 3)
     states = torch.randn(2, width, 3)
     # The kernel is what the filter answers to an impulse at place 0 (up to the scaling of the orthonormal transform).
@@ -44,7 +43,6 @@ def test_the_filter_is_a_circular_convolution(width):
 
 @torch.no_grad()
 def test_computing_only_the_last_place_gives_its_state():
-    torch.manual_seed(0)
     block = FMLPBlock(8, 4, 0.5).eval()
     states = torch.randn(3, 8, 4)
     assert torch.allclose(block(states, last_only=True), block(states)[:, -1:], atol=1e-6)
@@ -66,7 +64,6 @@ def test_paddings_are_zero_vectors_at_their_positions():
 
 @torch.no_grad()
 def test_the_filter_keeps_its_precision_under_autocast():
-    torch.manual_seed(0)
     layer, states = Filter(7, 3), torch.randn(2, 7, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (layer(states) == layer(states.float())).all()

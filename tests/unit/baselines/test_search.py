@@ -221,7 +221,6 @@ def test_views_of_a_sequence(seed, length):
 
 
 def test_short_sequences_only_get_items_hidden():
-    torch.manual_seed(0)
     view = altered(sequences(*([[1, 2]] * 200)), 99)
     assert view.present.all()
     assert set(map(tuple, view.items.tolist())) == {(1, 99), (99, 2)}
@@ -234,7 +233,6 @@ def test_short_sequences_only_get_items_hidden():
 def test_substitutes_share_the_brand_or_else_the_leaf_category():
     # Brands: 0 and 1 share one, 2 has one alone, 3 none. Leaves: 2, 3 and 0 share one, 4 has neither.
     substitutes = Substitutes.of(np.array([1, 1, 2, 0, 0]), np.array([1, 2, 1, 1, 0]))
-    torch.manual_seed(0)
     view = substitutes(sequences(*([[0, 1, 2, 3, 4]] * 2000)))
     substituted = [set(view.items[:, place].tolist()) for place in range(5)]
     assert substituted == [{0, 1}, {0, 1}, {0, 2, 3}, {0, 2, 3}, {4}]
@@ -252,7 +250,6 @@ def test_brands_and_leaves_of_items():
 
 
 def test_contrast_matches_a_plain_loop():
-    torch.manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
     alike = torch.zeros(6, 6, dtype=torch.bool)
     alike[0, 1] = alike[1, 0] = True

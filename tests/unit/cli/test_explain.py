@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from gensar_core import schema
-from gensar_core.cli.main import app
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import shared_codes
 from gensar_core.runtime.stage import write_json
+from tests.support.command import gensar
 from tests.support.ragged import ragged
 
 SEMANTIC = [[0, 1, 2], [0, 1, 3], [0, 1], [0, 2, 2], [1, 1, 2]]
@@ -45,9 +44,7 @@ def identifiers(tmp_path: Path) -> Path:
 
 
 def shown(*arguments: object) -> str:
-    done = CliRunner().invoke(app, ["explain", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0
-    return done.output
+    return gensar("explain", *arguments).output
 
 
 def test_codes_and_nearest_items_of_both_sides_are_shown(identifiers: Path) -> None:

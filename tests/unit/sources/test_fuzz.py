@@ -142,14 +142,22 @@ def raw_file(draw, sound):
     return b"\n".join(lines).split(b"\n") if lines else [], draw(wholes)
 
 
+def gzip_or_rest(data: bytes) -> bytes:
+    """The plain content of a gzip file, as far as it is sound; other data as they are."""
+    try:
+        return zlib.decompressobj(31).decompress(data)
+    except zlib.error:
+        return data
+
+
 def write(path: Path, lines: list[bytes], whole: int) -> bool:
-    """Write a gzip file; return whether it can be read to the end."""
+    """Write a gzip file, or what it holds if its name is of another kind; return whether it can be read to the end."""
     data = (b"\r\n" if whole == WINDOWS else b"\n").join(lines) + (b"" if whole == NO_LAST_BREAK else b"\n")
     packed = gzip.compress(data if lines else b"", mtime=0)
     middle = len(packed) // 2
     flipped = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
     packed = {CUT: packed[:-9], PLAIN: data, EMPTY: b"", FLIPPED: flipped}.get(whole, packed)
-    path.write_bytes(packed)
+    path.write_bytes(packed if path.suffix == ".gz" else gzip_or_rest(packed))
     try:
         return gzip.decompress(packed) != b""
     except (OSError, EOFError, zlib.error):
@@ -343,8 +351,6 @@ def test_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffix, 
         for (path, sound_lines), (lines, whole) in zip(sound.items(), (items, events), strict=True):
             # Shuffled lines rarely begin with the header.
             write(path, [sound_lines[0].encode(), *lines] if header_first else lines, whole)
-            if suffix == ".csv":
-                path.write_bytes(gzip_or_rest(path.read_bytes()))
         record = event_log_counts(list(sound), folder / "out")
         if record is not None:
             skipped = [*EVENT_FAULTS, "unknown_item", "item_without_text", "duplicate"]
@@ -366,14 +372,6 @@ def test_each_odd_record_of_an_event_log_is_used_or_counted_or_the_file_refused(
         for odd in odd_lines(sound[-1].decode(), len(rows[0])):
             paths[place].write_bytes(b"\n".join([*sound, *odd, *sound]))
             event_log_counts(paths, tmp_path / "out")
-
-
-def gzip_or_rest(data: bytes) -> bytes:
-    """The plain content of a gzip file, as far as it is sound; other data as they are."""
-    try:
-        return zlib.decompressobj(31).decompress(data)
-    except zlib.error:
-        return data
 
 
 # KuaiSAR
@@ -398,9 +396,7 @@ def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
     @given(st.fixed_dictionaries({name: raw_file(lines[1:]) for name, lines in KUAISAR.items()}), st.integers(0, 9))
     def check(files, headless):
         for place, (name, (lines, whole)) in enumerate(files.items()):
-            path = raw / name
-            write(path, lines if place == headless else [KUAISAR[name][0].encode(), *lines], whole)
-            path.write_bytes(gzip_or_rest(path.read_bytes()))
+            write(raw / name, lines if place == headless else [KUAISAR[name][0].encode(), *lines], whole)
         record = counts_or_refusal(lambda: canonicalize_kuaisar(raw, every_item, output, 1), [raw], output)
         for kind in ("recommendation", "search") if record else ():
             read = record.pop(f"{kind}_clicks_read")

@@ -317,18 +317,12 @@ def test_shortcut_takes_only_lines_that_are_items(item, place, damage):
 
 
 def test_shortcut_takes_ordinary_lines():
-    ordinary = {
-        "asin": "0528881469",
-        "related": {"also_bought": ["B001", "B002"], "bought_together": []},
-        "title": 'It\'s a "map"\n',
-        "price": 299.99,
-        "salesRank": {},
-        "imUrl": "http://example.org/a%2Bb.jpg",
-        "brand": "",
-        "categories": [["Electronics", "GPS & Navigation"], ["Electronics"]],
-        "description": "Like its cousin, it's 5\" wide \u00e9",
-    }
-    assert metadata._PLAIN_ITEM.fullmatch(repr(ordinary))["asin"] == "0528881469"
+    line = page(
+        "0528881469", 'It\'s a "map"\n', ["Electronics", "GPS & Navigation"], ["Electronics"], price=299.99, salesRank={},
+        related={"also_bought": ["B001", "B002"], "bought_together": []}, imUrl="http://example.org/a%2Bb.jpg", brand="",
+        description="Like its cousin, it's 5\" wide \u00e9",
+    )  # fmt: skip
+    assert metadata._PLAIN_ITEM.fullmatch(line)["asin"] == "0528881469"
 
 
 def test_query_ids_are_line_numbers_even_past_broken_lines(tmp_path):
