@@ -14,13 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from _generator import CODES, END, LEVELS, PEER_BATCH, SIZES, catalogue, constrained_search, dictionary_trie
+from _generator import (
+    CODES,
+    END,
+    LEVELS,
+    PEER_BATCH,
+    SIZES,
+    catalogue,
+    constrained_search,
+    dictionary_trie,
+    rows_of,
+    token_trie,
+)
 from transformers import AutoModelForCausalLM
 
 from gensar_core import schema
 from gensar_core.config.generators import OnePassSettings
 from gensar_core.corpora.read import ItemTokens
-from gensar_core.corpora.trie import TokenTrie
 from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
@@ -64,8 +74,8 @@ def causal_setting(size: str, n_items: int, users: int, folder: Path) -> Logs:
     words = shape["words"]
     items = catalogue(n_items, words, draw)
     searched = np.where(items.tokens == words, words + schema.SEARCHED_ITEM, items.tokens)
-    tokens = {"rec": items, "search": _rows(searched)}
-    tries = {task: TokenTrie.from_rows(_ragged(part.tokens)) for task, part in tokens.items()}
+    tokens = {"rec": items, "search": ItemTokens.from_rows(rows_of(searched))}
+    tries = {task: token_trie(part) for task, part in tokens.items()}
     known = Catalogue(tokens, tries, ItemNodes.build(tokens, tries, first_code=1), first_code=1)
     options = OnePassSettings(
         hidden_size=shape["d_model"],
@@ -201,11 +211,3 @@ def _logs(users: int, items: ItemTokens, words: int, draw: np.random.Generator) 
         query=query,
         target=target,
     )
-
-
-def _rows(tokens: np.ndarray) -> ItemTokens:
-    return ItemTokens.from_rows(_ragged(tokens))
-
-
-def _ragged(tokens: np.ndarray) -> Ragged:
-    return Ragged.from_lengths(np.full(len(tokens), tokens.shape[1]), tokens.ravel())

@@ -62,9 +62,14 @@ def multiplies_bfloat16() -> bool:
     return has_bfloat16(torch.device("cpu"))
 
 
+def rows_of(tokens: np.ndarray) -> Ragged:
+    """Store the rows of a matrix as rows of one length."""
+    return Ragged.from_lengths(np.full(len(tokens), tokens.shape[1]), tokens.ravel())
+
+
 def token_trie(items: ItemTokens) -> TokenTrie:
     """Build the trie of items with equally many tokens."""
-    return TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
+    return TokenTrie.from_rows(rows_of(items.tokens))
 
 
 def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens:
@@ -76,7 +81,7 @@ def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens
     codes = numbers[:, None] // CODES ** np.arange(LEVELS) % CODES + CODES * np.arange(LEVELS)
     first, last = np.full((n_items, 1), words), np.full((n_items, 1), END)
     tokens = np.concatenate([first, words + 3 + codes, last], axis=1).astype(np.int32)
-    return ItemTokens.from_rows(Ragged.from_lengths(np.full(n_items, LEVELS + 2), tokens.ravel()))
+    return ItemTokens.from_rows(rows_of(tokens))
 
 
 def dictionary_trie(rows: np.ndarray) -> dict[int, Any]:

@@ -43,6 +43,14 @@ def rewrite_texts(data, **texts):
         table.write(table.read(path).with_columns(text=pl.Series(values)), path)
 
 
+def last_slots(slots, clicks, searches):
+    """The last clicks and the last searches of a history, in its order."""
+    of_clicks = [number for number, slot in enumerate(slots) if isinstance(slot, int)]
+    of_searches = [number for number, slot in enumerate(slots) if not isinstance(slot, int)]
+    kept = of_clicks[max(0, len(of_clicks) - clicks) :] + of_searches[max(0, len(of_searches) - searches) :]
+    return [slots[number] for number in sorted(kept)]
+
+
 def history_samples(histories, query=None):
     """Write histories in the form of HISTORIES as a samples table."""
     behaviors, objects = [], []

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gensar_core.baselines.methods.dense import METHOD, DenseSettings, DenseTraining
-from gensar_core.config.base import validate
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings.text import embed_catalogue
 from gensar_core.errors import UserError
@@ -117,11 +116,7 @@ def test_distinct_pairs_are_trained_once_an_epoch(tmp_path):
     assert tuned(data, **HEAD, distinct_pairs=True)[1]["pairs"] == 2
 
 
-def test_wrong_settings_and_a_missing_embedding_are_named(tmp_path):
-    with pytest.raises(UserError, match="item_bias needs train: head"):
-        validate(DenseSettings, {"item_bias": True}, "methods.dense")
-    with pytest.raises(UserError, match="head needs train: encoder"):
-        validate(DenseSettings, {"train": "head", "head": {}}, "methods.dense")
+def test_a_missing_embedding_is_named(tmp_path):
     data = write_shop(tmp_path, random_clicks()[:5], N_ITEMS)
     with pytest.raises(UserError, match="name an embedding under its key 'embedding'"):
         tuned(replace(data, embedding=None), train="head")

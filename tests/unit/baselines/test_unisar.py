@@ -14,7 +14,7 @@ from gensar_core.nn.attention import Attention, DecoderLayer, EncoderLayer, Targ
 from gensar_core.nn.contrastive import QueryItemAlignment, ViewAlignment
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.helpers import HISTORIES, history_samples, random_weights
+from tests.unit.baselines.helpers import HISTORIES, history_samples, last_slots, random_weights
 
 SIZE, CLICKS, SEARCHES = 8, 3, 4
 
@@ -28,12 +28,6 @@ def method(tmp_path_factory):
     method = METHOD(settings, data, 1)
     random_weights(method.module)
     return method
-
-
-def cut(slots):
-    clicks = [number for number, slot in enumerate(slots) if isinstance(slot, int)][-CLICKS:]
-    searches = [number for number, slot in enumerate(slots) if not isinstance(slot, int)][-SEARCHES:]
-    return [slots[number] for number in sorted(clicks + searches)]
 
 
 def linear(layer, vector):
@@ -67,7 +61,7 @@ def test_the_four_transitions_match_a_plain_loop_over_merged_slots(method):
     model = method.module
     batch = TargetHistories.from_samples(history_samples(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
     transitions = model.transitions(batch)
-    for row, slots in enumerate(cut(slots) for slots in HISTORIES):
+    for row, slots in enumerate(last_slots(slots, CLICKS, SEARCHES) for slots in HISTORIES):
         vectors = [slot_vector(model, slot) for slot in slots]
         is_click = [isinstance(slot, int) for slot in slots]
         placed = [vector + model.positions["both"].weight[place] for place, vector in enumerate(vectors)]

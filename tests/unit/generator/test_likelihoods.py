@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.config.base import validate
-from gensar_core.config.generators import GeneratorSettings, RankingSettings
+from gensar_core.config.generators import RankingSettings
 from gensar_core.corpora import trie as trie_module
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
@@ -120,9 +119,3 @@ def test_a_generator_trained_over_the_catalogue_ranks_its_targets_first(tmp_path
     assert sorted(tries) == ["desc2id_collaborative", "desc2id_semantic", "doc2query", "nrip", "nsip"]
     # The descriptions' identifiers come without the behavior's token.
     assert (tries["nrip"].depth, tries["desc2id_collaborative"].depth) == (5, 4)
-
-
-def test_beams_among_candidates_need_the_likelihood_over_the_vocabulary() -> None:
-    entry = {"corpus": "c", "likelihood": "catalogue", "ranking": {"beams": 30}}
-    with pytest.raises(UserError, match="likelihood: vocabulary"):
-        validate(GeneratorSettings, entry, "generators.x")

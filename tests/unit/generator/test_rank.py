@@ -6,12 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from pydantic import ValidationError
 
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import (
-    GeneratorSettings,
     OtherIdentifier,
     RankingSettings,
     RetrievalSettings,
@@ -104,9 +102,3 @@ def test_a_processor_without_bfloat16_ranks_and_retrieves_in_float32_and_says_so
     rank_candidates(*inputs, tmp_path, "exact", RankingSettings())
     for name in ("parquet", "scores.parquet"):
         assert (tmp_path / f"ranks.{name}").read_bytes() == (tmp_path / f"exact.{name}").read_bytes()
-
-
-def test_beams_cannot_be_combined_with_the_other_identifier() -> None:
-    ranking = {"beams": 30, "other_identifier": {"rec": 1.0}}
-    with pytest.raises(ValidationError, match="other_identifier needs scores of all"):
-        GeneratorSettings.model_validate({"corpus": "full", "ranking": ranking})

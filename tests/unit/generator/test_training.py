@@ -402,14 +402,6 @@ def test_an_untied_output_is_fresh_keeps_the_scale_and_is_stored(
     assert torch.equal(further.lm_head.weight, stored.lm_head.weight)
 
 
-def test_layers_that_a_causal_model_lacks_are_refused() -> None:
-    for name in ("untied_output", "whole_word_embedding"):
-        with pytest.raises(ValueError, match=f"{name} is for a T5; set it to false for a causal model"):
-            TrainingSettings(backbone="causal", **{name: True})
-    with pytest.raises(ValueError, match="warm_start makes the embeddings the output matrix; set untied_output: false"):
-        TrainingSettings(backbone="scratch", warm_start=True, untied_output=True)
-
-
 def test_a_corpus_of_other_identifiers_is_named(trained: Path, corpus: Path, tmp_path: Path) -> None:
     record = json.loads((corpus / "new_tokens.json").read_text())
     # Equally many tokens, two of them in each other's place; or one that the model's tokenizer lacks.

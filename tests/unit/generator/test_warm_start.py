@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from gensar_core.config.base import validate
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
@@ -173,5 +172,3 @@ def test_inputs_that_do_not_fit_are_refused(shop):
     with pytest.raises(UserError, match="has 9 items"):
         build(shop)
     assert not path.exists()
-    with pytest.raises(UserError, match="warm_start needs backbone: scratch"):
-        validate(TrainingSettings, {"warm_start": True}, "generators.x")
