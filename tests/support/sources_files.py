@@ -48,19 +48,24 @@ def product_2023(item: object, title: object = "A thing", **fields: object) -> s
 
 
 class Shop:
-    """A raw folder of the category `Toys`, and what becomes of it."""
+    """A raw folder of the category `Toys` of 2014, or of 2023, and what becomes of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, release: int = 2014) -> None:
         self.raw = folder / "raw"
         self.raw.mkdir(parents=True)
         self.output = folder / "canonical"
+        self.names = ["reviews_Toys_5.json.gz", "meta_Toys.json.gz"]
+        self.settings = {}
+        if release == 2023:
+            self.names = ["Toys.jsonl.gz", "meta_Toys.jsonl.gz"]
+            self.settings = {"release": 2023, "min_interactions": 1}
 
     def reviews(self, *lines: str | bytes) -> "Shop":
-        write_gzip(self.raw / "reviews_Toys_5.json.gz", list(lines))
+        write_gzip(self.raw / self.names[0], list(lines))
         return self
 
     def metadata(self, *lines: str | bytes) -> "Shop":
-        write_gzip(self.raw / "meta_Toys.json.gz", list(lines))
+        write_gzip(self.raw / self.names[1], list(lines))
         return self
 
     def searches(self, queries: list[str | bytes], train: list[str | bytes], test: list[str | bytes]) -> "Shop":
@@ -70,7 +75,7 @@ class Shop:
         return self
 
     def canonicalize(self, seed: int = 1, **settings: object) -> "Shop":
-        canonicalize(self.raw, CanonicalSettings(category="Toys", **settings), self.output, seed)
+        canonicalize(self.raw, CanonicalSettings(category="Toys", **self.settings | settings), self.output, seed)
         return self
 
     @property

@@ -18,24 +18,9 @@ def product_2018(item, title="A thing", description=(), feature=(), category=(),
     )  # fmt: skip
 
 
-class Shop2023(Shop):
-    """A raw folder of 2023."""
-
-    def reviews(self, *lines):
-        write_gzip(self.raw / "Toys.jsonl.gz", list(lines))
-        return self
-
-    def metadata(self, *lines):
-        write_gzip(self.raw / "meta_Toys.jsonl.gz", list(lines))
-        return self
-
-    def canonicalize(self, seed=1, **settings):
-        return super().canonicalize(seed, **{"release": 2023, "min_interactions": 1, **settings})
-
-
 @pytest.fixture
 def shop(tmp_path):
-    return Shop2023(tmp_path)
+    return Shop(tmp_path, 2023)
 
 
 def test_reviews_of_2023_are_clicks_on_parents_by_the_second(shop):

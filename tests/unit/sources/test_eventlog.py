@@ -102,9 +102,19 @@ def test_small_log_gives_the_tables_written_here(tmp_path):
     assert (record["recommendation_interactions"], record["search_interactions"]) == (2, 4)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv.gz", ".jsonl.gz"])
-def test_every_format_gives_the_tables_of_the_csv(tmp_path, suffix):
-    assert_same(tables(run(tmp_path / "other", suffix=suffix)), tables(run(tmp_path / "csv")))
+WRITTEN = {"recommendation": " Recommendation", "search": "SEARCH "}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"suffix": suffix} for suffix in (".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")),
+        # Kinds in any case and with blanks around them.
+        {"events": [row | {"kind": WRITTEN[row["kind"]]} for row in EVENTS]},
+    ],
+)
+def test_a_log_in_another_form_gives_the_tables_of_the_csv(tmp_path, changes):
+    assert_same(tables(run(tmp_path / "other", **changes)), tables(run(tmp_path / "csv")))
 
 
 def test_typed_columns_give_the_tables_of_their_text(tmp_path):
@@ -207,12 +217,6 @@ def test_five_row_numbers_are_listed_and_each_row_counts_once(tmp_path):
     assert (record["events_empty_user_id"], record["events_duplicate"]) == (7, 6)
     assert record["skipped_rows"] == {"events_empty_user_id": [1, 2, 3, 4, 5], "events_duplicate": [14, 15, 16, 17, 18]}
     assert record["events_bad_time"] == record["events_empty_item_id"] == 0
-
-
-def test_kinds_are_read_in_any_case_and_with_blanks_around_them(tmp_path):
-    written = {"recommendation": " Recommendation", "search": "SEARCH "}
-    events = [row | {"kind": written[row["kind"]]} for row in EVENTS]
-    assert_same(tables(run(tmp_path / "other", events=events)), tables(run(tmp_path / "plain")))
 
 
 def test_unknown_kinds_are_one_error_with_counts(tmp_path):

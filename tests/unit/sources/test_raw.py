@@ -110,9 +110,7 @@ BROKEN_REVIEWS = {
     "not UTF-8": [
         b'{"reviewerID": "a\xff", "asin": "b", "unixReviewTime": 5}', b'{"reviewerID": "a", "asin": "b", "reviewText": "\xc3(", "unixReviewTime": 5}',
     ],
-    "not a JSON object": [
-        '["a", "b", 5]', "5",
-    ],
+    "not a JSON object": ['["a", "b", 5]', "5"],
     "field missing": [
         '{"asin": "b", "unixReviewTime": 5}', '{"reviewerID": "a", "asin": null, "unixReviewTime": 5}', '{"reviewerID": "a", "asin": "b"}',
     ],
@@ -213,15 +211,9 @@ BROKEN_METADATA = {
         "{'asin': 'x', 'title': f'{1 + 1}'}", "{'asin': 'x', 'price': 1" + "0" * 400 + " + 1j}", "{'asin': 'x', 'title': '\x00'}", "(" * 100_000,
         '{"asin": "x", "brand": null}',
     ],
-    "not a dict": [
-        "['asin', 'x']", "5",
-    ],
-    "not UTF-8": [
-        b"{'asin': 'x', 'title': '\xff'}",
-    ],
-    "field missing": [
-        "{'title': 'x'}", "{'asin': None, 'title': 'x'}",
-    ],
+    "not a dict": ["['asin', 'x']", "5"],
+    "not UTF-8": [b"{'asin': 'x', 'title': '\xff'}"],
+    "field missing": ["{'title': 'x'}", "{'asin': None, 'title': 'x'}"],
     "field of a wrong type": [
         "{'asin': 5, 'title': 'x'}", "{'asin': '', 'title': 'x'}", "{'asin': '\\ud800', 'title': 'x'}", "{'asin': 'x', 'title': 5}",
         "{'asin': 'x', 'description': ['x']}", "{'asin': 'x', 'brand': b'x'}", "{'asin': 'x', 'categories': ['Toys', 'Kites']}",
