@@ -111,6 +111,8 @@ def put(values, path, value):
         ("generators.gensar", {"corpus": "full", "backbone": "causal", "whole_word_embedding": True}, "whole_word_embedding is for a T5; set it to false"),
         ("generators.gensar", {"corpus": "full", "backbone": "scratch", "warm_start": True, "untied_output": True}, "warm_start makes the embeddings the output matrix; set untied_output: false"),
         ("generators.gensar", {"corpus": "full", "warm_start": True}, "warm_start needs backbone: scratch"),
+        ("datasets.shop.compared_identifiers", ["joint", "single"], "datasets.shop.compared_identifiers.1: 'single' is not an entry of identifiers"),
+        ("datasets.toys", {"source": "amazon", "category": "Toys", "raw": "download", "release": 2023}, "release 2023 has no published 5-core; give 'min_interactions', usually 5"),
         ("datasset", {}, "datasset: unknown key; did you mean 'datasets'"),
         ("datasets.a b", {"source": "simulated", "users": 9, "items": 200}, "datasets.a b"),
     ],

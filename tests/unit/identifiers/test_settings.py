@@ -50,13 +50,6 @@ def test_mistakes_are_reported_with_their_place(values: dict[str, Any], message:
         experiments(**values)
 
 
-def test_compared_identifiers_must_be_entries() -> None:
-    values = experiments().model_dump(mode="json")
-    values["datasets"]["shop"]["compared_identifiers"] = ["joint", "single"]
-    with pytest.raises(UserError, match=r"datasets.shop.compared_identifiers.1: 'single' is not an entry of identif"):
-        load_experiments(values)
-
-
 def test_an_entry_without_a_kind_is_an_rqvae_whose_base_may_be_overridden() -> None:
     values = experiments().model_dump(mode="json")
     values["identifiers"] = {"joint": {"semantic": "minilm"}, "quick": {"base": "joint", "kind": "rq_kmeans"}}

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from gensar_core.config.experiments import load_experiments
 from gensar_core.errors import UserError
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.releases import RELEASES
@@ -134,9 +133,3 @@ def test_files_of_another_release_or_without_lines_are_refused(shop):
     shop.metadata(product_2023("a", None))
     with pytest.raises(UserError, match="no reviewed item has a title or description"):
         shop.canonicalize()
-
-
-def test_2023_needs_the_core_to_be_computed():
-    entry = {"source": "amazon", "category": "Toys", "raw": "download", "release": 2023}
-    with pytest.raises(UserError, match="release 2023 has no published 5-core; give 'min_interactions', usually 5"):
-        load_experiments({"datasets": {"toys": entry}})
