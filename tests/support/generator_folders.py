@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from gensar_core import schema
 from gensar_core.config.generators import ScratchSize, TrainingSettings
@@ -33,6 +34,13 @@ TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_d
 def tiny_settings(**changes: Any) -> TrainingSettings:
     values = {"backbone": "scratch", "size": TINY, "batch_size": 16, "learning_rate": 5e-3, "patience": None}
     return TrainingSettings(**{**values, **changes})
+
+
+def random_t5(vocabulary: int, seed: int = 0, **changes: int) -> T5ForConditionalGeneration:
+    """Draw a tiny T5."""
+    torch.manual_seed(seed)
+    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **sizes | changes))
 
 
 def token(text: str) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gensar_core.baselines.methods.fmlp import Filter, FMLPBlock, FMLPEncoder, FMLPSettings
+from gensar_core.baselines.methods.fmlp import Filter, FMLPEncoder, FMLPSettings
 from tests.support.method_contract import TrainedMethodContract
 from tests.support.sequential_contract import SMALL, SequentialContract
 
@@ -39,13 +39,6 @@ def test_the_filter_is_a_circular_convolution(width):
         for lag in range(width):
             expected[:, place] += kernel[lag] * states[:, (place - lag) % width].numpy()
     assert layer(states).numpy() == pytest.approx(expected, abs=1e-5)
-
-
-@torch.no_grad()
-def test_computing_only_the_last_place_gives_its_state():
-    block = FMLPBlock(8, 4, 0.5).eval()
-    states = torch.randn(3, 8, 4)
-    assert torch.allclose(block(states, last_only=True), block(states)[:, -1:], atol=1e-6)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from gensar_core import schema
-from gensar_core.baselines.interface import MethodData, find, kinds
+from gensar_core.baselines.interface import find, kinds
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.runtime.tensors import save_vectors
@@ -71,15 +71,6 @@ def test_text_cosine_by_hand(tmp_path):
     lists = load_candidates(tmp_path / "samples", "search", "test")
     scores = method.score(CandidateLists(lists.samples, np.array([[0, 1, 2]], dtype=np.int32)))
     assert scores[0] == pytest.approx([1.0, 0.0, 0.5**0.5])
-
-
-def test_text_cosine_refuses_vectors_of_another_data_set(tmp_path):
-    data = write_shop(tmp_path, [[0, 1, 2]], 3)
-    save_vectors({"items": np.ones((4, 2)), "queries": np.ones((3, 2))}, tmp_path / "vectors.safetensors")
-    with pytest.raises(UserError, match="holds 4 vectors of items, but the data set has 3"):
-        fitted("text_cosine", data)
-    with pytest.raises(UserError, match="name an embedding under its key 'embedding'"):
-        fitted("text_cosine", MethodData(data.canonical, data.samples_folder))
 
 
 @pytest.mark.parametrize(

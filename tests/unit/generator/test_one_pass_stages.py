@@ -94,20 +94,11 @@ def test_several_questions_are_answered_as_each_alone(trained):
     check_answers_together(load_generator(model, corpus))
 
 
-@pytest.mark.parametrize(
-    ("history", "query", "message"),
-    [
-        ([], None, "history: is empty"),
-        ([Entry.clicked(-1)], None, "there is no item number -1"),
-        ([Entry.clicked(5)], None, "there is no item number 5"),
-        ([Entry.clicked(1)], " ", "holds no word"),
-    ],
-)
-def test_what_cannot_be_asked_is_one_clear_error(trained, history, query, message):
+@pytest.mark.parametrize("item", [-1, 5])
+def test_an_item_that_is_not_there_is_one_clear_error(trained, item):
     _, corpus, model = trained
-    generator = load_generator(model, corpus)
-    with pytest.raises(UserError, match=message):
-        generator.recommend(history) if query is None else generator.search(query, history)
+    with pytest.raises(UserError, match=f"there is no item number {item}"):
+        load_generator(model, corpus).recommend([Entry.clicked(item)])
 
 
 def test_settings_that_do_not_fit_and_damaged_folders_are_one_clear_error(trained, tmp_path):

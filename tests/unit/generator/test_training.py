@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.config.generators import RankingSettings, ScratchSize, TrainingSettings
@@ -187,16 +187,10 @@ def test_scratch_starts_at_the_scale_of_its_authors(corpus: Path) -> None:
     assert 0.3 < logits.std().item() < 3.0
 
 
-def t5(vocabulary: int, **sizes: int) -> T5ForConditionalGeneration:
-    torch.manual_seed(0)
-    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, **sizes}
-    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, decoder_start_token_id=0, **sizes))
-
-
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
     """A local T5 with 16 embeddings more than its tokenizer has words."""
-    model = t5(folders.BASE + 16)
+    model = folders.random_t5(folders.BASE + 16)
     with torch.no_grad():
         model.shared.weight[:, 3] += 9.0
         model.shared.weight[folders.BASE :] = 77.0
@@ -220,7 +214,7 @@ def test_new_tokens_look_like_known_ones(pretrained: Path, corpus: Path) -> None
 
 def generator_folder(folder: Path, new: list[str], tied: bool, words: list[str] = folders.WORDS) -> Path:
     """A model with random rows for the words and the new tokens of its own tokenizer, in this order."""
-    model = t5(len(words) + len(new))
+    model = folders.random_t5(len(words) + len(new))
     if not tied:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
@@ -279,8 +273,8 @@ def test_a_training_that_starts_from_another_continues_its_weights(
 def test_backbones_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    t5(12).save_pretrained(tmp_path / "small")
-    t5(50, eos_token_id=2).save_pretrained(tmp_path / "ends")
+    folders.random_t5(12).save_pretrained(tmp_path / "small")
+    folders.random_t5(50, eos_token_id=2).save_pretrained(tmp_path / "ends")
     for folder, message in {
         "missing": "missing' cannot be loaded",
         "bert": "is a bert; name a T5",

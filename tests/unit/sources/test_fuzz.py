@@ -310,8 +310,6 @@ def check_amazon_counts(record: dict, files: dict, searched: bool) -> None:
     )
 
 
-# Event logs
-
 LOG_ITEMS = [{"item_id": item, "title": f"Kite {item}", "categories": "Toys > Kites"} for item in ITEMS]
 LOG_EVENTS = [
     {"user_id": user, "time": str(1_300_000_000 + place), "kind": kind, "item_id": item, "query": query, "session_id": "s"}
@@ -373,8 +371,6 @@ def test_each_odd_record_of_an_event_log_is_used_or_counted_or_the_file_refused(
             paths[place].write_bytes(b"\n".join([*sound, *odd, *sound]))
             event_log_counts(paths, tmp_path / "out")
 
-
-# KuaiSAR
 
 LEVELS = [f"{level}_level_category_{part}" for level in ("first", "second", "third", "fourth") for part in ("id", "name_en")]  # fmt: skip
 KUAISAR = {
