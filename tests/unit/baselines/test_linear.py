@@ -50,17 +50,14 @@ def test_cosines_by_hand(tmp_path):
     # Users of items 0 to 4: {a, b, c}, {a, b}, {a}, {c}, nobody.
     data = write_shop(tmp_path, [[0, 1, 2], [1, 0], [3, 0]], 5)
     method = fitted("itemknn", data, **COSINE)
-    assert method.weights.toarray() == pytest.approx(
-        np.array(
-            [
-                [0.0, 2 / 6**0.5, 1 / 3**0.5, 1 / 3**0.5, 0.0],
-                [2 / 6**0.5, 0.0, 1 / 2**0.5, 0.0, 0.0],
-                [1 / 3**0.5, 1 / 2**0.5, 0.0, 0.0, 0.0],
-                [1 / 3**0.5, 0.0, 0.0, 0.0, 0.0],
-                [0.0] * 5,
-            ]
-        )
-    )
+    cosines = [
+        [0.0, 2 / 6**0.5, 1 / 3**0.5, 1 / 3**0.5, 0.0],
+        [2 / 6**0.5, 0.0, 1 / 2**0.5, 0.0, 0.0],
+        [1 / 3**0.5, 1 / 2**0.5, 0.0, 0.0, 0.0],
+        [1 / 3**0.5, 0.0, 0.0, 0.0, 0.0],
+        [0.0] * 5,
+    ]
+    assert method.weights.toarray() == pytest.approx(np.array(cosines))
     assert scores_after(method, [3, 1]) == pytest.approx([1 / 3**0.5 + 2 / 6**0.5, 0.0, 1 / 2**0.5, 0.0, 0.0])
     # Older clicks count less.
     decayed = fitted("itemknn", data, **{**COSINE, "decay": 0.25})

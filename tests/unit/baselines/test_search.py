@@ -122,16 +122,10 @@ def test_item_sequences_match_a_plain_loop(histories, most):
     assert clicked.items.shape[1] == max(1, *(len(clicks) for clicks in expected), 0)
     for row, clicks in enumerate(expected):
         assert clicked.present[row].tolist() == [place < len(clicks) for place in range(clicked.items.shape[1])]
-        assert (
-            list(
-                zip(
-                    clicked.items[row, : len(clicks)].tolist(),
-                    clicked.queries[row, : len(clicks)].tolist(),
-                    strict=True,
-                )
-            )
-            == clicks
+        shown = zip(
+            clicked.items[row, : len(clicks)].tolist(), clicked.queries[row, : len(clicks)].tolist(), strict=True
         )
+        assert list(shown) == clicks
 
 
 def plain_layer(block, states, width):

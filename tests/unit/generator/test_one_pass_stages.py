@@ -167,11 +167,7 @@ def cut(row):
         ("causal:missing", {}, "'causal:missing' cannot be loaded"),
         ("causal:gpt2", {}, "'causal:.*' is a gpt2; name one of llama"),
         ("gpt2", {}, "is a gpt2; .* or 'causal:gpt2' for a causal"),
-        (
-            "causal:base",
-            {"max_position_embeddings": 64},
-            "knows 64 positions, but rows of .* lower the corpus' log_tok",
-        ),
+        ("causal:base", {"max_position_embeddings": 64}, "knows 64 positions, but .* lower the corpus' log_tok"),
         ("causal:base", {"tie_word_embeddings": False, "vocab_size": 20}, "has 20 embeddings, but the tokenizer"),
     ],
 )

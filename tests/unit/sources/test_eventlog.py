@@ -248,26 +248,17 @@ EARLY = [row | {"time": "20240301"} for row in EVENTS]
     [
         (recent(EVENTS), []),
         (recent(CLICKS), ["holds no search events; nothing can be trained or measured on them"]),
-        (
-            recent([*SEARCHES, event("u1", "100", "r", "no such item")]),
-            [
-                "1 of 5 rows were skipped (unknown item: 1)",
-                "of 1 recommendation events none is left; nothing can be trained or measured on them",
-            ],
-        ),
+        (recent([*SEARCHES, event("u1", "100", "r", "no such item")]),
+         ["1 of 5 rows were skipped (unknown item: 1)", "of 1 recommendation events none is left; nothing can be trained or measured on them"]),
         # One of ten rows is no more than a tenth; two of eleven are.
         ([*MORE, BAD], []),
         ([*MORE, BAD, BAD], ["2 of 11 rows were skipped (bad time: 2)"]),
         (EARLY[:3] + recent(EVENTS[3:]), []),
-        (
-            EARLY[:4] + recent(EVENTS[4:]),
-            [
-                "column 'time': most times lie before the year 2000 (the median is 1970-08-23); if they should not, give "
-                "unix seconds or ISO date-times (2024-03-01, not 20240301)"
-            ],
-        ),
+        (EARLY[:4] + recent(EVENTS[4:]),
+         ["column 'time': most times lie before the year 2000 (the median is 1970-08-23); if they should not, give "
+          "unix seconds or ISO date-times (2024-03-01, not 20240301)"]),
     ],
-)
+)  # fmt: skip
 def test_warnings(tmp_path, events, expected):
     assert warnings(run(tmp_path, events=events)) == [f"{tmp_path / 'events.csv'}: {text}" for text in expected]
 
@@ -333,22 +324,15 @@ def test_rows_are_counted_from_one_in_every_format(tmp_path, suffix):
 
 
 def test_items_with_an_earlier_id_or_without_id_or_text_are_dropped(tmp_path):
-    items = [
-        {"item_id": " b ", "title": "again"},
-        {"item_id": "", "title": "nameless"},
-        {"item_id": "t", "title": "\x00 "},
-    ]
+    items = [{"item_id": item, "title": title} for item, title in ((" b ", "again"), ("", "nameless"), ("t", "\x00 "))]
     log = [*ITEMS, *items], [*EVENTS, event("u1", "5", "r", "t")]
     out = run(tmp_path / "dropped", *log)
     record = counts(out)
     assert_same(tables(out), tables(run(tmp_path / "clean")))
     reasons = ("items_duplicate", "items_empty_item_id", "items_without_text", "events_item_without_text")
     assert [record[reason] for reason in reasons] == [1, 1, 1, 1]
-    assert record["skipped_rows"] == {
-        "items_duplicate": [5],
-        "items_empty_item_id": [6],
-        "events_item_without_text": [7],
-    }
+    skipped = {"items_duplicate": [5], "items_empty_item_id": [6], "events_item_without_text": [7]}
+    assert record["skipped_rows"] == skipped
     canonical = tables(run(tmp_path / "kept", *log, EventLogSettings(min_interactions=0, keep_textless_items=True)))
     assert canonical["items"].row(4) == (4, "t", "", "", "", [], "")
     assert canonical["events"].row(0) == (0, 0, 5, "rec", 4, None, None)
