@@ -52,14 +52,14 @@ def setting(size: str, n_items: int, users: int) -> Setting:
     return Setting(T5ForConditionalGeneration(config).eval(), rows, prompts)
 
 
-def in_bfloat16(case: Setting) -> Setting:
-    """Copy the setting with its model's weights rounded to bfloat16, as ``precision: bfloat16`` ranks with them."""
-    return dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))
+def by_precision(case: Setting) -> dict[str, Setting]:
+    """Return the setting and, if this CPU multiplies in bfloat16, its copy in it, by the suffix of their claims' names.
 
-
-def multiplies_bfloat16() -> bool:
-    """Check whether this CPU multiplies in bfloat16; otherwise it would rank in float32, with no claim for bfloat16."""
-    return has_bfloat16(torch.device("cpu"))
+    The copy's weights are rounded, as ``precision: bfloat16`` ranks with them. Another CPU would rank in float32.
+    """
+    if not has_bfloat16(torch.device("cpu")):
+        return {"": case}
+    return {"": case, "_bfloat16": dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))}
 
 
 def rows_of(tokens: np.ndarray) -> Ragged:

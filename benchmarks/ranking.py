@@ -26,7 +26,7 @@ from typing import Any
 import _calm  # noqa: F401
 import numpy as np
 from _causal import causal_setting, our_scores, peer_scores, peer_scores_over_catalogue
-from _generator import SIZES, Setting, dictionary_trie, generate, in_bfloat16, multiplies_bfloat16, setting, token_trie
+from _generator import SIZES, Setting, by_precision, dictionary_trie, generate, setting, token_trie
 from _measure import claim, fastest, options, report, speedup_claims, timed
 
 from gensar_core.generator.candidate_scores import score_candidates
@@ -64,7 +64,7 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     """Measure the claims of one model size; ours and the peer alternate, and the fastest run of each counts."""
     case = setting(size, CATALOGUE, users)
     candidates = draw_candidates(users)
-    catalogue, rounded = CatalogueLikelihood(token_trie(case.items)), in_bfloat16(case)
+    catalogue, rounded = CatalogueLikelihood(token_trie(case.items)), by_precision(case).get("_bfloat16")
     ways: dict[str, Callable[[], np.ndarray]] = {
         "catalogue": lambda: ours(case, candidates, None, catalogue),
         "exact": lambda: ours(case, candidates, None),
@@ -73,7 +73,7 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
         "generate": lambda: generate(case, lambda row: dictionary_trie(case.items.tokens[candidates[row]]), BEAMS),
     }
     ours(case, candidates[:2], None)
-    if multiplies_bfloat16():
+    if rounded is not None:
         ways["catalogue_bfloat16"] = lambda: ours(rounded, candidates, None, catalogue)
         ways["bfloat16"] = lambda: ours(rounded, candidates, None)
         ours(rounded, candidates[:2], None)

@@ -26,17 +26,7 @@ from typing import Any
 import _calm  # noqa: F401
 import numpy as np
 from _causal import causal_setting, our_search, peer_search
-from _generator import (
-    SIZES,
-    Setting,
-    catalogue,
-    dictionary_trie,
-    generate,
-    in_bfloat16,
-    multiplies_bfloat16,
-    setting,
-    token_trie,
-)
+from _generator import SIZES, Setting, by_precision, catalogue, dictionary_trie, generate, setting, token_trie
 from _measure import claim, fastest, options, report, speedup_claims, timed
 
 from gensar_core.corpora.trie import TokenTrie
@@ -122,11 +112,6 @@ def causal_speedup(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     ]
     how = f"{BEAMS} beams, {CATALOGUE} items, CPU"
     return [*claims, claim(f"users_per_second_causal_{size}", rates[""], "users/s", how)]
-
-
-def by_precision(case: Setting) -> dict[str, Setting]:
-    """Return the case in float32 and, if the CPU multiplies in it, in bfloat16, by the suffix of the claims' names."""
-    return {"": case, "_bfloat16": in_bfloat16(case)} if multiplies_bfloat16() else {"": case}
 
 
 def ours(case: Setting, trie: TokenTrie, likelihood: Likelihood) -> np.ndarray:
