@@ -51,13 +51,13 @@ def main() -> None:
         started = time.perf_counter()
         trainer.evaluate(test_data, load_best_model=False)
         ranking.append(time.perf_counter() - started)
-    found = {
+    measured = {
         "training_seconds": min(training),
         "ranking_seconds": min(ranking),
         "targets": len(train_data.dataset),
         "users": len(test_data.dataset),
     }
-    print(json.dumps(found))
+    print(json.dumps(measured))
 
 
 def configuration(work: Path, settings: dict[str, object]) -> dict[str, object]:

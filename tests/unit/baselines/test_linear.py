@@ -138,12 +138,10 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others(tmp_path):
         weights = fitted("ease", data, **published).weights.toarray()
     assert weights == pytest.approx(expected, abs=1e-5)
     # Divided by a power of the candidate's clicks, and only the largest in size.
-    counts = clicks.sum(axis=0)
+    scaled = expected / clicks.sum(axis=0) ** 0.5
     divided = fitted("ease", data, **{**published, "popularity_power": 0.5, "neighbors": 4}).weights.toarray()
-    largest = np.sort(np.abs(expected / counts**0.5), axis=1)[:, -4:-3]
-    assert divided == pytest.approx(
-        np.where(np.abs(expected / counts**0.5) >= largest, expected / counts**0.5, 0.0), abs=1e-5
-    )
+    largest = np.sort(np.abs(scaled), axis=1)[:, -4:-3]
+    assert divided == pytest.approx(np.where(np.abs(scaled) >= largest, scaled, 0.0), abs=1e-5)
 
 
 def test_ease_refuses_a_catalogue_too_large_for_the_memory(tmp_path):

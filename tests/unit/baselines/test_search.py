@@ -91,12 +91,9 @@ def test_logits_start_out_small(tmp_path, kind):
 
 @torch.no_grad()
 def test_logits_of_candidates_match_those_of_the_catalogue(tmp_path):
-    for settings in ({}, {"item_vectors": "text"}, {"item_vectors": "both"}):
-        method = make(
-            "tem",
-            write_shop(tmp_path / settings.get("item_vectors", "id"), random_clicks()[:9], N_ITEMS, searching=True),
-            **settings,
-        )
+    for vectors in ("id", "text", "both"):
+        data = write_shop(tmp_path / vectors, random_clicks()[:9], N_ITEMS, searching=True)
+        method = make("tem", data, item_vectors=vectors)
         method.module.bias.copy_(torch.randn(N_ITEMS))
         batch = batch_of(method)
         method.module.eval()

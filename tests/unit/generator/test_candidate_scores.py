@@ -37,12 +37,10 @@ def test_trees_hold_every_prefix_once(case: Case) -> None:
     assert sorted(prefixes) == sorted(expected | {(user, ()) for user in range(len(candidates))})
     assert (np.diff(trees.node_user) >= 0).all()
 
-    edges = [
-        (*prefixes[parent], token) for parent, token in zip(trees.edge_parent, trees.edge_token.tolist(), strict=True)
-    ]
-    assert sorted(edges) == sorted(
-        {(user, tuple(row[:cut]), row[cut]) for user, row in rows for cut in range(len(row))}
-    )
+    pairs = zip(trees.edge_parent, trees.edge_token.tolist(), strict=True)
+    edges = [(*prefixes[parent], token) for parent, token in pairs]
+    steps = {(user, tuple(row[:cut]), row[cut]) for user, row in rows for cut in range(len(row))}
+    assert sorted(edges) == sorted(steps)
     for (user, column), item in np.ndenumerate(candidates):
         tokens = items[item] if item >= 0 else []
         path = trees.paths[user, column]

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.corpora.read import load_item_tokens, load_prompts, vocabulary_size
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.identifiers.table import IdentifierTable
+from tests.support.generator_folders import random_t5
 from tests.support.prompts_by_hand import spell
 from tests.support.shop import write_corpus_inputs
 from tests.support.small_corpus import build_small_corpus
@@ -42,10 +42,7 @@ def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Pa
             assert items[task].tokens[item, : items[task].lengths[item]].tolist() == expected
             assert len(expected) == 1 + len(row) + 1
 
-    torch.manual_seed(0)
-    network = T5ForConditionalGeneration(
-        T5Config(vocab_size=size, d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, decoder_start_token_id=0)
-    ).eval()
+    network = random_t5(size).eval()
     samples = schema.SAMPLES.read(shop / "samples.parquet").filter(task="search", split="test")
     prompts = load_prompts(tmp_path / "corpus", size).of(samples.get_column("sample_id").to_numpy())
     candidates = np.tile(np.arange(len(codes), dtype=np.int32), (len(samples), 1))
