@@ -14,13 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from _generator import CODES, END, LEVELS, SIZES, catalogue, dictionary_trie
+from _generator import (
+    CODES,
+    END,
+    LEVELS,
+    PEER_BATCH,
+    SIZES,
+    catalogue,
+    constrained_search,
+    dictionary_trie,
+    rows_of,
+    token_trie,
+)
 from transformers import AutoModelForCausalLM
 
 from gensar_core import schema
 from gensar_core.config.generators import OnePassSettings
 from gensar_core.corpora.read import ItemTokens
-from gensar_core.corpora.trie import TokenTrie
 from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
@@ -64,8 +74,8 @@ def causal_setting(size: str, n_items: int, users: int, folder: Path) -> Logs:
     words = shape["words"]
     items = catalogue(n_items, words, draw)
     searched = np.where(items.tokens == words, words + schema.SEARCHED_ITEM, items.tokens)
-    tokens = {"rec": items, "search": _rows(searched)}
-    tries = {task: TokenTrie.from_rows(_ragged(part.tokens)) for task, part in tokens.items()}
+    tokens = {"rec": items, "search": ItemTokens.from_rows(rows_of(searched))}
+    tries = {task: token_trie(part) for task, part in tokens.items()}
     known = Catalogue(tokens, tries, ItemNodes.build(tokens, tries, first_code=1), first_code=1)
     options = OnePassSettings(
         hidden_size=shape["d_model"],
@@ -148,34 +158,15 @@ def peer_scores_over_catalogue(case: Logs, user: int, candidates: np.ndarray) ->
     return scores
 
 
-@torch.inference_mode()
-def peer_search(case: Logs, beams: int, root: dict[int, Any], users: int) -> tuple[np.ndarray, np.ndarray]:
-    """Run the library's constrained beam search, ``users`` at a time; return codes [users, beams, L] and scores."""
+def peer_search(case: Logs, beams: int, root: dict[int, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Run the library's constrained beam search; return codes [users, beams, L] and scores."""
     codes, scores = [], []
-    for start in range(0, len(case.rows), users):
-        part = case.histories[start : start + users]
+    for start in range(0, len(case.rows), PEER_BATCH):
+        part = case.histories[start : start + PEER_BATCH]
         longest = max(len(history) for history in part)
         tokens = torch.stack([torch.nn.functional.pad(history, (longest - len(history), 0)) for history in part])
         present = torch.stack([torch.arange(longest) >= longest - len(history) for history in part])
-
-        def continuations(_user: int, sequence: torch.Tensor, before: int = longest) -> list[int]:
-            node = root
-            for token in sequence.tolist()[before:]:
-                node = node[token]
-            return list(node)
-
-        found = case.peer.generate(
-            input_ids=tokens,
-            attention_mask=present.long(),
-            prefix_allowed_tokens_fn=continuations,
-            num_beams=beams,
-            num_return_sequences=beams,
-            max_new_tokens=LEVELS,
-            do_sample=False,
-            length_penalty=0.0,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
+        found = constrained_search(case.peer, tokens, present, [root] * len(part), beams, begin=longest, steps=LEVELS)
         codes.append(found.sequences[:, longest:].view(len(part), beams, LEVELS).numpy())
         scores.append(found.sequences_scores.view(len(part), beams).numpy())
     return np.concatenate(codes), np.concatenate(scores)
@@ -220,11 +211,3 @@ def _logs(users: int, items: ItemTokens, words: int, draw: np.random.Generator) 
         query=query,
         target=target,
     )
-
-
-def _rows(tokens: np.ndarray) -> ItemTokens:
-    return ItemTokens.from_rows(_ragged(tokens))
-
-
-def _ragged(tokens: np.ndarray) -> Ragged:
-    return Ragged.from_lengths(np.full(len(tokens), tokens.shape[1]), tokens.ravel())

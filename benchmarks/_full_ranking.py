@@ -62,17 +62,10 @@ class ClickLog:
         training = self.without_last(2)
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame({"item_id": np.arange(self.n_items)}).write_parquet(folder / "items.parquet")
-        pl.DataFrame(
-            {
-                "event_id": np.arange(len(training.values)),
-                "user_id": training.rows,
-                "time": np.arange(len(training.values)),
-                "task": ["rec"] * len(training.values),
-                "item_id": training.values,
-                "query_id": pl.Series([None] * len(training.values), dtype=pl.Int32),
-                "session_id": pl.Series([None] * len(training.values), dtype=pl.Int64),
-            }
-        ).write_parquet(folder / "training_events.parquet")
+        order = np.arange(len(training.values))
+        events = {"event_id": order, "user_id": training.rows, "time": order, "item_id": training.values}
+        none = {"query_id": pl.lit(None, pl.Int32()), "session_id": pl.lit(None, pl.Int64())}
+        pl.DataFrame(events).with_columns(task=pl.lit("rec"), **none).write_parquet(folder / "training_events.parquet")
         return MethodData(folder, folder)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,8 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"d_model": 128, "d_ff": 512, "d_kv": 32, "num_heads": 4, "num_layers": 3, "words": 4_000},
 }
 LEVELS, CODES, END = 4, 256, 1
+#: Users that the library searches for at once: on a CPU it is fastest so.
+PEER_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,24 @@ def setting(size: str, n_items: int, users: int) -> Setting:
     return Setting(T5ForConditionalGeneration(config).eval(), rows, prompts)
 
 
-def in_bfloat16(case: Setting) -> Setting:
-    """Copy the setting with its model's weights rounded to bfloat16, as ``precision: bfloat16`` ranks with them."""
-    return dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))
+def by_precision(case: Setting) -> dict[str, Setting]:
+    """Return the setting and, if this CPU multiplies in bfloat16, its copy in it, by the suffix of their claims' names.
+
+    The copy's weights are rounded, as ``precision: bfloat16`` ranks with them. Another CPU would rank in float32.
+    """
+    if not has_bfloat16(torch.device("cpu")):
+        return {"": case}
+    return {"": case, "_bfloat16": dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))}
 
 
-def multiplies_bfloat16() -> bool:
-    """Check whether this CPU multiplies in bfloat16; otherwise it would rank in float32, with no claim for bfloat16."""
-    return has_bfloat16(torch.device("cpu"))
+def rows_of(tokens: np.ndarray) -> Ragged:
+    """Store the rows of a matrix as rows of one length."""
+    return Ragged.from_lengths(np.full(len(tokens), tokens.shape[1]), tokens.ravel())
 
 
 def token_trie(items: ItemTokens) -> TokenTrie:
     """Build the trie of items with equally many tokens."""
-    return TokenTrie.from_rows(Ragged.from_lengths(items.lengths, items.tokens.ravel()))
+    return TokenTrie.from_rows(rows_of(items.tokens))
 
 
 def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens:
@@ -75,7 +81,7 @@ def catalogue(n_items: int, words: int, draw: np.random.Generator) -> ItemTokens
     codes = numbers[:, None] // CODES ** np.arange(LEVELS) % CODES + CODES * np.arange(LEVELS)
     first, last = np.full((n_items, 1), words), np.full((n_items, 1), END)
     tokens = np.concatenate([first, words + 3 + codes, last], axis=1).astype(np.int32)
-    return ItemTokens.from_rows(Ragged.from_lengths(np.full(n_items, LEVELS + 2), tokens.ravel()))
+    return ItemTokens.from_rows(rows_of(tokens))
 
 
 def dictionary_trie(rows: np.ndarray) -> dict[int, Any]:
@@ -88,48 +94,51 @@ def dictionary_trie(rows: np.ndarray) -> dict[int, Any]:
     return trie
 
 
-def search(model: Any, prompts: Ragged, tries: list[dict[int, Any]], beams: int) -> torch.Tensor:
-    """Run Hugging Face's constrained beam search; return the beams' scores [users, beams], -inf for missing beams."""
+def constrained_search(
+    model: Any,
+    inputs: torch.Tensor,
+    present: torch.Tensor,
+    tries: list[dict[int, Any]],
+    beams: int,
+    begin: int,
+    steps: int,
+) -> Any:
+    """Run Hugging Face's beam search for ``steps`` tokens, those from place ``begin`` on along one trie a user.
+
+    ``present`` marks the real tokens among ``inputs``, both [users, width].
+    """
 
     def continuations(user: int, sequence: torch.Tensor) -> list[int]:
         node = tries[user]
-        for token in sequence.tolist()[1:]:
+        for token in sequence.tolist()[begin:]:
             node = node.get(token, {})
         return list(node) or [END]
 
-    tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).long()
     with torch.inference_mode():
-        found = model.generate(
-            input_ids=tokens.clamp_min(0),
-            attention_mask=(tokens >= 0).long(),
+        return model.generate(
+            input_ids=inputs,
+            attention_mask=present.long(),
             prefix_allowed_tokens_fn=continuations,
             num_beams=beams,
             num_return_sequences=beams,
-            max_new_tokens=LEVELS + 2,
+            max_new_tokens=steps,
             do_sample=False,
             length_penalty=0.0,
             return_dict_in_generate=True,
             output_scores=True,
         )
-    return found.sequences_scores.view(len(prompts), beams)
 
 
-def fastest(
-    ways: Mapping[str, Callable[[], Any]], repeats: int
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Run all ways by turns; return each one's fewest wall seconds and CPU seconds of the process, and its result."""
-    seconds, cpu, results = dict.fromkeys(ways, np.inf), dict.fromkeys(ways, np.inf), {}
-    for _ in range(repeats):
-        for way, run in ways.items():
-            begun = time.process_time()
-            taken, results[way] = timed(run)
-            cpu[way] = min(cpu[way], time.process_time() - begun)
-            seconds[way] = min(seconds[way], taken)
-    return seconds, cpu, results
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Run once; return the seconds and the result."""
-    started = time.perf_counter()
-    result = run()
-    return time.perf_counter() - started, result
+def generate(case: Setting, trie_of: Callable[[int], dict[int, Any]], beams: int) -> np.ndarray:
+    """Search along each user's trie by Hugging Face; return the beams' scores, best first [users, beams]."""
+    scores = []
+    for start in range(0, len(case.prompts), PEER_BATCH):
+        rows = np.arange(start, min(start + PEER_BATCH, len(case.prompts)))
+        prompts = case.prompts.take(rows)
+        tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).long()
+        tries = [trie_of(row) for row in rows]
+        found = constrained_search(
+            case.model, tokens.clamp_min(0), tokens >= 0, tries, beams, begin=1, steps=LEVELS + 2
+        )
+        scores.append(found.sequences_scores.view(len(rows), beams).numpy())
+    return np.concatenate(scores)

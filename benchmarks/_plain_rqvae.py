@@ -17,7 +17,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 HIDDEN = [512, 256, 128, 64]
 LATENT = 32
@@ -30,19 +30,6 @@ EPSILON = 0.003
 SINKHORN_ITERATIONS = 50
 KMEANS_ITERATIONS = 100
 EVALUATE_EVERY = 10
-
-
-class Items(Dataset):
-    """Read one item at a time."""
-
-    def __init__(self, semantic: np.ndarray, collaborative: np.ndarray) -> None:
-        self.semantic, self.collaborative = semantic, collaborative
-
-    def __len__(self) -> int:
-        return len(self.semantic)
-
-    def __getitem__(self, item: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.FloatTensor(self.semantic[item]), torch.FloatTensor(self.collaborative[item])
 
 
 def mlp(sizes: list[int]) -> nn.Sequential:
@@ -141,7 +128,7 @@ def train(semantic: np.ndarray, collaborative: np.ndarray, codes: int, epochs: i
     """Train for ``epochs`` epochs; return seconds, and metrics of the weights with the lowest collision rate."""
     torch.manual_seed(0)
     started = time.perf_counter()
-    items = Items(semantic, collaborative)
+    items = TensorDataset(torch.from_numpy(semantic), torch.from_numpy(collaborative))
     model = JointRQVAE(semantic.shape[1], collaborative.shape[1], codes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
     best, best_weights = 2.0, model.state_dict()
@@ -167,13 +154,13 @@ def train(semantic: np.ndarray, collaborative: np.ndarray, codes: int, epochs: i
     }
 
 
-def batches(items: Items, shuffle: bool) -> Iterator[dict[str, torch.Tensor]]:
+def batches(items: TensorDataset, shuffle: bool) -> Iterator[dict[str, torch.Tensor]]:
     for semantic, collaborative in DataLoader(items, batch_size=BATCH, shuffle=shuffle):
         yield {"semantic": semantic, "collaborative": collaborative}
 
 
 @torch.no_grad()
-def collision_rates(model: JointRQVAE, items: Items) -> dict[str, float]:
+def collision_rates(model: JointRQVAE, items: TensorDataset) -> dict[str, float]:
     model.eval()
     identifiers: dict[str, set[str]] = {"semantic": set(), "collaborative": set()}
     for vectors in batches(items, shuffle=False):
@@ -185,10 +172,10 @@ def collision_rates(model: JointRQVAE, items: Items) -> dict[str, float]:
 
 
 @torch.no_grad()
-def unexplained(model: JointRQVAE, items: Items) -> dict[str, float]:
+def unexplained(model: JointRQVAE, items: TensorDataset) -> dict[str, float]:
     """Compute the squared error relative to the vectors' variance, by side."""
     model.eval()
-    vectors = {"semantic": torch.from_numpy(items.semantic), "collaborative": torch.from_numpy(items.collaborative)}
+    vectors = dict(zip(("semantic", "collaborative"), items.tensors, strict=True))
     decoded, _, _ = model(vectors)
     return {
         side: float((decoded[side] - matrix).square().sum() / (matrix - matrix.mean(dim=0)).square().sum())

@@ -10,28 +10,18 @@ from __future__ import annotations
 
 import json
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import bm25s
 import numpy as np
 import pandas as pd
+from _measure import fastest
 
 MAX_HISTORY = 50
 MIN_TARGETS = 3
 NEGATIVES = 99
-
-
-class Clock:
-    """Measure the seconds since its creation."""
-
-    def __init__(self) -> None:
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
-
-    def read(self) -> tuple[float, float]:
-        """Return wall seconds and CPU seconds."""
-        return time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
 def histories(events: pd.DataFrame) -> list[dict[str, Any]]:
@@ -111,28 +101,24 @@ def main(canonical: Path, samples: Path, n_users: int) -> None:
     pool = events.loc[events["task"] == "rec", "item_id"].to_numpy()
     users = np.random.default_rng(0).permutation(int(events["user_id"].max()) + 1)[:n_users]
     events = events[events["user_id"].isin(users)]
-    steps = {}
+    steps: dict[str, tuple[int, float, float]] = {}
 
-    clock = Clock()
-    targets = histories(events)
-    steps["histories"] = (len(targets), *clock.read())
+    def step(name: str, run: Callable[[], list[Any]]) -> list[Any]:
+        seconds, cpu, results = fastest({name: run}, repeats=1)
+        steps[name] = (len(results[name]), seconds[name], cpu[name])
+        return results[name]
 
+    targets = step("histories", lambda: histories(events))
     rows = held_out(targets)
     recommended = [row for row in rows if row.task == "rec"]
     searched = [row for row in rows if row.task == "search"]
     seen = events.groupby("user_id")["item_id"].agg(set).to_dict()
-    clock = Clock()
-    sampled_negatives(recommended, seen, pool)
-    steps["sampled negatives"] = (len(recommended), *clock.read())
-
+    step("sampled negatives", lambda: sampled_negatives(recommended, seen, pool))
     queries = pd.read_parquet(canonical / "queries.parquet")["text"].tolist()
     texts = pd.read_parquet(canonical / "items.parquet", columns=["text"])["text"].tolist()
     index = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
     index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-    clock = Clock()
-    bm25_negatives(searched, queries, index)
-    steps["BM25 negatives"] = (len(searched), *clock.read())
-
+    step("BM25 negatives", lambda: bm25_negatives(searched, queries, index))
     ours = pd.read_parquet(
         samples / "samples.parquet", filters=[("split", "!=", "train"), ("user_id", "in", users.tolist())]
     )

@@ -10,7 +10,6 @@ and pads in the collator. Peak memory is measured on the samples and on four cop
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -23,7 +22,7 @@ import _calm  # noqa: F401
 import _shop
 import polars as pl
 import torch
-from _measure import claim, report, run_child
+from _measure import claim, options, report, run_child
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -84,8 +83,7 @@ class Scribe:
 
 def main() -> None:
     """Run the benchmark and print its claims."""
-    parser = argparse.ArgumentParser(description="rows a second of the corpus, against a data loader's collator")
-    parser.add_argument("--quick", action="store_true", help="a smoke size")
+    parser = options("rows a second of the corpus, against a data loader's collator")
     parser.add_argument("--users", type=int, default=12_000, help="users of the simulated shop")
     arguments = parser.parse_args()
     users, items, peer_rows = (150, 160, 200) if arguments.quick else (arguments.users, arguments.users // 4, 6_000)
@@ -146,8 +144,7 @@ def _rows_and_seconds(corpus: Path) -> tuple[int, float]:
 
 
 def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ comparison, it prepares the samples of some users row by row with pandas.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from _measure import Usage, claim, report, run_child
+from _measure import Usage, claim, options, report, run_child
 
 #: Electronics, 5-core (2014 release); the last two numbers are lines of metadata, and queries of product search.
 USERS, ITEMS, PAGES, QUERIES = 192_403, 63_001, 498_196, 989
@@ -55,7 +54,6 @@ from gensar_core.config.datasets import SampleSettings
 from gensar_core.samples.build import build_samples
 build_samples(Path(sys.argv[1]), Path(sys.argv[2]), SampleSettings(), 42)
 """
-ROWWISE = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,7 @@ class Folders:
 
 def main() -> None:
     """Run the benchmark and print its claims."""
-    parser = argparse.ArgumentParser(description="raw Amazon files -> samples: seconds, memory, and a row-by-row peer")
-    parser.add_argument("--quick", action="store_true", help="a smoke size")
+    parser = options("raw Amazon files -> samples: seconds, memory, and a row-by-row peer")
     parser.add_argument("--scale", type=float, default=1.0, help="times the size of Electronics")
     parser.add_argument("--keep", type=Path, help="folder for raw files that stay, or are there already")
     parser.add_argument("--rowwise-users", type=int, default=1_000, help="users whom the row-by-row peer prepares")
@@ -87,7 +84,7 @@ def main() -> None:
         for name, usage in stages.items():
             say(f"{name}: {usage.seconds:.1f} s, {usage.cpu_seconds:.1f} CPU s, {usage.peak_gb:.2f} GB")
         users = min(arguments.rowwise_users, 100) if arguments.quick else arguments.rowwise_users
-        peer = run_child(ROWWISE, Path(__file__).with_name("_rowwise.py"), folders.canonical, folders.samples, users)
+        peer = run_child(Path(__file__).with_name("_rowwise.py"), folders.canonical, folders.samples, users)
         report("data", [*stage_claims(folders, stages), *rowwise_claims(folders, stages["samples"], peer)])
 
 
@@ -131,7 +128,7 @@ def stage_claims(folders: Folders, stages: dict[str, Usage]) -> list[dict[str, o
 def rowwise_claims(folders: Folders, ours: Usage, peer: Usage) -> list[dict[str, object]]:
     """Compare the stage `samples` with the peer's steps, scaled to the same number of rows."""
     done = counts(folders.samples)
-    found = json.loads(peer.output)
+    found = peer.result()
     rows = {
         "histories": done["rec_with_both_histories"] + done["search_with_both_histories"],
         "sampled negatives": done["rec_valid"] + done["rec_test"],

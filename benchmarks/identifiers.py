@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import Usage, claim, report, run_child
+from _measure import claim, options, report, run_child
 
 #: Epochs of the plain port, in its authors' batches of 1,024; ours is better in every metric after fewer epochs.
 PLAIN_EPOCHS = 100
@@ -63,28 +63,23 @@ print(json.dumps({"encode": encoded - started, "assign": done - encoded, "raw_co
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke size: seconds, and no numbers to rely on")
+    parser = options(__doc__)
     parser.add_argument("--semantic", type=Path, help="item vectors of a text encoder")
     parser.add_argument("--collaborative", type=Path, help="item vectors of a sequential recommender")
     parser.add_argument("--plain-epochs", type=int, default=PLAIN_EPOCHS)
     parser.add_argument("--epochs", type=int, default=OUR_EPOCHS)
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     # Children first: a child's peak memory starts at this process's memory.
-    claims = assign_claims(3_000 if options.quick else 1_000_000)
-    claims += training_claims(options)
-    report("identifiers", claims)
-
-
-# ---------------------------------------------------------------------------------------------------------- assignment
+    claims = assign_claims(3_000 if arguments.quick else 1_000_000)
+    report("identifiers", claims + training_claims(arguments))
 
 
 def assign_claims(items: int) -> list[dict[str, Any]]:
     """Measure encoding and unique assignment of random vectors, a million of them unless ``--quick``."""
     seconds, memory, lines = [], [], []
     for shared, specific, codes in SHAPES:
-        usage: Usage = run_child(ASSIGN, *map(str, (items, shared, specific, codes)))
-        measured = json.loads(usage.output.splitlines()[-1])
+        usage = run_child(ASSIGN, items, shared, specific, codes)
+        measured = usage.result()
         rates = " and ".join(f"{100 * rate:.3f} %" for rate in measured["raw_collision_rates"])
         lines.append(
             f"{shared} shared + {specific} specific levels of {codes}: encoding {measured['encode']:.1f} s, unique "
@@ -100,18 +95,15 @@ def assign_claims(items: int) -> list[dict[str, Any]]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------ training
-
-
-def training_claims(options: argparse.Namespace) -> list[dict[str, Any]]:
+def training_claims(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Run both trainings and return the speed-up of ours."""
-    vectors, data = training_vectors(options)
-    codes, plain_epochs, epochs = (32, 2, 2) if options.quick else (256, options.plain_epochs, options.epochs)
+    vectors, data = training_vectors(arguments)
+    codes, plain_epochs, epochs = (32, 2, 2) if arguments.quick else (256, arguments.plain_epochs, arguments.epochs)
     plain, ours = run_plain(vectors, codes, plain_epochs), run_ours(vectors, codes, epochs)
     print(f"plain port: {json.dumps(plain)}\nours: {json.dumps(ours)}", flush=True)
     compared = ("raw_collision_rate", "unexplained_variance")
     better = all(ours[name][side] <= plain[name][side] for name in compared for side in vectors)
-    if not better and not options.quick:
+    if not better and not arguments.quick:
         raise SystemExit("our training is worse than the plain port in a number above; the speeds do not compare")
     how = (
         f"whole training, wall clock. {data}; semantic / collaborative: plain port "
@@ -169,15 +161,15 @@ def run_ours(vectors: dict[str, np.ndarray], codes: int, epochs: int) -> dict[st
     }
 
 
-def training_vectors(options: argparse.Namespace) -> tuple[dict[str, np.ndarray], str]:
+def training_vectors(arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], str]:
     """Return the vectors of both sides and their description."""
-    if options.semantic and options.collaborative:
+    if arguments.semantic and arguments.collaborative:
         from gensar_core.runtime.tensors import load_vectors
 
-        paths = {"semantic": options.semantic, "collaborative": options.collaborative}
+        paths = {"semantic": arguments.semantic, "collaborative": arguments.collaborative}
         vectors = {side: load_vectors(path) for side, path in paths.items()}
-        return vectors, f"vectors of {options.semantic}, {options.collaborative}"
-    items = 1_200 if options.quick else 12_101
+        return vectors, f"vectors of {arguments.semantic}, {arguments.collaborative}"
+    items = 1_200 if arguments.quick else 12_101
     return clustered(items), f"{items:,} clustered random vectors of 384 and 64 dimensions"
 
 

@@ -11,15 +11,13 @@ small T5 trained from scratch.
 A causal model over users' logs ranks the candidates of the same number of users, and is compared with its own folder in
 the Hugging Face library (`AutoModelForCausalLM`), which reads every candidate alone after the user's history; or the
 history once, with its keys and values kept for all candidates. There is no claim unless all scores agree to 1e-4: over
-the vocabulary for every user, over the catalogue for the first one, whose logits a plain loop normalizes. Vectors of
-nodes and queries and click evidence are switched off, because the library's model cannot have them.
+the vocabulary for every user, over the catalogue for the first one, whose logits a plain loop normalizes.
 
     --quick    two users, one run, to test the benchmark itself
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,30 +26,18 @@ from typing import Any
 import _calm  # noqa: F401
 import numpy as np
 from _causal import causal_setting, our_scores, peer_scores, peer_scores_over_catalogue
-from _generator import (
-    SIZES,
-    Setting,
-    dictionary_trie,
-    fastest,
-    in_bfloat16,
-    multiplies_bfloat16,
-    search,
-    setting,
-    timed,
-    token_trie,
-)
-from _measure import claim, report
+from _generator import SIZES, Setting, by_precision, dictionary_trie, generate, setting, token_trie
+from _measure import claim, fastest, options, report, speedup_claims, timed
 
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood
 from gensar_core.generator.prefix_tree import build_trees
 
 CATALOGUE, CANDIDATES, BEAMS = 12_101, 100, 30
-#: Users per run: the peer takes seconds for each. On a CPU the peer is fastest in batches of 8.
+#: Users per run: the peer takes seconds for each.
 USERS = {"t5_small": 16, "small": 64}
 #: The peer of a causal model reads a hundred histories a user.
 CAUSAL_USERS = {"t5_small": 4, "small": 32}
-PEER_BATCH = 8
 REPEATS = 3
 #: Largest difference of two scores that count as equal.
 EQUAL = 1e-4
@@ -59,9 +45,7 @@ EQUAL = 1e-4
 
 def main() -> None:
     """Run the benchmark and print its claims."""
-    parser = argparse.ArgumentParser(description="exact ranking of candidates against constrained beam search")
-    parser.add_argument("--quick", action="store_true", help="a smoke size")
-    quick = parser.parse_args().quick
+    quick = options("exact ranking of candidates against constrained beam search").parse_args().quick
     claims = []
     for size in SIZES:
         claims += measure(size, 2 if quick else USERS[size], 1 if quick else REPEATS)
@@ -70,28 +54,30 @@ def main() -> None:
     report("ranking", claims)
 
 
+def draw_candidates(users: int) -> np.ndarray:
+    """Draw different items for each user, int32 [users, candidates]."""
+    draw = np.random.default_rng(1)
+    return np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
+
+
 def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     """Measure the claims of one model size; ours and the peer alternate, and the fastest run of each counts."""
     case = setting(size, CATALOGUE, users)
-    draw = np.random.default_rng(1)
-    candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
-    catalogue, rounded = CatalogueLikelihood(token_trie(case.items)), in_bfloat16(case)
+    candidates = draw_candidates(users)
+    catalogue, rounded = CatalogueLikelihood(token_trie(case.items)), by_precision(case).get("_bfloat16")
     ways: dict[str, Callable[[], np.ndarray]] = {
         "catalogue": lambda: ours(case, candidates, None, catalogue),
         "exact": lambda: ours(case, candidates, None),
         "beams": lambda: ours(case, candidates, BEAMS),
-        "generate": lambda: generate(case, candidates),
+        # Building its tries is part of its work.
+        "generate": lambda: generate(case, lambda row: dictionary_trie(case.items.tokens[candidates[row]]), BEAMS),
     }
     ours(case, candidates[:2], None)
-    if multiplies_bfloat16():
+    if rounded is not None:
         ways["catalogue_bfloat16"] = lambda: ours(rounded, candidates, None, catalogue)
         ways["bfloat16"] = lambda: ours(rounded, candidates, None)
         ours(rounded, candidates[:2], None)
-    seconds, scores = dict.fromkeys(ways, np.inf), {}
-    for _ in range(repeats):
-        for way, run in ways.items():
-            taken, scores[way] = timed(run)
-            seconds[way] = min(seconds[way], taken)
+    seconds, _, scores = fastest(ways, repeats)
     gap = np.abs(-np.sort(-scores["beams"], axis=1)[:, : BEAMS // 2] - scores["generate"][:, : BEAMS // 2]).max()
     if not gap < 1e-2:
         raise SystemExit(f"{size}: the same search gives scores that differ by {gap:.2g}")
@@ -125,8 +111,7 @@ def measure(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
 
 def measure_causal(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     """Measure the claims of one size of a causal model; ours and the peer alternate, and the fastest run counts."""
-    draw = np.random.default_rng(1)
-    candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
+    candidates = draw_candidates(users)
     with tempfile.TemporaryDirectory(prefix="gensar-ranking-") as folder:
         case = causal_setting(size, CATALOGUE, users, Path(folder))
     ways: dict[str, Callable[[], np.ndarray]] = {
@@ -143,22 +128,22 @@ def measure_causal(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
         raise SystemExit(f"causal, {size}: scores differ from the peer's by {max(gaps):.2g}")
     print(f"causal, {size}: " + ", ".join(f"{way} {users / taken:.3g} users/s" for way, taken in seconds.items()))
     whom = f"users/s of the Hugging Face model, {users} users, {CANDIDATES} candidates, CPU"
-    return [
-        claim(f"speedup_causal_{size}", seconds["alone"] / seconds["exact"], "times",
-              f"exact scores of all candidates / {whom}, each candidate read alone"),
-        claim(f"speedup_causal_{size}_cpu", cpu["alone"] / cpu["exact"], "times",
-              f"the same in CPU seconds, {cpu['alone']:.3g} / {cpu['exact']:.3g}"),
-        claim(f"speedup_causal_cached_{size}", seconds["cached"] / seconds["exact"], "times",
-              f"exact scores of all candidates / {whom}, the history read once"),
-        claim(f"speedup_causal_cached_{size}_cpu", cpu["cached"] / cpu["exact"], "times",
-              f"the same in CPU seconds, {cpu['cached']:.3g} / {cpu['exact']:.3g}"),
-        claim(f"speedup_causal_catalogue_{size}", seconds["alone"] / seconds["catalogue"], "times",
-              f"normalized over the catalogue / {whom}, each candidate read alone, over the vocabulary"),
-        claim(f"speedup_causal_catalogue_{size}_cpu", cpu["alone"] / cpu["catalogue"], "times",
-              f"the same in CPU seconds, {cpu['alone']:.3g} / {cpu['catalogue']:.3g}"),
-        claim(f"users_per_second_causal_{size}", users / seconds["exact"], "users/s",
-              f"exact scores of {CANDIDATES} candidates, CPU"),
-    ]  # fmt: skip
+    compared = {
+        "": ("exact", "alone", f"exact scores of all candidates / {whom}, each candidate read alone"),
+        "_cached": ("exact", "cached", f"exact scores of all candidates / {whom}, the history read once"),
+        "_catalogue": (
+            "catalogue",
+            "alone",
+            f"normalized over the catalogue / {whom}, each candidate read alone, over the vocabulary",
+        ),
+    }
+    claims = [
+        one
+        for name, (way, peer, how) in compared.items()
+        for one in speedup_claims(f"speedup_causal{name}_{size}", seconds, cpu, way, peer, how)
+    ]
+    how = f"exact scores of {CANDIDATES} candidates, CPU"
+    return [*claims, claim(f"users_per_second_causal_{size}", users / seconds["exact"], "users/s", how)]
 
 
 def ours(case: Setting, candidates: np.ndarray, beams: int | None, likelihood: Likelihood = VOCABULARY) -> np.ndarray:
@@ -167,16 +152,6 @@ def ours(case: Setting, candidates: np.ndarray, beams: int | None, likelihood: L
     return score_candidates(
         case.model, prompts, candidates, case.items, users_per_batch=64, beams=beams, likelihood=likelihood
     )
-
-
-def generate(case: Setting, candidates: np.ndarray) -> np.ndarray:
-    """Run the peer's search; return its scores, best first [users, beams]. Building its tries is part of its work."""
-    scores = []
-    for start in range(0, len(candidates), PEER_BATCH):
-        rows = np.arange(start, min(start + PEER_BATCH, len(candidates)))
-        tries = [dictionary_trie(case.items.tokens[candidates[row]]) for row in rows]
-        scores.append(search(case.model, case.prompts.take(rows), tries, BEAMS).numpy())
-    return np.concatenate(scores)
 
 
 if __name__ == "__main__":

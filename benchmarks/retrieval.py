@@ -16,7 +16,6 @@ claim unless the items in the better half of the beams are the same, and their s
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 import time
@@ -27,20 +26,8 @@ from typing import Any
 import _calm  # noqa: F401
 import numpy as np
 from _causal import causal_setting, our_search, peer_search
-from _generator import (
-    SIZES,
-    Setting,
-    catalogue,
-    dictionary_trie,
-    fastest,
-    in_bfloat16,
-    multiplies_bfloat16,
-    search,
-    setting,
-    timed,
-    token_trie,
-)
-from _measure import claim, report
+from _generator import SIZES, Setting, by_precision, catalogue, dictionary_trie, generate, setting, token_trie
+from _measure import claim, fastest, options, report, speedup_claims, timed
 
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator import beam_search as module
@@ -50,7 +37,6 @@ from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, L
 CATALOGUE, BEAMS = 12_101, 30
 CATALOGUES = {"12k": CATALOGUE, "100k": 100_000, "1m": 1_000_000}
 USERS = {"t5_small": 16, "small": 64}
-PEER_BATCH = 8
 REPEATS = 3
 #: Largest difference of two scores that count as equal.
 EQUAL = 1e-4
@@ -60,9 +46,7 @@ TRIE_PARTS = ("by_slot", "_best", "_items")
 
 def main() -> None:
     """Run the benchmark and print its claims."""
-    parser = argparse.ArgumentParser(description="search in the whole catalogue against constrained beam search")
-    parser.add_argument("--quick", action="store_true", help="a smoke size")
-    quick = parser.parse_args().quick
+    quick = options("search in the whole catalogue against constrained beam search").parse_args().quick
     claims = []
     for size in ["small"] if quick else SIZES:
         users, repeats = (2, 1) if quick else (USERS[size], REPEATS)
@@ -85,14 +69,10 @@ def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
     for precision, one in cases.items():
         for suffix, likelihood in (("_over_catalogue", CatalogueLikelihood(trie)), ("", VOCABULARY)):
             ways[suffix + precision] = functools.partial(ours, one, trie, likelihood)
-    ways["generate"] = lambda: generate(case, nested)
+    ways["generate"] = lambda: generate(case, lambda _: nested, BEAMS)
     for one in cases.values():
         ours(one, trie, VOCABULARY)
-    seconds, scores = dict.fromkeys(ways, np.inf), {}
-    for _ in range(repeats):
-        for way, run in ways.items():
-            taken, scores[way] = timed(run)
-            seconds[way] = min(seconds[way], taken)
+    seconds, _, scores = fastest(ways, repeats)
     gap = np.abs(scores[""][:, : BEAMS // 2] - scores["generate"][:, : BEAMS // 2]).max()
     if not gap < 1e-2:
         raise SystemExit(f"{size}: the same search gives scores that differ by {gap:.2g}")
@@ -114,7 +94,7 @@ def causal_speedup(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     ways: dict[str, Callable[[], Any]] = {
         "_over_catalogue": lambda: our_search(case, BEAMS, "catalogue"),
         "": lambda: our_search(case, BEAMS, "vocabulary"),
-        "generate": lambda: peer_search(case, BEAMS, nested, PEER_BATCH),
+        "generate": lambda: peer_search(case, BEAMS, nested),
     }
     our_search(case, BEAMS, "vocabulary")
     seconds, cpu, found = fastest(ways, repeats)
@@ -122,29 +102,16 @@ def causal_speedup(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     gap = np.abs(found[""].scores - scores)[:, :half].max()
     if not gap < EQUAL or not np.array_equal(case.codes[found[""].items][:, :half], codes[:, :half]):
         raise SystemExit(f"causal, {size}: finds other items than generate, or scores that differ by {gap:.2g}")
-    theirs = seconds.pop("generate")
-    print(f"causal, {size}: {users / seconds['']:.3g} users/s, generate {users / theirs:.3g} users/s", flush=True)
+    rates = {way: users / taken for way, taken in seconds.items()}
+    print(f"causal, {size}: {rates['']:.3g} users/s, generate {rates['generate']:.3g} users/s", flush=True)
     how = f"users/s / users/s of generate with prefix_allowed_tokens_fn, {BEAMS} beams, {CATALOGUE} items, {size}, CPU"
-    return [
-        *(claim(f"speedup_causal{way}_{size}", theirs / taken, "times", how) for way, taken in seconds.items()),
-        *(
-            claim(
-                f"speedup_causal{way}_{size}_cpu",
-                cpu["generate"] / cpu[way],
-                "times",
-                f"the same in CPU seconds, {cpu['generate']:.3g} / {cpu[way]:.3g}",
-            )
-            for way in seconds
-        ),
-        claim(
-            f"users_per_second_causal_{size}", users / seconds[""], "users/s", f"{BEAMS} beams, {CATALOGUE} items, CPU"
-        ),
+    claims = [
+        one
+        for way in ("_over_catalogue", "")
+        for one in speedup_claims(f"speedup_causal{way}_{size}", seconds, cpu, way, "generate", how)
     ]
-
-
-def by_precision(case: Setting) -> dict[str, Setting]:
-    """Return the case in float32 and, if the CPU multiplies in it, in bfloat16, by the suffix of the claims' names."""
-    return {"": case, "_bfloat16": in_bfloat16(case)} if multiplies_bfloat16() else {"": case}
+    how = f"{BEAMS} beams, {CATALOGUE} items, CPU"
+    return [*claims, claim(f"users_per_second_causal_{size}", rates[""], "users/s", how)]
 
 
 def ours(case: Setting, trie: TokenTrie, likelihood: Likelihood) -> np.ndarray:
@@ -206,15 +173,6 @@ class Clock:
             return result
 
         return watched
-
-
-def generate(case: Setting, nested: dict[int, Any]) -> np.ndarray:
-    """Run the peer's search; return its scores, best first [users, beams]."""
-    scores = []
-    for start in range(0, len(case.prompts), PEER_BATCH):
-        rows = np.arange(start, min(start + PEER_BATCH, len(case.prompts)))
-        scores.append(search(case.model, case.prompts.take(rows), [nested] * len(rows), BEAMS).numpy())
-    return np.concatenate(scores)
 
 
 if __name__ == "__main__":

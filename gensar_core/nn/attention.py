@@ -127,12 +127,7 @@ class EncoderLayer(torch.nn.Module):
         super().__init__()
         self.attention = Attention(dimensions, heads, dropout)
         self.after_attention = torch.nn.LayerNorm(dimensions, eps=eps)
-        self.pointwise = torch.nn.Sequential(
-            torch.nn.Linear(dimensions, dimensions),
-            activation,
-            Dropout(dropout),
-            torch.nn.Linear(dimensions, dimensions),
-        )
+        self.pointwise = Pointwise(dimensions, dimensions, activation, dropout)
         self.after_pointwise = torch.nn.LayerNorm(dimensions, eps=eps)
         self.dropout = Dropout(dropout)
 

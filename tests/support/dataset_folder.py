@@ -1,20 +1,17 @@
 """A data set's folder with a generator of random weights, as the command line and the service read it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import polars as pl
-import torch
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoTokenizer
 
 from gensar_core import schema
-from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.runtime.stage import digest
+from tests.support.generator_folders import random_t5
 from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs, write_events, write_users
+from tests.support.small_corpus import build_small_corpus
 
 #: User, time, task, item, query, session.
 EVENTS = [
@@ -41,8 +38,7 @@ def write_dataset(folder: Path, texts: list[str] = TEXTS) -> Path:
     users = sorted({row[0] for row in EVENTS})
     write_users(shop, users)
     write_events(shop, [(users.index(user), *event) for user, *event in EVENTS], "events")
-    settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
-    build_corpus(shop, shop, identifiers, folder / "corpora" / "demo", settings, 7)
+    build_small_corpus(shop, folder / "corpora" / "demo", identifiers)
     write_model(folder, seed=0)
     return folder
 
@@ -52,9 +48,7 @@ def write_model(folder: Path, seed: int) -> None:
     corpus, model = folder / "corpora" / "demo", folder / "models" / MODEL
     (model / "stage.json").unlink(missing_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
-    torch.manual_seed(seed)
-    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
-    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(model)
+    random_t5(len(tokenizer), seed).save_pretrained(model)
     tokenizer.save_pretrained(model)
     record = {"inputs": {"results/demo/corpora/demo/item_tokens.parquet": digest(corpus / "item_tokens.parquet")}}
     (model / "stage.json").write_text(json.dumps(record))

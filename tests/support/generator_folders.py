@@ -1,18 +1,19 @@
 """Small corpus and samples folders, made by hand, for the tests of the generator."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from gensar_core import schema
+from gensar_core.config.generators import ScratchSize, TrainingSettings
 from gensar_core.config.prompts import find_prompts
 from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.runtime.arrays import Ragged
@@ -24,6 +25,22 @@ NEW = ["<R_I>", "<S_Q>", "<S_I>", *(f"<M{level}_{code}>" for level in (1, 2, 3) 
 VOCABULARY = BASE + len(NEW)
 N_ITEMS = 30
 PAD, END = 0, 1
+
+
+#: A T5 that learns these folders in seconds.
+TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1)
+
+
+def tiny_settings(**changes: Any) -> TrainingSettings:
+    values = {"backbone": "scratch", "size": TINY, "batch_size": 16, "learning_rate": 5e-3, "patience": None}
+    return TrainingSettings(**{**values, **changes})
+
+
+def random_t5(vocabulary: int, seed: int = 0, **changes: int) -> T5ForConditionalGeneration:
+    """Draw a tiny T5."""
+    torch.manual_seed(seed)
+    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **sizes | changes))
 
 
 def token(text: str) -> int:

@@ -1,7 +1,5 @@
 """What every trained generator promises of several questions at once."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

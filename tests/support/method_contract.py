@@ -3,8 +3,6 @@
 A test class of a method inherits `MethodContract`, or `TrainedMethodContract`, and names the method's file as ``kind``.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +26,9 @@ from tests.support.shop import (  # noqa: F401
     searched_history,
     write_shop,
 )
+
+#: Settings by which small methods learn the shop by heart.
+BY_HEART = {"dimensions": 16, "dropout": 0.0, "learning_rate": 1.0e-2, "weight_decay": 0.0, "batch_size": 64}
 
 
 def ranks(method: Method[Any], lists: CandidateLists) -> np.ndarray:

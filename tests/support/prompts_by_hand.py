@@ -1,7 +1,5 @@
 """Prompts written the slow way, one sample at a time as text, and the tokenizers that read them."""
 
-from __future__ import annotations
-
 import io
 import re
 import string

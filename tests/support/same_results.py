@@ -4,8 +4,6 @@ Parquet, safetensors, tables, data of figures, prompt files and curves must be t
 hold seconds, paths and code fingerprints. So are logs, measured costs and drawn pages. Exits with 1 on a difference.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

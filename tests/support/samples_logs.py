@@ -1,6 +1,5 @@
 """Event logs for the tests of samples: written by hand, or drawn by hypothesis, and canonical folders made of them."""
 
-import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
@@ -8,6 +7,7 @@ from gensar_core import schema
 from gensar_core.config.datasets import SampleSettings
 from gensar_core.errors import UserError
 from gensar_core.samples.build import build_samples
+from tests.support.shop import write_items, write_queries
 
 A, B, C, D, E, F = range(6)
 PROTOCOLS = ("strict", "paper")
@@ -60,45 +60,21 @@ REPEATED = [
 
 def events_frame(log):
     """Table `events` of a log in event order."""
-    return schema.EVENTS.check(
-        pl.DataFrame(
-            {
-                "event_id": np.arange(len(log)),
-                "user_id": [e["user"] for e in log],
-                "time": [e["time"] for e in log],
-                "task": ["rec" if e["query"] is None else "search" for e in log],
-                "item_id": [e["item"] for e in log],
-                "query_id": pl.Series([e["query"] for e in log], dtype=pl.Int32),
-                "session_id": pl.Series([e["session"] for e in log], dtype=pl.Int64),
-            },
-            strict=False,
-        )
-    )
+    tasks = ["rec" if e["query"] is None else "search" for e in log]
+    rows = [
+        (number, e["user"], e["time"], task, e["item"], e["query"], e["session"])
+        for number, (e, task) in enumerate(zip(log, tasks, strict=True))
+    ]
+    return schema.EVENTS.check(pl.DataFrame(rows, schema=schema.EVENTS.schema, orient="row"))
 
 
 def write_canonical(folder, log, *, items=9, queries=3):
     """A canonical folder of a log. Item i's text has the word of query i % 3 for two items out of three."""
-    folder.mkdir(parents=True, exist_ok=True)
     words = ["lamp", "chair", "table"]
-    texts = [f"{words[i % 3] if i % 3 < 2 else 'thing'} number{i}" for i in range(items)]
+    texts = [f"{words[item % 3] if item % 3 < 2 else 'thing'} number{item}" for item in range(items)]
+    write_items(folder, texts, [["all"]])
+    write_queries(folder, words[:queries])
     schema.EVENTS.write(events_frame(log), folder / "events.parquet")
-    schema.ITEMS.write(
-        pl.DataFrame(
-            {
-                "item_id": np.arange(items),
-                "raw_id": [f"i{i:04}" for i in range(items)],
-                "title": texts,
-                "description": [""] * items,
-                "brand": [""] * items,
-                "categories": [[["all"]]] * items,
-                "text": texts,
-            }
-        ),
-        folder / "items.parquet",
-    )
-    schema.QUERIES.write(
-        pl.DataFrame({"query_id": np.arange(queries), "text": words[:queries]}), folder / "queries.parquet"
-    )
     return folder
 
 

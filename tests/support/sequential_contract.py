@@ -1,7 +1,5 @@
 """What every method that encodes click sequences must hold, beside the contract of all trained methods."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar
 

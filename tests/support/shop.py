@@ -3,8 +3,6 @@
 `write_corpus_inputs` writes the five items that are described here by hand, `write_shop` as many as the clicks need.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings and vectors of identifiers that train in less than a second."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

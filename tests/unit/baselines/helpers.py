@@ -1,13 +1,11 @@
 """Methods on tiny shops, histories as samples, and plain layers: what tests of methods share."""
 
-import numpy as np
 import polars as pl
 import torch
 
 from gensar_core import schema
 from gensar_core.baselines.interface import find
 from gensar_core.config.base import validate
-from gensar_core.runtime.arrays import Ragged
 
 #: A click is an item; a search is a query and the items clicked after it. In the order of time.
 HISTORIES = [
@@ -45,6 +43,14 @@ def rewrite_texts(data, **texts):
         table.write(table.read(path).with_columns(text=pl.Series(values)), path)
 
 
+def last_slots(slots, clicks, searches):
+    """The last clicks and the last searches of a history, in its order."""
+    of_clicks = [number for number, slot in enumerate(slots) if isinstance(slot, int)]
+    of_searches = [number for number, slot in enumerate(slots) if not isinstance(slot, int)]
+    kept = of_clicks[max(0, len(of_clicks) - clicks) :] + of_searches[max(0, len(of_searches) - searches) :]
+    return [slots[number] for number in sorted(kept)]
+
+
 def history_samples(histories, query=None):
     """Write histories in the form of HISTORIES as a samples table."""
     behaviors, objects = [], []
@@ -62,11 +68,6 @@ def history_samples(histories, query=None):
             "query_id": pl.Series([query] * len(histories), dtype=pl.Int32),
         }
     )
-
-
-def ragged(rows):
-    values = np.array([value for row in rows for value in row], dtype=np.int32)
-    return Ragged.from_lengths(np.array([len(row) for row in rows], dtype=np.int64), values)
 
 
 def random_weights(module, std=0.5):

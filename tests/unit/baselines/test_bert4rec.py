@@ -1,12 +1,8 @@
 """BERT4Rec: the contract of sequential methods, and what masks and paddings may do."""
 
-import pytest
 import torch
 
-from gensar_core.baselines.methods.bert4rec import BERT4RecSettings
 from gensar_core.baselines.shared.sequence_encoder import recommended_clicks
-from gensar_core.config.base import validate
-from gensar_core.errors import UserError
 from tests.support.method_contract import N_ITEMS
 from tests.support.sequential_contract import SMALL, SequentialContract
 
@@ -30,8 +26,3 @@ class TestBERT4Rec(SequentialContract):
         states = fitted.module.states(batch.inputs, batch.places)
         assert (batch.inputs.ravel()[batch.places] == fitted.form.mask).all()
         assert states.shape == (len(batch.targets), SMALL["dimensions"] + 1)
-
-
-def test_a_history_needs_room_for_an_item_and_a_mask():
-    with pytest.raises(UserError, match="max_history"):
-        validate(BERT4RecSettings, {"max_history": 1}, "methods.bert4rec")

@@ -2,20 +2,11 @@
 
 import pytest
 
-from tests.support.method_contract import TrainedMethodContract
+from tests.support.method_contract import BY_HEART, TrainedMethodContract
 
 SMALL = {
-    "dimensions": 16,
-    "dropout": 0.0,
-    "loss": "softmax",
-    "sampled_negatives": 24,
-    "popularity_power": 0.0,
-    "learning_rate": 1.0e-2,
-    "weight_decay": 0.0,
-    "batch_size": 64,
-    "epochs": 50,
-    "validate_every": 25,
-}
+    **BY_HEART, "loss": "softmax", "sampled_negatives": 24, "popularity_power": 0.0, "epochs": 50, "validate_every": 25,
+}  # fmt: skip
 #: Of methods with towers, which learn from some steps on.
 TOWER = {"learning_rate": 5.0e-3}
 
@@ -51,14 +42,6 @@ class TestSESRec(TrainedMethodContract):
 class TestUnifiedSSR(TrainedMethodContract):
     kind = "unifiedssr"
     own = {  # noqa: RUF012
-        **SMALL,
-        "dimensions": 32,
-        "heads": 2,
-        "layers": 1,
-        "stored_negatives": False,
-        "sampled_negatives": 64,
-        "learning_rate": 6.0e-3,
-        "batch_size": 16,
-        "epochs": 60,
-        "validate_every": 30,
-    }
+        **SMALL, "dimensions": 32, "heads": 2, "layers": 1, "stored_negatives": False, "sampled_negatives": 64,
+        "learning_rate": 6.0e-3, "batch_size": 16, "epochs": 60, "validate_every": 30,
+    }  # fmt: skip

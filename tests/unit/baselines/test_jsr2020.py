@@ -10,8 +10,8 @@ import torch
 from gensar_core import schema
 from gensar_core.baselines.methods.jsr2020 import METHOD, JSR2020Settings, means, text_word_vectors
 from gensar_core.ranking.candidates import load_candidates
-from gensar_core.runtime.arrays import Ragged
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.support.ragged import ragged
 
 COLORS = ("red", "green", "blue", "white", "black")
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 def test_word_vectors_keep_co_occurrence():
     # Words 0 and 1 stand together, 2 and 3 stand together, 4 alone; a repetition counts once.
-    titles = Ragged.from_lengths(np.array([3, 2, 2, 1, 0]), np.array([0, 1, 1, 0, 1, 2, 3, 4]))
+    titles = ragged([[0, 1, 1], [0, 1], [2, 3], [4], []])
     vectors = text_word_vectors(titles, 5, 5)
     products = vectors @ vectors.T
     weight = [np.log(5 / count) + 1 for count in (2, 2, 1, 1, 1)]

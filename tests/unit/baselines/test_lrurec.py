@@ -33,7 +33,6 @@ def test_the_scan_matches_a_loop_over_steps(width, rows, seed):
 
 
 def test_the_scan_has_a_correct_gradient():
-    torch.manual_seed(0)
     inputs = torch.randn(2, 9, 3, dtype=torch.complex128, requires_grad=True)
     log_decay = torch.complex(-torch.rand(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(scan, (inputs, log_decay))
@@ -41,7 +40,6 @@ def test_the_scan_has_a_correct_gradient():
 
 @torch.no_grad()
 def test_the_layer_matches_a_plain_recurrence():
-    torch.manual_seed(0)
     layer = LinearRecurrence(4, 0.0).eval()
     inputs = torch.randn(2, 7, 4)
     nu, theta, gamma = layer.recurrence
@@ -56,7 +54,6 @@ def test_the_layer_matches_a_plain_recurrence():
 
 
 def test_decays_start_on_their_ring_and_stay_inside_the_unit_circle():
-    torch.manual_seed(0)
     layer = LinearRecurrence(64, 0.0)
     size = torch.exp(layer.log_decay()).abs()
     assert size.min() >= 0.8
@@ -72,7 +69,6 @@ def test_decays_start_on_their_ring_and_stay_inside_the_unit_circle():
 
 @torch.no_grad()
 def test_states_keep_the_variance_of_inputs():
-    torch.manual_seed(0)
     size = torch.full((200,), 0.95)
     log_decay = torch.complex(torch.log(size), torch.rand(200) * 2 * math.pi)
     inputs = torch.randn(8, 512, 200, dtype=torch.complex64) * torch.sqrt(1 - size**2)

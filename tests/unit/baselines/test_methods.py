@@ -1,11 +1,13 @@
 """The methods that count or compare: the contract of all methods, and answers known by hand."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 
 from gensar_core import schema
-from gensar_core.baselines.interface import MethodData, find, kinds
+from gensar_core.baselines.interface import find, kinds
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.runtime.tensors import save_vectors
@@ -71,13 +73,25 @@ def test_text_cosine_by_hand(tmp_path):
     assert scores[0] == pytest.approx([1.0, 0.0, 0.5**0.5])
 
 
-def test_text_cosine_refuses_vectors_of_another_data_set(tmp_path):
-    data = write_shop(tmp_path, [[0, 1, 2]], 3)
-    save_vectors({"items": np.ones((4, 2)), "queries": np.ones((3, 2))}, tmp_path / "vectors.safetensors")
-    with pytest.raises(UserError, match="holds 4 vectors of items, but the data set has 3"):
-        fitted("text_cosine", data)
-    with pytest.raises(UserError, match="name an embedding under its key 'embedding'"):
-        fitted("text_cosine", MethodData(data.canonical, data.samples_folder))
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("bert4rec", {"max_history": 1}, "max_history"),
+        ("unifiedssr", {"stored_negatives": True}, "trains on sampled negatives"),
+        ("unifiedssr", {"max_searches": 0}, "must be above 0"),
+        ("dense", {"item_bias": True}, "item_bias needs train: head"),
+        ("dense", {"train": "head", "head": {}}, "head needs train: encoder"),
+        ("sasrec", {"dimensions": 10, "heads": 3}, "dimensions (10) must be a multiple of heads (3)"),
+        ("bert4rec", {"dimensions": 10, "heads": 4}, "dimensions (10) must be a multiple of heads (4)"),
+        ("unisar", {"dimensions": 10, "heads": 4}, "dimensions (10) must be a multiple of heads (4)"),
+        ("tem", {"dimensions": 10, "heads": 4}, "dimensions (10) must be even and a multiple of heads (4)"),
+        ("sesrec", {"dimensions": 5, "heads": 5}, "dimensions (5) must be even and a multiple of heads (5)"),
+        ("unifiedssr", {"dimensions": 6, "heads": 4}, "dimensions (6) must be even and a multiple of heads (4)"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(kind, settings, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        make(kind, None, **settings)
 
 
 def test_an_unknown_method_is_named():

@@ -12,7 +12,7 @@ from gensar_core.baselines.shared.target_model import ranking_loss
 from gensar_core.baselines.shared.target_rows import TargetHistories, TrainingRows
 from gensar_core.training.plateau import Plateau
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.helpers import history_samples
+from tests.unit.baselines.helpers import history_samples, last_slots
 
 # A history is made of clicks (an item) and sessions (a query and the items clicked after it).
 SLOTS = st.lists(st.integers(0, 9) | st.tuples(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=3)), max_size=7)
@@ -20,11 +20,7 @@ SLOTS = st.lists(st.integers(0, 9) | st.tuples(st.integers(0, 9), st.lists(st.in
 
 def by_loop(slots, most_clicks, most_searches):
     """(item, place) of the last clicks and (query, place, items) of the last searches."""
-    kept = list(enumerate(slots))
-    clicks = [number for number, slot in kept if isinstance(slot, int)]
-    searches = [number for number, slot in kept if not isinstance(slot, int)]
-    keep = set(clicks[max(0, len(clicks) - most_clicks) :] + searches[max(0, len(searches) - most_searches) :])
-    kept = [slot for number, slot in kept if number in keep]
+    kept = last_slots(slots, most_clicks, most_searches)
     return (
         [(slot, place) for place, slot in enumerate(kept) if isinstance(slot, int)],
         [(slot[0], place, slot[1]) for place, slot in enumerate(kept) if not isinstance(slot, int)],

@@ -15,19 +15,11 @@ from gensar_core.baselines.shared.sequence_views import Substitutes, altered, cr
 from gensar_core.baselines.shared.target_model import sinusoids
 from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows
 from gensar_core.ranking.candidates import load_candidates
-from tests.support.method_contract import N_ITEMS, TrainedMethodContract, random_clicks, write_shop
+from tests.support.method_contract import BY_HEART, N_ITEMS, TrainedMethodContract, random_clicks, write_shop
 from tests.unit.baselines.helpers import history_samples, make
 from tests.unit.baselines.test_rows import SLOTS
 
-SMALL = {
-    "dimensions": 16,
-    "dropout": 0.0,
-    "learning_rate": 1.0e-2,
-    "weight_decay": 0.0,
-    "batch_size": 64,
-    "epochs": 60,
-    "validate_every": 30,
-}
+SMALL = {**BY_HEART, "epochs": 60, "validate_every": 30}
 #: Queries stand for eight items each, of which four are among 20 candidates.
 NOT_PERSONAL = 0.2
 
@@ -99,12 +91,9 @@ def test_logits_start_out_small(tmp_path, kind):
 
 @torch.no_grad()
 def test_logits_of_candidates_match_those_of_the_catalogue(tmp_path):
-    for settings in ({}, {"item_vectors": "text"}, {"item_vectors": "both"}):
-        method = make(
-            "tem",
-            write_shop(tmp_path / settings.get("item_vectors", "id"), random_clicks()[:9], N_ITEMS, searching=True),
-            **settings,
-        )
+    for vectors in ("id", "text", "both"):
+        data = write_shop(tmp_path / vectors, random_clicks()[:9], N_ITEMS, searching=True)
+        method = make("tem", data, item_vectors=vectors)
         method.module.bias.copy_(torch.randn(N_ITEMS))
         batch = batch_of(method)
         method.module.eval()
@@ -130,16 +119,10 @@ def test_item_sequences_match_a_plain_loop(histories, most):
     assert clicked.items.shape[1] == max(1, *(len(clicks) for clicks in expected), 0)
     for row, clicks in enumerate(expected):
         assert clicked.present[row].tolist() == [place < len(clicks) for place in range(clicked.items.shape[1])]
-        assert (
-            list(
-                zip(
-                    clicked.items[row, : len(clicks)].tolist(),
-                    clicked.queries[row, : len(clicks)].tolist(),
-                    strict=True,
-                )
-            )
-            == clicks
+        shown = zip(
+            clicked.items[row, : len(clicks)].tolist(), clicked.queries[row, : len(clicks)].tolist(), strict=True
         )
+        assert list(shown) == clicks
 
 
 def plain_layer(block, states, width):
@@ -229,7 +212,6 @@ def test_views_of_a_sequence(seed, length):
 
 
 def test_short_sequences_only_get_items_hidden():
-    torch.manual_seed(0)
     view = altered(sequences(*([[1, 2]] * 200)), 99)
     assert view.present.all()
     assert set(map(tuple, view.items.tolist())) == {(1, 99), (99, 2)}
@@ -242,7 +224,6 @@ def test_short_sequences_only_get_items_hidden():
 def test_substitutes_share_the_brand_or_else_the_leaf_category():
     # Brands: 0 and 1 share one, 2 has one alone, 3 none. Leaves: 2, 3 and 0 share one, 4 has neither.
     substitutes = Substitutes.of(np.array([1, 1, 2, 0, 0]), np.array([1, 2, 1, 1, 0]))
-    torch.manual_seed(0)
     view = substitutes(sequences(*([[0, 1, 2, 3, 4]] * 2000)))
     substituted = [set(view.items[:, place].tolist()) for place in range(5)]
     assert substituted == [{0, 1}, {0, 1}, {0, 2, 3}, {0, 2, 3}, {4}]
@@ -260,7 +241,6 @@ def test_brands_and_leaves_of_items():
 
 
 def test_contrast_matches_a_plain_loop():
-    torch.manual_seed(0)
     vectors = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
     alike = torch.zeros(6, 6, dtype=torch.bool)
     alike[0, 1] = alike[1, 0] = True

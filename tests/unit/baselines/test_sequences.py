@@ -33,7 +33,7 @@ from gensar_core.baselines.shared.sequence_examples import (
     click_prefixes,
     windows,
 )
-from tests.unit.baselines.helpers import ragged
+from tests.support.ragged import ragged
 
 
 def as_lists(rows):
@@ -41,19 +41,14 @@ def as_lists(rows):
 
 
 def test_clicks_of_a_user_are_recommendations_in_event_order():
-    events = schema.EVENTS.check(
-        pl.DataFrame(
-            {
-                "event_id": [4, 0, 1, 2, 3],
-                "user_id": [7, 2, 2, 2, 7],
-                "time": [9, 1, 1, 2, 8],
-                "task": ["rec", "rec", "search", "rec", "rec"],
-                "item_id": [40, 10, 11, 12, 30],
-                "query_id": [None, None, 0, None, None],
-                "session_id": [None, None, 0, None, None],
-            }
-        )
-    )
+    rows = [
+        (4, 7, 9, "rec", 40, None, None),
+        (0, 2, 1, "rec", 10, None, None),
+        (1, 2, 1, "search", 11, 0, 0),
+        (2, 2, 2, "rec", 12, None, None),
+        (3, 7, 8, "rec", 30, None, None),
+    ]
+    events = schema.EVENTS.check(pl.DataFrame(rows, schema=schema.EVENTS.schema, orient="row"))
     users, clicks = recommended_clicks(events)
     assert users.tolist() == [2, 7]
     assert as_lists(clicks) == [[10, 12], [30, 40]]

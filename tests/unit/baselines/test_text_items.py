@@ -1,7 +1,5 @@
 """Items known by their texts alone: SASRec and QEM over a projection of text vectors."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

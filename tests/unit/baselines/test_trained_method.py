@@ -10,11 +10,10 @@ import torch
 from gensar_core.baselines.shared.trained_method import pooled_batches
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
-from gensar_core.training.loop import train
+from tests.support.killed import Killed, kill_at
 from tests.support.method_contract import N_ITEMS, N_USERS, random_clicks, searched_history, write_shop
 from tests.unit.baselines.helpers import fitted, make, rewrite_samples
 
-TRAIN = "gensar_core.baselines.shared.trained_method.train"
 JSR = {"dimensions": 8, "epochs": 6, "batch_size": 10}
 METHODS = [
     ("sasrec", {"dimensions": 8, "epochs": 6, "batch_size": 20, "negatives": 16}, 24),
@@ -32,25 +31,13 @@ def data(tmp_path):
 @pytest.mark.parametrize(("kind", "settings", "steps"), METHODS)
 def test_a_killed_training_ends_in_the_same_scores(data, tmp_path, monkeypatch, kind, settings, steps):
     whole, killed, resumed = fitted(kind, data, **settings), make(kind, data, **settings), make(kind, data, **settings)
-
-    def until_the_middle(training, schedule, **arguments):
-        batches = training.batches
-
-        def killed_batches(first_step):
-            yield from itertools.islice(batches(first_step), steps // 2 - 2)
-            raise KeyboardInterrupt
-
-        training.batches = killed_batches
-        return train(training, schedule, **arguments)
-
-    monkeypatch.setattr(TRAIN, until_the_middle)
-    # After every step, so that it is taken up in the middle of an epoch.
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    with pytest.raises(KeyboardInterrupt):
+    # In the middle of an epoch.
+    taken = kill_at(steps // 2 - 2, type(whole.training()), monkeypatch)
+    with pytest.raises(Killed):
         killed.fit(tmp_path / "checkpoints", "key")
     assert list((tmp_path / "checkpoints").glob("*.pt"))
-    monkeypatch.undo()
     assert resumed.fit(tmp_path / "checkpoints", "key")["steps"] == steps
+    assert len(taken) == steps + 1
     for task in whole.tasks:
         lists = load_candidates(data.samples_folder, task, "test")
         assert (resumed.score(lists) == whole.score(lists)).all()
@@ -168,19 +155,3 @@ def test_too_few_clicks_and_no_valid_target_are_named(tmp_path):
     rewrite_samples(data, data.samples.filter(pl.col("split") == "train"))
     with pytest.raises(UserError, match="no user has a valid target of recommendation to choose by"):
         fitted("sasrec", data)
-
-
-@pytest.mark.parametrize(
-    ("kind", "dimensions", "heads", "required"),
-    [
-        ("sasrec", 10, 3, "a multiple"),
-        ("bert4rec", 10, 4, "a multiple"),
-        ("unisar", 10, 4, "a multiple"),
-        ("tem", 10, 4, "even and a multiple"),
-        ("sesrec", 5, 5, "even and a multiple"),
-        ("unifiedssr", 6, 4, "even and a multiple"),
-    ],
-)
-def test_heads_must_divide_dimensions(kind, dimensions, heads, required):
-    with pytest.raises(UserError, match=rf"dimensions \({dimensions}\) must be {required} of heads \({heads}\)"):
-        make(kind, None, dimensions=dimensions, heads=heads)

@@ -6,8 +6,6 @@ import torch
 
 from gensar_core.baselines.methods.unifiedssr import METHOD, correlation, session_windows
 from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRSettings, shifted
-from gensar_core.config.base import validate
-from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 from tests.unit.baselines.helpers import random_weights
@@ -114,12 +112,3 @@ def test_bce_by_hand(method, monkeypatch):
         terms = [np.log1p(np.exp(scores[item])) for item in (2, 7, 1, 0) if item != target]
         losses.append(np.log1p(np.exp(-scores[target])) + sum(terms))
     assert train._next_items(states, targets, 0).item() == pytest.approx(np.mean(losses), rel=1e-4)
-
-
-def test_contradictory_settings_are_refused():
-    for settings, message in [
-        ({"stored_negatives": True}, "trains on sampled negatives"),
-        ({"max_searches": 0}, "must be above 0"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            validate(UnifiedSSRSettings, settings, "methods.unifiedssr")

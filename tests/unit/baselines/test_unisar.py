@@ -10,16 +10,11 @@ from torch.nn import functional
 
 from gensar_core.baselines.methods.unisar import METHOD, Experts, UniSARSettings
 from gensar_core.baselines.shared.target_rows import TargetHistories, TargetRows
-from gensar_core.nn.attention import (
-    Attention,
-    DecoderLayer,
-    EncoderLayer,
-    TargetAttention,
-)
+from gensar_core.nn.attention import Attention, DecoderLayer, EncoderLayer, TargetAttention
 from gensar_core.nn.contrastive import QueryItemAlignment, ViewAlignment
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.helpers import HISTORIES, history_samples, random_weights
+from tests.unit.baselines.helpers import HISTORIES, history_samples, last_slots, random_weights
 
 SIZE, CLICKS, SEARCHES = 8, 3, 4
 
@@ -33,12 +28,6 @@ def method(tmp_path_factory):
     method = METHOD(settings, data, 1)
     random_weights(method.module)
     return method
-
-
-def cut(slots):
-    clicks = [number for number, slot in enumerate(slots) if isinstance(slot, int)][-CLICKS:]
-    searches = [number for number, slot in enumerate(slots) if not isinstance(slot, int)][-SEARCHES:]
-    return [slots[number] for number in sorted(clicks + searches)]
 
 
 def linear(layer, vector):
@@ -57,24 +46,13 @@ def slot_vector(model, slot):
     return vector + sum(item(number) for number in slot[1]) / len(slot[1]) if slot[1] else vector
 
 
-def layer_by_loop(layer, states, allowed):
-    """An encoder layer over the vectors ``states``; state i attends to those j with allowed[i][j]."""
-    attention, size = layer.attention, SIZE // layer.attention.heads
+def state_by_state(layer, states, allowed):
+    """An encoder layer over the vectors ``states``, asked for each alone; state i attends to those j with allowed[i][j]."""
     outputs = []
-    for i, state in enumerate(states):
-        parts = []
-        for head in range(attention.heads):
-            span = slice(head * size, (head + 1) * size)
-            query = linear(attention.queries, state)[span]
-            keys = {
-                j: linear(attention.keys, other).view(2, -1)[:, span] for j, other in enumerate(states) if allowed[i][j]
-            }
-            scores = {j: math.exp(float(query @ key) / math.sqrt(size)) for j, (key, _) in keys.items()}
-            total = sum(scores.values())
-            parts.append(sum((scores[j] / total * keys[j][1] for j in keys), torch.zeros(size)))
-        context = linear(attention.output, torch.cat(parts)) if any(allowed[i]) else torch.zeros(len(state))
-        middle = layer.after_attention(state + context)
-        outputs.append(layer.after_pointwise(middle + layer.pointwise(middle)))
+    for state, row in zip(states, allowed, strict=True):
+        others = [other for other, attended in zip(states, row, strict=True) if attended]
+        keys = torch.stack(others or [torch.zeros(SIZE)])[None]
+        outputs.append(layer(state[None, None], keys, torch.full(keys.shape[:2], bool(others)))[0, 0])
     return outputs
 
 
@@ -83,17 +61,17 @@ def test_the_four_transitions_match_a_plain_loop_over_merged_slots(method):
     model = method.module
     batch = TargetHistories.from_samples(history_samples(HISTORIES), CLICKS, SEARCHES).padded(torch.device("cpu"))
     transitions = model.transitions(batch)
-    for row, slots in enumerate(cut(slots) for slots in HISTORIES):
+    for row, slots in enumerate(last_slots(slots, CLICKS, SEARCHES) for slots in HISTORIES):
         vectors = [slot_vector(model, slot) for slot in slots]
         is_click = [isinstance(slot, int) for slot in slots]
         placed = [vector + model.positions["both"].weight[place] for place, vector in enumerate(vectors)]
         # Blocked between slots of one kind, each slot itself included.
         allowed = [[kind != other for other in is_click] for kind in is_click]
-        across = layer_by_loop(model.extractors["both"], placed, allowed)
+        across = state_by_state(model.extractors["both"], placed, allowed)
         for side, of_side in (("clicks", True), ("searches", False)):
             placed_alone = [vector for vector, kind in zip(vectors, is_click, strict=True) if kind == of_side]
             placed_alone = [vector + model.positions[side].weight[place] for place, vector in enumerate(placed_alone)]
-            within = layer_by_loop(
+            within = state_by_state(
                 model.extractors[side], placed_alone, [[True] * len(placed_alone)] * len(placed_alone)
             )
             expected = [state for state, kind in zip(across, is_click, strict=True) if kind == of_side]

@@ -1,23 +1,19 @@
 """`gensar recommend` and `gensar search`: raw ids in, titles out, one clear line for every mistake."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from gensar_core.cli.main import app
-from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.errors import UserError
 from gensar_core.generator.trained import TrainedGenerator
+from tests.support.command import gensar
 from tests.support.dataset_folder import ANNA, write_dataset
 from tests.support.live_questions import check_answers_together
 from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs
+from tests.support.small_corpus import build_small_corpus
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +27,7 @@ def generator(dataset: Path) -> TrainedGenerator:
 
 
 def ask(*arguments: object) -> list[dict[str, Any]]:
-    done = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    done = gensar(*arguments, "--json")
     assert done.exit_code == 0
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -89,9 +85,7 @@ def test_the_snippet_of_the_documentation_runs(
 
 
 def test_people_read_rank_score_item_and_title(dataset: Path) -> None:
-    done = CliRunner().invoke(
-        app, ["search", str(dataset), "gensar_demo", "piano", "--top", "1"], catch_exceptions=False
-    )
+    done = gensar("search", dataset, "gensar_demo", "piano", "--top", 1)
     assert done.stdout.split()[0] == "1"
     assert "loaded in" in done.stderr
 
@@ -115,38 +109,29 @@ def test_people_read_rank_score_item_and_title(dataset: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_clear_line(dataset: Path, arguments: list[str], message: str) -> None:
-    done = CliRunner().invoke(app, ["recommend", str(dataset), "gensar_demo", *arguments])
-    assert isinstance(done.exception, UserError)
-    assert message in str(done.exception)
-    assert "\n" not in str(done.exception)
+    with pytest.raises(UserError) as caught:
+        gensar("recommend", dataset, "gensar_demo", *arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_folders_that_do_not_fit_are_one_clear_line(dataset: Path, tmp_path: Path) -> None:
     for folder, name, message in (
-        (dataset, "other", "no such generator (trained here: gensar_demo)"),
+        (dataset, "other", r"no such generator \(trained here: gensar_demo\)"),
         (tmp_path, "gensar_demo", "no such file"),
     ):
-        done = CliRunner().invoke(app, ["search", str(folder), name, "piano"])
-        assert message in str(done.exception)
+        with pytest.raises(UserError, match=message):
+            gensar("search", folder, name, "piano")
     other = write_corpus_inputs(
         tmp_path / "shop", collaborative=[[0, 1, 7, 6], [0, 1, 6, 5], [5, 0, 1, 1], [3, 3, 5, 5], [1, 2, 0, 0]]
     )
-    build_corpus(
-        other, other, other, tmp_path / "corpus", MaterializationSettings(tokenizer="trained", vocabulary_size=400), 7
-    )
+    build_small_corpus(other, tmp_path / "corpus")
     with pytest.raises(UserError, match="is not the corpus that the model"):
         TrainedGenerator.load(dataset / "models" / "gensar_demo", tmp_path / "corpus")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"excluded": {5}}, "excluded: there is no item number 5"),
-        ({"allowed": np.ones(4, dtype=bool)}, "allowed: has 4 entries, but there are 5 items"),
-    ],
-)
-def test_the_functions_refuse_items_that_are_not_there(
-    generator: TrainedGenerator, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        generator.recommend(ANNA, **options)
+def test_the_functions_refuse_items_that_are_not_there(generator: TrainedGenerator) -> None:
+    with pytest.raises(UserError, match="excluded: there is no item number 5"):
+        generator.recommend(ANNA, excluded={5})
+    with pytest.raises(UserError, match="allowed: has 4 entries, but there are 5 items"):
+        generator.recommend(ANNA, allowed=np.ones(4, dtype=bool))

@@ -3,10 +3,10 @@
 import os
 
 import pytest
-from typer.testing import CliRunner
 
-from gensar_core.cli.main import app
+from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
+from tests.support.command import gensar
 
 CONTENT = {"a.bin": bytes(range(200)), "tokenizer/b.bin": b"words", "c.bin": b""}
 
@@ -21,7 +21,7 @@ def results(tmp_path):
 
 
 def checked(*arguments):
-    done = CliRunner().invoke(app, ["check", *map(str, arguments)], catch_exceptions=False)
+    done = gensar("check", *arguments)
     return done.exit_code, done.stdout, done.stderr.splitlines()
 
 
@@ -82,7 +82,5 @@ def test_a_record_that_tells_nothing_is_a_fault(results, text, what):
 
 
 def test_a_folder_without_results_is_told(tmp_path):
-    from gensar_core.errors import UserError
-
     with pytest.raises(UserError, match="no finished stage in it; name a folder of results"):
         checked(tmp_path)

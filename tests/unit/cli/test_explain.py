@@ -1,21 +1,18 @@
 """`gensar explain`: an item's codes and its neighbors, on a table small enough to read off."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from gensar_core import schema
-from gensar_core.cli.main import app
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import shared_codes
-from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import write_json
+from tests.support.command import gensar
+from tests.support.ragged import ragged
 
 SEMANTIC = [[0, 1, 2], [0, 1, 3], [0, 1], [0, 2, 2], [1, 1, 2]]
 COLLABORATIVE = [[4], [4, 4], [3], [2], [1]]
@@ -47,9 +44,7 @@ def identifiers(tmp_path: Path) -> Path:
 
 
 def shown(*arguments: object) -> str:
-    done = CliRunner().invoke(app, ["explain", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0
-    return done.output
+    return gensar("explain", *arguments).output
 
 
 def test_codes_and_nearest_items_of_both_sides_are_shown(identifiers: Path) -> None:
@@ -110,7 +105,6 @@ def test_identifiers_of_another_catalogue_are_refused(identifiers: Path) -> None
 def test_shared_codes_are_those_of_a_loop() -> None:
     source = np.random.default_rng(0)
     rows = [source.integers(3, size=source.integers(1, 6)).tolist() for _ in range(60)]
-    ragged = Ragged.from_lengths(np.array([len(row) for row in rows]), np.array([code for row in rows for code in row]))
     for item, own in enumerate(rows):
         expected = []
         for other in rows:
@@ -118,4 +112,4 @@ def test_shared_codes_are_those_of_a_loop() -> None:
             while depth < min(len(own), len(other)) and own[depth] == other[depth]:
                 depth += 1
             expected.append(depth)
-        assert shared_codes(ragged, item).tolist() == expected
+        assert shared_codes(ragged(rows), item).tolist() == expected

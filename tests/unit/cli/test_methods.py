@@ -3,20 +3,17 @@
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from gensar_core.baselines.interface import INPUTS, find, kinds
-from gensar_core.cli.main import app
 from gensar_core.errors import UserError
+from tests.support.command import gensar
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def lines():
-    done = CliRunner().invoke(app, ["methods"])
-    assert done.exit_code == 0, done.output
-    return done.output.splitlines()
+    return gensar("methods").output.splitlines()
 
 
 def test_every_method_has_its_line_with_tasks_inputs_and_paper(lines):
@@ -53,21 +50,9 @@ GenSAR     60M       T5-small          yes  yes  yes  yes
 
 
 def test_the_papers_table_1_is_made_from_the_configuration():
-    done = CliRunner().invoke(app, ["methods", "--paper", "--config", str(ROOT / "config.yaml")])
-    assert done.exit_code == 0, done.output
-    header, *rows = done.output.splitlines()
-    assert header.split() == [
-        "method",
-        "scale",
-        "backbone",
-        "rec",
-        "search",
-        "semantic",
-        "collaborative",
-        "entry",
-        "its",
-        "backbone",
-    ]
+    header, *rows = gensar("methods", "--paper", "--config", ROOT / "config.yaml").output.splitlines()
+    columns = "method scale backbone rec search semantic collaborative entry its backbone"
+    assert header.split() == columns.split()
     assert [row.split()[:7] for row in rows] == [line.split() for line in TABLE_1.split("\n")[1:-1]]
     assert [row.split()[-1] for row in rows] == ["google-t5/t5-small"] * 7
 
@@ -78,14 +63,13 @@ def test_an_identifier_that_is_learned_otherwise_is_told(tmp_path):
     old = "  dsi_qg:\n    kind: numbers\n"
     assert old in text
     config.write_text(text.replace(old, "  dsi_qg:\n    kind: product\n    collaborative: sasrec\n"))
-    lines = CliRunner().invoke(app, ["methods", "--paper", "--config", str(config)]).output.splitlines()
+    lines = gensar("methods", "--paper", "--config", config).output.splitlines()
     assert next(line for line in lines if line.startswith("DSI-QG")).split()[3:7] == ["no", "yes", "no", "yes"]
 
 
 def test_a_configuration_without_a_method_of_table_1_is_named(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("datasets: {}\n")
-    with pytest.raises(
-        UserError, match=r"config.yaml: 'p5_cid' is not an entry of generators.*; Table 1 shows P5 by it"
-    ):
-        CliRunner().invoke(app, ["methods", "--paper", "--config", str(config)], catch_exceptions=False)
+    message = r"config.yaml: 'p5_cid' is not an entry of generators.*; Table 1 shows P5 by it"
+    with pytest.raises(UserError, match=message):
+        gensar("methods", "--paper", "--config", config)

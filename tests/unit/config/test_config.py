@@ -105,6 +105,14 @@ def put(values, path, value):
         ("generators.gensar.task_weights", {"nsip": {"examples": 1.5}}, "task_weights.nsip.examples: input should be a valid integer, not 1.5"),
         ("generators.gensar.task_weights", {"nsip": {"examples": 9, "exmaples": 9}}, "nsip.exmaples: unknown key; did you mean 'examples'?"),
         ("generators.gensar.validation_choice", "last", "validation_choice: input should be 'spread' or 'latest', not 'last'"),
+        ("generators.gensar.ranking", {"beams": 30, "other_identifier": {"rec": 1.0}}, "other_identifier needs scores of all"),
+        ("generators.gensar", {"corpus": "full", "likelihood": "catalogue", "ranking": {"beams": 30}}, "likelihood: vocabulary"),
+        ("generators.gensar", {"corpus": "full", "backbone": "causal", "untied_output": True}, "untied_output is for a T5; set it to false for a causal model"),
+        ("generators.gensar", {"corpus": "full", "backbone": "causal", "whole_word_embedding": True}, "whole_word_embedding is for a T5; set it to false"),
+        ("generators.gensar", {"corpus": "full", "backbone": "scratch", "warm_start": True, "untied_output": True}, "warm_start makes the embeddings the output matrix; set untied_output: false"),
+        ("generators.gensar", {"corpus": "full", "warm_start": True}, "warm_start needs backbone: scratch"),
+        ("datasets.shop.compared_identifiers", ["joint", "single"], "datasets.shop.compared_identifiers.1: 'single' is not an entry of identifiers"),
+        ("datasets.toys", {"source": "amazon", "category": "Toys", "raw": "download", "release": 2023}, "release 2023 has no published 5-core; give 'min_interactions', usually 5"),
         ("datasset", {}, "datasset: unknown key; did you mean 'datasets'"),
         ("datasets.a b", {"source": "simulated", "users": 9, "items": 200}, "datasets.a b"),
     ],
@@ -220,12 +228,8 @@ def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():
     assert joint.sinkhorn is not None
     assert (joint.sinkhorn.levels, joint.sinkhorn.epsilon, joint.sinkhorn.iterations) == (1, 0.003, 50)
     assert experiments.embeddings[joint.semantic].model == "BAAI/bge-base-en-v1.5"
-    assert (corpus.max_recommendations, corpus.max_searches, corpus.max_item_tokens, corpus.max_query_tokens) == (
-        5,
-        5,
-        256,
-        64,
-    )
+    assert (corpus.max_recommendations, corpus.max_searches) == (5, 5)
+    assert (corpus.max_item_tokens, corpus.max_query_tokens) == (256, 64)
     assert (generator.backbone, generator.epochs, generator.batch_size) == ("google-t5/t5-small", 200, 64 * 16 * 8)
     assert (generator.learning_rate, generator.weight_decay, generator.warmup_share) == (1e-3, 1e-7, 0.01)
     # What the authors' run draws each epoch beside all of nrip, and how they validate.
@@ -235,12 +239,8 @@ def test_the_shipped_configuration_is_valid_and_holds_the_papers_experiment():
     assert (generator.patience, generator.validation_users, generator.validation_choice) == (None, 10_000, "latest")
     assert corpus.active_tasks() == ["nrip", "nsqp", "nsip", *sides, "doc2query"]
     queries = experiments.pseudo_queries[corpus.pseudo_queries]
-    assert (queries.backbone, queries.epochs, queries.top_k, queries.top_p) == (
-        "doc2query/msmarco-t5-base-v1",
-        0.0,
-        10,
-        0.95,
-    )
+    assert (queries.backbone, queries.epochs) == ("doc2query/msmarco-t5-base-v1", 0.0)
+    assert (queries.top_k, queries.top_p) == (10, 0.95)
     assert (queries.max_item_tokens, queries.max_query_tokens, queries.queries_per_item) == (256, 64, 20)
     # The small corpora build on the paper's, but have no query model to ask.
     assert not experiments.corpora["demo"].reads_pseudo_queries()

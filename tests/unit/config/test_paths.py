@@ -89,9 +89,17 @@ def amazon_files(plan, dataset):
     return paths.amazon_files(plan, dataset, raw_names, {2014: "amazon", 2023: "amazon_2023"}.__getitem__, **names)
 
 
+#: Vectors of the shop's items, by their embedding.
+TEXT, CLICKS = (f"results/shop/embeddings/{name}/vectors.safetensors" for name in ("text", "clicks"))
+EVENTS, ITEM_TEXTS = "results/shop/samples/training_events.parquet", "results/shop/canonical/items.parquet"
 OVERALL = ["sasrec", "cosine", "gensar", "both"]
 #: The entries of the table `ablation`, over two seeds, without its fusion.
 ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
+
+
+def shop(pattern, *names):
+    """Files of the shop, one for each name."""
+    return [f"results/shop/{pattern.format(name)}" for name in names]
 
 
 @pytest.mark.parametrize(
@@ -100,169 +108,67 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
         (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "new", "toys", "mine"]),
         (paths.datasets_in_parts, (True,), ["plain"]),
         (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "new", "toys", "mine"]),
-        (
-            paths.sample_parts,
-            ("plain", ["a", "stage.json"]),
-            [
-                f"results/plain/samples_parts/{part}-of-2/{name}"
-                for part, name in ((0, "a"), (0, "stage.json"), (1, "a"), (1, "stage.json"))
-            ],
-        ),
+        (paths.sample_parts, ("plain", ["a", "stage.json"]),
+         [f"results/plain/samples_parts/{part}-of-2/{name}" for part in (0, 1) for name in ("a", "stage.json")]),
         (paths.embedding_model, ("shop", "clicks"), "results/shop/models/sasrec/stage.json"),
-        (
-            paths.identifier_embeddings,
-            ("shop", "joint"),
-            {
-                "semantic": "results/shop/embeddings/text/vectors.safetensors",
-                "collaborative": "results/shop/embeddings/clicks/vectors.safetensors",
-            },
-        ),
-        (
-            paths.identifier_embeddings,
-            ("shop", "words"),
-            {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
-        ),
-        *[
-            (paths.identifier_inputs, ("shop", identifier), files)
-            for identifier, files in {
-                "words": {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
-                "product": {"collaborative": "results/shop/embeddings/clicks/vectors.safetensors"},
-                "pairs": {
-                    "training_events": "results/shop/samples/training_events.parquet",
-                    "item_texts": "results/shop/canonical/items.parquet",
-                },
-                "random": {"item_texts": "results/shop/canonical/items.parquet"},
-                "titles": {"item_texts": "results/shop/canonical/items.parquet"},
-            }.items()
-        ],
+        (paths.identifier_embeddings, ("shop", "joint"), {"semantic": TEXT, "collaborative": CLICKS}),
+        (paths.identifier_embeddings, ("shop", "words"), {"semantic": TEXT}),
+        (paths.identifier_inputs, ("shop", "words"), {"semantic": TEXT}),
+        (paths.identifier_inputs, ("shop", "product"), {"collaborative": CLICKS}),
+        (paths.identifier_inputs, ("shop", "pairs"), {"training_events": EVENTS, "item_texts": ITEM_TEXTS}),
+        (paths.identifier_inputs, ("shop", "random"), {"item_texts": ITEM_TEXTS}),
+        (paths.identifier_inputs, ("shop", "titles"), {"item_texts": ITEM_TEXTS}),
         (paths.identifier_module, ("words",), "gensar_core.identifiers.kinds.rqvae"),
         (paths.identifier_module, ("pairs",), "gensar_core.identifiers.kinds.clusters"),
-        (
-            paths.corpus_embeddings,
-            ("shop", "short"),
-            {"semantic": "results/shop/embeddings/text/vectors.safetensors"},
-        ),
+        (paths.corpus_embeddings, ("shop", "short"), {"semantic": TEXT}),
         (paths.corpus_sides, ("full",), ["collaborative", "semantic"]),
-        (
-            paths.corpus_identifiers,
-            ("shop", "short"),
-            ["results/shop/identifiers/words/identifiers.parquet", "results/shop/identifiers/words/vocabulary.json"],
-        ),
+        (paths.corpus_identifiers, ("shop", "short"), shop("identifiers/words/{}", "identifiers.parquet", "vocabulary.json")),
         (paths.corpus_pseudo_queries, ("shop", "full"), []),
-        (
-            paths.corpus_pseudo_queries,
-            ("shop", "short"),
-            "results/shop/pseudo_queries/asked/pseudo_queries.parquet",
-        ),
+        (paths.corpus_pseudo_queries, ("shop", "short"), "results/shop/pseudo_queries/asked/pseudo_queries.parquet"),
         (paths.compared_identifiers, ("shop",), ["words", "joint"]),
-        (
-            paths.compared_quality,
-            ("shop",),
-            ["results/shop/identifiers/words/quality.json", "results/shop/identifiers/joint/quality.json"],
-        ),
+        (paths.compared_quality, ("shop",), shop("identifiers/{}/quality.json", "words", "joint")),
         (paths.generators_in_parts, (True,), ["gensar", "gensar-seed1"]),
         (paths.generators_in_parts, (False,), ["brief", "further", "brief-seed1"]),
-        (
-            paths.ranking_corpus,
-            ("shop", "brief"),
-            [
-                f"results/shop/corpora/short/{name}"
-                for name in ("prompts.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors")
-            ],
-        ),
-        (
-            paths.training_corpus,
-            ("shop", "gensar"),
-            [
-                f"results/shop/corpora/full/{name}"
-                for name in (
-                    "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "prompts.yaml",
-                    "trie.safetensors",
-                )
-            ],
-        ),
+        (paths.ranking_corpus, ("shop", "brief"),
+         shop("corpora/short/{}", "prompts.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors")),
+        (paths.training_corpus, ("shop", "gensar"),
+         shop("corpora/full/{}", "train.parquet", "prompts.parquet", "item_tokens.parquet", "new_tokens.json", "prompts.yaml",
+              "trie.safetensors")),
         (paths.generator_tokenizer, ("shop", "brief"), "results/shop/corpora/short/tokenizer/tokenizer_config.json"),
         (paths.generator_token_vectors, ("shop", "brief"), []),
-        (
-            paths.generator_token_vectors,
-            ("shop", "gensar"),
-            ["results/shop/token_vectors/full/token_vectors.safetensors"],
-        ),
+        (paths.generator_token_vectors, ("shop", "gensar"), ["results/shop/token_vectors/full/token_vectors.safetensors"]),
         (paths.generator_start, ("shop", "gensar"), []),
-        (
-            paths.generator_start,
-            ("shop", "further"),
-            [f"results/shop/models/gensar/{name}" for name in ("model.safetensors", "config.json", "stage.json")],
-        ),
-        (
-            paths.ranking_parts,
-            ("shop", "gensar", "full_ranks_parts", {"ranks": ".parquet", "records": ".stage.json"}),
-            {
-                "ranks": [f"results/shop/full_ranks_parts/gensar/{part}-of-2.parquet" for part in (0, 1)],
-                "records": [f"results/shop/full_ranks_parts/gensar/{part}-of-2.stage.json" for part in (0, 1)],
-            },
-        ),
+        (paths.generator_start, ("shop", "further"), shop("models/gensar/{}", "model.safetensors", "config.json", "stage.json")),
+        (paths.ranking_parts, ("shop", "gensar", "full_ranks_parts", {"ranks": ".parquet", "records": ".stage.json"}),
+         {"ranks": shop("full_ranks_parts/gensar/{}-of-2.parquet", 0, 1),
+          "records": shop("full_ranks_parts/gensar/{}-of-2.stage.json", 0, 1)}),
         (paths.method_module, ("cosine",), "gensar_core.baselines.methods.text_cosine"),
         (paths.method_settings, ("sasrec",), '{"dropout": 0.3, "kind": "sasrec"}'),
         (paths.method_settings, ("cosine",), '{"kind": "text_cosine"}'),
         (paths.method_embedding, ("shop", "sasrec"), []),
-        (paths.method_embedding, ("shop", "cosine"), ["results/shop/embeddings/text/vectors.safetensors"]),
+        (paths.method_embedding, ("shop", "cosine"), [TEXT]),
         (paths.method_negatives, ("shop", "sasrec"), []),
-        (
-            paths.method_negatives,
-            ("shop", "unisar"),
-            ["results/shop/training_negatives/training_negatives.parquet"],
-        ),
+        (paths.method_negatives, ("shop", "unisar"), ["results/shop/training_negatives/training_negatives.parquet"]),
         (paths.fusion_parts, ("both",), ["gensar", "cosine"]),
-        (
-            paths.fusion_scores,
-            ("shop", "both"),
-            ["results/shop/ranks/gensar.scores.parquet", "results/shop/ranks/cosine.scores.parquet"],
-        ),
-        (paths.fusion_clicks, ("shop", "both"), "results/shop/samples/training_events.parquet"),
+        (paths.fusion_scores, ("shop", "both"), shop("ranks/{}.scores.parquet", "gensar", "cosine")),
+        (paths.fusion_clicks, ("shop", "both"), EVENTS),
         (paths.fusion_clicks, ("shop", "one"), []),
         (paths.table_rows, ("shop",), OVERALL),
         (paths.table_ranks, ("plain",), ["results/plain/ranks/cosine.parquet"]),
+        (paths.table_runs, ("shop", "ablation"), [*zip(("sasrec", "sasrec", "brief", "brief"), ABLATION, strict=True), ("both", "both"), ("both", "both-seed1")]),
         (paths.fitted_rows, ("shop",), ["sasrec", "cosine", "gensar"]),
         (paths.fitted_rows, ("shop", "ablation"), ["sasrec", "sasrec", "brief", "brief"]),
-        (
-            paths.cost_files,
-            ("shop", "ablation"),
-            {
-                "ranks": [f"results/shop/ranks/{name}.parquet" for name in ABLATION],
-                "records": [f"results/shop/ranks/{name}.stage.json" for name in ABLATION],
-                "models": [f"results/shop/models/{name}/stage.json" for name in ABLATION],
-            },
-        ),
+        (paths.cost_files, ("shop", "ablation"),
+         {"ranks": shop("ranks/{}.parquet", *ABLATION), "records": shop("ranks/{}.stage.json", *ABLATION),
+          "models": shop("models/{}/stage.json", *ABLATION)}),
         (paths.drawn_records, ("shop", "_brief"), ["results/shop/models/brief/stage.json"]),
-        (
-            paths.drawn_records,
-            ("shop", ""),
-            [f"results/shop/models/{name}/stage.json" for name in ("sasrec", "gensar", "brief", "unisar")]
-            + [f"results/shop/identifiers/{name}/stage.json" for name in ("joint", "words")],
-        ),
-        (
-            paths.page_files,
-            ("plain",),
-            {
-                "quality": [],
-                "figures": ["results/figures/plain_distributions.svg"],
-                "tables": ["results/tables/plain.html"],
-                "records": [
-                    f"results/plain/{name}.json" for name in ("canonical/stage", "samples/stage", "ranks/cosine.stage")
-                ],
-            },
-        ),
-        (
-            paths.full_table_ranks,
-            ("shop",),
-            [f"results/shop/full_ranks/{name}.parquet" for name in ("sasrec", "cosine", "gensar")],
-        ),
-        (
-            paths.figure_ranks,
-            ("shop", "tradeoff"),
-            ["results/shop/ranks/unisar.parquet", "results/shop/ranks/sasrec.parquet"],
-        ),
+        (paths.drawn_records, ("shop", ""),
+         shop("models/{}/stage.json", "sasrec", "gensar", "brief", "unisar") + shop("identifiers/{}/stage.json", "joint", "words")),
+        (paths.page_files, ("plain",),
+         {"quality": [], "figures": ["results/figures/plain_distributions.svg"], "tables": ["results/tables/plain.html"],
+          "records": [f"results/plain/{name}.json" for name in ("canonical/stage", "samples/stage", "ranks/cosine.stage")]}),
+        (paths.full_table_ranks, ("shop",), shop("full_ranks/{}.parquet", "sasrec", "cosine", "gensar")),
+        (paths.figure_ranks, ("shop", "tradeoff"), shop("ranks/{}.parquet", "unisar", "sasrec")),
         (paths.shown_tables, ("shop",), {"overall": "shop", "ablation": "shop_ablation"}),
         (paths.shown_table_names, ("shop",), ["overall", "ablation"]),
         (paths.shown_figures, ("shop",), ["distributions", "training", "collisions", "tradeoff"]),
@@ -276,20 +182,9 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
         (paths.drawn_identifiers, ("shop", "_brief"), []),
         (paths.drawn_identifiers, ("shop", ""), ["joint", "words"]),
         (paths.drawn_names, ("shop", ""), ["sasrec", "gensar", "brief", "unisar", "joint", "words"]),
-        (
-            paths.final_files,
-            ("shop",),
-            [
-                "results/overview/shop.html",
-                "results/tables/shop.csv",
-                "results/tables/shop_ablation.csv",
-                "results/tables/shop_statistics.csv",
-                *(
-                    f"results/figures/shop_{name}.svg"
-                    for name in ("distributions", "training", "collisions", "tradeoff")
-                ),
-            ],
-        ),
+        (paths.final_files, ("shop",),
+         ["results/overview/shop.html", *(f"results/tables/shop{name}.csv" for name in ("", "_ablation", "_statistics")),
+          *(f"results/figures/shop_{name}.svg" for name in ("distributions", "training", "collisions", "tradeoff"))]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )  # fmt: skip
@@ -300,34 +195,15 @@ def test_each_function_names_these_files(plan, function, arguments, expected):
 def test_a_causal_generator_reads_logs_in_place_of_prompts():
     entry = {"corpus": "full", "backbone": "causal"}
     experiments = load_experiments({**VALUES, "generators": {**VALUES["generators"], "log": entry}})
-    plan = paths.Plan(experiments, {}, reads_negatives=lambda _: False, leaves_curve=lambda _: False)
-    trained, ranked = paths.training_corpus(plan, "shop", "log"), paths.ranking_corpus(plan, "shop", "log")
-    names = [[path.rsplit("/", 1)[1] for path in files] for files in (trained, ranked)]
-    assert names == [
-        [
-            "user_logs.parquet",
-            "alignment_logs.parquet",
-            "asked_logs.parquet",
-            "item_tokens.parquet",
-            "new_tokens.json",
-            "prompts.yaml",
-            "trie.safetensors",
-        ],
-        ["asked_logs.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors"],
-    ]
-    assert paths.training_samples(plan, "shop", "log")[-1] == "results/shop/samples/training_events.parquet"
+    plan = paths.Plan(experiments, {}, reads_negatives=_never, leaves_curve=_never)
+    ranked = ("asked_logs.parquet", "prompts.yaml", "item_tokens.parquet", "trie.safetensors")
+    assert paths.ranking_corpus(plan, "shop", "log") == shop("corpora/full/{}", *ranked)
+    trained = ("user_logs", "alignment_logs", "asked_logs", "item_tokens")
+    assert paths.training_corpus(plan, "shop", "log") == shop("corpora/full/{}.parquet", *trained) + shop(
+        "corpora/full/{}", "new_tokens.json", "prompts.yaml", "trie.safetensors"
+    )
+    assert paths.training_samples(plan, "shop", "log")[-1] == EVENTS
     assert len(paths.training_samples(plan, "shop", "gensar")) == 2
-
-
-def test_a_table_over_seeds_names_each_row_once_a_seed(plan):
-    assert paths.table_runs(plan, "shop", "ablation") == [
-        ("sasrec", "sasrec"),
-        ("sasrec", "sasrec-seed1"),
-        ("brief", "brief"),
-        ("brief", "brief-seed1"),
-        ("both", "both"),
-        ("both", "both-seed1"),
-    ]
 
 
 def test_a_page_rests_on_the_records_of_every_stage_once(plan):
@@ -346,18 +222,14 @@ def test_a_page_rests_on_the_records_of_every_stage_once(plan):
         ("samples", {}, lambda all_: all_.datasets["shop"].samples),
         ("train_generator", {"generator": "gensar"}, lambda all_: all_.generators["gensar"].part(TrainingSettings)),
         ("corpus", {"corpus": "short"}, lambda all_: all_.corpora["short"].part(MaterializationSettings)),
-        (
-            "pseudo_queries",
-            {"pseudo_queries": "asked"},
-            lambda all_: all_.pseudo_queries["asked"].part(PseudoQuerySettings),
-        ),
+        ("pseudo_queries", {"pseudo_queries": "asked"}, lambda all_: all_.pseudo_queries["asked"].part(PseudoQuerySettings)),
         ("embed_text", {"embedding": "text"}, lambda all_: all_.embeddings["text"]),
         # A data set's table stands for one that is not named.
         ("overall_table", {}, lambda all_: all_.tables["overall"].part(ComparisonSettings)),
         ("overall_table", {"table": "ablation"}, lambda all_: all_.tables["ablation"].part(ComparisonSettings)),
         ("statistics", {}, lambda _: None),
     ],
-)
+)  # fmt: skip
 def test_a_rule_reads_its_part_of_its_entry(plan, rule, wildcards, settings):
     assert stage_settings(plan.experiments, rule, {"dataset": "shop", **wildcards}) == settings(plan.experiments)
 
@@ -376,29 +248,19 @@ def test_a_rule_draws_from_the_seed_of_its_entry_or_of_the_configuration(plan, r
     assert stage_seed(plan.experiments, rule, wildcards) == seed
 
 
-def test_amazon_files_are_simulated_or_downloaded(plan):
-    assert amazon_files(plan, "shop") == [
-        f"results/shop/raw/{name}" for name in ("Simulated.reviews", "Simulated.meta", "q", "a", "b")
-    ]
-    assert amazon_files(plan, "books") == [
-        f"resources/amazon/Books/{name}" for name in ("Books.reviews", "Books.meta", "q", "a", "b")
-    ]
-    # Nobody publishes product-search files for this category.
-    assert amazon_files(plan, "phones") == [
-        "resources/amazon/Phones/Phones.reviews", "resources/amazon/Phones/Phones.meta",
-    ]  # fmt: skip
-    # Those of Books are about the reviews of 2014.
-    assert amazon_files(plan, "new") == [
-        "resources/amazon_2023/Books/Books.all", "resources/amazon_2023/Books/Books.meta2023",
-    ]  # fmt: skip
+def resources(folder, *names):
+    return [f"resources/{folder}/{name}" for name in names]
 
 
-def test_a_data_set_without_searches_needs_no_product_search_files(plan, monkeypatch):
-    books = plan.experiments.datasets["books"].model_copy(update={"searches": "none"})
-    monkeypatch.setitem(plan.experiments.datasets, "books", books)
-    assert amazon_files(plan, "books") == [
-        "resources/amazon/Books/Books.reviews", "resources/amazon/Books/Books.meta",
-    ]  # fmt: skip
+def test_amazon_files_are_simulated_or_downloaded(plan, monkeypatch):
+    assert amazon_files(plan, "shop") == shop("raw/{}", "Simulated.reviews", "Simulated.meta", "q", "a", "b")
+    assert amazon_files(plan, "books") == resources("amazon/Books", "Books.reviews", "Books.meta", "q", "a", "b")
+    # Nobody publishes product-search files for this category; those of Books are about the reviews of 2014.
+    assert amazon_files(plan, "phones") == resources("amazon/Phones", "Phones.reviews", "Phones.meta")
+    assert amazon_files(plan, "new") == resources("amazon_2023/Books", "Books.all", "Books.meta2023")
+    without_searches = plan.experiments.datasets["books"].model_copy(update={"searches": "none"})
+    monkeypatch.setitem(plan.experiments.datasets, "books", without_searches)
+    assert amazon_files(plan, "books") == resources("amazon/Books", "Books.reviews", "Books.meta")
 
 
 def test_amazon_files_of_a_folder_are_those_that_lie_there(plan, folder):

@@ -1,7 +1,5 @@
 """Fixtures that the tests of the generator share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest

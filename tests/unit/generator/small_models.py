@@ -1,9 +1,6 @@
 """Small models with random weights, their items and prompts, and the same computations by Hugging Face."""
 
-from __future__ import annotations
-
 import functools
-import itertools
 
 import numpy as np
 import torch
@@ -13,6 +10,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5For
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.runtime.arrays import Ragged
+from tests.support.ragged import ragged
 
 VOCABULARY, END = 23, 1
 Lists = list[list[int]]
@@ -20,25 +18,31 @@ Lists = list[list[int]]
 Case = tuple[Lists, Lists, np.ndarray]
 
 
-def ragged(rows: Lists) -> Ragged:
-    return Ragged.from_lengths(
-        np.array([len(row) for row in rows]), np.array([*itertools.chain(*rows)], dtype=np.int32)
-    )
-
-
-@functools.cache
-def model(kind: str) -> torch.nn.Module:
+def new_model(kind: str) -> torch.nn.Module:
+    """Draw a T5, a T5 with a separate output matrix ("untied") or of version 1.1, or an mT5, with weights that matter."""
     torch.manual_seed(3)
     sizes = {"vocab_size": VOCABULARY, "d_model": 12, "d_ff": 16, "d_kv": 5, "num_heads": 2, "num_layers": 2}
-    buckets = {"relative_attention_num_buckets": 6, "relative_attention_max_distance": 9, "decoder_start_token_id": 0}
-    if kind == "t5":
-        network = T5ForConditionalGeneration(T5Config(**sizes, **buckets))
+    sizes |= {"relative_attention_num_buckets": 6, "relative_attention_max_distance": 9, "decoder_start_token_id": 0}
+    # The library's beam search takes stacks of equally many layers alone.
+    sizes["num_decoder_layers"] = 2 if kind == "t5" else 3
+    if kind == "mt5":
+        network = MT5ForConditionalGeneration(MT5Config(feed_forward_proj="gated-gelu", **sizes))
+    elif kind == "t5-1.1":
+        network = T5ForConditionalGeneration(
+            T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **sizes)
+        )
     else:
-        network = MT5ForConditionalGeneration(MT5Config(feed_forward_proj="gated-gelu", **sizes, **buckets))
+        network = T5ForConditionalGeneration(T5Config(**sizes))
+    if kind == "untied":
+        network.lm_head.weight = torch.nn.Parameter(torch.empty(VOCABULARY, 12))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * (1.0 if "relative" in name else 0.5))
     return network.eval()
+
+
+#: One model of a kind, which nobody changes.
+model = functools.cache(new_model)
 
 
 def without_dropout(network: torch.nn.Module) -> torch.nn.Module:

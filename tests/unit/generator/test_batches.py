@@ -1,7 +1,5 @@
 """The examples of each step."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 
@@ -19,12 +17,12 @@ from gensar_core.runtime.arrays import Ragged
 
 
 def examples(count: int, seed: int = 0) -> Examples:
-    """Example ``i`` of task ``i % 3``; its first input token is ``i``, so that batches show which examples they hold."""
+    """Example ``i`` of task ``i % 3``; its target begins with ``i``, so that batches show which examples they hold."""
     draw = np.random.default_rng(seed)
     inputs, targets = draw.integers(1, 30, count), draw.integers(1, 20, count)
-    input_rows = Ragged.from_lengths(inputs, np.full(inputs.sum(), 7, dtype=np.int32))
-    input_rows.values[input_rows.offsets[:-1]] = np.arange(count)
+    input_rows = Ragged.from_lengths(inputs, draw.integers(1, 50, inputs.sum()).astype(np.int32))
     target_rows = Ragged.from_lengths(targets, draw.integers(1, 50, targets.sum()).astype(np.int32))
+    target_rows.values[target_rows.offsets[:-1]] = np.arange(count)
     return Examples(
         PromptInputs.whole(input_rows),
         target_rows,
@@ -41,7 +39,7 @@ def make(
 
 
 def members(step: Step) -> list[int]:
-    return [int(row[0]) for part in step.parts for row in part.inputs[part.prompt]]
+    return [int(row[0]) for part in step.parts for row in part.targets]
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 25, 100])
@@ -66,23 +64,6 @@ def test_a_step_depends_on_its_number_alone() -> None:
             np.testing.assert_array_equal(part.targets, same.targets)
     other_seed = itertools.islice(make(data, seed=2).from_step(0), 20)
     assert [*map(members, other_seed)] != [*map(members, whole)]
-
-
-def test_micro_batches_hold_their_rows_whole_and_within_the_budget() -> None:
-    data = examples(200)
-    batches = make(data, batch_size=120, tokens=150)
-    step = next(batches.from_step(1))
-    assert sorted(members(step)) == sorted(batches.rows(1).tolist())
-    assert len(step.parts) > 1
-    for part in step.parts:
-        assert part.inputs.size + part.targets.size <= 150
-        for row, target, task in zip(part.inputs[part.prompt], part.targets, part.task, strict=True):
-            example = np.array([row[0]])
-            tokens = data.inputs.shown.take(example).history.values
-            assert row[: len(tokens)].tolist() == tokens.tolist()
-            assert (row[len(tokens) :] == -1).all()
-            assert target[target >= 0].tolist() == data.targets.take(example).values.tolist()
-            assert task == row[0] % 3
 
 
 def test_sorting_within_a_step_keeps_padding_low() -> None:
@@ -123,23 +104,29 @@ def shared_prompts(seed: int = 0) -> Examples:
     return Examples(PromptInputs.whole(inputs), targets, prompt, (prompt % 2).astype(np.uint8), ["a", "b"])
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_targets_of_one_prompt_share_its_row(seed: int) -> None:
-    data = shared_prompts(seed)
-    batches = make(data, batch_size=60, tokens=90, seed=seed)
-    rows = []
-    for part in next(batches.from_step(0)).parts:
+@pytest.mark.parametrize("data", [examples(200), *map(shared_prompts, range(5))])
+def test_micro_batches_hold_their_rows_whole_within_the_budget_and_each_prompt_once(data: Examples) -> None:
+    batches = make(data, batch_size=60, tokens=150)
+    step = next(batches.from_step(0))
+    assert sorted(members(step)) == sorted(batches.rows(0).tolist())
+    assert len(step.parts) > 1
+    for part in step.parts:
+        assert part.inputs.size + part.targets.size <= 150
         assert len(np.unique(part.prompt)) == len(part.inputs)
         assert (np.diff(part.prompt) >= 0).all()
-        for row, place, task in zip(part.targets[:, 0], part.prompt, part.task, strict=True):
-            rows.append(int(row))
-            tokens = data.inputs.shown.take(data.prompt[row : row + 1]).history.values
-            assert part.inputs[place][part.inputs[place] >= 0].tolist() == tokens.tolist()
-            assert task == data.task[row]
-    assert sorted(rows) == list(range(60))
-    # A step holds whole prompts, except at its two ends.
-    small = make(data, batch_size=10, tokens=90, seed=seed)
-    steps_of_prompt = Counter(prompt for step in range(6) for prompt in set(data.prompt[small.rows(step)]))
+        for target, prompt, task in zip(part.targets, part.inputs[part.prompt], part.task, strict=True):
+            example = target[:1]
+            tokens = data.inputs.shown.take(data.prompt[example]).history.values
+            assert prompt.tolist() == [*tokens, *[-1] * (len(prompt) - len(tokens))]
+            assert target[target >= 0].tolist() == data.targets.take(example).values.tolist()
+            assert task == data.task[example]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_step_holds_whole_prompts_except_at_its_two_ends(seed: int) -> None:
+    data = shared_prompts(seed)
+    batches = make(data, batch_size=10, tokens=90, seed=seed)
+    steps_of_prompt = Counter(prompt for step in range(6) for prompt in set(data.prompt[batches.rows(step)]))
     assert sum(steps > 1 for steps in steps_of_prompt.values()) <= 5
 
 

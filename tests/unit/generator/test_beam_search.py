@@ -1,7 +1,5 @@
 """Beam search of the whole catalogue, against scores of all items and against Hugging Face's constrained search."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable

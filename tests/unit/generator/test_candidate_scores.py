@@ -1,7 +1,5 @@
 """Prefix trees and exact scores, against plain loops and against scoring each candidate alone."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np
@@ -18,16 +16,8 @@ from gensar_core.generator.backbones import tree_attention
 from gensar_core.generator.candidate_scores import path_log_probabilities, score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood
 from gensar_core.generator.prefix_tree import build_trees
-from tests.unit.generator.small_models import (
-    END,
-    Case,
-    cases,
-    large_case,
-    library_search,
-    log_probability,
-    model,
-    ragged,
-)
+from tests.support.ragged import ragged
+from tests.unit.generator.small_models import END, Case, cases, large_case, library_search, log_probability, model
 
 
 @given(cases())
@@ -47,12 +37,10 @@ def test_trees_hold_every_prefix_once(case: Case) -> None:
     assert sorted(prefixes) == sorted(expected | {(user, ()) for user in range(len(candidates))})
     assert (np.diff(trees.node_user) >= 0).all()
 
-    edges = [
-        (*prefixes[parent], token) for parent, token in zip(trees.edge_parent, trees.edge_token.tolist(), strict=True)
-    ]
-    assert sorted(edges) == sorted(
-        {(user, tuple(row[:cut]), row[cut]) for user, row in rows for cut in range(len(row))}
-    )
+    pairs = zip(trees.edge_parent, trees.edge_token.tolist(), strict=True)
+    edges = [(*prefixes[parent], token) for parent, token in pairs]
+    steps = {(user, tuple(row[:cut]), row[cut]) for user, row in rows for cut in range(len(row))}
+    assert sorted(edges) == sorted(steps)
     for (user, column), item in np.ndenumerate(candidates):
         tokens = items[item] if item >= 0 else []
         path = trees.paths[user, column]

@@ -1,7 +1,5 @@
 """Pseudo-queries: training pairs alone, sampling, determinism."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +10,6 @@ import polars as pl
 import pytest
 
 from gensar_core import schema
-from gensar_core.config.generators import ScratchSize
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
 from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.embeddings.tokenizer import train_tokenizer
@@ -21,6 +18,7 @@ from gensar_core.generator.doc2query import make_pseudo_queries, sample_queries,
 from gensar_core.nn.t5 import t5_from_scratch
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import digest
+from tests.support.generator_folders import TINY
 from tests.support.shop import write_corpus_inputs, write_events
 
 KINDS = ["piano", "lamp", "tent", "drill"]
@@ -33,7 +31,7 @@ def settings(**changes: Any) -> PseudoQuerySettings:
         "backbone": "scratch",
         "tokenizer": "trained",
         "vocabulary_size": 340,
-        "size": ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1),
+        "size": TINY,
         "epochs": 40.0,
         "max_query_tokens": 8,
         "batch_size": 10,

@@ -1,7 +1,5 @@
 """The likelihood over the catalogue: losses against plain loops, and training, ranking and search by it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -11,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.config.base import validate
-from gensar_core.config.generators import GeneratorSettings, RankingSettings, ScratchSize, TrainingSettings
+from gensar_core.config.generators import RankingSettings
 from gensar_core.corpora import trie as trie_module
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
@@ -24,20 +21,13 @@ from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.runtime.stage import read_record
-from tests.support.generator_folders import N_ITEMS, write_corpus, write_samples
+from tests.support.generator_folders import N_ITEMS, TINY, tiny_settings, write_corpus, write_samples
 from tests.unit.generator.small_models import END, VOCABULARY, Lists, cases, followers, ragged
 
-SCRATCH = TrainingSettings(
-    backbone="scratch",
-    size=ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1, dropout_rate=0),
-    epochs=60,
-    batch_size=10,
-    learning_rate=1e-2,
-    embedding_rate=5.0,
-    likelihood="catalogue",
-    patience=None,
-    validations_per_epoch=1,
-)
+SCRATCH = tiny_settings(
+    size=TINY.model_copy(update={"dropout_rate": 0.0}), epochs=60, batch_size=10, learning_rate=1e-2, embedding_rate=5.0,
+    likelihood="catalogue", validations_per_epoch=1,
+)  # fmt: skip
 
 
 def token_losses(
@@ -129,9 +119,3 @@ def test_a_generator_trained_over_the_catalogue_ranks_its_targets_first(tmp_path
     assert sorted(tries) == ["desc2id_collaborative", "desc2id_semantic", "doc2query", "nrip", "nsip"]
     # The descriptions' identifiers come without the behavior's token.
     assert (tries["nrip"].depth, tries["desc2id_collaborative"].depth) == (5, 4)
-
-
-def test_beams_among_candidates_need_the_likelihood_over_the_vocabulary() -> None:
-    entry = {"corpus": "c", "likelihood": "catalogue", "ranking": {"beams": 30}}
-    with pytest.raises(UserError, match="likelihood: vocabulary"):
-        validate(GeneratorSettings, entry, "generators.x")

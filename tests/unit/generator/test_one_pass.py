@@ -22,11 +22,11 @@ from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import TRAINING_TASKS, LogRows, row_tensors
 from gensar_core.generator.one_pass_scores import OnePassScorer
 from gensar_core.generator.one_pass_training import Catalogue, OnePassTask, RowOrder
-from gensar_core.runtime.arrays import Ragged
 from gensar_core.samples.events import EventLog
 from gensar_core.schema import DESCRIPTION, SEARCHED_ITEM, SEARCHED_QUERY
 from gensar_core.training.processes import ALONE, Processes
-from tests.support.samples_logs import events_frame, logs
+from tests.support.ragged import ragged
+from tests.support.samples_logs import event, events_frame, logs
 
 ITEMS, QUERIES, VOCABULARY = 9, 3, 48
 END, LEADS, FIRST_CODE = 1, (20, 21, 22), 24
@@ -53,12 +53,7 @@ def identifiers():
 def catalogue(request):
     leads = [LEADS[0], LEADS[2]]
     rows = {
-        task: Ragged.from_lengths(
-            np.full(ITEMS, 4 + request.param),
-            np.concatenate([np.full((ITEMS, int(request.param)), lead), codes, np.full((ITEMS, 1), END)], axis=1)
-            .astype(np.int32)
-            .ravel(),
-        )
+        task: ragged([[*[lead] * request.param, *item, END] for item in codes.tolist()])
         for (task, codes), lead in zip(identifiers().items(), leads, strict=True)
     }
     items = {task: ItemTokens.from_rows(part) for task, part in rows.items()}
@@ -95,9 +90,7 @@ def rows_of(log, catalogue, width=10**6, history=10**6):
         tokens.append(
             [lead, *(WORDS[thing] if behavior == SEARCHED_QUERY else codes[TASK_OF[behavior]][thing].tolist())]
         )
-    flat = np.array([token for row in tokens for token in row], dtype=np.int32)
-    ragged = Ragged.from_lengths(np.array([len(row) for row in tokens], dtype=int), flat)
-    return LogRows.from_frame(log_rows(entries, ragged, training_targets(entries, events), width, history))
+    return LogRows.from_frame(log_rows(entries, ragged(tokens), training_targets(entries, events), width, history))
 
 
 def alone(model, catalogue, rows, row, entry, extra=()):
@@ -201,17 +194,11 @@ def item_targets(rows):
     return [(int(row[entry]), int(entry)) for entry in np.flatnonzero(wanted)]
 
 
-def event(item, time=0, query=None):
-    return {"user": 1, "time": time, "item": item, "query": query, "session": None if query is None else 5}
-
-
 @settings(deadline=None, max_examples=10)
 # The second window begins inside a group: its other entries see nothing.
-@example(log=[*(event(item) for item in (0, 0, 0, 1, 0, 0)), event(0, 1, 0)], width=30)
-@given(log=logs(items=ITEMS, users=2, most=9), width=st.sampled_from([30, 10**6]))
+@example(log=[*(event(1, 0, item) for item in (0, 0, 0, 1, 0, 0)), event(1, 1, 0, 0, 5)], width=30)
+@given(log=logs(items=ITEMS, users=2, most=9).filter(bool), width=st.sampled_from([30, 10**6]))
 def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, log, width):
-    if not log:
-        return
     model = generator(catalogue, query_words=width == 30)
     rows = rows_of(log, catalogue, width, width // 2)
     with torch.no_grad():
@@ -233,10 +220,8 @@ def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, lo
 
 
 @settings(deadline=None, max_examples=15)
-@given(log=logs(items=ITEMS, users=1, most=9))
+@given(log=logs(items=ITEMS, users=1, most=9).filter(bool))
 def test_no_state_moves_with_a_token_that_its_entry_does_not_see(catalogue, log):
-    if not log:
-        return
     model, rows = generator(catalogue), rows_of(log, catalogue)
     batch = row_tensors(rows, np.array([0]), catalogue.nodes, catalogue.lead, torch.device("cpu"))
 
@@ -270,9 +255,8 @@ def of_no_user(catalogue):
             tokens = [[lead, *codes[TASK_OF[behavior]][item].tolist()] for item in ids]
         else:
             tokens = words
-        flat = np.array([token for row in tokens for token in row], dtype=np.int32)
         objects = np.full(len(ids), -1) if behavior == SEARCHED_QUERY else ids
-        return EntryColumn(behavior, objects, Ragged.from_lengths(np.array([len(row) for row in tokens]), flat))
+        return EntryColumn(behavior, objects, ragged(tokens))
 
     pairs = [(DESCRIPTION, 0), (DESCRIPTION, 2), (0, DESCRIPTION), (2, DESCRIPTION), (SEARCHED_QUERY, 2)]
     frames = [alignment_rows(column(given), column(asked), ids) for given, asked in pairs]
@@ -346,10 +330,10 @@ def random_log(seed, users=3):
     for user in range(users):
         for time in range(int(rng.integers(3, 8))):
             item, query = int(rng.integers(ITEMS)), int(rng.integers(QUERIES))
-            log.append({"user": user, "time": time, "item": item, "query": None, "session": None})
+            log.append(event(user, time, item))
             if rng.random() < 0.7:
                 for _ in range(int(rng.integers(1, 3))):
-                    log.append({"user": user, "time": time, "item": item, "query": query, "session": session})
+                    log.append(event(user, time, item, query, session))
                     item = int(rng.integers(ITEMS))
                 session += 1
     return log
@@ -383,8 +367,8 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
     ClickEvidence.count(events_frame(log), ITEMS, QUERIES).save(tmp_path / "evidence.safetensors")
     evidence, trie = ClickEvidence.load(tmp_path / "evidence.safetensors"), catalogue.tries[task]
     asked = [(0, 1, [3, 1, 3]), (1, -1, [2]), (-1, 0, []), (9, 2, [0, 5, 7, 0])]
-    history = Ragged.from_lengths(np.array([len(h) for *_, h in asked]), np.array([i for *_, h in asked for i in h]))
-    nodes = evidence.of(Questions(np.array([a[0] for a in asked]), np.array([a[1] for a in asked]), history), trie)
+    users, queries, histories = zip(*asked, strict=True)
+    nodes = evidence.of(Questions(np.array(users), np.array(queries), ragged(histories)), trie)
     for number, (user, query, items) in enumerate(asked):
         # A user without training clicks of this query has nothing of their own to leave out.
         expected = plain_evidence(log, user if 0 <= user < 3 else -1, query, items)
@@ -468,20 +452,17 @@ def test_the_folder_opens_in_the_library_with_the_same_logits(catalogue, tmp_pat
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_processes_share_a_step_and_any_number_of_threads_gives_the_same_bytes(catalogue, count):
+def test_processes_share_a_step_and_any_number_of_threads_gives_the_same_bytes(catalogue, count, torch_threads):
     rows = rows_of(random_log(4, users=9), catalogue, 40, 20)
 
     def gradients(threads, processes):
-        torch.set_num_threads(threads)
-        try:
-            model = generator(catalogue, dropout=0.3, hidden_share=0.5, node_dropout=0.2).train()
-            task = task_of(model, rows, catalogue, label_smoothing=0.0)
-            task.order = RowOrder(rows, 8, 64, 7, processes)
-            torch.manual_seed(5)
-            loss = task.backward(next(task.batches(1)))["loss"]
-            return float(loss), [p.grad for p in model.parameters()]
-        finally:
-            torch.set_num_threads(1)
+        torch_threads(threads)
+        model = generator(catalogue, dropout=0.3, hidden_share=0.5, node_dropout=0.2).train()
+        task = task_of(model, rows, catalogue, label_smoothing=0.0)
+        task.order = RowOrder(rows, 8, 64, 7, processes)
+        torch.manual_seed(5)
+        loss = task.backward(next(task.batches(1)))["loss"]
+        return float(loss), [p.grad for p in model.parameters()]
 
     loss, whole = gradients(1, ALONE)
     again, threaded = gradients(2, ALONE)

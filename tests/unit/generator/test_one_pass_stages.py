@@ -7,26 +7,20 @@ import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gensar_core import schema
-from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import OnePassSettings, RankingSettings, RetrievalSettings, TrainingSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.open import load_generator
 from gensar_core.generator.rank import rank_candidates, rank_catalogue
 from gensar_core.generator.train import train_generator
+from tests.support.killed import Killed
 from tests.support.live_questions import check_answers_together
-from tests.support.shop import QUERIES, SAMPLES, TEXTS, write_corpus_inputs, write_rows
+from tests.support.shop import QUERIES, TEXTS
+from tests.support.small_corpus import write_ranked_shop
 
 SMALL = OnePassSettings(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
 
@@ -36,21 +30,10 @@ def settings(**changes):
     return TrainingSettings(**values)
 
 
-def write_shop(folder, **changes):
-    """A shop with samples, and its corpus."""
-    shop = write_corpus_inputs(folder)
-    held_out = [row for row in SAMPLES if row["split"] != "train"]
-    negatives = [[item for item in range(len(TEXTS)) if item != row["target_item"]] for row in held_out]
-    write_rows(schema.CANDIDATES, shop, [(row["sample_id"], n) for row, n in zip(held_out, negatives, strict=True)])
-    chosen = MaterializationSettings(**{"tokenizer": "trained", "vocabulary_size": 400, **changes})
-    build_corpus(shop, shop, shop, shop / "corpus", chosen, 7)
-    return shop
-
-
 @pytest.fixture(scope="module", params=["catalogue", "vocabulary"])
 def trained(request, tmp_path_factory):
     """The folders of a shop with samples, its corpus, and a model."""
-    shop = write_shop(tmp_path_factory.mktemp("shop"))
+    shop = write_ranked_shop(tmp_path_factory.mktemp("shop"))
     model = shop / "model"
     train_generator(shop / "corpus", shop, model, settings(likelihood=request.param), 1, shop / "checkpoints")
     return shop, shop / "corpus", model
@@ -59,9 +42,6 @@ def trained(request, tmp_path_factory):
 def test_equal_seeds_give_equal_weights_and_a_killed_training_continues_to_them(trained, tmp_path):
     shop, corpus, model = trained
     likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
-
-    class Killed(BaseException):
-        """Ends a training from outside."""
 
     def interrupt(*_):
         raise Killed
@@ -123,20 +103,11 @@ def test_several_questions_are_answered_as_each_alone(trained):
     check_answers_together(load_generator(model, corpus))
 
 
-@pytest.mark.parametrize(
-    ("history", "query", "message"),
-    [
-        ([], None, "history: is empty"),
-        ([Entry.clicked(-1)], None, "there is no item number -1"),
-        ([Entry.clicked(5)], None, "there is no item number 5"),
-        ([Entry.clicked(1)], " ", "holds no word"),
-    ],
-)
-def test_what_cannot_be_asked_is_one_clear_error(trained, history, query, message):
+@pytest.mark.parametrize("item", [-1, 5])
+def test_an_item_that_is_not_there_is_one_clear_error(trained, item):
     _, corpus, model = trained
-    generator = load_generator(model, corpus)
-    with pytest.raises(UserError, match=message):
-        generator.recommend(history) if query is None else generator.search(query, history)
+    with pytest.raises(UserError, match=f"there is no item number {item}"):
+        load_generator(model, corpus).recommend([Entry.clicked(item)])
 
 
 def test_settings_that_do_not_fit_and_damaged_folders_are_one_clear_error(trained, tmp_path):
@@ -176,7 +147,7 @@ def write_pretrained(folder, **changes):
 
 def test_a_pretrained_model_keeps_its_words_and_learns_the_corpus_tokens(tmp_path):
     base = write_pretrained(tmp_path / "base")
-    shop = write_shop(tmp_path / "shop", tokenizer=str(base))
+    shop = write_ranked_shop(tmp_path / "shop", tokenizer=str(base))
     corpus, model = shop / "corpus", tmp_path / "model"
     start = settings(backbone=f"causal:{base}", likelihood="catalogue", learning_rate=1e-9)
     train_generator(corpus, shop, model, start, 1, None)
@@ -205,17 +176,13 @@ def cut(row):
         ("causal:missing", {}, "'causal:missing' cannot be loaded"),
         ("causal:gpt2", {}, "'causal:.*' is a gpt2; name one of llama"),
         ("gpt2", {}, "is a gpt2; .* or 'causal:gpt2' for a causal"),
-        (
-            "causal:base",
-            {"max_position_embeddings": 64},
-            "knows 64 positions, but rows of .* lower the corpus' log_tok",
-        ),
+        ("causal:base", {"max_position_embeddings": 64}, "knows 64 positions, but .* lower the corpus' log_tok"),
         ("causal:base", {"tie_word_embeddings": False, "vocab_size": 20}, "has 20 embeddings, but the tokenizer"),
     ],
 )
 def test_a_pretrained_model_that_does_not_fit_is_one_clear_error(tmp_path, monkeypatch, name, changes, message):
     base = write_pretrained(tmp_path / "base")
-    shop = write_shop(tmp_path / "shop", tokenizer=str(base))
+    shop = write_ranked_shop(tmp_path / "shop", tokenizer=str(base))
     config = json.loads((base / "config.json").read_text())
     Qwen3ForCausalLM(Qwen3Config(**{**config, **changes})).save_pretrained(base)
     (tmp_path / "gpt2").mkdir()
@@ -226,7 +193,7 @@ def test_a_pretrained_model_that_does_not_fit_is_one_clear_error(tmp_path, monke
 
 
 def test_rows_of_no_user_hold_the_alignment_tasks_and_ad_hoc_searches(tmp_path):
-    shop = write_shop(tmp_path / "shop")
+    shop = write_ranked_shop(tmp_path / "shop")
     corpus = shop / "corpus"
     tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
     items = schema.ITEM_TOKENS.read(corpus / "item_tokens.parquet")

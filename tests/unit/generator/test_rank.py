@@ -1,24 +1,18 @@
 """The stage `rank_generator`: its settings applied to a trained generator's scores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from pydantic import ValidationError
 
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import (
-    GeneratorSettings,
     OtherIdentifier,
     RankingSettings,
     RetrievalSettings,
-    ScratchSize,
-    TrainingSettings,
 )
 from gensar_core.corpora.read import load_prompts
 from gensar_core.generator.rank import rank_candidates, rank_catalogue
@@ -30,15 +24,13 @@ from gensar_core.runtime import device
 from gensar_core.runtime.stage import read_record
 from tests.support import generator_folders as folders
 
-SIZE = ScratchSize(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=1)
-
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A model, its corpus, and samples."""
     home = tmp_path_factory.mktemp("rank")
     corpus, samples = folders.write_corpus(home / "corpus", 10), folders.write_samples(home / "samples", 10)
-    settings = TrainingSettings(backbone="scratch", size=SIZE, epochs=2.0, batch_size=8, batch_tokens=256)
+    settings = folders.tiny_settings(epochs=2.0, batch_size=8, batch_tokens=256)
     train_generator(corpus, samples, home / "model", settings, 1, None)
     return home / "model", corpus, samples
 
@@ -110,9 +102,3 @@ def test_a_processor_without_bfloat16_ranks_and_retrieves_in_float32_and_says_so
     rank_candidates(*inputs, tmp_path, "exact", RankingSettings())
     for name in ("parquet", "scores.parquet"):
         assert (tmp_path / f"ranks.{name}").read_bytes() == (tmp_path / f"exact.{name}").read_bytes()
-
-
-def test_beams_cannot_be_combined_with_the_other_identifier() -> None:
-    ranking = {"beams": 30, "other_identifier": {"rec": 1.0}}
-    with pytest.raises(ValidationError, match="other_identifier needs scores of all"):
-        GeneratorSettings.model_validate({"corpus": "full", "ranking": ranking})

@@ -1,7 +1,5 @@
 """A corpus whose prompt file ranks one task alone: its generator is trained, validated, chosen and ranked by that task."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,58 +1,24 @@
 """The written-out T5 pass, the cheap dropout and the chunked loss, against the library's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from gensar_core.generator.backbones.t5 import encode_prompts, position_buckets, target_outputs
 from gensar_core.nn import cross_entropy as chunks
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from, dropout
 from gensar_core.nn.t5 import load_t5
-from tests.unit.generator.small_models import without_dropout
-
-SIZES = {
-    "vocab_size": 50,
-    "d_model": 16,
-    "d_ff": 24,
-    "d_kv": 6,
-    "num_heads": 3,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
-    "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 12,
-    "decoder_start_token_id": 0,
-}
-
-
-def make(kind: str) -> torch.nn.Module:
-    torch.manual_seed(0)
-    if kind == "t5":
-        model = T5ForConditionalGeneration(T5Config(**SIZES))
-    elif kind == "t5-1.1":
-        model = T5ForConditionalGeneration(T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **SIZES))
-    else:
-        model = MT5ForConditionalGeneration(MT5Config(feed_forward_proj="gated-gelu", **SIZES))
-    if kind == "untied":
-        model.lm_head.weight = torch.nn.Parameter(torch.randn(50, 16))
-    # Weights that matter: a norm of ones and a tiny bias would hide what a pass leaves out.
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "layer_norm" in name or "relative" in name:
-                parameter.copy_(torch.rand_like(parameter) + 0.5)
-    return model
+from tests.unit.generator.small_models import VOCABULARY, new_model, without_dropout
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets with different lengths, -1 after the end of a row."""
     torch.manual_seed(1)
-    inputs, targets = torch.randint(2, 50, (4, 20)), torch.randint(2, 50, (4, 7))
+    inputs, targets = torch.randint(2, VOCABULARY, (4, 20)), torch.randint(2, VOCABULARY, (4, 7))
     for row, (length, target_length) in enumerate([(20, 3), (11, 7), (2, 1), (17, 5)]):
         inputs[row, length:] = -1
         targets[row, target_length:] = -1
@@ -83,7 +49,7 @@ def outputs_of(
 
 @pytest.mark.parametrize("kind", ["t5", "t5-1.1", "mt5", "untied"])
 def test_logits_equal_the_library_and_survive_saving(kind: str, tmp_path: Path) -> None:
-    model = make(kind).eval()
+    model = new_model(kind)
     expected = assert_logits_equal_the_library(model)
     if kind != "untied":
         model.save_pretrained(tmp_path)
@@ -93,7 +59,7 @@ def test_logits_equal_the_library_and_survive_saving(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize("full", [True, False], ids=["full rows", "padded rows"])
 @pytest.mark.parametrize("kind", ["t5", "mt5"])
 def test_loss_and_gradients_equal_the_library(kind: str, full: bool) -> None:
-    model = without_dropout(make(kind)).train()
+    model = without_dropout(new_model(kind)).train()
     inputs, targets = rows()
     if full:
         inputs, targets = inputs[:1], targets[:1, :3]
@@ -113,7 +79,7 @@ def test_loss_and_gradients_equal_the_library(kind: str, full: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["t5", "mt5"])
 def test_targets_may_share_a_prompt(kind: str) -> None:
-    model = make(kind).eval()
+    model = new_model(kind)
     inputs, targets = rows()
     prompt = np.array([0, 0, 0, 1, 2, 2, 3])
     targets = targets[[0, 1, 3, 2, 1, 0, 3]]
@@ -129,7 +95,7 @@ def test_targets_may_share_a_prompt(kind: str) -> None:
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (8, 12), (16, 1000)])
 def test_buckets_equal_the_library(bidirectional: bool, buckets: int, farthest: int) -> None:
-    attention = make("t5").encoder.block[0].layer[0].SelfAttention
+    attention = new_model("t5").encoder.block[0].layer[0].SelfAttention
     relative = torch.arange(-1500, 1500)
     torch.testing.assert_close(
         position_buckets(relative, bidirectional=bidirectional, buckets=buckets, max_distance=farthest),

@@ -1,7 +1,5 @@
 """Training and ranking as stages, on folders made by hand."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil
@@ -13,14 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.config.generators import RankingSettings, ScratchSize, TrainingSettings
 from gensar_core.corpora.read import PromptInputs, check_lengths, load_examples
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
-from gensar_core.generator.batches import Step
 from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
@@ -30,24 +27,14 @@ from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.stage import digest, read_record
 from gensar_core.training.loop import train
 from tests.support import generator_folders as folders
+from tests.support.killed import Killed, kill_at
 from tests.unit.generator.small_models import log_probability, ragged, without_dropout
 
 USERS = 20
-TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1)
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    values = {
-        "backbone": "scratch",
-        "size": TINY,
-        "epochs": 8.0,
-        "batch_size": 16,
-        "batch_tokens": 128,
-        "learning_rate": 5e-3,
-        "warmup_share": 0.05,
-        "patience": None,
-    }
-    return TrainingSettings(**{**values, **changes})
+    return folders.tiny_settings(**{"epochs": 8.0, "batch_tokens": 128, "warmup_share": 0.05, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +51,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(corpus: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned its 40 examples by heart."""
     output = tmp_path_factory.mktemp("models") / "gensar"
-    by_heart = settings(epochs=120.0, size=TINY.model_copy(update={"dropout_rate": 0.0}), validation_users=0)
+    by_heart = settings(epochs=120.0, size=folders.TINY.model_copy(update={"dropout_rate": 0.0}), validation_users=0)
     train_generator(corpus, samples, output, by_heart, 1, None)
     return output
 
@@ -146,30 +133,15 @@ def test_the_seed_alone_decides_the_bytes(
 def test_a_killed_run_continues_to_the_same_bytes(
     corpus: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
     # Validates before the step whose checkpoint is continued, and after it.
     chosen = settings(epochs=6.0, validations_per_epoch=1)
     train_generator(corpus, samples, tmp_path / "whole", chosen, 1, tmp_path / "unused")
-
-    plain = GeneratorTask.backward
-    calls = []
-
-    def killed(self: GeneratorTask, batch: Step) -> Any:
-        calls.append(1)
-        if len(calls) == 12:
-            raise KeyboardInterrupt
-        return plain(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GeneratorTask, "backward", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train_generator(corpus, samples, tmp_path / "killed", chosen, 1, tmp_path / "checkpoints")
+    steps = kill_at(11, GeneratorTask, monkeypatch)
+    with pytest.raises(Killed):
+        train_generator(corpus, samples, tmp_path / "killed", chosen, 1, tmp_path / "checkpoints")
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-
-    counted = []
-    monkeypatch.setattr(GeneratorTask, "backward", lambda self, batch: (counted.append(1), plain(self, batch))[1])
     train_generator(corpus, samples, tmp_path / "killed", chosen, 1, tmp_path / "checkpoints")
-    assert len(counted) == 15 - 11
+    assert len(steps) == 15 + 1
     for name in ("model.safetensors", "curve.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -223,16 +195,10 @@ def test_scratch_starts_at_the_scale_of_its_authors(corpus: Path) -> None:
     assert 0.3 < logits.std().item() < 3.0
 
 
-def t5(vocabulary: int, **sizes: int) -> T5ForConditionalGeneration:
-    torch.manual_seed(0)
-    sizes = {"d_model": 24, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, **sizes}
-    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, decoder_start_token_id=0, **sizes))
-
-
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
     """A local T5 with 16 embeddings more than its tokenizer has words."""
-    model = t5(folders.BASE + 16)
+    model = folders.random_t5(folders.BASE + 16)
     with torch.no_grad():
         model.shared.weight[:, 3] += 9.0
         model.shared.weight[folders.BASE :] = 77.0
@@ -256,7 +222,7 @@ def test_new_tokens_look_like_known_ones(pretrained: Path, corpus: Path) -> None
 
 def generator_folder(folder: Path, new: list[str], tied: bool, words: list[str] = folders.WORDS) -> Path:
     """A model with random rows for the words and the new tokens of its own tokenizer, in this order."""
-    model = t5(len(words) + len(new))
+    model = folders.random_t5(len(words) + len(new))
     if not tied:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
@@ -312,17 +278,11 @@ def test_a_training_that_starts_from_another_continues_its_weights(
     assert inputs[str(trained / "model.safetensors")] == digest(trained / "model.safetensors")
 
 
-def test_a_pretrained_folder_trains(pretrained: Path, corpus: Path, samples: Path, tmp_path: Path) -> None:
-    train_generator(corpus, samples, tmp_path / "out", settings(backbone=str(pretrained), epochs=1.0), 1, None)
-    rank_candidates(tmp_path / "out", corpus, samples, tmp_path / "ranks", "m", RankingSettings())
-    assert len(schema.RANKS.read(tmp_path / "ranks" / "m.parquet")) == 4 * USERS
-
-
 def test_backbones_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    t5(12).save_pretrained(tmp_path / "small")
-    t5(50, eos_token_id=2).save_pretrained(tmp_path / "ends")
+    folders.random_t5(12).save_pretrained(tmp_path / "small")
+    folders.random_t5(50, eos_token_id=2).save_pretrained(tmp_path / "ends")
     for folder, message in {
         "missing": "missing' cannot be loaded",
         "bert": "is a bert; name a T5",
@@ -367,12 +327,6 @@ def test_corpora_that_do_not_fit_are_named(trained: Path, corpus: Path, samples:
         TrainedGenerator.load(trained, corpus).score(ragged([[5]]), np.array([[2, 30]], dtype=np.int32), "rec")
 
 
-def test_training_stops_at_a_loss_that_is_no_number(corpus: Path, samples: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a finite number at step 2"):
-        train_generator(corpus, samples, tmp_path / "out", settings(learning_rate=1e30), 1, None)
-    assert not (tmp_path / "out" / "model.safetensors").exists()
-
-
 def test_a_poisoned_embedding_is_named_by_step_task_row_and_sample(corpus: Path, samples: Path) -> None:
     task = make_task(corpus, samples)
     # The output matrix of its own keeps the other samples' logits whole.
@@ -398,7 +352,8 @@ def test_a_poisoned_embedding_is_named_by_step_task_row_and_sample(corpus: Path,
 def test_lost_weights_name_the_first_samples_of_the_step(corpus: Path, samples: Path) -> None:
     task = make_task(corpus, samples)
     task.module.decoder.final_layer_norm.weight.data[0] = float("nan")
-    with pytest.raises(UserError, match=r"at step 1 \(all 16 samples of the step: .* and 6 more of .*train.parquet\)"):
+    message = r"not a finite number at step 1 \(all 16 samples of the step: .* and 6 more of .*train.parquet\)"
+    with pytest.raises(UserError, match=message):
         train(task, task.schedule(), seed=1, description="train generator", checkpoints=None)
 
 
@@ -447,14 +402,6 @@ def test_an_untied_output_is_fresh_keeps_the_scale_and_is_stored(
     # The next stage keeps both matrices.
     further = backbone.build(settings(), corpus, 2, tmp_path / "untied")
     assert torch.equal(further.lm_head.weight, stored.lm_head.weight)
-
-
-def test_layers_that_a_causal_model_lacks_are_refused() -> None:
-    for name in ("untied_output", "whole_word_embedding"):
-        with pytest.raises(ValueError, match=f"{name} is for a T5; set it to false for a causal model"):
-            TrainingSettings(backbone="causal", **{name: True})
-    with pytest.raises(ValueError, match="warm_start makes the embeddings the output matrix; set untied_output: false"):
-        TrainingSettings(backbone="scratch", warm_start=True, untied_output=True)
 
 
 def test_a_corpus_of_other_identifiers_is_named(trained: Path, corpus: Path, tmp_path: Path) -> None:

@@ -9,10 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from gensar_core.config.base import validate
-from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.generators import TrainingSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
@@ -20,6 +17,7 @@ from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_
 from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.tensors import load_vectors, save_vectors
 from tests.support.shop import write_corpus_inputs, write_events
+from tests.support.small_corpus import build_small_corpus
 
 SIZE = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
 
@@ -61,8 +59,7 @@ def test_codes_and_the_residual_add_up_to_the_vector(seed, levels):
 def shop(tmp_path):
     """A corpus of five items with their vectors; item 4 was clicked after the query `digital piano` in training."""
     folder = write_corpus_inputs(tmp_path / "shop")
-    settings_ = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
-    build_corpus(folder, folder, folder, tmp_path / "corpus", settings_, seed=1)
+    build_small_corpus(folder, tmp_path / "corpus")
     draw = np.random.default_rng(1)
     for side, width in (("semantic", 12), ("collaborative", 6)):
         save_vectors({"items": draw.normal(size=(5, width))}, tmp_path / f"{side}.safetensors")
@@ -175,5 +172,3 @@ def test_inputs_that_do_not_fit_are_refused(shop):
     with pytest.raises(UserError, match="has 9 items"):
         build(shop)
     assert not path.exists()
-    with pytest.raises(UserError, match="warm_start needs backbone: scratch"):
-        validate(TrainingSettings, {"warm_start": True}, "generators.x")

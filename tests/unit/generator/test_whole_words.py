@@ -1,7 +1,5 @@
 """P5's whole-word embedding: which tokens share a vector, what it adds, and that it is kept."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from gensar_core.config.generators import ScratchSize, TrainingSettings
+from gensar_core.config.generators import TrainingSettings
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.backbones.t5 import encode_prompts
@@ -22,15 +20,13 @@ from gensar_core.generator.trained import TrainedGenerator
 from tests.support import generator_folders as folders
 from tests.unit.generator.small_models import log_probability, ragged
 
-TINY = ScratchSize(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1)
 #: Pieces that begin a word, one that continues, a behavior, codes, and the end.
 PIECES = ["</s>", "_a", "b", "_c", "<R_I>", "<A_1>", "<A_2>"]
 ROLES = torch.tensor([3, 1, 0, 1, 1, 2, 2], dtype=torch.uint8)
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    values = {"backbone": "scratch", "size": TINY, "epochs": 4.0, "batch_size": 16, "learning_rate": 5e-3}
-    return TrainingSettings(**{**values, "patience": None, "whole_word_embedding": True, **changes})
+    return folders.tiny_settings(**{"epochs": 4.0, "whole_word_embedding": True, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +120,6 @@ def test_the_next_stage_goes_on_with_the_vectors(trained: Path, corpus: Path) ->
 
 
 def test_a_damaged_file_is_named(trained: Path, corpus: Path, tmp_path: Path) -> None:
-
     folder = shutil.copytree(trained, tmp_path / "copy")
     (folder / "whole_words.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match=r"whole_words.safetensors: is not readable .*; train the generator again"):

@@ -6,14 +6,13 @@ import polars as pl
 import pytest
 
 from gensar_core import schema
-from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import OnePassSettings, RetrievalSettings, ScratchSize, TrainingSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.generator.open import load_generator
 from gensar_core.generator.rank import rank_catalogue
 from gensar_core.generator.train import train_generator
-from tests.support.shop import SAMPLES, TEXTS, R, write_corpus_inputs, write_rows
+from tests.support.shop import SAMPLES, TEXTS, R
+from tests.support.small_corpus import write_ranked_shop
 
 BACKBONES = {
     "causal": {"one_pass": OnePassSettings(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)},
@@ -23,9 +22,7 @@ BACKBONES = {
 
 def clicks_alone(row):
     """A sample whose history is the items of the same history, as recommendation clicks."""
-    items = [
-        item for kind, item in zip(row["history_behavior"], row["history_object"], strict=True) if kind == R
-    ]  # fmt: skip
+    items = [item for kind, item in zip(row["history_behavior"], row["history_object"], strict=True) if kind == R]
     return {**row, "history_behavior": [R] * len(items), "history_object": items}
 
 
@@ -33,13 +30,7 @@ def clicks_alone(row):
 def shop(tmp_path_factory):
     """The samples of recommendation without their searches, with candidates and a corpus."""
     samples = [clicks_alone(row) for row in SAMPLES if row["task"] == "rec"]
-    folder = write_corpus_inputs(tmp_path_factory.mktemp("shop"), queries=[], samples=samples)
-    held_out = [row for row in samples if row["split"] != "train"]
-    rows = [(row["sample_id"], [item for item in range(5) if item != row["target_item"]]) for row in held_out]
-    write_rows(schema.CANDIDATES, folder, rows)
-    chosen = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
-    build_corpus(folder, folder, folder, folder / "corpus", chosen, 7)
-    return folder
+    return write_ranked_shop(tmp_path_factory.mktemp("shop"), samples, queries=[])
 
 
 def test_its_corpus_asks_for_recommendations_alone(shop):

@@ -1,7 +1,5 @@
 """The stage `identifiers`: files in and out, collisions resolved in every way, and the table that corpora read."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path
@@ -158,9 +156,6 @@ def test_codes_of_residual_kmeans_are_means_of_the_scaled_vectors(vectors: dict[
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- collisions
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=2), min_size=1, max_size=40))
 def test_occurrence_counts_the_earlier_items_with_the_same_identifier(identifiers: list[list[int]]) -> None:
@@ -211,9 +206,6 @@ def test_the_authors_repair_changes_last_codes_alone_and_leaves_copies_colliding
         assert len(np.unique(after[[0, *range(100, 150)]], axis=0)) == 1
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
-
-
 def test_too_few_identifiers_are_refused_before_training_where_they_must_be_unique(
     vectors: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -242,14 +234,6 @@ def test_unusable_vectors_are_refused(
     with pytest.raises(UserError, match=message):
         build(vectors | {side: path}, tmp_path / "out")
     assert not (tmp_path / "out" / "identifiers.parquet").exists()
-
-
-def test_a_build_needs_an_embedding(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give a semantic embedding"):
-        build({}, tmp_path)
-
-
-# --------------------------------------------------------------------------------------------------------------- table
 
 
 def test_the_table_names_the_token_of_every_code(built: Path) -> None:

@@ -1,7 +1,5 @@
 """Collaborative indexing: its graph counted by hand, its division of known blocks, and rows of which none begins another."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from pathlib import Path
@@ -15,7 +13,6 @@ from pydantic import ValidationError
 from gensar_core import schema
 from gensar_core.config.identifiers import ClusterSettings
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.interface import KindData
 from gensar_core.identifiers.kinds.clusters import _LOPSIDED, click_graph, cluster_paths, divided
@@ -132,11 +129,6 @@ def test_random_last_codes_differ_and_come_from_the_seed(tmp_path: Path) -> None
         tmp_path / "two/out/identifiers.parquet"
     ).read_bytes()
     assert Counter(two.sides["semantic"].lengths.tolist()) == {2: 8}
-
-
-def test_clicks_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="built from clicks: give it the table training_events"):
-        build_identifiers(KindData(), tmp_path, ClusterSettings(kind="clusters"), 5, None)
 
 
 def test_a_leaf_must_have_more_codes_than_clusters_side_by_side() -> None:

@@ -1,7 +1,5 @@
 """Fitting: where it starts, dead codes, separation, determinism, and continuing after a kill."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from gensar_core.identifiers.quantize import nearest
 from gensar_core.identifiers.revival import CodeUse, revive
 from gensar_core.identifiers.rqvae import RQVAE, Codes
 from gensar_core.identifiers.separation import separate
+from tests.support.killed import Killed, kill_at
 from tests.support.small_quantizer import clustered_vectors, small_settings
 
 
@@ -32,9 +31,6 @@ def initialized(
 
 def all_codes(model: RQVAE, vectors: dict[str, torch.Tensor]) -> Codes:
     return model.encode_latents(model.all_latents(model.scale(vectors)))
-
-
-# ------------------------------------------------------------------------------------------------------ initialization
 
 
 @pytest.mark.parametrize(("hidden", "carried"), [([], 4), ([16, 8], 4), ([6], 3), ([16, 6, 8], 3)])
@@ -83,9 +79,6 @@ def test_initialization_uses_every_code_of_every_level() -> None:
     codes = model.encode_latents(model.all_latents(scaled))
     for side in model.sides:
         assert code_use(codes.identifier(side), [8, 8, 8])["usage"] == [1.0, 1.0, 1.0]
-
-
-# ---------------------------------------------------------------------------------------------------------- dead codes
 
 
 def test_dead_codes_move_to_residuals_of_the_batch_and_others_stay() -> None:
@@ -140,9 +133,6 @@ def test_code_use_counts_by_chain_and_level() -> None:
     assert not any(counts.any() for counts in use.buffers())
 
 
-# ---------------------------------------------------------------------------------------------------------- separation
-
-
 def test_one_spare_code_separates_a_colliding_pair() -> None:
     # Items 0 and 1 share node 0 and code 0; codes 2 and 3 serve no item.
     residual = torch.tensor([[0.1, 0.0], [0.4, 0.0], [5.0, 0.0]])
@@ -168,9 +158,6 @@ def test_separation_never_adds_collisions_and_keeps_its_budget(seed: int) -> Non
     )
     assert after <= before
     assert int((separated != codebook).any(dim=1).sum()) <= 4
-
-
-# ------------------------------------------------------------------------------------------------------------- fitting
 
 
 def test_fitting_lowers_the_reconstruction_error() -> None:
@@ -213,31 +200,17 @@ def test_reconstruction_decides_between_equal_collision_rates() -> None:
     assert record.best_step == record.history[int(np.argmin(errors))]["step"]
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("killed_at", [5, 9])
 def test_a_killed_fitting_continues_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
-    vectors, original = clustered_vectors(), fitting._Fitting.backward
+    vectors = clustered_vectors()
     whole, whole_record = fit_rqvae(vectors, small_settings(), seed=1)
-    steps: list[int] = []
-
-    def watched(self: fitting._Fitting, batch: tuple[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-        steps.append(batch[0])
-        if steps == list(range(killed_at + 1)):
-            raise Killed
-        return original(self, batch)
-
-    # A checkpoint after every step.
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setattr(fitting._Fitting, "backward", watched)
+    steps = kill_at(killed_at, fitting._Fitting, monkeypatch)
     with pytest.raises(Killed):
         fit_rqvae(vectors, small_settings(), 1, tmp_path, "key")
     continued, record = fit_rqvae(vectors, small_settings(), 1, tmp_path, "key")
-    assert steps[killed_at + 1] == killed_at
+    assert steps[killed_at + 1][0] == killed_at
     assert record.history == whole_record.history
     for name, weights in whole.state_dict().items():
         assert torch.equal(continued.state_dict()[name], weights)
@@ -257,9 +230,6 @@ def test_fewer_distinct_items_than_codes_are_fitted(vectors: dict[str, torch.Ten
     assert torch.isfinite(model.all_latents(model.scale(vectors))).all()
     for side in model.sides:
         assert len(all_codes(model, vectors).identifier(side).unique(dim=0)) == distinct
-
-
-# ------------------------------------------------------------------------------------------------------------- counts
 
 
 def test_quality_counts_match_a_hand_made_case() -> None:

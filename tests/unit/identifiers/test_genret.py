@@ -1,11 +1,7 @@
 """GenRet's codes: losses by hand, batches, levels that stand, clusters that are found, and killed trainings."""
 
-from __future__ import annotations
-
 import dataclasses
-import functools
 import json
-import operator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +12,6 @@ import torch
 from transformers import AutoTokenizer
 
 from gensar_core import schema
-from gensar_core.config.generators import ScratchSize
 from gensar_core.config.identifiers import GenRetSettings
 from gensar_core.errors import UserError
 from gensar_core.identifiers.build import build_identifiers
@@ -31,23 +26,21 @@ from gensar_core.identifiers.genret_training import (
 )
 from gensar_core.identifiers.interface import KindData, Work
 from gensar_core.identifiers.kinds import genret
-from gensar_core.identifiers.quality import code_use
 from gensar_core.identifiers.sinkhorn import balanced_by_cost
 from gensar_core.nn.t5 import load_t5, t5_from_scratch
-from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.seeds import generator
 from gensar_core.runtime.stage import Stage
+from tests.support.generator_folders import TINY
+from tests.support.killed import Killed, kill_at
+from tests.support.ragged import ragged
 from tests.support.shop import write_events, write_items, write_queries, write_rows
 
-SIZE = ScratchSize(
-    d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=1, num_decoder_layers=1, dropout_rate=0.1
-)  # fmt: skip
 SMALL: dict[str, Any] = {
     "kind": "genret",
     "levels": 2,
     "codebook_size": 4,
     "backbone": "scratch",
-    "size": SIZE,
+    "size": TINY,
     "tokenizer": "trained",
     "vocabulary_size": 400,
     "first_warmup_epochs": 1,
@@ -65,12 +58,6 @@ def settings(**changes: Any) -> GenRetSettings:
     return GenRetSettings(**{**SMALL, **changes})
 
 
-def rows(values: list[list[int]]) -> Ragged:
-    return Ragged.from_lengths(
-        np.array([len(row) for row in values]), np.array(functools.reduce(operator.iadd, values, []), dtype=np.int32)
-    )
-
-
 def topic_searches() -> tuple[np.ndarray, SearchPairs]:
     """Items of four topics: each has its topic's three words and a token of its own, a query two words and that token."""
     rng = np.random.default_rng(0)
@@ -84,13 +71,13 @@ def topic_searches() -> tuple[np.ndarray, SearchPairs]:
     held_out = np.arange(len(item)) % 6 == 0
     pairs = item, np.arange(len(item))
     return topic, SearchPairs(
-        rows(items), rows(queries), (item[~held_out], pairs[1][~held_out]), (item[held_out], pairs[1][held_out])
+        ragged(items), ragged(queries), (item[~held_out], pairs[1][~held_out]), (item[held_out], pairs[1][held_out])
     )
 
 
 def new_model(vocabulary: int, levels: int, codes: int) -> GenRetModel:
     torch.manual_seed(0)
-    return GenRetModel(t5_from_scratch(SIZE, vocabulary, ENDS, seed=0), levels, codes)
+    return GenRetModel(t5_from_scratch(TINY, vocabulary, ENDS, seed=0), levels, codes)
 
 
 def learned(levels: int, **changes: Any) -> tuple[LearnedCodes, GenRetModel]:
@@ -104,28 +91,6 @@ def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
     counts = np.zeros((codes.max() + 1, topic.max() + 1), dtype=int)
     np.add.at(counts, (codes, topic), 1)
     return float(counts.max(axis=1).sum() / len(codes))
-
-
-# ------------------------------------------------------------------------------------------------------ balanced codes
-
-
-def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:
-    logits = np.random.default_rng(0).standard_normal((64, 4))
-    logits[:, 0] += 6.0
-    middle, half = (logits.max() + logits.min()) / 2, (logits.max() - logits.min()) / 2 + 1e-5
-    plan = np.exp((logits - middle) / half / 1.0)
-    for _ in range(100):
-        for column in range(4):
-            plan[:, column] /= plan[:, column].sum() * 4
-        for row in range(64):
-            plan[row] /= plan[row].sum() * 64
-    codes = balanced_by_cost(torch.from_numpy(-logits), 1.0, 100)
-    assert codes.tolist() == plan.argmax(axis=1).tolist()
-    assert code_use(torch.from_numpy(logits).argmax(1, keepdim=True), [4])["perplexity"][0] < 1.5
-    assert code_use(codes[:, None], [4])["perplexity"][0] > 3.5
-
-
-# -------------------------------------------------------------------------------------------------------------- losses
 
 
 def entropy(logits: np.ndarray, target: int) -> float:
@@ -196,9 +161,6 @@ def test_a_text_s_vectors_depend_on_the_codes_before_alone_and_not_on_padding() 
         assert not torch.allclose(model.outputs(tokens, torch.tensor([[3, 2]]))[:, 1], vectors[:, 1])
 
 
-# ------------------------------------------------------------------------------------------------ batches and codebooks
-
-
 def test_items_that_share_their_codes_stand_side_by_side() -> None:
     codes = generator(0, "codes").integers(3, size=(60, 2))
     order = prefix_order(codes, generator(1, "order"))
@@ -228,7 +190,7 @@ def test_batches_hold_each_item_once_with_a_query_of_its_own() -> None:
 def test_other_items_of_a_query_are_no_negatives_of_it() -> None:
     pairs = np.array([0, 1, 2]), np.array([0, 0, 1])
     searches = SearchPairs(
-        rows([[5, 1], [6, 1], [7, 1]]), rows([[8, 1], [9, 1]]), pairs, (np.array([2]), np.array([0]))
+        ragged([[5, 1], [6, 1], [7, 1]]), ragged([[8, 1], [9, 1]]), pairs, (np.array([2]), np.array([0]))
     )
     task = LevelTraining(new_model(20, 1, 2), searches, np.zeros((3, 0), dtype=int), settings(levels=1), 0, main=False)
     batch = next(task.batches(0))
@@ -259,8 +221,8 @@ def test_recalls_of_vectors_given_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     another prefix, and then to its own item 1. Query 2 finds item 1 before its own item 2.
     """
     searches = SearchPairs(
-        rows([[5, 1]] * 4),
-        rows([[6, 1]] * 3),
+        ragged([[5, 1]] * 4),
+        ragged([[6, 1]] * 3),
         (np.array([1]), np.array([0])),
         (np.array([0, 1, 2]), np.array([0, 1, 2])),
     )
@@ -275,9 +237,6 @@ def test_recalls_of_vectors_given_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     # All queries favor code 0, that of items 0 and 1. Item 0 is the only such item for query 0, since item 1 is left out;
     # item 1 is one of two for query 1; and item 2, which query 2 led to, has code 1.
     assert task.recalls(items) == pytest.approx({"recall": 2 / 3, "code_recall": (1 + 1 / 2 + 0) / 3})
-
-
-# ------------------------------------------------------------------------------------------------------------ training
 
 
 def test_codes_find_the_topics_of_the_texts() -> None:
@@ -295,9 +254,6 @@ def test_earlier_levels_stand_while_later_ones_are_learned() -> None:
     assert [entry["level"] for entry in two.history] == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     steps = [entry["step"] for entry in two.history]
     assert steps == sorted(set(steps))
-
-
-# ----------------------------------------------------------------------------------------------------------- the stage
 
 
 def write_texts(folder: Path, searches: bool = True, texts: bool = True) -> KindData:
@@ -365,10 +321,6 @@ def test_the_same_seed_writes_the_same_bytes(
     assert built_bytes(data, tmp_path / "other", seed=2)["model.safetensors"] != undisturbed[1]["model.safetensors"]
 
 
-class Killed(Exception):
-    pass
-
-
 # Three steps an epoch: in the first warm-up, the first main training, and that of the second level.
 @pytest.mark.parametrize("killed_at", [1, 5, 14])
 def test_a_killed_training_continues_to_the_same_bytes(
@@ -378,22 +330,12 @@ def test_a_killed_training_continues_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     killed_at: int,
 ) -> None:
-    original, steps = LevelTraining.backward, 0
-
-    def watched(self: LevelTraining, batch: LevelBatch) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == killed_at + 1:
-            raise Killed
-        return original(self, batch)
-
-    monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setattr(LevelTraining, "backward", watched)
+    steps = kill_at(killed_at, LevelTraining, monkeypatch)
     with pytest.raises(Killed):
         built_bytes(data, tmp_path / "out", checkpoints=tmp_path / "checkpoints")
     assert built_bytes(data, tmp_path / "out", checkpoints=tmp_path / "checkpoints") == undisturbed[1]
     # No step was trained twice.
-    assert steps == 18 + 1
+    assert len(steps) == 18 + 1
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -1,7 +1,5 @@
 """Kinds of identifiers against known answers: residual k-means, product quantization, random numbers, titles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 
 from gensar_core import schema
 from gensar_core.config.identifiers import (
+    ClusterSettings,
     NumberSettings,
     ProductSettings,
     QuantizerSettings,
@@ -27,11 +26,10 @@ from gensar_core.identifiers.interface import INPUTS, KindData, find_kind, ident
 from gensar_core.identifiers.kinds.numbers import random_numbers
 from gensar_core.identifiers.kinds.product import nearest_parts, product_codebooks, rotation
 from gensar_core.identifiers.kinds.titles import title_texts, told_apart
-from gensar_core.identifiers.quantizer import read_sides
-from gensar_core.identifiers.rqvae import load_rqvae
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
+from tests.support.shop import write_items
 
 ITEMS = 120
 
@@ -47,17 +45,10 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_items(folder: Path, titles: list[str], brands: list[str] | None = None) -> Path:
+def write_titles(folder: Path, titles: list[str]) -> Path:
     """Write items of these titles, and return their path."""
-    count = len(titles)
-    frame = pl.DataFrame({"item_id": range(count), "raw_id": [f"i{item}" for item in range(count)], "title": titles})
-    frame = frame.with_columns(description=pl.lit(""), text=pl.col("title"), categories=pl.lit([["all"]]))
-    path = folder / "items.parquet"
-    schema.ITEMS.write(frame.with_columns(brand=pl.Series(brands or [""] * count)), path)
-    return path
-
-
-# ----------------------------------------------------------------------------------------------------------- interface
+    write_items(folder, titles)
+    return folder / "items.parquet"
 
 
 def test_each_kind_names_its_settings_and_declares_known_inputs() -> None:
@@ -79,6 +70,7 @@ def test_an_unknown_kind_is_refused() -> None:
     ("settings", "message"),
     [
         (NumberSettings(kind="numbers"), "the table items.parquet"),
+        (ClusterSettings(kind="clusters"), "built from clicks: give it the table training_events"),
         (ProductSettings(kind="product"), "give a semantic embedding, a collaborative one"),
         (QuantizerSettings(kind="rq_kmeans"), "give a semantic embedding, a collaborative one"),
     ],
@@ -101,28 +93,10 @@ def test_files_of_another_kind_are_removed(vectors: Path, tmp_path: Path) -> Non
     small = QuantizerSettings(kind="rq_kmeans", codebook_size=8)
     build_identifiers(KindData({"semantic": vectors}), tmp_path / "out", small, 1, None)
     assert (tmp_path / "out/curve.json").exists()
-    items = write_items(tmp_path, ["x"] * 5)
+    items = write_titles(tmp_path, ["x"] * 5)
     build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     found = {path.name for path in (tmp_path / "out").iterdir()}
     assert found == {"identifiers.parquet", "vocabulary.json", "stage.json"}
-
-
-# ------------------------------------------------------------------------------------------------------------- vectors
-
-
-def test_residual_kmeans_takes_the_nearest_code_of_what_is_left_at_each_level(vectors: Path, tmp_path: Path) -> None:
-    changes = {"codebook_size": 8, "collisions": "none", "separation_share": 0.0, "shared_levels": 0}
-    settings = QuantizerSettings.model_validate({"kind": "rq_kmeans", "specific_levels": 3, **changes})
-    build_identifiers(KindData({"semantic": vectors}), tmp_path, settings, 1, None)
-    model = load_rqvae(tmp_path / "model.safetensors")
-    scaled = model.scale(read_sides({"semantic": vectors}))["semantic"].numpy()
-    table = schema.IDENTIFIERS.read(tmp_path / "identifiers.parquet")
-    for item, codes in enumerate(table.get_column("semantic").to_list()):
-        left = scaled[item]
-        for codebook, code in zip(model.specific_codebooks("semantic"), codes, strict=True):
-            distances = [float(np.square(left - one).sum()) for one in codebook.detach().numpy()]
-            assert distances[code] == pytest.approx(min(distances), abs=1e-5)
-            left = left - codebook[code].detach().numpy()
 
 
 def test_codes_of_product_quantization_are_those_of_faiss_and_of_a_plain_loop() -> None:
@@ -200,9 +174,6 @@ def test_product_quantization_refuses_what_it_cannot_divide(vectors: Path, tmp_p
         build_identifiers(KindData({"semantic": vectors, "collaborative": vectors}), tmp_path, few, 1, None)
 
 
-# --------------------------------------------------------------------------------------------------------------- texts
-
-
 @given(st.integers(1, 50), st.integers(0, 30), st.integers(0, 5))
 def test_random_numbers_differ_lie_in_range_and_come_from_the_seed(items: int, more: int, seed: int) -> None:
     numbers = random_numbers(items, items + more, seed).tolist()
@@ -212,7 +183,7 @@ def test_random_numbers_differ_lie_in_range_and_come_from_the_seed(items: int, m
 
 
 def test_numbers_are_texts_in_random_order(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["same title"] * 200)
+    items = write_titles(tmp_path, ["same title"] * 200)
     build_identifiers(KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers"), 1, None)
     table = IdentifierTable.load(tmp_path / "out")
     assert sorted(map(int, table.texts["semantic"])) == list(range(200))
@@ -225,7 +196,7 @@ def test_numbers_are_texts_in_random_order(tmp_path: Path) -> None:
 
 
 def test_too_few_numbers_are_refused(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["a", "b", "c"])
+    items = write_titles(tmp_path, ["a", "b", "c"])
     with pytest.raises(UserError, match="2 numbers for 3 items; raise 'below'"):
         build_identifiers(
             KindData(item_texts=items), tmp_path / "out", NumberSettings(kind="numbers", below=2), 1, None
@@ -252,7 +223,7 @@ def test_equal_titles_are_told_apart_by_a_number_that_no_title_has(titles: list[
 
 
 def test_titles_are_counted_before_and_after_they_are_told_apart(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["Lip balm 1", "Lip balm 2", "nail polish remover", "lip balm"])
+    items = write_titles(tmp_path, ["Lip balm 1", "Lip balm 2", "nail polish remover", "lip balm"])
     build_identifiers(KindData(item_texts=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
     table = IdentifierTable.load(tmp_path / "out")
     assert table.texts["collaborative"] == ["lip balm", "lip balm 2", "nail polish remover", "lip balm 3"]
@@ -265,7 +236,7 @@ def test_titles_are_counted_before_and_after_they_are_told_apart(tmp_path: Path)
 
 
 def test_an_item_without_text_is_refused(tmp_path: Path) -> None:
-    items = write_items(tmp_path, ["one", "two"])
+    items = write_titles(tmp_path, ["one", "two"])
     build_identifiers(KindData(item_texts=items), tmp_path / "out", TitleSettings(kind="titles"), 1, None)
     path = tmp_path / "out/identifiers.parquet"
     frame = schema.IDENTIFIERS.read(path).with_columns(collaborative_text=pl.Series(["one", None]))

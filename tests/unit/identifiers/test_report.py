@@ -1,7 +1,5 @@
 """The quality report against pairs counted one by one, and the figure of collision rates."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

@@ -1,22 +1,20 @@
 """Other identifier schemes in the same table: they go through corpora and scoring without a change in either."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import AutoTokenizer
 
 from gensar_core import schema
-from gensar_core.config.corpora import MaterializationSettings
-from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.read import load_item_tokens, load_prompts, vocabulary_size
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.identifiers.table import IdentifierTable
+from tests.support.generator_folders import random_t5
 from tests.support.prompts_by_hand import spell
 from tests.support.shop import write_corpus_inputs
+from tests.support.small_corpus import build_small_corpus
+from tests.unit.generator.small_models import log_probability
 
 #: Name -> level names of both sides and one row of codes an item: a path of clusters and a leaf (P5-CID), numbers
 #: spelled digit by digit (DSI-QG), three codes and a digit that separates collisions (TIGER). Some rows begin others.
@@ -33,8 +31,7 @@ def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Pa
     sides = {"semantic": levels, "collaborative": levels}
     shop = write_corpus_inputs(tmp_path / "shop", semantic=codes, collaborative=codes, levels=sides)
     assert IdentifierTable.load(shop).text("semantic", 1) == spell("semantic", codes[1], sides)
-    settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
-    build_corpus(shop, shop, shop, tmp_path / "corpus", settings, 7)
+    build_small_corpus(shop, tmp_path / "corpus")
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "corpus/tokenizer")
     size = vocabulary_size(tmp_path / "corpus")
@@ -45,20 +42,15 @@ def test_a_scheme_goes_through_corpora_and_exact_scoring(name: str, tmp_path: Pa
             assert items[task].tokens[item, : items[task].lengths[item]].tolist() == expected
             assert len(expected) == 1 + len(row) + 1
 
-    torch.manual_seed(0)
-    network = T5ForConditionalGeneration(
-        T5Config(vocab_size=size, d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, decoder_start_token_id=0)
-    ).eval()
+    network = random_t5(size).eval()
     samples = schema.SAMPLES.read(shop / "samples.parquet").filter(task="search", split="test")
     prompts = load_prompts(tmp_path / "corpus", size).of(samples.get_column("sample_id").to_numpy())
     candidates = np.tile(np.arange(len(codes), dtype=np.int32), (len(samples), 1))
     scores = score_candidates(network, prompts, candidates, items["search"], users_per_batch=2)
     for user, prompt in enumerate(np.split(prompts.values, prompts.offsets[1:-1])):
         for item in range(len(codes)):
-            target = torch.tensor(items["search"].tokens[item, : items["search"].lengths[item]], dtype=torch.int64)
-            with torch.no_grad():
-                logits = network(input_ids=torch.from_numpy(prompt.astype(np.int64))[None], labels=target[None]).logits
-            likelihoods = logits[0].log_softmax(-1)[torch.arange(len(target)), target]
+            target = items["search"].tokens[item, : items["search"].lengths[item]].tolist()
+            total = log_probability(network, prompt.tolist(), target, None)
             # Where identifiers differ in length, the score is the mean over tokens.
-            score = likelihoods.sum() if name == "extra_digit" else likelihoods.mean()
-            assert scores[user, item] == pytest.approx(float(score), abs=1e-4)
+            expected = total if name == "extra_digit" else total / len(target)
+            assert scores[user, item] == pytest.approx(expected, abs=1e-4)

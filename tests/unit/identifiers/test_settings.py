@@ -1,7 +1,5 @@
 """Settings of identifiers: sizes by level, what `rq_kmeans` reads, and mistakes reported with their place."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -50,13 +48,6 @@ def test_codebook_size_is_one_number_for_all_levels_or_a_list() -> None:
 def test_mistakes_are_reported_with_their_place(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         experiments(**values)
-
-
-def test_compared_identifiers_must_be_entries() -> None:
-    values = experiments().model_dump(mode="json")
-    values["datasets"]["shop"]["compared_identifiers"] = ["joint", "single"]
-    with pytest.raises(UserError, match=r"datasets.shop.compared_identifiers.1: 'single' is not an entry of identif"):
-        load_experiments(values)
 
 
 def test_an_entry_without_a_kind_is_an_rqvae_whose_base_may_be_overridden() -> None:

@@ -1,7 +1,5 @@
 """Balanced choice of codes, against the plan iterated as a matrix and against hand-made cases; the authors' repair."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

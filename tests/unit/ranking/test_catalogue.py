@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from transformers import T5Config, T5ForConditionalGeneration
 
 from gensar_core import schema
 from gensar_core.baselines.interface import Method, find
@@ -170,9 +168,7 @@ def test_a_second_ranking_has_its_own_columns_and_tests(tmp_path: Path) -> None:
 def test_a_generator_ranks_alike_by_a_wide_beam_search_and_by_exact_scores(tmp_path: Path) -> None:
     corpus, samples = folders.write_corpus(tmp_path / "corpus"), folders.write_samples(tmp_path / "samples")
     schema.EVENTS.write(schema.EVENTS.empty(), samples / "training_events.parquet")
-    torch.manual_seed(0)
-    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "decoder_start_token_id": 0}
-    T5ForConditionalGeneration(T5Config(vocab_size=folders.VOCABULARY, **sizes)).save_pretrained(tmp_path / "model")
+    folders.random_t5(folders.VOCABULARY).save_pretrained(tmp_path / "model")
     folders.write_tokenizer(tmp_path / "model")
     ranked = {}
     for beams in (None, folders.N_ITEMS, 20):

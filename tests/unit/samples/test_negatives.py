@@ -8,17 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.hashing import draws, row_keys, uniform
 from gensar_core.samples import popularity
 from gensar_core.samples.popularity import PopularityPool, popularity_negatives
-
-
-def ragged(rows):
-    return Ragged.from_lengths(
-        np.array([len(row) for row in rows], dtype=np.int64),
-        np.array(list(itertools.chain.from_iterable(rows)), dtype=np.int32),
-    )
+from tests.support.ragged import ragged
 
 
 def keys_of(rows):

@@ -102,9 +102,19 @@ def test_small_log_gives_the_tables_written_here(tmp_path):
     assert (record["recommendation_interactions"], record["search_interactions"]) == (2, 4)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv.gz", ".jsonl.gz"])
-def test_every_format_gives_the_tables_of_the_csv(tmp_path, suffix):
-    assert_same(tables(run(tmp_path / "other", suffix=suffix)), tables(run(tmp_path / "csv")))
+WRITTEN = {"recommendation": " Recommendation", "search": "SEARCH "}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"suffix": suffix} for suffix in (".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")),
+        # Kinds in any case and with blanks around them.
+        {"events": [row | {"kind": WRITTEN[row["kind"]]} for row in EVENTS]},
+    ],
+)
+def test_a_log_in_another_form_gives_the_tables_of_the_csv(tmp_path, changes):
+    assert_same(tables(run(tmp_path / "other", **changes)), tables(run(tmp_path / "csv")))
 
 
 def test_typed_columns_give_the_tables_of_their_text(tmp_path):
@@ -181,9 +191,6 @@ def test_category_paths(raw, paths):
     assert category_paths(raw) == paths
 
 
-# Rows that cannot be used.
-
-
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -212,15 +219,6 @@ def test_five_row_numbers_are_listed_and_each_row_counts_once(tmp_path):
     assert record["events_bad_time"] == record["events_empty_item_id"] == 0
 
 
-# Kinds.
-
-
-def test_kinds_are_read_in_any_case_and_with_blanks_around_them(tmp_path):
-    written = {"recommendation": " Recommendation", "search": "SEARCH "}
-    events = [row | {"kind": written[row["kind"]]} for row in EVENTS]
-    assert_same(tables(run(tmp_path / "other", events=events)), tables(run(tmp_path / "plain")))
-
-
 def test_unknown_kinds_are_one_error_with_counts(tmp_path):
     kinds = ["rec", "rec", None, "view", "rec", "a", "b", "c", "x" * 99]
     events = [*EVENTS, *(event("u1", str(place), kind, "9") for place, kind in enumerate(kinds, 1))]
@@ -232,9 +230,6 @@ def test_unknown_kinds_are_one_error_with_counts(tmp_path):
     )
     with pytest.raises(UserError, match=r"\('x{30}': 1; row 1 is"):
         run(tmp_path / "long", events=[event("u1", "1", "x" * 99, "9"), *EVENTS])
-
-
-# Warnings.
 
 
 def recent(rows):
@@ -253,31 +248,19 @@ EARLY = [row | {"time": "20240301"} for row in EVENTS]
     [
         (recent(EVENTS), []),
         (recent(CLICKS), ["holds no search events; nothing can be trained or measured on them"]),
-        (
-            recent([*SEARCHES, event("u1", "100", "r", "no such item")]),
-            [
-                "1 of 5 rows were skipped (unknown item: 1)",
-                "of 1 recommendation events none is left; nothing can be trained or measured on them",
-            ],
-        ),
+        (recent([*SEARCHES, event("u1", "100", "r", "no such item")]),
+         ["1 of 5 rows were skipped (unknown item: 1)", "of 1 recommendation events none is left; nothing can be trained or measured on them"]),
         # One of ten rows is no more than a tenth; two of eleven are.
         ([*MORE, BAD], []),
         ([*MORE, BAD, BAD], ["2 of 11 rows were skipped (bad time: 2)"]),
         (EARLY[:3] + recent(EVENTS[3:]), []),
-        (
-            EARLY[:4] + recent(EVENTS[4:]),
-            [
-                "column 'time': most times lie before the year 2000 (the median is 1970-08-23); if they should not, give "
-                "unix seconds or ISO date-times (2024-03-01, not 20240301)"
-            ],
-        ),
+        (EARLY[:4] + recent(EVENTS[4:]),
+         ["column 'time': most times lie before the year 2000 (the median is 1970-08-23); if they should not, give "
+          "unix seconds or ISO date-times (2024-03-01, not 20240301)"]),
     ],
-)
+)  # fmt: skip
 def test_warnings(tmp_path, events, expected):
     assert warnings(run(tmp_path, events=events)) == [f"{tmp_path / 'events.csv'}: {text}" for text in expected]
-
-
-# Ids.
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -341,28 +324,19 @@ def test_rows_are_counted_from_one_in_every_format(tmp_path, suffix):
 
 
 def test_items_with_an_earlier_id_or_without_id_or_text_are_dropped(tmp_path):
-    items = [
-        {"item_id": " b ", "title": "again"},
-        {"item_id": "", "title": "nameless"},
-        {"item_id": "t", "title": "\x00 "},
-    ]
+    items = [{"item_id": item, "title": title} for item, title in ((" b ", "again"), ("", "nameless"), ("t", "\x00 "))]
     log = [*ITEMS, *items], [*EVENTS, event("u1", "5", "r", "t")]
     out = run(tmp_path / "dropped", *log)
     record = counts(out)
     assert_same(tables(out), tables(run(tmp_path / "clean")))
     reasons = ("items_duplicate", "items_empty_item_id", "items_without_text", "events_item_without_text")
     assert [record[reason] for reason in reasons] == [1, 1, 1, 1]
-    assert record["skipped_rows"] == {
-        "items_duplicate": [5],
-        "items_empty_item_id": [6],
-        "events_item_without_text": [7],
-    }
+    skipped = {"items_duplicate": [5], "items_empty_item_id": [6], "events_item_without_text": [7]}
+    assert record["skipped_rows"] == skipped
     canonical = tables(run(tmp_path / "kept", *log, EventLogSettings(min_interactions=0, keep_textless_items=True)))
     assert canonical["items"].row(4) == (4, "t", "", "", "", [], "")
     assert canonical["events"].row(0) == (0, 0, 5, "rec", 4, None, None)
 
-
-# Files that cannot be used.
 
 GOOD_ITEMS = b"item_id,title\n1,a\n"
 HEADER = b"user_id,time,kind,item_id,query\n"
@@ -490,9 +464,6 @@ def test_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path):
     assert_same(tables(run(tmp_path, tmp_path / "items.csv", tmp_path / "events.csv")), expected)
 
 
-# Sessions.
-
-
 def test_session_is_one_users_clicks_for_one_query_under_one_id(tmp_path):
     events = [
         event("u", "1", "s", "9", "tea", "x"), event("u", "2", "r", "b"), event("u", "3", "s", "b", "tea", "x"),
@@ -500,9 +471,6 @@ def test_session_is_one_users_clicks_for_one_query_under_one_id(tmp_path):
         event("u", "7", "s", "c", "tea", ""), event("v", "1", "s", "9", "tea", "x"),
     ]  # fmt: skip
     assert tables(run(tmp_path, events=events))["events"]["session_id"].to_list() == [0, None, 0, 1, 2, 3, 4, 5]
-
-
-# The core.
 
 
 def plain_core(pairs, minimum):

@@ -27,7 +27,7 @@ from gensar_core.sources.amazon.releases import RELEASES
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.eventlog import EVENT_FAULTS, canonicalize_events
 from gensar_core.sources.kuaisar import canonicalize_kuaisar
-from tests.support.sources_files import counts, page, review, tables
+from tests.support.sources_files import check_canonical, counts, page, review
 
 REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
 #: What code in a line would leave in the working folder.
@@ -142,14 +142,22 @@ def raw_file(draw, sound):
     return b"\n".join(lines).split(b"\n") if lines else [], draw(wholes)
 
 
+def gzip_or_rest(data: bytes) -> bytes:
+    """The plain content of a gzip file, as far as it is sound; other data as they are."""
+    try:
+        return zlib.decompressobj(31).decompress(data)
+    except zlib.error:
+        return data
+
+
 def write(path: Path, lines: list[bytes], whole: int) -> bool:
-    """Write a gzip file; return whether it can be read to the end."""
+    """Write a gzip file, or what it holds if its name is of another kind; return whether it can be read to the end."""
     data = (b"\r\n" if whole == WINDOWS else b"\n").join(lines) + (b"" if whole == NO_LAST_BREAK else b"\n")
     packed = gzip.compress(data if lines else b"", mtime=0)
     middle = len(packed) // 2
     flipped = packed[:middle] + bytes([packed[middle] ^ 0xFF]) + packed[middle + 1 :]
     packed = {CUT: packed[:-9], PLAIN: data, EMPTY: b"", FLIPPED: flipped}.get(whole, packed)
-    path.write_bytes(packed)
+    path.write_bytes(packed if path.suffix == ".gz" else gzip_or_rest(packed))
     try:
         return gzip.decompress(packed) != b""
     except (OSError, EOFError, zlib.error):
@@ -285,23 +293,6 @@ def test_amazon_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
         check()
 
 
-def check_canonical(output: Path) -> None:
-    """Check that the tables are whole, dense and in order."""
-    users, items, queries, events = tables(output).values()
-    for table, number, text in (
-        (users, "user_id", "raw_id"),
-        (items, "item_id", "raw_id"),
-        (queries, "query_id", "text"),
-    ):
-        assert table[number].to_list() == list(range(len(table)))
-        assert table[text].to_list() == sorted(set(table[text]))
-        assert set(events[number].drop_nulls()) == set(table[number])
-    assert (events["time"] > 0).all()
-    assert events["event_id"].to_list() == list(range(len(events)))
-    assert events.select("user_id", "time").rows() == sorted(events.select("user_id", "time").rows())
-    assert not items["text"].str.contains(r"\p{Cc}").any()
-
-
 def check_amazon_counts(record: dict, files: dict, searched: bool) -> None:
     """Check that every line, review and pair is used or counted."""
     assert record["reviews_read"] + record["reviews_broken_lines"] == not_blank(files[REVIEWS][0])
@@ -318,8 +309,6 @@ def check_amazon_counts(record: dict, files: dict, searched: bool) -> None:
         record[name] for name in ("search_pairs_on_dropped_items", "search_pairs_without_review", "search_interactions")
     )
 
-
-# Event logs
 
 LOG_ITEMS = [{"item_id": item, "title": f"Kite {item}", "categories": "Toys > Kites"} for item in ITEMS]
 LOG_EVENTS = [
@@ -360,8 +349,6 @@ def test_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffix, 
         for (path, sound_lines), (lines, whole) in zip(sound.items(), (items, events), strict=True):
             # Shuffled lines rarely begin with the header.
             write(path, [sound_lines[0].encode(), *lines] if header_first else lines, whole)
-            if suffix == ".csv":
-                path.write_bytes(gzip_or_rest(path.read_bytes()))
         record = event_log_counts(list(sound), folder / "out")
         if record is not None:
             skipped = [*EVENT_FAULTS, "unknown_item", "item_without_text", "duplicate"]
@@ -385,16 +372,6 @@ def test_each_odd_record_of_an_event_log_is_used_or_counted_or_the_file_refused(
             event_log_counts(paths, tmp_path / "out")
 
 
-def gzip_or_rest(data: bytes) -> bytes:
-    """The plain content of a gzip file, as far as it is sound; other data as they are."""
-    try:
-        return zlib.decompressobj(31).decompress(data)
-    except zlib.error:
-        return data
-
-
-# KuaiSAR
-
 LEVELS = [f"{level}_level_category_{part}" for level in ("first", "second", "third", "fourth") for part in ("id", "name_en")]  # fmt: skip
 KUAISAR = {
     "rec_inter.csv": ["user_id,item_id,timestamp,click", *(f"{user},{item},1684742000{user}{item}0.0,1" for user in (1, 2, 3) for item in (7, 8, 9))],
@@ -415,9 +392,7 @@ def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
     @given(st.fixed_dictionaries({name: raw_file(lines[1:]) for name, lines in KUAISAR.items()}), st.integers(0, 9))
     def check(files, headless):
         for place, (name, (lines, whole)) in enumerate(files.items()):
-            path = raw / name
-            write(path, lines if place == headless else [KUAISAR[name][0].encode(), *lines], whole)
-            path.write_bytes(gzip_or_rest(path.read_bytes()))
+            write(raw / name, lines if place == headless else [KUAISAR[name][0].encode(), *lines], whole)
         record = counts_or_refusal(lambda: canonicalize_kuaisar(raw, every_item, output, 1), [raw], output)
         for kind in ("recommendation", "search") if record else ():
             read = record.pop(f"{kind}_clicks_read")

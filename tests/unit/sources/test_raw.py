@@ -16,9 +16,8 @@ from gensar_core.sources.amazon.releases import RELEASES
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.shared.draws import row_numbers, text_hashes
 from gensar_core.sources.shared.lines import LineBlock, Tally, blocks
-from tests.support.sources_files import page, review, write_gzip
+from tests.support.sources_files import NEW_YEAR, page, product_2023, review, review_2023, write_gzip
 
-KEYS = RELEASES[2014].review_keys
 READERS = [
     read_reviews,
     lambda path: read_metadata(path, set()),
@@ -103,8 +102,6 @@ def test_pieces_of_a_block_are_its_lines(lines, size):
     assert all(len(piece.data) >= size for piece in pieces[:-1])
 
 
-# Reviews
-
 BROKEN_REVIEWS = {
     "not JSON": [
         '{"reviewerID": "a", "asin": "b", "unixReviewTi', "{'reviewerID': 'a', 'asin': 'b', 'unixReviewTime': 5}", review("a", "b", 5) + " trailing",
@@ -113,9 +110,7 @@ BROKEN_REVIEWS = {
     "not UTF-8": [
         b'{"reviewerID": "a\xff", "asin": "b", "unixReviewTime": 5}', b'{"reviewerID": "a", "asin": "b", "reviewText": "\xc3(", "unixReviewTime": 5}',
     ],
-    "not a JSON object": [
-        '["a", "b", 5]', "5",
-    ],
+    "not a JSON object": ['["a", "b", 5]', "5"],
     "field missing": [
         '{"asin": "b", "unixReviewTime": 5}', '{"reviewerID": "a", "asin": null, "unixReviewTime": 5}', '{"reviewerID": "a", "asin": "b"}',
     ],
@@ -130,14 +125,38 @@ BROKEN_REVIEWS = {
 }  # fmt: skip
 
 
+BROKEN_REVIEWS_2023 = {
+    "not JSON": ['{"user_id": "a", "parent_as', "{'user_id': 'a'}", review_2023("a", "b", NEW_YEAR) + " trailing"],
+    "not UTF-8": [review_2023("a", "b", NEW_YEAR).encode().replace(b"Nice", b"\xff")],
+    "not a JSON object": ["[]", "5"],
+    "field missing": [review_2023(None, "b", NEW_YEAR), review_2023("a", "b", None), review("a", "b", NEW_YEAR)],
+    "field of a wrong type": [
+        review_2023(1, "b", NEW_YEAR), review_2023("a", "", NEW_YEAR), review_2023("a", "b", str(NEW_YEAR)),
+        review_2023("a", "b", float(NEW_YEAR)), review_2023("a", "b", NEW_YEAR, "five"),
+    ],
+    # Seconds are no milliseconds: nothing was bought in January 1970.
+    "absurd time": [review_2023("a", "b", 999), review_2023("a", "b", -5), review_2023("a", "b", 4_102_444_800_000)],
+}  # fmt: skip
+
+
+def by_release(old, new):
+    """(release, reason, line) of every line of two tables of broken lines."""
+    tables = {2014: old, 2023: new}
+    return [(release, *case) for release, broken in tables.items() for case in cases(broken)]
+
+
 def cases(broken):
     return [(reason, line) for reason, lines in broken.items() for line in lines]
 
 
-@pytest.mark.parametrize(("reason", "line"), cases(BROKEN_REVIEWS))
-def test_broken_review_is_counted_with_its_line(tmp_path, reason, line):
-    good = [review("u", "i", 10), review("v", "j", 20, 4)]
-    table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", [good[0], line, good[1]]))
+def sound_review(release, user, item, second, rating=None):
+    return review(user, item, second, rating) if release == 2014 else review_2023(user, item, 1000 * second, rating)
+
+
+@pytest.mark.parametrize(("release", "reason", "line"), by_release(BROKEN_REVIEWS, BROKEN_REVIEWS_2023))
+def test_broken_review_is_counted_with_its_line(tmp_path, release, reason, line):
+    lines = [sound_review(release, "u", "i", 10), line, sound_review(release, "v", "j", 20, 4)]
+    table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", lines), RELEASES[release].review_keys)
     assert table.rows() == [("u", "i", 10, None), ("v", "j", 20, 4.0)]
     assert tally.counts() == {
         "reviews_broken_lines": 1,
@@ -167,29 +186,23 @@ def test_odd_but_sound_reviews_are_read_exactly(tmp_path, line, row):
     assert (tally.lines, tally.broken) == (2, 0)
 
 
+@pytest.mark.parametrize(("release", "broken"), [(2014, BROKEN_REVIEWS), (2023, BROKEN_REVIEWS_2023)])
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from([line for _, line in cases(BROKEN_REVIEWS) if len(line) < 1000] + ["", "good"]), max_size=30
-    )
-)
-def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, lines):
-    lines = [review(f"u{place}", "12", place + 1, 5) if line == "good" else line for place, line in enumerate(lines)]
-    data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
-    if not data:
-        return
-    by_line = [(number, reviews._parse_line(line, KEYS)) for number, line in LineBlock(1, data).lines() if line]
-    expected = [row for _, row in by_line if not isinstance(row, str)]
+@given(data=st.data())
+def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, release, broken, data):
+    kinds = st.sampled_from([line for _, line in cases(broken) if len(line) < 1000] + ["", "good", "good"])
+    lines = data.draw(st.lists(kinds, min_size=1, max_size=30))
+    lines = [sound_review(release, f"u{n}", "12", n + 1, 5) if line == "good" else line for n, line in enumerate(lines)]
+    block = LineBlock(1, b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines))
+    keys = RELEASES[release].review_keys
+    by_line = [(number, reviews._parse_line(line, keys)) for number, line in block.lines() if line]
     tally = Tally(tmp_path_factory.getbasetemp(), "reviews")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reviews, "_PIECE_BYTES", 20)
-        table = pl.concat(list(reviews._parse(LineBlock(1, data), tally, KEYS)))
-    assert table.rows() == expected
+        patch.setattr(reviews, "_PIECE_BYTES", 200)
+        table = pl.concat(list(reviews._parse(block, tally, keys)))
+    assert table.rows() == [row for _, row in by_line if not isinstance(row, str)]
     assert tally.lines == len(by_line)
     assert tally.examples == [f"line {number}: {row}" for number, row in by_line if isinstance(row, str)][:5]
-
-
-# Metadata
 
 
 BROKEN_METADATA = {
@@ -198,15 +211,9 @@ BROKEN_METADATA = {
         "{'asin': 'x', 'title': f'{1 + 1}'}", "{'asin': 'x', 'price': 1" + "0" * 400 + " + 1j}", "{'asin': 'x', 'title': '\x00'}", "(" * 100_000,
         '{"asin": "x", "brand": null}',
     ],
-    "not a dict": [
-        "['asin', 'x']", "5",
-    ],
-    "not UTF-8": [
-        b"{'asin': 'x', 'title': '\xff'}",
-    ],
-    "field missing": [
-        "{'title': 'x'}", "{'asin': None, 'title': 'x'}",
-    ],
+    "not a dict": ["['asin', 'x']", "5"],
+    "not UTF-8": [b"{'asin': 'x', 'title': '\xff'}"],
+    "field missing": ["{'title': 'x'}", "{'asin': None, 'title': 'x'}"],
     "field of a wrong type": [
         "{'asin': 5, 'title': 'x'}", "{'asin': '', 'title': 'x'}", "{'asin': '\\ud800', 'title': 'x'}", "{'asin': 'x', 'title': 5}",
         "{'asin': 'x', 'description': ['x']}", "{'asin': 'x', 'brand': b'x'}", "{'asin': 'x', 'categories': ['Toys', 'Kites']}",
@@ -216,12 +223,28 @@ BROKEN_METADATA = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("reason", "line"), cases(BROKEN_METADATA))
+BROKEN_METADATA_2023 = {
+    "not JSON": ['{"parent_asin": "x", "title": "never en', "{'parent_asin': 'x'}"],
+    "not UTF-8": [b'{"parent_asin": "x", "title": "\xff"}'],
+    "not a JSON object": ["[]", '"x"'],
+    "field missing": [product_2023(None), '{"asin": "x"}'],
+    "field of a wrong type": [
+        product_2023(5), product_2023(""), product_2023("\ud800"), product_2023("x", ["title"]),
+        product_2023("x", description=[None]), product_2023("x", categories=[["Toys"]]),
+        product_2023("x", details={"Brand": 5}), product_2023("x", store=["s"]), product_2023("x", features={}),
+    ],
+    "longer than an item can be": [product_2023("x", "x" * 150_000)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("release", "reason", "line"), by_release(BROKEN_METADATA, BROKEN_METADATA_2023))
 @pytest.mark.parametrize("wanted", [{"x", "good"}, {"good"}])
-def test_broken_metadata_is_counted_and_never_run(tmp_path, monkeypatch, reason, line, wanted):
+def test_broken_metadata_is_counted_and_never_run(tmp_path, monkeypatch, release, reason, line, wanted):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(metadata, "_LONGEST_LITERAL", 150_000)
-    result = read_metadata(write_gzip(tmp_path / "meta.gz", [page("good"), line, page("other")]), wanted)
+    sound = page if release == 2014 else product_2023
+    path = write_gzip(tmp_path / "meta.gz", [sound("good"), line, sound("other")])
+    result = read_metadata(path, wanted, RELEASES[release].product_keys)
     assert result.items["item"].to_list() == ["good"]
     assert result.cleaned == 2
     assert result.tally.counts()["metadata_broken_examples"] == [f"line 2: {reason}"]
@@ -286,21 +309,12 @@ def test_shortcut_takes_only_lines_that_are_items(item, place, damage):
 
 
 def test_shortcut_takes_ordinary_lines():
-    ordinary = {
-        "asin": "0528881469",
-        "related": {"also_bought": ["B001", "B002"], "bought_together": []},
-        "title": 'It\'s a "map"\n',
-        "price": 299.99,
-        "salesRank": {},
-        "imUrl": "http://example.org/a%2Bb.jpg",
-        "brand": "",
-        "categories": [["Electronics", "GPS & Navigation"], ["Electronics"]],
-        "description": "Like its cousin, it's 5\" wide \u00e9",
-    }
-    assert metadata._PLAIN_ITEM.fullmatch(repr(ordinary))["asin"] == "0528881469"
-
-
-# Product search
+    line = page(
+        "0528881469", 'It\'s a "map"\n', ["Electronics", "GPS & Navigation"], ["Electronics"], price=299.99, salesRank={},
+        related={"also_bought": ["B001", "B002"], "bought_together": []}, imUrl="http://example.org/a%2Bb.jpg", brand="",
+        description="Like its cousin, it's 5\" wide \u00e9",
+    )  # fmt: skip
+    assert metadata._PLAIN_ITEM.fullmatch(line)["asin"] == "0528881469"
 
 
 def test_query_ids_are_line_numbers_even_past_broken_lines(tmp_path):
@@ -348,9 +362,6 @@ def test_product_search_files_come_as_three_or_not_at_all(tmp_path):
         has_product_search(tmp_path)
     write_gzip(tmp_path / "test.qrels.gz", ["u_0 0 i 1"])
     assert has_product_search(tmp_path)
-
-
-# Draws
 
 
 def plain_hash(text):

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from gensar_core.config.datasets import CanonicalSettings, SimulationSettings
-from gensar_core.runtime.stage import read_record
 from gensar_core.sources.amazon import product_search
 from gensar_core.sources.amazon.canonical import canonicalize
 from gensar_core.sources.amazon.query_synthesis import path_query
@@ -19,7 +18,7 @@ from gensar_core.sources.simulated.product_pages import product_pages
 from gensar_core.sources.simulated.shop import all_leaves, stock_shelves
 from gensar_core.sources.simulated.shoppers import FEWEST_REVIEWS, simulate_purchases
 from gensar_core.sources.simulated.write import CATEGORY, simulate
-from tests.support.sources_files import table_bytes, tables
+from tests.support.sources_files import counts, table_bytes, tables
 
 FILES = (*raw_names(CATEGORY), *product_search.FILES)
 SETTINGS = SimulationSettings(users=300, items=200, dirty_lines=0.05)
@@ -27,7 +26,7 @@ SETTINGS = SimulationSettings(users=300, items=200, dirty_lines=0.05)
 
 def prepared(raw: Path, output: Path) -> dict:
     canonicalize(raw, CanonicalSettings(category="Simulated"), output, 1)
-    return read_record(output / "stage.json")["counts"]
+    return counts(output)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def purchases():
 
 def test_every_broken_line_is_counted_and_every_sound_one_read(shop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    written = read_record(shop / "raw" / "stage.json")["counts"]
+    written = counts(shop / "raw")
     read_counts = prepared(shop / "raw", tmp_path / "canonical")
     reads = {"reviews": "reviews_read", "metadata": "metadata_cleaned", "queries": "query_lines"}
     for name, read in (reads | {"qrels_train": "qrels_train", "qrels_test": "qrels_test"}).items():
