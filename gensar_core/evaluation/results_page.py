@@ -16,8 +16,8 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
-from gensar_core.evaluation.significance import gains
 from gensar_core.evaluation.table_cells import DEVIATION
+from gensar_core.ranking.metrics import gains
 from gensar_core.runtime.stage import digest, read_record
 
 #: What the command writes stands between these two lines; all else on the page is left alone.
