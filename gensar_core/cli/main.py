@@ -300,6 +300,18 @@ def results_page(
     typer.echo(f"{output}: {len(names)} tables ({', '.join(names)})")
 
 
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="a folder of results")] = Path("results"),
+    output: Annotated[Path, typer.Option(help="the page to write")] = Path("report.html"),
+) -> None:
+    """Write one HTML page of all finished results: tables, plots, and the generators' hits and misses."""
+    from gensar_core.evaluation.report import write_report
+
+    sections = write_report(results, output)
+    typer.echo(f"{output}: {', '.join(sections)}")
+
+
 @app.command("schema")
 def schema_of_config(
     output: Annotated[Path, typer.Argument(help="where to write it")] = Path("config.schema.json"),
