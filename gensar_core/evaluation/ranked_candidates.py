@@ -13,7 +13,6 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.evaluation.figure_files import TASK_TITLES
-from gensar_core.evaluation.table_formats import html_table
 from gensar_core.evaluation.targets import read_test_ranks
 from gensar_core.ranking.metrics import ndcg
 from gensar_core.runtime.stage import read_record
@@ -25,6 +24,14 @@ _SHOWN, _LENGTH, _HISTORY = 60, 5, 6
 #: Kinds of methods whose lists stand beside the generator's, the first that there are; then the best of the others.
 _BESIDE: Final = {"rec": ("sasrec", "popularity"), "search": ("bm25", "query_frequency")}
 _ACTS: Final = ("clicked", "searched", "found")
+#: What a reader can choose to see; report_page.html knows these words.
+_CHOICES: Final = {
+    "": "all",
+    "hit": "hits",
+    "miss": "misses",
+    "only": "hits that no other has",
+    "lost": "misses that another hits",
+}
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,12 @@ def ranked_candidates(dataset: Path) -> str:
     if not generators:
         return ""
     best = max(generators, key=_Ranker.quality)
-    methods = [ranker for ranker in rankers if ranker.kind is not None]
+    methods = [ranker for ranker in rankers if ranker.kind not in (None, "random_order")]
     return "".join(_task(dataset, task, best, methods) for task in schema.TASKS if len(best.of(task)))
 
 
 def _rankers(dataset: Path) -> list[_Ranker]:
-    """Read the rows that left scores: methods and generators, but no fusions; of a row with several seeds, the first."""
+    """Read the rows that left scores: methods and generators, no fusions; of a row with several seeds, the first."""
     found = []
     for scores in sorted((dataset / "ranks").glob("*.scores.parquet")):
         name = scores.name.removesuffix(".scores.parquet")
@@ -97,23 +104,15 @@ def _task(dataset: Path, task: str, generator: _Ranker, methods: Sequence[_Ranke
         f"{'; '.join(counts)}. Shown are {shown.height}, evenly spread. All rank the same candidates; open a row to "
         "see the history and the first of each list. The target is marked."
     )
-    names = "".join(f"<th data-sort>{escape(ranker.name)}, rank</th>" for ranker in rankers)
-    asked = "query" if task == "search" else "user"
-    head = f"<tr><th data-sort>{asked}</th><th data-sort>target</th>{names}</tr>"
-    rows = "".join(_rows(dataset, task, rankers, shown))
-    options = {
-        "": "all",
-        "hit": "hits",
-        "miss": "misses",
-        "only": "hits that no other has",
-        "lost": "misses that another hits",
-    }
-    choices = "".join(f'<option value="{value}">{text}</option>' for value, text in options.items())
+    names = ["query" if task == "search" else "user", "target", *(f"{ranker.name}, rank" for ranker in rankers)]
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    choices = "".join(f'<option value="{value}">{text}</option>' for value, text in _CHOICES.items())
     title = f"{TASK_TITLES[task].capitalize()}: {generator.name} beside {' and '.join(r.name for r in rankers[1:])}"
     return (
         f'<section class="answers"><h3>{escape(title)}</h3>\n<p>{escape(caption)}</p>\n'
         f'<p><label>show <select>{choices}</select></label> <label>with the words <input type="search"></label></p>\n'
-        f'<div class="wide"><table><thead>{head}</thead>\n<tbody>{rows}</tbody></table></div></section>\n'
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n{"".join(_rows(dataset, task, rankers, shown))}'
+        "</table></div></section>\n"
     )
 
 
@@ -150,17 +149,22 @@ def _rows(dataset: Path, task: str, rankers: Sequence[_Ranker], shown: pl.DataFr
             f"{_ACTS[act]} {queries[thing] if act == schema.SEARCHED_QUERY else titles[thing]}"
             for act, thing in zip(sample["history_behavior"], sample["history_object"], strict=True)
         ][-_HISTORY:]
-        lists = [_first([target, *negatives[place]], of_ranker[place], titles) for of_ranker in scores]
-        header = ["", *(ranker.name for ranker in rankers)]
-        body = html_table(header, ([str(number + 1), *row] for number, row in enumerate(zip(*lists, strict=True))))
-        history = "".join(f"<li>{escape(one)}</li>" for one in past) or "<li>nothing</li>"
-        opened = (
-            f"<details><summary>{escape(asked)}</summary><p>Before, oldest first:</p><ul>{history}</ul>{body}</details>"
-        )
-        marks = "".join("h" if rank <= HIT else "m" for rank in of_rankers)
+        lists = [
+            _list(ranker.name, _first([target, *negatives[place]], of_ranker[place], titles))
+            for ranker, of_ranker in zip(rankers, scores, strict=True)
+        ]
+        opened = f'<div class="lists">{_list("history, oldest first", past)}{"".join(lists)}</div>'
         cells = "".join(f'<td class="{"hit" if rank <= HIT else "miss"}">{rank:g}</td>' for rank in of_rankers)
-        rows.append(f'<tr data-hits="{marks}"><td>{opened}</td><td>{escape(titles[target])}</td>{cells}</tr>\n')
+        rows.append(
+            f'<tbody data-hits="{"".join("h" if rank <= HIT else "m" for rank in of_rankers)}">'
+            f'<tr><td><button aria-expanded="false">{escape(asked)}</button></td><td>{escape(titles[target])}</td>'
+            f'{cells}</tr>\n<tr hidden><td colspan="{2 + len(rankers)}">{opened}</td></tr></tbody>\n'
+        )
     return rows
+
+
+def _list(title: str, entries: Sequence[str]) -> str:
+    return f"<div><h4>{escape(title)}</h4><ol>{''.join(f'<li>{escape(one)}</li>' for one in entries)}</ol></div>"
 
 
 def _first(candidates: Sequence[int], scores: Sequence[float], titles: Sequence[str]) -> list[str]:

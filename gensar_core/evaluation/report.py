@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -19,6 +19,9 @@ from gensar_core.evaluation.ranked_candidates import ranked_candidates
 from gensar_core.evaluation.results_page import WHISKERS, MetricTable, finished_tables, whiskers
 from gensar_core.evaluation.table_cells import DEVIATION
 from gensar_core.evaluation.table_formats import page
+
+#: The metric that a plot shows first.
+_FIRST: Final = "ndcg@5"
 
 
 def write_report(results: Path, output: Path) -> list[str]:
@@ -80,15 +83,18 @@ def _plot(table: MetricTable, *, with_library: bool) -> str:
         kind, errors = whiskers(table, metric)
         for column, task in enumerate(tasks, 1):
             shown = table.rows.filter(pl.col("task") == task)
+            values = shown[metric].to_list()
             widths = [errors.get((task, method), 0.0) for method in shown["method"]]
+            # No metric is negative.
+            below = [min(width, value) for width, value in zip(widths, values, strict=True)]
             figure.add_bar(
-                x=shown[metric].to_list(),
+                x=values,
                 y=shown["method"].to_list(),
-                error_x={"array": widths, "color": "#555"} if any(widths) else None,
+                error_x={"array": widths, "arrayminus": below, "color": "#555"} if any(widths) else None,
                 orientation="h",
                 marker_color="#5b8db8",
                 name=metric.upper(),
-                visible=metric == metrics[0],
+                visible=metric == _FIRST,
                 row=1,
                 col=column,
             )
@@ -106,7 +112,17 @@ def _plot(table: MetricTable, *, with_library: bool) -> str:
         template="plotly_white",
         showlegend=False,
         margin={"l": 10, "r": 10, "t": 90, "b": 30},
-        updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "pad": {"b": 30}}],
+        updatemenus=[
+            {
+                "buttons": buttons,
+                "active": metrics.index(_FIRST),
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.0,
+                "yanchor": "bottom",
+                "pad": {"b": 30},
+            }
+        ],
     )
     drawn: str = figure.to_html(
         full_html=False,
