@@ -53,5 +53,6 @@ def print_metrics(path: Path) -> None:
 def _styled(cell: str) -> Text:
     for mark, style in _MARKS:
         if match := mark.match(cell):
-            return Text(match[1], style=style).append(cell[match.end() :].replace("\\", ""))
+            # The style is that of the number alone, not of the blanks before it.
+            return Text().append(match[1], style=style).append(cell[match.end() :].replace("\\", ""))
     return Text(cell)

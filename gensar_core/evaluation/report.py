@@ -77,11 +77,18 @@ def _plot(table: MetricTable, *, with_library: bool) -> str:
 
     tasks = [task for task in schema.TASKS if task in table.rows["task"]]
     metrics = [name for name in table.rows.columns if "@" in name and not name.endswith(DEVIATION)]
-    figure: Figure = make_subplots(cols=len(tasks), subplot_titles=[TASK_TITLES[task] for task in tasks])
+    counts = [table.rows.filter(pl.col("task") == task).height for task in tasks]
+    figure: Figure = make_subplots(
+        rows=len(tasks),
+        subplot_titles=[TASK_TITLES[task] for task in tasks],
+        row_heights=counts,
+        vertical_spacing=0.4 / (2 + sum(counts) / 4),
+        shared_xaxes=True,
+    )
     kind = ""
     for metric in metrics:
         kind, errors = whiskers(table, metric)
-        for column, task in enumerate(tasks, 1):
+        for row, task in enumerate(tasks, 1):
             shown = table.rows.filter(pl.col("task") == task)
             values = shown[metric].to_list()
             widths = [errors.get((task, method), 0.0) for method in shown["method"]]
@@ -95,8 +102,8 @@ def _plot(table: MetricTable, *, with_library: bool) -> str:
                 marker_color="#5b8db8",
                 name=metric.upper(),
                 visible=metric == _FIRST,
-                row=1,
-                col=column,
+                row=row,
+                col=1,
             )
     buttons: list[dict[str, Any]] = [
         {
@@ -108,7 +115,7 @@ def _plot(table: MetricTable, *, with_library: bool) -> str:
     ]
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_layout(
-        height=180 + 22 * max(len(table.rows.filter(pl.col("task") == task)) for task in tasks),
+        height=220 + 24 * sum(counts),
         template="plotly_white",
         showlegend=False,
         margin={"l": 10, "r": 10, "t": 90, "b": 30},

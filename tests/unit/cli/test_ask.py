@@ -92,7 +92,9 @@ def test_people_read_rank_score_item_and_title(dataset: Path) -> None:
     done = CliRunner().invoke(
         app, ["search", str(dataset), "gensar_demo", "piano", "--top", "1"], catch_exceptions=False
     )
-    assert done.stdout.split()[0] == "1"
+    header, _, row = done.stdout.splitlines()
+    assert header.split() == ["rank", "score", "item", "title"]
+    assert row.split()[0] == "1"
     assert "loaded in" in done.stderr
 
 

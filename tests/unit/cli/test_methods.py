@@ -16,25 +16,26 @@ ROOT = Path(__file__).parents[3]
 def lines():
     done = CliRunner().invoke(app, ["methods"])
     assert done.exit_code == 0, done.output
-    return done.output.splitlines()
+    return [line.rstrip() for line in done.output.splitlines()]
 
 
 def test_every_method_has_its_line_with_tasks_inputs_and_paper(lines):
-    header, *rows = lines[: lines.index("")]
+    header, rule, *rows = lines[: next(place for place, line in enumerate(lines) if line.startswith("input"))]
+    assert set(rule) == {"─"}
     starts = [header.index(column) for column in ("kind", "tasks", "reads", "paper")]
     assert [row.split()[0] for row in rows] == kinds()
     for row in rows:
-        # Columns stand under each other: a cell begins where its header does, after two blanks.
+        # Columns stand under each other: a cell begins where its header does, after three blanks.
         cells = [row[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True)]
         method = find(cells[0].strip())
-        assert all(cell.endswith("  ") and not cell.startswith(" ") for cell in cells[:3])
+        assert all(cell.endswith("   ") and not cell.startswith(" ") for cell in cells[:3])
         assert cells[1].strip() == "+".join(method.tasks)
         assert cells[2].strip() == (", ".join(method.inputs) or "-")
         assert cells[3] == method.paper
 
 
 def test_what_the_inputs_mean_follows(lines):
-    meanings = lines[lines.index("") + 1 :]
+    meanings = lines[next(place for place, line in enumerate(lines) if line.startswith("input")) + 2 :]
     assert [line.split()[0] for line in meanings] == list(INPUTS)
     assert len({len(line) - len(line.split(None, 1)[1]) for line in meanings}) == 1
 
@@ -55,7 +56,7 @@ GenSAR     60M       T5-small          yes  yes  yes  yes
 def test_the_papers_table_1_is_made_from_the_configuration():
     done = CliRunner().invoke(app, ["methods", "--paper", "--config", str(ROOT / "config.yaml")])
     assert done.exit_code == 0, done.output
-    header, *rows = done.output.splitlines()
+    header, _, *rows = done.output.splitlines()
     assert header.split() == [
         "method",
         "scale",
