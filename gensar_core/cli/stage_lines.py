@@ -66,6 +66,7 @@ STAGES: Final[Mapping[str, tuple[str, float]]] = {
 }
 #: Weight of the demo's pace against the run's own, in seconds of the demo.
 _PRIOR: Final = 10.0
+_CHATTER: Final = ("CalledProcessError", "eligible for caching")
 #: How much of a failed stage's log is shown.
 _LINES_OF_LOG: Final = 8
 
@@ -143,11 +144,12 @@ class LogHandler(LogHandlerBase):
         if message.startswith(("Nothing to be done", "This was a dry-run")):
             self.console.print(Text(message), soft_wrap=True)
         elif message.startswith("Complete log"):
-            done = "stopped" if self._failed else f"{sum(self._counts.values())} stages done"
+            count = sum(self._counts.values())
+            done = "stopped" if self._failed else f"{count} stage{'s' * (count != 1)} done"
             took = duration(self.clock() - self._begun)
             self.console.print(f"{done} after {took}; Snakemake's log: {message.split(': ', 1)[1]}", soft_wrap=True)
-        # That a script's process failed, and that a stage has, `_fail` says with more use.
-        elif record.levelno >= logging.WARNING and not self._failed and "CalledProcessError" not in message:
+        # What `_fail` says with more use, and what is no trouble.
+        elif record.levelno >= logging.WARNING and not self._failed and not any(text in message for text in _CHATTER):
             style = "red" if record.levelno >= logging.ERROR else "yellow"
             self.console.print(Text(message, style=style), soft_wrap=True)
 

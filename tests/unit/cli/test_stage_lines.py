@@ -136,4 +136,4 @@ def test_a_run_says_its_stages_and_a_failing_one_shows_its_error_and_its_log(tmp
     code, told = run()
     assert code == 0
     assert told[0].startswith("1/1 fit a method and rank by it")
-    assert re.match(r"1 stages done after \d+ s; Snakemake's log", told[1])
+    assert re.match(r"1 stage done after \d+ s; Snakemake's log", told[1])
