@@ -5,11 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# What to try after the demo, in the words of its users.
+NEXT := 'Activate the environment, then try:' '' '    source $(VENV)/bin/activate' \
+	'    gensar recommend results/demo gensar_demo --user "\#17" --top 5' \
+	'    gensar search results/demo gensar_demo "camp hike shelter dome tent" --user "\#17" --top 5' \
+	'    make report     # one page of all results: report.html'
+
 .PHONY: demo environment test unit lint types style long report docs clean
 
 demo: $(READY)
-	$(BIN)/snakemake --cores $(CORES) results/tables/demo.csv
-	@cat results/tables/demo.md
+	$(BIN)/gensar run --cores $(CORES) results/tables/demo.csv
+	@$(BIN)/gensar table results/tables/demo.csv
+	@printf '%s\n' '' 'The shop is simulated: this shows that everything works and proves no quality.' '' $(NEXT)
 
 environment: $(READY)
 
@@ -28,9 +35,9 @@ unit: $(READY)
 long: $(READY)
 	$(PYTEST) --dist loadfile -rs --durations=15 -m "long or cluster"
 
-# One page of all that has been built: `make report` after `snakemake all`, or TARGETS="results/overview/demo.html".
+# One page of all that is finished in results/, to look at or to send.
 report: $(READY)
-	$(BIN)/snakemake --cores $(CORES) --report report.html $(TARGETS)
+	$(BIN)/gensar report results --output report.html
 
 # The documentation as a site, in site/; a broken link is an error (not with --quiet, which drops the warnings).
 docs: $(VENV)/.docs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -77,29 +76,23 @@ def methods(
     ),
 ) -> None:
     """List every ranking method: its tasks, its inputs, and its source."""
+    from gensar_core.cli.table_view import print_table
+
     if paper:
         from gensar_core.cli.published_methods import generative_methods
         from gensar_core.config.experiments import read_experiments
 
-        _print_aligned(generative_methods(read_experiments(config), str(config)))
+        header, *rows = generative_methods(read_experiments(config), str(config))
+        print_table(header, rows)
         return
     from gensar_core.baselines.interface import INPUTS, find, kinds
 
-    rows = [("kind", "tasks", "reads", "paper")]
-    rows += [
+    rows = [
         (kind, "+".join(method.tasks), ", ".join(method.inputs) or "-", method.paper)
         for kind, method in zip(kinds(), map(find, kinds()), strict=True)
     ]
-    _print_aligned(rows)
-    typer.echo("")
-    _print_aligned(list(INPUTS.items()))
-
-
-def _print_aligned(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows whose cells stand under each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    for *cells, last in rows:
-        typer.echo("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))
+    print_table(("kind", "tasks", "reads", "paper"), rows)
+    print_table(("input", "what it holds"), INPUTS.items())
 
 
 @app.command()
@@ -216,9 +209,14 @@ def _ask(
     else:
         hits = model.search(query, entries, top=top, beams=beams, excluded=excluded, allowed=allowed, user=asked)
     answered = time.perf_counter()
-    for row in shop.rows(hits):
-        plain = "{rank:>3}  {score:>9.4f}  {item}  {title}".format(**row)
-        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else plain)
+    if as_json:
+        for row in shop.rows(hits):
+            typer.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        from gensar_core.cli.table_view import print_table
+
+        rows = [(f"{row['rank']}", f"{row['score']:.4f}", row["item"], row["title"]) for row in shop.rows(hits)]
+        print_table(("rank", "score", "item", "title"), rows, right=("rank", "score"))
     typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
 
 
@@ -240,6 +238,17 @@ def serve(
     run_service(dataset, generator, host, port, beams=beams, batch=batch, most_waiting=waiting)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="gensar run --cores 2 results/tables/demo.csv",
+)
+def run(context: typer.Context) -> None:
+    """Run the workflow with one line a stage; takes Snakemake's targets and options."""
+    from gensar_core.cli.stage_lines import run as run_workflow
+
+    run_workflow(context.args)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def status(
     context: typer.Context,
@@ -247,10 +256,10 @@ def status(
 ) -> None:
     """Show which stages are done, running and to do, with time and memory; takes Snakemake's targets and options."""
     from gensar_core.cli.status import stages
+    from gensar_core.cli.table_view import print_table
 
     listed = stages(directory, context.args)
-    for stage in listed:
-        typer.echo(stage.line())
+    print_table(("state", "seconds", "peak GB", "stage"), (s.cells() for s in listed), right=("seconds", "peak GB"))
     counts = {state: sum(stage.state == state for stage in listed) for state in dict.fromkeys(s.state for s in listed)}
     spent = sum(stage.seconds or 0.0 for stage in listed)
     typer.echo(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {spent:,.0f} s spent")
@@ -271,6 +280,14 @@ def adopt(
         typer.echo(record)
 
 
+@app.command("table")
+def show_table(path: Annotated[Path, typer.Argument(help="a metric table, such as results/tables/demo.csv")]) -> None:
+    """Print a finished metric table: the best in bold green, the second best underlined."""
+    from gensar_core.cli.table_view import print_metrics
+
+    print_metrics(path)
+
+
 @app.command("results-page")
 def results_page(
     folders: Annotated[list[Path], typer.Argument(help="folders of results, such as results")],
@@ -281,6 +298,18 @@ def results_page(
 
     names = write_page(folders, output)
     typer.echo(f"{output}: {len(names)} tables ({', '.join(names)})")
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="a folder of results")] = Path("results"),
+    output: Annotated[Path, typer.Option(help="the page to write")] = Path("report.html"),
+) -> None:
+    """Write one HTML page of all finished results: tables, plots, and the generators' hits and misses."""
+    from gensar_core.evaluation.report import write_report
+
+    sections = write_report(results, output)
+    typer.echo(f"{output}: {', '.join(sections)}")
 
 
 @app.command("schema")

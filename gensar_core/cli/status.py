@@ -10,11 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.text import Text
+
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import read_record
 
 #: Folder of Snakemake's notes: a mark for every output that a job has begun, and a lock during a run.
 _NOTES = Path(".snakemake")
+_COLORS = {"done": "green", "running": "yellow", "interrupted": "red"}
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,10 @@ class StageStatus:
     seconds: float | None = None
     peak_memory_gb: float | None = None
 
-    def line(self) -> str:
-        """Format the status for the terminal."""
-        took = f"{self.seconds:10,.1f} s {self.peak_memory_gb:6.2f} GB" if self.seconds is not None else " " * 22
-        return f"{self.state:12} {took}  {self.name}"
+    def cells(self) -> tuple[Text, str, str, str]:
+        """Format the status for the terminal: state, seconds, peak GB, name."""
+        numbers = ("", "") if self.seconds is None else (f"{self.seconds:,.1f}", f"{self.peak_memory_gb:.2f}")
+        return (Text(self.state, style=_COLORS.get(self.state, "")), *numbers, self.name)
 
 
 def stages(folder: Path, arguments: Sequence[str]) -> list[StageStatus]:

@@ -10,9 +10,9 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
-from gensar_core.evaluation.significance import gains
 from gensar_core.evaluation.table_formats import markdown_table
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
+from gensar_core.ranking.metrics import gains
 from gensar_core.runtime.stage import Stage
 
 #: Groups of targets: the name, and the largest number of training clicks.

@@ -13,8 +13,8 @@ from gensar_core import schema
 from gensar_core.config.tables import FigureSettings
 from gensar_core.errors import UserError
 from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
-from gensar_core.evaluation.significance import gains
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
+from gensar_core.ranking.metrics import gains
 from gensar_core.runtime.stage import Stage
 
 #: Half-width of a 95 % interval, in standard errors.

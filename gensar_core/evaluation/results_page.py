@@ -16,8 +16,8 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
-from gensar_core.evaluation.significance import gains
 from gensar_core.evaluation.table_cells import DEVIATION
+from gensar_core.ranking.metrics import gains
 from gensar_core.runtime.stage import digest, read_record
 
 #: What the command writes stands between these two lines; all else on the page is left alone.
@@ -26,7 +26,7 @@ END: Final = "<!-- gensar results-page: end -->"
 
 _METRIC: Final = "ndcg@5"
 _INTERVAL: Final = 1.96
-_WHISKERS: Final = {
+WHISKERS: Final = {
     "targets": "Whiskers are 95 % intervals over targets.",
     "seeds": "Whiskers are standard deviations over seeds.",
     "": "",
@@ -34,7 +34,7 @@ _WHISKERS: Final = {
 
 
 @dataclass(frozen=True)
-class _Table:
+class MetricTable:
     """Hold a finished metric table: its files' common path, {stem}.csv and so on, and its rows."""
 
     stem: Path
@@ -55,8 +55,8 @@ def results_page(folders: Sequence[Path], page: Path) -> list[str]:
     no table, when two folders hold a table of one name, when ranks have changed since their table was made, and when
     the page has no such lines.
     """
-    tables: dict[str, _Table] = {}
-    for table in (table for folder in folders for table in _tables(folder)):
+    tables: dict[str, MetricTable] = {}
+    for table in (table for folder in folders for table in finished_tables(folder)):
         other = tables.setdefault(table.stem.name, table)
         if other is not table:
             raise UserError(f"{table.stem}.csv and {other.stem}.csv have one name; give one of their folders")
@@ -77,12 +77,13 @@ def results_page(folders: Sequence[Path], page: Path) -> list[str]:
     return names
 
 
-def _tables(folder: Path) -> Iterator[_Table]:
+def finished_tables(folder: Path) -> Iterator[MetricTable]:
+    """Yield the metric tables of a results folder, by name."""
     for path in sorted((folder.resolve() / "tables").glob("*.csv")):
         rows = pl.read_csv(path)
         # Other tables, such as costs or cold items, have other columns.
         if rows.columns[:2] == ["task", "method"] and {_METRIC, "samples"} <= {*rows.columns}:
-            yield _Table(path.with_suffix(""), rows)
+            yield MetricTable(path.with_suffix(""), rows)
 
 
 def _around(page: Path) -> tuple[str, str]:
@@ -95,11 +96,11 @@ def _around(page: Path) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def _section(table: _Table, plots: Path, folder: str) -> str:
+def _section(table: MetricTable, plots: Path, folder: str) -> str:
     name = table.stem.name
-    whiskers, errors = _errors(table)
+    kind, errors = whiskers(table)
     _draw_bars(table.rows, errors, plots / name)
-    caption = f"NDCG@5 by method. {_WHISKERS[whiskers]}".strip()
+    caption = f"NDCG@5 by method. {WHISKERS[kind]}".strip()
     lines = [f"\n## {name}\n", _markdown(table.beside(".md")), f"![{caption}]({folder}/{name}.svg)\n\n{caption}\n"]
     if table.beside("_costs.csv").exists():
         _draw_costs(table.rows, pl.read_csv(table.beside("_costs.csv")), plots / f"{name}_costs")
@@ -115,19 +116,19 @@ def _markdown(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _errors(table: _Table) -> tuple[str, dict[tuple[str, str], float]]:
-    """Return the kind of the whiskers (a key of ``_WHISKERS``) and their half-widths by task and method."""
+def whiskers(table: MetricTable, metric: str = _METRIC) -> tuple[str, dict[tuple[str, str], float]]:
+    """Return the kind of a metric's whiskers (a key of ``WHISKERS``) and their half-widths by task and method."""
     ranks = _ranks(table)
     if ranks:
-        return "targets", dict(_half_widths(ranks))
-    deviation = f"{_METRIC}{DEVIATION}"
+        return "targets", dict(_half_widths(ranks, metric))
+    deviation = f"{metric}{DEVIATION}"
     if deviation in table.rows.columns:
         known = table.rows.filter(pl.col(deviation).is_not_null())
         return "seeds", {(task, method): value for task, method, value in known[["task", "method", deviation]].rows()}
     return "", {}
 
 
-def _ranks(table: _Table) -> dict[str, list[Path]]:
+def _ranks(table: MetricTable) -> dict[str, list[Path]]:
     """Return the ranks files of each method, one a seed, or nothing when one of them, or the record, is gone."""
     record = table.beside(".stage.json")
     if not record.exists():
@@ -145,14 +146,14 @@ def _ranks(table: _Table) -> dict[str, list[Path]]:
     return methods
 
 
-def _half_widths(ranks: Mapping[str, Sequence[Path]]) -> Iterator[tuple[tuple[str, str], float]]:
+def _half_widths(ranks: Mapping[str, Sequence[Path]], metric: str) -> Iterator[tuple[tuple[str, str], float]]:
     """Compute half-widths of 95 % intervals of means over test targets; a target's gain is its mean over seeds."""
     for method, paths in ranks.items():
         runs = [pl.read_parquet(path).filter(pl.col("split") == "test").sort("sample_id") for path in paths]
         for task in schema.TASKS:
             of_task = [run.filter(pl.col("task") == task)["rank"].fill_null(np.inf).to_numpy() for run in runs]
             if len(of_task[0]):
-                values = np.mean([gains(run, _METRIC) for run in of_task], axis=0)
+                values = np.mean([gains(run, metric) for run in of_task], axis=0)
                 yield (task, method), float(_INTERVAL * values.std() / np.sqrt(len(values)))
 
 

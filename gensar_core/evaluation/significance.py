@@ -13,9 +13,8 @@ from scipy import stats
 from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
+from gensar_core.ranking.metrics import UNSEEN, gains
 
-#: Ending of metrics over ranks among items that the user has not clicked before.
-UNSEEN: Final = "_unseen"
 #: Bootstrap resamples; the interval is the middle 95 % of their means.
 RESAMPLES: Final = 10_000
 _INTERVAL: Final = (2.5, 97.5)
@@ -27,13 +26,6 @@ _ENOUGH: Final = 20
 #: Sums of gains that differ by less are equal: gains are at most 1, and smaller differences are rounding.
 _TOLERANCE: Final = 1e-9
 _DECIMALS: Final = 12
-
-
-def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """Return what each target adds to a metric such as `hr@5` or `ndcg@10`, by its rank (infinite: a miss); float64."""
-    kind, k = metric.removesuffix(UNSEEN).split("@")
-    gain = 1.0 / np.log2(ranks + 1.0) if kind == "ndcg" else np.ones_like(ranks)
-    return np.where(ranks <= int(k), gain, 0.0)
 
 
 def paired_t(differences: np.ndarray) -> tuple[float, float]:

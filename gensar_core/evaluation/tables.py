@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import duckdb
+import numpy as np
 import polars as pl
 
 from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
 from gensar_core.evaluation import table_cells as cells
 from gensar_core.evaluation.published import PUBLISHED_COLUMNS, published_cells
-from gensar_core.evaluation.significance import UNSEEN, rank_column, significance
+from gensar_core.evaluation.significance import rank_column, significance
 from gensar_core.evaluation.table_formats import html_table, latex_table, latex_text, markdown_table, page
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
+from gensar_core.ranking.metrics import UNSEEN, gains
 from gensar_core.runtime.stage import Stage, read_record
 
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
@@ -114,31 +115,20 @@ def _tested(ranks: Sequence[Path], names: Sequence[str], kind: schema.Table) -> 
 
 
 def _means(table: pl.DataFrame, shown: Sequence[str]) -> pl.DataFrame:
-    with duckdb.connect() as connection:
-        # A single thread adds in a fixed order, so equal files yield equal sums.
-        connection.execute("SET threads = 1")
-        connection.register("ranks", table.to_arrow())
-        columns = ", ".join(f'{_metric(name)} AS "{name}"' for name in shown)
-        by_position = connection.sql(
-            f"""
-            SELECT task, method, {columns}, count(*) AS samples
-            FROM ranks GROUP BY task, method, position ORDER BY task, position
-            """
-        ).to_arrow_table()
-    by_file = pl.DataFrame(by_position)
+    files = []
+    for (task, method, _), ranked in table.sort("task", "position").group_by(
+        "task", "method", "position", maintain_order=True
+    ):
+        # A target that was not ranked is a miss.
+        ranks = {name: ranked[rank_column(name)].fill_null(np.inf).to_numpy() for name in shown}
+        metrics = {name: float(gains(values, name).mean()) for name, values in ranks.items()}
+        files.append({"task": task, "method": method, **metrics, "samples": len(ranked)})
+    by_file = pl.DataFrame(files)
     if not by_file.select("task", "method").is_duplicated().any():
         return by_file
     rows = by_file.group_by("task", "method", maintain_order=True)
     deviations = [pl.col(name).std().alias(name + cells.DEVIATION) for name in shown]
     return rows.agg(pl.col(*shown).mean(), *deviations, pl.col("samples").first(), seeds=pl.len())
-
-
-def _metric(name: str) -> str:
-    """Express a metric (see ranking.metrics) over its column of ranks in SQL."""
-    rank = rank_column(name)
-    kind, k = name.removesuffix(UNSEEN).split("@")
-    gain = "1.0" if kind in ("hr", "recall") else f"1.0 / log2({rank} + 1.0)"
-    return f"avg(CASE WHEN {rank} <= {k} THEN {gain} ELSE 0.0 END)"
 
 
 class _Shown:

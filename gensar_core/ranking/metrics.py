@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
+
+#: Ending of metrics over ranks among items that the user has not clicked before.
+UNSEEN: Final = "_unseen"
 
 
 def average_ranks(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -39,11 +44,22 @@ def ranks_in_list(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
+    """Return what each target adds to a metric by its rank (infinite: a miss), float64; the metric is their mean.
+
+    HR@k (`hr@5`), the share of targets ranked at k or better, is Recall@k (`recall@5`) with one relevant item. NDCG@k
+    (`ndcg@5`) is then the mean of 1 / log2(rank + 1) where rank <= k, else 0.
+    """
+    kind, k = metric.removesuffix(UNSEEN).split("@")
+    gain = 1.0 / np.log2(ranks + 1.0) if kind == "ndcg" else np.ones_like(ranks)
+    return np.where(ranks <= int(k), gain, 0.0)
+
+
 def hit_rate(ranks: np.ndarray, k: int) -> float:
-    """Compute HR@k: the share of targets ranked at k or better."""
-    return float(np.mean(ranks <= k)) if len(ranks) else float("nan")
+    """Compute HR@k; NaN without targets."""
+    return float(gains(ranks, f"hr@{k}").mean()) if len(ranks) else float("nan")
 
 
 def ndcg(ranks: np.ndarray, k: int) -> float:
-    """Compute NDCG@k with one relevant item: the mean of 1 / log2(rank + 1) where rank <= k, else 0."""
-    return float(np.mean(np.where(ranks <= k, 1.0 / np.log2(ranks + 1.0), 0.0))) if len(ranks) else float("nan")
+    """Compute NDCG@k; NaN without targets."""
+    return float(gains(ranks, f"ndcg@{k}").mean()) if len(ranks) else float("nan")

@@ -37,6 +37,8 @@ def progress(
         initial=initial,
         file=screen,
         disable=not screen.isatty(),
+        # A finished bar makes room for the line of the next stage.
+        leave=False,
         dynamic_ncols=True,
     )
     in_log = not sys.stderr.isatty()

@@ -1,5 +1,6 @@
 """The documentation builds as a site, and a link that leads nowhere is an error."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,12 @@ def test_the_site_holds_the_pages_and_the_api(tmp_path):
     assert 'src="idea.svg"' in (tmp_path / "site/index.html").read_text()
     assert 'id="gensar_core.baselines.interface.Method.fit"' in (tmp_path / "site/api/index.html").read_text()
     assert list((tmp_path / "site/trials").glob("*.csv"))
+    # Nothing is loaded from elsewhere: neither by a page's own elements, nor by the theme for a diagram.
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text()
+        assert not re.findall(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//", text), page
+        assert not re.findall(r"<link\b(?![^>]*canonical)[^>]*\bhref=\"?(?:https?:)?//", text), page
+        assert 'class="mermaid"' not in text, page
 
 
 @pytest.mark.slow

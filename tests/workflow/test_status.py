@@ -74,9 +74,11 @@ def test_stages_are_to_do_then_running_then_done(folder):
 
     (folder / "results/shop/tables/stage.json").unlink()
     shown = CliRunner().invoke(app, ["status", "--directory", str(folder)], catch_exceptions=False).stdout
-    assert [line.split() for line in shown.splitlines()] == [
-        ["done", "1,234.5", "s", "2.25", "GB", "shop/canonical"],
-        ["done", "1,234.5", "s", "2.25", "GB", "shop/models/m"],
+    header, _, *rows = [line.split() for line in shown.splitlines()]
+    assert header == ["state", "seconds", "peak", "GB", "stage"]
+    assert rows == [
+        ["done", "1,234.5", "2.25", "shop/canonical"],
+        ["done", "1,234.5", "2.25", "shop/models/m"],
         ["to", "do", "shop/tables"],
         ["2", "done,", "1", "to", "do;", "2,469", "s", "spent"],
     ]

@@ -86,7 +86,9 @@ def test_the_snippet_of_the_documentation_runs(
 
 def test_people_read_rank_score_item_and_title(dataset: Path) -> None:
     done = gensar("search", dataset, "gensar_demo", "piano", "--top", 1)
-    assert done.stdout.split()[0] == "1"
+    header, _, row = done.stdout.splitlines()
+    assert header.split() == ["rank", "score", "item", "title"]
+    assert row.split()[0] == "1"
     assert "loaded in" in done.stderr
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from gensar_core.cli.main import app
 from gensar_core.errors import UserError
-from gensar_core.evaluation.results_page import BEGIN, END, _errors, _tables, results_page
+from gensar_core.evaluation.results_page import BEGIN, END, finished_tables, results_page, whiskers
 from gensar_core.evaluation.tables import metric_table
 from tests.unit.evaluation.test_tables import joined, ranks_file
 
@@ -69,10 +69,10 @@ def test_a_page_without_marks_is_not_touched(results, tmp_path):
 
 
 def test_whiskers_over_targets_are_of_the_mean_over_seeds(results):
-    whiskers, errors = _errors(next(_tables(results)))
+    kind, errors = whiskers(next(finished_tables(results)))
     # Gains of a's four targets over its two seeds: 1, 1/2, 0, 0.
     deviation = math.sqrt((1 + 0.25) / 4 - 0.375**2)
-    assert whiskers == "targets"
+    assert kind == "targets"
     assert errors["rec", "a"] == pytest.approx(1.96 * deviation / 2)
     assert errors["rec", "b"] == pytest.approx(0.0)
     # Of two targets in search, one is hit at rank 2.
@@ -81,8 +81,8 @@ def test_whiskers_over_targets_are_of_the_mean_over_seeds(results):
 
 def test_without_ranks_whiskers_are_deviations_over_seeds(results):
     (results / "shop/ranks/b.parquet").unlink()
-    whiskers, errors = _errors(next(_tables(results)))
-    assert whiskers == "seeds"
+    kind, errors = whiskers(next(finished_tables(results)))
+    assert kind == "seeds"
     # Seeds reach 1/4 and 1/2 in recommendation and the same in search; `b` has one file.
     assert errors == pytest.approx({("rec", "a"): math.sqrt(2) / 8, ("search", "a"): 0.0}, abs=1e-6)
 

@@ -2,12 +2,13 @@
 
 import math
 
+import ir_measures
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.ranking.metrics import average_ranks, gains, hit_rate, ndcg
 
 
 def rank(*scores, present=None):
@@ -69,3 +70,19 @@ def test_metrics_by_hand():
 def test_metrics_without_samples_are_nan():
     assert math.isnan(hit_rate(np.zeros(0), 5))
     assert math.isnan(ndcg(np.zeros(0), 5))
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20))
+def test_metrics_are_those_of_ir_measures(ranks):
+    """Each target is the one relevant of twelve documents, at its rank."""
+    lists = {f"{sample}": rank for sample, rank in enumerate(ranks)}
+    relevant = {sample: {"target": 1} for sample in lists}
+    scored = {
+        sample: {"target" if place == rank else f"other{place}": -float(place) for place in range(1, 13)}
+        for sample, rank in lists.items()
+    }
+    for k in (1, 5, 10):
+        measures = {"hr": ir_measures.Success @ k, "recall": ir_measures.R @ k, "ndcg": ir_measures.nDCG @ k}
+        found = ir_measures.calc_aggregate(measures.values(), relevant, scored)
+        for name, measure in measures.items():
+            assert gains(np.array(ranks, dtype=float), f"{name}@{k}").mean() == pytest.approx(found[measure])
