@@ -21,7 +21,7 @@ from gensar_core.nn.t5 import scales_outputs
 _WEIGHTS: Final = {"retrieval": 0.5, "prefix": 0.5, "commitment": 0.5, "reconstruction": 0.1}
 #: Balanced codes: the weight of the plan's entropy, and the iterations. With the 1.0 of the authors' training the plan
 #: is so even that its heaviest codes are not: codes that tell items apart less are never chosen, and die.
-_EPSILON: Final = 0.03
+_EPSILON: Final = 0.01
 _ITERATIONS: Final = 100
 
 
