@@ -36,16 +36,19 @@ VALUES = {
         "random": {"kind": "numbers"},
         "titles": {"kind": "titles"},
         "product": {"kind": "product", "collaborative": "clicks"},
+        "learned": {"kind": "genret", "backbone": "scratch"},
     },
     "pseudo_queries": {"asked": {"backbone": "scratch"}},
     "corpora": {
         "full": {"identifier": "joint"},
         "short": {"identifier": "words", "tasks": ["nrip", "doc2query"], "pseudo_queries": "asked"},
+        "learned": {"identifier": "learned"},
     },
     "generators": {
         "gensar": {"corpus": "full", "backbone": "scratch", "warm_start": True, "scatter": 2},
         "brief": {"corpus": "short", "backbone": "scratch"},
         "further": {"corpus": "full", "start_from": "gensar", "seed": 5},
+        "from_codes": {"corpus": "learned", "start_from_identifiers": True},
     },
     "methods": {
         "sasrec": {"kind": "sasrec", "dropout": 0.3},
@@ -194,6 +197,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ("shop", "further"),
             [f"results/shop/models/gensar/{name}" for name in ("model.safetensors", "config.json", "stage.json")],
         ),
+        (paths.generator_start, ("shop", "from_codes"), ["results/shop/identifiers/learned/stage.json"]),
         (
             paths.ranking_parts,
             ("shop", "gensar", "full_ranks_parts", {"ranks": ".parquet", "records": ".stage.json"}),
