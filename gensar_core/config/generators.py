@@ -270,6 +270,4 @@ def _check_agreement(entry: GeneratorSettings, first: Any, where: str) -> None:
     start = "start_from_identifiers" if entry.start_from is None else f"start_from: {entry.start_from}"
     for path, given in written.items():
         if given != theirs[path]:
-            raise UserError(
-                f"{where}.{path}: is {given!r}, but {start} has {theirs[path]!r}; leave it out"
-            )
+            raise UserError(f"{where}.{path}: is {given!r}, but {start} has {theirs[path]!r}; leave it out")

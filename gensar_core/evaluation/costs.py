@@ -39,8 +39,8 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
 
     Training is everything that a method does before it ranks, validation included, and the trainings that it started
     from; one that was killed and continued counts from where it continued. CPU seconds are those of all threads, so
-    that rows compare which were trained with other numbers of them, or beside other work. Ranking covers the valid and test targets of all tasks that the method
-    ranks, and the work of all jobs that share it. If a name occurs several times, seconds are means over its runs.
+    that rows compare which were trained with other numbers of them, or beside other work. Ranking covers the valid and
+    test targets of all tasks that the method ranks, and the work of all jobs that share it. If a name occurs several times, seconds are means over its runs.
     """
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):

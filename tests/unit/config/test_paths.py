@@ -164,7 +164,7 @@ ABLATION = ("sasrec", "sasrec-seed1", "brief", "brief-seed1")
             ["results/shop/identifiers/words/quality.json", "results/shop/identifiers/joint/quality.json"],
         ),
         (paths.generators_in_parts, (True,), ["gensar", "gensar-seed1"]),
-        (paths.generators_in_parts, (False,), ["brief", "further", "brief-seed1"]),
+        (paths.generators_in_parts, (False,), ["brief", "further", "from_codes", "brief-seed1"]),
         (
             paths.ranking_corpus,
             ("shop", "brief"),
