@@ -1,7 +1,7 @@
 """Configure identifiers: the joint RQ-VAE (paper, section 3.2), and the kinds it is compared with.
 
-Each kind has a model of the settings that its file in identifiers/kinds/ reads. Where an entry of `identifiers` holds more,
-such as a seed or names of embeddings, which only the workflow reads, it has a second model. Both name the kind.
+Each kind has a model of the settings that its file in identifiers/kinds/ reads. Where an entry of `identifiers` holds
+more, such as a seed or names of embeddings, which only the workflow reads, it has a second model. Both name the kind.
 """
 
 from __future__ import annotations

@@ -35,12 +35,13 @@ def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[st
 
 
 def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
-    """Return the cost table: `method`, `tasks`, `parameters`, seconds of training, by clock and CPU, of ranking, `device`.
+    """Return the cost table, a row for each method: `tasks`, `parameters`, seconds of training and ranking, `device`.
 
     Training is everything that a method does before it ranks, validation included, and the trainings that it started
-    from; one that was killed and continued counts from where it continued. CPU seconds are those of all threads, so
-    that rows compare which were trained with other numbers of them, or beside other work. Ranking covers the valid and
-    test targets of all tasks that the method ranks, and the work of all jobs that share it. If a name occurs several times, seconds are means over its runs.
+    from; one that was killed and continued counts from where it continued. Its CPU seconds are those of all threads, so
+    that rows compare which ran on other numbers of them, or beside other work. Ranking covers the valid and test
+    targets of all tasks that the method ranks, and the work of all jobs that share it. If a name occurs several times,
+    seconds are means over its runs.
     """
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):
