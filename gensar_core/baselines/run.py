@@ -17,7 +17,7 @@ from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import full_ranking_metrics, load_targets, ranks_by_score
-from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.stage import Stage, cpu_seconds
 
 _RANKED_SPLITS = ("valid", "test")
 
@@ -52,10 +52,15 @@ def fit_and_rank(
     inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
     inputs += [path for path in (embedding, training_negatives) if path is not None]
     with Stage("method", model, settings=recorded, inputs=inputs, seed=seed, code=code, alone=True) as stage:
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), cpu_seconds()
         fitted = method.fit(checkpoints, stage.key)
-        seconds = round(time.monotonic() - started, 3)
-        stage.record(paper=method.paper, parameters=weights_learned(method), training_seconds=seconds, **fitted)
+        stage.record(
+            paper=method.paper,
+            parameters=weights_learned(method),
+            training_seconds=round(time.monotonic() - started, 3),
+            training_cpu_seconds=round(cpu_seconds() - cpu_started, 3),
+            **fitted,
+        )
         for warning in method.warnings:
             stage.warn(f"{name}: {warning}")
         method.save(stage.path("."))

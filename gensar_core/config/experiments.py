@@ -112,7 +112,10 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
     _check_row_names(experiments, where)
     _check_catalogue_rows(experiments, where)
     _check_file_names(experiments, where)
-    return experiments.model_copy(update={"generators": with_starts(experiments.generators, f"{where}: generators")})
+    corpora, identifiers = experiments.corpora, experiments.identifiers
+    learned = {name: identifiers[corpora[entry.corpus].identifier] for name, entry in experiments.generators.items()}
+    generators = with_starts(experiments.generators, learned, f"{where}: generators")
+    return experiments.model_copy(update={"generators": generators})
 
 
 def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Experiments:

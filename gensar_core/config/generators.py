@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -201,6 +201,10 @@ class GeneratorSettings(TrainingSettings):
     start_from: Name | None = None
     """Another entry of `generators` whose trained weights initialize this training; tokens are matched by name, new
     ones start at random. Backbone and size are then those of that entry."""
+    start_from_identifiers: bool = False
+    """Start from the T5 that learned the identifiers of the corpus (`kind: genret`), which has the codes as tokens.
+    Backbone and size are then its own; the corpus takes its tokenizer, from the folder `tokenizer` beside the
+    identifiers if that was `trained`."""
     scatter: Parts = 1
     """Number of parts in which targets are ranked among their candidates or among all items, each a separate job.
     Results do not depend on it."""
@@ -209,8 +213,12 @@ class GeneratorSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _warm_start_is_of_new_weights(self) -> GeneratorSettings:
-        if self.warm_start and self.start_from is not None:
-            raise ValueError("warm_start would overwrite the weights of start_from; set warm_start: false")
+        starts = {"start_from": self.start_from is not None, "start_from_identifiers": self.start_from_identifiers}
+        if self.warm_start and any(starts.values()):
+            first = next(name for name, given in starts.items() if given)
+            raise ValueError(f"warm_start would overwrite the weights of {first}; set warm_start: false")
+        if all(starts.values()):
+            raise ValueError("start_from and start_from_identifiers are both set; a training starts from one model")
         return self
 
     @model_validator(mode="after")
@@ -222,11 +230,14 @@ class GeneratorSettings(TrainingSettings):
         return self
 
 
-def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict[str, GeneratorSettings]:
-    """Return all entries; those that start from another take over its backbone and size.
+def with_starts(
+    generators: Mapping[str, GeneratorSettings], identifiers: Mapping[str, Any], where: str
+) -> dict[str, GeneratorSettings]:
+    """Return all entries; those that start from another model take over its backbone and size.
 
-    ``where`` begins every error message. Raises UserError on a circular `start_from`, and on a backbone or size that
-    contradicts it.
+    ``identifiers`` maps each generator to the settings of its identifiers. ``where`` begins every error message. Raises
+    UserError on a circular `start_from`, on identifiers that no T5 learned, and on a backbone or size that contradicts
+    those of the model to start from.
     """
     resolved: dict[str, GeneratorSettings] = {}
     for name in generators:
@@ -238,21 +249,27 @@ def with_starts(generators: Mapping[str, GeneratorSettings], where: str) -> dict
             other = generators[other].start_from
         for one in reversed(chain):
             entry = generators[one]
-            if entry.start_from is not None:
-                first = resolved[entry.start_from]
+            first = resolved[entry.start_from] if entry.start_from is not None else None
+            if entry.start_from_identifiers:
+                first = identifiers[one]
+                if first.kind != "genret":
+                    raise UserError(
+                        f"{where}.{one}.start_from_identifiers: no T5 learned identifiers of kind {first.kind}; write "
+                        "false, or give the corpus those of kind genret"
+                    )
+            if first is not None:
                 _check_agreement(entry, first, f"{where}.{one}")
                 entry = entry.model_copy(update={"backbone": first.backbone, "size": first.size})
             resolved[one] = entry
     return {name: resolved[name] for name in generators}
 
 
-def _check_agreement(entry: GeneratorSettings, first: GeneratorSettings, where: str) -> None:
-    """Raise UserError when an entry sets another backbone or size than the entry it starts from."""
+def _check_agreement(entry: GeneratorSettings, first: Any, where: str) -> None:
+    """Raise UserError when an entry sets another backbone or size than the model it starts from."""
     written = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
     written |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
     theirs = {"backbone": first.backbone, **{f"size.{name}": value for name, value in first.size}}
+    start = "start_from_identifiers" if entry.start_from is None else f"start_from: {entry.start_from}"
     for path, given in written.items():
         if given != theirs[path]:
-            raise UserError(
-                f"{where}.{path}: is {given!r}, but start_from: {entry.start_from} has {theirs[path]!r}; leave it out"
-            )
+            raise UserError(f"{where}.{path}: is {given!r}, but {start} has {theirs[path]!r}; leave it out")

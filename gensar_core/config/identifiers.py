@@ -1,7 +1,7 @@
 """Configure identifiers: the joint RQ-VAE (paper, section 3.2), and the kinds it is compared with.
 
-Each kind has two models: the settings that its file in identifiers/kinds/ reads, and an entry of `identifiers`, which
-adds what only the workflow reads, such as names of embeddings. Both name the kind.
+Each kind has a model of the settings that its file in identifiers/kinds/ reads. Where an entry of `identifiers` holds
+more, such as a seed or names of embeddings, which only the workflow reads, it has a second model. Both name the kind.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ class KindSettings(Settings):
     leaves_curve: ClassVar[bool] = False
 
     kind: str
+
+    def of_stage(self) -> KindSettings:
+        """Return the settings that the stage reads: all, where an entry has no others."""
+        return self
 
 
 class QuantizerSettings(KindSettings):
@@ -285,14 +289,6 @@ class NumberIdentifiers(NumberSettings, _Drawn):
         return self.part(NumberSettings)
 
 
-class TitleIdentifiers(TitleSettings):
-    """Configure an entry; both identifiers are the same. Nothing is drawn at random."""
-
-    def of_stage(self) -> TitleSettings:
-        """Return the settings that the stage reads."""
-        return self.part(TitleSettings)
-
-
 class ProductIdentifiers(ProductSettings, _FromVectors):
     """Configure an entry; both identifiers are those of the one embedding that it names."""
 
@@ -329,7 +325,7 @@ IdentifierSettings = Annotated[
     | RqKmeansIdentifiers
     | ClusterIdentifiers
     | NumberIdentifiers
-    | TitleIdentifiers
+    | TitleSettings
     | ProductIdentifiers
     | GenRetIdentifiers,
     Field(discriminator="kind"),

@@ -323,10 +323,13 @@ def generator_token_vectors(plan: Plan, dataset: str, generator: str) -> list[st
 
 
 def generator_start(plan: Plan, dataset: str, generator: str) -> list[str]:
-    """List the files of the trained generator whose weights a generator starts from, if any."""
-    other = plan.experiments.generators[generator].start_from
-    names = ("model.safetensors", "config.json", "stage.json") if other else ()
-    return [f"results/{dataset}/models/{other}/{name}" for name in names]
+    """List files in the folder of the trained model whose weights a generator starts from, if any."""
+    entry = plan.experiments.generators[generator]
+    if entry.start_from_identifiers:
+        identifier = plan.experiments.corpora[entry.corpus].identifier
+        return [f"results/{dataset}/identifiers/{identifier}/stage.json"]
+    names = ("model.safetensors", "config.json", "stage.json") if entry.start_from else ()
+    return [f"results/{dataset}/models/{entry.start_from}/{name}" for name in names]
 
 
 def full_ranking_protocol(plan: Plan, dataset: str) -> str:

@@ -198,6 +198,14 @@ class _Corpus:
         """Put the end of sequence before each row, from which its first token is predicted."""
         return beside(repeated(self.pieces.table.take(np.array([self.pieces.eos])).values, len(tokens)), tokens)
 
+    def logged_tasks(self) -> list[str]:
+        """Return the tasks whose clicks prompts rank, show or ask: a log tells a model of no others."""
+        tasks = [self.tasks[name] for name in self.settings.active_tasks()]
+        shown = {behavior for task in tasks for behavior in task.shown_behaviors}
+        of_entries = {"rec" if behavior == schema.RECOMMENDED_ITEM else "search" for behavior in shown}
+        told = {*self.prompts.ranking, *(task.source for task in tasks), *of_entries}
+        return [task for task in schema.TASKS if task in told]
+
     def tasks_without_users(self) -> list[Task]:
         """Return the tasks that a causal model aligns by: one of each pair of contents, titles aside."""
         tasks = [self.tasks[name] for name in self.settings.active_tasks()]
@@ -367,9 +375,10 @@ def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol)
         for task in corpus.tasks_without_users():
             for rows in corpus.alignment_rows(task):
                 table.write(rows)
+    how = (corpus.entry_tokens, corpus.logged_tasks(), protocol, width)
     return {
-        "user_logs": write_logs(training, read, training_targets, corpus.entry_tokens, protocol, width, width // 2),
-        "asked_logs": write_logs(events, asked, ranked, corpus.entry_tokens, protocol, width, width),
+        "user_logs": write_logs(training, read, training_targets, *how, width // 2),
+        "asked_logs": write_logs(events, asked, ranked, *how, width),
     }
 
 

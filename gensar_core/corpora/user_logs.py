@@ -15,7 +15,7 @@ Positions count only tokens that an entry sees. So the states of an entry equal 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -259,13 +259,15 @@ def write_logs(
     path: Path,
     target_of: Callable[[Entries, EventLog], np.ndarray],
     tokens_of: Callable[[Entries], Ragged],
+    tasks: Sequence[str],
     protocol: Protocol,
     width: int,
     history: int,
 ) -> dict[str, int]:
     """Write the logs in the file ``events`` as table `user_logs`, some users at a time; return the counts of its rows.
 
-    ``target_of`` returns what each entry asks, ``tokens_of`` its token ids; users without a target have no row.
+    ``target_of`` returns what each entry asks, ``tokens_of`` its token ids; users without a target have no row. Events
+    of other ``tasks`` are left out.
     """
     users = pl.scan_parquet(events).select("user_id").collect().to_series().to_numpy()
     offsets = np.append(0, np.cumsum(np.bincount(users))) if len(users) else np.zeros(1, dtype=np.int64)
@@ -273,7 +275,7 @@ def write_logs(
     counts = {"rows": 0, "tokens": 0, "targets": 0}
     with TableWriter(schema.USER_LOGS, path) as writer:
         for block in table.blocks():
-            log = EventLog.from_frame(table.read(block))
+            log = EventLog.from_frame(table.read(block).filter(pl.col("task").is_in(tasks)))
             entries = log_entries(log, protocol)
             frame = log_rows(entries, tokens_of(entries), target_of(entries, log), width, history)
             writer.write(frame)

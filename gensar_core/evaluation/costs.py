@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -12,7 +14,7 @@ from gensar_core.evaluation.table_formats import markdown_table
 from gensar_core.runtime.stage import Stage, read_record
 
 _DECIMALS = 1
-_SECONDS = ("training seconds", "ranking seconds")
+_SECONDS = ("training seconds", "training CPU seconds", "ranking seconds")
 
 
 def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str], output: Path) -> None:
@@ -33,11 +35,13 @@ def cost_table(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[st
 
 
 def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -> pl.DataFrame:
-    """Return the cost table: `method`, `tasks`, `parameters`, `training seconds`, `ranking seconds`, `device`.
+    """Return the cost table, a row for each method: `tasks`, `parameters`, seconds of training and ranking, `device`.
 
-    Training is everything that a method does before it ranks, validation included; a training that was killed and
-    continued counts from where it continued. Ranking covers the valid and test targets of all tasks that the method
-    ranks, and the work of all jobs that share it. If a name occurs several times, seconds are means over its runs.
+    Training is everything that a method does before it ranks, validation included, and the trainings that it started
+    from; one that was killed and continued counts from where it continued. Its CPU seconds are those of all threads, so
+    that rows compare which ran on other numbers of them, or beside other work. Ranking covers the valid and test
+    targets of all tasks that the method ranks, and the work of all jobs that share it. If a name occurs several times,
+    seconds are means over its runs.
     """
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):
@@ -48,7 +52,8 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
                 "method": name,
                 "tasks": "+".join(task for task in schema.TASKS if task in ranked_tasks),
                 "parameters": fitted["counts"]["parameters"],
-                "training seconds": float(fitted["counts"].get("training_seconds", fitted["seconds"])),
+                "training seconds": _of_training(fitted, "seconds"),
+                "training CPU seconds": _of_training(fitted, "cpu_seconds"),
                 "ranking seconds": float(ranked["seconds"] + ranked["counts"].get("parts_seconds", 0.0)),
                 "device": fitted["device"],
             }
@@ -59,6 +64,14 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
     runs = table.group_by("method", maintain_order=True)
     others = [name for name in table.columns if name not in ("method", *_SECONDS)]
     return runs.agg(pl.col(others).first(), pl.col(_SECONDS).mean()).select(table.columns)
+
+
+def _of_training(fitted: Mapping[str, Any], name: str) -> float:
+    """Add what a method's training took, or a stage that only trains, to what the trainings before it did."""
+    counts = fitted["counts"]
+    # Records of earlier versions hold no CPU seconds.
+    own = counts.get(f"training_{name}", fitted.get(name, math.nan))
+    return float(own + counts.get(f"earlier_{name}", 0.0))
 
 
 def _shown(cell: object) -> str:

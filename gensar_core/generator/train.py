@@ -20,7 +20,7 @@ from gensar_core.generator.validation import load_validation
 from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
-from gensar_core.runtime.stage import Stage, write_json
+from gensar_core.runtime.stage import Stage, read_record, write_json
 from gensar_core.training.loop import train
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.state import TrainingRecord
@@ -84,9 +84,19 @@ def train_generator(
             steps=record.steps,
             best_step=record.best_step,
             best_score=record.best_score,
+            **(_earlier_work(start_from) if start_from is not None else {}),
         )
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _earlier_work(folder: Path) -> dict[str, float]:
+    """Return the seconds of the training that left a folder, and of those that it began with."""
+    record = read_record(folder / "stage.json")
+    return {
+        f"earlier_{name}": round(record[name] + record["counts"].get(f"earlier_{name}", 0.0), 3)
+        for name in ("seconds", "cpu_seconds")
+    }
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gensar_core.identifiers.sinkhorn import balanced_by_cost
+from gensar_core.nn.t5 import scales_outputs
 
 #: Weights of the losses (the authors' training).
 _WEIGHTS: Final = {"retrieval": 0.5, "prefix": 0.5, "commitment": 0.5, "reconstruction": 0.1}
-#: Balanced codes: the weight of the plan's entropy, and the iterations (the authors' training).
-_EPSILON: Final = 1.0
+#: Balanced codes: the weight of the plan's entropy, and the iterations. With the 1.0 of the authors' training the plan
+#: is so even that its heaviest codes are not: codes that tell items apart less are never chosen, and die.
+_EPSILON: Final = 0.01
 _ITERATIONS: Final = 100
 
 
@@ -40,7 +42,7 @@ class LevelBatch:
 
 
 class GenRetModel(nn.Module):
-    """Hold the T5, the codebooks, and a table of decoder inputs for each level but the last."""
+    """Hold the T5, and for each level a codebook and a table of decoder inputs."""
 
     def __init__(self, t5: Any, levels: int, codes: int) -> None:
         super().__init__()
@@ -48,8 +50,8 @@ class GenRetModel(nn.Module):
         self.t5 = t5
         #: The decoder's input at level 0.
         self.start = nn.Parameter(torch.randn(width))
-        #: Inputs at level t + 1, by the code of level t: each level has a table of its own.
-        self.inputs = nn.ModuleList(nn.Embedding(codes, width) for _ in range(levels - 1))
+        #: Inputs at level t + 1, by the code of level t: each level has a table of its own, the last one's untrained.
+        self.inputs = nn.ModuleList(nn.Embedding(codes, width) for _ in range(levels))
         self.codebooks = nn.ParameterList(nn.Parameter(torch.zeros(codes, width)) for _ in range(levels))
 
     def outputs(self, tokens: Tensor, prefix: Tensor) -> Tensor:
@@ -65,6 +67,24 @@ class GenRetModel(nn.Module):
             use_cache=False,
         ).last_hidden_state
         return outputs
+
+    @torch.no_grad()
+    def as_generator(self, words: int) -> Any:
+        """Return the T5 with a token for each code, those of level t from row ``words`` + t K on; it gives up its own.
+
+        A code's row of the embeddings is its decoder input, and its row of the output matrix, a separate one, is its
+        vector in the codebook: logits of codes stay those of this model. Words keep the logits that they had.
+        """
+        t5, config = self.t5, self.t5.config
+        scale = config.d_model**-0.5 if scales_outputs(t5) else 1.0
+        output = torch.cat([t5.lm_head.weight[:words] * scale, *self.codebooks])
+        t5.resize_token_embeddings(len(output), mean_resizing=False)
+        t5.shared.weight[words:] = torch.cat([table.weight for table in self.inputs])
+        t5.shared.weight[config.decoder_start_token_id] = self.start
+        config.tie_word_embeddings = config.scale_decoder_outputs = False
+        t5.lm_head = nn.Linear(config.d_model, len(output), bias=False)
+        t5.lm_head.weight.copy_(output)
+        return t5
 
     def losses(self, batch: LevelBatch, *, codes: bool) -> dict[str, Tensor]:
         """Return the losses of a step at level t = ``batch.prefix.shape[1]``, `loss` being their weighted sum.

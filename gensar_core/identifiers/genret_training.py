@@ -191,9 +191,9 @@ class LevelTraining:
         return {name: value.detach() for name, value in losses.items()}
 
     def validate(self) -> Mapping[str, float]:
-        """Return the level's recalls and, past its warm-up, the collision rate; the score is the recall of vectors.
+        """Return the level's recalls and, past its warm-up, the collision rate; the score is the mean of the recalls.
 
-        The recall of codes only breaks ties: it changes the score by less than one pair.
+        The recall of vectors alone would keep the weights of the first epochs, whose codes are not yet even.
         """
         vectors = self.item_vectors()
         metrics = self.recalls(vectors)
@@ -201,9 +201,8 @@ class LevelTraining:
             # The codebook is still empty.
             return {"score": metrics["recall"], "recall": metrics["recall"]}
         codes = np.column_stack([self.codes, self.best_codes(vectors)])
-        tie_break = 0.5 * metrics["code_recall"] / len(self.searches.held_out[0])
         return {
-            "score": metrics["recall"] + tie_break,
+            "score": (metrics["recall"] + metrics["code_recall"]) / 2,
             **metrics,
             "collision_rate": collision_rate(torch.from_numpy(codes)),
         }

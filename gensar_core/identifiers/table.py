@@ -73,7 +73,7 @@ class IdentifierTable:
             raise UserError(f"{path}: item ids are not 0 to {len(frame) - 1}; build the identifiers again")
         vocabulary = read_vocabulary(folder / "vocabulary.json")
         sizes = _level_sizes(vocabulary)
-        tokens = [f"<{level}_{code}>" for level, size in sizes.items() for code in range(size)]
+        tokens = code_tokens(sizes)
         # The number of the token of each level's code 0.
         starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
         sides: dict[str, Ragged] = {}
@@ -107,6 +107,11 @@ class IdentifierTable:
         flat = pl.Series([word for row in words for word in row], dtype=pl.String())
         numbers = flat.rank("dense").cast(pl.Int64()).to_numpy()
         return Ragged.from_lengths(np.array([len(row) for row in words]), numbers)
+
+
+def code_tokens(sizes: Mapping[str, int]) -> list[str]:
+    """Name the tokens of all codes of levels, by the levels' names and numbers of codes."""
+    return [f"<{level}_{code}>" for level, size in sizes.items() for code in range(size)]
 
 
 def shared_codes(rows: Ragged, item: int) -> np.ndarray:

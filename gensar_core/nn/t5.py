@@ -73,6 +73,15 @@ def t5_of_tokenizer(backbone: str, size: ScratchSize, tokenizer: Any, tokenizer_
     return model
 
 
+def scales_outputs(model: Any) -> bool:
+    """Return whether decoder outputs are scaled by d_model**-0.5: true for the first T5, false for T5 1.1 and mT5."""
+    config = model.config
+    if config.model_type == "mt5":
+        return False
+    # Later versions of Transformers separate this switch from weight tying.
+    return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings))
+
+
 def unloadable(name: str, reason: str) -> UserError:
     """Return the error of a pretrained model that cannot be loaded."""
     return UserError(

@@ -80,7 +80,7 @@ class Stage:
         return cls(name, output.parent, record_name=f"{output.name}.stage.json", **options)
 
     def __enter__(self) -> Stage:
-        self._started = time.monotonic()
+        self._started, self._cpu_started = time.monotonic(), cpu_seconds()
         self._digests = {str(path): digest(path) for path in self.inputs}
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
@@ -167,9 +167,16 @@ class Stage:
             "warnings": self.warnings,
             "device": _device(),
             "seconds": round(time.monotonic() - self._started, 3),
+            "cpu_seconds": round(cpu_seconds() - self._cpu_started, 3),
             "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 3),
             "versions": {"gensar": __version__, "python": platform.python_version(), **_versions()},
         }
+
+
+def cpu_seconds() -> float:
+    """Return the seconds that processors have worked for this process so far, on all its threads and ended children."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _remove(path: Path) -> None:

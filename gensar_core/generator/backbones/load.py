@@ -11,10 +11,10 @@ from gensar_core.config.generators import TrainingSettings
 from gensar_core.corpora import read as corpora
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.backbones.t5 import Backbone, scales_outputs
+from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.backbones.token_rows import add_corpus_tokens, token_tables
 from gensar_core.generator.backbones.whole_words import add_whole_words, load_whole_words
-from gensar_core.nn.t5 import load_t5, t5_from_scratch
+from gensar_core.nn.t5 import load_t5, scales_outputs, t5_from_scratch
 from gensar_core.runtime.seeds import derive_seed
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional
 from gensar_core.generator.backbones.tree_attention import attend_ancestors, split_heads
 from gensar_core.generator.prefix_tree import PrefixTrees
 from gensar_core.nn.dropout import dropout
+from gensar_core.nn.t5 import scales_outputs
 
 #: Added to an attention score, it leaves no weight. It is finite, so that a row without keys stays a number.
 _NEVER = torch.finfo(torch.float32).min / 2
@@ -223,15 +224,6 @@ def _padding_bias(present: torch.Tensor) -> torch.Tensor | None:
         return None
     blocked = torch.zeros(present.shape, device=present.device).masked_fill_(~present, _NEVER)
     return blocked[:, None, None, :]
-
-
-def scales_outputs(model: Backbone) -> bool:
-    """Return whether decoder outputs are scaled by d_model**-0.5: true for the first T5, false for T5 1.1 and mT5."""
-    config = model.config
-    if config.model_type == "mt5":
-        return False
-    # Later versions of Transformers separate this switch from weight tying.
-    return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings))
 
 
 def _attend_padded(stack: Backbone, bias: torch.Tensor | None) -> Attend:

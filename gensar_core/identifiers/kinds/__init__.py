@@ -15,6 +15,6 @@ The name of a file is what `kind` of an entry of `identifiers` may be. The file 
 A side holds a row for every item: codes, with the names and sizes of their levels, or a text, which the corpus writes
 in pieces of its tokenizer. Rows of codes may differ in length if none is the beginning of another.
 
-A new kind takes a file here, a pair of models in gensar_core/config/identifiers.py, and their place in the union at
-the end of that file.
+A new kind takes a file here, a model or two in gensar_core/config/identifiers.py, and a place in the union at the end
+of that file (docs/add-an-identifier.md).
 """

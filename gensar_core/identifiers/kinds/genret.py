@@ -1,8 +1,8 @@
 """Learn codes of item texts that queries find: discrete auto-encoding, one level after another (GenRet).
 
 A last code numbers the items that share all learned ones, in the order of their ids. Beside the identifiers it leaves
-``t5/``, the trained T5 with its tokenizer, from which a generator may start, and model.safetensors, the codebooks and
-decoder inputs.
+the trained T5, in which each learned code is a token, for a generator to start from, and ``tokenizer/``, whose words it
+reads.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import torch
-from safetensors.torch import save_file
 
 from gensar_core import schema
 from gensar_core.config.identifiers import GenRetSettings
 from gensar_core.embeddings.item_texts import Texts, tokenize_catalogue
+from gensar_core.embeddings.tokenizer import add_tokens
 from gensar_core.errors import UserError
 from gensar_core.identifiers.collisions import occurrence
 from gensar_core.identifiers.genret_model import GenRetModel
@@ -24,7 +24,7 @@ from gensar_core.identifiers.genret_training import SearchPairs, learn_codes
 from gensar_core.identifiers.interface import Kind, KindData, SideIdentifiers, Work
 from gensar_core.identifiers.quality import code_use, collision_rate
 from gensar_core.identifiers.quantizer import LETTERS, code_rows
-from gensar_core.identifiers.table import Scheme
+from gensar_core.identifiers.table import Scheme, code_tokens
 from gensar_core.nn.t5 import t5_of_tokenizer
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
@@ -37,12 +37,7 @@ def _build(settings: GenRetSettings, data: KindData, work: Work) -> dict[str, Si
     model = _model(settings, tokenizer, work.seed).to(pick_device())
     learned = learn_codes(model, searches, settings, work.seed, work.checkpoints, work.stage.key)
 
-    model.t5.save_pretrained(work.stage.path("t5"))
-    tokenizer.save_pretrained(work.stage.path("t5"))
-    tables = {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name[:3] != "t5."}
-    save_file(tables, work.stage.path("model.safetensors"))
     write_json(work.stage.path("curve.json"), learned.history)
-
     codes, sizes = torch.from_numpy(learned.codes), [settings.codebook_size] * settings.levels
     number = occurrence(codes).numpy()
     counts = {
@@ -52,7 +47,18 @@ def _build(settings: GenRetSettings, data: KindData, work: Work) -> dict[str, Si
     }
     sizes = [*sizes, int(number.max()) + 1]
     scheme = Scheme(levels=[f"{LETTERS['semantic']}{level + 1}" for level in range(len(sizes))], sizes=sizes)
+    learned_sizes = dict(zip(scheme.levels, sizes[:-1], strict=False))
+    _save(model, tokenizer, code_tokens(learned_sizes), work)
     return {"semantic": SideIdentifiers(code_rows(np.column_stack([learned.codes, number])), scheme, counts=counts)}
+
+
+def _save(model: GenRetModel, tokenizer: Any, tokens: list[str], work: Work) -> None:
+    """Write the T5 and two tokenizers: that of its words, and its own, which has a token for each learned code."""
+    tokenizer.save_pretrained(work.stage.path("tokenizer"))
+    words = add_tokens(tokenizer, tokens, str(tokenizer.name_or_path)).base_vocabulary_size
+    folder = work.stage.path("config.json").parent
+    model.as_generator(words).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, SearchPairs]:

@@ -54,6 +54,9 @@ def put(values, path, value):
         ("generators.next", {"base": "gensar", "start_from": "gensar", "warm_start": True, "backbone": "scratch"}, "generators.next: value error, warm_start would overwrite the weights of start_from; set warm_start: false"),
         ("generators.next", {"corpus": "full", "start_from": "gensar", "backbone": "scratch"}, "generators.next.backbone: is 'scratch', but start_from: gensar has 'google-t5/t5-small'; leave it out"),
         ("generators.next", {"base": "gensar", "start_from": "gensar", "size": {"d_model": 64}}, "generators.next.size.d_model: is 64, but start_from: gensar has 32; leave it out"),
+        ("generators.gensar.start_from_identifiers", True, "generators.gensar.start_from_identifiers: no T5 learned identifiers of kind rqvae; write false, or give the corpus those of kind genret"),
+        ("generators.next", {"corpus": "full", "start_from": "gensar", "start_from_identifiers": True}, "generators.next: value error, start_from and start_from_identifiers are both set"),
+        ("generators.next", {"base": "gensar", "start_from_identifiers": True, "warm_start": True, "backbone": "scratch"}, "generators.next: value error, warm_start would overwrite the weights of start_from_identifiers"),
         ("generators.gensar.size.dmodel", 3, "generators.gensar.size.dmodel: unknown key; did you mean 'd_model'"),
         ("generators.gensar.learning_rate", "1e-4", "generators.gensar.learning_rate: '1e-4' is text, not a number"),
         ("generators.gensar.batch_size", "64", "generators.gensar.batch_size: '64' is text"),
@@ -161,6 +164,17 @@ def test_a_staged_training_has_backbone_and_size_of_its_first_stage(values):
         assert (training.backbone, training.size.d_model) == ("scratch", 32)
     assert experiments.generators["second"].epochs == 2.0
     assert list(experiments.generators) == ["gensar", "second", "a_third"]
+
+
+def test_a_training_that_starts_from_its_identifiers_takes_their_t5(values):
+    learned = put(values, "identifiers.learned", {"kind": "genret", "backbone": "scratch", "size": {"d_model": 32}})
+    learned = put(learned, "corpora.full", {"identifier": "learned"})
+    learned = put(learned, "generators.next", {"corpus": "full", "start_from_identifiers": True})
+    entry = load_experiments(learned).generators["next"]
+    assert (entry.backbone, entry.size.d_model) == ("scratch", 32)
+    other = put(learned, "generators.next.size", {"d_model": 64})
+    with pytest.raises(UserError, match=r"next\.size\.d_model: is 64, but start_from_identifiers has 32; leave it out"):
+        load_experiments(other)
 
 
 def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(values):

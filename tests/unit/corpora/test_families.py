@@ -176,6 +176,18 @@ def test_a_family_has_prompts_for_its_task_alone(shop: Path, tmp_path: Path, fam
     assert items["target_ids"].to_list() == [read(COLLABORATIVE[4]).input_ids]
 
 
+@pytest.mark.parametrize(
+    ("tasks", "searches"), [(None, False), (["sequential", "search"], True), (["title_to_index"], False)]
+)
+def test_logs_tell_a_recommender_of_no_search_that_its_prompts_do_not(
+    shop: Path, tmp_path: Path, tasks: list[str] | None, searches: bool
+) -> None:
+    corpus = build(shop, tmp_path, "lcrec", tasks=tasks)
+    for name in ("user_logs", "asked_logs"):
+        behaviors = set(schema.USER_LOGS.read(corpus / f"{name}.parquet")["behavior"].explode())
+        assert behaviors == ({R, Q, S} if searches else {R})
+
+
 @pytest.mark.parametrize("family", ["p5", "tiger", "lcrec", "dsi_qg", "genret"])
 def test_live_prompts_equal_the_stored_ones(shop: Path, tmp_path: Path, family: str) -> None:
     corpus = build(shop, tmp_path, family)

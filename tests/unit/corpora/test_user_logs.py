@@ -17,7 +17,7 @@ from gensar_core.corpora.user_logs import (
 )
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.samples.events import EventLog
-from gensar_core.schema import RECOMMENDED_ITEM, SEARCHED_ITEM, SEARCHED_QUERY, USER_LOGS
+from gensar_core.schema import RECOMMENDED_ITEM, SEARCHED_ITEM, SEARCHED_QUERY, TASKS, USER_LOGS
 from tests.support.samples_logs import WORKED, event, events_frame, expected_history, logs
 
 
@@ -150,7 +150,7 @@ def test_rows_to_rank_ask_for_the_samples_and_leave_out_users_without_any(tmp_pa
     def target_of(entries, events):
         return held_out_targets(entries, events, samples)
 
-    counts = write_logs(tmp_path / "events.parquet", path, target_of, tokens, "strict", 64, 64)
+    counts = write_logs(tmp_path / "events.parquet", path, target_of, tokens, TASKS, "strict", 64, 64)
     rows = USER_LOGS.read(path)
     assert counts == {"rows": 2, "tokens": sum(map(len, rows["token_ids"])), "targets": 3}
     assert rows["user_id"].to_list() == [0, 2]

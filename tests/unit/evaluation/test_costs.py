@@ -33,6 +33,7 @@ def test_a_row_holds_what_the_records_of_its_method_say(fitted):
         "tasks": ["rec", "rec+search"],
         "parameters": [fit["counts"]["parameters"] for fit in fits],
         "training seconds": [fit["counts"]["training_seconds"] for fit in fits],
+        "training CPU seconds": [fit["counts"]["training_cpu_seconds"] for fit in fits],
         "ranking seconds": [ranking["seconds"] for ranking in rankings],
         "device": [fit["device"] for fit in fits],
     }
@@ -40,13 +41,16 @@ def test_a_row_holds_what_the_records_of_its_method_say(fitted):
     assert table["parameters"][1] == 0
 
 
-def test_a_stage_that_only_trains_is_counted_whole(fitted, tmp_path):
+def test_a_stage_that_only_trains_is_counted_whole_with_those_it_started_from(fitted, tmp_path):
     models, ranks, _ = fitted
     record = read_record(models[0] / "stage.json")
-    del record["counts"]["training_seconds"]
+    counts = {"parameters": 7, "earlier_seconds": 100.0, "earlier_cpu_seconds": 150.0}
     (tmp_path / "generator").mkdir()
-    write_json(tmp_path / "generator" / "stage.json", {**record, "seconds": 12.5})
-    assert costs([tmp_path / "generator"], ranks[:1], ["generator"])["training seconds"].to_list() == [12.5]
+    write_json(
+        tmp_path / "generator" / "stage.json", {**record, "counts": counts, "seconds": 12.5, "cpu_seconds": 20.0}
+    )
+    row = costs([tmp_path / "generator"], ranks[:1], ["generator"]).row(0, named=True)
+    assert (row["training seconds"], row["training CPU seconds"]) == (112.5, 170.0)
 
 
 def test_the_table_is_written_as_csv_and_markdown(fitted, tmp_path):
@@ -72,5 +76,5 @@ def test_runs_of_one_name_are_one_row_of_means(fitted):
     assert together.columns == apart.columns
     row = together.row(0, named=True)
     assert (len(together), row["method"], row["parameters"]) == (1, "one", apart["parameters"][0])
-    for column in ("training seconds", "ranking seconds"):
+    for column in ("training seconds", "training CPU seconds", "ranking seconds"):
         assert row[column] == pytest.approx((2 * apart[column][0] + apart[column][1]) / 3)

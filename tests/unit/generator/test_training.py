@@ -277,6 +277,14 @@ def test_a_training_that_starts_from_another_continues_its_weights(
     inputs = read_record(tmp_path / "staged" / "stage.json")["inputs"]
     assert inputs[str(trained / "model.safetensors")] == digest(trained / "model.safetensors")
 
+    train_generator(corpus, samples, tmp_path / "third", still, 1, None, start_from=tmp_path / "staged")
+    records = [read_record(folder / "stage.json") for folder in (trained, tmp_path / "staged", tmp_path / "third")]
+    assert "earlier_seconds" not in records[0]["counts"]
+    for name in ("seconds", "cpu_seconds"):
+        assert records[1]["counts"][f"earlier_{name}"] == records[0][name] > 0.0
+        both = records[0][name] + records[1][name]
+        assert records[2]["counts"][f"earlier_{name}"] == pytest.approx(both, abs=0.001)
+
 
 def test_backbones_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bert").mkdir()

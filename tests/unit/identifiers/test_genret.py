@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from gensar_core import schema
 from gensar_core.config.identifiers import GenRetSettings
 from gensar_core.errors import UserError
+from gensar_core.identifiers import genret_model
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.genret_model import GenRetModel, LevelBatch
 from gensar_core.identifiers.genret_training import (
@@ -82,8 +83,9 @@ def new_model(vocabulary: int, levels: int, codes: int) -> GenRetModel:
 
 def learned(levels: int, **changes: Any) -> tuple[LearnedCodes, GenRetModel]:
     _, searches = topic_searches()
-    model = new_model(30 + TOPICS * PER_TOPIC, levels, SMALL["codebook_size"])
-    return learn_codes(model, searches, settings(levels=levels, **changes), seed=1), model
+    given = settings(levels=levels, **changes)
+    model = new_model(30 + TOPICS * PER_TOPIC, levels, given.codebook_size)
+    return learn_codes(model, searches, given, seed=1), model
 
 
 def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
@@ -91,6 +93,31 @@ def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
     counts = np.zeros((codes.max() + 1, topic.max() + 1), dtype=int)
     np.add.at(counts, (codes, topic), 1)
     return float(counts.max(axis=1).sum() / len(codes))
+
+
+def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:
+    logits = np.random.default_rng(0).standard_normal((64, 4))
+    logits[:, 0] += 6.0
+    middle, half = (logits.max() + logits.min()) / 2, (logits.max() - logits.min()) / 2 + 1e-5
+    plan = np.exp((logits - middle) / half / 1.0)
+    for _ in range(100):
+        for column in range(4):
+            plan[:, column] /= plan[:, column].sum() * 4
+        for row in range(64):
+            plan[row] /= plan[row].sum() * 64
+    codes = balanced_by_cost(torch.from_numpy(-logits), 1.0, 100)
+    assert codes.tolist() == plan.argmax(axis=1).tolist()
+    assert code_use(torch.from_numpy(logits).argmax(1, keepdim=True), [4])["perplexity"][0] < 1.5
+    assert code_use(codes[:, None], [4])["perplexity"][0] > 3.5
+
+
+def test_codes_that_tell_items_apart_less_get_their_share_as_well() -> None:
+    """The last of 16 codes differs between items twenty times as much as the first."""
+    logits = np.random.default_rng(0).standard_normal((128, 16)) * np.geomspace(0.05, 1.0, 16)
+    chosen = balanced_by_cost(-torch.from_numpy(logits), genret_model._EPSILON, genret_model._ITERATIONS)
+    use = code_use(chosen[:, None], [16])
+    assert use["usage"] == [1.0]
+    assert use["perplexity"][0] > 14
 
 
 def entropy(logits: np.ndarray, target: int) -> float:
@@ -115,7 +142,7 @@ def test_losses_are_those_of_plain_loops(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     losses = {name: value.item() for name, value in model.losses(batch, codes=True).items()}
 
-    code = balanced_by_cost(-torch.from_numpy(items[:, 1] @ books[1].T), 1.0, 100).tolist()
+    code = balanced_by_cost(-torch.from_numpy(items[:, 1] @ books[1].T), genret_model._EPSILON, 100).tolist()
     retrieval = np.mean([
         entropy(np.array([queries[row, 1] @ items[j, 1] for j in range(4) if not alike[row, j]]), target)
         for row, target in ((0, 1), (1, 3))
@@ -142,7 +169,7 @@ def test_reconstruction_draws_the_code_and_straight_through_its_item(monkeypatch
     losses = model.losses(batch, codes=True)
     assert losses.keys() == {"loss", "commitment", "reconstruction"}
     losses["reconstruction"].backward()
-    code = balanced_by_cost(-(item[:, 0] @ model.codebooks[0].T).detach().double(), 1.0, 100)
+    code = balanced_by_cost(-(item[:, 0] @ model.codebooks[0].T).detach().double(), genret_model._EPSILON, 100)
     for number in range(2):
         torch.testing.assert_close(model.codebooks[0].grad[number], item.grad[code == number, 0].sum(0))
 
@@ -159,6 +186,30 @@ def test_a_text_s_vectors_depend_on_the_codes_before_alone_and_not_on_padding() 
         assert not torch.allclose(changed[:, 2], vectors[:, 2])
         # Each level has its own table of inputs.
         assert not torch.allclose(model.outputs(tokens, torch.tensor([[3, 2]]))[:, 1], vectors[:, 1])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_as_a_generator_it_gives_codes_and_words_the_logits_they_had(tied: bool) -> None:
+    model, words = new_model(20, 2, 4).eval(), 18
+    for codebook in model.codebooks:
+        codebook.data.normal_()
+    if not tied:
+        model.t5.config.tie_word_embeddings = model.t5.config.scale_decoder_outputs = False
+        model.t5.lm_head = torch.nn.Linear(32, 20, bias=False)
+    tokens, prefix = torch.tensor([[5, 6, 1, -1], [7, 8, 9, 1]]), torch.tensor([[2], [3]])
+    with torch.no_grad():
+        outputs = model.outputs(tokens, prefix)
+        of_codes = [outputs[:, level] @ model.codebooks[level].T for level in range(2)]
+        of_words = outputs @ model.t5.lm_head.weight[:words].T * (32**-0.5 if tied else 1.0)
+        logits = model.as_generator(words)(
+            input_ids=tokens.clamp_min(0),
+            attention_mask=(tokens >= 0).long(),
+            decoder_input_ids=torch.tensor([[0, words + 2], [0, words + 3]]),
+        ).logits
+    assert logits.shape == (2, 2, words + 2 * 4)
+    torch.testing.assert_close(logits[:, 0, words : words + 4], of_codes[0])
+    torch.testing.assert_close(logits[:, 1, words + 4 :], of_codes[1])
+    torch.testing.assert_close(logits[..., :words], of_words)
 
 
 def test_items_that_share_their_codes_stand_side_by_side() -> None:
@@ -246,6 +297,17 @@ def test_codes_find_the_topics_of_the_texts() -> None:
     assert found.figures[0]["recall"] >= 0.8
 
 
+def test_nearly_all_codes_are_used_at_each_level_and_say_what_queries_seek() -> None:
+    """Chance finds one of 48 items by the first code, and then one of six or so."""
+    found, _ = learned(2, codebook_size=8, first_warmup_epochs=8, warmup_epochs=4, epochs=12)
+    use = code_use(torch.from_numpy(found.codes), [8, 8])
+    assert min(use["usage"]) >= 7 / 8
+    assert min(use["perplexity"]) >= 5.5
+    first, second = found.figures
+    assert first["code_recall"] > 3 / 48
+    assert second["code_recall"] > 2 / 6
+
+
 def test_earlier_levels_stand_while_later_ones_are_learned() -> None:
     (one, first), (two, both) = learned(1), learned(2)
     assert two.codes[:, 0].tolist() == one.codes[:, 0].tolist()
@@ -273,7 +335,7 @@ def write_texts(folder: Path, searches: bool = True, texts: bool = True) -> Kind
 
 def built_bytes(data: KindData, output: Path, seed: int = 1, checkpoints: Path | None = None) -> dict[str, bytes]:
     build_identifiers(data, output, settings(), seed, checkpoints)
-    files = ("identifiers.parquet", "vocabulary.json", "model.safetensors", "curve.json", "t5/model.safetensors")
+    files = ("identifiers.parquet", "vocabulary.json", "model.safetensors", "curve.json", "tokenizer/tokenizer.json")
     return {name: (output / name).read_bytes() for name in files}
 
 
@@ -308,10 +370,15 @@ def test_identifiers_are_the_learned_codes_and_a_number(undisturbed: tuple[Path,
     assert counts["semantic"]["raw_collision_rate"] == pytest.approx(1 - len(np.unique(codes[:, :2], axis=0)) / 41)
 
 
-def test_the_trained_t5_opens_with_its_tokenizer(undisturbed: tuple[Path, dict[str, bytes]]) -> None:
-    folder = undisturbed[0] / "t5"
+def test_a_token_stands_for_each_learned_code_of_the_t5_that_is_left(
+    undisturbed: tuple[Path, dict[str, bytes]],
+) -> None:
+    folder = undisturbed[0]
     model, tokenizer = load_t5(str(folder)), AutoTokenizer.from_pretrained(folder)
-    assert len(model.shared.weight) == len(tokenizer)
+    words = AutoTokenizer.from_pretrained(folder / "tokenizer").get_vocab()
+    codes = {f"<S{level}_{code}>": len(words) + 4 * level + code - 4 for level in (1, 2) for code in range(4)}
+    assert tokenizer.get_vocab() == words | codes
+    assert len(model.shared.weight) == len(model.lm_head.weight) == len(tokenizer)
 
 
 def test_the_same_seed_writes_the_same_bytes(

@@ -3,18 +3,26 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from gensar_core import schema
+from gensar_core.cli.main import app
 from gensar_core.errors import UserError
 from gensar_core.evaluation.collision_figure import collision_figure
+from gensar_core.identifiers.build import build_identifiers
+from gensar_core.identifiers.interface import KindData, find_kind, identifier_kinds
 from gensar_core.identifiers.report import click_pairs, quality_report
+from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import write_json
+from gensar_core.runtime.tensors import save_vectors
 from tests.support.samples_logs import event, write_canonical
-from tests.support.shop import write_corpus_inputs
+from tests.support.shop import write_corpus_inputs, write_events, write_items, write_queries
+from tests.support.small_quantizer import small_settings
 
 ITEMS = 24
 
@@ -110,3 +118,63 @@ def test_the_figure_shows_each_sides_rate(tmp_path: Path) -> None:
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     record = json.loads((tmp_path / "one.stage.json").read_text())
     assert record["counts"] == {"raw_collision_rate": rates}
+
+
+#: Settings of every kind for the shop below.
+KINDS: dict[str, dict[str, Any]] = {
+    "rqvae": small_settings().model_dump(),
+    "rq_kmeans": {"codebook_size": 8, "shared_levels": 1, "specific_levels": 2},
+    "clusters": {"parts": 2, "leaf_size": 6},
+    "numbers": {},
+    "titles": {},
+    "product": {"subspaces": 2, "codebook_size": 4},
+    "genret": {
+        "levels": 1, "codebook_size": 4, "backbone": "scratch", "tokenizer": "trained", "vocabulary_size": 400,
+        "size": {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1},
+        "epochs": 1,
+    },
+}  # fmt: skip
+
+
+def test_each_kind_is_tried() -> None:
+    assert KINDS.keys() == set(identifier_kinds())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_reported_drawn_and_explained(kind: str, tmp_path: Path) -> None:
+    """Twelve items of two colors; users click and search within a color."""
+    canonical, folder = tmp_path / "shop/canonical", tmp_path / "shop/identifiers/one"
+    color = [item % 2 for item in range(12)]
+    write_items(canonical, [f"{('red', 'blue')[c]} lamp {chr(97 + item)}" for item, c in enumerate(color)], [["lamps"]])
+    write_queries(canonical, ["red lamp", "blue lamp"])
+    clicks = [(user, time, item) for user in range(6) for time, item in enumerate(range(user % 2, 12, 2))]
+    rows = [(user, time, "rec", item, None, None) for user, time, item in clicks]
+    rows += [(user, 10 + time, "search", item, item % 2, 10 * user + time) for user, time, item in clicks]
+    for name in ("events", "training_events"):
+        write_events(canonical, sorted(rows), name)
+    vectors = np.random.default_rng(0).standard_normal((12, 4)) + 4 * np.array(color)[:, None]
+    save_vectors({"items": vectors.astype(np.float32)}, tmp_path / "vectors.safetensors")
+    given = find_kind(kind).settings.model_validate({**KINDS[kind], "kind": kind})
+    data = KindData(
+        {"semantic": tmp_path / "vectors.safetensors"},
+        canonical / "training_events.parquet",
+        canonical / "queries.parquet",
+        canonical / "items.parquet",
+    )
+    build_identifiers(data, folder, given, 1, None)
+
+    quality_report(folder, canonical, folder)
+    report = json.loads((folder / "quality.json").read_text())
+    assert report["items"] == 12
+    for side in report["sides"]:
+        assert report[side]["collision_rate"] == 0.0
+        assert all(0 < one["pairs"] <= 66 for one in report[side]["prefixes"])
+
+    collision_figure([kind], [folder / "quality.json"], tmp_path / "figure")
+    rates = {side: report[side]["raw_collision_rate"] for side in report["sides"]}
+    assert json.loads((tmp_path / "figure.stage.json").read_text())["counts"] == {"raw_collision_rate": {kind: rates}}
+
+    done = CliRunner().invoke(app, ["explain", "i0", str(folder)], catch_exceptions=False)
+    table = IdentifierTable.load(folder)
+    assert done.output.splitlines()[0] == "item 0  i0  red lamp a"
+    assert all(table.text(side, 0) in done.output for side in schema.SIDES)
