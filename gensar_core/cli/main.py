@@ -201,13 +201,14 @@ def _ask(
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
     from gensar_core.corpora.user_words import UNKNOWN_USER
-    from gensar_core.service.shop import Shop, clicked_items, open_generator, read_names
+    from gensar_core.service.shop import Folders, Shop, clicked_items, read_lines
 
-    shop = Shop(dataset / "canonical")
+    folders = Folders.of(dataset, name)
+    shop = Shop(folders.canonical)
     number = None if user is None else shop.user(user)
     entries = shop.read_history(written or []) if number is None else shop.history(number)
-    allowed = shop.allowed(None if only is None else read_names(only), category)
-    model = open_generator(dataset, name)
+    allowed = shop.allowed(None if only is None else read_lines(only), category)
+    model = folders.load()
     loaded = time.perf_counter()
     excluded = set() if again else clicked_items(entries)
     asked = UNKNOWN_USER if number is None else number
