@@ -74,7 +74,7 @@ rule recommendations_gather:
         "../workflow_scripts/recommendations_gather.py"
 
 
-use rule recommendations as searches with:
+rule searches:
     input:
         canonical=paths.ITEMS_AND_QUERIES,
         corpus=by_wildcards(paths.answering_corpus),
@@ -87,6 +87,13 @@ use rule recommendations as searches with:
         "results/{dataset}/logs/searches_{generator}.log",
     wildcard_constraints:
         generator=any_of(experiments.generators),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=scaled(4000, 5),
+        runtime=scaled(60, 4.0),
     params:
         settings=settings_of("searches"),
         code=code_of("searches"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -146,6 +146,7 @@ _Top = Annotated[int, typer.Option(help="how many items to return")]
 _Beams = Annotated[int | None, typer.Option(help="width of the search; default: 50, or --top if that is more")]
 _Only = Annotated[Path | None, typer.Option(help="file of raw item ids, one a line: return no others")]
 _Category = Annotated[str | None, typer.Option(help="return items of this category only")]
+_Again = Annotated[bool, typer.Option(help="return items of the history as well")]
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
 
 
@@ -159,7 +160,7 @@ def recommend(
     beams: _Beams = None,
     only: _Only = None,
     category: _Category = None,
-    again: Annotated[bool, typer.Option(help="return items of the history as well")] = False,
+    again: _Again = False,
     as_json: _Json = False,
 ) -> None:
     """Recommend items with a trained generator, to a user or for a given history."""
@@ -221,6 +222,61 @@ def _ask(
         plain = "{rank:>3}  {score:>9.4f}  {item}  {title}".format(**row)
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else plain)
     typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
+
+
+_Output = Annotated[Path, typer.Argument(help="the Parquet file to write; its record goes beside it")]
+
+
+@app.command("recommend-all")
+def recommend_all(
+    dataset: _Dataset,
+    generator: _Generator,
+    output: _Output,
+    users: Annotated[Path | None, typer.Option(help="file of raw user ids, one a line: recommend to no others")] = None,
+    top: _Top = 10,
+    beams: _Beams = None,
+    only: _Only = None,
+    again: _Again = False,
+) -> None:
+    """Recommend items to all users into a Parquet file; killed, the same command goes on where it was."""
+    from gensar_core.config.datasets import RecommendationSettings
+    from gensar_core.service.answers import recommend_to_all
+
+    named = {"items": only, "users": users}
+    values = {"top": top, "beams": beams, "again": again} | {name: file and str(file) for name, file in named.items()}
+    _answer_all(dataset, generator, output, RecommendationSettings, values, recommend_to_all)
+
+
+@app.command("search-all")
+def search_all(
+    dataset: _Dataset,
+    generator: _Generator,
+    queries: Annotated[Path, typer.Argument(help="text file of the queries, one a line")],
+    output: _Output,
+    top: _Top = 10,
+    beams: _Beams = None,
+    only: _Only = None,
+) -> None:
+    """Search for every query of a file into a Parquet file; killed, the same command goes on where it was."""
+    from gensar_core.config.datasets import QueryAnswerSettings
+    from gensar_core.service.answers import search_for_all
+
+    values = {"file": str(queries), "top": top, "beams": beams, "items": only and str(only)}
+    _answer_all(dataset, generator, output, QueryAnswerSettings, values, search_for_all)
+
+
+def _answer_all(
+    dataset: Path, name: str | None, output: Path, model: type[Any], values: dict[str, Any], stage: Callable[..., None]
+) -> None:
+    """Run a stage that answers many questions."""
+    from gensar_core.config.base import validate
+    from gensar_core.service.shop import Folders
+
+    if output.suffix != ".parquet":
+        raise UserError(f"{output}: name a file that ends in .parquet")
+    settings = validate(model, values, "command line")
+    stage(Folders.of(dataset, name), output, settings, output.with_suffix(".checkpoints"))
+    typer.echo(f"{output}: written")
 
 
 @app.command()

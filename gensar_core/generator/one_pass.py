@@ -248,7 +248,9 @@ class LiveLogs:
         tokens = corpora.new_tokens(corpus)
         self._lead = [tokens.get(f"<{behavior}>", int(tokenizer.eos_token_id)) for behavior in schema.BEHAVIORS]
         numbers = query_numbers(corpus)
-        self._numbers = dict(zip(map(tuple, numbers["token_ids"].to_list()), numbers["query_id"].to_list(), strict=True))
+        self._numbers = dict(
+            zip(map(tuple, numbers["token_ids"].to_list()), numbers["query_id"].to_list(), strict=True)
+        )
 
     def rows(self, asked: Sequence[Asked]) -> LogRows:
         """Write a row for each question: its history, then what is asked: a recommendation, or results of its query.
