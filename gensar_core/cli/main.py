@@ -137,6 +137,8 @@ def explain(
 
 _Dataset = Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo")]
 _Generator = Annotated[str, typer.Argument(help="a generator trained on it, such as gensar_demo")]
+_Source = Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo, or an exported folder")]
+_ItsGenerator = Annotated[str | None, typer.Argument(help="a generator of the data set, such as gensar_demo")]
 _User = Annotated[str | None, typer.Option(help="whose history to go by: a raw id, or #17 for number 17")]
 _History = Annotated[
     list[str] | None,
@@ -152,8 +154,8 @@ _Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
 
 @app.command()
 def recommend(
-    dataset: _Dataset,
-    generator: _Generator,
+    dataset: _Source,
+    generator: _ItsGenerator = None,
     user: _User = None,
     history: _History = None,
     top: _Top = 10,
@@ -169,9 +171,9 @@ def recommend(
 
 @app.command()
 def search(
-    dataset: _Dataset,
-    generator: _Generator,
-    query: Annotated[str, typer.Argument(help="the words searched for")],
+    dataset: _Source,
+    generator: Annotated[str, typer.Argument(help="a generator of the data set; leave it out for an exported folder")],
+    query: Annotated[str | None, typer.Argument(help="the words searched for")] = None,
     user: _User = None,
     history: _History = None,
     top: _Top = 10,
@@ -181,12 +183,13 @@ def search(
     as_json: _Json = False,
 ) -> None:
     """Search for items with a trained generator, in the light of a user's history if there is one."""
-    _ask(dataset, generator, query, user, history, top, beams, only, category, True, as_json)
+    name, words = (None, generator) if query is None else (generator, query)
+    _ask(dataset, name, words, user, history, top, beams, only, category, True, as_json)
 
 
 def _ask(
     dataset: Path,
-    name: str,
+    name: str | None,
     query: str | None,
     user: str | None,
     written: list[str] | None,
@@ -202,10 +205,10 @@ def _ask(
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
     from gensar_core.corpora.user_words import UNKNOWN_USER
-    from gensar_core.service.shop import Folders, Shop, clicked_items, read_lines
+    from gensar_core.service.shop import Folders, clicked_items, read_lines
 
     folders = Folders.of(dataset, name)
-    shop = Shop(folders.canonical)
+    shop = folders.shop()
     number = None if user is None else shop.user(user)
     entries = shop.read_history(written or []) if number is None else shop.history(number)
     allowed = shop.allowed(None if only is None else read_lines(only), category)
@@ -266,7 +269,7 @@ def search_all(
 
 
 def _answer_all(
-    dataset: Path, name: str | None, output: Path, model: type[Any], values: dict[str, Any], stage: Callable[..., None]
+    dataset: Path, name: str, output: Path, model: type[Any], values: dict[str, Any], stage: Callable[..., None]
 ) -> None:
     """Run a stage that answers many questions."""
     from gensar_core.config.base import validate
@@ -281,8 +284,8 @@ def _answer_all(
 
 @app.command()
 def serve(
-    dataset: _Dataset,
-    generator: _Generator,
+    dataset: _Source,
+    generator: _ItsGenerator = None,
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 lets other machines ask")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen at")] = 8000,
     beams: Annotated[int, typer.Option(min=1, help="width of the search")] = 50,
@@ -295,6 +298,19 @@ def serve(
     except ModuleNotFoundError as error:
         raise UserError(f"serve: needs {error.name}; run pip install 'gensar[serve]'") from error
     run_service(dataset, generator, host, port, beams=beams, batch=batch, most_waiting=waiting)
+
+
+@app.command()
+def export(
+    dataset: _Dataset,
+    generator: _Generator,
+    folder: Annotated[Path, typer.Argument(help="a new folder, which then needs nothing else")],
+) -> None:
+    """Write a trained generator into one folder to take away or publish: model, items, README with its metrics."""
+    from gensar_core.service.export import export_generator
+
+    export_generator(dataset, generator, folder)
+    typer.echo(f"{folder}: written; try it with gensar search {folder} WORDS, or read its README.md")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -31,7 +31,7 @@ from gensar_core.generator.live_questions import Answering, SearchOptions
 from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
-from gensar_core.generator.trained import check_same_items
+from gensar_core.generator.trained import check_same_items, exported_corpus
 from gensar_core.generator.warm_start import warm_embeddings
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.arrays import Ragged
@@ -153,12 +153,13 @@ class OnePassGenerator(Answering):
 
     @classmethod
     def load(
-        cls, model: Path, corpus: Path, device: torch.device | None = None, precision: Precision = "float32"
+        cls, model: Path, corpus: Path | None = None, device: torch.device | None = None, precision: Precision = "float32"
     ) -> OnePassGenerator:
         """Load the model in the folder ``model``, which was trained on the folder ``corpus``.
 
-        Raises UserError if a folder is missing or they do not belong together.
+        Without ``corpus``, ``model`` is an exported folder, which holds what it needs of the corpus. Raises UserError if a folder is missing or they do not belong together.
         """
+        corpus = corpus or exported_corpus(model)
         device = device or pick_device()
         network = CausalGenerator.load(model)
         catalogue = load_catalogue(corpus, len(network.embeddings), int(network.lm.config.eos_token_id))

@@ -10,7 +10,7 @@ from gensar_core.config.generators import Precision
 from gensar_core.corpora.instructions import PROMPTS_COPY
 from gensar_core.errors import UserError
 from gensar_core.generator.one_pass import OnePassGenerator, query_numbers_file
-from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.generator.trained import TrainedGenerator, exported_corpus
 
 #: A trained generator: both kinds answer the same questions.
 Generator: TypeAlias = TrainedGenerator | OnePassGenerator
@@ -22,6 +22,7 @@ def load_generator(model: Path, corpus: Path | None = None, precision: Precision
     Without ``corpus``, ``model`` is an exported folder, which holds what it needs of it. Raises UserError if a folder
     is missing or damaged, or they do not belong together.
     """
+    corpus = corpus or exported_corpus(model)
     family = OnePassGenerator if _reads_logs(model) else TrainedGenerator
     return family.load(model, corpus, precision=precision)
 

@@ -25,7 +25,7 @@ from gensar_core.runtime.progress import progress
 from gensar_core.runtime.shards import Shards
 from gensar_core.runtime.stage import Stage, read_record
 from gensar_core.runtime.writing import TableWriter
-from gensar_core.service.shop import Folders, Shop, clicked_items, read_lines, whole_histories
+from gensar_core.service.shop import Folders, clicked_items, read_lines, whole_histories
 
 #: Questions answered in one search: a kill loses no more than minutes of work.
 _BLOCK: Final = 1024
@@ -152,7 +152,7 @@ def _write(
     stock = Path(settings.items) if settings.items else None
     inputs = [*folders.files(), *files, *([stock] if stock else [])]
     with Stage.named_after(output.with_suffix(""), name, settings=settings, inputs=inputs, code=__name__) as stage:
-        shop = Shop(folders.canonical)
+        shop = folders.shop()
         raw_ids = shop.items.get_column("raw_id")
         allowed = None
         if stock is not None:

@@ -33,25 +33,30 @@ class ServedModel:
     #: Items that the unique assignment moved, bool [n_items], by side.
     moved: dict[str, np.ndarray]
     name: str
+    #: Record of the model's folder, which is written last.
+    record: Path
 
     @classmethod
-    def load(cls, dataset: Path, name: str) -> ServedModel:
-        """Load the generator ``name`` of a data set's folder. Raises UserError when its parts do not fit."""
+    def load(cls, dataset: Path, name: str | None) -> ServedModel:
+        """Load the generator ``name`` of a data set's folder, or an exported folder.
+
+        Raises UserError when its parts do not fit.
+        """
         folders = Folders.of(dataset, name)
-        shop = Shop(folders.canonical, suggests=False)
+        shop = folders.shop(suggests=False)
         generator = folders.load()
         folder = folders.identifiers
         identifiers = IdentifierTable.load(folder)
         if not len(shop.items) == generator.n_items == len(identifiers):
             raise UserError(
-                f"{dataset}: has {len(shop.items)} items, {folder} {len(identifiers)} and the generator {name} "
+                f"{dataset}: has {len(shop.items)} items, {folder} {len(identifiers)} and the generator "
                 f"{generator.n_items}; build them again"
             )
         table = schema.IDENTIFIERS.read(folder / "identifiers.parquet").sort("item_id")
         moved: dict[str, np.ndarray] = {}
         for side in schema.SIDES:
             moved[side] = table.get_column(f"{side}_moved").to_numpy()
-        served = cls(shop, generator, identifiers, moved, name)
+        served = cls(shop, generator, identifiers, moved, name or dataset.resolve().name, folders.model / "stage.json")
         # The first question of a task loads what later ones share.
         first = {"rec": LiveQuestion([Entry.clicked(0)]), "search": LiveQuestion([], "first")}
         generator.answer([first[task] for task in prompted_tasks(generator.corpus)], top=1)

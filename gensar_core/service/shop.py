@@ -20,6 +20,7 @@ from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.live_questions import Hit
 from gensar_core.generator.open import Generator, live_files, load_generator
+from gensar_core.generator.trained import exported_corpus
 from gensar_core.runtime.stage import read_record
 from gensar_core.samples.events import NONE, EventLog
 from gensar_core.samples.histories import Histories
@@ -34,6 +35,8 @@ class Shop:
     canonical: Path
     #: Suggest a close id for an unknown one, which takes a pass over all ids.
     suggests: bool = True
+    #: The folder is an exported one, which knows no users.
+    exported: bool = False
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:
@@ -45,7 +48,9 @@ class Shop:
 
     @functools.cached_property
     def users(self) -> pl.Series:
-        """Return the raw id of every user, in the order of user_id."""
+        """Return the raw id of every user, in the order of user_id; an exported folder has none."""
+        if self.exported:
+            return pl.Series(dtype=pl.String)
         return schema.USERS.read(self.canonical / "users.parquet").sort("user_id").get_column("raw_id")
 
     @functools.cached_property
@@ -82,6 +87,8 @@ class Shop:
             return numbers[name]
         if name.startswith("#") and name[1:].isdecimal() and int(name[1:]) < len(numbers):
             return int(name[1:])
+        if not numbers:
+            raise UserError(f"{kind} {name!r}: an exported folder holds no {kind}s; give a history")
         close = difflib.get_close_matches(name, numbers, n=1) if self.suggests and len(numbers) <= 100_000 else []
         hint = f"did you mean {close[0]}?" if close else f"write a raw id, or #0 to #{len(numbers) - 1} for its number"
         raise UserError(f"{kind} {name!r}: there is none among the {len(numbers):,}; {hint}")
@@ -155,15 +162,23 @@ class Shop:
 
 @dataclass(frozen=True)
 class Folders:
-    """Name the folders of a trained generator: the canonical tables of its data set, its model and its corpus."""
+    """Name the folders of a trained generator: the canonical tables of its data set, its model and its corpus.
+
+    An exported folder is both the first and the second, and holds the third; of the tables it has the items alone.
+    """
 
     canonical: Path
     model: Path
     corpus: Path
 
     @classmethod
-    def of(cls, dataset: Path, name: str) -> Folders:
-        """Find the folders of the generator ``name`` of a data set. Raises UserError when there is none."""
+    def of(cls, dataset: Path, name: str | None) -> Folders:
+        """Find the folders of the generator ``name`` of a data set; None: ``dataset`` is an exported folder.
+
+        Raises UserError when there is none.
+        """
+        if name is None:
+            return cls(dataset, dataset, exported_corpus(dataset))
         model = dataset / "models" / name
         if not (model / "config.json").is_file():
             trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
@@ -171,8 +186,19 @@ class Folders:
         return cls(dataset / "canonical", model, dataset / "corpora" / _read_by(model, "item_tokens.parquet"))
 
     @property
+    def exported(self) -> bool:
+        """Tell whether this is an exported folder."""
+        return self.canonical == self.model
+
+    def shop(self, *, suggests: bool = True) -> Shop:
+        """Return the names of users and items."""
+        return Shop(self.canonical, suggests, self.exported)
+
+    @property
     def identifiers(self) -> Path:
         """Return the folder of the identifiers that the generator writes."""
+        if self.exported:
+            return self.model / "identifiers"
         return self.canonical.parent / "identifiers" / _read_by(self.corpus, "identifiers.parquet")
 
     def load(self, precision: Precision = "float32") -> Generator:
