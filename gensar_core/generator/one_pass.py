@@ -153,11 +153,16 @@ class OnePassGenerator(Answering):
 
     @classmethod
     def load(
-        cls, model: Path, corpus: Path | None = None, device: torch.device | None = None, precision: Precision = "float32"
+        cls,
+        model: Path,
+        corpus: Path | None = None,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
     ) -> OnePassGenerator:
         """Load the model in the folder ``model``, which was trained on the folder ``corpus``.
 
-        Without ``corpus``, ``model`` is an exported folder, which holds what it needs of the corpus. Raises UserError if a folder is missing or they do not belong together.
+        Without ``corpus``, ``model`` is an exported folder, which holds what it needs of the corpus. Raises UserError
+        if a folder is missing or damaged, or they do not belong together.
         """
         corpus = corpus or exported_corpus(model)
         device = device or pick_device()

@@ -55,13 +55,18 @@ class TrainedGenerator(Answering):
 
     @classmethod
     def load(
-        cls, model: Path, corpus: Path | None = None, device: torch.device | None = None, precision: Precision = "float32"
+        cls,
+        model: Path,
+        corpus: Path | None = None,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
     ) -> TrainedGenerator:
         """Load the model in the folder ``model``, which was trained on the folder ``corpus``.
 
-        Without ``corpus``, ``model`` is an exported folder, which holds what it needs of the corpus. With ``precision`` bfloat16, weights are rounded and products computed in that type: this is faster, and scores
-        differ in the second decimal. A device without such products computes in float32 and logs a line. Raises
-        UserError if a folder is missing or they do not belong together.
+        Without ``corpus``, ``model`` is an exported folder, which holds what it needs of the corpus. With ``precision``
+        bfloat16, weights are rounded and products computed in that type: this is faster, and scores differ in the
+        second decimal. A device without such products computes in float32 and logs a line. Raises UserError if a folder
+        is missing or damaged, or they do not belong together.
         """
         corpus = corpus or exported_corpus(model)
         if not (model / "config.json").is_file():
@@ -191,7 +196,9 @@ def exported_corpus(folder: Path) -> Path:
     """
     record = folder / "stage.json"
     if not record.is_file() or read_record(record).get("stage") != EXPORT:
-        raise UserError(f"{folder}: is no whole exported folder; write one with gensar export, or name a corpus as well")
+        raise UserError(
+            f"{folder}: is no whole exported folder; write one with gensar export, or name a corpus as well"
+        )
     for fault in faults(record, whole=True):
         if fault.path != folder / "README.md":
             raise UserError(f"{fault.path}: {fault.problem}; export or download the folder again")

@@ -46,9 +46,9 @@ def recommend_to_all(
     selects the users. Names in the files of users and items that the data set does not have are counted and reported.
     Raises UserError when such a file has no other names, and when the generator does not recommend.
     """
-    tables = [folders.canonical / f"{name}.parquet" for name in ("users", "events", "queries")]
-    files = [*tables, *([Path(settings.users)] if settings.users else [])]
-    prepare = _of_users(*tables, settings)
+    users, events, queries = (folders.canonical / f"{name}.parquet" for name in ("users", "events", "queries"))
+    files = [users, events, queries, *([Path(settings.users)] if settings.users else [])]
+    prepare = _of_users(users, events, queries, settings)
     _write("recommendations", folders, output, settings, files, checkpoints, part, prepare)
 
 

@@ -24,9 +24,8 @@ _RECORDS: Final = ("stage.json", "curve.json")
 def export_generator(dataset: Path, name: str, output: Path) -> None:
     """Write the generator ``name`` of a data set's folder into ``output``, a new folder, whole or not at all.
 
-    It holds the model as a Hugging Face folder, `corpus`, `identifiers`, items.parquet and a README; docs/export.md
-    tells every file. Nothing in it tells a user's history, but a causal model's holds queries of the training log.
-    Raises UserError when the generator does not open, and on a folder that is not empty.
+    docs/ask-a-model.md lists its files. None tells a user's history, but those of a causal model hold the queries of
+    the training log. Raises UserError when the generator does not open, and on a folder that is not empty.
     """
     if output.exists() and (not output.is_dir() or any(path.name != ".stage.partial" for path in output.iterdir())):
         raise UserError(f"{output}: is there already; name a new folder, or delete it")
