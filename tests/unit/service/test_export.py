@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -81,7 +82,7 @@ def test_a_fresh_process_answers_alike_when_the_results_are_gone(dataset: Path, 
     try:
         told = [[[[entry.behavior, entry.object] for entry in history], query] for history, query in asked]
         command = [sys.executable, "-c", ASKING, json.dumps([str(moved), family, told])]
-        environment = {"PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     finally:
         moved.rename(exported)
