@@ -295,6 +295,16 @@ USER_LOGS: Final = Table(
     },
 )
 
+QUERY_NUMBERS: Final = Table(
+    "query_numbers",
+    "the queries of the training log, by which an exported causal model finds its vector and clicks of a query",
+    {
+        "query_id": Column(pl.Int32(), "the query; the row of its vector"),
+        "token_ids": Column(_LIST_I32, "behavior token, then the query's words"),
+    },
+    unique=("query_id",),
+)
+
 ITEM_TOKENS: Final = Table(
     "item_tokens",
     "the decoder tokens that mean an item, for each task",
@@ -349,6 +359,26 @@ SCORES: Final = Table(
         "scores": Column(pl.List(pl.Float32()), "of the target, then of its negatives, in their order"),
     },
     unique=("sample_id",),
+)
+
+_ANSWER: Final = {
+    "rank": Column(pl.Int32(), "1 is best"),
+    "item": Column(pl.String(), "raw id of the item"),
+    "score": Column(pl.Float32(), "log-probability of the item's tokens, or its mean over them"),
+}
+
+RECOMMENDATIONS: Final = Table(
+    "recommendations",
+    "what a generator recommends to every user after the user's whole history, users by number, best first",
+    {"user": Column(pl.String(), "raw id of the user"), **_ANSWER},
+    unique=("user", "rank"),
+)
+
+SEARCHES: Final = Table(
+    "searches",
+    "what a generator finds for a file of queries, in the order of the file, best first",
+    {"query": Column(pl.String(), "the query's words"), **_ANSWER},
+    unique=("query", "rank"),
 )
 
 #: All tables by name, in the order of the flow.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -130,6 +131,8 @@ def explain(
 
 _Dataset = Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo")]
 _Generator = Annotated[str, typer.Argument(help="a generator trained on it, such as gensar_demo")]
+_Source = Annotated[Path, typer.Argument(help="a data set's folder, such as results/demo, or an exported folder")]
+_ItsGenerator = Annotated[str | None, typer.Argument(help="a generator of the data set, such as gensar_demo")]
 _User = Annotated[str | None, typer.Option(help="whose history to go by: a raw id, or #17 for number 17")]
 _History = Annotated[
     list[str] | None,
@@ -139,20 +142,21 @@ _Top = Annotated[int, typer.Option(help="how many items to return")]
 _Beams = Annotated[int | None, typer.Option(help="width of the search; default: 50, or --top if that is more")]
 _Only = Annotated[Path | None, typer.Option(help="file of raw item ids, one a line: return no others")]
 _Category = Annotated[str | None, typer.Option(help="return items of this category only")]
+_Again = Annotated[bool, typer.Option(help="return items of the history as well")]
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
 
 
 @app.command()
 def recommend(
-    dataset: _Dataset,
-    generator: _Generator,
+    dataset: _Source,
+    generator: _ItsGenerator = None,
     user: _User = None,
     history: _History = None,
     top: _Top = 10,
     beams: _Beams = None,
     only: _Only = None,
     category: _Category = None,
-    again: Annotated[bool, typer.Option(help="return items of the history as well")] = False,
+    again: _Again = False,
     as_json: _Json = False,
 ) -> None:
     """Recommend items with a trained generator, to a user or for a given history."""
@@ -161,9 +165,9 @@ def recommend(
 
 @app.command()
 def search(
-    dataset: _Dataset,
-    generator: _Generator,
-    query: Annotated[str, typer.Argument(help="the words searched for")],
+    dataset: _Source,
+    generator: Annotated[str, typer.Argument(help="a generator of the data set; leave it out for an exported folder")],
+    query: Annotated[str | None, typer.Argument(help="the words searched for")] = None,
     user: _User = None,
     history: _History = None,
     top: _Top = 10,
@@ -173,12 +177,13 @@ def search(
     as_json: _Json = False,
 ) -> None:
     """Search for items with a trained generator, in the light of a user's history if there is one."""
-    _ask(dataset, generator, query, user, history, top, beams, only, category, True, as_json)
+    name, words = (None, generator) if query is None else (generator, query)
+    _ask(dataset, name, words, user, history, top, beams, only, category, True, as_json)
 
 
 def _ask(
     dataset: Path,
-    name: str,
+    name: str | None,
     query: str | None,
     user: str | None,
     written: list[str] | None,
@@ -194,13 +199,14 @@ def _ask(
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
     from gensar_core.corpora.user_words import UNKNOWN_USER
-    from gensar_core.service.shop import Shop, clicked_items, open_generator, read_names
+    from gensar_core.service.shop import Folders, clicked_items, read_lines
 
-    shop = Shop(dataset / "canonical")
+    folders = Folders.of(dataset, name)
+    shop = folders.shop()
     number = None if user is None else shop.user(user)
     entries = shop.read_history(written or []) if number is None else shop.history(number)
-    allowed = shop.allowed(None if only is None else read_names(only), category)
-    model = open_generator(dataset, name)
+    allowed = shop.allowed(None if only is None else read_lines(only), category)
+    model = folders.load()
     loaded = time.perf_counter()
     excluded = set() if again else clicked_items(entries)
     asked = UNKNOWN_USER if number is None else number
@@ -220,10 +226,65 @@ def _ask(
     typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
 
 
-@app.command()
-def serve(
+_Output = Annotated[Path, typer.Argument(help="the Parquet file to write; its record goes beside it")]
+
+
+@app.command("recommend-all")
+def recommend_all(
     dataset: _Dataset,
     generator: _Generator,
+    output: _Output,
+    users: Annotated[Path | None, typer.Option(help="file of raw user ids, one a line: recommend to no others")] = None,
+    top: _Top = 10,
+    beams: _Beams = None,
+    only: _Only = None,
+    again: _Again = False,
+) -> None:
+    """Recommend items to all users into a Parquet file; killed, the same command goes on where it was."""
+    from gensar_core.config.datasets import RecommendationSettings
+    from gensar_core.service.answers import recommend_to_all
+
+    named = {"items": only, "users": users}
+    values = {"top": top, "beams": beams, "again": again} | {name: file and str(file) for name, file in named.items()}
+    _answer_all(dataset, generator, output, RecommendationSettings, values, recommend_to_all)
+
+
+@app.command("search-all")
+def search_all(
+    dataset: _Dataset,
+    generator: _Generator,
+    queries: Annotated[Path, typer.Argument(help="text file of the queries, one a line")],
+    output: _Output,
+    top: _Top = 10,
+    beams: _Beams = None,
+    only: _Only = None,
+) -> None:
+    """Search for every query of a file into a Parquet file; killed, the same command goes on where it was."""
+    from gensar_core.config.datasets import QueryAnswerSettings
+    from gensar_core.service.answers import search_for_all
+
+    values = {"file": str(queries), "top": top, "beams": beams, "items": only and str(only)}
+    _answer_all(dataset, generator, output, QueryAnswerSettings, values, search_for_all)
+
+
+def _answer_all(
+    dataset: Path, name: str, output: Path, model: type[Any], values: dict[str, Any], stage: Callable[..., None]
+) -> None:
+    """Run a stage that answers many questions."""
+    from gensar_core.config.base import validate
+    from gensar_core.service.shop import Folders
+
+    if output.suffix != ".parquet":
+        raise UserError(f"{output}: name a file that ends in .parquet")
+    settings = validate(model, values, "command line")
+    stage(Folders.of(dataset, name), output, settings, output.with_suffix(".checkpoints"))
+    typer.echo(f"{output}: written")
+
+
+@app.command()
+def serve(
+    dataset: _Source,
+    generator: _ItsGenerator = None,
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 lets other machines ask")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen at")] = 8000,
     beams: Annotated[int, typer.Option(min=1, help="width of the search")] = 50,
@@ -247,6 +308,19 @@ def run(context: typer.Context) -> None:
     from gensar_core.cli.stage_lines import run as run_workflow
 
     run_workflow(context.args)
+
+
+@app.command()
+def export(
+    dataset: _Dataset,
+    generator: _Generator,
+    folder: Annotated[Path, typer.Argument(help="a new folder, which then needs nothing else")],
+) -> None:
+    """Write a trained generator into one folder to take away or publish: model, items, README with its metrics."""
+    from gensar_core.service.export import export_generator
+
+    export_generator(dataset, generator, folder)
+    typer.echo(f"{folder}: written; try it with gensar search {folder} WORDS, or read its README.md")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

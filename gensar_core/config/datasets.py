@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gensar_core.config.base import Count, Name, Parts, Positive, Settings, Share
+from gensar_core.config.generators import Precision
 
 
 class NegativesSettings(Settings):
@@ -64,6 +65,42 @@ class FullRankingSettings(Settings):
     """Rank each target a second time, without the items that its user clicked in training or as a valid target."""
 
 
+class AnswerSettings(Settings):
+    """Configure how many questions are answered at once by a trained generator."""
+
+    top: Positive = 10
+    """Items of each answer."""
+    beams: Positive | None = None
+    """Width of the search, at least `top`; null means 50, or `top` if that is more. Fewer beams are faster and miss
+    more."""
+    items: str | None = None
+    """File of raw item ids, one a line: what may be returned, such as what is in stock. Null: all items."""
+    precision: Precision = "float32"
+    """As in `ranking` of a generator."""
+
+    @model_validator(mode="after")
+    def _beams_reach_the_top(self) -> AnswerSettings:
+        if self.beams is not None and self.beams < self.top:
+            raise ValueError(f"beams must be at least top, {self.top}")
+        return self
+
+
+class RecommendationSettings(AnswerSettings):
+    """Configure the stage `recommendations`: what is recommended to all users, or to some."""
+
+    users: str | None = None
+    """File of raw user ids, one a line: whom to recommend to. Null: all users."""
+    again: bool = False
+    """Return items of a user's history as well."""
+
+
+class QueryAnswerSettings(AnswerSettings):
+    """Configure the stage `searches`: the results of a file of queries."""
+
+    file: str | None = None
+    """Text file of the queries, one a line; each different line is answered once."""
+
+
 class _SearchSettings(Settings):
     searches: Literal["made", "none"] = "made"
     """made: from the product-search files or, where they are missing, from the items' categories; none: recommendation
@@ -98,6 +135,8 @@ class _DatasetBase(Settings):
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     full_ranking: FullRankingSettings = FullRankingSettings()
+    recommendations: RecommendationSettings = RecommendationSettings()
+    queries: QueryAnswerSettings = QueryAnswerSettings()
     table: Name = "overall"
     """Entry of `tables` shown in results/tables/{dataset}.csv."""
     published: str | None = None

@@ -297,6 +297,25 @@ def ranking_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
     return _of_corpus(plan, dataset, generator, [asked, _TASKS, _ITEM_TOKENS, _TRIE])
 
 
+def answering_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the files of its corpus that a generator answers live questions with."""
+    files = [_TASKS, NEW_TOKENS, _ITEM_TOKENS, _TRIE]
+    logs = [_USER_LOGS] if plan.experiments.generators[generator].reads_logs else []
+    return _of_corpus(plan, dataset, generator, [*files, *logs, TOKENIZER])
+
+
+def answer_files(plan: Plan, dataset: str, key: str) -> list[str]:
+    """List the files of users, items and queries that ``key`` of a data set names: `recommendations` or `queries`.
+
+    Raises UserError when one is missing, and without queries to answer.
+    """
+    settings = getattr(plan.experiments.datasets[dataset], key)
+    named = {name: getattr(settings, name, None) for name in ("users", "file", "items")}
+    if key == "queries" and named["file"] is None:
+        raise UserError(f"config: datasets.{dataset}.queries.file: name a text file with one query a line")
+    return [user_file(dataset, f"{key}.{name}", path) for name, path in named.items() if path is not None]
+
+
 def generator_tokenizer(plan: Plan, dataset: str, generator: str) -> str:
     """Return the file that stands for the tokenizer of a generator's corpus."""
     return _of_corpus(plan, dataset, generator, [TOKENIZER])[0]

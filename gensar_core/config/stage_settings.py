@@ -37,6 +37,8 @@ _READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
     "train_generator": ("generators", TrainingSettings),
     "rank_generator": ("generators", "ranking"),
     "full_rank_generator": ("generators", "retrieval"),
+    "recommendations": ("datasets", "recommendations"),
+    "searches": ("datasets", "queries"),
     **dict.fromkeys(("method", "full_rank_method"), ("methods", None)),
     "fuse": ("fusions", WeightSettings),
     **dict.fromkeys(("overall_table", "named_table", "full_table"), ("tables", ComparisonSettings)),

@@ -16,11 +16,11 @@ from sentence_transformers import SentenceTransformer
 from gensar_core import schema
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings.encoder_families import pool_as_family, resolve_model, text_prefixes, transformer_config
-from gensar_core.embeddings.shards import Shards
 from gensar_core.errors import UserError
 from gensar_core.runtime.device import autocast, compute_type, pick_device
 from gensar_core.runtime.hub import Hub
 from gensar_core.runtime.progress import progress
+from gensar_core.runtime.shards import Shards
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import save_vectors
 

@@ -10,7 +10,7 @@ The evidence of a trie's node is the sum over the items beneath it. Shapes: n qu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -133,6 +133,11 @@ class ClickEvidence:
         except (OSError, SafetensorError, TypeError) as error:
             raise UserError(f"{path}: holds no click counts; train the generator again") from error
 
+    def without_users(self) -> ClickEvidence:
+        """Return the counts without what tells users apart: enough for questions of no user of the log."""
+        nothing = np.zeros(0, dtype=np.int64)
+        return replace(self, own=nothing, own_item=nothing, clicked=nothing)
+
     def of(self, questions: Questions, trie: TokenTrie) -> NodeEvidence:
         """Collect the evidence of some questions for the nodes of a trie."""
         place = trie.place.cpu().numpy()
@@ -169,8 +174,9 @@ class ClickEvidence:
     def _clicked(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Return which users clicked which items in training, bool [j]."""
         pair = user * len(self.users) + item
-        nearest = np.minimum(np.searchsorted(self.clicked, pair), len(self.clicked) - 1)
-        found: np.ndarray = (user >= 0) & (self.clicked[nearest] == pair)
+        place = np.searchsorted(self.clicked, pair)
+        found: np.ndarray = (user >= 0) & (place < len(self.clicked))
+        found[found] = self.clicked[place[found]] == pair[found]
         return found
 
     @property

@@ -151,13 +151,16 @@ class Answering(abc.ABC):
 
 
 def returnable(questions: Sequence[LiveQuestion], n_items: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the options ``allowed`` and ``excluded`` of `search_beams` for these questions."""
+    """Return the options ``allowed`` and ``excluded`` of `search_beams` for these questions.
+
+    A mask that all questions share is passed once: so many questions cost no more memory than one.
+    """
     width = max(len(question.excluded) for question in questions)
     excluded = np.full((len(questions), width), -1, dtype=np.int64)
     for row, question in zip(excluded, questions, strict=True):
         row[: len(question.excluded)] = sorted(question.excluded)
-    allowed = None
-    if any(question.allowed is not None for question in questions):
+    allowed = questions[0].allowed
+    if any(question.allowed is not allowed for question in questions):
         everything = np.ones(n_items, dtype=bool)
         allowed = np.stack([everything if asked.allowed is None else asked.allowed for asked in questions])
     return allowed, excluded if width else None

@@ -87,14 +87,16 @@ class LogRows:
     def __len__(self) -> int:
         return len(self.user)
 
-    def followed_by(self, other: LogRows) -> LogRows:
-        """Return the rows of both."""
+    def followed_by(self, *others: LogRows) -> LogRows:
+        """Return the rows of all."""
+        parts = [self, *others]
         joined = {
-            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            name: np.concatenate([getattr(part, name) for part in parts])
             for name in (field.name for field in fields(self) if field.name not in ("entries", "tokens"))
         }
-        entries = np.concatenate([self.entries, self.entries[-1] + other.entries[1:]])
-        return LogRows(entries=entries, tokens=stack([self.tokens, other.tokens]), **joined)
+        sizes = np.concatenate([np.diff(part.entries) for part in parts])
+        entries = np.concatenate([[0], np.cumsum(sizes)])
+        return LogRows(entries=entries, tokens=stack([part.tokens for part in parts]), **joined)
 
     @functools.cached_property
     def row(self) -> np.ndarray:

@@ -31,7 +31,7 @@ from gensar_core.generator.live_questions import Answering, SearchOptions
 from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
-from gensar_core.generator.trained import check_same_items
+from gensar_core.generator.trained import check_same_items, exported_corpus
 from gensar_core.generator.warm_start import warm_embeddings
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.arrays import Ragged
@@ -153,12 +153,18 @@ class OnePassGenerator(Answering):
 
     @classmethod
     def load(
-        cls, model: Path, corpus: Path, device: torch.device | None = None, precision: Precision = "float32"
+        cls,
+        model: Path,
+        corpus: Path | None = None,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
     ) -> OnePassGenerator:
         """Load the model in the folder ``model``, which was trained on the folder ``corpus``.
 
-        Raises UserError if a folder is missing or they do not belong together.
+        Without ``corpus``, ``model`` is an exported folder, which holds what it needs of the corpus. Raises UserError
+        if a folder is missing or damaged, or they do not belong together.
         """
+        corpus = corpus or exported_corpus(model)
         device = device or pick_device()
         network = CausalGenerator.load(model)
         catalogue = load_catalogue(corpus, len(network.embeddings), int(network.lm.config.eos_token_id))
@@ -247,12 +253,10 @@ class LiveLogs:
         self._reserved = sorted(tokenizer.get_added_vocab())
         tokens = corpora.new_tokens(corpus)
         self._lead = [tokens.get(f"<{behavior}>", int(tokenizer.eos_token_id)) for behavior in schema.BEHAVIORS]
-        read = LogRows.load(corpus / "user_logs.parquet", corpora.vocabulary_size(corpus))
-        queries = np.flatnonzero(read.behavior == schema.SEARCHED_QUERY)
-        self._numbers = {
-            tuple(read.tokens.values[read.tokens.offsets[place] : read.tokens.offsets[place + 1]]): read.object[place]
-            for place in queries[np.unique(read.object[queries], return_index=True)[1]]
-        }
+        numbers = query_numbers(corpus)
+        self._numbers = dict(
+            zip(map(tuple, numbers["token_ids"].to_list()), numbers["query_id"].to_list(), strict=True)
+        )
 
     def rows(self, asked: Sequence[Asked]) -> LogRows:
         """Write a row for each question: its history, then what is asked: a recommendation, or results of its query.
@@ -266,7 +270,7 @@ class LiveLogs:
             self._row(number, entries, schema.RECOMMENDED_ITEM if query is None else schema.SEARCHED_ITEM, words)
             for number, (entries, (_, query, _)) in enumerate(zip(told, asked, strict=True))
         ]
-        return functools.reduce(LogRows.followed_by, rows)
+        return rows[0].followed_by(*rows[1:])
 
     def _row(self, number: int, entries: list[Entry], asked: int, words: Mapping[str, list[int]]) -> LogRows:
         tokens = [[self._lead[entry.behavior], *self._tokens(entry, words)] for entry in entries]
@@ -331,6 +335,26 @@ class LiveLogs:
             entry.object, self._catalogue.first_code : rows.lengths[entry.object] - 1
         ].tolist()
         return codes
+
+
+def query_numbers_file(corpus: Path) -> Path:
+    """Return the file that tells the number of each query: in an exported folder its own, else the users' logs."""
+    path = corpus / "query_numbers.parquet"
+    return path if path.is_file() else corpus / "user_logs.parquet"
+
+
+def query_numbers(corpus: Path) -> pl.DataFrame:
+    """Return the number of each query of the training log by its tokens (table `query_numbers`)."""
+    path = query_numbers_file(corpus)
+    if path.name != "user_logs.parquet":
+        return schema.QUERY_NUMBERS.read(path)
+    logs = LogRows.load(path, corpora.vocabulary_size(corpus))
+    queries = np.flatnonzero(logs.behavior == schema.SEARCHED_QUERY)
+    first = queries[np.unique(logs.object[queries], return_index=True)[1]]
+    numbers = pl.Series("query_id", logs.object[first])
+    return schema.QUERY_NUMBERS.check(
+        pl.DataFrame([numbers, logs.tokens.take(first).to_series("token_ids", pl.Int32())])
+    )
 
 
 def _settings(corpus: Path) -> MaterializationSettings:

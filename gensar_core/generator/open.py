@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gensar_core.config.generators import Precision
+from gensar_core.corpora.instructions import PROMPTS_COPY
 from gensar_core.errors import UserError
-from gensar_core.generator.one_pass import OnePassGenerator
-from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.generator.one_pass import OnePassGenerator, query_numbers_file
+from gensar_core.generator.trained import TrainedGenerator, exported_corpus
 
 #: A trained generator: both kinds answer the same questions.
 Generator: TypeAlias = TrainedGenerator | OnePassGenerator
 
 
-def load_generator(model: Path, corpus: Path, precision: Precision = "float32") -> Generator:
+def load_generator(model: Path, corpus: Path | None = None, precision: Precision = "float32") -> Generator:
     """Load the generator in the folder ``model``, which was trained on the folder ``corpus``.
 
-    Raises UserError if a folder is missing or they do not belong together.
+    Without ``corpus``, ``model`` is an exported folder, which holds what it needs of it. Raises UserError if a folder
+    is missing or damaged, or they do not belong together.
     """
+    corpus = corpus or exported_corpus(model)
     family = OnePassGenerator if _reads_logs(model) else TrainedGenerator
     return family.load(model, corpus, precision=precision)
 
@@ -27,6 +30,12 @@ def load_generator(model: Path, corpus: Path, precision: Precision = "float32") 
 def asked_file(model: Path) -> str:
     """Name the file of a corpus that holds what the generator in ``model`` is asked for valid and test samples."""
     return "asked_logs.parquet" if _reads_logs(model) else "prompts.parquet"
+
+
+def live_files(model: Path, corpus: Path) -> list[str]:
+    """Name the files and folders of a corpus that the generator in ``model`` answers live questions with."""
+    files = [PROMPTS_COPY, "new_tokens.json", "item_tokens.parquet", "trie.safetensors", "tokenizer"]
+    return [*files, query_numbers_file(corpus).name] if _reads_logs(model) else files
 
 
 def _reads_logs(model: Path) -> bool:

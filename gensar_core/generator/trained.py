@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
+from gensar_core.runtime.verification import faults
+
+#: Stage that writes a folder to take away.
+EXPORT: Final = "export"
 
 
 @dataclass
@@ -51,14 +55,20 @@ class TrainedGenerator(Answering):
 
     @classmethod
     def load(
-        cls, model: Path, corpus: Path, device: torch.device | None = None, precision: Precision = "float32"
+        cls,
+        model: Path,
+        corpus: Path | None = None,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
     ) -> TrainedGenerator:
         """Load the model in the folder ``model``, which was trained on the folder ``corpus``.
 
-        With ``precision`` bfloat16, weights are rounded and products computed in that type: this is faster, and scores
-        differ in the second decimal. A device without such products computes in float32 and logs a line. Raises
-        UserError if a folder is missing or they do not belong together.
+        Without ``corpus``, ``model`` is an exported folder, which holds what it needs of the corpus. With ``precision``
+        bfloat16, weights are rounded and products computed in that type: this is faster, and scores differ in the
+        second decimal. A device without such products computes in float32 and logs a line. Raises UserError if a folder
+        is missing or damaged, or they do not belong together.
         """
+        corpus = corpus or exported_corpus(model)
         if not (model / "config.json").is_file():
             raise UserError(f"{model}: holds no trained model; train the generator first")
         network = load_t5(str(model))
@@ -176,6 +186,23 @@ class TrainedGenerator(Answering):
             beams=beams,
             likelihood=likelihood,
         )
+
+
+def exported_corpus(folder: Path) -> Path:
+    """Return what an exported folder holds of its corpus, once all files are as they were written.
+
+    The README may change: its owner writes there what only they know. Raises UserError on a folder that is none, and on
+    a file that is missing or damaged.
+    """
+    record = folder / "stage.json"
+    if not record.is_file() or read_record(record).get("stage") != EXPORT:
+        raise UserError(
+            f"{folder}: is no whole exported folder; write one with gensar export, or name a corpus as well"
+        )
+    for fault in faults(record, whole=True):
+        if fault.path != folder / "README.md":
+            raise UserError(f"{fault.path}: {fault.problem}; export or download the folder again")
+    return folder / "corpus"
 
 
 def check_same_items(model: Path, corpus: Path) -> None:

@@ -48,7 +48,7 @@ class Service:
     """Hold the model that is served now, and what answers questions to it."""
 
     dataset: Path
-    name: str
+    name: str | None
     model: ServedModel
     queue: QuestionQueue
     monitor: Monitor
@@ -59,7 +59,7 @@ class Service:
 
     @classmethod
     def open(
-        cls, dataset: Path, name: str, *, beams: int, batch: int, most_waiting: int, watch_seconds: float = 2.0
+        cls, dataset: Path, name: str | None, *, beams: int, batch: int, most_waiting: int, watch_seconds: float = 2.0
     ) -> Service:
         """Load a generator. Raises UserError when it cannot be served."""
         monitor = Monitor()
@@ -89,7 +89,7 @@ class Service:
             finally:
                 self._stamp = stamp
             self.monitor.reload(done=True)
-            say(f"reload: {self.name} is served anew")
+            say(f"reload: {self.model.name} is served anew")
 
     async def watch(self) -> None:
         """Reload whenever the model's record changes, which a stage writes last."""
@@ -101,7 +101,7 @@ class Service:
 
     def _stamp_now(self) -> tuple[int, int] | None:
         try:
-            state = (self.dataset / "models" / self.name / "stage.json").stat()
+            state = self.model.record.stat()
         except FileNotFoundError:
             return None
         return state.st_mtime_ns, state.st_ino
@@ -171,7 +171,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="GenSAR",
         version=__version__,
-        summary=f"Search and recommendation by the generator {service.name}.",
+        summary=f"Search and recommendation by the generator {service.model.name}.",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

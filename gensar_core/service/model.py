@@ -18,7 +18,7 @@ from gensar_core.generator.live_questions import Hit, LiveQuestion
 from gensar_core.generator.open import Generator
 from gensar_core.identifiers.table import IdentifierTable, shared_codes
 from gensar_core.service.requests import QuestionBody, RecommendBody, SearchBody
-from gensar_core.service.shop import Shop, clicked_items, identifiers_of, open_generator
+from gensar_core.service.shop import Folders, Shop, clicked_items
 
 _KINDS = {schema.RECOMMENDED_ITEM: "clicked", schema.SEARCHED_ITEM: "found"}
 
@@ -33,24 +33,30 @@ class ServedModel:
     #: Items that the unique assignment moved, bool [n_items], by side.
     moved: dict[str, np.ndarray]
     name: str
+    #: Record of the model's folder, which is written last.
+    record: Path
 
     @classmethod
-    def load(cls, dataset: Path, name: str) -> ServedModel:
-        """Load the generator ``name`` of a data set's folder. Raises UserError when its parts do not fit."""
-        shop = Shop(dataset / "canonical", suggests=False)
-        generator = open_generator(dataset, name)
-        folder = identifiers_of(dataset, name)
+    def load(cls, dataset: Path, name: str | None) -> ServedModel:
+        """Load the generator ``name`` of a data set's folder, or an exported folder.
+
+        Raises UserError when its parts do not fit.
+        """
+        folders = Folders.of(dataset, name)
+        shop = folders.shop(suggests=False)
+        generator = folders.load()
+        folder = folders.identifiers
         identifiers = IdentifierTable.load(folder)
         if not len(shop.items) == generator.n_items == len(identifiers):
             raise UserError(
-                f"{dataset}: has {len(shop.items)} items, {folder} {len(identifiers)} and the generator {name} "
+                f"{dataset}: has {len(shop.items)} items, {folder} {len(identifiers)} and the generator "
                 f"{generator.n_items}; build them again"
             )
         table = schema.IDENTIFIERS.read(folder / "identifiers.parquet").sort("item_id")
         moved: dict[str, np.ndarray] = {}
         for side in schema.SIDES:
             moved[side] = table.get_column(f"{side}_moved").to_numpy()
-        served = cls(shop, generator, identifiers, moved, name)
+        served = cls(shop, generator, identifiers, moved, name or dataset.resolve().name, folders.model / "stage.json")
         # The first question of a task loads what later ones share.
         first = {"rec": LiveQuestion([Entry.clicked(0)]), "search": LiveQuestion([], "first")}
         generator.answer([first[task] for task in prompted_tasks(generator.corpus)], top=1)

@@ -13,13 +13,15 @@ from gensar_core.service.app import Service, create_app
 _SECONDS_TO_END = 30
 
 
-def run_service(dataset: Path, name: str, host: str, port: int, *, beams: int, batch: int, most_waiting: int) -> None:
+def run_service(
+    dataset: Path, name: str | None, host: str, port: int, *, beams: int, batch: int, most_waiting: int
+) -> None:
     """Serve a generator; on SIGINT or SIGTERM, answer what has been asked, then return.
 
     Raises UserError when the generator cannot be served.
     """
     service = Service.open(dataset, name, beams=beams, batch=batch, most_waiting=most_waiting)
-    say(f"serving {name} of {dataset} at http://{host}:{port}")
+    say(f"serving {service.model.name} of {dataset} at http://{host}:{port}")
     config = uvicorn.Config(
         create_app(service),
         host=host,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import polars as pl
 from transformers.utils.logging import disable_progress_bar
 
 from gensar_core import schema
+from gensar_core.config.generators import Precision
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.live_questions import Hit
-from gensar_core.generator.open import Generator, load_generator
+from gensar_core.generator.open import Generator, live_files, load_generator
+from gensar_core.generator.trained import exported_corpus
 from gensar_core.runtime.stage import read_record
 from gensar_core.samples.events import NONE, EventLog
 from gensar_core.samples.histories import Histories
@@ -32,6 +35,8 @@ class Shop:
     canonical: Path
     #: Suggest a close id for an unknown one, which takes a pass over all ids.
     suggests: bool = True
+    #: The folder is an exported one, which knows no users.
+    exported: bool = False
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:
@@ -43,7 +48,9 @@ class Shop:
 
     @functools.cached_property
     def users(self) -> pl.Series:
-        """Return the raw id of every user, in the order of user_id."""
+        """Return the raw id of every user, in the order of user_id; an exported folder has none."""
+        if self.exported:
+            return pl.Series(dtype=pl.String)
         return schema.USERS.read(self.canonical / "users.parquet").sort("user_id").get_column("raw_id")
 
     @functools.cached_property
@@ -80,6 +87,8 @@ class Shop:
             return numbers[name]
         if name.startswith("#") and name[1:].isdecimal() and int(name[1:]) < len(numbers):
             return int(name[1:])
+        if not numbers:
+            raise UserError(f"{kind} {name!r}: an exported folder holds no {kind}s; give a history")
         close = difflib.get_close_matches(name, numbers, n=1) if self.suggests and len(numbers) <= 100_000 else []
         hint = f"did you mean {close[0]}?" if close else f"write a raw id, or #0 to #{len(numbers) - 1} for its number"
         raise UserError(f"{kind} {name!r}: there is none among the {len(numbers):,}; {hint}")
@@ -89,25 +98,7 @@ class Shop:
         # Events are ordered by user.
         owner = self._events.get_column("user_id")
         first, end = owner.search_sorted(user, "left"), owner.search_sorted(user, "right")
-        if first == end:
-            return []
-        log = EventLog.from_frame(self._events.slice(first, end - first))
-        # The target of this history is a click still to come.
-        coming = EventLog(
-            event=log.event[-1:] + 1,
-            user=log.user[-1:],
-            time=log.time[-1:] + 1,
-            item=np.array([NONE]),
-            query=np.array([NONE]),
-            session=np.array([NONE]),
-            searched=np.array([False]),
-            twins=np.array([0]),
-        )
-        inputs = Histories(log, "strict").inputs(coming, len(log), len(log))
-        return [
-            Entry.searched(self._queries[thing]) if behavior == schema.SEARCHED_QUERY else Entry(behavior, thing)
-            for behavior, thing in zip(inputs.behavior.values.tolist(), inputs.object.values.tolist(), strict=True)
-        ]
+        return next(iter(whole_histories(self._events.slice(first, end - first), self._queries)), [])
 
     def read_history(self, written: Sequence[str]) -> list[Entry]:
         """Parse a history from the command line: clicked=ITEM, query=WORDS, found=ITEM, oldest first.
@@ -169,30 +160,58 @@ class Shop:
         ]
 
 
-def open_generator(dataset: Path, name: str) -> Generator:
-    """Load the generator ``name`` trained on a data set, with the corpus that its record names."""
-    # Loading takes half a second, so it needs no bar among the answers.
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load_generator(trained_model(dataset, name), corpus_of(dataset, name))
+@dataclass(frozen=True)
+class Folders:
+    """Name the folders of a trained generator: the canonical tables of its data set, its model and its corpus.
 
+    An exported folder is both the first and the second, and holds the third; of the tables it has the items alone.
+    """
 
-def trained_model(dataset: Path, name: str) -> Path:
-    """Return the folder of a generator. Raises UserError when there is none of that name."""
-    model = dataset / "models" / name
-    if not (model / "config.json").is_file():
-        trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
-        raise UserError(f"{model}: no such generator (trained here: {', '.join(trained) or 'none'})")
-    return model
+    canonical: Path
+    model: Path
+    corpus: Path
 
+    @classmethod
+    def of(cls, dataset: Path, name: str | None) -> Folders:
+        """Find the folders of the generator ``name`` of a data set; None: ``dataset`` is an exported folder.
 
-def corpus_of(dataset: Path, name: str) -> Path:
-    """Return the corpus that a generator was trained on, by its record."""
-    return dataset / "corpora" / _read_by(trained_model(dataset, name), "item_tokens.parquet")
+        Raises UserError when there is none.
+        """
+        if name is None:
+            return cls(dataset, dataset, exported_corpus(dataset))
+        model = dataset / "models" / name
+        if not (model / "config.json").is_file():
+            trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
+            raise UserError(f"{model}: no such generator (trained here: {', '.join(trained) or 'none'})")
+        return cls(dataset / "canonical", model, dataset / "corpora" / _read_by(model, "item_tokens.parquet"))
 
+    @property
+    def exported(self) -> bool:
+        """Tell whether this is an exported folder."""
+        return self.canonical == self.model
 
-def identifiers_of(dataset: Path, name: str) -> Path:
-    """Return the identifiers that a generator writes, by the record of its corpus."""
-    return dataset / "identifiers" / _read_by(corpus_of(dataset, name), "identifiers.parquet")
+    def shop(self, *, suggests: bool = True) -> Shop:
+        """Return the names of users and items."""
+        return Shop(self.canonical, suggests, self.exported)
+
+    @property
+    def identifiers(self) -> Path:
+        """Return the folder of the identifiers that the generator writes."""
+        if self.exported:
+            return self.model / "identifiers"
+        return self.canonical.parent / "identifiers" / _read_by(self.corpus, "identifiers.parquet")
+
+    def load(self, precision: Precision = "float32") -> Generator:
+        """Load the generator."""
+        # Loading takes half a second, so it needs no bar among the answers.
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        return load_generator(self.model, self.corpus, precision)
+
+    def files(self) -> list[Path]:
+        """List the files that answers depend on, beside questions."""
+        model = [self.model / "config.json", *sorted(self.model.glob("*.safetensors"))]
+        corpus = [self.corpus / name for name in live_files(self.model, self.corpus)]
+        return [*model, *corpus, self.canonical / "items.parquet"]
 
 
 def _read_by(stage: Path, file: str) -> str:
@@ -204,14 +223,49 @@ def _read_by(stage: Path, file: str) -> str:
     return folders.pop()
 
 
+def whole_histories(events: pl.DataFrame, queries: pl.Series | Mapping[int, str]) -> list[list[Entry]]:
+    """Return the whole history of each user in ``events`` (all events of these users, in event order), by user number.
+
+    ``queries`` gives the words of a query by its number.
+    """
+    log = EventLog.from_frame(events)
+    last = np.flatnonzero(np.diff(log.user, append=NONE) != 0)
+    nothing = np.full(len(last), NONE)
+    # The target of each history is a click still to come.
+    coming = EventLog(
+        event=log.event[last] + 1,
+        user=log.user[last],
+        time=log.time[last] + 1,
+        item=nothing,
+        query=nothing,
+        session=nothing,
+        searched=np.zeros(len(last), dtype=bool),
+        twins=np.zeros(len(last), dtype=np.int64),
+    )
+    inputs = Histories(log, "strict").inputs(coming, len(log), len(log))
+    entries = [
+        Entry.searched(queries[thing]) if behavior == schema.SEARCHED_QUERY else Entry(behavior, thing)
+        for behavior, thing in zip(inputs.behavior.values.tolist(), inputs.object.values.tolist(), strict=True)
+    ]
+    offsets = inputs.behavior.offsets.tolist()
+    return [entries[first:end] for first, end in itertools.pairwise(offsets)]
+
+
 def clicked_items(history: Sequence[Entry]) -> set[int]:
     """Return the items that a history names."""
     return {entry.object for entry in history if isinstance(entry.object, int)}
 
 
-def read_names(file: Path) -> list[str]:
-    """Read raw ids, one a line. Raises UserError when the file cannot be read."""
+def read_lines(file: Path) -> list[str]:
+    """Read the lines of a text file, such as raw ids; blank ones are left out.
+
+    Raises UserError when the file cannot be read, is not UTF-8 or has no line left.
+    """
     try:
-        return file.read_text(encoding="utf-8").split()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read; give a text file with one raw item id a line") from error
+        raise UserError(f"{file}: cannot be read; give a text file in UTF-8 with one name a line") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{file}: is empty; write one name a line")
+    return names

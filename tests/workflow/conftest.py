@@ -17,8 +17,9 @@ from .planning import ROOT, job_graph
 TINY = ROOT / "tests" / "config_tiny.yaml"
 TABLE, COLLISIONS = "results/tables/demo.csv", "results/figures/demo_collisions.svg"
 PAGE = "results/overview/demo.html"
+ANSWERS = "results/demo/recommendations/gensar_demo.parquet"
 #: What the demo is run for.
-DEMO = (TABLE, COLLISIONS, PAGE, *(f"results/tables/demo_{name}.csv" for name in ("costs", "full", "seeds")))
+DEMO = (TABLE, COLLISIONS, PAGE, ANSWERS, *(f"results/tables/demo_{name}.csv" for name in ("costs", "full", "seeds")))
 
 
 def pytest_collection_modifyitems(items):

@@ -66,7 +66,7 @@ IDENTIFIERS = {
     "titles": {"kind": "titles"},
     "product": {"kind": "product", "semantic": "minilm"},
 }
-RAW = ["shop/items.csv", "shop/events.csv", "shop/other.csv"]
+RAW = ["shop/items.csv", "shop/events.csv", "shop/queries.txt", "shop/other.csv"]
 RAW += [f"{folder}/{name}" for folder in ("kuaisar", "other") for name in ("rec_inter.csv", "src_inter.csv")]
 RAW += [f"{folder}/item_features.csv" for folder in ("kuaisar", "other")]
 RAW += [f"{folder}/{name}/train-00000-of-00001.parquet" for folder in ("qilin", "other") for name in FOLDERS]
@@ -77,6 +77,7 @@ RAW += [f"other/{name}" for name in ("query_text.txt.gz", "train.qrels.gz", "tes
 def configuration():
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["datasets"] |= SOURCES
+    values["datasets"]["demo"]["queries"] = {"file": "shop/queries.txt"}
     values["identifiers"] |= IDENTIFIERS
     # test_field_protocol.py plans these. Their rows over seeds are copies that no setting names.
     for name in ("beauty_field", "sports_field", "toys_field"):
@@ -97,6 +98,7 @@ def targets(values):
     paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in experiments.datasets]
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
     paths.append("results/demo/models/gensar_staged/stage.json")
+    paths += [f"results/demo/{answers}/gensar_demo.parquet" for answers in ("recommendations", "searches")]
     paths += [f"results/demo/identifiers/{name}/identifiers.parquet" for name in [*IDENTIFIERS, "genret_demo"]]
     return [
         *paths,

@@ -5,6 +5,7 @@ import pytest
 SAMPLES = ["samples/samples.parquet", "samples/candidates.parquet", "samples/training_events.parquet"]
 #: One family of backbones in either ranking.
 RANKS = ["ranks/gensar_demo_t5.parquet", "ranks/gensar_demo_t5.scores.parquet", "full_ranks/gensar_demo.parquet"]
+ANSWERS = "recommendations/gensar_demo.parquet"
 CASES = {
     "samples": (
         ("datasets", ["demo"]),
@@ -13,8 +14,12 @@ CASES = {
     ),
     "rankings": (
         ("generators", ["gensar_demo", "gensar_demo_t5"]),
-        [f"{rule}_{step}" for rule in ("rank_generator", "full_rank_generator") for step in ("part", "gather")],
-        RANKS,
+        [
+            f"{rule}_{step}"
+            for rule in ("rank_generator", "full_rank_generator", "recommendations")
+            for step in ("part", "gather")
+        ],
+        [*RANKS, ANSWERS],
     ),
 }
 

@@ -120,7 +120,7 @@ def test_a_mistake_is_one_clear_line(dataset: Path, arguments: list[str], messag
 def test_folders_that_do_not_fit_are_one_clear_line(dataset: Path, tmp_path: Path) -> None:
     for folder, name, message in (
         (dataset, "other", r"no such generator \(trained here: gensar_demo\)"),
-        (tmp_path, "gensar_demo", "no such file"),
+        (tmp_path, "gensar_demo", r"no such generator \(trained here: none\)"),
     ):
         with pytest.raises(UserError, match=message):
             gensar("search", folder, name, "piano")

@@ -352,3 +352,24 @@ def test_copies_of_a_table_over_seeds_share_identifiers_that_draw_nothing():
 
 def _never(_kind):
     return False
+
+
+def test_answers_for_everyone_read_the_files_that_the_data_set_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("some.txt", "stock.txt", "asked.txt"):
+        (tmp_path / name).touch()
+    values = copy.deepcopy(VALUES)
+    values["datasets"]["shop"]["recommendations"] = {"users": "some.txt", "items": "stock.txt"}
+    values["datasets"]["shop"]["queries"] = {"file": "asked.txt"}
+    values["datasets"]["plain"]["recommendations"] = {"items": "nowhere.txt"}
+    values["generators"]["causal"] = {"corpus": "full", "backbone": "causal"}
+    plan = paths.Plan(load_experiments(values), {}, lambda _: False, lambda _: False)
+    assert paths.answer_files(plan, "shop", "recommendations") == ["some.txt", "stock.txt"]
+    assert paths.answer_files(plan, "shop", "queries") == ["asked.txt"]
+    assert paths.answer_files(plan, "books", "recommendations") == []
+    with pytest.raises(UserError, match=r"datasets.plain.recommendations.items: there is no nowhere.txt"):
+        paths.answer_files(plan, "plain", "recommendations")
+    with pytest.raises(UserError, match=r"datasets.plain.queries.file: name a text file with one query a line"):
+        paths.answer_files(plan, "plain", "queries")
+    read = {name: paths.answering_corpus(plan, "shop", name) for name in ("gensar", "causal")}
+    assert {*read["causal"]} - {*read["gensar"]} == {"results/shop/corpora/full/user_logs.parquet"}

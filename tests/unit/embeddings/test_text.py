@@ -18,10 +18,10 @@ from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings import encoder_families as families
 from gensar_core.embeddings import text
 from gensar_core.embeddings.encoder_families import resolve_model, text_prefixes
-from gensar_core.embeddings.shards import Shards
 from gensar_core.embeddings.text import TextEncoder, embed_catalogue
 from gensar_core.errors import UserError
 from gensar_core.runtime import device
+from gensar_core.runtime.shards import Shards
 from tests.support.shop import write_corpus_inputs
 from tests.support.tiny_bert import save_tiny_bert
 

@@ -27,6 +27,7 @@ from gensar_core.identifiers.genret_training import (
 )
 from gensar_core.identifiers.interface import KindData, Work
 from gensar_core.identifiers.kinds import genret
+from gensar_core.identifiers.quality import code_use
 from gensar_core.identifiers.sinkhorn import balanced_by_cost
 from gensar_core.nn.t5 import load_t5, t5_from_scratch
 from gensar_core.runtime.seeds import generator
