@@ -68,6 +68,47 @@ def _check_results(folder: Path, whole: bool) -> None:
 
 
 @app.command()
+def init(
+    items: Annotated[Path, typer.Option(help="table of items: Parquet, CSV, TSV or JSON lines, maybe gzipped")],
+    events: Annotated[Path, typer.Option(help="table of events: clicks after recommendations and after searches")],
+    output: Annotated[Path, typer.Option(help="the configuration to write; its NAME is the data set's")] = Path(
+        "config.shop.yaml"
+    ),
+    column: Annotated[
+        list[str] | None, typer.Option(help="which column holds what: user=COLUMN, items.item=COLUMN, ...")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="what events of a kind are: KIND=recommendation, =search, or =none")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="text encoder: a hub name or a folder; default: by the texts' languages")
+    ] = None,
+) -> None:
+    """Look at the two tables of your shop, and write a configuration that runs on two cores in minutes."""
+    from gensar_core.cli.preset import choose_encoder, estimate, write_preset
+    from gensar_core.cli.survey import survey
+
+    surveyed = survey(items, events, column or [], kind or [])
+    model = encoder or choose_encoder(surveyed)
+    name = write_preset(output, surveyed, model)
+    minutes, terms = estimate(surveyed, model)
+    rows = [
+        *surveyed.found,
+        ("encoder", model if encoder else f"{model}, by the languages (another: --encoder MODEL)"),
+        ("tokenizer", "trained on these texts"),
+        ("time", f"about {minutes} minutes on two cores ({terms})"),
+        ("written", f"{output}"),
+    ]
+    _print_aligned(rows)
+    for warning in surveyed.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(
+        f"\nNext:\n  snakemake --cores 2 --configfile {output} -- results/tables/{name}.csv\n"
+        f"  gensar search results/{name} gensar_{name} WORDS"
+    )
+
+
+@app.command()
 def methods(
     paper: Annotated[
         bool, typer.Option("--paper", help="the generative methods instead, as in the paper's Table 1")

@@ -34,7 +34,7 @@ _COLUMNS: Final = {
         "categories": "categories category categorypath genres genre department taxonomy",
     },
     "events": {
-        "user_id": "userid user customerid customer visitorid visitor memberid accountid clientid buyerid reviewerid uid",
+        "user_id": "userid user customerid customer visitorid visitor memberid accountid clientid buyerid reviewerid",
         "time": "time timestamp unixtime eventtime datetime date createdat occurredat ts",
         "kind": "kind eventtype event eventname type action behavior interaction",
         "item_id": "itemid item productid product sku asin articleid article isbn movieid bookid trackid",
@@ -44,7 +44,7 @@ _COLUMNS: Final = {
 }
 #: Kind of event -> how logs often write it.
 _KINDS: Final = {
-    "recommendation": "recommendation recommended recommend rec click view detail purchase buy order cart addtocart play",
+    "recommendation": "recommendation recommended rec click view detail purchase buy order cart addtocart play",
     "search": "search searched searchclick searchresult query",
 }
 #: Smallest numbers of events a user and item that are tried, in this order.
@@ -56,8 +56,9 @@ _SAMPLED_TEXTS: Final = 300
 class Survey:
     """Hold what two tables are: a data set's settings, its numbers, and all that was found, in words.
 
-    ``settings`` are those of an entry of `datasets`. ``found`` lists (what, finding). ``users`` to ``queries`` count what
-    is left after ``min_interactions``; ``characters`` are the distinct ones of all texts.
+    ``settings`` are those of an entry of `datasets`. ``found`` lists (what, finding). ``languages`` has the share of the
+    texts in each. ``users`` to ``queries`` count what is left after ``min_interactions``; ``characters`` are the distinct
+    ones of all texts.
     """
 
     settings: dict[str, Any]
@@ -216,7 +217,8 @@ def _kinds(
         shown = ", ".join([*unknown[:5], *(["..."] if unknown[5:] else [])])
         raise UserError(
             f"{events}: column {column!r}: what are events of these kinds ({shown})? Say it for each: "
-            "--kind KIND=recommendation, =search, or =none to leave them out; or name another column: --column kind=COLUMN"
+            "--kind KIND=recommendation, =search, or =none to leave them out; or name another column: "
+            "--column kind=COLUMN"
         )
     if searches and not overridden and "search" not in chosen.values():
         told = f"none of {', '.join(by_kind)} says search, and {searches:,} events have a query: these are searches"
@@ -240,34 +242,34 @@ def _measured(items: Path, events: Path, settings: dict[str, Any], found: list[t
         texts = schema.ITEMS.read(canonical / "items.parquet")["text"].to_list()
         queries = schema.QUERIES.read(canonical / "queries.parquet")["text"].to_list()
     minimum, core = _core(log)
-    settings = {**settings, "min_interactions": minimum}
-    log, everything = log.filter(core), len(log)
-    tasks = [int((log["task"] == task).sum()) for task in ("rec", "search")]
-    days = [f"{moment:%Y-%m-%d}" for moment in pl.from_epoch(log["time"].sort().gather([0, -1]))]
+    kept = log.filter(core)
+    users, items_left, n_queries = (kept[name].drop_nulls().n_unique() for name in ("user_id", "item_id", "query_id"))
+    recommendations, searches = (int((kept["task"] == task).sum()) for task in ("rec", "search"))
+    first, last = (f"{moment:%Y-%m-%d}" for moment in pl.from_epoch(kept["time"].sort().gather([0, -1])))
     spoken = languages([*_spread(texts), *_spread(queries)])
     shares = ", ".join(f"{name} {share:.0%}" for name, share in spoken.items())
-    left = Survey(
-        settings,
-        [],
-        record["warnings"],
-        spoken,
-        log["user_id"].n_unique(),
-        log["item_id"].n_unique(),
-        *tasks,
-        log["query_id"].n_unique() - (tasks[0] > 0),
-        len(set().union(*texts, *queries)),
-    )
-    counted = (
-        f"{left.users:,} users, {left.items:,} items, {tasks[0]:,} recommendation clicks, {tasks[1]:,} search clicks "
-        f"of {left.queries:,} queries, {days[0]} to {days[1]}"
-    )
     found = [
         *found,
-        ("size", counted),
-        ("k-core", f"users and items with {minimum} events or more: {len(log):,} of {everything:,} events"),
-        ("languages", f"{shares or 'none is clear'} (of {_SAMPLED_TEXTS} texts and queries each)"),
+        ("k-core", f"users and items with {minimum} events or more: {len(kept):,} of {len(log):,} events"),
+        (
+            "size",
+            f"{users:,} users, {items_left:,} items, {recommendations:,} recommendation clicks, {searches:,} search "
+            f"clicks of {n_queries:,} queries, {first} to {last}",
+        ),
+        ("languages", f"{shares or 'none is clear'} (of up to {_SAMPLED_TEXTS} item texts and as many queries)"),
     ]
-    return Survey(**{**vars(left), "found": found})
+    return Survey(
+        settings | {"min_interactions": minimum},
+        found,
+        record["warnings"],
+        spoken,
+        users,
+        items_left,
+        recommendations,
+        searches,
+        n_queries,
+        len(set().union(*texts, *queries)),
+    )
 
 
 def _core(log: pl.DataFrame) -> tuple[int, pl.Series]:
