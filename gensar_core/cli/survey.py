@@ -56,9 +56,9 @@ _SAMPLED_TEXTS: Final = 300
 class Survey:
     """Hold what two tables are: a data set's settings, its numbers, and all that was found, in words.
 
-    ``settings`` are those of an entry of `datasets`. ``found`` lists (what, finding). ``languages`` has the share of the
-    texts in each. ``users`` to ``queries`` count what is left after ``min_interactions``; ``characters`` are the distinct
-    ones of all texts.
+    ``settings`` are those of an entry of `datasets`. ``found`` lists (what, finding). ``languages`` has the share of
+    the texts in each. ``users`` to ``queries`` count what is left after ``min_interactions``; ``characters`` counts the
+    distinct ones of all texts.
     """
 
     settings: dict[str, Any]

@@ -31,7 +31,7 @@ BRANDS = ("Kaki", "Norr", "Aoba")
 
 
 def write_two_languages(folder: Path, users: int, seed: int = 0) -> tuple[Path, Path]:
-    """Write items.csv, with semicolons, and events.tsv; return both paths.
+    """Write items.csv, with semicolons, and events.csv, with tabs; return both paths.
 
     Half of the items and of the users are German, the others Japanese. A user likes two products, clicks recommended
     ones and searches for some, with times in milliseconds and no column that says which is which.
@@ -59,5 +59,5 @@ def write_two_languages(folder: Path, users: int, seed: int = 0) -> tuple[Path, 
             item = f"{language}-{product}-{chosen}-{rng.choice(BRANDS)}"
             rows.append({"customer": f"kunde{user}", "sku": item, "timestamp": moment, "search": query})
     pl.DataFrame(items).write_csv(folder / "items.csv", separator=";")
-    pl.DataFrame(rows).write_csv(folder / "events.tsv", separator="\t")
-    return folder / "items.csv", folder / "events.tsv"
+    pl.DataFrame(rows).write_csv(folder / "events.csv", separator="\t")
+    return folder / "items.csv", folder / "events.csv"

@@ -86,9 +86,10 @@ def scan_text(
     """Return the named columns of a file as text, after `row`: the record's number from 1, without the CSV header.
 
     Numbers become their text, temporal values unix seconds, lists JSON; an optional column that the file lacks is all
-    null. ``names`` maps a column to its name in the file, which must then have it. Only names, types and the lengths of rows are checked here: collect the result within ``reading(path)``.
-    Raises UserError for a missing, empty or unreadable file, for a required column that is missing or a wanted one that
-    occurs twice, and for a row of a text file that is longer than ``lines.LONGEST_LINE``.
+    null. ``names`` maps a column to its name in the file, which must then have it. Only names, types and the lengths of
+    rows are checked here: collect the result within ``reading(path)``. Raises UserError for a missing, empty or
+    unreadable file, for a required column that is missing or a wanted one that occurs twice, and for a row of a text
+    file that is longer than ``lines.LONGEST_LINE``.
     """
     written = {name: (names or {}).get(name, name) for name in [*required, *optional]}
     needed = [written[name] for name in written if name in required or name in (names or {})]
