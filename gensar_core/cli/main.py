@@ -91,12 +91,13 @@ def init(
     surveyed = survey(items, events, column or [], kind or [])
     model = encoder or choose_encoder(surveyed)
     name = write_preset(output, surveyed, model)
-    minutes, terms = estimate(surveyed, model)
+    minutes = estimate(surveyed, model)
     rows = [
         *surveyed.found,
         ("encoder", model if encoder else f"{model}, by the languages (another: --encoder MODEL)"),
         ("tokenizer", "trained on these texts"),
-        ("time", f"about {minutes} minutes on two cores ({terms})"),
+        ("minutes", f"{max(1, round(sum(minutes.values())))} on two cores without a GPU, the sum of"),
+        *((f"  {value:.1f}", stage) for stage, value in minutes.items()),
         ("written", f"{output}"),
     ]
     _print_aligned(rows)

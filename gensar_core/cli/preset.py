@@ -87,8 +87,8 @@ class _Sizes:
         # A tokenizer's alphabet is a quarter of its vocabulary at most.
         letters = -(-4 * survey.characters // 1000) * 1000
         self.vocabulary = min(16_000, max(letters, 1000 if survey.items <= 1000 else 4000))
-        self.epochs = round(min(10.0, max(1.0, 200_000 / events)), 1)
-        self.sasrec_epochs = round(min(20, max(2, 500_000 / events)))
+        self.epochs = round(min(10.0, max(1.0, 1_000_000 / events)), 1)
+        self.sasrec_epochs = round(min(100, max(4, 2_000_000 / events)))
 
 
 #: Seconds of one CPU core without a GPU, fitted to runs on shops of 500 and 5,000 users. An encoder's are for texts of
@@ -103,26 +103,25 @@ _GENERATOR_EVENT: Final = 0.001
 _TARGET: Final = 0.01
 
 
-def estimate(survey: Survey, encoder: str) -> tuple[int, str]:
-    """Estimate the minutes to the metric table on two cores, at least 1; say how they add up.
+def estimate(survey: Survey, encoder: str) -> dict[str, float]:
+    """Estimate the minutes to the metric table on two cores: what takes time -> its minutes.
 
-    Each stage takes a time in proportion to what it reads. Stages are added, though two cores do some at the same
-    time. A download of the encoder is not counted.
+    Each stage takes a time in proportion to what it reads. Their sum is too high where two cores run two stages at the
+    same time. A download of the encoder is not counted.
     """
     sizes = _Sizes(survey)
     events = survey.recommendations + survey.searches
     texts = survey.items + survey.queries
     # Leave one out: a valid and a test target of each task.
     targets = 2 * survey.users * sum(count > 0 for count in (survey.recommendations, survey.searches))
-    seconds = {
+    seconds: dict[str, float] = {
         f"starting {_JOBS} jobs": _JOBS * _START_OF_A_JOB,
         f"encoding {texts:,} texts": texts * _TEXT.get(encoder, _OTHER_TEXT),
         f"identifiers of {survey.items:,} items in {sizes.identifier_epochs} epochs": (
             survey.items * sizes.identifier_epochs * _IDENTIFIER
         ),
         f"SASRec on {events:,} events in {sizes.sasrec_epochs} epochs": events * sizes.sasrec_epochs * _SASREC_EVENT,
-        f"the generator in {sizes.epochs:g}": events * sizes.epochs * _GENERATOR_EVENT,
+        f"the generator on {events:,} events in {sizes.epochs:g} epochs": events * sizes.epochs * _GENERATOR_EVENT,
         f"ranking {targets:,} targets": targets * _TARGET,
     }
-    terms = ", ".join(f"{what} {value / 60:.1f}" for what, value in seconds.items())
-    return max(1, round(sum(seconds.values()) / 60)), terms
+    return {what: value / 60 for what, value in seconds.items()}

@@ -56,7 +56,10 @@ def test_two_files_become_a_table_by_three_commands(workflow):
     assert re.search(r"^languages +German 5\d%, Japanese 4\d%", done, re.MULTILINE)
     *_, overlay, _, table = snakemake.split()
     Workflow(workflow.folder, workflow.folder / overlay).run(table)
-    rows = {(row["task"], row["method"]): row["ndcg@5"] for row in pl.read_csv(workflow.folder / table).iter_rows(named=True)}
+    rows = {
+        (row["task"], row["method"]): row["ndcg@5"]
+        for row in pl.read_csv(workflow.folder / table).iter_rows(named=True)
+    }
     assert rows.keys() == {
         *(("rec", name) for name in ("popularity", "itemknn", "sasrec", "gensar_shop")),
         *(("search", name) for name in ("query_frequency", "bm25", "gensar_shop")),
