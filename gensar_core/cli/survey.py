@@ -173,7 +173,7 @@ def _event_settings(
         counts = rows.group_by(kind, asked=asked).len().collect(engine="streaming")
         number = pl.col("time").str.strip_chars().cast(pl.Float64(), strict=False)
         median = rows.select(number.median()).collect(engine="streaming").item()
-    searches = counts.filter("asked")["len"].sum()
+    searches, total = int(counts.filter("asked")["len"].sum()), int(counts["len"].sum())
     settings: dict[str, Any] = {}
     if "kind" in columns:
         settings, told = _kinds(events, columns["kind"], counts, searches, kinds)
@@ -181,7 +181,7 @@ def _event_settings(
         raise UserError(f"--kind {kinds[0]}: {events} has no column of kinds; name it: --column kind=COLUMN")
     else:
         settings = {"kinds": "by_query"}
-        told = f"{searches:,} events with a query are searches, {counts['len'].sum() - searches:,} are recommendations"
+        told = f"{searches:,} events with a query are searches, {total - searches:,} are recommendations"
     found = [("kinds", told)]
     if median is None:
         found.append(("times", "dates, UTC where they carry no offset"))

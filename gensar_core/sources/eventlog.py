@@ -42,7 +42,7 @@ def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, o
 
 def clean_items(path: Path, settings: EventLogSettings) -> pl.LazyFrame:
     """Return the item table in the form of ``RawClicks.items``."""
-    table = scan_text(path, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS, {**settings.item_columns})
+    table = scan_text(path, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS, settings.item_columns)
     raw_id = identity(pl.col("item_id"))
     return table.select(
         "row",
@@ -72,7 +72,7 @@ def clean_events(path: Path, settings: EventLogSettings) -> pl.LazyFrame:
         "search_without_query": pl.col("searched") & pl.col("query").is_null(),
     }
     return (
-        scan_text(path, [name for name in EVENT_COLUMNS if name not in optional], optional, {**settings.event_columns})
+        scan_text(path, [name for name in EVENT_COLUMNS if name not in optional], optional, settings.event_columns)
         .filter(~kind.str.to_lowercase().is_in(left_out))
         .select(
             "row",

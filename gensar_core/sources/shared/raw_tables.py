@@ -81,7 +81,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def scan_text(
-    path: Path, required: Sequence[str], optional: Sequence[str] = (), names: Mapping[str, str] | None = None
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), names: Mapping[Any, str] | None = None
 ) -> pl.LazyFrame:
     """Return the named columns of a file as text, after `row`: the record's number from 1, without the CSV header.
 
