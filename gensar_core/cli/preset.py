@@ -91,16 +91,16 @@ class _Sizes:
         self.sasrec_epochs = round(min(100, max(4, 2_000_000 / events)))
 
 
-#: Seconds of one CPU core without a GPU, fitted to runs on shops of 500 and 5,000 users. An encoder's are for texts of
-#: 64 tokens; an event, item or text counts once an epoch.
-_START_OF_A_JOB: Final = 6.0
+#: Seconds of one CPU core, from the CPU times of a run on 500 users, 300 items and 6,000 events (SASRec's: on 100,000
+#: events). An event and an item count once an epoch. The multilingual encoder has twice the layers of the other.
 _JOBS: Final = 15
-_TEXT: Final = {ENGLISH: 0.008}
-_OTHER_TEXT: Final = 0.016
-_IDENTIFIER: Final = 0.0006
-_SASREC_EVENT: Final = 0.0002
-_GENERATOR_EVENT: Final = 0.001
-_TARGET: Final = 0.01
+_START_OF_A_JOB: Final = 4.0
+_TEXT: Final = {ENGLISH: 0.01}
+_OTHER_TEXT: Final = 0.02
+_IDENTIFIER: Final = 0.0002
+_SASREC_EVENT: Final = 0.00004
+_GENERATOR_EVENT: Final = 0.0005
+_TARGET: Final = 0.005
 
 
 def estimate(survey: Survey, encoder: str) -> dict[str, float]:
