@@ -86,9 +86,9 @@ def init(
 ) -> None:
     """Look at the two tables of your shop, and write a configuration that runs on two cores in minutes."""
     from gensar_core.cli.preset import choose_encoder, estimate, write_preset
-    from gensar_core.cli.survey import survey
+    from gensar_core.cli.survey import survey_tables
 
-    surveyed = survey(items, events, column or [], kind or [])
+    surveyed = survey_tables(items, events, column or [], kind or [])
     model = encoder or choose_encoder(surveyed)
     name = write_preset(output, surveyed, model)
     minutes = estimate(surveyed, model)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from gensar_core.cli.survey import Survey
+from gensar_core.cli.survey import TableSurvey
 from gensar_core.config.experiments import load_experiments
 from gensar_core.config.inheritance import merge
 from gensar_core.errors import UserError
@@ -19,12 +19,12 @@ MULTILINGUAL: Final = "intfloat/multilingual-e5-small"
 _ENGLISH_SHARE: Final = 0.8
 
 
-def choose_encoder(survey: Survey) -> str:
+def choose_encoder(survey: TableSurvey) -> str:
     """Choose a text encoder by the texts' languages: an English one only where nearly all texts are English."""
     return ENGLISH if survey.languages.get("English", 0.0) >= _ENGLISH_SHARE or not survey.languages else MULTILINGUAL
 
 
-def write_preset(output: Path, survey: Survey, encoder: str, config: Path = Path("config.yaml")) -> str:
+def write_preset(output: Path, survey: TableSurvey, encoder: str, config: Path = Path("config.yaml")) -> str:
     """Write the configuration for a surveyed data set, called as the file `config.NAME.yaml` says; return NAME.
 
     Raises UserError when the file exists, when ``config`` has entries of its names, and when the two together are no
@@ -51,7 +51,7 @@ def write_preset(output: Path, survey: Survey, encoder: str, config: Path = Path
     return name
 
 
-def preset_values(name: str, survey: Survey, encoder: str) -> dict[str, Any]:
+def preset_values(name: str, survey: TableSurvey, encoder: str) -> dict[str, Any]:
     """Return the sections of a preset: the demo's settings, in sizes that fit the catalogue and the log."""
     sizes = _Sizes(survey)
     return {
@@ -80,7 +80,7 @@ def preset_values(name: str, survey: Survey, encoder: str) -> dict[str, Any]:
 class _Sizes:
     """Choose the demo's sizes for small shops; for large ones, larger tables of codes and words, and fewer epochs."""
 
-    def __init__(self, survey: Survey) -> None:
+    def __init__(self, survey: TableSurvey) -> None:
         events = survey.recommendations + survey.searches
         self.codebook_size = 16 if survey.items <= 1000 else 64 if survey.items <= 20_000 else 256
         self.identifier_epochs = round(min(60, max(10, 300_000 / survey.items)))
@@ -103,7 +103,7 @@ _GENERATOR_EVENT: Final = 0.0005
 _TARGET: Final = 0.005
 
 
-def estimate(survey: Survey, encoder: str) -> dict[str, float]:
+def estimate(survey: TableSurvey, encoder: str) -> dict[str, float]:
     """Estimate the minutes to the metric table on two cores: what takes time -> its minutes.
 
     Each stage takes a time in proportion to what it reads. Their sum is too high where two cores run two stages at the

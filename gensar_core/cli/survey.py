@@ -53,7 +53,7 @@ _SAMPLED_TEXTS: Final = 300
 
 
 @dataclass(frozen=True)
-class Survey:
+class TableSurvey:
     """Hold what two tables are: a data set's settings, its numbers, and all that was found, in words.
 
     ``settings`` are those of an entry of `datasets`. ``found`` lists (what, finding). ``languages`` has the share of
@@ -73,7 +73,7 @@ class Survey:
     characters: int
 
 
-def survey(items: Path, events: Path, columns: Sequence[str] = (), kinds: Sequence[str] = ()) -> Survey:
+def survey_tables(items: Path, events: Path, columns: Sequence[str] = (), kinds: Sequence[str] = ()) -> TableSurvey:
     """Look at a table of items and one of events.
 
     ``columns`` (NAME=COLUMN) and ``kinds`` (KIND=recommendation, =search or =none) override what the names suggest.
@@ -228,7 +228,7 @@ def _kinds(
     return ({"kinds": other} if other else {}), "; ".join(written)
 
 
-def _measured(items: Path, events: Path, settings: dict[str, Any], found: list[tuple[str, str]]) -> Survey:
+def _measured(items: Path, events: Path, settings: dict[str, Any], found: list[tuple[str, str]]) -> TableSurvey:
     """Read both tables as the workflow will, and count what they hold."""
     own = {name: value for name, value in settings.items() if name in EventLogSettings.model_fields}
     read = validate(EventLogSettings, own | {"min_interactions": 0}, str(events))
@@ -258,7 +258,7 @@ def _measured(items: Path, events: Path, settings: dict[str, Any], found: list[t
         ),
         ("languages", f"{shares or 'none is clear'} (of up to {_SAMPLED_TEXTS} item texts and as many queries)"),
     ]
-    return Survey(
+    return TableSurvey(
         settings | {"min_interactions": minimum},
         found,
         record["warnings"],

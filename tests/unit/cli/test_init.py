@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from gensar_core.cli.language import languages
 from gensar_core.cli.main import app
 from gensar_core.cli.preset import ENGLISH, MULTILINGUAL, choose_encoder, estimate, preset_values, write_preset
-from gensar_core.cli.survey import Survey, survey
+from gensar_core.cli.survey import TableSurvey, survey_tables
 from gensar_core.config.experiments import read_experiments
 from gensar_core.errors import UserError
 from tests.workflow.planning import ROOT
@@ -48,7 +48,7 @@ def write(folder, name, rows):
 
 def look(folder, items=ITEMS, events=EVENTS, columns=(), kinds=(), suffix="csv"):
     files = write(folder, f"items.{suffix}", items), write(folder, f"events.{suffix}", events)
-    return survey(*files, columns, kinds)
+    return survey_tables(*files, columns, kinds)
 
 
 def found(surveyed, what):
@@ -201,17 +201,17 @@ def test_small_logs_get_a_smaller_core(tmp_path):
 def test_a_broken_file_is_one_line_with_place_and_cure(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError) as caught:
-        survey(write(tmp_path, "items.csv", ITEMS), tmp_path / name)
+        survey_tables(write(tmp_path, "items.csv", ITEMS), tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert message in str(caught.value)
 
 
-SMALL = Survey({"source": "eventlog", "items": "i.csv", "events": "e.csv", "min_interactions": 5}, [], [], {"English": 0.9},
+SMALL = TableSurvey({"source": "eventlog", "items": "i.csv", "events": "e.csv", "min_interactions": 5}, [], [], {"English": 0.9},
                500, 300, 3000, 3000, 20, 130)  # fmt: skip
 
 
 def with_numbers(**numbers):
-    return Survey(**(vars(SMALL) | numbers))
+    return TableSurvey(**(vars(SMALL) | numbers))
 
 
 def test_the_encoder_follows_the_languages():
