@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +65,49 @@ def _check_results(folder: Path, whole: bool) -> None:
     typer.echo(f"{len(stages)} stages, by {by}: {result}")
     if wrong_files:
         raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    items: Annotated[Path, typer.Option(help="table of items: Parquet, CSV, TSV or JSON lines, maybe gzipped")],
+    events: Annotated[Path, typer.Option(help="table of events: clicks after recommendations and after searches")],
+    output: Annotated[Path, typer.Option(help="the configuration to write; its NAME is the data set's")] = Path(
+        "config.shop.yaml"
+    ),
+    column: Annotated[
+        list[str] | None, typer.Option(help="which column holds what: user=COLUMN, items.item=COLUMN, ...")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="what events of a kind are: KIND=recommendation, =search, or =none")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="text encoder: a hub name or a folder; default: by the texts' languages")
+    ] = None,
+) -> None:
+    """Look at the two tables of your shop, and write a configuration that runs on two cores in minutes."""
+    from gensar_core.cli.preset import choose_encoder, estimate, write_preset
+    from gensar_core.cli.survey import survey_tables
+    from gensar_core.cli.table_view import print_table
+
+    surveyed = survey_tables(items, events, column or [], kind or [])
+    model = encoder or choose_encoder(surveyed)
+    name = write_preset(output, surveyed, model)
+    minutes = estimate(surveyed, model)
+    rows = [
+        *surveyed.found,
+        ("encoder", model if encoder else f"{model}, by the languages (another: --encoder MODEL)"),
+        ("tokenizer", "trained on these texts"),
+        ("minutes", f"{max(1, round(sum(minutes.values())))} on two cores without a GPU, the sum of"),
+        *((f"  {value:.1f}", stage) for stage, value in minutes.items()),
+        ("written", f"{output}"),
+    ]
+    print_table(("what", "found"), rows)
+    for warning in surveyed.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(
+        f"\nNext:\n  snakemake --cores 2 --configfile {output} -- results/tables/{name}.csv\n"
+        f"  gensar search results/{name} gensar_{name} WORDS"
+    )
 
 
 @app.command()

@@ -200,6 +200,16 @@ class ClickSettings(Settings):
 class EventLogSettings(ClickSettings):
     """Configure the stage `canonical` of an event log; its tables are input files."""
 
+    item_columns: dict[Literal["item_id", "title", "description", "brand", "categories"], str] = {}
+    """Column -> its name in the item table, where the table calls it otherwise."""
+    event_columns: dict[Literal["user_id", "time", "kind", "item_id", "query", "session_id"], str] = {}
+    """Column -> its name in the event table, where the table calls it otherwise."""
+    kinds: Literal["by_query"] | dict[str, Literal["recommendation", "search"] | None] = {}
+    """Kind as the event table writes it, in any case -> what it is; null: leave its events out. by_query: there is no
+    column of kinds, and an event is a search if it has a query."""
+    time_unit: Literal["seconds", "milliseconds"] = "seconds"
+    """Unit of times that are numbers."""
+
 
 class EventLogDataset(_DatasetBase, EventLogSettings):
     """Read your own logs: a table of items and one of events, each Parquet, CSV or JSON lines (docs/own-data.md)."""

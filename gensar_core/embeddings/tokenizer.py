@@ -23,8 +23,12 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 _BYTES: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 # Splits after Metaspace has turned blanks into U+2581: words, numbers and punctuation are separated, and each keeps the
-# blank before it, so no token spans a blank.
-_WORDS: Final = Regex("▁?[\\p{L}\\p{M}]+|▁?\\p{N}+|▁?[^▁\\p{L}\\p{M}\\p{N}]+|▁")
+# blank before it, so no token spans a blank. Chinese and Japanese have none between words: there, a change from one of
+# their scripts to another ends a word, lest a phrase that recurs becomes one token.
+_WORDS: Final = Regex(
+    "▁?\\p{Han}+|▁?\\p{Hiragana}+|▁?[\\p{Katakana}ー]+|▁?[\\p{L}\\p{M}&&[^\\p{Han}\\p{Hiragana}\\p{Katakana}ー]]+"
+    "|▁?\\p{N}+|▁?[^▁\\p{L}\\p{M}\\p{N}]+|▁"
+)
 
 # Texts whose tokens show whether a tokenizer treats words alike in every position.
 _PROBES: Final = ("piano keys", "USB-C cable, 6 ft.", "naïve; (2nd) edition", "钢琴 键盘")

@@ -2,12 +2,16 @@
 
 Scores are those of Lucene's BM25 (Kamphuis et al., 2020; Lù, 2024, for bm25s). Texts are lower-cased, split into words
 of two characters or more, stripped of Lucene's English stop words, and reduced to dictionary forms by simplemma, like
-the synthesized queries; Lucene's own analyzer would apply Porter's stemmer instead.
+the synthesized queries; Lucene's own analyzer would apply Porter's stemmer instead. Chinese, Japanese and Korean
+characters become overlapping pairs, as in Lucene's CJKAnalyzer, since most of these texts have no blanks between words.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
+from typing import Final
 
 import bm25s
 import numpy as np
@@ -15,13 +19,28 @@ import simplemma
 
 from gensar_core.runtime.progress import progress
 
+#: Ideographs, kana and Hangul, as a character class.
+_CJK: Final = (
+    "[\u1100-\u11ff\u3005-\u3007\u3040-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_RUN: Final = re.compile(f"{_CJK}+")
+# Of other scripts, a single character is no word.
+_TOKEN: Final = rf"(?u)\b\w\w+\b|{_CJK}"
+
 
 class BM25Index:
     """Index texts to score them for queries."""
 
     def __init__(self, texts: Sequence[str], *, k1: float, b: float) -> None:
         self.n_texts = len(texts)
-        documents = bm25s.tokenize(list(texts), stopwords="en", stemmer=_dictionary_forms, show_progress=False)
+        documents = bm25s.tokenize(
+            list(map(spaced, texts)),
+            token_pattern=_TOKEN,
+            stopwords="en",
+            stemmer=_dictionary_forms,
+            show_progress=False,
+        )
         self._index: bm25s.BM25 | None = None
         if documents.vocab:
             # Sum in 64 bits: rounding to 32 bits below then makes scores equal that are equal in exact arithmetic.
@@ -50,9 +69,27 @@ class BM25Index:
 def bm25_words(queries: Sequence[str]) -> list[list[str]]:
     """Split each query into words, as `BM25Index.scores` takes them."""
     words: list[list[str]] = bm25s.tokenize(
-        list(queries), stopwords="en", stemmer=_dictionary_forms, return_ids=False, show_progress=False
+        list(map(spaced, queries)),
+        token_pattern=_TOKEN,
+        stopwords="en",
+        stemmer=_dictionary_forms,
+        return_ids=False,
+        show_progress=False,
     )
     return words
+
+
+def spaced(text: str) -> str:
+    """Write each run of Chinese, Japanese or Korean characters as its overlapping pairs, with blanks around each.
+
+    A run of one character stays as it is. Texts of other scripts do not change.
+    """
+    return _RUN.sub(_pairs, text)
+
+
+def _pairs(run: re.Match[str]) -> str:
+    letters = run.group()
+    return f" {' '.join(map(''.join, itertools.pairwise(letters))) or letters} "
 
 
 def lexical_negatives(hits: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:

@@ -22,7 +22,7 @@ OPTIONAL_EVENT_COLUMNS: Final = ("session_id",)
 EVENT_FAULTS: Final = {
     "empty_user_id": "give every event a user_id",
     "empty_item_id": "give every event an item_id",
-    "bad_time": "give the time in unix seconds (not milliseconds) or as an ISO date-time",
+    "bad_time": "give the time in unix seconds (or set time_unit to milliseconds) or as an ISO date-time",
     "search_without_query": "give every search its query",
 }
 
@@ -35,14 +35,14 @@ def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, o
     has an unknown kind, or no event is left. Other unusable rows are counted in stage.json and skipped.
     """
     rows = EventRows("events", events, (False, True), EVENT_FAULTS)
-    raw = RawClicks(clean_items(items), clean_events(events), items, (rows,))
+    raw = RawClicks(clean_items(items, settings), clean_events(events, settings), items, (rows,))
     with Stage("canonical", output, settings=settings, inputs=[items, events], seed=seed, code=__name__) as stage:
         write_canonical(stage, raw, settings)
 
 
-def clean_items(path: Path) -> pl.LazyFrame:
+def clean_items(path: Path, settings: EventLogSettings) -> pl.LazyFrame:
     """Return the item table in the form of ``RawClicks.items``."""
-    table = scan_text(path, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS)
+    table = scan_text(path, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS, settings.item_columns)
     raw_id = identity(pl.col("item_id"))
     return table.select(
         "row",
@@ -52,12 +52,18 @@ def clean_items(path: Path) -> pl.LazyFrame:
     )
 
 
-def clean_events(path: Path) -> pl.LazyFrame:
+def clean_events(path: Path, settings: EventLogSettings) -> pl.LazyFrame:
     """Return the event table in the form of ``RawClicks.events``."""
-    kind = pl.col("kind").str.strip_chars().fill_null("")
-    by_name = {name: flag for flag, name in KINDS.items()}
-    searched = kind.str.to_lowercase().replace_strict(by_name, default=None, return_dtype=pl.Boolean())
     query = normalized(pl.col("query"))
+    kind = pl.col("kind").str.strip_chars().fill_null("")
+    by_query = settings.kinds == "by_query"
+    flags = {name: flag for flag, name in KINDS.items()}
+    meanings: dict[str, bool | None] = {**flags}
+    for name, meaning in {} if settings.kinds == "by_query" else settings.kinds.items():
+        meanings[name.lower()] = None if meaning is None else flags[meaning]
+    left_out = [name for name, flag in meanings.items() if flag is None]
+    searched = kind.str.to_lowercase().replace_strict(meanings, default=None, return_dtype=pl.Boolean())
+    optional = (*OPTIONAL_EVENT_COLUMNS, *(("kind", "query") if by_query else ()))
     faults = {
         "empty_user_id": pl.col("user").is_null(),
         "empty_item_id": pl.col("item").is_null(),
@@ -66,13 +72,14 @@ def clean_events(path: Path) -> pl.LazyFrame:
         "search_without_query": pl.col("searched") & pl.col("query").is_null(),
     }
     return (
-        scan_text(path, EVENT_COLUMNS, OPTIONAL_EVENT_COLUMNS)
+        scan_text(path, [name for name in EVENT_COLUMNS if name not in optional], optional, settings.event_columns)
+        .filter(~kind.str.to_lowercase().is_in(left_out))
         .select(
             "row",
             user=identity(pl.col("user_id")),
             item=identity(pl.col("item_id")),
-            time=unix_seconds(pl.col("time")),
-            searched=searched,
+            time=unix_seconds(pl.col("time"), 1000 if settings.time_unit == "milliseconds" else 1),
+            searched=query != "" if by_query else searched,
             query=query,
             session=identity(pl.col("session_id")),
             unknown_kind=kind,

@@ -182,7 +182,8 @@ def _check_kinds(raw: RawClicks, events: pl.LazyFrame) -> None:
     more = f", {len(counts) - len(listed):,} others" if len(counts) > len(listed) else ""
     raise UserError(
         f"{' or '.join(map(str, raw.event_files))}: {total:,} rows have an unknown kind "
-        f"({', '.join(listed)}{more}; row {first} is the first); write {' or '.join(KINDS.values())}"
+        f"({', '.join(listed)}{more}; row {first} is the first); write {' or '.join(KINDS.values())}, "
+        "or say under `kinds` what they are"
     )
 
 

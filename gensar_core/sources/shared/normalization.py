@@ -35,8 +35,8 @@ def plausible(seconds: pl.Expr) -> pl.Expr:
     return pl.when((seconds > 0) & (seconds < END_OF_TIME)).then(seconds.floor().cast(pl.Int64(), strict=False))
 
 
-def unix_seconds(raw: pl.Expr) -> pl.Expr:
-    """Convert times written as text to unix seconds: a number of seconds, or an ISO date or date-time.
+def unix_seconds(raw: pl.Expr, per_second: int = 1) -> pl.Expr:
+    """Convert times written as text to unix seconds: a number, ``per_second`` to a second, or an ISO date or date-time.
 
     A date-time without an offset is UTC, and a date alone is its midnight; fractions of a second are cut off. Any other
     text, and any time outside 1970 to 2100, becomes null.
@@ -44,7 +44,7 @@ def unix_seconds(raw: pl.Expr) -> pl.Expr:
     text = raw.str.strip_chars()
     number = text.cast(pl.Float64(), strict=False)
     # Parsing dates is slow, and most logs hold numbers.
-    return pl.coalesce(plausible(number), plausible(_iso_seconds(pl.when(number.is_null()).then(text))))
+    return pl.coalesce(plausible(number / per_second), plausible(_iso_seconds(pl.when(number.is_null()).then(text))))
 
 
 def _iso_seconds(text: pl.Expr) -> pl.Expr:

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -24,9 +24,14 @@ FORMATS: Final = {
     ".parquet": "Parquet",
     ".csv": "CSV",
     ".csv.gz": "CSV",
+    ".tsv": "CSV",
+    ".tsv.gz": "CSV",
     ".jsonl": "JSON lines",
     ".jsonl.gz": "JSON lines",
 }
+
+#: What may stand between the fields of a CSV file -> its name.
+DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 _ROW = "__row__"
 #: Number of first records whose keys are the columns of a JSON lines file, which has no header. Later records are only
@@ -34,11 +39,9 @@ _ROW = "__row__"
 _RECORDS_TO_PROBE = 1000
 #: Number of bytes of a text file that are examined at once.
 _CHUNK_BYTES = 1 << 20
-# Table by byte: may it precede an opening quote or follow a closing one?
-_BESIDE_QUOTES: Final = np.isin(np.arange(256), list(b'",\r\n'))
 # The rest of a quoted CSV text, up to its closing quote.
 _QUOTED_REST = re.compile(rb'(?:[^"]|"")*+"')
-_QUOTE_CURE = 'put a text that holds commas into double quotes, and write a quote inside it as ""'
+_QUOTE_CURE = 'put a text that holds the delimiter into double quotes, and write a quote inside it as ""'
 _UNCLOSED = f"the double quote that opens a text here is never closed; {_QUOTE_CURE}"
 
 
@@ -54,17 +57,46 @@ def table_format(path: Path) -> str:
     return FORMATS[matching[0]]
 
 
-def scan_text(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
+def delimiter(path: Path) -> str:
+    """Return which of ``DELIMITERS`` stands most often in a CSV file's header, outside quotes; a comma if none does."""
+    with _opened(path) as stream:
+        header = re.sub(rb'"(?:[^"]|"")*"', b"", stream.readline(_CHUNK_BYTES))
+    return max(DELIMITERS, key=lambda mark: header.count(mark.encode()))
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of a file's columns, in order.
+
+    Raises UserError for a missing, empty or unreadable file.
+    """
+    with reading(path):
+        match table_format(path):
+            case "Parquet":
+                return pl.scan_parquet(path).collect_schema().names()
+            case "CSV":
+                _check_header(path, [])
+                return pl.scan_csv(path, infer_schema=False, separator=delimiter(path)).collect_schema().names()
+            case _:
+                return _record_names(path, [])
+
+
+def scan_text(
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), names: Mapping[Any, str] | None = None
+) -> pl.LazyFrame:
     """Return the named columns of a file as text, after `row`: the record's number from 1, without the CSV header.
 
     Numbers become their text, temporal values unix seconds, lists JSON; an optional column that the file lacks is all
-    null. Only names, types and the lengths of rows are checked here: collect the result within ``reading(path)``.
-    Raises UserError for a missing, empty or unreadable file, for a required column that is missing or a wanted one that
-    occurs twice, and for a row of a text file that is longer than ``lines.LONGEST_LINE``.
+    null. ``names`` maps a column to its name in the file, which must then have it. Only names, types and the lengths of
+    rows are checked here: collect the result within ``reading(path)``. Raises UserError for a missing, empty or
+    unreadable file, for a required column that is missing or a wanted one that occurs twice, and for a row of a text
+    file that is longer than ``lines.LONGEST_LINE``.
     """
+    written = {name: (names or {}).get(name, name) for name in [*required, *optional]}
+    needed = [written[name] for name in written if name in required or name in (names or {})]
     with reading(path):
         kind = table_format(path)
-        if kind != "Parquet" and _odd_quotes(path, quoted=kind == "CSV") and (fault := _csv_fault(path)):
+        mark = delimiter(path) if kind == "CSV" else ""
+        if kind != "Parquet" and _odd_quotes(path, mark) and (fault := _csv_fault(path)):
             raise UserError(f"{path}: {fault}")
         match kind:
             case "Parquet":
@@ -72,19 +104,21 @@ def scan_text(path: Path, required: Sequence[str], optional: Sequence[str] = ())
                 schema = table.collect_schema()
                 columns = {name: _as_text(name, schema[name]) for name in schema.names()}
             case "CSV":
-                _check_header(path, [*required, *optional])
-                table = pl.scan_csv(path, infer_schema=False, row_index_name=_ROW, row_index_offset=1)
+                _check_header(path, [*written.values()])
+                table = pl.scan_csv(path, infer_schema=False, separator=mark, row_index_name=_ROW, row_index_offset=1)
                 columns = {name: pl.col(name) for name in table.collect_schema().names()}
             case _:
-                names = _record_names(path, required)
-                types = dict.fromkeys([*(name for name in required if name in names), *optional], pl.String())
-                table = pl.scan_ndjson(path, schema=types, row_index_name=_ROW, row_index_offset=1)
-                columns = {name: pl.col(name) for name in [*names, *optional]}
-    _check_columns(path, required, columns)
+                there = _record_names(path, needed)
+                read = [name for name in written.values() if name in there or name not in needed]
+                table = pl.scan_ndjson(
+                    path, schema=dict.fromkeys(read, pl.String()), row_index_name=_ROW, row_index_offset=1
+                )
+                columns = {name: pl.col(name) for name in [*there, *read]}
+    _check_columns(path, needed, columns)
     absent = pl.lit(None, dtype=pl.String())
     return table.select(
         pl.col(_ROW).cast(pl.UInt32()).alias("row"),
-        *(columns.get(name, absent).alias(name) for name in [*required, *optional]),
+        *(columns.get(name, absent).alias(column) for column, name in written.items()),
     )
 
 
@@ -142,22 +176,24 @@ def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
     return column.cast(pl.String())
 
 
-def _odd_quotes(path: Path, quoted: bool) -> bool:
+def _odd_quotes(path: Path, mark: str) -> bool:
     """Return whether a text file's double quotes need a slow check: some do not begin or end a text.
 
     Rejects a file with a row that no reader could hold, such as a gzip of zeros, before anything reads it whole: memory
-    stays within ``lines.LONGEST_LINE``. Line breaks inside double quotes do not end a row. Without ``quoted``, quotes
-    have no meaning.
+    stays within ``lines.LONGEST_LINE``. Line breaks inside double quotes do not end a row. ``mark`` is the delimiter of
+    a CSV file; without one, quotes have no meaning.
     """
+    # Table by byte: may it precede an opening quote or follow a closing one?
+    beside = np.isin(np.arange(256), list(f'"\r\n{mark}'.encode()))
     read, row, inside, odd, tail = 0, 0, False, False, b"\n\n"
     with _opened(path) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
-            if quoted and (b'"' in chunk or tail.endswith(b'"')):
+            if mark and (b'"' in chunk or tail.endswith(b'"')):
                 # The last byte is checked with the next chunk, once its neighbor is read.
-                odd = odd or _misplaced(tail + chunk, inside ^ tail.endswith(b'"'))
+                odd = odd or _misplaced(tail + chunk, inside ^ tail.endswith(b'"'), beside)
                 inside ^= chunk.count(b'"') % 2 == 1
             tail = (tail + chunk)[-2:]
-            end = _last_row_end(chunk, inside) if quoted else chunk.rfind(b"\n")
+            end = _last_row_end(chunk, inside) if mark else chunk.rfind(b"\n")
             row = read + end + 1 if end >= 0 else row
             read += len(chunk)
             if read - row > lines.LONGEST_LINE:
@@ -190,16 +226,17 @@ def _last_row_end(chunk: bytes, inside: bool) -> int:
         end = place
 
 
-def _misplaced(data: bytes, inside: bool) -> bool:
+def _misplaced(data: bytes, inside: bool, beside: np.ndarray) -> bool:
     """Return whether an opening quote does not begin a text, or a closing one does not end it.
 
     ``inside`` says whether the data starts within quotes. The first and the last byte of ``data`` serve only as
-    neighbors. A quote inside a text is written twice: it closes the text and opens it again.
+    neighbors; ``beside`` bool [256] says which bytes may be some. A quote inside a text is written twice: it closes the
+    text and opens it again.
     """
     letters = np.frombuffer(data, dtype=np.uint8)
     places = 1 + np.flatnonzero(letters[1:-1] == ord('"'))
     opening, closing = places[int(inside) :: 2], places[1 - int(inside) :: 2]
-    return not bool(_BESIDE_QUOTES[letters[opening - 1]].all() and _BESIDE_QUOTES[letters[closing + 1]].all())
+    return not bool(beside[letters[opening - 1]].all() and beside[letters[closing + 1]].all())
 
 
 def _check_header(path: Path, wanted: Sequence[str]) -> None:
@@ -208,7 +245,7 @@ def _check_header(path: Path, wanted: Sequence[str]) -> None:
         fault = _utf8_fault(stream.readline())
     if fault:
         raise UserError(f"{path}: line 1: {fault}")
-    header = pl.scan_csv(path, has_header=False, infer_schema=False, n_rows=1).collect(engine="streaming")
+    header = pl.scan_csv(path, has_header=False, infer_schema=False, separator=delimiter(path), n_rows=1).collect()
     names = header.row(0) if len(header) else ()
     for name in wanted:
         if names.count(name) > 1:
@@ -311,7 +348,7 @@ def _json_fault(line: bytes) -> str | None:
 
 def _csv_fault(path: Path) -> str | None:
     """Describe the first row whose quotes do not match, or that has more fields than the header."""
-    width, fields, opened = 0, 0, 0
+    width, fields, opened, mark = 0, 0, 0, delimiter(path).encode()
     with _opened(path) as stream:
         for number, line in enumerate(stream, start=1):
             line, place = line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n"), 0
@@ -322,12 +359,12 @@ def _csv_fault(path: Path) -> str | None:
                         opened = opened or number
                         break
                     place, begun, opened = rest.end(), opened or number, 0
-                    if line[place : place + 1] not in (b"", b","):
+                    if line[place : place + 1] not in (b"", mark):
                         after = f" in line {number}" if number > begun else ""
                         return f"line {begun}: a text goes on after its closing double quote{after}; {_QUOTE_CURE}"
                 else:
-                    comma = line.find(b",", place)
-                    end = len(line) if comma < 0 else comma
+                    found = line.find(mark, place)
+                    end = len(line) if found < 0 else found
                     if line.count(b'"', place, end) % 2:
                         return f"line {number}: a single double quote stands inside a text; {_QUOTE_CURE}"
                     place = end

@@ -41,6 +41,12 @@ def test_every_text_comes_back_from_its_tokens(text: str) -> None:
     assert TRAINED.decode(ids) == TRAINED.backend_tokenizer.normalizer.normalize_str(text)
 
 
+def test_no_token_spans_two_scripts_of_a_text_without_blanks() -> None:
+    phrase = "お茶の急須カップUSBケーブル 新しい"
+    tokens = train_tokenizer([phrase] * 50, 1000).tokenize(phrase)
+    assert tokens == ["▁お", "茶", "の", "急須", "カップ", "USB", "ケーブル", "▁新", "しい"]
+
+
 def test_training_is_repeatable(tmp_path: Path) -> None:
     for name, tokenizer in (("one", TRAINED), ("two", train_tokenizer(iter(WORDS), 400))):
         tokenizer.save_pretrained(tmp_path / name)

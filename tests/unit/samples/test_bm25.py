@@ -9,7 +9,7 @@ import simplemma
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.samples.bm25 import BM25Index, lexical_negatives
+from gensar_core.samples.bm25 import BM25Index, bm25_words, lexical_negatives, spaced
 
 STOP_WORDS = {"the", "of", "and"}
 
@@ -71,6 +71,34 @@ def test_hits_by_hand(texts, queries, b, expected):
     hits = BM25Index(texts, k1=0.9, b=b).hits(queries, count)
     assert hits.shape == (len(queries), count)
     assert hits.tolist() == expected
+
+
+def test_texts_without_blanks_become_pairs_of_characters():
+    words = bm25_words(["緑茶の急須", "USBケーブル 2m", "茶", "茶、壺", "의자를 산다", "Grüner Tee", "𠮷野家"])
+    assert words == [
+        ["緑茶", "茶の", "の急", "急須"],
+        ["usb", "ケー", "ーブ", "ブル", "2m"],
+        ["茶"],
+        ["茶", "壺"],
+        ["의자", "자를", "산다"],
+        ["grüner", "tee"],
+        ["𠮷野", "野家"],
+    ]
+    # The second text holds the query's pairs, the third one of them, the first none.
+    texts = ["赤い電気ケトル", "白い陶器の急須", "黒い陶器のマグカップ"]
+    assert BM25Index(texts, k1=0.9, b=0.4).hits(["陶器の急須"], 3).tolist() == [[1, 2, -1]]
+
+
+@given(st.text(st.sampled_from("aé 1.・" + "茶壺のーケ의\U00020bb7")))
+def test_pairs_are_those_of_neighbors(text):
+    written, i = [], 0
+    while i < len(text):
+        run = re.match("[茶壺のーケ의\U00020bb7]*", text[i:]).group()
+        written += [run] if len(run) == 1 else [run[k : k + 2] for k in range(len(run) - 1)]
+        other = re.match("[^茶壺のーケ의\U00020bb7]*", text[i + len(run) :]).group()
+        written += other.split()
+        i += len(run) + len(other)
+    assert spaced(text).split() == written
 
 
 def test_scores_equal_in_exact_arithmetic_are_ties():

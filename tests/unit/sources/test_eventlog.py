@@ -226,7 +226,7 @@ def test_unknown_kinds_are_one_error_with_counts(tmp_path):
         run(tmp_path, events=events)
     assert str(caught.value) == (
         f"{tmp_path / 'events.csv'}: 9 rows have an unknown kind ('rec': 3, empty: 1, 'a': 1, 'b': 1, 'c': 1, 2 others; "
-        "row 7 is the first); write recommendation or search"
+        "row 7 is the first); write recommendation or search, or say under `kinds` what they are"
     )
     with pytest.raises(UserError, match=r"\('x{30}': 1; row 1 is"):
         run(tmp_path / "long", events=[event("u1", "1", "x" * 99, "9"), *EVENTS])
@@ -338,6 +338,75 @@ def test_items_with_an_earlier_id_or_without_id_or_text_are_dropped(tmp_path):
     assert canonical["events"].row(0) == (0, 0, 5, "rec", 4, None, None)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".jsonl.gz"])
+def test_columns_kinds_and_units_may_be_the_files_own(tmp_path, suffix):
+    columns = {
+        "user_id": "Kunde",
+        "item_id": "user_id",
+        "time": "Zeit",
+        "kind": "Art",
+        "query": "Suche",
+        "session_id": "session_id",
+    }
+    written = {"search": "SUCHE", "recommendation": "Klick"}
+    rows = [event("u1", "90", "view", "b"), *EVENTS]
+    own = [
+        {
+            columns[name]: {"time": f"{value}500", "kind": written.get(value, value)}.get(name, value)
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    items = [{"sku": row["item_id"], "description": row["title"], "text": row["description"]} for row in ITEMS]
+    settings = EventLogSettings(
+        min_interactions=0,
+        item_columns={"item_id": "sku", "title": "description", "description": "text"},
+        event_columns={name: name_there for name, name_there in columns.items() if name != name_there},
+        kinds={"suche": "search", "klick": "recommendation", "VIEW": None},
+        time_unit="milliseconds",
+    )
+    mapped = tables(run(tmp_path / "mapped", items, own, settings, suffix))
+    plain = tables(run(tmp_path / "plain", [row | {"brand": None, "categories": None} for row in ITEMS]))
+    assert {name: table.rows() for name, table in mapped.items()} == {
+        name: table.rows() for name, table in plain.items()
+    }
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_the_header_tells_the_delimiter(tmp_path, mark):
+    files = {}
+    for name, rows in (("items", ITEMS), ("events", [*EVENTS, event("u1", "400", "s", "9", f'a "b", c{mark}\n d')])):
+        files[name] = tmp_path / f"{name}.tsv"
+        pl.DataFrame(rows).write_csv(files[name], separator=mark)
+        write(rows, tmp_path / f"{name}.csv")
+    canonical = tables(run(tmp_path, **files))
+    assert table_bytes(run(tmp_path / "comma", tmp_path / "items.csv", tmp_path / "events.csv")) == table_bytes(
+        tmp_path / "out"
+    )
+    assert normalized_text(f'a "b", c{mark}\n d') in canonical["queries"]["text"].to_list()
+
+
+def normalized_text(text):
+    return pl.select(normalized(pl.lit(text))).item()
+
+
+def test_without_kinds_an_event_with_a_query_is_a_search(tmp_path):
+    by_query = EventLogSettings(min_interactions=0, kinds="by_query")
+    events = [{name: value for name, value in row.items() if name != "kind"} for row in EVENTS]
+    assert table_bytes(run(tmp_path / "a", events=events, settings=by_query)) == table_bytes(run(tmp_path / "b"))
+    clicks = [{name: row[name] for name in ("user_id", "time", "item_id")} for row in EVENTS]
+    assert set(tables(run(tmp_path / "c", events=clicks, settings=by_query))["events"]["task"]) == {"rec"}
+
+
+def test_a_column_named_in_the_settings_must_be_there(tmp_path):
+    for columns, name in (
+        ({"event_columns": {"session_id": "visit"}}, "visit"),
+        ({"item_columns": {"brand": "maker"}}, "maker"),
+    ):
+        with pytest.raises(UserError, match=f"lacks the column '{name}'"):
+            run(tmp_path, settings=EventLogSettings(min_interactions=0, **columns))
+
+
 GOOD_ITEMS = b"item_id,title\n1,a\n"
 HEADER = b"user_id,time,kind,item_id,query\n"
 GOOD_EVENTS = HEADER + b"u,5,recommendation,1,\n"
@@ -350,7 +419,9 @@ GOOD_RECORD = json.dumps(event("u1", 5, "r", "1")).encode() + b"\n"
         ("log.csv", None, "no such file"), ("log.xlsx", b"x", "unknown kind of file; its name must end in one of .parquet"),
         ("log.csv", b"", "the file is empty"), ("log.csv", HEADER, "holds no rows"),
         ("log.csv", b"user_id,time,kind,query\nu,5,recommendation,\n", "lacks the column 'item_id'; rename or add it (there: user_id, time"),
-        ("log.csv", b"user_id;time;kind;item_id;query\nu;5;search;1;q\n", "lacks the column 'user_id'"),
+        ("log.csv", b"user_id;time;kind;product;query\nu;5;search;1;q\n", "lacks the column 'item_id'; rename or add it (there: user_id, time"),
+        ("log.csv", HEADER.replace(b",", b";") + b'u;5;search;1;q\nu;6;search;1;"tea";green\n', "line 3: 6 fields where the header has 5"),
+        ("log.tsv", HEADER.replace(b",", b"\t") + b'u\t5\tsearch\t1\t"tea" green\n', "line 2: a text goes on after its closing double quote"),
         ("log.csv", HEADER + b"u,5,search,1,gr\xfcn\n", "line 2: not UTF-8; save the file in the encoding UTF-8"),
         ("log.csv", (HEADER + b"u,5,search,1,q\n").decode().encode("utf-16"), "line 1: not UTF-8"),
         ("log.csv", HEADER + b"u,5,search,1,q\nu,6,search,1,tea, green\n", "line 3: 6 fields where the header has 5"),
@@ -373,7 +444,7 @@ GOOD_RECORD = json.dumps(event("u1", 5, "r", "1")).encode() + b"\n"
         ("log.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 99, mtime=0)[:-9], "gzip file is cut off or damaged"),
         ("log.parquet", b"PAR1 and nothing else", "not a readable Parquet file"),
         ("log.csv", HEADER + b"u,5,search,1,q\nu,1684742000000,search,1,q\nu,1684742000001,search,1,q\n",
-         "2 of 3 rows cannot be used, most for bad time (row 2 is the first); give the time in unix seconds (not milliseconds)"),
+         "2 of 3 rows cannot be used, most for bad time (row 2 is the first); give the time in unix seconds (or set time_unit to milliseconds)"),
         ("log.csv", HEADER + b"u,5,search,2,q\n", "no event is left (events unknown item: 1)"),
         ("log.jsonl", b'{"user_id": 1}\n' * 2500 + b'{"user_id" 3}\n{"user_id": 1}\n', "lacks the column 'time'"),
         ("log.jsonl", GOOD_RECORD * 2500 + b'{"user_id" 3}\n' + GOOD_RECORD, "line 2501: not a JSON object"),
