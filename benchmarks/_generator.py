@@ -24,6 +24,7 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"d_model": 128, "d_ff": 512, "d_kv": 32, "num_heads": 4, "num_layers": 3, "words": 4_000},
 }
 LEVELS, CODES, END = 4, 256, 1
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Setting:
     prompts: Ragged
 
 
-def setting(size: str, n_items: int, users: int) -> Setting:
+def setting(size: str, n_items: int, users: int, device: torch.device = CPU) -> Setting:
     """Draw weights, codes and prompts from a fixed seed.
 
     Random codes share the fewest prefixes: the least favorable case for methods that compute each prefix once.
@@ -48,7 +49,7 @@ def setting(size: str, n_items: int, users: int) -> Setting:
     rows = catalogue(n_items, words, draw)
     lengths = draw.integers(60, 141, users)
     prompts = Ragged.from_lengths(lengths, draw.integers(2, words, lengths.sum()).astype(np.int32))
-    return Setting(T5ForConditionalGeneration(config).eval(), rows, prompts)
+    return Setting(T5ForConditionalGeneration(config).eval().to(device), rows, prompts)
 
 
 def in_bfloat16(case: Setting) -> Setting:
@@ -97,7 +98,7 @@ def search(model: Any, prompts: Ragged, tries: list[dict[int, Any]], beams: int)
             node = node.get(token, {})
         return list(node) or [END]
 
-    tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).long()
+    tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).long().to(model.device)
     with torch.inference_mode():
         found = model.generate(
             input_ids=tokens.clamp_min(0),
@@ -111,7 +112,7 @@ def search(model: Any, prompts: Ragged, tries: list[dict[int, Any]], beams: int)
             return_dict_in_generate=True,
             output_scores=True,
         )
-    return found.sequences_scores.view(len(prompts), beams)
+    return found.sequences_scores.view(len(prompts), beams).cpu()
 
 
 def fastest(

@@ -57,7 +57,8 @@ def main() -> None:
     report(
         "bm25",
         [
-            claim("seconds_bm25", indexing["seconds"] + search["seconds"], "s", f"index and {n_queries:,} queries; {how}"),
+            claim("seconds_bm25", indexing["seconds"] + search["seconds"], "s",
+                  f"index and {n_queries:,} queries; {how}"),
             claim("search_seconds", search["seconds"], "s", f"{n_queries:,} queries, {search['cpu']:.3g} CPU s; {how}"),
             claim("cpu_ms_a_query", 1000 * search["cpu"] / n_queries, "ms", how),
             claim("index_us_a_text", 1e6 * indexing["cpu"] / n_texts, "us", "CPU, by bm25s and simplemma"),

@@ -128,7 +128,7 @@ def measure_causal(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     draw = np.random.default_rng(1)
     candidates = np.stack([draw.choice(CATALOGUE, CANDIDATES, replace=False) for _ in range(users)]).astype(np.int32)
     with tempfile.TemporaryDirectory(prefix="gensar-ranking-") as folder:
-        case = causal_setting(size, CATALOGUE, users, Path(folder))
+        case = causal_setting(SIZES[size], CATALOGUE, users, Path(folder))
     ways: dict[str, Callable[[], np.ndarray]] = {
         "catalogue": lambda: our_scores(case, candidates, "catalogue"),
         "exact": lambda: our_scores(case, candidates, "vocabulary"),

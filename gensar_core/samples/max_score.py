@@ -53,8 +53,8 @@ class Postings:
         """Yield the numbers of the ``count`` best texts of each query of terms, best first, int32 [count].
 
         A score is the sum of the parts of a query's terms in their order, in 64 bits, rounded to 32 bits. A text
-        counts if it contains a term; -1 fills the end. Texts with equal scores come in the order of their numbers. As many threads
-        as numba has answer queries side by side; beside the postings and the result, each holds sums of 1,024 texts.
+        counts if it contains a term; -1 fills the end. Texts with equal scores come in the order of their numbers. As
+        many threads as numba has answer queries side by side; beside the postings, each holds the sums of 1,024 texts.
         """
 
         def answer(start: int) -> np.ndarray:

@@ -57,7 +57,7 @@ def test_every_query_gets_its_own_row(many):
 
 def test_most_postings_of_common_terms_are_not_read():
     """A text must contain the rare term to be among the best, so a part of the common term elsewhere changes nothing."""
-    rare = {text: 10.0 for text in range(0, 3000, 100)}
+    rare = dict.fromkeys(range(0, 3000, 100), 10.0)
     common = dict.fromkeys(range(3000), 1.0)
     rows = [rare, common]
     postings = postings_of(rows, 3000)
