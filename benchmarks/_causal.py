@@ -7,6 +7,7 @@ reads them under its plain causal mask. Scores leave out the behavior token, whi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,10 @@ import numpy as np
 import torch
 from _generator import (
     CODES,
+    CPU,
     END,
     LEVELS,
     PEER_BATCH,
-    SIZES,
     catalogue,
     constrained_search,
     dictionary_trie,
@@ -68,9 +69,17 @@ class Logs:
         return codes
 
 
-def causal_setting(size: str, n_items: int, users: int, folder: Path) -> Logs:
+def causal_setting(
+    shape: Mapping[str, int],
+    n_items: int,
+    users: int,
+    folder: Path,
+    *,
+    repetitions: tuple[int, int] = REPETITIONS,
+    device: torch.device = CPU,
+) -> Logs:
     """Draw weights, codes and logs from a fixed seed; ``folder`` is where the peer's model is written to."""
-    shape, draw = SIZES[size], np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     words = shape["words"]
     items = catalogue(n_items, words, draw)
     searched = np.where(items.tokens == words, words + schema.SEARCHED_ITEM, items.tokens)
@@ -90,7 +99,8 @@ def causal_setting(size: str, n_items: int, users: int, folder: Path) -> Logs:
     lm = from_scratch(options, words + 3 + CODES * LEVELS, special, seed=0)
     model = CausalGenerator(lm, options, n_nodes=0, n_queries=0, depth=tries["rec"].depth).eval()
     model.save(folder)
-    rows = _logs(users, items, words, draw)
+    model, known = model.to(device), known.to(device)
+    rows = _logs(users, items, words, repetitions, draw)
     firsts, lasts = rows.tokens.offsets[rows.entries[:-1]], rows.tokens.offsets[rows.entries[1:]]
     return Logs(
         {name: OnePassScorer(model, known, None, over_catalogue=name == "catalogue") for name in LIKELIHOODS},
@@ -172,9 +182,9 @@ def peer_search(case: Logs, beams: int, root: dict[int, Any]) -> tuple[np.ndarra
     return np.concatenate(codes), np.concatenate(scores)
 
 
-def _logs(users: int, items: ItemTokens, words: int, draw: np.random.Generator) -> LogRows:
+def _logs(users: int, items: ItemTokens, words: int, repeated: tuple[int, int], draw: np.random.Generator) -> LogRows:
     """Draw logs whose last entry, a recommendation, is asked."""
-    repetitions = draw.integers(REPETITIONS[0], REPETITIONS[1] + 1, users)
+    repetitions = draw.integers(repeated[0], repeated[1] + 1, users)
     entries = np.concatenate([[0], np.cumsum(len(PATTERN) * repetitions + 1)])
     behavior, objects, group, query, tokens = [], [], [], [], []
     for count in repetitions.tolist():

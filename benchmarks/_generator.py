@@ -25,6 +25,7 @@ SIZES: dict[str, dict[str, int]] = {
 LEVELS, CODES, END = 4, 256, 1
 #: Users that the library searches for at once: on a CPU it is fastest so.
 PEER_BATCH = 8
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Setting:
     prompts: Ragged
 
 
-def setting(size: str, n_items: int, users: int) -> Setting:
+def setting(size: str, n_items: int, users: int, device: torch.device = CPU) -> Setting:
     """Draw weights, codes and prompts from a fixed seed.
 
     Random codes share the fewest prefixes: the least favorable case for methods that compute each prefix once.
@@ -49,7 +50,7 @@ def setting(size: str, n_items: int, users: int) -> Setting:
     rows = catalogue(n_items, words, draw)
     lengths = draw.integers(60, 141, users)
     prompts = Ragged.from_lengths(lengths, draw.integers(2, words, lengths.sum()).astype(np.int32))
-    return Setting(T5ForConditionalGeneration(config).eval(), rows, prompts)
+    return Setting(T5ForConditionalGeneration(config).eval().to(device), rows, prompts)
 
 
 def by_precision(case: Setting) -> dict[str, Setting]:
@@ -59,7 +60,12 @@ def by_precision(case: Setting) -> dict[str, Setting]:
     """
     if not has_bfloat16(torch.device("cpu")):
         return {"": case}
-    return {"": case, "_bfloat16": dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))}
+    return {"": case, "_bfloat16": in_bfloat16(case)}
+
+
+def in_bfloat16(case: Setting) -> Setting:
+    """Copy the setting with its model's weights rounded to bfloat16."""
+    return dataclasses.replace(case, model=copy.deepcopy(case.model).to(torch.bfloat16))
 
 
 def rows_of(tokens: np.ndarray) -> Ragged:
@@ -135,10 +141,10 @@ def generate(case: Setting, trie_of: Callable[[int], dict[int, Any]], beams: int
     for start in range(0, len(case.prompts), PEER_BATCH):
         rows = np.arange(start, min(start + PEER_BATCH, len(case.prompts)))
         prompts = case.prompts.take(rows)
-        tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).long()
+        tokens = torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).long().to(case.model.device)
         tries = [trie_of(row) for row in rows]
         found = constrained_search(
             case.model, tokens.clamp_min(0), tokens >= 0, tries, beams, begin=1, steps=LEVELS + 2
         )
-        scores.append(found.sequences_scores.view(len(rows), beams).numpy())
+        scores.append(found.sequences_scores.view(len(rows), beams).cpu().numpy())
     return np.concatenate(scores)

@@ -113,7 +113,7 @@ def measure_causal(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     """Measure the claims of one size of a causal model; ours and the peer alternate, and the fastest run counts."""
     candidates = draw_candidates(users)
     with tempfile.TemporaryDirectory(prefix="gensar-ranking-") as folder:
-        case = causal_setting(size, CATALOGUE, users, Path(folder))
+        case = causal_setting(SIZES[size], CATALOGUE, users, Path(folder))
     ways: dict[str, Callable[[], np.ndarray]] = {
         "catalogue": lambda: our_scores(case, candidates, "catalogue"),
         "exact": lambda: our_scores(case, candidates, "vocabulary"),

@@ -89,7 +89,7 @@ def speedup(case: Setting, size: str, repeats: int) -> list[dict[str, Any]]:
 def causal_speedup(size: str, users: int, repeats: int) -> list[dict[str, Any]]:
     """Measure the claims of one size of a causal model; ours and the peer alternate, and the fastest run counts."""
     with tempfile.TemporaryDirectory(prefix="gensar-retrieval-") as folder:
-        case = causal_setting(size, CATALOGUE, users, Path(folder))
+        case = causal_setting(SIZES[size], CATALOGUE, users, Path(folder))
     nested = dictionary_trie(case.codes)
     ways: dict[str, Callable[[], Any]] = {
         "_over_catalogue": lambda: our_search(case, BEAMS, "catalogue"),

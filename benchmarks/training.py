@@ -110,6 +110,8 @@ class Timed:
             if number == 1:
                 self.clock.start()
             if number and isinstance(batch, RowStep):
+                assert isinstance(self.task, OnePassTask)
+                self.clock.tokens += sum(int(self.task.logs.lengths[part.rows].sum()) for part in batch.parts)
                 self.clock.targets += sum(int(batch.targets[TRAINING_TASKS.index(name)]) for name in ITEM_TASKS)
             elif number:
                 self.clock.targets += sum(len(part.targets) for part in batch.parts)
@@ -319,7 +321,7 @@ def claims(clocks: Mapping[str, Clock], settings: TrainingSettings) -> list[dict
         claim("examples_per_second", rate["ours"], "1/s", how),
         claim("tokens_per_second", clocks["ours"].tokens / clocks["ours"].seconds, "1/s", "real tokens, in and out"),
     ]  # fmt: skip
-    peak = next((value for name, value in PEAKS.items() if name in _device_name(device)), None)
+    peak = peak_of(device)
     if peak is not None:
         operations = 6 * _products(sizes) * results[-1]["value"]
         results.append(
@@ -362,8 +364,10 @@ def _products(size: ScratchSize) -> int:
     return size.num_layers * (4 * size.d_model * inner + 2 * size.d_model * size.d_ff)
 
 
-def _device_name(device: torch.device) -> str:
-    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else ""
+def peak_of(device: torch.device) -> float | None:
+    """Return the operations a second of a known GPU, None for another device."""
+    name = str(torch.cuda.get_device_name(device)) if device.type == "cuda" else ""
+    return next((value for part, value in PEAKS.items() if part in name), None)
 
 
 def _finish() -> None:

@@ -19,6 +19,7 @@ from gensar_core.generator.blocked_nodes import AllowedNodes, BlockedNodes
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
 from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import send
 from gensar_core.training.threads import side_by_side
 
 #: Maximum beams, over all users, in one pass on a CPU; more if the layers are so narrow that more stay in its cache.
@@ -157,7 +158,7 @@ def search_beams(
     own = _own_items(allowed, excluded) if allowed is not None and allowed.ndim == 2 else None
     if own is not None:
         allowed = excluded = None
-    subset = None if allowed is None else torch.from_numpy(np.ascontiguousarray(allowed)).to(device)
+    subset = None if allowed is None else send(allowed, device)
     branches = trie.branches if subset is None else restricted(trie, subset)
     beneath = None if excluded is None else counts(trie, subset)
     items = np.full((len(asked), top), -1, dtype=np.int32)
@@ -168,9 +169,9 @@ def search_beams(
     def search(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         blocked: BlockedNodes | AllowedNodes | None = None
         if own is not None:
-            blocked = AllowedNodes(trie, torch.from_numpy(own[rows]).to(device))
+            blocked = AllowedNodes(trie, send(own[rows], device))
         elif excluded is not None and beneath is not None:
-            excluded_items = torch.from_numpy(excluded[rows].astype(np.int64)).to(device)
+            excluded_items = send(excluded[rows].astype(np.int64), device)
             blocked = BlockedNodes(trie, excluded_items, subset, beneath)
         roots = torch.zeros(len(rows), dtype=torch.int64, device=device)
         leaves = find_leaves(asked.beams(rows, beams), trie, branches, beams, roots, blocked=blocked)

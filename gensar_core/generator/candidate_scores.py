@@ -19,6 +19,7 @@ from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees
 from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import send
 from gensar_core.training.threads import side_by_side
 
 #: Maximum candidates, over all users, in one pass. A CPU takes more if the layers are so narrow that more stay in its
@@ -103,7 +104,7 @@ def path_log_probabilities(
     trees = likelihood.choices(trees)
     outputs = tree_outputs(model, encode_prompts(model, padded_tokens(prompts, weight.device)), trees)
     normalizers = likelihood.tree_normalizers(outputs, weight, trees)
-    parent, token = (torch.from_numpy(part).to(weight.device) for part in (trees.edge_parent, trees.edge_token))
+    parent, token = (send(part, weight.device) for part in (trees.edge_parent, trees.edge_token))
     logits = functional.embedding(parent, outputs).float() * functional.embedding(token, weight).float()
     edges = logits.sum(1) - normalizers[parent]
     # Index -1 (past a candidate's end, or where it has a single continuation) reads the zero at the end.

@@ -24,6 +24,7 @@ from scipy.sparse import csr_matrix
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.device import send
 
 FEATURES: Final = 3
 _QUERY, _LAST, _HISTORY = range(FEATURES)
@@ -53,14 +54,12 @@ class Questions:
 class NodeEvidence:
     """Look up the evidence beneath nodes of one trie for some questions."""
 
-    def __init__(self, question: np.ndarray, place: np.ndarray, weight: np.ndarray, width: int) -> None:
+    def __init__(self, question: torch.Tensor, place: torch.Tensor, weight: torch.Tensor, width: int) -> None:
         """Take ``weight`` [m, K] for the item at each ``place`` [m] of the trie's order; ``width`` is past the last."""
         self._width = width
-        keys = question * width + place
-        order = np.argsort(keys, kind="stable")
-        self._keys = torch.from_numpy(keys[order])
-        self._sums = torch.zeros((len(order) + 1, FEATURES), dtype=torch.float64)
-        torch.cumsum(torch.from_numpy(weight[order]), 0, out=self._sums[1:])
+        self._keys, order = torch.sort(question * width + place, stable=True)
+        self._sums = weight.new_zeros((len(order) + 1, FEATURES))
+        torch.cumsum(weight[order], 0, out=self._sums[1:])
 
     def beneath(self, question: torch.Tensor, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
         """Sum up the evidence of ``question`` [j] for the places ``start`` to ``stop`` (excluded) [j], [j, K]."""
@@ -139,11 +138,12 @@ class ClickEvidence:
         return replace(self, own=nothing, own_item=nothing, clicked=nothing)
 
     def of(self, questions: Questions, trie: TokenTrie) -> NodeEvidence:
-        """Collect the evidence of some questions for the nodes of a trie."""
-        place = trie.place.cpu().numpy()
+        """Collect the evidence of some questions for the nodes of a trie, on its device."""
         parts = [self._after_query(questions), self._own_clicks(questions), self._together(questions)]
-        question, item, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return NodeEvidence(question, place[item], weight, len(trie) + 1)
+        question, item, weight = (
+            send(np.concatenate(column), trie.place.device) for column in zip(*parts, strict=True)
+        )
+        return NodeEvidence(question, trie.place[item.long()], weight, len(trie) + 1)
 
     def _after_query(self, questions: Questions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         asked = np.flatnonzero((questions.query >= 0) & (questions.query < len(self.query_offsets) - 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ class ItemNodes:
     """Number the different prefixes of codes, over both tasks: prefixes of shared codes have one number.
 
     ``of_item`` holds, by task, the number of the prefix that ends in each token of each item, int64 [n_items, longest];
-    ``of_level`` the number of each node, by task and level of the trie, int64 [nodes].
+    ``of_level`` the number of each node, by task and level of the trie, int64 [nodes]. The former stays on the host.
     """
 
     count: int
@@ -57,6 +57,11 @@ class ItemNodes:
             )
             start = stop
         return cls(count, of_item, of_level)
+
+    def to(self, device: torch.device) -> ItemNodes:
+        """Return the same numbers, those by level on another device."""
+        of_level = {task: tuple(level.to(device) for level in levels) for task, levels in self.of_level.items()}
+        return replace(self, of_level=of_level)
 
 
 def _codes(rows: ItemTokens, first_code: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import torch
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.prefix_tree import PrefixTrees, keep_choices
+from gensar_core.runtime.device import send
 
 #: Outputs and tokens whose logits are held at a time. On a CPU both operands and the logits then stay in its cache:
 #: with all tokens at once, the output matrix would be read from memory again for every few rows.
@@ -74,7 +75,7 @@ class CatalogueLikelihood:
         normalizers = torch.zeros(len(outputs), device=outputs.device)
         for depth in range(self.trie.depth):
             rows = np.flatnonzero(trees.node_depth == depth)
-            nodes, node = (torch.from_numpy(part).to(outputs.device) for part in (rows, trees.trie_node[rows]))
+            nodes, node = (send(part, outputs.device) for part in (rows, trees.trie_node[rows]))
             normalizers[nodes] = self.log_normalizers(outputs[nodes], weight, depth, node)
         return normalizers
 

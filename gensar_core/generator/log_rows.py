@@ -22,6 +22,7 @@ from gensar_core.generator.click_evidence import Questions
 from gensar_core.generator.item_nodes import NO_NODE, ItemNodes
 from gensar_core.nn.dropout import chosen
 from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.device import send
 
 #: Task of the item of each behavior; queries have none.
 _TASK_OF = {schema.RECOMMENDED_ITEM: "rec", schema.SEARCHED_ITEM: "search"}
@@ -148,7 +149,7 @@ class RowTensors:
     """Hold a padded batch of rows; int64 [B, T] but for ``mask`` bool [B, T, T].
 
     ``places`` int64 [entries of the batch] is where each entry begins in the flattened batch, ``entry`` [same] its
-    number among all entries, ``row`` [same] its row in the batch.
+    number among all entries, ``row`` [same] its row in the batch. ``units`` is one more than the largest of ``unit``.
     """
 
     tokens: torch.Tensor
@@ -163,6 +164,7 @@ class RowTensors:
     places: np.ndarray
     entry: np.ndarray
     row: np.ndarray
+    units: int
 
     def mask(self, hidden_share: float = 0.0) -> torch.Tensor:
         """Return which tokens each token sees, bool [B, T, T].
@@ -172,7 +174,7 @@ class RowTensors:
         """
         before = self.closes[:, None, :] < self.opens[:, :, None]
         if hidden_share:
-            draw = chosen((len(self.tokens), int(self.unit.max()) + 1), hidden_share, self.tokens.device)
+            draw = chosen((len(self.tokens), self.units), hidden_share, self.tokens.device)
             before &= ~draw.gather(1, self.unit.clamp_min(0))[:, None, :]
         width = self.tokens.shape[1]
         earlier = torch.ones(width, width, dtype=torch.bool, device=self.tokens.device).tril()
@@ -198,7 +200,7 @@ def row_tensors(logs: LogRows, rows: np.ndarray, nodes: ItemNodes, lead: int, de
     def padded(values: np.ndarray, fill: int) -> torch.Tensor:
         matrix = np.full((len(rows), width), fill, dtype=np.int64)
         matrix[token_row, column] = values
-        return torch.from_numpy(matrix).to(device, non_blocking=True)
+        return send(matrix, device)
 
     node = np.full(len(of), NO_NODE)
     for behavior, task in _TASK_OF.items():
@@ -221,6 +223,7 @@ def row_tensors(logs: LogRows, rows: np.ndarray, nodes: ItemNodes, lead: int, de
         places=places,
         entry=entry,
         row=row,
+        units=int(unit.max()) + 1,
     )
 
 
@@ -234,11 +237,8 @@ def _asked_words(
     word = np.arange(len(tokens.values)) > tokens.offsets[tokens.rows]
     of = tokens.rows[word]
     weight = (1.0 / np.maximum(tokens.lengths - 1, 1)).astype(np.float32)
-
-    def send(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(device, non_blocking=True)
-
-    return AskedWords(send(places[asks][of]), send(tokens.values[word].astype(np.int64)), send(weight[of]))
+    words = tokens.values[word].astype(np.int64)
+    return AskedWords(send(places[asks][of], device), send(words, device), send(weight[of], device))
 
 
 def questions(logs: LogRows, row: np.ndarray, entry: np.ndarray) -> Questions:

@@ -17,6 +17,7 @@ from gensar_core.corpora.trie import Branches
 from gensar_core.generator.backbones.causal import CausalGenerator
 from gensar_core.generator.beam_search import by_slot, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence, NodeEvidence
+from gensar_core.generator.item_nodes import NO_NODE
 from gensar_core.generator.likelihoods import VOCABULARY
 from gensar_core.generator.log_rows import LogRows, questions, row_tensors
 from gensar_core.generator.one_pass_training import Catalogue
@@ -25,6 +26,7 @@ from gensar_core.generator.trie_softmax import TrieSoftmax
 from gensar_core.generator.validation import BEAMS, retrieved_ranks, validation_metrics
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.ranking.metrics import average_ranks
+from gensar_core.runtime.device import send
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
@@ -72,8 +74,8 @@ class OnePassScorer:
         places = batch.places[_lookup(batch.entry, entry)]
         width = batch.tokens.shape[1]
         # The last token that a question reads is its entry's first one: a behavior token.
-        column = torch.from_numpy(places - of_row * width).to(self.device)
-        chosen = torch.from_numpy(of_row).to(self.device)
+        column = send(places - of_row * width, self.device)
+        chosen = send(of_row, self.device)
         cache.batch_select_indices(chosen)
         return Heard(
             cache,
@@ -137,7 +139,7 @@ class OnePassScorer:
         """Compute the state after each node of the trees, [N, d]; a root and a behavior token have the question's."""
         device, first = self.device, self.catalogue.first_code
         depth, user = trees.node_depth, trees.node_user
-        states = heard.state[torch.from_numpy(user).to(device)]
+        states = heard.state[send(user, device)]
         read = np.flatnonzero(depth > first)
         if not len(read):
             return states
@@ -147,14 +149,15 @@ class OnePassScorer:
         width = int(counts.max())
         number = np.full(len(depth), -1)
         number[read] = place
-        tokens, nodes, positions = (np.zeros((len(counts), width), dtype=np.int64) for _ in range(3))
-        nodes -= 1
+        tokens, positions = (np.zeros((len(counts), width), dtype=np.int64) for _ in range(2))
+        nodes = torch.full((len(counts), width), NO_NODE, device=device)
         tokens[user[read], place] = trees.node_token[read]
         positions[user[read], place] = depth[read] - first - 1
         for level in range(first + 1, int(depth.max()) + 1):
             mine = read[depth[read] == level]
-            numbers = self.catalogue.nodes.of_level[task][level].numpy()
-            nodes[user[mine], number[mine]] = numbers[node[mine]]
+            numbers = self.catalogue.nodes.of_level[task][level]
+            at = send(user[mine], device), send(number[mine], device)
+            nodes[at] = numbers[send(node[mine], device)]
         sees = np.zeros((len(counts), width, width), dtype=bool)
         for level in range(first + 1, trees.ancestors.shape[1]):
             mine = read[depth[read] >= level]
@@ -163,17 +166,15 @@ class OnePassScorer:
         sees[:, fill, fill] = True
         seen = heard.seen[:, None, :].expand(-1, width, -1)
         found = self.model.states(
-            torch.from_numpy(tokens).to(device),
-            torch.from_numpy(nodes).to(device),
+            send(tokens, device),
+            nodes,
             None,
-            torch.from_numpy(positions).to(device) + heard.position[:, None],
-            torch.cat([seen, torch.from_numpy(sees).to(device)], 2),
+            send(positions, device) + heard.position[:, None],
+            torch.cat([seen, send(sees, device)], 2),
             self.model.node_vectors,
             heard.cache,
         )
-        states[torch.from_numpy(read).to(device)] = found[
-            torch.from_numpy(user[read]).to(device), torch.from_numpy(place).to(device)
-        ]
+        states[send(read, device)] = found[send(user[read], device), send(place, device)]
         return states
 
     def _over_catalogue(
@@ -187,28 +188,28 @@ class OnePassScorer:
         for level in range(trie.depth):
             mine = np.flatnonzero(depth == level)
             parent, of_parent = np.unique(trees.edge_parent[mine], return_inverse=True)
-            numbers = torch.from_numpy(node[parent]).to(self.device)
+            numbers = send(node[parent], self.device)
             if not len(numbers):
                 continue
-            prefix = torch.from_numpy(of_parent).to(self.device)
+            prefix = send(of_parent, self.device)
             found = softmax.continuations(
-                states[torch.from_numpy(parent).to(self.device)],
+                states[send(parent, self.device)],
                 level,
                 numbers,
-                torch.from_numpy(trees.node_user[parent]).to(self.device),
+                send(trees.node_user[parent], self.device),
             )
-            token = torch.from_numpy(trees.edge_token[mine]).to(self.device)
+            token = send(trees.edge_token[mine], self.device)
             child = trie.descend(level, numbers[prefix], token)
-            edges[torch.from_numpy(mine).to(self.device)] = found.of(prefix, child)
+            edges[send(mine, self.device)] = found.of(prefix, child)
         return edges
 
     def _over_vocabulary(self, trees: PrefixTrees, states: torch.Tensor) -> torch.Tensor:
         """Compute each edge's log-probability among all tokens, [E]; 0 for the behavior token and the end."""
-        parent = torch.from_numpy(trees.edge_parent).to(self.device)
-        token = torch.from_numpy(trees.edge_token).to(self.device)
+        parent = send(trees.edge_parent, self.device)
+        token = send(trees.edge_token, self.device)
         logits = (states[parent] * torch.nn.functional.embedding(token, self.model.outputs)).float().sum(1)
         values = logits - VOCABULARY.log_normalizers(states, self.model.outputs, 0, parent)[parent]
-        given = torch.from_numpy(trees.node_depth < self.catalogue.first_code).to(self.device)[parent]
+        given = send(trees.node_depth < self.catalogue.first_code, self.device)[parent]
         return values.masked_fill(given | (token == self.model.lm.config.eos_token_id), 0.0)
 
 
@@ -286,7 +287,7 @@ class OnePassBeams:
         position = self._heard.position[:, None] + (depth - catalogue.first_code - 1)
         self._outputs = model.states(
             token,
-            catalogue.nodes.of_level[self._task][depth].to(token.device)[node],
+            catalogue.nodes.of_level[self._task][depth][node],
             None,
             position.expand(-1, token.shape[1]),
             torch.cat([heard, self._seen], 2),

@@ -37,7 +37,7 @@ from gensar_core.generator.training_task import add_gradients
 from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import chosen, drawing_from
-from gensar_core.runtime.device import autocast
+from gensar_core.runtime.device import autocast, send
 from gensar_core.runtime.seeds import generator as make_rng
 from gensar_core.training.loop import RATE_SCHEDULES, Schedule
 from gensar_core.training.processes import ALONE, Processes
@@ -67,10 +67,9 @@ class Catalogue:
     first_code: int
 
     def to(self, device: torch.device) -> Catalogue:
-        """Return the same catalogue with its tries on another device."""
-        return Catalogue(
-            self.items, {t: trie.to(device) for t, trie in self.tries.items()}, self.nodes, self.first_code
-        )
+        """Return the same catalogue with its tries and the numbers of their nodes on another device."""
+        tries = {task: trie.to(device) for task, trie in self.tries.items()}
+        return Catalogue(self.items, tries, self.nodes.to(device), self.first_code)
 
     @property
     def lead(self) -> int:
@@ -301,7 +300,8 @@ class OnePassTask:
         share = self.model.settings.query_dropout if self.model.training else 0.0
         if not share:
             return np.zeros(len(batch.entry), dtype=bool)
-        return chosen((len(batch.entry),), share, self.device).cpu().numpy()
+        # Drawn on the host, which would wait for a GPU's answer.
+        return chosen((len(batch.entry),), share, torch.device("cpu")).numpy()
 
     def _item_losses(
         self,
@@ -314,16 +314,19 @@ class OnePassTask:
         new: np.ndarray,
     ) -> torch.Tensor:
         entry = batch.entry[mine]
-        before = self._send(batch.places[mine])[:, None] + self._send(self.catalogue.state_places(task))
-        targets = self._send(self.catalogue.items[task].tokens[self.logs.object[entry]].astype(np.int64))
+        before = batch.places[mine][:, None] + self.catalogue.state_places(task)
+        targets = self.catalogue.items[task].tokens[self.logs.object[entry]]
         if self.settings.likelihood == "vocabulary":
-            real = targets >= 0
+            # Chosen on the host: a GPU would make it wait for the number of real tokens.
+            real = (targets >= 0) & (targets != self.model.lm.config.eos_token_id)
             real[:, 0] &= self.catalogue.first_code == 0
-            real &= targets != self.model.lm.config.eos_token_id
             losses = cross_entropy(
-                states[before[real]], self.model.outputs, targets[real], self.settings.label_smoothing
+                states[self._send(before[real])],
+                self.model.outputs,
+                self._send(targets[real]),
+                self.settings.label_smoothing,
             )
-            return torch.zeros(len(mine), device=self.device).index_add(0, real.nonzero()[:, 0], losses)
+            return torch.zeros(len(mine), device=self.device).index_add(0, self._send(np.nonzero(real)[0]), losses)
         evidence = None
         trie = self.catalogue.tries[task]
         if self.evidence is not None:
@@ -331,8 +334,9 @@ class OnePassTask:
             asked = replace(asked, query=np.where(new, NO_QUERY, asked.query))
             evidence = self.evidence.of(asked, trie)
         softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence)
-        places = before.clamp_max(len(states) - 1)
-        return path_losses(softmax, states[places], targets, torch.arange(len(mine), device=self.device))
+        places = self._send(np.minimum(before, len(states) - 1))
+        question = torch.arange(len(mine), device=self.device)
+        return path_losses(softmax, states[places], self._send(targets), question)
 
     def _word_losses(
         self, states: torch.Tensor, batch: RowTensors, asked: np.ndarray, task: np.ndarray
@@ -362,7 +366,7 @@ class OnePassTask:
         return autocast(self.device, on_cpu=self.model.lm.config.hidden_size >= 128)
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True).long()
+        return send(array, self.device).long()
 
 
 def parameter_groups(model: CausalGenerator, settings: TrainingSettings) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import torch
 
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
+from gensar_core.runtime.device import send
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ def keep_choices(trees: PrefixTrees, trie: TokenTrie) -> PrefixTrees:
 def trie_nodes(trees: PrefixTrees, trie: TokenTrie) -> np.ndarray:
     """Look up each node's number among the prefixes of its depth in the trie of all items, int64 [N]."""
     device = trie.items.device
-    token, above = (torch.from_numpy(part).to(device) for part in (trees.node_token, trees.ancestors))
+    token, above = (send(part, device) for part in (trees.node_token, trees.ancestors))
     number = torch.zeros_like(token)
     for depth in range(1, trie.depth):
-        nodes = torch.from_numpy(np.flatnonzero(trees.node_depth == depth)).to(device)
+        nodes = send(np.flatnonzero(trees.node_depth == depth), device)
         number[nodes] = trie.descend(depth - 1, number[above[nodes, depth - 1]], token[nodes])
     numbers: np.ndarray = number.cpu().numpy()
     return numbers

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import send
 
 
 def cut_by_length(prompts: Ragged, size: int) -> list[np.ndarray]:
@@ -16,4 +17,4 @@ def cut_by_length(prompts: Ragged, size: int) -> list[np.ndarray]:
 
 def padded_tokens(prompts: Ragged, device: torch.device) -> torch.Tensor:
     """Return the prompts as a matrix on ``device``, int32 [prompts, longest], -1 past a prompt's end."""
-    return torch.from_numpy(prompts.padded(int(prompts.lengths.max()), -1)).to(device)
+    return send(prompts.padded(int(prompts.lengths.max()), -1), device)

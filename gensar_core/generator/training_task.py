@@ -20,7 +20,7 @@ from gensar_core.generator.likelihoods import CatalogueLikelihood
 from gensar_core.generator.validation import Validation
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from
-from gensar_core.runtime.device import autocast
+from gensar_core.runtime.device import autocast, send
 from gensar_core.training.loop import RATE_SCHEDULES, Schedule
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
@@ -186,7 +186,7 @@ class GeneratorTask:
         return autocast(self.device, on_cpu=self.module.config.hidden_size >= _CPU_BFLOAT16_WIDTH)
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True).long()
+        return send(array, self.device).long()
 
 
 def _cpu_tokens(examples: Examples, batch_size: int) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import Any
 
+import numpy as np
 import torch
 
 from gensar_core.config.generators import Precision
@@ -21,6 +22,12 @@ def pick_device() -> torch.device:
     if wanted:
         return torch.device(wanted)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def send(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return the array on the device, on a CPU without a copy; a GPU reads pinned memory while the host goes on."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def compute_type(device: torch.device) -> torch.dtype:

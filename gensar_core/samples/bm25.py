@@ -18,6 +18,7 @@ import numpy as np
 import simplemma
 
 from gensar_core.runtime.progress import progress
+from gensar_core.samples.max_score import Postings
 
 #: Ideographs, kana and Hangul, as a character class.
 _CJK: Final = (
@@ -46,6 +47,8 @@ class BM25Index:
             # Sum in 64 bits: rounding to 32 bits below then makes scores equal that are equal in exact arithmetic.
             self._index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
             self._index.index(documents, show_progress=False)
+            parts = self._index.scores
+            self._postings = Postings.build(self.n_texts, parts["indptr"], parts["indices"], parts["data"])
 
     def scores(self, words: list[str]) -> np.ndarray:
         """Return the scores of all texts for one query of `query_words`, float32 [texts]; 0 where no word matches."""
@@ -57,12 +60,16 @@ class BM25Index:
     def hits(self, queries: Sequence[str], count: int) -> np.ndarray:
         """Return the numbers of the best texts for each query, int32 [queries, count]; -1 where fewer match any word.
 
-        The best text comes first; texts with equal scores come in the order of their numbers.
+        The best text comes first; texts with equal scores come in the order of their numbers. Most texts are never
+        scored (`Postings.best`).
         """
         hits = np.full((len(queries), count), -1, dtype=np.int32)
-        for row, words in enumerate(progress(bm25_words(queries), "BM25", unit="query")):
-            best = _best(self.scores(words), count)
-            hits[row, : len(best)] = best
+        if self._index is None:
+            return hits
+        words = [self._index.get_tokens_ids(query) for query in bm25_words(queries)]
+        best = progress(self._postings.best(words, count), "BM25", total=len(words), unit="query")
+        for row, texts in enumerate(best):
+            hits[row] = texts
         return hits
 
 
@@ -103,15 +110,6 @@ def lexical_negatives(hits: np.ndarray, targets: np.ndarray, count: int) -> np.n
         np.take_along_axis(out, order, axis=1), np.int32(-1), np.take_along_axis(hits, order, axis=1)
     )
     return negatives
-
-
-def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return the numbers of the ``count`` highest positive scores, highest first; equal scores in ascending order."""
-    matching = np.flatnonzero(scores > 0)
-    if len(matching) > count:
-        threshold = np.partition(scores[matching], -count)[-count]
-        matching = matching[scores[matching] >= threshold]
-    return matching[np.argsort(-scores[matching], kind="stable")][:count]
 
 
 def _dictionary_forms(words: Sequence[str]) -> list[str]:

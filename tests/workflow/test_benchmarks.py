@@ -16,10 +16,12 @@ from .planning import ROOT
 CLAIMS = {
     "data": {"seconds_electronics", "peak_gb_electronics", "speedup_rowwise"},
     "identifiers": {"speedup_plain_loop", "assign_1m_seconds", "assign_1m_gb"},
+    "bm25": {"seconds_bm25", "search_seconds", "peak_gb", "speedup_bm25s"},
     "corpora": {"speedup_collator"},
     "training": {"speedup_trainer", "speedup_one_pass", "targets_per_second_one_pass"},
     "ranking": {"speedup_t5_small", "speedup_small", "speedup_causal_small"},
     "retrieval": {"speedup_prefix_fn", "trie_share_12k", "trie_share_1m", "speedup_causal_small"},
+    "gpu": {"tokens_per_second_one_pass", "speedup_generate", "p99_search_1m_1_10", "p99_long_history_catalogue_1"},
     "serving": {"speedup_causal_8", "speedup_small_8"},
     "sequential_quality": {"recall_at_10", "ndcg_at_10"},
     "sequential": {"speedup_public_training", "speedup_public_ranking"},

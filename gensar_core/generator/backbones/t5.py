@@ -25,6 +25,7 @@ from gensar_core.generator.backbones.tree_attention import attend_ancestors, spl
 from gensar_core.generator.prefix_tree import PrefixTrees
 from gensar_core.nn.dropout import dropout
 from gensar_core.nn.t5 import scales_outputs
+from gensar_core.runtime.device import send
 
 #: Added to an attention score, it leaves no weight. It is finite, so that a row without keys stays a number.
 _NEVER = torch.finfo(torch.float32).min / 2
@@ -94,9 +95,9 @@ def tree_outputs(model: Backbone, prompts: EncodedPrompts, trees: PrefixTrees) -
     """
     device = prompts.states.device
     root = model.config.decoder_start_token_id
-    tokens = torch.from_numpy(np.where(trees.node_token < 0, root, trees.node_token)).to(device)
-    ancestors = torch.from_numpy(trees.ancestors).to(device)
-    bias = _ancestor_bias(model, ancestors.shape[1], device)[torch.from_numpy(trees.node_depth).to(device)]
+    tokens = send(np.where(trees.node_token < 0, root, trees.node_token), device)
+    ancestors = send(trees.ancestors, device)
+    bias = _ancestor_bias(model, ancestors.shape[1], device)[send(trees.node_depth, device)]
 
     def attend_tree(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         return attend_ancestors(query, keys, values, ancestors, bias)
@@ -248,7 +249,7 @@ def _attend_padded(stack: Backbone, bias: torch.Tensor | None) -> Attend:
 def _attend_shared(attend: Attend, prompts: EncodedPrompts, prompt: np.ndarray, place: np.ndarray) -> Attend:
     """Build attention of queries [R, ..., H * D], each at its ``place`` [R] among those of its ``prompt`` [R]."""
     shape = len(prompts.states), int(place.max()) + 1
-    at = tuple(torch.from_numpy(part).to(prompts.states.device) for part in (prompt, place))
+    at = tuple(send(part, prompts.states.device) for part in (prompt, place))
 
     def attend_shared(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         rows = query.new_zeros(*shape, *query.shape[1:]).index_put(at, query)

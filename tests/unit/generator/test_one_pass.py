@@ -22,6 +22,8 @@ from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import TRAINING_TASKS, LogRows, row_tensors
 from gensar_core.generator.one_pass_scores import OnePassScorer
 from gensar_core.generator.one_pass_training import Catalogue, OnePassTask, RowOrder
+from gensar_core.generator.trie_softmax import Children, TrieSoftmax
+from gensar_core.runtime.arrays import Ragged
 from gensar_core.samples.events import EventLog
 from gensar_core.schema import DESCRIPTION, SEARCHED_ITEM, SEARCHED_QUERY
 from gensar_core.training.processes import ALONE, Processes
@@ -378,6 +380,25 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
             for node in range(len(level)):
                 beneath = trie.items[level.start[node] : level.stop[node]].numpy()
                 assert sums[node].numpy() == pytest.approx(expected[beneath].sum(0), abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["rec", "search"])
+def test_a_catalogue_on_another_device_is_looked_up_there(catalogue, task):
+    """A device without memory stands for a GPU: operations over two devices raise there as well."""
+    there = torch.device("meta")
+    moved, model = catalogue.to(there), generator(catalogue).to(there)
+    trie, root = moved.tries[task], torch.zeros(1, dtype=torch.int64, device=there)
+    children = Children(0, root, root, root, root)
+    (vectors,) = TrieSoftmax(model, task, trie, moved.nodes, model.node_vectors, None).vectors([children])
+    assert vectors.shape == (len(trie.levels[1]), 16)
+    assert vectors.device == there
+    asked = Questions(
+        np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64), Ragged.from_lengths(*np.ones((2, 1), int))
+    )
+    evidence = ClickEvidence.count(events_frame(random_log(0)), ITEMS, QUERIES).of(asked, trie)
+    level = trie.levels[1]
+    beneath = evidence.beneath(torch.zeros(len(level), dtype=torch.int64, device=there), level.start, level.stop)
+    assert beneath.device == there
 
 
 @pytest.mark.parametrize("seed", LOG_SEEDS)
