@@ -59,6 +59,7 @@ include: "rules/generator.smk"
 include: "rules/generator_parts.smk"
 include: "rules/baselines.smk"
 include: "rules/fusions.smk"
+include: "rules/tuning.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
 

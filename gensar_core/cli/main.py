@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -220,6 +221,36 @@ def _ask(
         plain = "{rank:>3}  {score:>9.4f}  {item}  {title}".format(**row)
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else plain)
     typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
+
+
+@app.command()
+def tune(
+    dataset: _Dataset,
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="an entry of methods or generators, such as sasrec")],
+    config: Annotated[Path, typer.Option(help="the configuration that has the entry")] = Path("config.yaml"),
+    trials: Annotated[int | None, typer.Option(min=1, help="default: tuning_trials, or all of --grid")] = None,
+    grid: Annotated[str | None, typer.Option(help='values to try instead, as JSON: {"dropout": [0.3, 0.5]}')] = None,
+    fixed: Annotated[
+        list[str] | None, typer.Option("--set", help="a setting of all trials: KEY=VALUE, the value as JSON")
+    ] = None,
+) -> None:
+    """Search an entry's settings on the valid targets; the best go to results/tuning/, beside all trials."""
+    try:
+        from gensar_core.tuning.study import tune as search_settings
+    except ModuleNotFoundError as error:
+        raise UserError(f"tune: needs {error.name}; run pip install 'gensar[tune]'") from error
+    from gensar_core.cli.tuning import read_grid, read_settings, tuned_entry
+    from gensar_core.config.experiments import read_experiments
+
+    experiments = read_experiments(config)
+    dataset = dataset.resolve()
+    tuned = tuned_entry(dataset, experiments, name)
+    tuned.settings = tuned.varied(read_settings(fixed or []))
+    values = None if grid is None else read_grid(grid)
+    many = experiments.tuning_trials if values is None else math.prod(map(len, values.values()))
+    output = dataset.parent / "tuning" / dataset.name / name
+    best = search_settings(tuned, output, dataset / "checkpoints/tuning" / name, trials or many, values)
+    typer.echo(json.dumps(best, ensure_ascii=False))
 
 
 @app.command()

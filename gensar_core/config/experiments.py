@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from gensar_core.config.base import Count, Name, Settings, not_an_entry, validate
+from gensar_core.config.base import Count, Name, Positive, Settings, not_an_entry, validate
 from gensar_core.config.corpora import CorpusSettings
 from gensar_core.config.datasets import DatasetSettings
 from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
@@ -41,7 +41,7 @@ _OTHER_TABLES = ("full", "cold", "costs", "statistics")
 #: {dataset}_{model}_training.svg.
 _OTHER_FIGURES = ("distributions", "training", "collisions", "cold")
 #: Folders in results/ besides those of the data sets.
-_OTHER_FOLDERS = {"tables", "figures", "overview"}
+_OTHER_FOLDERS = {"tables", "figures", "overview", "tuning"}
 
 #: Section -> key under which an entry names what it is built on -> sections that may define that name.
 BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -65,6 +65,8 @@ class Experiments(Settings):
     seed: Count = 42
     checkpoint_seconds: Count = 60
     """Seconds between checkpoints of a training (0: one after every step). No result depends on it."""
+    tuning_trials: Positive = 30
+    """Trials of a search of settings (results/tuning/)."""
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
     identifiers: dict[Name, IdentifierSettings] = {}

@@ -16,6 +16,7 @@ from gensar_core.baselines.shared.text_towers import TOWERS, EncoderTowers, Head
 from gensar_core.baselines.shared.trained_method import TrainedMethod, TrainedSettings, Training
 from gensar_core.config.base import Count, Positive, Rate, Share
 from gensar_core.config.embeddings import TextEmbedding
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
@@ -34,7 +35,7 @@ _LISTS_AT_ONCE = 256
 class TuningSettings(TrainedSettings):
     """Hold the settings of the loss and its optimization."""
 
-    temperature: Rate = 0.02
+    temperature: Annotated[Rate, Between(0.01, 0.2, log=True)] = 0.02
     """Divisor of the cosines."""
     bm25_negatives: Count = 4
     """Stored BM25 negatives per pair that join its batch."""
@@ -46,9 +47,9 @@ class TuningSettings(TrainedSettings):
     """Subtract the logarithm of an item's number of pairs from its logits in training. Popular items are negatives more
     often, and the softmax compensates by learning log p(item | query) - log p(item); with this correction it learns
     log p(item | query)."""
-    batch_size: Positive = 64
+    batch_size: Annotated[Positive, Among((64, 128, 256))] = 64
     """Pairs per step; each pair's negatives are the items of all of them."""
-    learning_rate: Rate = 2.0e-5
+    learning_rate: Annotated[Rate, Between(5.0e-6, 1.0e-2, log=True)] = 2.0e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_share: Share = 0.1
     gradient_clip: Rate = 1.0
