@@ -118,10 +118,13 @@ class TunedGenerator(Tuned):
     def space(self) -> SearchSpace:
         """Return the ranges of the settings that this backbone reads."""
         settings = self.settings
-        unread = ("size.",) if settings.reads_logs else ("one_pass.",)
-        if settings.backbone not in ("scratch", "causal"):
-            unread += ("size.", "embedding_rate")
-        return {path: one for path, one in super().space().items() if not path.startswith(unread)}
+        pretrained = settings.backbone not in ("scratch", "causal")
+        unread = [
+            "size." if settings.reads_logs or pretrained else None,
+            None if settings.reads_logs else "one_pass.",
+            "embedding_rate" if pretrained else None,
+        ]
+        return {path: one for path, one in super().space().items() if not path.startswith(tuple(filter(None, unread)))}
 
     def fit(self, settings: Any, checkpoints: Path, key: str, watch: Watch) -> Metrics:
         """Train the generator."""

@@ -46,21 +46,21 @@ def trial_table(trials: Sequence[Trial]) -> pl.DataFrame:
 
 def draw_trials(trials: Sequence[Trial], path: Path) -> None:
     """Draw ``{path}.svg`` and ``.png``: the best score so far, and every score over each setting."""
-    names = list(trials[0].settings)
-    figure, (axes,) = new_figure(1, 1 + len(names), width=2.6)
-    complete = [trial.state == "complete" for trial in trials]
+    panels: dict[str, list[Any]] = {"trial": [trial.number for trial in trials]}
+    panels |= {name: [_shown(trial.settings[name]) for trial in trials] for name in trials[0].settings}
+    figure, (axes,) = new_figure(1, len(panels), width=2.6)
     scores = np.array([trial.score for trial in trials])
-    numbers = [trial.number for trial in trials]
-    axes[0].step(numbers, np.maximum.accumulate(np.where(complete, scores, 0.0)), where="post", color="black")
-    axes[0].set_xlabel("trial")
+    complete = np.array([trial.state == "complete" for trial in trials])
+    best = np.maximum.accumulate(np.where(complete, scores, 0.0))
+    axes[0].step(panels["trial"], best, where="post", color="black", label="best so far")
     axes[0].set_ylabel("valid NDCG@5")
-    for axis, name in zip(axes[1:], names, strict=True):
+    for axis, (name, values) in zip(axes, panels.items(), strict=True):
+        axis.scatter(values, scores, s=14, c=["C0" if one else "none" for one in complete], edgecolors="C0")
         axis.set_xlabel(name)
-        axis.sharey(axes[0])
-    for axis, name in zip(axes, [None, *names], strict=True):
-        for ended, style in ((True, {}), (False, {"facecolors": "none", "edgecolors": "C0", "label": "pruned"})):
-            shown = [trial for trial, is_complete in zip(trials, complete, strict=True) if is_complete == ended]
-            values = [trial.number if name is None else trial.settings[name] for trial in shown]
-            texts = any(not isinstance(trial.settings[name], float) for trial in trials) if name else False
-            axis.scatter(map(str, values) if texts else values, [trial.score for trial in shown], s=14, **style)
+    axes[0].legend(title="hollow: not complete", fontsize="small")
     save_figure(figure, path)
+
+
+def _shown(value: Any) -> Any:
+    """Return a number to be drawn to scale, or the text of a choice."""
+    return value if isinstance(value, float) else str(value)
