@@ -235,12 +235,9 @@ def tune(
     ] = None,
 ) -> None:
     """Search an entry's settings on the valid targets; the best go to results/tuning/, beside all trials."""
-    try:
-        from gensar_core.tuning.study import tune as search_settings
-    except ModuleNotFoundError as error:
-        raise UserError(f"tune: needs {error.name}; run pip install 'gensar[tune]'") from error
     from gensar_core.cli.tuning import read_grid, read_settings, tuned_entry
     from gensar_core.config.experiments import read_experiments
+    from gensar_core.tuning.study import tune as search_settings
 
     experiments = read_experiments(config)
     dataset = dataset.resolve()

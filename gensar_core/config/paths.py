@@ -170,6 +170,12 @@ def sample_parts(plan: Plan, dataset: str, names: Sequence[str]) -> list[str]:
 # Embeddings and identifiers.
 
 
+def embedding_text(plan: Plan, dataset: str, embedding: str) -> str:
+    """Return the vectors of the text embedding that an embedding is trained from."""
+    entry: Any = plan.experiments.embeddings[embedding]
+    return _vectors(dataset, entry.text)
+
+
 def embedding_model(plan: Plan, dataset: str, embedding: str) -> str:
     """Return the record of the trained method that an embedding is taken from."""
     entry: Any = plan.experiments.embeddings[embedding]

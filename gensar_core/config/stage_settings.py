@@ -14,6 +14,7 @@ from gensar_core.config.datasets import (
     QilinSettings,
     SimulationSettings,
 )
+from gensar_core.config.embeddings import TrainedTextSettings
 from gensar_core.config.experiments import Experiments
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.config.generators import TrainingSettings
@@ -31,6 +32,7 @@ _READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
     **dict.fromkeys(("samples", "samples_survey", "samples_part", "samples_gather"), ("datasets", "samples")),
     "training_negatives": ("datasets", "training_negatives"),
     "embed_text": ("embeddings", None),
+    "embed_trained_text": ("embeddings", TrainedTextSettings),
     "identifiers": ("identifiers", "of_stage"),
     "pseudo_queries": ("pseudo_queries", PseudoQuerySettings),
     "corpus": ("corpora", MaterializationSettings),

@@ -9,12 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import optuna
-from optuna.samplers import TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
-
 from gensar_core.config.base import canonical_json
 from gensar_core.config.search_spaces import Among, SearchSpace
 from gensar_core.errors import DivergedError, UserError
@@ -23,6 +17,15 @@ from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json
 from gensar_core.tuning.fitting import Tuned
 from gensar_core.tuning.report import Trial, draw_trials, trial_table
+
+try:
+    import optuna
+    from optuna.samplers import TPESampler
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+except ModuleNotFoundError as missing:
+    raise UserError(f"tuning needs {missing.name}; run pip install 'gensar[tune]'") from missing
 
 #: Trials that run to their end before any is pruned.
 _UNPRUNED: Final = 5
