@@ -1,8 +1,7 @@
 """Train a text embedding on the clicks of both tasks, for one space of identifiers (stage `embed_trained_text`).
 
-Penha, D'Amico, De Nadai, Palumbo, Tamborrino, Vardasbi, Lefarov, Lin, Heath, Fabbri and Bouchard: Semantic IDs for
-Joint Generative Search and Recommendation. 2025 (arXiv 2508.10478): a text encoder trained on both tasks, then one
-space of identifiers, was their best compromise of the two.
+Penha et al.: Semantic IDs for Joint Generative Search and Recommendation. 2025 (arXiv 2508.10478). A text encoder
+trained on both tasks, then one space of identifiers, was their best compromise of the two.
 """
 
 from __future__ import annotations
@@ -105,7 +104,8 @@ class JointTextTraining(DenseTraining):
 
     def spared(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Mark the item that asks."""
-        return queries[:, None] == items + self.method.data.n_queries
+        asking: np.ndarray = queries[:, None] == items + self.method.data.n_queries
+        return asking
 
     def validate(self) -> Mapping[str, float]:
         """Compute NDCG@5 and HR@10 of each task; the mean NDCG@5 is the score."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -96,7 +96,7 @@ class Dense(TrainedMethod[DenseSettings, Towers]):
     ``distinct_pairs`` and ``spare_clicked`` without ``correct_popularity`` give the usual recipe for relevance.
     """
 
-    tasks = ("search",)
+    tasks: ClassVar[tuple[str, ...]] = ("search",)
     inputs = ("searches", "texts", "vectors", "training_negatives")
     paper = "Karpukhin et al.: Dense Passage Retrieval for Open-Domain Question Answering. EMNLP 2020"
     settings_model = DenseSettings
@@ -166,7 +166,8 @@ class Dense(TrainedMethod[DenseSettings, Towers]):
 
     def question_vectors(self, samples: pl.DataFrame) -> np.ndarray:
         """Return the vectors that items are compared with: those of the samples' queries [rows, dimensions]."""
-        return self.ranked_with["queries"][samples.get_column("query_id").to_numpy()]
+        vectors: np.ndarray = self.ranked_with["queries"][samples.get_column("query_id").to_numpy()]
+        return vectors
 
     def item_vectors(self) -> ItemVectors:
         """Return the tuned vectors of item texts; all items count as seen, because every text can be encoded."""
@@ -259,7 +260,8 @@ class DenseTraining(Training):
         """Mark the items that are no negatives of a pair's query, bool [queries, items]."""
         if not self.method.settings.spare_clicked:
             return np.zeros((len(queries), len(items)), dtype=bool)
-        return np.isin(queries[:, None] * self.method.data.n_items + items, self.clicked)
+        clicked: np.ndarray = np.isin(queries[:, None] * self.method.data.n_items + items, self.clicked)
+        return clicked
 
     def _logits(self, queries: np.ndarray, items: np.ndarray) -> torch.Tensor:
         """Return logits [queries, items]."""
