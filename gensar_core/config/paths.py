@@ -592,7 +592,9 @@ def final_files(plan: Plan, dataset: str) -> list[str]:
 
 def is_missing_result(word: str) -> bool:
     """Return whether a word of the command line names a result for people that does not exist yet."""
-    return Path(word).parent in map(Path, _SHOWN_FOLDERS) and not Path(word).exists()
+    folder = Path(word).parent
+    shown = folder in map(Path, _SHOWN_FOLDERS) or folder.parent == Path("results/tuning")
+    return shown and not Path(word).exists()
 
 
 def not_made(plan: Plan, target: str, patterns: Iterable[str]) -> str:
