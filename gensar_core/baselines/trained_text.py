@@ -50,7 +50,7 @@ def embed_trained_text(
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def click_pairs(events: pl.DataFrame, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
+def shown_and_clicked(events: pl.DataFrame, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what was shown and what was clicked next [pairs], from training events (table `events`).
 
     First every query with an item clicked after it, in the order of events; then every two recommendation clicks of a
@@ -89,11 +89,11 @@ class JointText(Dense):
 
 
 class JointTextTraining(DenseTraining):
-    """Train on the pairs of `click_pairs`, whose numbers stand for queries and items."""
+    """Train on the pairs of `shown_and_clicked`, whose numbers stand for queries and items."""
 
     def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gather the pairs of the training events, without stored negatives."""
-        shown, clicked = click_pairs(data.training_events, data.n_queries)
+        shown, clicked = shown_and_clicked(data.training_events, data.n_queries)
         return shown, clicked, np.empty((len(shown), 0), dtype=np.int64)
 
     def encoded(self, queries: np.ndarray) -> torch.Tensor:

@@ -235,14 +235,14 @@ def tune(
     ] = None,
 ) -> None:
     """Search an entry's settings on the valid targets; the best go to results/tuning/, beside all trials."""
-    from gensar_core.cli.tuning import read_grid, read_settings, tuned_entry
+    from gensar_core.cli.tuning import read_grid, read_pairs, tuned_entry
     from gensar_core.config.experiments import read_experiments
     from gensar_core.tuning.study import tune as search_settings
 
     experiments = read_experiments(config)
     dataset = dataset.resolve()
     tuned = tuned_entry(dataset, experiments, name)
-    tuned.settings = tuned.varied(read_settings(fixed or []))
+    tuned.settings = tuned.varied(read_pairs(fixed or []))
     values = None if grid is None else read_grid(grid)
     many = experiments.tuning_trials if values is None else math.prod(map(len, values.values()))
     output = dataset.parent / "tuning" / dataset.name / name

@@ -15,7 +15,7 @@ from gensar_core.errors import UserError
 from gensar_core.tuning.fitting import Tuned, TunedGenerator, TunedMethod
 
 
-def read_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     """Read KEY=VALUE pairs, whose values are JSON. Raises UserError on any other text."""
     return {key: _read_json(f"--set {pair}", value) for pair in pairs for key, _, value in [pair.partition("=")]}
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from gensar_core import schema
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.methods.dense import DenseSettings
-from gensar_core.baselines.trained_text import JointText, JointTextTraining, click_pairs, embed_trained_text
+from gensar_core.baselines.trained_text import JointText, JointTextTraining, shown_and_clicked, embed_trained_text
 from gensar_core.config.embeddings import TrainedTextSettings
 from gensar_core.config.experiments import load_experiments
 from gensar_core.errors import UserError
@@ -37,7 +37,7 @@ def events_of(rows):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.none() | st.integers(0, 2)), max_size=25))
 def test_pairs_are_those_of_a_plain_loop(rows):
-    shown, clicked = click_pairs(events_of(rows), n_queries=3)
+    shown, clicked = shown_and_clicked(events_of(rows), n_queries=3)
     searches, clicks = [], []
     for user in range(4):
         before = None
