@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from gensar_core import schema
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.methods.dense import DenseSettings
-from gensar_core.baselines.trained_text import JointText, JointTextTraining, shown_and_clicked, embed_trained_text
+from gensar_core.baselines.trained_text import JointText, JointTextTraining, embed_trained_text, shown_and_clicked
 from gensar_core.config.embeddings import TrainedTextSettings
 from gensar_core.config.experiments import load_experiments
 from gensar_core.errors import UserError
