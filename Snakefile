@@ -60,6 +60,7 @@ include: "rules/generator_parts.smk"
 include: "rules/answers.smk"
 include: "rules/baselines.smk"
 include: "rules/fusions.smk"
+include: "rules/tuning.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
 

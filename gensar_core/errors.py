@@ -10,3 +10,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class DivergedError(UserError):
+    """Report a training whose loss is no longer a number; a search of settings goes on without it."""

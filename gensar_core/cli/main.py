@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -322,6 +323,33 @@ def _answer_all(
     settings = validate(model, values, "command line")
     stage(Folders.of(dataset, name), output, settings, output.with_suffix(".checkpoints"))
     typer.echo(f"{output}: written")
+
+
+@app.command()
+def tune(
+    dataset: _Dataset,
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="an entry of methods or generators, such as sasrec")],
+    config: Annotated[Path, typer.Option(help="the configuration that has the entry")] = Path("config.yaml"),
+    trials: Annotated[int | None, typer.Option(min=1, help="default: tuning_trials, or all of --grid")] = None,
+    grid: Annotated[str | None, typer.Option(help='values to try instead, as JSON: {"dropout": [0.3, 0.5]}')] = None,
+    fixed: Annotated[
+        list[str] | None, typer.Option("--set", help="a setting of all trials: KEY=VALUE, the value as JSON")
+    ] = None,
+) -> None:
+    """Search an entry's settings on the valid targets; the best go to results/tuning/, beside all trials."""
+    from gensar_core.cli.tuning import read_grid, read_pairs, tuned_entry
+    from gensar_core.config.experiments import read_experiments
+    from gensar_core.tuning.study import tune as search_settings
+
+    experiments = read_experiments(config)
+    dataset = dataset.resolve()
+    tuned = tuned_entry(dataset, experiments, name)
+    tuned.settings = tuned.varied(read_pairs(fixed or []))
+    values = None if grid is None else read_grid(grid)
+    many = experiments.tuning_trials if values is None else math.prod(map(len, values.values()))
+    output = dataset.parent / "tuning" / dataset.name / name
+    best = search_settings(tuned, output, dataset / "checkpoints/tuning" / name, trials or many, values)
+    typer.echo(json.dumps(best, ensure_ascii=False))
 
 
 @app.command()

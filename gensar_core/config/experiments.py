@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import yaml
 
-from gensar_core.config.base import Count, Name, Settings, not_an_entry, validate
+from gensar_core.config.base import Count, Name, Positive, Settings, not_an_entry, validate
 from gensar_core.config.corpora import CorpusSettings
 from gensar_core.config.datasets import DatasetSettings
-from gensar_core.config.embeddings import EmbeddingSettings, SequentialEmbedding, TextEmbedding
+from gensar_core.config.embeddings import EmbeddingSettings, TrainedTextEmbedding
 from gensar_core.config.fusions import FusionSettings
 from gensar_core.config.generators import GeneratorSettings, with_starts
 from gensar_core.config.identifiers import IdentifierSettings
@@ -41,11 +41,11 @@ _OTHER_TABLES = ("full", "cold", "costs", "statistics")
 #: {dataset}_{model}_training.svg.
 _OTHER_FIGURES = ("distributions", "training", "collisions", "cold")
 #: Folders in results/ besides those of the data sets.
-_OTHER_FOLDERS = {"tables", "figures", "overview"}
+_OTHER_FOLDERS = {"tables", "figures", "overview", "tuning"}
 
 #: Section -> key under which an entry names what it is built on -> sections that may define that name.
 BUILT_ON: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "embeddings": {"method": ("methods",)},
+    "embeddings": {"method": ("methods",), "text": ("embeddings",)},
     "identifiers": {
         "semantic": ("embeddings",),
         "collaborative": ("embeddings",),
@@ -65,6 +65,8 @@ class Experiments(Settings):
     seed: Count = 42
     checkpoint_seconds: Count = 60
     """Seconds between checkpoints of a training (0: one after every step). No result depends on it."""
+    tuning_trials: Positive = 30
+    """Trials of a search of settings (results/tuning/)."""
     datasets: dict[Name, DatasetSettings]
     embeddings: dict[Name, EmbeddingSettings] = {}
     identifiers: dict[Name, IdentifierSettings] = {}
@@ -80,13 +82,9 @@ class Experiments(Settings):
         """Return the seed that an entry draws from: its own, or the configuration's."""
         return self.seed if entry.seed is None else int(entry.seed)
 
-    def text_embeddings(self) -> list[str]:
-        """Return the names of the embeddings made by text encoders."""
-        return [name for name, entry in self.embeddings.items() if isinstance(entry, TextEmbedding)]
-
-    def sequential_embeddings(self) -> list[str]:
-        """Return the names of the embeddings taken from trained methods."""
-        return [name for name, entry in self.embeddings.items() if isinstance(entry, SequentialEmbedding)]
+    def embeddings_of(self, kind: str) -> list[str]:
+        """Return the names of the embeddings of a kind."""
+        return [name for name, entry in self.embeddings.items() if entry.kind == kind]
 
 
 def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experiments:
@@ -108,6 +106,7 @@ def load_experiments(values: Mapping[str, Any], where: str = "config") -> Experi
         if name not in known:
             path = in_place.path_as_written(path)
             raise UserError(f"{where}: {path}: {not_an_entry(name, sorted(known), f'of {section}')}")
+    _check_trained_texts(experiments, where)
     _check_prompts(experiments, in_place, where)
     _check_row_names(experiments, where)
     _check_catalogue_rows(experiments, where)
@@ -127,6 +126,14 @@ def _with_derived(experiments: Experiments, in_place: InPlace, where: str) -> Ex
         for name, keys in in_place.derived[section].items():
             sections[section][name] = validate(model, keys, where, in_place.path_as_written(f"{section}.{name}"))
     return experiments.model_copy(update=sections)
+
+
+def _check_trained_texts(experiments: Experiments, where: str) -> None:
+    """Raise UserError when an embedding is trained on another that is not of texts."""
+    texts = experiments.embeddings_of("text")
+    for name, entry in experiments.embeddings.items():
+        if isinstance(entry, TrainedTextEmbedding) and entry.text not in texts:
+            raise UserError(f"{where}: embeddings.{name}.text: {not_an_entry(entry.text, texts, 'of kind text')}")
 
 
 def _check_prompts(experiments: Experiments, in_place: InPlace, where: str) -> None:

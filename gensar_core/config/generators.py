@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from gensar_core.config.base import Count, Name, Parts, Positive, Rate, Settings, Share, in_turn
+from gensar_core.config.search_spaces import Between
 from gensar_core.errors import UserError
 
 
@@ -20,7 +21,7 @@ class ScratchSize(Settings):
     num_heads: Positive = 4
     num_layers: Positive = 3
     num_decoder_layers: Positive = 3
-    dropout_rate: Share = 0.1
+    dropout_rate: Annotated[Share, Between(0.0, 0.4)] = 0.1
 
 
 class OnePassSettings(Settings):
@@ -33,13 +34,13 @@ class OnePassSettings(Settings):
     num_layers: Positive = 3
     num_heads: Positive = 4
     max_positions: Positive = 4096
-    dropout: Share = 0.3
+    dropout: Annotated[Share, Between(0.0, 0.6)] = 0.3
     """Dropout of embeddings and of what each layer adds."""
-    hidden_share: Share = 0.3
+    hidden_share: Annotated[Share, Between(0.0, 0.6)] = 0.3
     """Share of the entries of every history that a training step hides, drawn anew each time."""
     node_vectors: bool = True
     """Give each prefix of codes a vector of its own, added to the embedding of its last code."""
-    node_dropout: Share = 0.3
+    node_dropout: Annotated[Share, Between(0.0, 0.6)] = 0.3
     query_vectors: bool = True
     """Give each query of the training log a vector of its own, beside its words."""
     query_words: bool = False
@@ -88,11 +89,11 @@ class TrainingSettings(Settings):
     """Examples per optimizer step, over all devices and accumulation steps."""
     batch_tokens: Positive = 16384
     """Padded input and target tokens per forward pass; choose what fits the device's memory."""
-    learning_rate: Rate = 1.0e-3
-    embedding_rate: Rate = 1.0
+    learning_rate: Annotated[Rate, Between(1.0e-4, 1.0e-2, log=True)] = 1.0e-3
+    embedding_rate: Annotated[Rate, Between(1.0, 30.0, log=True)] = 1.0
     """Factor on the learning rate of the token embeddings. T5 draws them with unit variance, about ten times as wide as
     its other matrices, so training from scratch needs steps about ten times as long; a pretrained model needs none."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-7
+    weight_decay: Annotated[float, Field(ge=0.0), Between(1.0e-7, 1.0e-1, log=True)] = 1.0e-7
     warmup_share: Share = 0.01
     rate_schedule: RateSchedule = "cosine"
     """The rate rises over `warmup_share` of the steps, then falls along a cosine or a straight line to zero, or stays.

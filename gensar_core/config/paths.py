@@ -170,6 +170,12 @@ def sample_parts(plan: Plan, dataset: str, names: Sequence[str]) -> list[str]:
 # Embeddings and identifiers.
 
 
+def embedding_text(plan: Plan, dataset: str, embedding: str) -> str:
+    """Return the vectors of the text embedding that an embedding is trained from."""
+    entry: Any = plan.experiments.embeddings[embedding]
+    return _vectors(dataset, entry.text)
+
+
 def embedding_model(plan: Plan, dataset: str, embedding: str) -> str:
     """Return the record of the trained method that an embedding is taken from."""
     entry: Any = plan.experiments.embeddings[embedding]
@@ -608,7 +614,9 @@ def final_files(plan: Plan, dataset: str) -> list[str]:
 
 def is_missing_result(word: str) -> bool:
     """Return whether a word of the command line names a result for people that does not exist yet."""
-    return Path(word).parent in map(Path, _SHOWN_FOLDERS) and not Path(word).exists()
+    folder = Path(word).parent
+    shown = folder in map(Path, _SHOWN_FOLDERS) or folder.parent == Path("results/tuning")
+    return shown and not Path(word).exists()
 
 
 def not_made(plan: Plan, target: str, patterns: Iterable[str]) -> str:

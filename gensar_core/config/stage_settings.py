@@ -14,6 +14,7 @@ from gensar_core.config.datasets import (
     QilinSettings,
     SimulationSettings,
 )
+from gensar_core.config.embeddings import TrainedTextSettings
 from gensar_core.config.experiments import Experiments
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.config.generators import TrainingSettings
@@ -31,15 +32,16 @@ _READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
     **dict.fromkeys(("samples", "samples_survey", "samples_part", "samples_gather"), ("datasets", "samples")),
     "training_negatives": ("datasets", "training_negatives"),
     "embed_text": ("embeddings", None),
+    "embed_trained_text": ("embeddings", TrainedTextSettings),
     "identifiers": ("identifiers", "of_stage"),
     "pseudo_queries": ("pseudo_queries", PseudoQuerySettings),
     "corpus": ("corpora", MaterializationSettings),
-    "train_generator": ("generators", TrainingSettings),
+    **dict.fromkeys(("train_generator", "tune_generator"), ("generators", TrainingSettings)),
     "rank_generator": ("generators", "ranking"),
     "full_rank_generator": ("generators", "retrieval"),
     "recommendations": ("datasets", "recommendations"),
     "searches": ("datasets", "queries"),
-    **dict.fromkeys(("method", "full_rank_method"), ("methods", None)),
+    **dict.fromkeys(("method", "full_rank_method", "tune_method"), ("methods", None)),
     "fuse": ("fusions", WeightSettings),
     **dict.fromkeys(("overall_table", "named_table", "full_table"), ("tables", ComparisonSettings)),
     "comparison_figure": ("figures", None),

@@ -21,7 +21,7 @@ from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, read_record, write_json
-from gensar_core.training.loop import train
+from gensar_core.training.loop import Watch, train
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.state import TrainingRecord
 
@@ -50,24 +50,17 @@ def train_generator(
     a trained generator to continue from: its weights replace the settings' backbone. Raises UserError if corpus,
     samples and backbone do not belong together, and if the loss is no longer a number.
     """
-    run = functools.partial(_train, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from)
+    run = functools.partial(
+        fit_generator, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from
+    )
     if not processes.first:
         run(processes.tell(None))
         return
-    causal = settings.reads_logs
     with Stage(
         "train_generator",
         output,
         settings=settings,
-        # Files, not the folder: its record holds the run time, and a checkpoint must not depend on that.
-        inputs=[
-            *(corpus / name for name in (*_CORPUS, *(_LOGS if causal else _PROMPTS))),
-            samples / "samples.parquet",
-            samples / "candidates.parquet",
-            *([samples / "training_events.parquet"] if causal else []),
-            *([token_vectors] if settings.warm_start and token_vectors is not None else []),
-            *(_model_files(start_from) if start_from is not None else []),
-        ],
+        inputs=training_files(corpus, samples, settings, token_vectors, start_from),
         seed=seed,
         code=__name__,
         alone=True,
@@ -99,12 +92,28 @@ def _earlier_work(folder: Path) -> dict[str, float]:
     }
 
 
+def training_files(
+    corpus: Path, samples: Path, settings: TrainingSettings, token_vectors: Path | None, start_from: Path | None
+) -> list[Path]:
+    """List the files that a training reads; the arguments are those of ``train_generator``."""
+    # Files, not the folder: its record holds the run time, and a checkpoint must not depend on that.
+    files = [corpus / name for name in (*_CORPUS, *(_LOGS if settings.reads_logs else _PROMPTS))]
+    files += [samples / "samples.parquet", samples / "candidates.parquet"]
+    if settings.reads_logs:
+        files.append(samples / "training_events.parquet")
+    if settings.warm_start and token_vectors is not None:
+        files.append(token_vectors)
+    if start_from is not None:
+        files += _model_files(start_from)
+    return files
+
+
 def _model_files(folder: Path) -> list[Path]:
     """List the files that a trained generator is read from."""
     return [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
 
 
-def _train(
+def fit_generator(
     corpus: Path,
     samples: Path,
     settings: TrainingSettings,
@@ -114,7 +123,12 @@ def _train(
     token_vectors: Path | None,
     start_from: Path | None,
     key: str,
+    watch: Watch | None = None,
 ) -> tuple[GeneratorTask | OnePassTask, TrainingRecord]:
+    """Train and write nothing but checkpoints; return the trained task and the course of the training.
+
+    ``key`` and ``watch`` are passed on to `training.loop.train`; the other arguments are those of ``train_generator``.
+    """
     build = one_pass_task if settings.reads_logs else _prompt_task
     task: GeneratorTask | OnePassTask = build(corpus, samples, settings, seed, processes, token_vectors, start_from)
     record = train(
@@ -125,6 +139,7 @@ def _train(
         checkpoints=checkpoints,
         key=key,
         processes=processes,
+        watch=watch,
     )
     return task, record
 

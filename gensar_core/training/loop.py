@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 
-from gensar_core.errors import UserError
+from gensar_core.errors import DivergedError
 from gensar_core.runtime.progress import progress, say
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.training.checkpoints import Checkpoints
@@ -56,6 +56,10 @@ class NamesSamples(Protocol):
 
         Called without gradients, after the random numbers of the step have been seeded as for `backward`.
         """
+
+
+#: Called after each validation with its number, from 1, and its score; may raise to end the training.
+Watch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def train(
     key: str = "",
     processes: Processes = ALONE,
     clock: Callable[[], float] = time.monotonic,
+    watch: Watch | None = None,
 ) -> TrainingRecord:
     """Train until the steps are done or patience runs out; leave the best weights in ``task.module``.
 
@@ -134,7 +139,8 @@ def train(
     ``key`` (settings, inputs and code), and removed if not. One is written every `checkpoint_seconds` by ``clock``, and
     at the end; the result does not depend on when. The caller deletes the folder once the results are safe. All
     ``processes`` make the same call; the first one makes the decisions and writes checkpoints, which any number of
-    processes may continue. Raises UserError on a loss that is not finite, and on a damaged checkpoint.
+    processes may continue. ``watch`` is told of every validation, those before a continued checkpoint included. Raises
+    DivergedError on a loss that is not finite, and UserError on a damaged checkpoint.
     """
     store = Checkpoints(checkpoints, key, clock)
     if processes.first:
@@ -145,7 +151,10 @@ def train(
     if state.record.steps:
         say(f"{description}: continues at step {state.record.steps:,} of {schedule.total_steps:,}")
 
-    run = _Run(task, schedule, state, seed, description, processes)
+    run = _Run(task, schedule, state, seed, description, processes, watch)
+    if watch is not None:
+        for number, entry in enumerate(state.record.history, start=1):
+            watch(number, entry["score"])
     remaining = range(state.record.steps, schedule.total_steps)
     batches = task.batches(state.record.steps)
     if schedule.validate_first and not state.record.history:
@@ -176,6 +185,7 @@ class _Run:
     seed: int
     description: str
     processes: Processes
+    watch: Watch | None
 
     def step(self, step: int, batch: Any) -> None:
         """Run one optimizer step."""
@@ -216,9 +226,11 @@ class _Run:
             state.without_gain += 1
             patience = self.schedule.patience
             state.stopped = patience is not None and state.without_gain >= patience
+        if self.watch is not None:
+            self.watch(len(record.history), metrics["score"])
 
     def check_finite(self) -> None:
-        """Raise UserError if some loss since the last validation is not finite."""
+        """Raise DivergedError if some loss since the last validation is not finite."""
         names = self.state.not_finite()
         if not names or self.state.bad_step is None:
             return
@@ -228,7 +240,7 @@ class _Run:
             self.task.module.train()
             with torch.no_grad():
                 samples = f" ({self.task.spoiling_samples(step - 1)})"
-        raise UserError(
+        raise DivergedError(
             f"{self.description}: {', '.join(names)} not a finite number at step {step:,}{samples}; "
             "lower the learning rate or the gradient clip"
         )

@@ -34,6 +34,7 @@ FLOORS = (
     "generator",
     "baselines",
     "evaluation",
+    "tuning",
     "service",
     "cli",
     "__main__",
@@ -224,6 +225,7 @@ SHARED_NAMES = {
     "adopt": "a command and what it calls",
     "explain": "a command and what it calls",
     "results_page": "a command and what it calls",
+    "tune": "a command and what it calls",
 }
 
 
@@ -251,10 +253,10 @@ FIELD_WORDS = """
 """
 FLOW_WORDS = """
     adoption app array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
-    cleaning click config device download draw error eventlog explain export family file fit format hashing hub inheritance
+    cleaning click config device download draw error eventlog explain export family file fit fitting format hashing hub inheritance
     initialize inspection interface json launch line live load loop main monitoring numbering open overview page parallel
     path piece processes progress quantize queue read readable report request result revival run schema sealing seed separation
-    settings shard state status survey synthesis thread verification view whole write writing
+    settings shard space state status study survey synthesis thread tuning verification view whole write writing
 """
 
 

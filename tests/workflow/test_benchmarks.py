@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gensar_core.runtime.device import has_bfloat16
-from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 
 from .planning import ROOT
 
@@ -26,10 +25,8 @@ CLAIMS = {
     "sequential_quality": {"recall_at_10", "ndcg_at_10"},
     "sequential": {"speedup_public_training", "speedup_public_ranking"},
 }
-#: Files whose names begin with an underscore hold what benchmarks share; the search of settings makes no claim.
-BENCHMARKS = sorted(
-    path for path in (ROOT / "benchmarks").glob("*.py") if not path.name.startswith("_") and path.stem != "tune"
-)
+#: Files whose names begin with an underscore hold what benchmarks share.
+BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if not path.name.startswith("_"))
 
 
 #: Installs another project beside ours before it begins.
@@ -59,24 +56,3 @@ def test_a_benchmark_ends_in_its_claims(path, tmp_path):
         assert entry["value"] > 0
         assert entry["unit"]
         assert entry["how"]
-
-
-def test_a_search_of_settings_fits_every_combination_and_names_the_best(tmp_path):
-    write_shop(tmp_path, random_clicks(), N_ITEMS)
-    grid = {"dimensions": [8, 16], "learning_rate": [1e-9, 1e-2]}
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "tune.py"),
-        str(tmp_path),
-        "sasrec",
-        "--grid",
-        json.dumps(grid),
-    ]
-    done = subprocess.run([*command, "--set", "epochs=20"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    *trials, last = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [trial["settings"] for trial in trials] == [
-        {"dimensions": size, "learning_rate": rate} for size in (8, 16) for rate in (1e-9, 1e-2)
-    ]
-    assert last["best"] == max(trials, key=lambda trial: trial["valid_ndcg@5"])
-    assert last["best"]["settings"]["learning_rate"] == 1e-2

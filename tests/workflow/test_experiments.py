@@ -67,8 +67,8 @@ def test_a_figure_draws_all_its_rows(experiments, name):
 
 @pytest.mark.long
 def test_text_is_embedded_once_for_all(experiments):
-    assert len(list((experiments.folder / "results/demo/embeddings").iterdir())) == 2
-    assert len(list((experiments.folder / "results/demo/identifiers").iterdir())) == 7
+    assert len(list((experiments.folder / "results/demo/embeddings").iterdir())) == 3
+    assert len(list((experiments.folder / "results/demo/identifiers").iterdir())) == 9
 
 
 @pytest.mark.long

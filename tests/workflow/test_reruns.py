@@ -38,6 +38,7 @@ ENTRIES = {
     "datasets.kuaisar": "kuaisar",
     "datasets.qilin": "qilin",
     "embeddings.text": "minilm",
+    "embeddings.trained_text": "minilm_trained",
     "embeddings.sequential": "sasrec",
     "identifiers.rqvae": "joint_demo",
     **{f"identifiers.{kind}": kind for kind in ("rq_kmeans", "clusters", "numbers", "titles", "product")},
@@ -99,6 +100,7 @@ def targets(values):
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
     paths.append("results/demo/models/gensar_staged/stage.json")
     paths += [f"results/demo/{answers}/gensar_demo.parquet" for answers in ("recommendations", "searches")]
+    paths.append("results/demo/embeddings/minilm_trained/vectors.safetensors")
     paths += [f"results/demo/identifiers/{name}/identifiers.parquet" for name in [*IDENTIFIERS, "genret_demo"]]
     return [
         *paths,

@@ -30,6 +30,7 @@ from gensar_core.baselines.shared.sequence_examples import MaskedPlaces
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Share
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.nn.attention import Pointwise, SelfAttention, initialize
 from gensar_core.nn.dropout import Dropout
 
@@ -39,9 +40,9 @@ class BERT4RecSettings(SequentialSettings):
 
     max_history: Annotated[int, Field(ge=2)] = 50
     """Positions that a state can depend on, the mask's included."""
-    blocks: Positive = 2
+    blocks: Annotated[Positive, Among((1, 2, 3))] = 2
     heads: Positive = 2
-    mask_share: Share = 0.6
+    mask_share: Annotated[Share, Between(0.1, 0.8)] = 0.6
     last_item_share: Share = 0.1
     """Share of the rows in which only the last item is masked."""
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from gensar_core import schema
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Settings, Share
+from gensar_core.config.search_spaces import Between
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.samples.bm25 import BM25Index, bm25_words
 
@@ -19,8 +20,8 @@ from gensar_core.samples.bm25 import BM25Index, bm25_words
 class BM25Settings(Settings):
     """Hold the formula's constants: how soon repeated words saturate (k1), how much long texts lose (b)."""
 
-    k1: Annotated[float, Field(gt=0.0)] = 0.9
-    b: Share = 0.4
+    k1: Annotated[float, Field(gt=0.0), Between(0.1, 3.0)] = 0.9
+    b: Annotated[Share, Between(0.0, 1.0)] = 0.4
 
 
 class BM25(Method[BM25Settings]):

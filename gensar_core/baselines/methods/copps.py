@@ -18,6 +18,7 @@ from gensar_core.baselines.shared.product_search import ItemSequences
 from gensar_core.baselines.shared.sequence_views import Substitutes, altered
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
 from gensar_core.config.base import Rate
+from gensar_core.config.search_spaces import Between
 from gensar_core.nn.contrastive import nt_xent
 from gensar_core.runtime.seeds import generator
 
@@ -25,7 +26,7 @@ from gensar_core.runtime.seeds import generator
 class CoPPSSettings(TEMSettings):
     """Hold the settings of the contrasts, on top of TEM's."""
 
-    contrast_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    contrast_weight: Annotated[float, Field(ge=0.0), Between(1.0e-2, 1.0, log=True)] = 0.1
     """Weight of the mean of the three contrasts, and the temperature that divides their cosines."""
     contrast_temperature: Rate = 0.1
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
+from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.target_rows import TrainingRows
 from gensar_core.baselines.shared.text_towers import TOWERS, EncoderTowers, HeadTowers, Towers, texts_of
 from gensar_core.baselines.shared.trained_method import TrainedMethod, TrainedSettings, Training
 from gensar_core.config.base import Count, Positive, Rate, Share
 from gensar_core.config.embeddings import TextEmbedding
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
@@ -34,7 +37,7 @@ _LISTS_AT_ONCE = 256
 class TuningSettings(TrainedSettings):
     """Hold the settings of the loss and its optimization."""
 
-    temperature: Rate = 0.02
+    temperature: Annotated[Rate, Between(0.01, 0.2, log=True)] = 0.02
     """Divisor of the cosines."""
     bm25_negatives: Count = 4
     """Stored BM25 negatives per pair that join its batch."""
@@ -46,9 +49,9 @@ class TuningSettings(TrainedSettings):
     """Subtract the logarithm of an item's number of pairs from its logits in training. Popular items are negatives more
     often, and the softmax compensates by learning log p(item | query) - log p(item); with this correction it learns
     log p(item | query)."""
-    batch_size: Positive = 64
+    batch_size: Annotated[Positive, Among((64, 128, 256))] = 64
     """Pairs per step; each pair's negatives are the items of all of them."""
-    learning_rate: Rate = 2.0e-5
+    learning_rate: Annotated[Rate, Between(5.0e-6, 1.0e-2, log=True)] = 2.0e-5
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     warmup_share: Share = 0.1
     gradient_clip: Rate = 1.0
@@ -93,7 +96,7 @@ class Dense(TrainedMethod[DenseSettings, Towers]):
     ``distinct_pairs`` and ``spare_clicked`` without ``correct_popularity`` give the usual recipe for relevance.
     """
 
-    tasks = ("search",)
+    tasks: ClassVar[tuple[str, ...]] = ("search",)
     inputs = ("searches", "texts", "vectors", "training_negatives")
     paper = "Karpukhin et al.: Dense Passage Retrieval for Open-Domain Question Answering. EMNLP 2020"
     settings_model = DenseSettings
@@ -152,7 +155,7 @@ class Dense(TrainedMethod[DenseSettings, Towers]):
 
     def score(self, lists: CandidateLists) -> np.ndarray:
         """Return cosines divided by the temperature, plus item biases."""
-        queries = self.ranked_with["queries"][lists.samples.get_column("query_id").to_numpy()]
+        queries = self.question_vectors(lists.samples)
         scores = np.empty(lists.items.shape, dtype=np.float32)
         for start in range(0, len(lists), _LISTS_AT_ONCE):
             part = slice(start, start + _LISTS_AT_ONCE)
@@ -160,6 +163,11 @@ class Dense(TrainedMethod[DenseSettings, Towers]):
             cosines = np.einsum("nd,nwd->nw", queries[part], self.ranked_with["items"][items])
             scores[part] = cosines / self.settings.temperature + self.ranked_with["bias"][items]
         return scores
+
+    def question_vectors(self, samples: pl.DataFrame) -> np.ndarray:
+        """Return the vectors that items are compared with: those of the samples' queries [rows, dimensions]."""
+        vectors: np.ndarray = self.ranked_with["queries"][samples.get_column("query_id").to_numpy()]
+        return vectors
 
     def item_vectors(self) -> ItemVectors:
         """Return the tuned vectors of item texts; all items count as seen, because every text can be encoded."""
@@ -184,15 +192,18 @@ class DenseTraining(Training):
 
     def __init__(self, method: Dense) -> None:
         settings, data = method.settings, method.data
-        rows, lists = TrainingRows.from_samples("search", data.samples, data.negatives, 0, 0), method.valid_lists()
-        if not len(rows) or not lists:
-            raise UserError(f"{data.samples_folder}: no train or no valid target of search to tune on")
+        queries, targets, negatives = self.pairs(data)
+        lists = method.valid_lists()
+        if not len(queries) or not lists:
+            raise UserError(
+                f"{data.samples_folder}: no train or no valid target of {' or '.join(method.tasks)} to tune on"
+            )
         super().__init__(method, lists)
-        pairs = rows.rows.queries * data.n_items + rows.targets
+        pairs = queries * data.n_items + targets
         self.clicked, first = np.unique(pairs, return_index=True)
         chosen = first if settings.distinct_pairs else np.arange(len(pairs))
-        self.queries, self.targets = rows.rows.queries[chosen], rows.targets[chosen]
-        self.negatives = rows.negatives[chosen, : settings.bm25_negatives]
+        self.queries, self.targets = queries[chosen], targets[chosen]
+        self.negatives = negatives[chosen, : settings.bm25_negatives]
         clicks = np.bincount(self.targets, minlength=data.n_items)
         self.frequencies = torch.from_numpy(np.log1p(clicks)).float() if settings.correct_popularity else None
         self.steps_per_epoch = -(-len(self.queries) // settings.batch_size)
@@ -210,6 +221,11 @@ class DenseTraining(Training):
             validate_first=True,
         )
 
+    def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gather the queries and the items clicked after them [pairs], and their BM25 negatives [pairs, stored]."""
+        rows = TrainingRows.from_samples("search", data.samples, data.negatives, 0, 0)
+        return rows.rows.queries, rows.targets, rows.negatives
+
     def epoch(self, number: int) -> list[np.ndarray]:
         """Return the pairs of each step."""
         order = generator(derive_seed(self.method.seed, "pairs"), "epoch", number).permutation(len(self.queries))
@@ -223,10 +239,9 @@ class DenseTraining(Training):
         items = np.unique(np.concatenate([targets, negatives[negatives >= 0]]))
         logits = self._logits(queries, items)[torch.from_numpy(query_rows)]
         places = np.searchsorted(items, targets)
-        if self.method.settings.spare_clicked:
-            spared = np.isin(self.queries[pairs, None] * self.method.data.n_items + items, self.clicked)
-            spared[np.arange(len(pairs)), places] = False
-            logits = logits.masked_fill(torch.from_numpy(spared).to(logits.device), -torch.inf)
+        spared = self.spared(self.queries[pairs], items)
+        spared[np.arange(len(pairs)), places] = False
+        logits = logits.masked_fill(torch.from_numpy(spared).to(logits.device), -torch.inf)
         loss = functional.cross_entropy(logits, torch.from_numpy(places).to(logits.device))
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
@@ -236,10 +251,22 @@ class DenseTraining(Training):
         self.method.settle()
         return super().validate()
 
+    def encoded(self, queries: np.ndarray) -> torch.Tensor:
+        """Encode distinct queries, in rising order, as vectors [queries, dimensions] with gradients."""
+        vectors: torch.Tensor = self.method.module("queries", queries)
+        return vectors
+
+    def spared(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Mark the items that are no negatives of a pair's query, bool [queries, items]."""
+        if not self.method.settings.spare_clicked:
+            return np.zeros((len(queries), len(items)), dtype=bool)
+        clicked: np.ndarray = np.isin(queries[:, None] * self.method.data.n_items + items, self.clicked)
+        return clicked
+
     def _logits(self, queries: np.ndarray, items: np.ndarray) -> torch.Tensor:
         """Return logits [queries, items]."""
         towers = self.method.module
-        logits: torch.Tensor = towers("queries", queries) @ towers("items", items).T / self.method.settings.temperature
+        logits: torch.Tensor = self.encoded(queries) @ towers("items", items).T / self.method.settings.temperature
         numbers = torch.from_numpy(items).to(logits.device)
         if towers.bias is not None:
             logits = logits + towers.bias[numbers]

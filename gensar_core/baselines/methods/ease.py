@@ -15,6 +15,7 @@ from scipy.linalg import lapack
 
 from gensar_core.baselines.shared.linear_recommender import LinearRecommender, LinearSettings
 from gensar_core.config.base import Count, Rate, Share
+from gensar_core.config.search_spaces import Between
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
 
@@ -26,10 +27,10 @@ class EASESettings(LinearSettings):
     """Hold the regularization, on top of the settings of all linear recommenders."""
 
     neighbors: Count = 500
-    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
-    l2: Rate = 200.0
+    decay: Annotated[float, Field(gt=0.0, le=1.0), Between(0.5, 1.0)] = 0.8
+    l2: Annotated[Rate, Between(1.0, 10_000.0, log=True)] = 200.0
     """lambda: weight of the squared weights in the loss."""
-    popularity_power: Share = 0.6
+    popularity_power: Annotated[Share, Between(0.0, 1.0)] = 0.6
     """Power of the candidate's clicks that divides its weights: 0 is as published, larger values suit candidates that
     are themselves drawn by popularity."""
     max_gigabytes: Rate = 20.0

@@ -17,6 +17,7 @@ Deviations, all deliberate:
 from __future__ import annotations
 
 import functools
+from typing import Annotated
 
 import torch
 
@@ -25,6 +26,7 @@ from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequence_examples import LastPlace
 from gensar_core.baselines.shared.sequential_recommender import SequentialRecommender, SequentialSettings
 from gensar_core.config.base import Positive
+from gensar_core.config.search_spaces import Among
 from gensar_core.nn.attention import Pointwise, initialize
 from gensar_core.nn.dropout import Dropout
 
@@ -32,7 +34,7 @@ from gensar_core.nn.dropout import Dropout
 class FMLPSettings(SequentialSettings):
     """Hold the sizes of the encoder, on top of the settings of all sequential methods."""
 
-    blocks: Positive = 2
+    blocks: Annotated[Positive, Among((1, 2, 3))] = 2
 
 
 class Filter(torch.nn.Module):

@@ -17,19 +17,22 @@ Deviations, all deliberate:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.config.base import Positive
+from gensar_core.config.search_spaces import Among
 from gensar_core.nn.dropout import Dropout
 
 
 class GRU4RecSettings(CausalSettings):
     """Hold the sizes of the network, on top of the settings of all causal methods."""
 
-    layers: Positive = 1
+    layers: Annotated[Positive, Among((1, 2))] = 1
 
 
 class GRU4RecEncoder(SequenceEncoder):

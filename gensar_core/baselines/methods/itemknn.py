@@ -17,6 +17,7 @@ from scipy import sparse
 
 from gensar_core.baselines.shared.linear_recommender import LinearRecommender, LinearSettings
 from gensar_core.config.base import Positive, Share
+from gensar_core.config.search_spaces import Between
 from gensar_core.runtime.arrays import Ragged, ranges
 
 #: Pairs of clicks counted at once, unless a single item has more.
@@ -26,16 +27,16 @@ _PAIRS = 1 << 22
 class ItemKNNSettings(LinearSettings):
     """Hold how co-clicks become similarities, on top of the settings of all linear recommenders."""
 
-    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
+    decay: Annotated[float, Field(gt=0.0, le=1.0), Between(0.5, 1.0)] = 0.75
     window: Positive = 50
     """Two clicks of a user are a co-click when they are at most this many clicks apart."""
-    distance_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    distance_decay: Annotated[float, Field(gt=0.0, le=1.0), Between(0.5, 1.0)] = 0.9
     """Weight of a co-click relative to one whose clicks are one position closer."""
-    backward: Share = 0.4
+    backward: Annotated[Share, Between(0.0, 1.0)] = 0.4
     """Weight of a co-click when the item clicked first is the candidate; for the item clicked later it is 1."""
-    shrinkage: Annotated[float, Field(ge=0.0)] = 0.0
+    shrinkage: Annotated[float, Field(ge=0.0), Between(0.0, 20.0)] = 0.0
     """Added to the divisor of co-clicks; shrinks similarities from few clicks most."""
-    popularity_power: Share = 0.7
+    popularity_power: Annotated[Share, Between(0.0, 1.0)] = 0.7
     """Power p of the candidate's clicks in the divisor of co-clicks; the other item's clicks have power 1 - p. 0.5 is
     the cosine; larger values suit candidates that are themselves drawn by popularity."""
 

@@ -13,6 +13,7 @@ Follows Zamani and Croft (2020), as in the public code of HyperSaR, with these d
 from __future__ import annotations
 
 from collections import Counter
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
 from gensar_core.baselines.shared.target_rows import RowBatch, TrainingRows
 from gensar_core.config.base import Count, Positive, Share
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.nn.attention import masked_mean, on_distinct
 from gensar_core.nn.dropout import Dropout
 from gensar_core.runtime.arrays import Ragged
@@ -37,14 +39,14 @@ class JSR2020Settings(RankedSettings):
 
     max_recommendations: Count = 0
     max_searches: Count = 0
-    layers: Count = 2
+    layers: Annotated[Count, Among((0, 1, 2))] = 2
     """Linear layers of the network over the product of user and item; 0: their inner product."""
     vocabulary_size: Positive = 2000
     """Predicted words: the most frequent ones without stop words, each in at least `min_titles` titles."""
     min_titles: Positive = 5
     word_dimensions: Positive = 64
     max_words: Positive = 50
-    words_weight: Share = 0.1
+    words_weight: Annotated[Share, Between(0.0, 0.5)] = 0.1
     """Weight of the loss that predicts an item's words."""
 
 

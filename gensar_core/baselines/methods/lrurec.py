@@ -17,7 +17,7 @@ Deviations, all deliberate:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch.nn import functional
@@ -26,6 +26,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.sequence_encoder import SequenceEncoder
 from gensar_core.baselines.shared.sequential_recommender import CausalRecommender, CausalSettings
 from gensar_core.config.base import Positive, Rate
+from gensar_core.config.search_spaces import Among
 from gensar_core.nn.attention import Pointwise
 from gensar_core.nn.dropout import Dropout
 
@@ -36,7 +37,7 @@ _SLOWEST, _FASTEST = 0.99, 0.8
 class LRURecSettings(CausalSettings):
     """Hold the sizes of the encoder, on top of the settings of all causal methods."""
 
-    blocks: Positive = 2
+    blocks: Annotated[Positive, Among((1, 2, 3))] = 2
     weight_decay: float = 0.01
     gradient_clip: Rate | None = 5.0
 

@@ -20,7 +20,7 @@ Deviations, all deliberate:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
@@ -30,6 +30,7 @@ from gensar_core.baselines.shared.sequential_recommender import CausalRecommende
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Rate
+from gensar_core.config.search_spaces import Among
 from gensar_core.nn.attention import Pointwise, SelfAttention
 from gensar_core.nn.dropout import Dropout
 
@@ -37,7 +38,7 @@ from gensar_core.nn.dropout import Dropout
 class SASRecSettings(CausalSettings):
     """Hold the sizes of the encoder, on top of the settings of all causal methods."""
 
-    blocks: Positive = 2
+    blocks: Annotated[Positive, Among((1, 2, 3))] = 2
     heads: Positive = 1
     initial_std: Rate | None = None
     """Standard deviation of initial matrices; null: Xavier's, which is larger, as published. Blocks that add hardly

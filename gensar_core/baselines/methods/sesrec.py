@@ -29,6 +29,7 @@ from gensar_core.baselines.shared.target_ranking import RankedMethod
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Count, Positive, Rate
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.nn.attention import (
     EncoderLayer,
     TargetAttention,
@@ -50,7 +51,7 @@ class SESRecSettings(RankedSettings):
     Defaults are for the paper's Amazon data.
     """
 
-    dimensions: Positive = 32
+    dimensions: Annotated[Positive, Among((32, 64, 128))] = 32
     heads: Positive = 4
     max_recommendations: Count = 15
     max_searches: Count = 15
@@ -60,7 +61,7 @@ class SESRecSettings(RankedSettings):
     products: bool = True
     """Also show the tower the products of each interest, and of the user, with the candidate, dimension by
     dimension."""
-    query_item_weight: _Weight = 0.1
+    query_item_weight: Annotated[_Weight, Between(1.0e-3, 1.0, log=True)] = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024
     triplet_weight: _Weight = 0.001

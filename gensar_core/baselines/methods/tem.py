@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch.nn import functional
@@ -13,13 +13,14 @@ from gensar_core.baselines.shared.target_model import sinusoids
 from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive
+from gensar_core.config.search_spaces import Among
 from gensar_core.nn.dropout import Dropout
 
 
 class TEMSettings(SearchSettings):
     """Hold the sizes of the transformer, on top of the settings of all product search methods."""
 
-    blocks: Positive = 1
+    blocks: Annotated[Positive, Among((1, 2))] = 1
     heads: Positive = 4
     inner_dimensions: Positive = 256
     max_items: Positive = 20

@@ -32,6 +32,7 @@ from gensar_core.baselines.shared.target_ranking import JointMethod
 from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Positive, Rate
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.nn.attention import (
     DecoderLayer,
     EncoderLayer,
@@ -53,7 +54,7 @@ class UniSARSettings(JointSettings):
     Default weights are for the paper's Amazon data.
     """
 
-    embedding_size: Positive = 32
+    embedding_size: Annotated[Positive, Among((32, 64))] = 32
     """Size of item, user and word vectors, before they are projected to `dimensions`."""
     heads: Positive = 2
     experts: Positive = 4
@@ -63,8 +64,8 @@ class UniSARSettings(JointSettings):
     products: bool = True
     """Also show the experts the products of each interest, of the user and of the query with the candidate, dimension
     by dimension."""
-    search_weight: Rate = 0.01
-    query_item_weight: _Weight = 0.1
+    search_weight: Annotated[Rate, Between(0.01, 10.0, log=True)] = 0.01
+    query_item_weight: Annotated[_Weight, Between(1.0e-3, 1.0, log=True)] = 0.1
     query_item_temperature: Rate = 0.1
     query_item_negatives: Positive = 1024
     history_weight: _Weight = 0.01

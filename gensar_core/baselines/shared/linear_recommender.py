@@ -20,6 +20,7 @@ from scipy import sparse
 from gensar_core.baselines.interface import Method
 from gensar_core.baselines.shared.sequence_encoder import recommended_clicks, recommended_histories
 from gensar_core.config.base import Count, Settings
+from gensar_core.config.search_spaces import Between
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.arrays import Ragged
@@ -33,7 +34,7 @@ class LinearSettings(Settings):
 
     neighbors: Count = 1000
     """Weights kept per item, the largest in magnitude (0: all)."""
-    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    decay: Annotated[float, Field(gt=0.0, le=1.0), Between(0.5, 1.0)] = 1.0
     """Weight of a click of the history relative to the next one; 1 weighs all clicks equally."""
 
 

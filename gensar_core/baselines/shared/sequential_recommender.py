@@ -35,6 +35,7 @@ from gensar_core.baselines.shared.sequence_encoder import (
 from gensar_core.baselines.shared.sequence_examples import EachPrefix, EveryPlace, Form, SequenceBatch
 from gensar_core.baselines.shared.trained_method import TrainedMethod, TrainedSettings, Training, pooled_batches
 from gensar_core.config.base import Positive, Rate, Share
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
@@ -52,8 +53,8 @@ _POOLED_BATCHES = 32
 class SequentialSettings(TrainedSettings):
     """Configure the training of a sequential method."""
 
-    dimensions: Positive = 64
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    dimensions: Annotated[Positive, Among((32, 64, 128))] = 64
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0), Between(0.0, 0.7)] = 0.5
     max_history: Positive = 50
     """Maximum number of clicks that a state depends on."""
     loss: Literal["softmax", "sampled_softmax", "bce", "gbce", "bpr_max"] = "sampled_softmax"
@@ -78,7 +79,7 @@ class SequentialSettings(TrainedSettings):
 class CausalSettings(SequentialSettings):
     """Configure a method whose states see no later click, which can be trained at all places of a sequence at once."""
 
-    rows: Literal["sequences", "prefixes"] = "sequences"
+    rows: Annotated[Literal["sequences", "prefixes"], Among(("sequences", "prefixes"))] = "sequences"
     """Training rows: users' sequences with a target at every place, or all their prefixes with a target at the end.
     Prefixes of all users are shuffled, so a step sees more users and fewer targets of each. Prefixes cost a few
     times as much per epoch, learn more from it, and recommended better wherever both were tried (docs/tuning.md)."""

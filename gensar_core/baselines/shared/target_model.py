@@ -15,13 +15,14 @@ from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.baselines.shared.trained_method import TrainedSettings
 from gensar_core.config.base import Count, Positive, Rate, Share
+from gensar_core.config.search_spaces import Among, Between
 
 
 class RankedSettings(TrainedSettings):
     """Configure the training of a method on rows."""
 
-    dimensions: Positive = 64
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    dimensions: Annotated[Positive, Among((32, 64, 128))] = 64
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0), Between(0.0, 0.5)] = 0.1
     max_recommendations: Count = 30
     """Length of the history that the method reads: the last recommendation clicks and search sessions."""
     max_searches: Count = 30
@@ -39,7 +40,7 @@ class RankedSettings(TrainedSettings):
     embedding_rate: Rate = 1.0
     """Factor on the learning rate of learned vectors (of items, users, words, queries, places). As inputs of a network
     they need longer steps than its matrices, which every target moves."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1.0e-5
+    weight_decay: Annotated[float, Field(ge=0.0), Between(1.0e-7, 1.0e-3, log=True)] = 1.0e-5
     """Applies to all parameters except biases."""
     falling_rate: bool = False
     """Decay the learning rate to zero along a cosine over `epochs`, instead of lowering it on a plateau."""
@@ -52,7 +53,7 @@ class RankedSettings(TrainedSettings):
 class JointSettings(RankedSettings):
     """Configure the training of one model for both tasks."""
 
-    search_weight: Rate = 1.0
+    search_weight: Annotated[Rate, Between(0.1, 10.0, log=True)] = 1.0
     """Weight of the search loss."""
 
 

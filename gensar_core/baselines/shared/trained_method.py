@@ -10,7 +10,7 @@ import abc
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Count, Positive, Rate, Settings
+from gensar_core.config.search_spaces import Between
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.full_ranking import CatalogueTargets, ranks_by_score
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
-from gensar_core.training.loop import Schedule, train
+from gensar_core.training.loop import Schedule, Watch, train
 from gensar_core.training.state import TrainingRecord
 
 
@@ -32,7 +33,7 @@ class TrainedSettings(Settings):
     """Configure what every training has."""
 
     batch_size: Positive = 256
-    learning_rate: Rate = 1.0e-3
+    learning_rate: Annotated[Rate, Between(1.0e-4, 1.0e-2, log=True)] = 1.0e-3
     epochs: Positive = 100
     validation_users: Count = 0
     """Validate on at most this many targets per task (0: all)."""
@@ -66,6 +67,8 @@ class TrainedMethod(Method[S], Generic[S, M]):
     """
 
     module_class: ClassVar[type[torch.nn.Module]]
+    #: Told of each validation of `fit`, if set.
+    watch: Watch | None = None
 
     def build(self) -> M:
         """Build the untrained module, on any device."""
@@ -95,7 +98,15 @@ class TrainedMethod(Method[S], Generic[S, M]):
         """Train with early stopping on NDCG@5 of the valid targets, a mean over the method's tasks."""
         training = self.training()
         name = type(self).__name__
-        record = train(training, training.schedule, seed=self.seed, description=name, checkpoints=checkpoints, key=key)
+        record = train(
+            training,
+            training.schedule,
+            seed=self.seed,
+            description=name,
+            checkpoints=checkpoints,
+            key=key,
+            watch=self.watch,
+        )
         return {
             **self.finish(training, record),
             "steps": record.steps,

@@ -6,6 +6,7 @@ See `unifiedssr` for its training and the differences from the paper.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from pydantic import model_validator
@@ -17,6 +18,7 @@ from gensar_core.baselines.shared.target_model import JointSettings, RowModel, s
 from gensar_core.baselines.shared.target_rows import RowBatch
 from gensar_core.baselines.shared.trained_method import heads_divide_dimensions
 from gensar_core.config.base import Count, Positive, Share
+from gensar_core.config.search_spaces import Among, Between
 from gensar_core.nn.attention import Attention, masked_mean
 from gensar_core.nn.dropout import Dropout
 
@@ -24,8 +26,8 @@ from gensar_core.nn.dropout import Dropout
 class UnifiedSSRSettings(JointSettings):
     """Configure sizes and loss weights, on top of the settings for training on rows. Stored negatives are not read."""
 
-    dimensions: Positive = 32
-    dropout: Share = 0.5
+    dimensions: Annotated[Positive, Among((32, 64, 128))] = 32
+    dropout: Annotated[Share, Between(0.0, 0.7)] = 0.5
     max_recommendations: Count = 50
     max_searches: Count = 50
     stored_negatives: bool = False
@@ -36,7 +38,7 @@ class UnifiedSSRSettings(JointSettings):
     heads: Positive = 4
     layers: Positive = 2
     max_query_words: Positive = 50
-    session_weight: Share = 0.1
+    session_weight: Annotated[Share, Between(0.0, 0.5)] = 0.1
     """Weight of the loss that correlates the sessions of a sequence."""
 
     _heads_divide_dimensions = heads_divide_dimensions(even=True)

@@ -1,0 +1,116 @@
+"""Train a text embedding on the clicks of both tasks, for one space of identifiers (stage `embed_trained_text`).
+
+Penha et al.: Semantic IDs for Joint Generative Search and Recommendation. 2025 (arXiv 2508.10478). A text encoder
+trained on both tasks, then one space of identifiers, was their best compromise of the two.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from gensar_core.baselines.interface import MethodData
+from gensar_core.baselines.methods.dense import Dense, DenseSettings, DenseTraining
+from gensar_core.baselines.shared.sequence_encoder import recommended_clicks, recommended_histories
+from gensar_core.config.embeddings import TrainedTextSettings
+from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.tensors import save_vectors
+
+
+def embed_trained_text(
+    canonical: Path,
+    samples: Path,
+    text: Path,
+    output: Path,
+    settings: TrainedTextSettings,
+    seed: int,
+    checkpoints: Path | None,
+) -> None:
+    """Write vectors.safetensors: `items` [n_items, dimensions] and `queries` [n_queries, dimensions], of length 1.
+
+    ``text`` is vectors.safetensors of a text embedding. ``checkpoints`` is a folder for this training alone, from which
+    a killed run continues. Raises UserError when there is nothing to train or to validate on.
+    """
+    inputs = [samples / name for name in ("training_events.parquet", "samples.parquet", "candidates.parquet")]
+    inputs += [canonical / "items.parquet", canonical / "queries.parquet", text]
+    with Stage(
+        "embed_trained_text", output, settings=settings, inputs=inputs, seed=seed, code=__name__, alone=True
+    ) as stage:
+        method = JointText(DenseSettings(**settings.model_dump()), MethodData(canonical, samples, text), seed)
+        counts = method.fit(checkpoints, stage.key)
+        vectors = {side: method.ranked_with[side] for side in ("items", "queries")}
+        save_vectors(vectors, stage.path("vectors.safetensors"))
+        stage.record(dimensions=vectors["items"].shape[1], **counts)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def shown_and_clicked(events: pl.DataFrame, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what was shown and what was clicked next [pairs], from training events (table `events`).
+
+    First every query with an item clicked after it, in the order of events; then every two recommendation clicks of a
+    user that follow each other, without clicks on the same item again. Query q is shown as q, and item i as
+    ``n_queries`` + i.
+    """
+    searches = events.filter(pl.col("task") == "search").sort("event_id")
+    _, clicks = recommended_clicks(events)
+    first, then, rows = clicks.values[:-1], clicks.values[1:], clicks.rows
+    kept = (rows[:-1] == rows[1:]) & (first != then)
+    shown = np.concatenate([searches.get_column("query_id").to_numpy(), first[kept].astype(np.int64) + n_queries])
+    return shown.astype(np.int64), np.concatenate([searches.get_column("item_id").to_numpy(), then[kept]])
+
+
+class JointText(Dense):
+    """Train the towers of dense retrieval on both tasks at once; an item asks for the next one by its own vector.
+
+    The loss is that of `Dense` with the sampling bias corrected, over the pairs of both tasks in one batch. The item
+    that asks is no negative of itself.
+    """
+
+    tasks = ("rec", "search")
+
+    def training(self) -> JointTextTraining:
+        """Gather the pairs of both tasks and the valid candidates."""
+        return JointTextTraining(self)
+
+    def question_vectors(self, samples: pl.DataFrame) -> np.ndarray:
+        """Return the queries' vectors or, in recommendation, that of the last click; zeros without any."""
+        if samples.get_column("task")[0] == "search":
+            return super().question_vectors(samples)
+        last = recommended_histories(samples).tail(1)
+        vectors = np.zeros((len(samples), self.ranked_with["items"].shape[1]), dtype=np.float32)
+        vectors[last.rows] = self.ranked_with["items"][last.values]
+        return vectors
+
+
+class JointTextTraining(DenseTraining):
+    """Train on the pairs of `shown_and_clicked`, whose numbers stand for queries and items."""
+
+    def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gather the pairs of the training events, without stored negatives."""
+        shown, clicked = shown_and_clicked(data.training_events, data.n_queries)
+        return shown, clicked, np.empty((len(shown), 0), dtype=np.int64)
+
+    def encoded(self, queries: np.ndarray) -> torch.Tensor:
+        """Encode queries by their tower, and the items behind them by that of items."""
+        n_queries = self.method.data.n_queries
+        sides = {"queries": queries[queries < n_queries], "items": queries[queries >= n_queries] - n_queries}
+        return torch.cat([self.method.module(side, numbers) for side, numbers in sides.items() if len(numbers)])
+
+    def spared(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Mark the item that asks."""
+        asking: np.ndarray = queries[:, None] == items + self.method.data.n_queries
+        return asking
+
+    def validate(self) -> Mapping[str, float]:
+        """Compute NDCG@5 and HR@10 of each task; the mean NDCG@5 is the score."""
+        self.method.settle()
+        metrics = {
+            f"{task}_{name}": value for task in self.lists for name, value in self.metrics(self.lists[task]).items()
+        }
+        return {"score": float(np.mean([metrics[f"{task}_valid_ndcg@5"] for task in self.lists])), **metrics}

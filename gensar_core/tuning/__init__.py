@@ -1,0 +1,1 @@
+"""Search settings by validation: `gensar tune`."""
