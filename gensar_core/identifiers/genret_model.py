@@ -79,7 +79,7 @@ class GenRetModel(nn.Module):
         scale = config.d_model**-0.5 if scales_outputs(t5) else 1.0
         output = torch.cat([t5.lm_head.weight[:words] * scale, *self.codebooks])
         t5.resize_token_embeddings(len(output), mean_resizing=False)
-        t5.shared.weight[words:] = torch.cat([table.weight for table in self.inputs])
+        t5.shared.weight[words:] = torch.cat([table.get_parameter("weight") for table in self.inputs])
         t5.shared.weight[config.decoder_start_token_id] = self.start
         config.tie_word_embeddings = config.scale_decoder_outputs = False
         t5.lm_head = nn.Linear(config.d_model, len(output), bias=False)
