@@ -71,7 +71,7 @@ def put(values, path, value):
         ("datasets.shop.source", "ftp", "config.yaml: datasets.shop.source: 'ftp' is no source; (there: amazon, simulated, eventlog, kuaisar, qilin)"),
         ("datasets.shop.source", "evenlog", "datasets.shop.source: 'evenlog' is no source; did you mean 'eventlog'? (there: amazon, simulated, eventlog, kuaisar, qilin)"),
         ("datasets.shop.source", "KuaiSAR", "did you mean 'kuaisar'?"), ("datasets.shop", {"items": "i.csv"}, "datasets.shop.source: this key is required"),
-        ("embeddings.text.kind", "texts", "embeddings.text.kind: 'texts' is no kind; did you mean 'text'? (there: text, sequential)"),
+        ("embeddings.text.kind", "texts", "embeddings.text.kind: 'texts' is no kind; did you mean 'text'? (there: text, sequential, trained_text)"),
         ("identifiers.joint.semantic", "bert", "identifiers.joint.semantic: 'bert' is not an entry of embeddings (there: clicks, text)"),
         ("corpora.full.identifier", "none", "corpora.full.identifier: 'none' is not an entry of identifiers"),
         ("embeddings.clicks.method", "gru", "embeddings.clicks.method: 'gru' is not an entry of methods"),
