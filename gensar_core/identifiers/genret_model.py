@@ -100,9 +100,7 @@ class GenRetModel(nn.Module):
         if level:
             losses["prefix"] = self._prefix_loss(items, prefix)
         if codes:
-            logits = (item @ codebook.T).detach().double()
-            logits = _among_alike(logits, prefix) if level else logits
-            code = balanced_by_cost(-logits, _EPSILON, _ITERATIONS)
+            code = balanced_by_cost(-(item @ codebook.T).detach().double(), _EPSILON, _ITERATIONS)
             losses["commitment"] = functional.cross_entropy(item @ codebook.T, code)
             # The value is the code's vector; the gradient reaches the code and, as if it were the item's vector, that.
             found = (codebook[code] + item - item.detach()) @ item.detach().T
@@ -124,15 +122,3 @@ class GenRetModel(nn.Module):
         """Return the mean cross entropy of the codes ``prefix`` [B, t] at their levels."""
         logits = torch.stack([outputs[:, level] @ self.codebooks[level].T for level in range(prefix.shape[1])], dim=1)
         return functional.cross_entropy(logits.flatten(0, 1), prefix.flatten())
-
-
-def _among_alike(logits: Tensor, prefix: Tensor) -> Tensor:
-    """Subtract from ``logits`` [B, K] their means over the rows with the same ``prefix`` [B, t], if there are several.
-
-    The authors fill a batch with items of one prefix. Where prefixes have few items, a batch holds several, and codes
-    balanced over all of these would go to prefixes as a whole: what is left tells the items of a prefix apart.
-    """
-    _, group, size = torch.unique(prefix, dim=0, return_inverse=True, return_counts=True)
-    sums = torch.zeros((len(size), logits.shape[1]), dtype=logits.dtype, device=logits.device)
-    means = sums.index_add(0, group, logits) / size[:, None]
-    return torch.where((size[group] > 1)[:, None], logits - means[group], logits)
