@@ -147,7 +147,7 @@ def _search(
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _at_most(bound: float, worst: np.float32) -> bool:
     """Check whether a text that scores at most ``bound`` loses against ``worst``; texts before it win ties."""
-    return np.float32(bound * _ROUNDING) <= worst
+    return bool(np.float32(bound * _ROUNDING) <= worst)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
