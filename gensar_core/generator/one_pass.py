@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,10 @@ from gensar_core.corpora.instructions import prompted_tasks, trained_behaviors
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.corpora.trie import load_tries
 from gensar_core.corpora.user_logs import NO_TARGET
-from gensar_core.corpora.user_words import UNKNOWN_USER
 from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
+from gensar_core.generator.answering import Answering, Hit, check_request, hits
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch, pretrained
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence
@@ -31,7 +31,7 @@ from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
-from gensar_core.generator.trained import Hit, check_request, check_same_items, hits
+from gensar_core.generator.trained import check_same_items
 from gensar_core.generator.warm_start import warm_embeddings
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.arrays import Ragged
@@ -102,9 +102,12 @@ def one_pass_task(
 
 def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
     """Read the items' tokens and tries of a corpus, and number their prefixes."""
-    items = corpora.load_item_tokens(corpus, vocabulary, end)
-    tries = load_tries(corpus, len(items["rec"]))
-    first_code = int(corpora.has_behavior_tokens(corpus))
+    return _read_catalogue(corpus, vocabulary, end, int(corpora.has_behavior_tokens(corpus)))
+
+
+def _read_catalogue(folder: Path, vocabulary: int, end: int, first_code: int) -> Catalogue:
+    items = corpora.load_item_tokens(folder, vocabulary, end)
+    tries = load_tries(folder, len(items["rec"]))
     return Catalogue(items, tries, ItemNodes.build(items, tries, first_code), first_code)
 
 
@@ -144,7 +147,7 @@ def _model(
 
 
 @dataclass
-class OnePassGenerator:
+class OnePassGenerator(Answering):
     """Hold a trained causal model with its corpus; the questions are those of `TrainedGenerator`."""
 
     scorer: OnePassScorer
@@ -208,57 +211,42 @@ class OnePassGenerator:
         return self.scorer.score(asked.logs, asked.targets, candidates, task, users_per_batch)
 
     def retrieve(
-        self, asked: AskedLogs, task: str, *, beams: int, users_per_batch: int, excluded: np.ndarray | None
+        self,
+        asked: AskedLogs,
+        task: str,
+        *,
+        beams: int,
+        users_per_batch: int,
+        excluded: np.ndarray | None,
+        allowed: np.ndarray | None = None,
     ) -> RetrievedItems:
-        """Search the whole catalogue for each question."""
+        """Search the whole catalogue, or the items of ``allowed`` bool [n_items], for each question."""
         row, entry = asked.logs.places_of(asked.targets)
         questions = self.scorer.questions(asked.logs, row, entry, task, users_per_batch)
-        return search_beams(questions, self.scorer.catalogue.tries[task], beams=beams, excluded=excluded)
+        trie = self.scorer.catalogue.tries[task]
+        return search_beams(questions, trie, beams=beams, excluded=excluded, allowed=allowed)
 
-    def recommend(
-        self,
-        history: Sequence[Entry],
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,  # noqa: ARG002
-    ) -> list[Hit]:
-        """Recommend ``top`` items after ``history``; see `TrainedGenerator.recommend`. Logs do not name their user."""
-        if not history:
-            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._ask("rec", self._live.row(history, None), top, beams, excluded, allowed)
+    def question(self, task: str, history: Sequence[Entry], query: str | None, user: int) -> LogRows:  # noqa: ARG002
+        """Write one log; it does not name its user."""
+        return self._live.row(history, query)
 
-    def search(
-        self,
-        query: str,
-        history: Sequence[Entry] = (),
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,  # noqa: ARG002
-    ) -> list[Hit]:
-        """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._ask("search", self._live.row(history, query), top, beams, excluded, allowed)
-
-    def _ask(
+    def answer(
         self,
         task: str,
-        logs: LogRows,
+        question: LogRows,
+        *,
         top: int,
         beams: int | None,
         excluded: Collection[int],
         allowed: np.ndarray | None,
     ) -> list[Hit]:
+        """Search the items of a task for what one log asks."""
         trie = self.scorer.catalogue.tries[task]
         width = check_request(len(trie), top, beams, excluded, allowed)
-        row, entry = logs.places_of(np.array([_ASKED]))
+        row, entry = question.places_of(np.array([_ASKED]))
         return hits(
             search_beams(
-                self.scorer.questions(logs, row, entry, task, 1),
+                self.scorer.questions(question, row, entry, task, 1),
                 trie,
                 beams=width,
                 top=top,
@@ -267,6 +255,24 @@ class OnePassGenerator:
                 answer_at_once=True,
             )
         )
+
+    def with_added(self, added: Path) -> tuple[OnePassGenerator, OnePassGenerator]:
+        """Return generators of the items that this one knows, and of all items of the folder ``added``.
+
+        The second one writes questions about all items; both answer them. Prefixes that only added items have are
+        without a vector, which is what training starts a vector from.
+        """
+        scorer, known = self.scorer, self.scorer.catalogue
+        vocabulary, end = len(scorer.model.embeddings), int(scorer.model.lm.config.eos_token_id)
+        joined = _read_catalogue(added, vocabulary, end, known.first_code)
+        joined = replace(joined, nodes=joined.nodes.numbered_as(known.nodes)).to(scorer.device)
+        # Histories hold added items, whichever items are searched.
+        reading = replace(known, nodes=replace(known.nodes, of_item=joined.nodes.of_item))
+        first, second = (
+            OnePassScorer(scorer.model, one, scorer.evidence, over_catalogue=scorer.over_catalogue)
+            for one in (reading, joined)
+        )
+        return replace(self, scorer=first), replace(self, scorer=second)
 
     @functools.cached_property
     def _live(self) -> LiveLogs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from gensar_core.corpora.read import (
     vocabulary_size,
 )
 from gensar_core.corpora.trie import TokenTrie, load_tries
-from gensar_core.corpora.user_words import UNKNOWN_USER
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
+from gensar_core.generator.answering import Answering, Hit, check_request, hits
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
@@ -35,20 +35,9 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
 from gensar_core.runtime.stage import digest, read_record
 
-#: Default beams of a single request, or ``top`` if that is larger: a wide search is cheap for one user.
-_BEAMS = 50
-
-
-@dataclass(frozen=True)
-class Hit:
-    """Hold a retrieved item and its score: the log-probability of its tokens."""
-
-    item: int
-    score: float
-
 
 @dataclass
-class TrainedGenerator:
+class TrainedGenerator(Answering):
     """Hold a model with its tokenizer and, by task, the tokens of each item."""
 
     model: Backbone
@@ -58,6 +47,8 @@ class TrainedGenerator:
     corpus: Path
     #: Number type of the computation.
     precision: Precision = "float32"
+    #: Folder of the items' tokens and tries, where it is another one than that of the corpus.
+    catalogue: Path | None = None
 
     @classmethod
     def load(
@@ -96,7 +87,7 @@ class TrainedGenerator:
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
         """Load the tries of all items, by task, onto the model's device."""
-        tries = load_tries(self.corpus, len(self.items["rec"]))
+        tries = load_tries(self.catalogue or self.corpus, len(self.items["rec"]))
         return {task: trie.to(self.model.lm_head.weight.device) for task, trie in tries.items()}
 
     @functools.cached_property
@@ -110,59 +101,28 @@ class TrainedGenerator:
     @functools.cached_property
     def prompts(self) -> LivePrompts:
         """Build the writer of prompts for histories that are in no table."""
-        return LivePrompts(self.corpus)
+        return LivePrompts(self.corpus, self.catalogue)
 
-    def recommend(
-        self,
-        history: Sequence[Entry],
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,
-    ) -> list[Hit]:
-        """Recommend ``top`` items after ``history`` (oldest first), best first.
+    def question(self, task: str, history: Sequence[Entry], query: str | None, user: int) -> Ragged:
+        """Write one prompt."""
+        return self.prompts.prompt(task, history, query, user)
 
-        ``excluded`` are numbers of items not to return; ``allowed`` bool [n_items] marks the items that may be
-        returned. ``beams`` None means 50, or ``top`` if that is larger. ``user`` is the number of a user of the data
-        set, for prompts that name the user. Raises UserError on an empty history, on items that are not in the corpus,
-        and when its prompts do not ask for recommendations.
-        """
-        if not history:
-            raise UserError("history: is empty; a recommendation needs at least one click or search to go by")
-        return self._retrieve("rec", self.prompts.prompt("rec", history, user=user), top, beams, excluded, allowed)
-
-    def search(
-        self,
-        query: str,
-        history: Sequence[Entry] = (),
-        *,
-        top: int = 10,
-        beams: int | None = None,
-        excluded: Collection[int] = (),
-        allowed: np.ndarray | None = None,
-        user: int = UNKNOWN_USER,
-    ) -> list[Hit]:
-        """Retrieve ``top`` items for the ``query`` of a user with this ``history``; otherwise as `recommend`."""
-        return self._retrieve(
-            "search", self.prompts.prompt("search", history, query, user), top, beams, excluded, allowed
-        )
-
-    def _retrieve(
+    def answer(
         self,
         task: str,
-        prompt: Ragged,
+        question: Ragged,
+        *,
         top: int,
         beams: int | None,
         excluded: Collection[int],
         allowed: np.ndarray | None,
     ) -> list[Hit]:
+        """Search the items of a task after one prompt."""
         trie = self.tries[task]
         return hits(
             beam_search(
                 self.model,
-                prompt,
+                question,
                 trie,
                 beams=check_request(len(trie), top, beams, excluded, allowed),
                 top=top,
@@ -173,14 +133,29 @@ class TrainedGenerator:
             )
         )
 
+    def with_added(self, added: Path) -> tuple[TrainedGenerator, TrainedGenerator]:
+        """Return generators of the items that this one knows, and of all items of the folder ``added``.
+
+        The second one writes questions about all items; both answer them.
+        """
+        items = load_item_tokens(added, self.vocabulary, int(self.model.config.eos_token_id))
+        return self, replace(self, items=items, catalogue=added)
+
     def asked(self) -> Prompts:
         """Load the prompts of valid and test samples."""
         return load_prompts(self.corpus, self.vocabulary)
 
     def retrieve(
-        self, prompts: Ragged, task: str, *, beams: int, users_per_batch: int, excluded: np.ndarray | None
+        self,
+        prompts: Ragged,
+        task: str,
+        *,
+        beams: int,
+        users_per_batch: int,
+        excluded: np.ndarray | None,
+        allowed: np.ndarray | None = None,
     ) -> RetrievedItems:
-        """Search the whole catalogue after each prompt."""
+        """Search the whole catalogue, or the items of ``allowed`` bool [n_items], after each prompt."""
         return beam_search(
             self.model,
             prompts,
@@ -188,6 +163,7 @@ class TrainedGenerator:
             beams=beams,
             users_per_batch=users_per_batch,
             excluded=excluded,
+            allowed=allowed,
             likelihood=self.likelihood(task),
         )
 
@@ -226,34 +202,14 @@ class TrainedGenerator:
         )
 
 
-def check_request(
-    n_items: int, top: int, beams: int | None, excluded: Collection[int], allowed: np.ndarray | None
-) -> int:
-    """Return the beams of a single request: by default 50, or ``top`` if that is larger.
-
-    Raises UserError on too few beams, on excluded items that do not exist, and on ``allowed`` of another size.
-    """
-    if top < 1 or (beams is not None and beams < top):
-        raise UserError(f"top: {top} items cannot be found with {beams} beams; ask for 1 or more, and as many beams")
-    unknown = [item for item in excluded if not 0 <= item < n_items]
-    if unknown:
-        raise UserError(f"excluded: there is no item number {unknown[0]}; items are 0 to {n_items - 1}")
-    if allowed is not None and allowed.shape != (n_items,):
-        raise UserError(f"allowed: has {len(allowed)} entries, but there are {n_items} items")
-    return max(top, _BEAMS) if beams is None else beams
-
-
-def hits(retrieved: RetrievedItems) -> list[Hit]:
-    """Return the items of a single request."""
-    pairs = zip(retrieved.items[0].tolist(), retrieved.scores[0].tolist(), strict=True)
-    return [Hit(item, score) for item, score in pairs if item >= 0]
-
-
 def check_same_items(model: Path, corpus: Path) -> None:
     """Raise UserError if, by its record, the model was trained on other item tokens."""
-    if not (model / "stage.json").is_file():
-        return
-    inputs = read_record(model / "stage.json")["inputs"]
-    trained_on = [value for path, value in inputs.items() if Path(path).name == "item_tokens.parquet"]
-    if trained_on and trained_on[0] != digest(corpus / "item_tokens.parquet"):
+    if (model / "stage.json").is_file() and not read_same_items(model, corpus):
         raise UserError(f"{corpus}: is not the corpus that the model in {model} was trained on; train it again")
+
+
+def read_same_items(made: Path, corpus: Path) -> bool:
+    """Tell whether, by its record, the stage in the folder ``made`` read the item tokens of ``corpus``, or none."""
+    inputs = read_record(made / "stage.json")["inputs"]
+    read = [value for path, value in inputs.items() if Path(path).name == "item_tokens.parquet"]
+    return not read or read[0] == digest(corpus / "item_tokens.parquet")
