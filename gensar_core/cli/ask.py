@@ -30,11 +30,13 @@ class Shop:
     """Read the canonical tables of a data set by raw ids. The project's own numbers are written #17."""
 
     canonical: Path
+    #: Folder of the items table, where items were added since (stage `add_items`).
+    added: Path | None = None
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:
         """Return item_id, raw_id, title and categories of every item, in the order of item_id."""
-        path = self.canonical / "items.parquet"
+        path = (self.added or self.canonical) / "items.parquet"
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a data set's folder, such as results/demo")
         return pl.read_parquet(path, columns=["item_id", "raw_id", "title", "categories"]).sort("item_id")
@@ -120,20 +122,39 @@ class Shop:
 
 
 def open_generator(dataset: Path, name: str) -> Generator:
-    """Load the generator ``name`` trained on a data set, with the corpus that its record names."""
+    """Load the generator ``name`` trained on a data set, with the corpus that its record names and the items added."""
+    model = dataset / "models" / name
+    corpus = trained_on(dataset, name)
+    # Loading takes half a second, so it needs no bar among the answers.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return load_generator(model, corpus, added=added_to(dataset, name))
+
+
+def trained_on(dataset: Path, name: str) -> Path:
+    """Return the corpus that the generator ``name`` was trained on, by its record."""
     model = dataset / "models" / name
     if not (model / "config.json").is_file():
         trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
         raise UserError(f"{model}: no such generator (trained here: {', '.join(trained) or 'none'})")
-    inputs = read_record(model / "stage.json")["inputs"]
-    corpora = {Path(path).parent.name for path in inputs if Path(path).name == "item_tokens.parquet"}
-    if len(corpora) != 1:
-        raise UserError(
-            f"{model / 'stage.json'}: does not name the corpus that the model was trained on; train it again"
-        )
-    # Loading takes half a second, so it needs no bar among the answers.
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load_generator(model, dataset / "corpora" / corpora.pop())
+    return dataset / "corpora" / named_input(model, "item_tokens.parquet", "the corpus that the model was trained on")
+
+
+def added_to(dataset: Path, name: str) -> Path | None:
+    """Return the folder of the items that were added to a generator; None when there are none."""
+    folder = dataset / "added" / name
+    return folder if (folder / "stage.json").is_file() else None
+
+
+def named_input(stage: Path, file: str, meaning: str) -> str:
+    """Return the entry whose ``file`` a stage read, by its record: the name of the file's folder.
+
+    Where a stage read several of this name, it is the first one. Raises UserError when there is none.
+    """
+    inputs = read_record(stage / "stage.json")["inputs"]
+    entries = [Path(path).parent.name for path in inputs if Path(path).name == file]
+    if not entries:
+        raise UserError(f"{stage / 'stage.json'}: does not name {meaning}; run its stage again")
+    return entries[0]
 
 
 def clicked_items(history: Sequence[Entry]) -> set[int]:

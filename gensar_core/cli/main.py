@@ -113,7 +113,10 @@ def explain(
     """Show an item's identifiers, and the items that share their first codes."""
     from gensar_core.cli.explain import explain as lines
 
-    for line in lines(item, identifiers, identifiers.resolve().parents[1] / "canonical", neighbors):
+    # A folder of added items holds the whole catalogue.
+    extended = (identifiers / "items.parquet").is_file()
+    canonical = identifiers if extended else identifiers.resolve().parents[1] / "canonical"
+    for line in lines(item, identifiers, canonical, neighbors):
         typer.echo(line)
 
 
@@ -182,10 +185,10 @@ def _ask(
     if user is not None and written:
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
-    from gensar_core.cli.ask import Shop, clicked_items, open_generator
+    from gensar_core.cli.ask import Shop, added_to, clicked_items, open_generator
     from gensar_core.corpora.user_words import UNKNOWN_USER
 
-    shop = Shop(dataset / "canonical")
+    shop = Shop(dataset / "canonical", added_to(dataset, name))
     number = None if user is None else shop.user(user)
     entries = shop.read_history(written or []) if number is None else shop.history(number)
     allowed = shop.allowed(only, category)
@@ -202,6 +205,27 @@ def _ask(
         plain = "{rank:>3}  {score:>9.4f}  {item}  {title}".format(**row)
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else plain)
     typer.echo(f"loaded in {loaded - started:.1f} s, answered in {answered - loaded:.2f} s", err=True)
+
+
+@app.command("add-items")
+def add_new_items(
+    dataset: _Dataset,
+    generator: _Generator,
+    items: Annotated[Path, typer.Argument(help="a table of new items: raw_id, title, description, brand, categories")],
+) -> None:
+    """Add items to a trained generator without training it again; recommend and search then know them."""
+    from gensar_core.cli.ask import named_input, trained_on
+    from gensar_core.corpora.added_items import add_items
+    from gensar_core.runtime.stage import read_record
+
+    corpus = trained_on(dataset, generator)
+    identifiers = dataset / "identifiers" / named_input(corpus, "identifiers.parquet", "its identifiers")
+    # The semantic side's vectors come first.
+    embedding = dataset / "embeddings" / named_input(identifiers, "vectors.safetensors", "an embedding")
+    output = dataset / "added" / generator
+    add_items(items, dataset / "canonical", corpus, identifiers, embedding, output)
+    counts = read_record(output / "stage.json")["counts"]
+    typer.echo(f"{output}: {counts['added_items']:,} items added, {counts['free_identifiers']:,} identifiers left")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

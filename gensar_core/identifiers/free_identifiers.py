@@ -53,7 +53,7 @@ def _check_free(new: int, taken: int, sizes: Sequence[int]) -> None:
     free = math.prod(sizes) - taken
     if new > free:
         raise UserError(
-            f"identifiers: levels of {', '.join(map(str, sizes))} codes give {math.prod(sizes):,} identifiers, of which "
+            f"identifiers: levels of {', '.join(map(str, sizes))} codes give {math.prod(sizes):,} identifiers, and "
             f"{taken:,} are taken: {free:,} of the {new:,} new items fit; add fewer, or build larger identifiers and "
             "train on them"
         )
@@ -75,7 +75,7 @@ class _Counts:
     def descend(
         self, prefix: tuple[int, ...], residual: np.ndarray, codebooks: Sequence[np.ndarray]
     ) -> tuple[tuple[int, ...], np.ndarray]:
-        """Continue ``prefix`` by the nearest codes with room left; return the codes and what they leave of the residual."""
+        """Continue ``prefix`` by the nearest codes with room left; return the codes, and what the residual has left."""
         for codebook in codebooks:
             room = self._rooms[len(prefix)]
             distance = np.einsum("kd,kd->k", codebook, codebook) - 2.0 * (codebook @ residual)
