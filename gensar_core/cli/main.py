@@ -215,11 +215,12 @@ def add_new_items(
 ) -> None:
     """Add items to a trained generator without training it again; recommend and search then know them."""
     from gensar_core.cli.ask import named_input, trained_on
-    from gensar_core.corpora.added_items import add_items
+    from gensar_core.corpora.added_items import add_items, check_extensible
     from gensar_core.runtime.stage import read_record
 
     corpus = trained_on(dataset, generator)
     identifiers = dataset / "identifiers" / named_input(corpus, "identifiers.parquet", "its identifiers")
+    check_extensible(identifiers)
     # The semantic side's vectors come first.
     embedding = dataset / "embeddings" / named_input(identifiers, "vectors.safetensors", "an embedding")
     output = dataset / "added" / generator

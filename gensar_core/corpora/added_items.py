@@ -57,7 +57,7 @@ def add_items(items: Path, canonical: Path, corpus: Path, identifiers: Path, emb
     files = [items, canonical / "items.parquet", identifiers / "model.safetensors", embedding / "vectors.safetensors"]
     files += [identifiers / name for name in ("identifiers.parquet", "vocabulary.json")]
     files += [corpus / name for name in ("item_tokens.parquet", "new_tokens.json")]
-    _check_kind(identifiers)
+    check_extensible(identifiers)
     _check_reads(corpus, identifiers / "identifiers.parquet")
     _check_reads(corpus, canonical / "items.parquet")
     _check_reads(identifiers, embedding / "vectors.safetensors")
@@ -87,7 +87,8 @@ def add_items(items: Path, canonical: Path, corpus: Path, identifiers: Path, emb
         )
 
 
-def _check_kind(identifiers: Path) -> None:
+def check_extensible(identifiers: Path) -> None:
+    """Raise UserError unless the identifiers in a folder are rows of an RQ-VAE's codes, and of nothing else."""
     settings = read_record(identifiers / "stage.json")["settings"]
     kind, collisions = settings.get("kind"), settings.get("collisions")
     if kind != "rqvae" or collisions == "extra_digit":
@@ -145,8 +146,8 @@ def _text_vectors(texts: pl.Series, known: pl.Series, embedding: Path) -> np.nda
     again = encoder.encode(known.gather(places), encoder.item_prefix, "known item texts")
     if again.shape[1] != stored.shape[1] or np.linalg.norm(again - stored[places], axis=1).max() > _TOLERANCE:
         raise UserError(
-            f"{embedding}: {settings.model!r} is another encoder now than the one that made these vectors; put that one "
-            "back, or build embedding, identifiers and generator again"
+            f"{embedding}: {settings.model!r} is another encoder now than the one that made these vectors; put that "
+            "one back, or build embedding, identifiers and generator again"
         )
     return encoder.encode(texts, encoder.item_prefix, "new item texts")
 

@@ -107,27 +107,34 @@ class ExtendedGenerator(Answering):
     ) -> np.ndarray:
         """Score ``candidates`` int32 [users, width] (-1: none) of each question, float32 [users, width]."""
         added = candidates >= self._n_known
-        options = {"users_per_batch": users_per_batch, "beams": beams}
-        scores = self.known.score(asked, np.where(added, -1, candidates), task, **options)
-        if added.any():
-            others = self.everything.score(asked, np.where(added, candidates, -1), task, **options)
-            scores = np.where(added, others, scores)
-        return scores
+
+        def score(generator: TrainedGenerator | OnePassGenerator, chosen: np.ndarray) -> np.ndarray:
+            part = np.where(chosen, candidates, -1)
+            return generator.score(asked, part, task, users_per_batch=users_per_batch, beams=beams)
+
+        scores = score(self.known, ~added)
+        return np.where(added, score(self.everything, added), scores) if added.any() else scores
 
     def retrieve(
         self, asked: Any, task: str, *, beams: int, users_per_batch: int, excluded: np.ndarray | None
     ) -> RetrievedItems:
         """Search known and added items for each question, and return the best of both."""
-        known, options = self._n_known, {"beams": beams, "users_per_batch": users_per_batch}
+        known = self._n_known
         # Excluded items of the other search are -1: none.
         first, second = (
-            (None, None)
-            if excluded is None
-            else (np.where(excluded < known, excluded, -1), np.where(excluded >= known, excluded, -1))
+            None if excluded is None else np.where((excluded >= known) == added, excluded, -1)
+            for added in (False, True)
         )
         parts = [
-            self.known.retrieve(asked, task, excluded=first, **options),
-            self.everything.retrieve(asked, task, excluded=second, allowed=self._added(task), **options),
+            self.known.retrieve(asked, task, beams=beams, users_per_batch=users_per_batch, excluded=first),
+            self.everything.retrieve(
+                asked,
+                task,
+                beams=beams,
+                users_per_batch=users_per_batch,
+                excluded=second,
+                allowed=self._added(task),
+            ),
         ]
         items, scores = (np.concatenate([getattr(part, name) for part in parts], 1) for name in ("items", "scores"))
         best = np.argsort(-scores, axis=1, kind="stable")[:, :beams]
