@@ -223,7 +223,7 @@ def test_a_longer_file_leaves_the_first_items_their_numbers_and_identifiers(data
 
 
 def test_texts_and_categories_are_those_of_an_event_log(dataset: Path) -> None:
-    columns = {"description": ["<b>for</b> two"], "categories": [[["Home", "Sofas"]]]}
+    columns = {"description": ["for  two "], "categories": [[["Home", "Sofas"]]]}
     added = add(dataset, texts=["green  sofa"], **columns)
     item = schema.ITEMS.read(added / "items.parquet").row(N_ITEMS, named=True)
     assert (item["raw_id"], item["text"], item["categories"]) == ("n0", "green sofa for two", [["Home", "Sofas"]])
@@ -256,9 +256,9 @@ def test_items_that_cannot_be_added_are_one_clear_error(dataset: Path, options: 
     assert not (dataset / "added" / MODELS[0] / "stage.json").exists()
 
 
-def edit_record(stage: Path, **changes: Any) -> None:
-    record = json.loads((stage / "stage.json").read_text())
-    (stage / "stage.json").write_text(json.dumps({**record, **changes}))
+def edit_record(folder: Path, **changes: Any) -> None:
+    record = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").write_text(json.dumps({**record, **changes}))
 
 
 def test_what_cannot_be_extended_is_one_clear_error(dataset: Path, tmp_path: Path) -> None:
