@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from gensar_core import schema
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
-from gensar_core.generator.answering import Hit
+from gensar_core.generator.ask import Hit
 from gensar_core.generator.open import Generator, load_generator
 from gensar_core.runtime.stage import read_record
 from gensar_core.samples.events import NONE, EventLog

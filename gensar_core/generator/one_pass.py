@@ -23,7 +23,7 @@ from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.answering import Answering, Hit, check_request, hits
+from gensar_core.generator.ask import Answering, Hit, check_request, hits
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch, pretrained
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from gensar_core.config.generators import Precision
 from gensar_core.errors import UserError
-from gensar_core.generator.extended import ExtendedGenerator
+from gensar_core.generator.added_items import ExtendedGenerator
 from gensar_core.generator.one_pass import OnePassGenerator
 from gensar_core.generator.trained import TrainedGenerator
 

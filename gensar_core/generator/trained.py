@@ -25,7 +25,7 @@ from gensar_core.corpora.read import (
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.answering import Answering, Hit, check_request, hits
+from gensar_core.generator.ask import Answering, Hit, check_request, hits
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates

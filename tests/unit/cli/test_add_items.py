@@ -23,7 +23,7 @@ from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.embeddings.text import embed_catalogue
 from gensar_core.errors import UserError
-from gensar_core.generator.extended import ExtendedGenerator
+from gensar_core.generator.added_items import ExtendedGenerator
 from gensar_core.generator.train import train_generator
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.interface import KindData

@@ -12,7 +12,7 @@ import numpy as np
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.errors import UserError
-from gensar_core.generator.answering import Answering, Hit, check_request
+from gensar_core.generator.ask import Answering, Hit, check_request
 from gensar_core.generator.beam_search import RetrievedItems
 from gensar_core.generator.one_pass import OnePassGenerator
 from gensar_core.generator.trained import TrainedGenerator, read_same_items
