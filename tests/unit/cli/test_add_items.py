@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +45,20 @@ MODELS = ["causal_catalogue", "causal_vocabulary", "t5_catalogue", "t5_vocabular
 HISTORY = [Entry.clicked(2), Entry.searched(TEXTS[7]), Entry.found(7)]
 
 
-def samples() -> list[dict[str, Any]]:
-    """Every item is found by its text, and recommended after the item before it."""
-    rows = []
-    for item in range(N_ITEMS):
+def samples(queries: Sequence[int]) -> list[dict[str, Any]]:
+    """Every item is found by its query, and recommended after the one or two items before it."""
+    rows: list[dict[str, Any]] = []
+    for item, query in enumerate(queries):
+        before = [(R, (item - 1) % len(queries)), (S, (item - 2) % len(queries))][: 1 + item % 2]
         for split in schema.SPLITS:
-            rows.append(sample(len(rows), "search", split, item, item, []))
-            rows.append(
-                sample(
-                    len(rows),
-                    "rec",
-                    split,
-                    item,
-                    None,
-                    [(R, (item - 1) % N_ITEMS), (S, (item - 2) % N_ITEMS)][: 1 + item % 2],
-                )
-            )
+            rows.append(sample(len(rows), "search", split, item, query, []))
+            rows.append(sample(len(rows), "rec", split, item, None, before))
     return rows
 
 
-def train(folder: Path, name: str) -> None:
+def train(folder: Path, name: str, **changes: Any) -> None:
     backbone, likelihood = name.split("_")
-    values: dict[str, Any] = {"likelihood": likelihood, "batch_size": 16, "epochs": 4, "patience": None}
+    values: dict[str, Any] = {"likelihood": likelihood, "batch_size": 16, "epochs": 4, "patience": None, **changes}
     if backbone == "causal":
         values |= {"backbone": "causal"}
         values |= {"one_pass": OnePassSettings(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)}
@@ -76,30 +69,38 @@ def train(folder: Path, name: str) -> None:
     train_generator(corpus, folder / "canonical", model, TrainingSettings(**values), 1, None)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set's folder with four generators on one corpus: both backbones, both likelihoods."""
-    root = tmp_path_factory.mktemp("run")
+def write_dataset(root: Path, texts: list[str], queries: list[str], query_of: Sequence[int], *, clicks: bool) -> Path:
+    """Write all that generators are built of; without ``clicks``, identifiers have the side of the texts alone."""
     folder = root / "results" / "demo"
-    codes = [[0]] * N_ITEMS
+    codes = [[0]] * len(texts)
+    rows = samples(query_of)
     shop = write_corpus_inputs(
-        folder / "canonical", texts=TEXTS, queries=TEXTS, semantic=codes, collaborative=codes, samples=samples()
+        folder / "canonical", texts=texts, queries=queries, semantic=codes, collaborative=codes, samples=rows
     )
     write_users(shop, ["anna", "bert", "carl"])
-    held_out = [row for row in samples() if row["split"] != "train"]
+    held_out = [row for row in rows if row["split"] != "train"]
     lists = [(row["sample_id"], [item for item in range(9) if item != row["target_item"]]) for row in held_out]
     write_rows(schema.CANDIDATES, shop, lists)
     encoder = write_encoder(root / "encoder", COLORS + NOUNS)
     text = folder / "embeddings" / "words"
     embed_catalogue(shop, text, TextEmbedding(kind="text", model=str(encoder)), 1)
-    clicks = folder / "embeddings" / "clicks" / "vectors.safetensors"
-    clicks.parent.mkdir()
-    save_vectors({"items": np.random.default_rng(0).normal(size=(N_ITEMS, 6)).astype(np.float32)}, clicks)
-    vectors = {"semantic": text / "vectors.safetensors", "collaborative": clicks}
+    vectors = {"semantic": text / "vectors.safetensors"}
+    if clicks:
+        vectors["collaborative"] = folder / "embeddings" / "clicks" / "vectors.safetensors"
+        vectors["collaborative"].parent.mkdir()
+        matrix = np.random.default_rng(0).normal(size=(len(texts), 6)).astype(np.float32)
+        save_vectors({"items": matrix}, vectors["collaborative"])
     identifiers = folder / "identifiers" / "joint"
-    build_identifiers(KindData(vectors), identifiers, small_settings(codebook_size=4), 1, None)
+    build_identifiers(KindData(vectors), identifiers, small_settings(codebook_size=4 if clicks else 8), 1, None)
     settings = MaterializationSettings(tokenizer="trained", vocabulary_size=400)
     build_corpus(shop, shop, identifiers, folder / "corpora" / "demo", settings, 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set's folder with four generators on one corpus: both backbones, both likelihoods."""
+    folder = write_dataset(tmp_path_factory.mktemp("run"), TEXTS, TEXTS, range(N_ITEMS), clicks=True)
     for name in MODELS:
         train(folder, name)
     return folder
@@ -199,6 +200,20 @@ def test_new_items_are_recommended_found_ranked_and_read_in_histories(dataset: P
     only = np.zeros(N_ITEMS + len(NEW), dtype=bool)
     only[ADDED[1]] = True
     assert [hit.item for hit in generator.search("lamp", allowed=only)] == [ADDED[1]]
+
+
+@pytest.mark.parametrize("name", ["causal_catalogue", "t5_catalogue"])
+def test_a_query_finds_the_new_item_whose_text_is_like_those_it_was_learned_from(tmp_path: Path, name: str) -> None:
+    """Queries are colors, and texts are mostly their color: its items share first codes, which the model learns."""
+    texts = [" ".join([color] * 3 + [noun]) for color in COLORS for noun in NOUNS[:-1]]
+    query_of = [number for number in range(len(COLORS)) for _ in NOUNS[:-1]]
+    folder = write_dataset(tmp_path, texts, COLORS, query_of, clicks=False)
+    train(folder, name, epochs=30, learning_rate=1e-2, warmup_share=0.05, validation_users=3)
+    add(folder, name, texts=[" ".join([color] * 3 + [NOUNS[-1]]) for color in COLORS])
+    generator = open_generator(folder, name)
+    new = np.arange(len(texts) + len(COLORS)) >= len(texts)
+    first = [generator.search(color, top=1, allowed=new)[0].item - len(texts) for color in COLORS]
+    assert sum(item == number for number, item in enumerate(first)) >= len(COLORS) - 1, first
 
 
 def test_an_item_with_the_text_of_another_has_its_codes_or_the_nearest_free_ones(dataset: Path) -> None:

@@ -491,7 +491,7 @@ def test_items_are_added_from_what_a_generator_is_built_of(plan, folder, monkeyp
     }
 
 
-def test_nothing_is_added_to_identifiers_without_texts(folder):
+def test_nothing_is_added_to_identifiers_without_texts():
     values = copy.deepcopy(VALUES)
     values["corpora"]["full"]["identifier"] = "random"
     values["datasets"]["shop"]["new_items"] = "folder/new.csv"
