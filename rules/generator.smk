@@ -1,4 +1,4 @@
-# Corpus -> trained generator -> ranks.
+# Corpus -> trained generator -> ranks, and items added to it since.
 
 
 rule token_vectors:
@@ -117,3 +117,32 @@ rule rank_generator:
         code=code_of("rank_generator"),
     script:
         "../workflow_scripts/rank_generator.py"
+
+
+rule add_items:
+    input:
+        unpack(by_wildcards(paths.added_inputs)),
+    output:
+        multiext(
+            "results/{dataset}/added/{generator}/",
+            "items.parquet",
+            "identifiers.parquet",
+            "vocabulary.json",
+            "item_tokens.parquet",
+            "trie.safetensors",
+        ),
+        record="results/{dataset}/added/{generator}/stage.json",
+    log:
+        "results/{dataset}/logs/add_items_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(experiments.generators),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        mem_mb=scaled(4000, 20),
+        runtime=scaled(60),
+    params:
+        code=code_of("add_items"),
+    script:
+        "../workflow_scripts/add_items.py"

@@ -131,7 +131,10 @@ def explain(
     """Show an item's identifiers, and the items that share their first codes."""
     from gensar_core.cli.explain import explain as lines
 
-    for line in lines(item, identifiers, identifiers.resolve().parents[1] / "canonical", neighbors):
+    # A folder of added items holds the whole catalogue.
+    extended = (identifiers / "items.parquet").is_file()
+    canonical = identifiers if extended else identifiers.resolve().parents[1] / "canonical"
+    for line in lines(item, identifiers, canonical, neighbors):
         typer.echo(line)
 
 
@@ -201,9 +204,9 @@ def _ask(
         raise UserError("--user and --history: give one of the two")
     started = time.perf_counter()
     from gensar_core.corpora.user_words import UNKNOWN_USER
-    from gensar_core.service.shop import Shop, clicked_items, open_generator, read_names
+    from gensar_core.service.shop import Shop, added_to, clicked_items, open_generator, read_names
 
-    shop = Shop(dataset / "canonical")
+    shop = Shop(dataset / "canonical", added_to(dataset, name))
     number = None if user is None else shop.user(user)
     entries = shop.read_history(written or []) if number is None else shop.history(number)
     allowed = shop.allowed(None if only is None else read_names(only), category)
@@ -238,6 +241,32 @@ def serve(
     except ModuleNotFoundError as error:
         raise UserError(f"serve: needs {error.name}; run pip install 'gensar[serve]'") from error
     run_service(dataset, generator, host, port, beams=beams, batch=batch, most_waiting=waiting)
+
+
+@app.command("add-items")
+def add_new_items(
+    dataset: _Dataset,
+    generator: _Generator,
+    items: Annotated[Path, typer.Argument(help="a table of new items: raw_id, title, description, brand, categories")],
+) -> None:
+    """Add items to a trained generator without training it again; recommend, search and serve then know them."""
+    from gensar_core.corpora.added_items import add_items, check_extensible
+    from gensar_core.runtime.stage import read_record
+    from gensar_core.service.shop import corpus_of, embedding_of, identifiers_of
+
+    identifiers = identifiers_of(dataset, generator)
+    check_extensible(identifiers)
+    output = dataset / "added" / generator
+    add_items(
+        items,
+        dataset / "canonical",
+        corpus_of(dataset, generator),
+        identifiers,
+        embedding_of(dataset, generator),
+        output,
+    )
+    counts = read_record(output / "stage.json")["counts"]
+    typer.echo(f"{output}: {counts['added_items']:,} items added, {counts['free_identifiers']:,} identifiers left")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -102,6 +102,8 @@ class _DatasetBase(Settings):
     """Entry of `tables` shown in results/tables/{dataset}.csv."""
     published: str | None = None
     """Data set of gensar_core/evaluation/published.yaml whose figures stand below the tables among the catalogue."""
+    new_items: str | None = None
+    """Table of items to add to a trained generator without training it again (results/{dataset}/added/{generator}/)."""
     experiments: list[Name] = []
     """Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table."""
     compared_identifiers: list[Name] = []

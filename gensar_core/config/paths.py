@@ -329,6 +329,30 @@ def generator_start(plan: Plan, dataset: str, generator: str) -> list[str]:
     return [f"results/{dataset}/models/{other}/{name}" for name in names]
 
 
+def added_inputs(plan: Plan, dataset: str, generator: str) -> dict[str, str | list[str]]:
+    """Return the files from which items are added to a generator, by what they are.
+
+    Raises UserError when the data set names no table of new items, or when the identifiers come from no text embedding.
+    """
+    table = plan.experiments.datasets[dataset].new_items
+    if table is None:
+        raise UserError(f"config: datasets.{dataset}.new_items: name a table of items to add")
+    identifier = plan.experiments.corpora[plan.experiments.generators[generator].corpus].identifier
+    semantic = _sides(plan, identifier).get("semantic")
+    if semantic is None:
+        raise UserError(
+            f"config: generators.{generator}: the identifiers of its corpus come from no text embedding, so that new "
+            "items have none"
+        )
+    return {
+        "new_items": user_file(dataset, "new_items", table),
+        "canonical": _ITEMS.format(dataset=dataset),
+        "corpus": _of_corpus(plan, dataset, generator, [_ITEM_TOKENS, NEW_TOKENS]),
+        "identifiers": f"results/{dataset}/identifiers/{identifier}/stage.json",
+        "embedding": _vectors(dataset, semantic),
+    }
+
+
 def full_ranking_protocol(plan: Plan, dataset: str) -> str:
     """Return the settings that say which targets a data set ranks among all items, as canonical JSON."""
     return plan.experiments.datasets[dataset].full_ranking.canonical()

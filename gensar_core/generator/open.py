@@ -8,20 +8,23 @@ from typing import TypeAlias
 
 from gensar_core.config.generators import Precision
 from gensar_core.errors import UserError
+from gensar_core.generator.added_items import ExtendedGenerator
 from gensar_core.generator.one_pass import OnePassGenerator
 from gensar_core.generator.trained import TrainedGenerator
 
-#: A trained generator: both kinds answer the same questions.
-Generator: TypeAlias = TrainedGenerator | OnePassGenerator
+#: A trained generator: all kinds answer the same questions.
+Generator: TypeAlias = TrainedGenerator | OnePassGenerator | ExtendedGenerator
 
 
-def load_generator(model: Path, corpus: Path, precision: Precision = "float32") -> Generator:
+def load_generator(model: Path, corpus: Path, precision: Precision = "float32", added: Path | None = None) -> Generator:
     """Load the generator in the folder ``model``, which was trained on the folder ``corpus``.
 
-    Raises UserError if a folder is missing or they do not belong together.
+    ``added`` is a folder of items added since (stage `add_items`), which it then ranks and returns as well. Raises
+    UserError if a folder is missing or they do not belong together.
     """
     family = OnePassGenerator if _reads_logs(model) else TrainedGenerator
-    return family.load(model, corpus, precision=precision)
+    generator: TrainedGenerator | OnePassGenerator = family.load(model, corpus, precision=precision)
+    return generator if added is None else ExtendedGenerator.extend(generator, added)
 
 
 def asked_file(model: Path) -> str:

@@ -18,7 +18,7 @@ from gensar_core.generator.live_questions import Hit, LiveQuestion
 from gensar_core.generator.open import Generator
 from gensar_core.identifiers.table import IdentifierTable, shared_codes
 from gensar_core.service.requests import QuestionBody, RecommendBody, SearchBody
-from gensar_core.service.shop import Shop, clicked_items, identifiers_of, open_generator
+from gensar_core.service.shop import Shop, added_to, clicked_items, identifiers_of, open_generator
 
 _KINDS = {schema.RECOMMENDED_ITEM: "clicked", schema.SEARCHED_ITEM: "found"}
 
@@ -37,9 +37,10 @@ class ServedModel:
     @classmethod
     def load(cls, dataset: Path, name: str) -> ServedModel:
         """Load the generator ``name`` of a data set's folder. Raises UserError when its parts do not fit."""
-        shop = Shop(dataset / "canonical", suggests=False)
+        added = added_to(dataset, name)
+        shop = Shop(dataset / "canonical", added, suggests=False)
         generator = open_generator(dataset, name)
-        folder = identifiers_of(dataset, name)
+        folder = added or identifiers_of(dataset, name)
         identifiers = IdentifierTable.load(folder)
         if not len(shop.items) == generator.n_items == len(identifiers):
             raise UserError(

@@ -30,13 +30,15 @@ class Shop:
     """Read the canonical tables of a data set by raw ids. The project's own numbers are written #17."""
 
     canonical: Path
+    #: Folder of the items table, where items were added since (stage `add_items`).
+    added: Path | None = None
     #: Suggest a close id for an unknown one, which takes a pass over all ids.
     suggests: bool = True
 
     @functools.cached_property
     def items(self) -> pl.DataFrame:
         """Return item_id, raw_id, title and categories of every item, in the order of item_id."""
-        path = self.canonical / "items.parquet"
+        path = (self.added or self.canonical) / "items.parquet"
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a data set's folder, such as results/demo")
         return pl.read_parquet(path, columns=["item_id", "raw_id", "title", "categories"]).sort("item_id")
@@ -170,10 +172,16 @@ class Shop:
 
 
 def open_generator(dataset: Path, name: str) -> Generator:
-    """Load the generator ``name`` trained on a data set, with the corpus that its record names."""
+    """Load the generator ``name`` trained on a data set, with the corpus that its record names and the items added."""
     # Loading takes half a second, so it needs no bar among the answers.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load_generator(trained_model(dataset, name), corpus_of(dataset, name))
+    return load_generator(trained_model(dataset, name), corpus_of(dataset, name), added=added_to(dataset, name))
+
+
+def added_to(dataset: Path, name: str) -> Path | None:
+    """Return the folder of the items that were added to a generator; None when there are none."""
+    folder = dataset / "added" / name
+    return folder if (folder / "stage.json").is_file() else None
 
 
 def trained_model(dataset: Path, name: str) -> Path:
@@ -195,13 +203,18 @@ def identifiers_of(dataset: Path, name: str) -> Path:
     return dataset / "identifiers" / _read_by(corpus_of(dataset, name), "identifiers.parquet")
 
 
+def embedding_of(dataset: Path, name: str) -> Path:
+    """Return the semantic embedding of a generator's identifiers, by their record."""
+    return dataset / "embeddings" / _read_by(identifiers_of(dataset, name), "vectors.safetensors")
+
+
 def _read_by(stage: Path, file: str) -> str:
-    """Return the name of the one folder that a stage read a ``file`` from."""
+    """Return the name of the folder that a stage read a ``file`` from; of two embeddings, the semantic one is first."""
     inputs = read_record(stage / "stage.json")["inputs"]
-    folders = {Path(path).parent.name for path in inputs if Path(path).name == file}
-    if len(folders) != 1:
+    folders = [Path(path).parent.name for path in inputs if Path(path).name == file]
+    if not folders:
         raise UserError(f"{stage / 'stage.json'}: does not name the folder of {file}; build this stage again")
-    return folders.pop()
+    return folders[0]
 
 
 def clicked_items(history: Sequence[Entry]) -> set[int]:

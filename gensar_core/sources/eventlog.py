@@ -40,10 +40,10 @@ def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, o
         write_canonical(stage, raw, settings)
 
 
-def clean_items(path: Path) -> pl.LazyFrame:
-    """Return the item table in the form of ``RawClicks.items``."""
-    table = scan_text(path, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS)
-    raw_id = identity(pl.col("item_id"))
+def clean_items(path: Path, id_column: str = "item_id") -> pl.LazyFrame:
+    """Return the item table in the form of ``RawClicks.items``; ``id_column`` holds the ids of the source."""
+    table = scan_text(path, (id_column, *ITEM_COLUMNS[1:]), OPTIONAL_ITEM_COLUMNS)
+    raw_id = identity(pl.col(id_column))
     return table.select(
         "row",
         raw_id.alias("raw_id"),

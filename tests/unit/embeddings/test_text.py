@@ -12,8 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast
 
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings import encoder_families as families
@@ -24,30 +23,15 @@ from gensar_core.embeddings.text import TextEncoder, embed_catalogue
 from gensar_core.errors import UserError
 from gensar_core.runtime import device
 from tests.support.shop import write_corpus_inputs
+from tests.support.tiny_encoder import write_encoder
 
-WORDS = ["[PAD]", "[UNK]", "query:", "item:", *(f"w{number}" for number in range(30))]
 POSITIONS = 16
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A local sentence-transformers folder: one small BERT layer over whole words, 16 positions."""
-    folder = tmp_path_factory.mktemp("models")
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        folder / "bert"
-    )
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=POSITIONS, initializer_range=0.5,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder / "bert")
-    SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(8)], device="cpu").save(
-        str(folder / "tiny")
-    )
-    return folder / "tiny"
+    words = ["query:", "item:", *(f"w{number}" for number in range(30))]
+    return write_encoder(tmp_path_factory.mktemp("models"), words, POSITIONS)
 
 
 def canonical(folder, items, queries=("w1 w2",)):
