@@ -70,6 +70,7 @@ rule full_rank_generator:
         corpus=by_wildcards(paths.ranking_corpus),
         samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
         model="results/{dataset}/models/{generator}/stage.json",
+        unknown_items=by_wildcards(paths.unknown_items),
     output:
         ranks="results/{dataset}/full_ranks/{generator}.parquet",
         record="results/{dataset}/full_ranks/{generator}.stage.json",
@@ -97,6 +98,7 @@ rule rank_generator:
         corpus=by_wildcards(paths.ranking_corpus),
         samples=[paths.SAMPLES, paths.CANDIDATES],
         model="results/{dataset}/models/{generator}/stage.json",
+        unknown_items=by_wildcards(paths.unknown_items),
     output:
         ranks="results/{dataset}/ranks/{generator}.parquet",
         scores="results/{dataset}/ranks/{generator}.scores.parquet",

@@ -38,6 +38,8 @@ class SampleSettings(NegativesSettings):
     """With leave_one_out, users with fewer targets of a task contribute none of that task."""
     time_shares: list[float] = [0.8, 0.1, 0.1]
     """With time, the shares of train, valid and test among the targets of both tasks together."""
+    cold_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the items to draw and hold out of all training; they stay targets and candidates of valid and test."""
     expected_rows: dict[str, Count] = {}
     """Step name -> rows that the step should leave; a difference is reported as a warning."""
 
