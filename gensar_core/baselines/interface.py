@@ -18,6 +18,7 @@ from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.tensors import load_vectors
+from gensar_core.samples.cold_items import mark_cold_items
 
 S = TypeVar("S", bound=Settings)
 
@@ -54,6 +55,11 @@ class MethodData:
     def n_items(self) -> int:
         """Return the number of items; ids are 0 to n_items - 1."""
         return pl.scan_parquet(self.canonical / "items.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def cold(self) -> np.ndarray:
+        """Mark the items that are held out of training, bool [n_items]: no loss may set a target against them."""
+        return mark_cold_items(self.cold_items, self.n_items)
 
     @functools.cached_property
     def n_queries(self) -> int:

@@ -19,7 +19,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import full_ranking_metrics, load_targets, ranks_by_score
 from gensar_core.runtime.stage import Stage
-from gensar_core.samples.cold_items import mark_cold_items, rank_cold_last
+from gensar_core.samples.cold_items import rank_cold_last
 
 _RANKED_SPLITS = ("valid", "test")
 
@@ -180,6 +180,5 @@ def rank_targets(method: Method[Any], tasks: list[str]) -> Ranking:
 
 def unknown_items(method: Method[Any]) -> np.ndarray:
     """Mark the cold items of which a method knows nothing, bool [n_items]."""
-    data = method.data
-    known = method.scores_cold_items or data.embedding is not None
-    return mark_cold_items(None if known else data.cold_items, data.n_items)
+    known = method.scores_cold_items or method.data.embedding is not None
+    return np.zeros_like(method.data.cold) if known else method.data.cold
