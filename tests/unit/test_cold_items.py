@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import load_file
 
 from gensar_core import schema
 from gensar_core.baselines.run import fit_and_rank, rank_catalogue_by_method
@@ -215,3 +216,33 @@ def test_the_collaborative_vector_of_a_cold_item_is_the_mean_of_the_others(shop:
     seen = load_vectors(tmp_path / "sasrec/item_vectors.safetensors", "seen")[:, 0] > 0
     assert not seen[cold].any()
     np.testing.assert_allclose(vectors[cold], np.tile(vectors[seen].mean(axis=0), (len(cold), 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [
+        *(("sasrec", {"loss": loss}) for loss in ("softmax", "sampled_softmax", "bce")),
+        ("sasrec", {"loss": "gbce", "popularity_power": 0.0, "negatives": 64}),
+        ("qem", {"catalogue_softmax": True}),
+        ("qem", {"catalogue_softmax": False, "sampled_negatives": 16, "popularity_power": 0.0}),
+    ],
+)
+def test_no_loss_sets_a_target_against_a_cold_item(
+    shop: Path, tmp_path: Path, kind: str, overrides: dict[str, Any]
+) -> None:
+    """Where item vectors come from texts, what is learned does not depend on the texts of cold items."""
+    learned = []
+    for shift in (0.0, 5.0):
+        vectors = load_vectors(shop / "text.safetensors").copy()
+        vectors[cold_of(shop)] += shift
+        embedding = tmp_path / f"{shift}.safetensors"
+        save_vectors({"items": vectors, "queries": np.zeros((3, 6), dtype=np.float32)}, embedding)
+        home = tmp_path / str(shift)
+        fit_and_rank(
+            kind, kind, {"dimensions": 8, "epochs": 1, "item_vectors": "text", **overrides}, shop / "canonical",
+            shop / "samples", embedding, home / "model", home / "ranks", 1, None,
+            shop / "negatives/training_negatives.parquet", shop / "samples/cold_items.parquet",
+        )  # fmt: skip
+        learned.append(load_file(home / "model/model.safetensors"))
+    for name, weights in learned[0].items():
+        np.testing.assert_array_equal(weights, learned[1][name], err_msg=name)
