@@ -35,6 +35,7 @@ rule train_generator:
         samples=by_wildcards(paths.training_samples),
         token_vectors=by_wildcards(paths.generator_token_vectors),
         start_from=by_wildcards(paths.generator_start),
+        cold_items=by_wildcards(paths.cold_items),
     output:
         multiext(
             "results/{dataset}/models/{generator}/",

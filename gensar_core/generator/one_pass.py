@@ -40,6 +40,7 @@ from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import read_record
+from gensar_core.samples.cold_items import mark_cold_items
 from gensar_core.training.processes import ALONE, Processes
 
 #: Number of an asked item, and of a query that no one asked in training.
@@ -54,8 +55,12 @@ def one_pass_task(
     processes: Processes = ALONE,
     token_vectors: Path | None = None,
     start_from: Path | None = None,
+    cold_items: Path | None = None,
 ) -> OnePassTask:
-    """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``."""
+    """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``.
+
+    No target competes with an item of the table ``cold_items``.
+    """
     for name in LOG_TASKS:
         if not isinstance(settings.task_weights.get(name, 1.0), int | float):
             raise UserError(
@@ -97,7 +102,10 @@ def one_pass_task(
         raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")
     order_seed = derive_seed(seed, "order")
     trained = [LOG_TASKS[behavior] for behavior in trained_behaviors(corpus, _settings(corpus))]
-    return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained)
+    cold = mark_cold_items(cold_items, len(catalogue.items["rec"]))
+    return OnePassTask(
+        model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained, cold
+    )
 
 
 def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:

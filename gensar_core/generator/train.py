@@ -41,16 +41,20 @@ def train_generator(
     processes: Processes = ALONE,
     token_vectors: Path | None = None,
     start_from: Path | None = None,
+    cold_items: Path | None = None,
 ) -> None:
     """Train on the folder ``corpus`` and choose weights by the valid candidates in ``samples``.
 
     Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry per validation. ``checkpoints`` is a
     folder for this training only, from which a killed run continues to the same weights. All ``processes`` make the
     same call, and the first one writes. A warm start reads the file ``token_vectors``. ``start_from`` is the folder of
-    a trained generator to continue from: its weights replace the settings' backbone. Raises UserError if corpus,
-    samples and backbone do not belong together, and if the loss is no longer a number.
+    a trained generator to continue from: its weights replace the settings' backbone. No target competes with an item of
+    the table ``cold_items``. Raises UserError if corpus, samples and backbone do not belong together, and if the loss
+    is no longer a number.
     """
-    run = functools.partial(_train, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from)
+    run = functools.partial(
+        _train, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from, cold_items
+    )
     if not processes.first:
         run(processes.tell(None))
         return
@@ -67,6 +71,7 @@ def train_generator(
             *([samples / "training_events.parquet"] if causal else []),
             *([token_vectors] if settings.warm_start and token_vectors is not None else []),
             *(_model_files(start_from) if start_from is not None else []),
+            *([cold_items] if cold_items is not None else []),
         ],
         seed=seed,
         code=__name__,
@@ -103,10 +108,13 @@ def _train(
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
+    cold_items: Path | None,
     key: str,
 ) -> tuple[GeneratorTask | OnePassTask, TrainingRecord]:
     build = one_pass_task if settings.reads_logs else _prompt_task
-    task: GeneratorTask | OnePassTask = build(corpus, samples, settings, seed, processes, token_vectors, start_from)
+    task: GeneratorTask | OnePassTask = build(
+        corpus, samples, settings, seed, processes, token_vectors, start_from, cold_items
+    )
     record = train(
         task,
         task.schedule(),
@@ -127,6 +135,7 @@ def _prompt_task(
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
+    cold_items: Path | None,
 ) -> GeneratorTask:
     model = backbone.build(settings, corpus, seed, start_from)
     if settings.warm_start:
@@ -139,5 +148,5 @@ def _prompt_task(
         # T5's positions are relative and unlimited, but it has never seen longer inputs.
         check_lengths(examples.inputs, getattr(model.config, "n_positions", None), corpus / "train.parquet")
     lists = load_validation(corpus, samples, model, settings.validation_users, settings.validation_choice)
-    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items)))
+    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items), cold_items))
     return GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)

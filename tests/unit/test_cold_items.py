@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from gensar_core import schema
 from gensar_core.baselines.run import fit_and_rank, rank_catalogue_by_method
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.datasets import FullRankingSettings, SampleSettings, TrainingNegativesSettings
+from gensar_core.config.generators import OnePassSettings, ScratchSize, TrainingSettings
 from gensar_core.config.identifiers import ProductSettings
 from gensar_core.corpora.build import build_corpus
 from gensar_core.embeddings.sequential import extract_vectors
+from gensar_core.generator.train import train_generator
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.interface import KindData
 from gensar_core.ranking.candidates import load_candidates
@@ -246,3 +249,45 @@ def test_no_loss_sets_a_target_against_a_cold_item(
         learned.append(load_file(home / "model/model.safetensors"))
     for name, weights in learned[0].items():
         np.testing.assert_array_equal(weights, learned[1][name], err_msg=name)
+
+
+def with_other_codes(identifiers: Path, cold: Sequence[int], output: Path) -> Path:
+    """Copy identifiers in which each cold item has another last code that no item has, where there is one."""
+    shutil.copytree(identifiers, output)
+    table = schema.IDENTIFIERS.read(output / "identifiers.parquet").sort("item_id")
+    codes = table["semantic"].to_list()
+    for item in cold:
+        taken = {row[-1] for row in codes if row[:-1] == codes[item][:-1]}
+        codes[item] = [*codes[item][:-1], min({*range(8)} - taken, default=codes[item][-1])]
+    assert codes != table["semantic"].to_list()
+    columns = {side: pl.Series(codes, dtype=pl.List(pl.Int32())) for side in schema.SIDES}
+    schema.IDENTIFIERS.write(table.with_columns(**columns), output / "identifiers.parquet")
+    return output
+
+
+@pytest.mark.parametrize("backbone", ["scratch", "causal"])
+def test_no_target_of_a_generator_competes_with_a_cold_item(shop: Path, tmp_path: Path, backbone: str) -> None:
+    """What is learned over the catalogue does not depend on the codes of cold items."""
+    one_pass = OnePassSettings(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
+    size = ScratchSize(d_model=16, d_ff=16, d_kv=4, num_heads=2, num_layers=1, num_decoder_layers=1)
+    settings = TrainingSettings(
+        backbone=backbone, likelihood="catalogue", epochs=1, batch_size=16, patience=None, one_pass=one_pass, size=size
+    )
+    other = with_other_codes(shop / "identifiers", cold_of(shop), tmp_path / "identifiers")
+    words = MaterializationSettings(tokenizer="trained", vocabulary_size=500)
+    table = shop / "samples/cold_items.parquet"
+    build_corpus(shop / "canonical", shop / "samples", other, tmp_path / "corpus", words, 1, cold_items=table)
+    learned = {}
+    for name, corpus, cold in (
+        ("one", shop / "corpus", table), ("other", tmp_path / "corpus", table), ("all", tmp_path / "corpus", None)
+    ):  # fmt: skip
+        train_generator(corpus, shop / "samples", tmp_path / name, settings, 1, None, cold_items=cold)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        # Vectors of nodes are numbered by the trie, which the codes are part of.
+        learned[name] = {key: value for key, value in weights.items() if "node" not in key}
+
+    def same(name: str) -> bool:
+        return all(np.allclose(value, learned[name][key], atol=1e-7) for key, value in learned["one"].items())
+
+    assert same("other")
+    assert not same("all")
