@@ -19,8 +19,8 @@ from gensar_core.samples.cold_items import mark_cold_items
 def target_tries(corpus: Path, n_items: int, cold_items: Path | None = None) -> dict[str, TokenTrie]:
     """Load the trie of all items as each task writes them, by the task's name; tasks that write texts have none.
 
-    Items of the table ``cold_items`` are not in it. Raises UserError when the corpus lacks its prompt file, and when its
-    file of tries is missing, broken, or not that of ``n_items`` items.
+    Items of the table ``cold_items`` are not in it. Raises UserError when the corpus lacks its prompt file, and when
+    its file of tries is missing, broken, or not that of ``n_items`` items.
     """
     tries = load_tries(corpus, n_items)
     if cold_items is not None:

@@ -268,7 +268,9 @@ def with_other_codes(identifiers: Path, cold: Sequence[int], output: Path) -> Pa
 @pytest.mark.parametrize("backbone", ["scratch", "causal"])
 def test_no_target_of_a_generator_competes_with_a_cold_item(shop: Path, tmp_path: Path, backbone: str) -> None:
     """What is learned over the catalogue does not depend on the codes of cold items."""
-    one_pass = OnePassSettings(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2)
+    # The dropout of nodes is drawn in the order of their numbers.
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_layers": 1, "num_heads": 2}
+    one_pass = OnePassSettings(**sizes, node_dropout=0.0)
     size = ScratchSize(d_model=16, d_ff=16, d_kv=4, num_heads=2, num_layers=1, num_decoder_layers=1)
     settings = TrainingSettings(
         backbone=backbone, likelihood="catalogue", epochs=1, batch_size=16, patience=None, one_pass=one_pass, size=size
