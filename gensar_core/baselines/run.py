@@ -78,7 +78,7 @@ def fit_and_rank(
         record_name=f"{name}.stage.json",
     ) as stage:
         rank_targets(method, tasks).write(stage, name)
-        stage.record(cold_items_last=int(unknown_items(method).sum()))
+        stage.record(cold_items_last=int(_unknown_items(method).sum()))
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -112,7 +112,7 @@ def rank_catalogue_by_method(
     data = MethodData(canonical, samples, embedding, cold_items=cold_items)
     method, tasks = _untrained(name, kind, overrides, data, seed)
     method.load(model)
-    unknown = unknown_items(method)
+    unknown = _unknown_items(method)
     settings = method.settings.model_dump(mode="json")
     recorded = {"name": name, "kind": kind, "protocol": protocol.model_dump(), **settings}
     with Stage(
@@ -166,7 +166,7 @@ def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: 
 
 def rank_targets(method: Method[Any], tasks: list[str]) -> Ranking:
     """Return the ranks table of a fitted method for the valid and test targets of ``tasks``."""
-    data, unknown = method.data, unknown_items(method)
+    data, unknown = method.data, _unknown_items(method)
     return concat_rankings(
         rank_lists(
             load_candidates(data.samples_folder, task, split, samples=data.samples),
@@ -178,7 +178,7 @@ def rank_targets(method: Method[Any], tasks: list[str]) -> Ranking:
     )
 
 
-def unknown_items(method: Method[Any]) -> np.ndarray:
+def _unknown_items(method: Method[Any]) -> np.ndarray:
     """Mark the cold items of which a method knows nothing, bool [n_items]."""
     known = method.scores_cold_items or method.data.embedding is not None
     return np.zeros_like(method.data.cold) if known else method.data.cold
