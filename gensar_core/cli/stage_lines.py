@@ -1,7 +1,7 @@
 """Run the workflow with one line a stage: what happens, and how long is left (`gensar run`).
 
-The lines are written by a logger plugin of Snakemake. Snakemake's own, longer log goes to a file under .snakemake/log,
-and what a stage says to the file that its rule names.
+A logger plugin of Snakemake writes the lines. Snakemake's own, longer log goes to a file under .snakemake/log, and the
+output of a stage to the log file of its rule.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class LogHandler(LogHandlerBase):
             done = "stopped" if self._failed else f"{count} stage{'s' * (count != 1)} done"
             took = duration(self.clock() - self._begun)
             self.console.print(f"{done} after {took}; Snakemake's log: {message.split(': ', 1)[1]}", soft_wrap=True)
-        # What `_fail` says with more use, and what is no trouble.
+        # Leave out what `_fail` says better, and what is no trouble.
         elif record.levelno >= logging.WARNING and not self._failed and not any(text in message for text in _CHATTER):
             style = "red" if record.levelno >= logging.ERROR else "yellow"
             self.console.print(Text(message, style=style), soft_wrap=True)
