@@ -72,7 +72,7 @@ QUICK: dict[str, Any] = FULL | {
     "repetitions": 4,
     "long_beams": 20,
 }
-#: Runs of a latency at least, whatever they take.
+#: Fewest runs of a latency, whatever they take.
 RUNS = 3
 
 

@@ -25,10 +25,10 @@ def choose_encoder(survey: TableSurvey) -> str:
 
 
 def write_preset(output: Path, survey: TableSurvey, encoder: str, config: Path = Path("config.yaml")) -> str:
-    """Write the configuration for a surveyed data set, called as the file `config.NAME.yaml` says; return NAME.
+    """Write the configuration of a surveyed data set to ``output``, a file `config.NAME.yaml`; return NAME, its name.
 
-    Raises UserError when the file exists, when ``config`` has entries of its names, and when the two together are no
-    valid configuration.
+    Raises UserError when the file exists, when ``config`` has entries of the same names, and when the two together are
+    no valid configuration.
     """
     if output.exists():
         raise UserError(f"{output}: is there already; delete it, or give another --output config.NAME.yaml")
@@ -78,7 +78,7 @@ def preset_values(name: str, survey: TableSurvey, encoder: str) -> dict[str, Any
 
 
 class _Sizes:
-    """Choose the demo's sizes for small shops; for large ones, larger tables of codes and words, and fewer epochs."""
+    """Choose the demo's sizes for small shops; for large ones, larger codebooks and vocabularies, and fewer epochs."""
 
     def __init__(self, survey: TableSurvey) -> None:
         events = survey.recommendations + survey.searches
@@ -106,8 +106,8 @@ _TARGET: Final = 0.005
 def estimate(survey: TableSurvey, encoder: str) -> dict[str, float]:
     """Estimate the minutes to the metric table on two cores: what takes time -> its minutes.
 
-    Each stage takes a time in proportion to what it reads. Their sum is too high where two cores run two stages at the
-    same time. A download of the encoder is not counted.
+    A stage's time grows in proportion to what it reads. The sum is too high where two stages run side by side. A
+    download of the encoder is not counted.
     """
     sizes = _Sizes(survey)
     events = survey.recommendations + survey.searches

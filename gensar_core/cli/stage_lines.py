@@ -1,7 +1,7 @@
 """Run the workflow with one line a stage: what happens, and how long is left (`gensar run`).
 
-The lines are written by a logger plugin of Snakemake. Snakemake's own, longer log goes to a file under .snakemake/log,
-and what a stage says to the file that its rule names.
+A logger plugin of Snakemake writes the lines. Snakemake's own, longer log goes to a file under .snakemake/log, and the
+output of a stage to the log file of its rule.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ STAGES: Final[Mapping[str, tuple[str, float]]] = {
     "samples_gather": ("gather samples", 2),
     "training_negatives": ("draw training negatives", 2),
     "embed_text": ("encode item texts", 15),
+    "embed_trained_text": ("train text vectors on clicks", 30),
     "embed_sequential": ("take item vectors from a method", 3),
     "identifiers": ("learn identifiers", 12),
     "identifier_quality": ("measure identifiers", 3),
@@ -49,6 +50,13 @@ STAGES: Final[Mapping[str, tuple[str, float]]] = {
     "full_rank_generator": ("rank all items by a generator", 30),
     "full_rank_generator_part": ("rank all items by a generator, a part", 30),
     "full_rank_generator_gather": ("gather ranks among all items", 2),
+    "add_items": ("give new items identifiers", 5),
+    "recommendations": ("recommend to all users", 30),
+    "recommendations_part": ("recommend to a part of the users", 30),
+    "recommendations_gather": ("gather recommendations", 2),
+    "searches": ("search for a file of queries", 15),
+    "tune_generator": ("search a generator's settings", 600),
+    "tune_method": ("search a method's settings", 300),
     "method": ("fit a method and rank by it", 10),
     "full_rank_method": ("rank all items by a method", 10),
     "fuse": ("weigh rankers into one", 3),
@@ -148,7 +156,7 @@ class LogHandler(LogHandlerBase):
             done = "stopped" if self._failed else f"{count} stage{'s' * (count != 1)} done"
             took = duration(self.clock() - self._begun)
             self.console.print(f"{done} after {took}; Snakemake's log: {message.split(': ', 1)[1]}", soft_wrap=True)
-        # What `_fail` says with more use, and what is no trouble.
+        # Leave out what `_fail` says better, and what is no trouble.
         elif record.levelno >= logging.WARNING and not self._failed and not any(text in message for text in _CHATTER):
             style = "red" if record.levelno >= logging.ERROR else "yellow"
             self.console.print(Text(message, style=style), soft_wrap=True)

@@ -24,7 +24,7 @@ from gensar_core.sources.shared.k_core import interaction_core
 from gensar_core.sources.shared.normalization import END_OF_TIME, normalized
 from gensar_core.sources.shared.raw_tables import DELIMITERS, column_names, delimiter, reading, scan_text, table_format
 
-#: Column of each table -> names that it often has, without blanks, case and signs; the likeliest first.
+#: Column of each table -> names that it often has, in small letters without blanks and signs; the likeliest first.
 _COLUMNS: Final = {
     "items": {
         "item_id": "itemid item productid product sku asin articleid article isbn movieid bookid trackid id",
@@ -47,14 +47,14 @@ _KINDS: Final = {
     "recommendation": "recommendation recommended rec click view detail purchase buy order cart addtocart play",
     "search": "search searched searchclick searchresult query",
 }
-#: Smallest numbers of events a user and item that are tried, in this order.
+#: Values of k of the k-core, in the order in which they are tried.
 _CORES: Final = (5, 3, 2)
 _SAMPLED_TEXTS: Final = 300
 
 
 @dataclass(frozen=True)
 class TableSurvey:
-    """Hold what two tables are: a data set's settings, its numbers, and all that was found, in words.
+    """Hold what two tables contain: the settings of a data set, its counts, and every finding as text.
 
     ``settings`` are those of an entry of `datasets`. ``found`` lists (what, finding). ``languages`` has the share of
     the texts in each. ``users`` to ``queries`` count what is left after ``min_interactions``; ``characters`` counts the
@@ -188,7 +188,7 @@ def _event_settings(
     elif median < END_OF_TIME:
         found.append(("times", "unix seconds"))
     else:
-        # Whatever is neither is refused when the events are read, by its rows.
+        # Reading the events refuses times that are neither, and names their rows.
         settings["time_unit"] = "milliseconds"
         found.append(("times", "unix milliseconds"))
     return settings, found
@@ -234,7 +234,7 @@ def _measured(items: Path, events: Path, settings: dict[str, Any], found: list[t
     read = validate(EventLogSettings, own | {"min_interactions": 0}, str(events))
     with tempfile.TemporaryDirectory() as folder:
         canonical = Path(folder)
-        # Warnings stand in the record; their prefix, the folder, would mean nothing here.
+        # The record holds the warnings; printed ones would name this temporary folder.
         with contextlib.redirect_stderr(io.StringIO()):
             canonicalize_events(items, events, read, canonical, seed=0)
         record = read_record(canonical / "stage.json")

@@ -19,7 +19,7 @@ _MARKS = ((re.compile(r"^\*\*(.*?)\*\*"), "bold green"), (re.compile(r"^<u>(.*?)
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Collection[str] = ()) -> None:
     """Print rows below a header; the columns named in ``right`` are numbers. Cells hold text, never markup."""
-    # Where nobody looks, such as in a file, no line is broken.
+    # In a file or a pipe, break no line.
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 10_000

@@ -68,7 +68,7 @@ class FullRankingSettings(Settings):
 
 
 class AnswerSettings(Settings):
-    """Configure how many questions are answered at once by a trained generator."""
+    """Configure a trained generator's answers to many questions."""
 
     top: Positive = 10
     """Items of each answer."""

@@ -48,7 +48,7 @@ _ENCODED_AGAIN, _TOLERANCE = 8, 0.1
 def add_items(items: Path, canonical: Path, corpus: Path, identifiers: Path, embedding: Path, output: Path) -> None:
     """Write a catalogue extended by the table ``items`` into the folder ``output``.
 
-    ``items`` is Parquet, CSV or JSON lines with the columns raw_id and title and, if it likes, description, brand and
+    ``items`` is Parquet, CSV or JSON lines with the columns raw_id and title and, optionally, description, brand and
     categories, as in the items of an event log. ``canonical``, ``corpus``, ``identifiers`` and ``embedding`` are
     folders of the stages that a generator is built from; ``embedding`` is that of the semantic side. Writes
     items.parquet, identifiers.parquet, vocabulary.json, item_tokens.parquet (the tables of these names, old rows first

@@ -21,7 +21,7 @@ from gensar_core.runtime.stage import read_record
 HIT: Final = 10
 #: How many hits and how many misses of a task are shown, how many items of a list, and how much of a history.
 _SHOWN, _LENGTH, _HISTORY = 60, 5, 6
-#: Kinds of methods whose lists stand beside the generator's, the first that there are; then the best of the others.
+#: Kinds of methods whose list is shown beside the generator's: the first that was ranked. The best other one follows.
 _BESIDE: Final = {"rec": ("sasrec", "popularity"), "search": ("bm25", "query_frequency")}
 _ACTS: Final = ("clicked", "searched", "found")
 #: What a reader can choose to see; report_page.html knows these words.

@@ -27,9 +27,9 @@ _FIRST: Final = "ndcg@5"
 def write_report(results: Path, output: Path) -> list[str]:
     """Write all that is finished in ``results`` to the HTML file ``output``; return the titles of its sections.
 
-    There is a section for every metric table, with an interactive plot; one for every data set whose samples were
-    ranked by a generator, with hits and misses (``ranked_candidates``); and the data sets' own pages where they were
-    built. The file loads nothing from elsewhere. Raises UserError when there is no finished metric table.
+    Every metric table has a section with an interactive plot. Every data set whose samples a generator ranked has one
+    with hits and misses (`ranked_candidates`). The data sets' own pages follow. The file loads nothing from elsewhere.
+    Raises UserError when there is no finished metric table.
     """
     sections = dict(_sections(results))
     if not sections:

@@ -21,7 +21,7 @@ from gensar_core.generator.trained import TrainedGenerator, read_same_items
 
 @dataclass
 class ExtendedGenerator(Answering):
-    """Hold one model twice: with the ``known`` items that it was trained on, and with ``everything``.
+    """Hold one model twice: with the ``known`` items that it was trained on, and with all items (``everything``).
 
     Known items compete with known items alone, so that added ones change none of their scores by a single bit. An added
     item's tokens compete with those of all items. Both are searched, each with all beams, and merged by their scores.
@@ -42,7 +42,7 @@ class ExtendedGenerator(Answering):
 
     @property
     def items(self) -> dict[str, ItemTokens]:
-        """Return the tokens of each item, by task."""
+        """Return the tokens of all items, by task."""
         return self.everything.items
 
     @property
@@ -102,7 +102,7 @@ class ExtendedGenerator(Answering):
         for generator, mine, whole in ((self.known, old, bool(old.all())), (self.everything, added, False)):
             own = {"allowed": None if whole else mine, "excluded": excluded}
             if excluded is not None:
-                # An excluded item of the other search is -1: none.
+                # -1 excludes nothing: an item of the other search.
                 own["excluded"] = np.where((excluded < known) == (generator is self.known), excluded, -1)
             found.append(generator.retrieve(asked, task, users_per_batch=users_per_batch, **options, **own))
         items, scores = (np.concatenate([getattr(part, name) for part in found], 1) for name in ("items", "scores"))

@@ -8,8 +8,6 @@ characters become overlapping pairs, as in Lucene's CJKAnalyzer, since most of t
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,15 +17,10 @@ import simplemma
 
 from gensar_core.runtime.progress import progress
 from gensar_core.samples.bm25_search import Postings
+from gensar_core.sources.shared.normalization import CJK, spaced
 
-#: Ideographs, kana and Hangul, as a character class.
-_CJK: Final = (
-    "[\u1100-\u11ff\u3005-\u3007\u3040-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
-)
-_RUN: Final = re.compile(f"{_CJK}+")
 # Of other scripts, a single character is no word.
-_TOKEN: Final = rf"(?u)\b\w\w+\b|{_CJK}"
+_TOKEN: Final = rf"(?u)\b\w\w+\b|{CJK}"
 
 
 class BM25Index:
@@ -84,19 +77,6 @@ def bm25_words(queries: Sequence[str]) -> list[list[str]]:
         show_progress=False,
     )
     return words
-
-
-def spaced(text: str) -> str:
-    """Write each run of Chinese, Japanese or Korean characters as its overlapping pairs, with blanks around each.
-
-    A run of one character stays as it is. Texts of other scripts do not change.
-    """
-    return _RUN.sub(_pairs, text)
-
-
-def _pairs(run: re.Match[str]) -> str:
-    letters = run.group()
-    return f" {' '.join(map(''.join, itertools.pairwise(letters))) or letters} "
 
 
 def lexical_negatives(hits: np.ndarray, targets: np.ndarray, count: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from gensar_core.service.shop import Folders, clicked_items, read_lines, whole_h
 
 #: Questions answered in one search: a kill loses no more than minutes of work.
 _BLOCK: Final = 1024
-#: Return the questions from one number to another, each with what names it in the table.
+#: Return the questions of a range of numbers, each with its name in the table: a raw user id or a query.
 _Ask: TypeAlias = Callable[[int, int], list[tuple[str, LiveQuestion]]]
 
 
@@ -40,7 +40,7 @@ def recommend_to_all(
     checkpoints: Path | None = None,
     part: Part = WHOLE,
 ) -> None:
-    """Write ``output`` (table `recommendations`, a file *.parquet) and its record: items for every user, or for some.
+    """Write ``output`` (table `recommendations`, a file *.parquet) and its record: items for all users, or for some.
 
     ``checkpoints`` is a folder for this file alone, from which a killed run continues to the same answers; ``part``
     selects the users. Names in the files of users and items that the data set does not have are counted and reported.
@@ -147,7 +147,7 @@ def _write(
     part: Part,
     prepare: Callable[[Stage], tuple[int, _Ask]],
 ) -> None:
-    """Answer the questions of a stage that also reads ``files``; ``prepare`` counts and asks them."""
+    """Answer the questions of a stage: ``prepare`` reads ``files``, counts the questions and returns them by range."""
     table = schema.TABLES[name]
     stock = Path(settings.items) if settings.items else None
     inputs = [*folders.files(), *files, *([stock] if stock else [])]

@@ -26,7 +26,7 @@ Metrics = dict[str, float]
 
 
 class Tuned(abc.ABC):
-    """Stand for an entry of `methods` or `generators` whose settings are varied.
+    """Hold an entry of `methods` or `generators` whose settings are varied.
 
     ``inputs`` are the files that a fit reads, and ``code`` is the module that does it.
     """
@@ -64,7 +64,7 @@ class Tuned(abc.ABC):
 
 
 class TunedMethod(Tuned):
-    """Stand for an entry of `methods`; ``overrides`` are the keys of its method's own settings."""
+    """Hold an entry of `methods`; ``overrides`` are the keys of its method's own settings."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class TunedMethod(Tuned):
 
 
 class TunedGenerator(Tuned):
-    """Stand for an entry of `generators`; the arguments are those of `train_generator`."""
+    """Hold an entry of `generators`; the arguments are those of `train_generator`."""
 
     code = fit_generator.__module__
 

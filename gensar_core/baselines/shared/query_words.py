@@ -12,13 +12,17 @@ from torch.nn import functional
 from gensar_core.baselines.interface import MethodData
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.schema import QUERIES
+from gensar_core.sources.shared.normalization import spaced
 
 _WORD = re.compile(r"\w+")
 
 
 def words_of(text: str) -> list[str]:
-    """Split a text into lower-cased runs of letters and digits, in order."""
-    return _WORD.findall(text.lower())
+    """Split a text into lower-cased runs of letters and digits, in order.
+
+    Chinese, Japanese and Korean runs become overlapping pairs of characters, as `spaced` writes them.
+    """
+    return _WORD.findall(spaced(text.lower()))
 
 
 def query_word_numbers(data: MethodData, max_words: int) -> tuple[Ragged, int]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Final
 
 import polars as pl
 
 #: Exclusive upper bound of plausible times in unix seconds: 2100-01-01. Milliseconds of this century lie far above.
 END_OF_TIME: Final = 4_102_444_800
+#: Ideographs, kana and Hangul, as a character class.
+CJK: Final = (
+    "[\u1100-\u11ff\u3005-\u3007\u3040-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_RUN: Final = re.compile(f"{CJK}+")
 
 _ISO: Final = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(?:[.,]\d+)?)?)? ?(?:(Z)|([+-]\d{2}):?(\d{2}))?$"
 
@@ -22,6 +30,19 @@ def normalized(text: pl.Expr) -> pl.Expr:
         .str.normalize("NFC")
         .fill_null("")
     )
+
+
+def spaced(text: str) -> str:
+    """Write each run of Chinese, Japanese or Korean characters as its overlapping pairs, with blanks around each.
+
+    A run of one character stays as it is. Texts of other scripts do not change.
+    """
+    return _RUN.sub(_pairs, text)
+
+
+def _pairs(run: re.Match[str]) -> str:
+    letters = run.group()
+    return f" {' '.join(map(''.join, itertools.pairwise(letters))) or letters} "
 
 
 def identity(raw: pl.Expr) -> pl.Expr:

@@ -1,5 +1,7 @@
 """Rows as arrays against plain loops, words of queries, the loss of a row, and the learning rate on a plateau."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -77,8 +79,19 @@ def test_training_rows_hold_target_stored_and_sampled_negatives(tmp_path):
     assert (batch.history.clicks.shape[1], batch.history.searches.shape[1]) == (3, 2)
 
 
-def test_query_vectors_average_their_words():
+def test_words_are_runs_of_letters_or_pairs_of_characters_without_blanks():
     assert words_of("Car-Audio  MP3 player's") == ["car", "audio", "mp3", "player", "s"]
+    assert words_of("Grüner Tee, чай") == ["grüner", "tee", "чай"]
+    assert words_of("緑茶の急須") == ["緑茶", "茶の", "の急", "急須"]
+    assert words_of("USBケーブル 2m 茶") == ["usb", "ケー", "ーブ", "ブル", "2m", "茶"]
+
+
+@given(st.text(st.characters(max_codepoint=0x10FF)))
+def test_words_with_blanks_between_them_stay_whole(text):
+    assert words_of(text) == re.findall(r"\w+", text.lower())
+
+
+def test_query_vectors_average_their_words():
     lists = numbered(["car audio", "", "new car", "audio car car audio"], {"audio": 0, "car": 1}, 3)
     assert [lists.take(np.array([row])).values.tolist() for row in range(4)] == [[1, 0], [], [1], [0, 1, 1]]
     words = QueryWords(lists, 2, 4)

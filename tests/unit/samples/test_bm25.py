@@ -9,7 +9,8 @@ import simplemma
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.samples.bm25 import BM25Index, bm25_words, lexical_negatives, spaced
+from gensar_core.samples.bm25 import BM25Index, bm25_words, lexical_negatives
+from gensar_core.sources.shared.normalization import spaced
 
 STOP_WORDS = {"the", "of", "and"}
 
