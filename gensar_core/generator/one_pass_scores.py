@@ -265,34 +265,38 @@ class OnePassBeams:
         if scorer.over_catalogue:
             self._softmax = scorer.softmax(task, scorer.evidence_of(logs, row, entry, task))
         self._outputs = self._heard.state[:, None]
-        #: Which of the tokens read for beams each beam sees, bool [B, K, tokens].
-        self._seen = torch.zeros((len(row), 1, 0), dtype=torch.bool, device=scorer.device)
+        #: Places of each beam's own tokens among those read for all beams of its question, int64 [B, K, tokens].
+        self._ancestors = torch.zeros((len(row), 1, 0), dtype=torch.int64, device=scorer.device)
+        self._read = 0
 
     def start(self) -> torch.Tensor:
         """Return the states before the first token [B, 1, d]."""
         return self._outputs
 
     def step(self, token: torch.Tensor, beam: torch.Tensor, node: torch.Tensor, depth: int) -> torch.Tensor:
-        """Return the states after ``token`` [B, K]; a behavior token has been read with the question."""
+        """Return the states after ``token`` [B, K]; a behavior token has been read with the question.
+
+        A code before the end of sequence is not read: the end is certain.
+        """
         catalogue, model = self._scorer.catalogue, self._scorer.model
-        if depth <= catalogue.first_code:
-            places = beam[:, :, None].expand(-1, -1, self._outputs.shape[2])
-            self._outputs = self._outputs.gather(1, places)
-            self._seen = self._seen.gather(1, beam[:, :, None].expand(-1, -1, self._seen.shape[2]))
+        above = self._ancestors.gather(1, beam[:, :, None].expand(-1, -1, self._ancestors.shape[2]))
+        if depth <= catalogue.first_code or catalogue.tries[self._task].levels[depth + 1].all_end:
+            self._ancestors = above
+            self._outputs = self._outputs.gather(1, beam[:, :, None].expand(-1, -1, self._outputs.shape[2]))
             return self._outputs
-        before = self._seen.gather(1, beam[:, :, None].expand(-1, -1, self._seen.shape[2]))
-        own = torch.eye(token.shape[1], dtype=torch.bool, device=token.device).expand(len(token), -1, -1)
-        self._seen = torch.cat([before, own], 2)
-        heard = self._heard.seen[:, None].expand(-1, token.shape[1], -1)
+        row = self._read + torch.arange(token.shape[1], device=token.device)
+        self._ancestors = torch.cat([above, row.expand(len(token), -1)[:, :, None]], 2)
+        self._read += token.shape[1]
         position = self._heard.position[:, None] + (depth - catalogue.first_code - 1)
         self._outputs = model.states(
             token,
             catalogue.nodes.of_level[self._task][depth][node],
             None,
             position.expand(-1, token.shape[1]),
-            torch.cat([heard, self._seen], 2),
+            self._heard.seen[:, None],
             model.node_vectors,
             self._heard.cache,
+            ancestors=self._ancestors,
         )
         return self._outputs
 

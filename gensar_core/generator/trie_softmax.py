@@ -82,7 +82,16 @@ class TrieSoftmax:
         ``question`` [n] selects the click evidence of each prefix.
         """
         children = self.children(depth, node)
-        return self.normalized(states, children, self.vectors([children])[0], question)
+        if self._at_root(children):
+            return self.normalized(states, children, self.vectors([children])[0], question)
+        branches, number = self.trie.branches[depth], self._nodes[depth + 1][children.number]
+        token = self.trie.levels[depth + 1].token[children.number].long() - branches.first_token
+        # One product serves all prefixes; to gather a token's vector for each continuation takes longer.
+        logits = (states @ self.model.outputs[branches.first_token : branches.last_token + 1].T)[children.row, token]
+        if len(self._vectors):
+            own = torch.nn.functional.embedding(number.clamp_min(0), self._vectors)
+            logits = logits + (states[children.row] * own).sum(1).masked_fill(number < 0, 0.0)
+        return self._normalized(logits, children, question)
 
     def children(self, depth: int, node: torch.Tensor) -> Children:
         """List the continuations of ``node`` [n] of level ``depth``."""
@@ -117,8 +126,12 @@ class TrieSoftmax:
         self, states: torch.Tensor, children: Children, vectors: torch.Tensor, question: torch.Tensor
     ) -> Continuations:
         """Normalize over ``children`` with their ``vectors`` after ``states`` [n, d]; see `continuations`."""
-        row = children.row
-        logits = (states @ vectors.T).flatten() if self._at_root(children) else (states[row] * vectors).sum(1)
+        if self._at_root(children):
+            return self._normalized((states @ vectors.T).flatten(), children, question)
+        return self._normalized((states[children.row] * vectors).sum(1), children, question)
+
+    def _normalized(self, logits: torch.Tensor, children: Children, question: torch.Tensor) -> Continuations:
+        row, count = children.row, len(children.first)
         logits = logits.float()
         if self._evidence is not None:
             below = self.trie.levels[children.depth + 1]
@@ -127,9 +140,9 @@ class TrieSoftmax:
             logits = logits + self.model.with_evidence(self._task, children.depth, beneath)
         if self._open is not None:
             logits = logits.masked_fill(~self._open[children.depth + 1][children.number], -torch.inf)
-        largest = torch.full((len(states),), -torch.inf, device=logits.device)
+        largest = torch.full((count,), -torch.inf, device=logits.device)
         largest = largest.scatter_reduce(0, row, logits.detach(), "amax")
-        sums = torch.zeros(len(states), device=logits.device).index_add(0, row, (logits - largest[row]).exp())
+        sums = torch.zeros(count, device=logits.device).index_add(0, row, (logits - largest[row]).exp())
         return Continuations(logits - (largest + sums.log())[row], children.first, children.child)
 
     def _at_root(self, children: Children) -> bool:
