@@ -169,6 +169,7 @@ def _end_with(parent: int) -> None:
 def _main() -> None:
     """Run the agent of one of several nodes; leave its error at the store for the process that started them all."""
     from torch.distributed import TCPStore
+    from torch.distributed.elastic.multiprocessing import SignalException
 
     host, port, nodes, count, module, *words = sys.argv[1:]
     try:
@@ -176,6 +177,9 @@ def _main() -> None:
     except (UserError, RuntimeError) as error:
         message = f"{_USER_ERROR if isinstance(error, UserError) else ''}{error}"
         TCPStore(host, int(port)).compare_set(_ERROR, "", message)
+        sys.exit(1)
+    except SignalException:
+        # Another agent has failed, and its message is the one to read.
         sys.exit(1)
 
 

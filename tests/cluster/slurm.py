@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scancel", "sinfo")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "salloc", "srun", "scancel", "sinfo")
 INSTALLED = Path("/etc/slurm/slurm.conf")
 NODES = ("node1", "node2")
 #: A GPU that can be asked for where there is none.
@@ -70,7 +70,11 @@ def _start(state: Path, variables: dict[str, str]) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         nodes = subprocess.run(
-            ["sinfo", "-h", "-N", "-p", "cpu", "-o", "%T"], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+            ["sinfo", "-h", "-N", "-p", "cpu", "-o", "%T"],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if nodes.stdout.split() == ["idle"] * len(NODES):
             return
