@@ -9,8 +9,8 @@ import sys
 import pytest
 import yaml
 
-from tests.workflow.conftest import TABLE, TINY, Workflow
 from tests.workflow import test_processes as training
+from tests.workflow.conftest import TABLE, TINY, Workflow
 from tests.workflow.planning import ROOT
 
 from .slurm import slurm
