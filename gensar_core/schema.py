@@ -208,6 +208,13 @@ CANDIDATES: Final = Table(
     unique=("sample_id",),
 )
 
+COLD_ITEMS: Final = Table(
+    "cold_items",
+    "the items that `cold_share` holds out of all training",
+    {"item_id": Column(pl.Int32(), "the item")},
+    unique=("item_id",),
+)
+
 TRAINING_NEGATIVES: Final = Table(
     "training_negatives",
     "what methods that train on sampled negatives set against each train target; it is not among them",

@@ -7,6 +7,7 @@ rule method:
         samples=[paths.SAMPLES, paths.CANDIDATES, paths.TRAINING_EVENTS],
         embedding=by_wildcards(paths.method_embedding),
         negatives=by_wildcards(paths.method_negatives),
+        cold_items=by_wildcards(paths.cold_items),
     output:
         # A model's files depend on the method; the record is written last and represents all of them.
         model="results/{dataset}/models/{method}/stage.json",
@@ -39,6 +40,7 @@ rule full_rank_method:
         samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
         embedding=by_wildcards(paths.method_embedding),
         model="results/{dataset}/models/{method}/stage.json",
+        cold_items=by_wildcards(paths.cold_items),
     output:
         ranks="results/{dataset}/full_ranks/{method}.parquet",
         record="results/{dataset}/full_ranks/{method}.stage.json",

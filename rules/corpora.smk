@@ -39,6 +39,7 @@ rule corpus:
         samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
         identifiers=by_wildcards(paths.corpus_identifiers),
         pseudo_queries=by_wildcards(paths.corpus_pseudo_queries),
+        cold_items=by_wildcards(paths.cold_items),
     output:
         paths.CORPUS_FILES,
         tokenizer=paths.TOKENIZER,

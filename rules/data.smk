@@ -181,7 +181,7 @@ rule samples:
         paths.PARTIES,
         events=paths.EVENTS,
     output:
-        [paths.TRAINING_EVENTS, paths.CANDIDATES, paths.AUDIT],
+        [paths.TRAINING_EVENTS, paths.CANDIDATES, paths.COLD_ITEMS, paths.AUDIT],
         samples=paths.SAMPLES,
         record="results/{dataset}/samples/stage.json",
     log:
@@ -269,7 +269,7 @@ rule samples_gather:
         moments=paths.SURVEY,
         parts=by_wildcards(paths.sample_parts, names=[*part_files(), "stage.json"]),
     output:
-        [paths.TRAINING_EVENTS, paths.CANDIDATES, paths.AUDIT],
+        [paths.TRAINING_EVENTS, paths.CANDIDATES, paths.COLD_ITEMS, paths.AUDIT],
         samples=paths.SAMPLES,
         record="results/{dataset}/samples/stage.json",
     log:
@@ -296,6 +296,7 @@ rule training_negatives:
         query_table="results/{dataset}/canonical/queries.parquet",
         samples=paths.SAMPLES,
         events=paths.TRAINING_EVENTS,
+        cold_items=by_wildcards(paths.cold_items),
     output:
         negatives="results/{dataset}/training_negatives/training_negatives.parquet",
         record="results/{dataset}/training_negatives/stage.json",

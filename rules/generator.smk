@@ -1,4 +1,4 @@
-# Corpus -> trained generator -> ranks.
+# Corpus -> trained generator -> ranks, and items added to it since.
 
 
 rule token_vectors:
@@ -35,6 +35,7 @@ rule train_generator:
         samples=by_wildcards(paths.training_samples),
         token_vectors=by_wildcards(paths.generator_token_vectors),
         start_from=by_wildcards(paths.generator_start),
+        cold_items=by_wildcards(paths.cold_items),
     output:
         multiext(
             "results/{dataset}/models/{generator}/",
@@ -71,6 +72,7 @@ rule full_rank_generator:
         corpus=by_wildcards(paths.ranking_corpus),
         samples=[paths.SAMPLES, paths.TRAINING_EVENTS],
         model="results/{dataset}/models/{generator}/stage.json",
+        unknown_items=by_wildcards(paths.unknown_items),
     output:
         ranks="results/{dataset}/full_ranks/{generator}.parquet",
         record="results/{dataset}/full_ranks/{generator}.stage.json",
@@ -98,6 +100,7 @@ rule rank_generator:
         corpus=by_wildcards(paths.ranking_corpus),
         samples=[paths.SAMPLES, paths.CANDIDATES],
         model="results/{dataset}/models/{generator}/stage.json",
+        unknown_items=by_wildcards(paths.unknown_items),
     output:
         ranks="results/{dataset}/ranks/{generator}.parquet",
         scores="results/{dataset}/ranks/{generator}.scores.parquet",
@@ -118,3 +121,32 @@ rule rank_generator:
         code=code_of("rank_generator"),
     script:
         "../workflow_scripts/rank_generator.py"
+
+
+rule add_items:
+    input:
+        unpack(by_wildcards(paths.added_inputs)),
+    output:
+        multiext(
+            "results/{dataset}/added/{generator}/",
+            "items.parquet",
+            "identifiers.parquet",
+            "vocabulary.json",
+            "item_tokens.parquet",
+            "trie.safetensors",
+        ),
+        record="results/{dataset}/added/{generator}/stage.json",
+    log:
+        "results/{dataset}/logs/add_items_{generator}.log",
+    wildcard_constraints:
+        generator=any_of(experiments.generators),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 8
+    resources:
+        mem_mb=scaled(4000, 20),
+        runtime=scaled(60),
+    params:
+        code=code_of("add_items"),
+    script:
+        "../workflow_scripts/add_items.py"

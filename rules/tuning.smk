@@ -7,6 +7,7 @@ rule tune_method:
         samples=[paths.SAMPLES, paths.CANDIDATES, paths.TRAINING_EVENTS],
         embedding=by_wildcards(paths.method_embedding),
         negatives=by_wildcards(paths.method_negatives),
+        cold_items=by_wildcards(paths.cold_items),
     output:
         # The study file {method}.journal beside these is no output, so that a killed search continues.
         multiext(
@@ -41,6 +42,7 @@ rule tune_generator:
         samples=by_wildcards(paths.training_samples),
         token_vectors=by_wildcards(paths.generator_token_vectors),
         start_from=by_wildcards(paths.generator_start),
+        cold_items=by_wildcards(paths.cold_items),
     output:
         multiext(
             "results/tuning/{dataset}/{generator}",

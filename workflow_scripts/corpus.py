@@ -17,4 +17,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         seed=snakemake.params.seed,
         protocol=snakemake.params.protocol,
         pseudo_queries=Path(snakemake.input.pseudo_queries) if snakemake.input.pseudo_queries else None,
+        cold_items=Path(snakemake.input.cold_items[0]) if snakemake.input.cold_items else None,
     )

@@ -19,4 +19,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         settings=RetrievalSettings.model_validate_json(snakemake.params.settings),
         protocol=FullRankingSettings.model_validate_json(snakemake.params.protocol),
         part=Part(int(snakemake.wildcards.get("part", 0)), int(snakemake.wildcards.get("parts", 1))),
+        unknown_items=Path(snakemake.input.unknown_items[0]) if snakemake.input.unknown_items else None,
     )

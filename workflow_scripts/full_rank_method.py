@@ -21,4 +21,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         output=Path(snakemake.output.ranks).parent,
         seed=snakemake.params.seed,
         protocol=FullRankingSettings.model_validate_json(snakemake.params.protocol),
+        cold_items=Path(snakemake.input.cold_items[0]) if snakemake.input.cold_items else None,
     )

@@ -21,4 +21,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         seed=snakemake.params.seed,
         checkpoints=Path(snakemake.params.checkpoints),
         training_negatives=Path(snakemake.input.negatives[0]) if snakemake.input.negatives else None,
+        cold_items=Path(snakemake.input.cold_items[0]) if snakemake.input.cold_items else None,
     )

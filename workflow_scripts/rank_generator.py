@@ -17,4 +17,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         name=Path(snakemake.output.ranks).stem,
         settings=RankingSettings.model_validate_json(snakemake.params.settings),
         part=Part(int(snakemake.wildcards.get("part", 0)), int(snakemake.wildcards.get("parts", 1))),
+        unknown_items=Path(snakemake.input.unknown_items[0]) if snakemake.input.unknown_items else None,
     )

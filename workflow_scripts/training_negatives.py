@@ -14,4 +14,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         output=Path(snakemake.output.negatives).parent,
         settings=TrainingNegativesSettings.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
+        cold_items=Path(snakemake.input.cold_items[0]) if snakemake.input.cold_items else None,
     )

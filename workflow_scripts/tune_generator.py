@@ -17,6 +17,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         samples=Path(snakemake.input.samples[0]).parent,
         token_vectors=Path(snakemake.input.token_vectors[0]) if snakemake.input.token_vectors else None,
         start_from=Path(snakemake.input.start_from[0]).parent if snakemake.input.start_from else None,
+        cold_items=Path(snakemake.input.cold_items[0]) if snakemake.input.cold_items else None,
     )
     tune(
         generator,

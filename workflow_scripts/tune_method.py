@@ -19,6 +19,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         samples=Path(snakemake.input.samples[0]).parent,
         embedding=Path(snakemake.input.embedding[0]) if snakemake.input.embedding else None,
         training_negatives=Path(snakemake.input.negatives[0]) if snakemake.input.negatives else None,
+        cold_items=Path(snakemake.input.cold_items[0]) if snakemake.input.cold_items else None,
     )
     tune(
         method, Path(snakemake.output.best).with_suffix(""), Path(snakemake.params.checkpoints), snakemake.params.trials

@@ -18,6 +18,7 @@ from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.tensors import load_vectors
+from gensar_core.samples.cold_items import mark_cold_items
 
 S = TypeVar("S", bound=Settings)
 
@@ -40,18 +41,25 @@ INPUTS: Final = {
 class MethodData:
     """Hold everything a method may see of a data set: canonical tables, samples, and at most one text embedding.
 
-    ``training_negatives`` is the path of the table, for methods that list it among their inputs.
+    ``training_negatives`` is the path of the table, for methods that list it among their inputs; ``cold_items`` is that
+    of the items that are held out of training, where the data set has some.
     """
 
     canonical: Path
     samples_folder: Path
     embedding: Path | None = None
     training_negatives: Path | None = None
+    cold_items: Path | None = None
 
     @functools.cached_property
     def n_items(self) -> int:
         """Return the number of items; ids are 0 to n_items - 1."""
         return pl.scan_parquet(self.canonical / "items.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def cold(self) -> np.ndarray:
+        """Mark the items that are held out of training, bool [n_items]: no loss may set a target against them."""
+        return mark_cold_items(self.cold_items, self.n_items)
 
     @functools.cached_property
     def n_queries(self) -> int:
@@ -92,7 +100,8 @@ class Method(abc.ABC, Generic[S]):
 
     A file of methods/ defines one subclass and binds it to ``METHOD``. ``tasks`` lists the tasks it ranks, ``inputs``
     what it reads (keys of ``INPUTS``), ``paper`` is its source, and ``seeded`` says whether the seed may change its
-    scores.
+    scores. ``scores_cold_items`` says whether an item that training never showed gets a score of its own without an
+    `embedding`; with one, it has a vector.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -100,6 +109,7 @@ class Method(abc.ABC, Generic[S]):
     paper: ClassVar[str]
     settings_model: ClassVar[type[Settings]]
     seeded: ClassVar[bool] = True
+    scores_cold_items: ClassVar[bool] = False
 
     def __init__(self, settings: S, data: MethodData, seed: int) -> None:
         self.settings = settings

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from gensar_core import schema
@@ -18,6 +19,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
 from gensar_core.ranking.full_ranking import full_ranking_metrics, load_targets, ranks_by_score
 from gensar_core.runtime.stage import Stage, cpu_seconds
+from gensar_core.samples.cold_items import rank_cold_last
 
 _RANKED_SPLITS = ("valid", "test")
 
@@ -34,23 +36,25 @@ def fit_and_rank(
     seed: int,
     checkpoints: Path | None,
     training_negatives: Path | None = None,
+    cold_items: Path | None = None,
 ) -> None:
     """Write a fitted method into the folder ``model``, and {name}.parquet (table `ranks`) into the folder ``ranks``.
 
     ``kind`` names the method's file and ``overrides`` are its settings. ``embedding`` is a vectors.safetensors file for
     methods that read text vectors. ``checkpoints`` is a folder for this method alone: a killed training resumes from
     it, and it is removed once everything is written. ``training_negatives`` is the path of the table, for methods that
-    list it among their inputs. Raises UserError on wrong settings, or when there is no target to rank.
+    list it among their inputs. A method without vectors for items of the table ``cold_items`` ranks them last. Raises
+    UserError on wrong settings, or when there is no target to rank.
     """
     method, tasks = _untrained(
-        name, kind, overrides, MethodData(canonical, samples, embedding, training_negatives), seed
+        name, kind, overrides, MethodData(canonical, samples, embedding, training_negatives, cold_items), seed
     )
     code = type(method).__module__
     recorded = {"name": name, "kind": kind, **method.settings.model_dump(mode="json")}
 
     inputs = [samples / file for file in ("training_events.parquet", "samples.parquet", "candidates.parquet")]
     inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
-    inputs += [path for path in (embedding, training_negatives) if path is not None]
+    inputs += [path for path in (embedding, training_negatives, cold_items) if path is not None]
     with Stage("method", model, settings=recorded, inputs=inputs, seed=seed, code=code, alone=True) as stage:
         started, cpu_started = time.monotonic(), cpu_seconds()
         fitted = method.fit(checkpoints, stage.key)
@@ -79,6 +83,7 @@ def fit_and_rank(
         record_name=f"{name}.stage.json",
     ) as stage:
         rank_targets(method, tasks).write(stage, name)
+        stage.record(cold_items_last=int(_unknown_items(method).sum()))
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -103,20 +108,28 @@ def rank_catalogue_by_method(
     output: Path,
     seed: int,
     protocol: FullRankingSettings,
+    cold_items: Path | None = None,
 ) -> None:
     """Write {name}.parquet (table `full_ranks`) of the fitted method in the folder ``model`` into ``output``.
 
     The other arguments are those of ``fit_and_rank``.
     """
-    method, tasks = _untrained(name, kind, overrides, MethodData(canonical, samples, embedding), seed)
+    data = MethodData(canonical, samples, embedding, cold_items=cold_items)
+    method, tasks = _untrained(name, kind, overrides, data, seed)
     method.load(model)
+    unknown = _unknown_items(method)
     settings = method.settings.model_dump(mode="json")
     recorded = {"name": name, "kind": kind, "protocol": protocol.model_dump(), **settings}
     with Stage(
         "full_rank_method",
         output,
         settings=recorded,
-        inputs=[samples / "samples.parquet", samples / "training_events.parquet", *sorted(model.glob("*.safetensors"))],
+        inputs=[
+            samples / "samples.parquet",
+            samples / "training_events.parquet",
+            *([cold_items] if cold_items else []),
+            *sorted(model.glob("*.safetensors")),
+        ],
         seed=seed,
         code=type(method).__module__,
         record_name=f"{name}.stage.json",
@@ -125,7 +138,7 @@ def rank_catalogue_by_method(
             ranks_by_score(
                 load_targets(samples, task, protocol),
                 method.data.n_items,
-                method.score_catalogue,
+                lambda rows: rank_cold_last(method.score_catalogue(rows), unknown),
                 description=f"full ranks {task}",
             )
             for task in tasks
@@ -158,13 +171,19 @@ def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: 
 
 def rank_targets(method: Method[Any], tasks: list[str]) -> Ranking:
     """Return the ranks table of a fitted method for the valid and test targets of ``tasks``."""
-    data = method.data
+    data, unknown = method.data, _unknown_items(method)
     return concat_rankings(
         rank_lists(
             load_candidates(data.samples_folder, task, split, samples=data.samples),
-            method.score,
+            lambda lists: rank_cold_last(method.score(lists), unknown[lists.items]),
             description=f"ranks {task} {split}",
         )
         for task in tasks
         for split in _RANKED_SPLITS
     )
+
+
+def _unknown_items(method: Method[Any]) -> np.ndarray:
+    """Mark the cold items of which a method knows nothing, bool [n_items]."""
+    known = method.scores_cold_items or method.data.embedding is not None
+    return np.zeros_like(method.data.cold) if known else method.data.cold

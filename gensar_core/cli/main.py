@@ -169,7 +169,10 @@ def explain(
     """Show an item's identifiers, and the items that share their first codes."""
     from gensar_core.cli.explain import explain as lines
 
-    for line in lines(item, identifiers, identifiers.resolve().parents[1] / "canonical", neighbors):
+    # A folder of added items holds the whole catalogue.
+    extended = (identifiers / "items.parquet").is_file()
+    canonical = identifiers if extended else identifiers.resolve().parents[1] / "canonical"
+    for line in lines(item, identifiers, canonical, neighbors):
         typer.echo(line)
 
 
@@ -392,6 +395,25 @@ def export(
 
     export_generator(dataset, generator, folder)
     typer.echo(f"{folder}: written; try it with gensar search {folder} WORDS, or read its README.md")
+
+
+@app.command("add-items")
+def add_new_items(
+    dataset: _Dataset,
+    generator: _Generator,
+    items: Annotated[Path, typer.Argument(help="a table of new items: raw_id, title, description, brand, categories")],
+) -> None:
+    """Add items to a trained generator without training it again; recommend, search and serve then know them."""
+    from gensar_core.corpora.added_items import add_items, check_extensible
+    from gensar_core.runtime.stage import read_record
+    from gensar_core.service.shop import Folders
+
+    folders = Folders.of(dataset, generator)
+    check_extensible(folders.identifiers)
+    output = dataset / "added" / generator
+    add_items(items, folders.canonical, folders.corpus, folders.identifiers, folders.embedding, output)
+    counts = read_record(output / "stage.json")["counts"]
+    typer.echo(f"{output}: {counts['added_items']:,} items added, {counts['free_identifiers']:,} identifiers left")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

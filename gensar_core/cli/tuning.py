@@ -40,6 +40,8 @@ def tuned_entry(dataset: Path, experiments: Experiments, name: str) -> Tuned:
 
     Raises UserError on a name that is neither.
     """
+    known = experiments.datasets.get(dataset.name)
+    cold_items = dataset / "samples/cold_items.parquet" if known is not None and known.samples.cold_share else None
     if name in experiments.methods:
         method = experiments.methods[name]
         embedding = dataset / f"embeddings/{method.embedding}/vectors.safetensors" if method.embedding else None
@@ -53,6 +55,7 @@ def tuned_entry(dataset: Path, experiments: Experiments, name: str) -> Tuned:
             dataset / "samples",
             embedding,
             dataset / "training_negatives/training_negatives.parquet" if reads_negatives else None,
+            cold_items,
         )
     if name in experiments.generators:
         generator = experiments.generators[name]
@@ -65,5 +68,6 @@ def tuned_entry(dataset: Path, experiments: Experiments, name: str) -> Tuned:
             dataset / "samples",
             warm if generator.warm_start else None,
             dataset / f"models/{generator.start_from}" if generator.start_from else None,
+            cold_items,
         )
     raise UserError(not_an_entry(name, [*experiments.methods, *experiments.generators], "of methods or generators"))

@@ -39,6 +39,8 @@ class SampleSettings(NegativesSettings):
     """With leave_one_out, users with fewer targets of a task contribute none of that task."""
     time_shares: list[float] = [0.8, 0.1, 0.1]
     """With time, the shares of train, valid and test among the targets of both tasks together."""
+    cold_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the items to draw and hold out of all training; they stay targets and candidates of valid and test."""
     expected_rows: dict[str, Count] = {}
     """Step name -> rows that the step should leave; a difference is reported as a warning."""
 
@@ -141,6 +143,8 @@ class _DatasetBase(Settings):
     """Entry of `tables` shown in results/tables/{dataset}.csv."""
     published: str | None = None
     """Data set of gensar_core/evaluation/published.yaml whose figures stand below the tables among the catalogue."""
+    new_items: str | None = None
+    """Table of items to add to a trained generator without training it again (results/{dataset}/added/{generator}/)."""
     experiments: list[Name] = []
     """Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table."""
     compared_identifiers: list[Name] = []

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from gensar_core.config.base import canonical_json
 from gensar_core.config.experiments import Experiments
+from gensar_core.config.identifiers import sides_told
 from gensar_core.config.prompts import find_prompts
 from gensar_core.config.seeds import Runs
 from gensar_core.errors import UserError
@@ -36,6 +37,7 @@ _SAMPLES: Final = "results/{dataset}/samples"
 SAMPLES: Final = f"{_SAMPLES}/samples.parquet"
 CANDIDATES: Final = f"{_SAMPLES}/candidates.parquet"
 TRAINING_EVENTS: Final = f"{_SAMPLES}/training_events.parquet"
+COLD_ITEMS: Final = f"{_SAMPLES}/cold_items.parquet"
 AUDIT: Final = f"{_SAMPLES}/audit.json"
 #: The survey of all users, which every part of the samples reads.
 SURVEY_TABLES: Final = [f"results/{{dataset}}/samples_parts/survey/{name}.parquet" for name in ("users", "clicks")]
@@ -167,6 +169,11 @@ def sample_parts(plan: Plan, dataset: str, names: Sequence[str]) -> list[str]:
     return [f"{folder}/{part}-of-{parts}/{name}" for part in range(parts) for name in names]
 
 
+def cold_items(plan: Plan, dataset: str) -> list[str]:
+    """List the table of items that are held out of training: one file, or none where the data set holds none out."""
+    return [COLD_ITEMS.format(dataset=dataset)] if plan.experiments.datasets[dataset].samples.cold_share else []
+
+
 # Embeddings and identifiers.
 
 
@@ -194,6 +201,8 @@ def identifier_inputs(plan: Plan, dataset: str, identifier: str) -> dict[str, st
         files |= {name: pattern.format(dataset=dataset) for name, pattern in _IDENTIFIER_INPUTS[one].items()}
     if queries := getattr(plan.experiments.identifiers[identifier], "pseudo_queries", None):
         files["pseudo_queries"] = _PSEUDO_QUERIES.format(dataset=dataset, entry=queries)
+    for file in cold_items(plan, dataset):
+        files["cold_items"] = file
     return files
 
 
@@ -355,6 +364,37 @@ def generator_start(plan: Plan, dataset: str, generator: str) -> list[str]:
         return [f"results/{dataset}/identifiers/{identifier}/stage.json"]
     names = ("model.safetensors", "config.json", "stage.json") if entry.start_from else ()
     return [f"results/{dataset}/models/{entry.start_from}/{name}" for name in names]
+
+
+def unknown_items(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the table of cold items for a generator whose identifiers tell nothing of texts, and so nothing of them."""
+    identifier = plan.experiments.corpora[plan.experiments.generators[generator].corpus].identifier
+    texts = "semantic" in sides_told(plan.experiments.identifiers[identifier])
+    return [] if texts else cold_items(plan, dataset)
+
+
+def added_inputs(plan: Plan, dataset: str, generator: str) -> dict[str, str | list[str]]:
+    """Return the files from which items are added to a generator, by what they are.
+
+    Raises UserError when the data set names no table of new items, or when the identifiers come from no text embedding.
+    """
+    table = plan.experiments.datasets[dataset].new_items
+    if table is None:
+        raise UserError(f"config: datasets.{dataset}.new_items: name a table of items to add")
+    identifier = plan.experiments.corpora[plan.experiments.generators[generator].corpus].identifier
+    semantic = _sides(plan, identifier).get("semantic")
+    if semantic is None:
+        raise UserError(
+            f"config: generators.{generator}: the identifiers of its corpus come from no text embedding, so that new "
+            "items have none"
+        )
+    return {
+        "new_items": user_file(dataset, "new_items", table),
+        "canonical": _ITEMS.format(dataset=dataset),
+        "corpus": _of_corpus(plan, dataset, generator, [_ITEM_TOKENS, NEW_TOKENS]),
+        "identifiers": f"results/{dataset}/identifiers/{identifier}/stage.json",
+        "embedding": _vectors(dataset, semantic),
+    }
 
 
 def full_ranking_protocol(plan: Plan, dataset: str) -> str:

@@ -50,6 +50,7 @@ from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.cold_items import mark_cold_items
 from gensar_core.samples.events import EventLog
 from gensar_core.samples.histories import Protocol
 
@@ -66,6 +67,7 @@ def build_corpus(
     seed: int,
     pseudo_queries: Path | None = None,
     protocol: Protocol = "strict",
+    cold_items: Path | None = None,
 ) -> None:
     """Materialize a corpus in the folder ``output``.
 
@@ -75,8 +77,9 @@ def build_corpus(
     asked_logs.parquet (table `user_logs`: training logs, the tasks without a user, and the logs whose targets are the
     valid and test samples, under the samples' history ``protocol``),
     item_tokens.parquet (table `item_tokens`), trie.safetensors (the same as one trie per task), tokenizer/ and
-    new_tokens.json. Tasks of pseudo-queries read the table ``pseudo_queries``. Raises UserError when an input is
-    missing or does not match the others, or when the tokenizer cannot be loaded or does not fit.
+    new_tokens.json. Tasks of pseudo-queries read the table ``pseudo_queries``. No training example shows or asks an
+    item of the table ``cold_items``. Raises UserError when an input is missing or does not match the others, or when
+    the tokenizer cannot be loaded or does not fit.
     """
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [canonical / "events.parquet", samples / "training_events.parquet"]
@@ -89,6 +92,8 @@ def build_corpus(
         if pseudo_queries is None:
             raise UserError("tasks: some need a table of pseudo-queries; name one, or drop these tasks")
         files.append(pseudo_queries)
+    if cold_items is not None:
+        files.append(cold_items)
     prompts = find_prompts(settings.prompts)
     tasks = tasks_of(prompts)
     kinds = set().union(*(task.kinds for task in tasks.values()))
@@ -139,6 +144,7 @@ def build_corpus(
             pieces,
             pseudo,
             pseudo_texts,
+            mark_cold_items(cold_items, len(items)),
         )
         stage.record(
             vocabulary_size=new.vocabulary_size,
@@ -170,6 +176,8 @@ class _Corpus:
     pieces: Pieces
     pseudo: pl.DataFrame
     pseudo_texts: Texts
+    #: Items that training must not see, bool [n_items]; samples of the train split hold none.
+    cold: np.ndarray
 
     def sample_chunks(self) -> Iterator[pl.DataFrame]:
         """Read the samples table in chunks."""
@@ -252,12 +260,11 @@ class _Corpus:
         A part holds its prompts, the prompt number of each target (None: prompt i has target i), and the targets.
         """
         if task.source == "item":
-            for rows in _slices(np.flatnonzero(~self.without_text(task)), item_rows):
+            for rows in _slices(np.flatnonzero(~self.without_text(task) & ~self.cold), item_rows):
                 yield rows, None, rows
         elif task.source == "pseudo_query":
-            for rows in _slices(
-                np.flatnonzero(~self.pseudo_texts.empty), lambda usable: pseudo_rows(self.pseudo, usable)
-            ):
+            usable = ~self.pseudo_texts.empty & ~self.cold[self.pseudo.get_column("item_id").to_numpy()]
+            for rows in _slices(np.flatnonzero(usable), lambda numbers: pseudo_rows(self.pseudo, numbers)):
                 yield rows, None, rows
         else:
             empty = self.without_text(task)

@@ -61,8 +61,11 @@ class Asked(NamedTuple):
 class LivePrompts:
     """Write prompts for new histories as a corpus writes its own."""
 
-    def __init__(self, corpus: Path) -> None:
-        """Load the corpus' settings, tokenizer and prompt file. Raises UserError if ``corpus`` is no corpus folder."""
+    def __init__(self, corpus: Path, catalogue: Path | None = None) -> None:
+        """Load the corpus' settings, tokenizer and prompt file, and the items' tokens from ``catalogue`` (None: there).
+
+        Raises UserError if ``corpus`` is no corpus folder.
+        """
         record = read_record(corpus / "stage.json")
         self.settings = validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")
         tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
@@ -76,7 +79,7 @@ class LivePrompts:
         self._instructions = Instructions.load(corpus, [task.name for task in self._tasks.values()])
         self._behavior_tokens = has_behavior_tokens(corpus)
         self._user_tokens = [self._tokens[token] for token in user_tokens(prompts.user_tokens)]
-        self._identifiers = _identifiers(corpus / "item_tokens.parquet", self._behavior_tokens)
+        self._identifiers = _identifiers((catalogue or corpus) / "item_tokens.parquet", self._behavior_tokens)
 
     def write(self, task: str, asked: Sequence[Asked]) -> Ragged:
         """Write encoder inputs of one task, a row for each question.

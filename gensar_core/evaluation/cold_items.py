@@ -13,21 +13,25 @@ from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_fi
 from gensar_core.evaluation.table_formats import markdown_table
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
 from gensar_core.ranking.metrics import gains
-from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.stage import Stage, read_record
 
 #: Groups of targets: the name, and the largest number of training clicks.
 GROUPS: Final = (("0", 0), ("1-5", 5), ("6-20", 20), ("more", None))
 _METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 _DRAWN: Final = "ndcg@5"
+#: Follows the name of a row that ranks cold items last.
+_LAST: Final = " (cold items last)"
 
 
 def cold_table(ranks: Sequence[Path], names: Sequence[str], training_events: Path, table: Path, figure: Path) -> None:
     """Write {table}.csv and .md, and draw {figure}.svg and .png.
 
     ``ranks`` are ranks files and ``names`` their rows' names, in the order shown; a name that occurs several times is a
-    row trained once per seed, which shows means. ``training_events`` is the file of training clicks. Raises UserError
-    when a file is missing or holds no test ranks, and when two files rank different targets.
+    row trained once per seed, which shows means. The name of a row without vectors for cold items, which ranks them
+    last, says so. ``training_events`` is the file of training clicks. Raises UserError when a file is missing or holds
+    no test ranks, and when two files rank different targets.
     """
+    names = [f"{name}{_LAST if _ranks_cold_last(path) else ''}" for name, path in zip(names, ranks, strict=True)]
     with Stage.named_after(table, "cold_table", inputs=[*ranks, training_events], code=__name__) as stage:
         rows = cold_metrics(ranks, names, schema.EVENTS.read(training_events))
         rows.write_csv(stage.path(f"{table.name}.csv"), float_precision=6)
@@ -36,6 +40,12 @@ def cold_table(ranks: Sequence[Path], names: Sequence[str], training_events: Pat
         with Stage.named_after(figure, "cold_figure", inputs=[*ranks, training_events], code=__name__) as drawn:
             _draw(rows, drawn.path(figure.name))
         stage.record(rows=len(rows))
+
+
+def _ranks_cold_last(ranks: Path) -> bool:
+    """Tell by the record of a ranks file whether its method ranks cold items last; a fusion's does not say."""
+    counts = read_record(ranks.with_suffix(".stage.json"))["counts"]
+    return bool(counts.get("cold_items_last"))
 
 
 def cold_metrics(ranks: Sequence[Path], names: Sequence[str], events: pl.DataFrame) -> pl.DataFrame:

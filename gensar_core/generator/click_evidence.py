@@ -201,12 +201,15 @@ def _rows(offsets: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _latest(history: Ragged, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the latest different items of each history: question, item and age (0: the last) of each."""
+    """Return the latest different items of each history: question, item and age (0: the last) of each.
+
+    Items from ``n_items`` on, added since the clicks were counted, have an age but no counts; they are left out.
+    """
     question, item = history.rows[::-1], history.values[::-1].astype(np.int64)
-    _, first = np.unique(question * n_items + item, return_index=True)
+    _, first = np.unique(question * max(n_items, int(item.max(initial=0)) + 1) + item, return_index=True)
     kept = np.sort(first)
     question, item = question[kept], item[kept]
     begins = np.flatnonzero(np.diff(question, prepend=-1) != 0)
     age = np.arange(len(question)) - np.repeat(begins, np.diff(np.append(begins, len(question))))
-    recent = age < _ITEMS
+    recent = (age < _ITEMS) & (item < n_items)
     return question[recent], item[recent], age[recent]

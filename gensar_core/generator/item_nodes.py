@@ -63,6 +63,17 @@ class ItemNodes:
         of_level = {task: tuple(level.to(device) for level in levels) for task, levels in self.of_level.items()}
         return replace(self, of_level=of_level)
 
+    def numbered_as(self, older: ItemNodes) -> ItemNodes:
+        """Number the prefixes as ``older`` does, which was built of the first of these items; others get no number."""
+        number = torch.full((self.count + 1,), NO_NODE)
+        for task, paths in older.of_item.items():
+            number[self.of_item[task][: len(paths)]] = paths
+        # The last place stands for no node, in both numberings.
+        number[NO_NODE] = NO_NODE
+        of_item = {task: number[paths] for task, paths in self.of_item.items()}
+        of_level = {task: tuple(number[nodes] for nodes in levels) for task, levels in self.of_level.items()}
+        return ItemNodes(older.count, of_item, of_level)
+
 
 def _codes(rows: ItemTokens, first_code: int) -> np.ndarray:
     """Return the codes of each item, int64 [n_items, longest], -1 past the last."""

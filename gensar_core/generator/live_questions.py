@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,17 +65,6 @@ class LiveQuestion:
             raise UserError(f"allowed: has {len(self.allowed)} entries, but there are {n_items} items")
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """Hold the options of a search for live questions, by the names of `beam_search.search_beams`."""
-
-    beams: int
-    top: int
-    allowed: np.ndarray | None
-    excluded: np.ndarray | None
-    answer_at_once: bool
-
-
 class Answering(abc.ABC):
     """Answer live questions by a trained generator of any backbone family."""
 
@@ -89,8 +79,12 @@ class Answering(abc.ABC):
         """Return the model's device."""
 
     @abc.abstractmethod
-    def find(self, task: str, asked: Sequence[Asked], users_per_batch: int, options: SearchOptions) -> RetrievedItems:
-        """Search the catalogue for questions of one task."""
+    def write(self, task: str, asked: Sequence[Asked]) -> Any:
+        """Write questions of one task as the model reads them."""
+
+    @abc.abstractmethod
+    def retrieve(self, asked: Any, task: str, *, users_per_batch: int, **options: Any) -> RetrievedItems:
+        """Search the catalogue for questions of one task; ``options`` are those of `beam_search.search_beams`."""
 
     def recommend(
         self,
@@ -143,8 +137,16 @@ class Answering(abc.ABC):
             mine = [questions[place] for place in places]
             allowed, excluded = returnable(mine, self.n_items)
             per_batch, at_once = passes(len(mine), self.device)
-            options = SearchOptions(max(top, _BEAMS) if beams is None else beams, top, allowed, excluded, at_once)
-            retrieved = self.find(task, [question.asked for question in mine], per_batch, options)
+            retrieved = self.retrieve(
+                self.write(task, [question.asked for question in mine]),
+                task,
+                users_per_batch=per_batch,
+                beams=max(top, _BEAMS) if beams is None else beams,
+                top=top,
+                allowed=allowed,
+                excluded=excluded,
+                answer_at_once=at_once,
+            )
             for place, items, scores in zip(places, retrieved.items.tolist(), retrieved.scores.tolist(), strict=True):
                 answers[place] = [Hit(item, score) for item, score in zip(items, scores, strict=True) if item >= 0]
         return answers

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,7 @@ from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
-from gensar_core.generator.live_questions import Answering, SearchOptions
+from gensar_core.generator.live_questions import Answering
 from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
@@ -39,6 +40,7 @@ from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.progress import say
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import read_record
+from gensar_core.samples.cold_items import mark_cold_items
 from gensar_core.training.processes import ALONE, Processes
 
 #: Number of an asked item, and of a query that no one asked in training.
@@ -53,8 +55,12 @@ def one_pass_task(
     processes: Processes = ALONE,
     token_vectors: Path | None = None,
     start_from: Path | None = None,
+    cold_items: Path | None = None,
 ) -> OnePassTask:
-    """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``."""
+    """Build the training of a causal model on the logs of ``corpus``, validated on candidates in ``samples``.
+
+    No target competes with an item of the table ``cold_items``.
+    """
     for name in LOG_TASKS:
         if not isinstance(settings.task_weights.get(name, 1.0), int | float):
             raise UserError(
@@ -96,14 +102,20 @@ def one_pass_task(
         raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")
     order_seed = derive_seed(seed, "order")
     trained = [LOG_TASKS[behavior] for behavior in trained_behaviors(corpus, _settings(corpus))]
-    return OnePassTask(model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained)
+    cold = mark_cold_items(cold_items, len(catalogue.items["rec"]))
+    return OnePassTask(
+        model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained, cold
+    )
 
 
 def load_catalogue(corpus: Path, vocabulary: int, end: int) -> Catalogue:
     """Read the items' tokens and tries of a corpus, and number their prefixes."""
-    items = corpora.load_item_tokens(corpus, vocabulary, end)
-    tries = load_tries(corpus, len(items["rec"]))
-    first_code = int(corpora.has_behavior_tokens(corpus))
+    return _read_catalogue(corpus, vocabulary, end, int(corpora.has_behavior_tokens(corpus)))
+
+
+def _read_catalogue(folder: Path, vocabulary: int, end: int, first_code: int) -> Catalogue:
+    items = corpora.load_item_tokens(folder, vocabulary, end)
+    tries = load_tries(folder, len(items["rec"]))
     return Catalogue(items, tries, ItemNodes.build(items, tries, first_code), first_code)
 
 
@@ -212,13 +224,11 @@ class OnePassGenerator(Answering):
             )
         return self.scorer.score(asked.logs, asked.targets, candidates, task, users_per_batch)
 
-    def retrieve(
-        self, asked: AskedLogs, task: str, *, beams: int, users_per_batch: int, excluded: np.ndarray | None
-    ) -> RetrievedItems:
-        """Search the whole catalogue for each question."""
+    def retrieve(self, asked: AskedLogs, task: str, *, users_per_batch: int, **options: Any) -> RetrievedItems:
+        """Search the catalogue for each question; ``options`` are those of `search_beams`."""
         row, entry = asked.logs.places_of(asked.targets)
         questions = self.scorer.questions(asked.logs, row, entry, task, users_per_batch)
-        return search_beams(questions, self.scorer.catalogue.tries[task], beams=beams, excluded=excluded)
+        return search_beams(questions, self.scorer.catalogue.tries[task], **options)
 
     @property
     def n_items(self) -> int:
@@ -230,12 +240,27 @@ class OnePassGenerator(Answering):
         """Return the model's device."""
         return self.scorer.device
 
-    def find(self, task: str, asked: Sequence[Asked], users_per_batch: int, options: SearchOptions) -> RetrievedItems:
-        """Search the catalogue for live questions of one task."""
-        logs = self._live.rows(asked)
-        row, entry = logs.places_of(np.arange(len(asked)))
-        questions = self.scorer.questions(logs, row, entry, task, users_per_batch)
-        return search_beams(questions, self.scorer.catalogue.tries[task], **vars(options))
+    def write(self, task: str, asked: Sequence[Asked]) -> AskedLogs:  # noqa: ARG002
+        """Write live questions as logs, which say themselves what is asked."""
+        return AskedLogs(self._live.rows(asked), np.arange(len(asked)))
+
+    def with_added(self, added: Path) -> tuple[OnePassGenerator, OnePassGenerator]:
+        """Return generators of the items that this one knows, and of all items of the folder ``added``.
+
+        The second one writes questions about all items; both answer them. Prefixes that only added items have are
+        without a vector, which is what training starts a vector from.
+        """
+        scorer, known = self.scorer, self.scorer.catalogue
+        vocabulary, end = len(scorer.model.embeddings), int(scorer.model.lm.config.eos_token_id)
+        joined = _read_catalogue(added, vocabulary, end, known.first_code)
+        joined = replace(joined, nodes=joined.nodes.numbered_as(known.nodes)).to(scorer.device)
+        # Histories hold added items, whichever items are searched.
+        reading = replace(known, nodes=replace(known.nodes, of_item=joined.nodes.of_item))
+        first, second = (
+            OnePassScorer(scorer.model, one, scorer.evidence, over_catalogue=scorer.over_catalogue)
+            for one in (reading, joined)
+        )
+        return replace(self, scorer=first), replace(self, scorer=second)
 
     @functools.cached_property
     def _live(self) -> LiveLogs:

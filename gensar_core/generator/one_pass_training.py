@@ -18,7 +18,7 @@ from scipy.sparse import coo_matrix
 from gensar_core.config.generators import TaskWeight, TrainingSettings
 from gensar_core.corpora.alignment_logs import NO_QUERY
 from gensar_core.corpora.read import ItemTokens
-from gensar_core.corpora.trie import TokenTrie
+from gensar_core.corpora.trie import TokenTrie, counts
 from gensar_core.generator.backbones.causal import CausalGenerator
 from gensar_core.generator.batches import repeats
 from gensar_core.generator.click_evidence import ClickEvidence
@@ -185,8 +185,12 @@ class OnePassTask:
         seed: int,
         processes: Processes = ALONE,
         trained: Collection[str] = LOG_TASKS,
+        cold: np.ndarray | None = None,
     ) -> None:
-        """Take the tasks of the corpus, ``trained``: targets of other tasks are only read."""
+        """Take the tasks of the corpus, ``trained``: targets of other tasks are only read.
+
+        Items marked in ``cold`` [n_items] (None: none) compete with no target.
+        """
         self.module: torch.nn.Module = model
         self.model = model
         self.settings = settings
@@ -194,6 +198,11 @@ class OnePassTask:
         self.catalogue = catalogue
         self.evidence = evidence
         self.validation = validation
+        self._open: dict[str, list[torch.Tensor]] = {}
+        if cold is not None and cold.any():
+            for task, trie in catalogue.tries.items():
+                warm = torch.from_numpy(~cold).to(trie.items.device)
+                self._open[task] = [beneath > 0 for beneath in counts(trie, warm)]
         self.processes = processes
         self.device = model.embeddings.device
         weights = {str(name): weight for name, weight in settings.task_weights.items()}
@@ -333,7 +342,7 @@ class OnePassTask:
             asked = questions(self.logs, rows[batch.row[mine]], entry)
             asked = replace(asked, query=np.where(new, NO_QUERY, asked.query))
             evidence = self.evidence.of(asked, trie)
-        softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence)
+        softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence, self._open.get(task))
         places = self._send(np.minimum(before, len(states) - 1))
         question = torch.arange(len(mine), device=self.device)
         return path_losses(softmax, states[places], self._send(targets), question)

@@ -9,22 +9,27 @@ from typing import TypeAlias
 from gensar_core.config.generators import Precision
 from gensar_core.corpora.instructions import PROMPTS_COPY
 from gensar_core.errors import UserError
+from gensar_core.generator.added_items import ExtendedGenerator
 from gensar_core.generator.one_pass import OnePassGenerator, query_numbers_file
 from gensar_core.generator.trained import TrainedGenerator, exported_corpus
 
-#: A trained generator: both kinds answer the same questions.
-Generator: TypeAlias = TrainedGenerator | OnePassGenerator
+#: A trained generator: all kinds answer the same questions.
+Generator: TypeAlias = TrainedGenerator | OnePassGenerator | ExtendedGenerator
 
 
-def load_generator(model: Path, corpus: Path | None = None, precision: Precision = "float32") -> Generator:
+def load_generator(
+    model: Path, corpus: Path | None = None, precision: Precision = "float32", added: Path | None = None
+) -> Generator:
     """Load the generator in the folder ``model``, which was trained on the folder ``corpus``.
 
-    Without ``corpus``, ``model`` is an exported folder, which holds what it needs of it. Raises UserError if a folder
-    is missing or damaged, or they do not belong together.
+    Without ``corpus``, ``model`` is an exported folder, which holds what it needs of it. ``added`` is a folder of items
+    added since (stage `add_items`), which it then ranks and returns as well. Raises UserError if a folder is missing or
+    damaged, or they do not belong together.
     """
     corpus = corpus or exported_corpus(model)
     family = OnePassGenerator if _reads_logs(model) else TrainedGenerator
-    return family.load(model, corpus, precision=precision)
+    generator: TrainedGenerator | OnePassGenerator = family.load(model, corpus, precision=precision)
+    return generator if added is None else ExtendedGenerator.extend(generator, added)
 
 
 def asked_file(model: Path) -> str:

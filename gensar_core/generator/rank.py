@@ -32,6 +32,7 @@ from gensar_core.ranking.full_ranking import (
 from gensar_core.ranking.parts import WHOLE, Part
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.stage import Stage
+from gensar_core.samples.cold_items import mark_cold_items, rank_cold_last
 
 #: Number of lists sorted together by prompt length before they are cut into batches.
 _LISTS = 4096
@@ -45,13 +46,15 @@ def rank_candidates(
     name: str,
     settings: RankingSettings,
     part: Part = WHOLE,
+    unknown_items: Path | None = None,
 ) -> None:
     """Write ``output``/{name}.parquet (table `ranks`), {name}.scores.parquet (table `scores`) and {name}.stage.json.
 
     ``model`` is the folder of a trained generator, ``corpus`` the folder it was trained on, ``samples`` the folder of
-    candidate lists; ``part`` selects the lists to rank. Raises UserError if they do not belong together.
+    candidate lists; ``part`` selects the lists to rank. Items of the table ``unknown_items``, of which the identifiers
+    tell nothing, are ranked last. Raises UserError if they do not belong together.
     """
-    inputs = _inputs(model, corpus, samples)
+    inputs = [*_inputs(model, corpus, samples), *([unknown_items] if unknown_items else [])]
     with Stage(
         "rank_generator", output, settings=settings, inputs=inputs, code=__name__, record_name=f"{name}.stage.json"
     ) as stage:
@@ -61,12 +64,13 @@ def rank_candidates(
         groups = list(itertools.product(prompted_tasks(corpus), ("valid", "test")))
         lists = [load_candidates(samples, *group, samples=table) for group in groups]
         spans = part.spans([len(one) for one in lists], _LISTS)
+        unknown = mark_cold_items(unknown_items, len(generator.items["rec"]))
         rankings = [
-            rank_split(generator, asked, one.take(*span), *group, settings)
+            rank_split(generator, asked, one.take(*span), *group, settings, unknown)
             for one, span, group in zip(lists, spans, groups, strict=True)
         ]
         concat_rankings(rankings).write(stage, name)
-        stage.record(precision=generator.precision)
+        stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()))
 
 
 def rank_catalogue(
@@ -78,11 +82,12 @@ def rank_catalogue(
     settings: RetrievalSettings,
     protocol: FullRankingSettings,
     part: Part = WHOLE,
+    unknown_items: Path | None = None,
 ) -> None:
     """Write ``output``/{name}.parquet (table `full_ranks`) and its record: test targets ranked among all items.
 
-    With beams, a target that the search misses has no rank. ``part`` selects the targets to rank. Raises UserError if
-    the folders do not belong together.
+    With beams, a target that the search misses has no rank. ``part`` selects the targets to rank. Items of the table
+    ``unknown_items`` are ranked last, or not searched. Raises UserError if the folders do not belong together.
     """
     with Stage(
         "full_rank_generator",
@@ -92,6 +97,7 @@ def rank_catalogue(
             *_inputs(model, corpus, samples)[:-1],
             corpus / "trie.safetensors",
             samples / "training_events.parquet",
+            *([unknown_items] if unknown_items else []),
         ],
         code=__name__,
         record_name=f"{name}.stage.json",
@@ -102,25 +108,33 @@ def rank_catalogue(
         targets = [load_targets(samples, task, protocol) for task in tasks]
         block = _LISTS if settings.beams else block_rows(len(generator.items[tasks[0]]))
         spans = part.spans([len(one) for one in targets], block)
+        unknown = mark_cold_items(unknown_items, len(generator.items["rec"]))
         tables = [
-            catalogue_table(generator, asked, task, one.take(*span), settings)
+            catalogue_table(generator, asked, task, one.take(*span), settings, unknown)
             for task, one, span in zip(tasks, targets, spans, strict=True)
         ]
         table = pl.concat(tables).sort("sample_id")
         schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(precision=generator.precision, **full_ranking_metrics(table))
+        stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()), **full_ranking_metrics(table))
 
 
 def catalogue_table(
-    generator: Generator, asked: Any, task: str, targets: CatalogueTargets, settings: RetrievalSettings
+    generator: Generator,
+    asked: Any,
+    task: str,
+    targets: CatalogueTargets,
+    settings: RetrievalSettings,
+    unknown: np.ndarray,
 ) -> pl.DataFrame:
-    """Build the table `full_ranks` of one task's targets."""
+    """Build the table `full_ranks` of one task's targets; items marked in ``unknown`` [n_items] are last."""
     n_items = len(generator.items[task])
 
     def score(batch: pl.DataFrame) -> np.ndarray:
         everything = np.tile(np.arange(n_items, dtype=np.int32), (len(batch), 1))
         rows = asked.of(batch.get_column("sample_id").to_numpy())
-        return generator.score(rows, everything, task, users_per_batch=settings.users_per_batch)
+        return rank_cold_last(
+            generator.score(rows, everything, task, users_per_batch=settings.users_per_batch), unknown
+        )
 
     beams = settings.beams
     if beams is None:
@@ -133,7 +147,12 @@ def catalogue_table(
         def found(clicked: np.ndarray | None, batch: CatalogueTargets = batch, rows: Any = rows) -> np.ndarray:
             excluded = clicked if clicked is not None and clicked.shape[1] else None
             retrieved = generator.retrieve(
-                rows, task, beams=beams, users_per_batch=settings.users_per_batch, excluded=excluded
+                rows,
+                task,
+                beams=beams,
+                users_per_batch=settings.users_per_batch,
+                excluded=excluded,
+                allowed=~unknown if unknown.any() else None,
             )
             return found_ranks(retrieved.items, retrieved.scores, batch)
 
@@ -149,8 +168,9 @@ def rank_split(
     task: str,
     split: str,
     settings: RankingSettings,
+    unknown: np.ndarray,
 ) -> Ranking:
-    """Rank the lists of one task and split."""
+    """Rank the lists of one task and split; items marked in ``unknown`` [n_items] are last."""
     (other,) = (name for name in schema.TASKS if name != task)
     weight = float(getattr(settings.other_identifier, task))
 
@@ -161,7 +181,7 @@ def rank_split(
         )
         if weight:
             scores += weight * generator.score(inputs, batch.items, other, users_per_batch=settings.users_per_batch)
-        return scores
+        return rank_cold_last(scores, unknown[batch.items])
 
     return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
 

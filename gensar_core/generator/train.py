@@ -41,17 +41,19 @@ def train_generator(
     processes: Processes = ALONE,
     token_vectors: Path | None = None,
     start_from: Path | None = None,
+    cold_items: Path | None = None,
 ) -> None:
     """Train on the folder ``corpus`` and choose weights by the valid candidates in ``samples``.
 
     Writes a Hugging Face folder (model, tokenizer) with curve.json, one entry per validation. ``checkpoints`` is a
     folder for this training only, from which a killed run continues to the same weights. All ``processes`` make the
     same call, and the first one writes. A warm start reads the file ``token_vectors``. ``start_from`` is the folder of
-    a trained generator to continue from: its weights replace the settings' backbone. Raises UserError if corpus,
-    samples and backbone do not belong together, and if the loss is no longer a number.
+    a trained generator to continue from: its weights replace the settings' backbone. No target competes with an item of
+    the table ``cold_items``. Raises UserError if corpus, samples and backbone do not belong together, and if the loss
+    is no longer a number.
     """
     run = functools.partial(
-        fit_generator, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from
+        fit_generator, corpus, samples, settings, seed, checkpoints, processes, token_vectors, start_from, cold_items
     )
     if not processes.first:
         run(processes.tell(None))
@@ -60,7 +62,7 @@ def train_generator(
         "train_generator",
         output,
         settings=settings,
-        inputs=training_files(corpus, samples, settings, token_vectors, start_from),
+        inputs=training_files(corpus, samples, settings, token_vectors, start_from, cold_items),
         seed=seed,
         code=__name__,
         alone=True,
@@ -93,7 +95,12 @@ def _earlier_work(folder: Path) -> dict[str, float]:
 
 
 def training_files(
-    corpus: Path, samples: Path, settings: TrainingSettings, token_vectors: Path | None, start_from: Path | None
+    corpus: Path,
+    samples: Path,
+    settings: TrainingSettings,
+    token_vectors: Path | None,
+    start_from: Path | None,
+    cold_items: Path | None,
 ) -> list[Path]:
     """List the files that a training reads; the arguments are those of ``train_generator``."""
     # Files, not the folder: its record holds the run time, and a checkpoint must not depend on that.
@@ -105,6 +112,8 @@ def training_files(
         files.append(token_vectors)
     if start_from is not None:
         files += _model_files(start_from)
+    if cold_items is not None:
+        files.append(cold_items)
     return files
 
 
@@ -122,6 +131,7 @@ def fit_generator(
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
+    cold_items: Path | None,
     key: str,
     watch: Watch | None = None,
 ) -> tuple[GeneratorTask | OnePassTask, TrainingRecord]:
@@ -130,7 +140,9 @@ def fit_generator(
     ``key`` and ``watch`` are passed on to `training.loop.train`; the other arguments are those of ``train_generator``.
     """
     build = one_pass_task if settings.reads_logs else _prompt_task
-    task: GeneratorTask | OnePassTask = build(corpus, samples, settings, seed, processes, token_vectors, start_from)
+    task: GeneratorTask | OnePassTask = build(
+        corpus, samples, settings, seed, processes, token_vectors, start_from, cold_items
+    )
     record = train(
         task,
         task.schedule(),
@@ -152,6 +164,7 @@ def _prompt_task(
     processes: Processes,
     token_vectors: Path | None,
     start_from: Path | None,
+    cold_items: Path | None,
 ) -> GeneratorTask:
     model = backbone.build(settings, corpus, seed, start_from)
     if settings.warm_start:
@@ -171,5 +184,5 @@ def _prompt_task(
         settings.validation_choice,
         among_catalogue=settings.validate_among == "catalogue",
     )
-    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items)))
+    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items), cold_items))
     return GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)

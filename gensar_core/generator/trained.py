@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from gensar_core.generator.backbones.whole_words import load_whole_words
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood, Likelihood, item_likelihoods
-from gensar_core.generator.live_questions import Answering, SearchOptions
+from gensar_core.generator.live_questions import Answering
 from gensar_core.nn.t5 import load_t5
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device, supported_precision
@@ -52,6 +52,8 @@ class TrainedGenerator(Answering):
     corpus: Path
     #: Number type of the computation.
     precision: Precision = "float32"
+    #: Folder of the items' tokens and tries, where it is another one than that of the corpus.
+    catalogue: Path | None = None
 
     @classmethod
     def load(
@@ -97,7 +99,7 @@ class TrainedGenerator(Answering):
     @functools.cached_property
     def tries(self) -> dict[str, TokenTrie]:
         """Load the tries of all items, by task, onto the model's device."""
-        tries = load_tries(self.corpus, len(self.items["rec"]))
+        tries = load_tries(self.catalogue or self.corpus, len(self.items["rec"]))
         return {task: trie.to(self.model.lm_head.weight.device) for task, trie in tries.items()}
 
     @functools.cached_property
@@ -111,7 +113,7 @@ class TrainedGenerator(Answering):
     @functools.cached_property
     def prompts(self) -> LivePrompts:
         """Build the writer of prompts for histories that are in no table."""
-        return LivePrompts(self.corpus)
+        return LivePrompts(self.corpus, self.catalogue)
 
     @property
     def n_items(self) -> int:
@@ -124,33 +126,31 @@ class TrainedGenerator(Answering):
         device: torch.device = self.model.lm_head.weight.device
         return device
 
-    def find(self, task: str, asked: Sequence[Asked], users_per_batch: int, options: SearchOptions) -> RetrievedItems:
-        """Search the catalogue for live questions of one task."""
-        return beam_search(
-            self.model,
-            self.prompts.write(task, asked),
-            self.tries[task],
-            users_per_batch=users_per_batch,
-            likelihood=self.likelihood(task),
-            **vars(options),
-        )
+    def write(self, task: str, asked: Sequence[Asked]) -> Ragged:
+        """Write live questions of one task as prompts."""
+        return self.prompts.write(task, asked)
+
+    def with_added(self, added: Path) -> tuple[TrainedGenerator, TrainedGenerator]:
+        """Return generators of the items that this one knows, and of all items of the folder ``added``.
+
+        The second one writes questions about all items; both answer them.
+        """
+        items = load_item_tokens(added, self.vocabulary, int(self.model.config.eos_token_id))
+        return self, replace(self, items=items, catalogue=added)
 
     def asked(self) -> Prompts:
         """Load the prompts of valid and test samples."""
         return load_prompts(self.corpus, self.vocabulary)
 
-    def retrieve(
-        self, prompts: Ragged, task: str, *, beams: int, users_per_batch: int, excluded: np.ndarray | None
-    ) -> RetrievedItems:
-        """Search the whole catalogue after each prompt."""
+    def retrieve(self, asked: Ragged, task: str, *, users_per_batch: int, **options: Any) -> RetrievedItems:
+        """Search the catalogue after each prompt; ``options`` are those of `search_beams`."""
         return beam_search(
             self.model,
-            prompts,
+            asked,
             self.tries[task],
-            beams=beams,
             users_per_batch=users_per_batch,
-            excluded=excluded,
             likelihood=self.likelihood(task),
+            **options,
         )
 
     def score(
@@ -207,9 +207,12 @@ def exported_corpus(folder: Path) -> Path:
 
 def check_same_items(model: Path, corpus: Path) -> None:
     """Raise UserError if, by its record, the model was trained on other item tokens."""
-    if not (model / "stage.json").is_file():
-        return
-    inputs = read_record(model / "stage.json")["inputs"]
-    trained_on = [value for path, value in inputs.items() if Path(path).name == "item_tokens.parquet"]
-    if trained_on and trained_on[0] != digest(corpus / "item_tokens.parquet"):
+    if (model / "stage.json").is_file() and not read_same_items(model, corpus):
         raise UserError(f"{corpus}: is not the corpus that the model in {model} was trained on; train it again")
+
+
+def read_same_items(made: Path, corpus: Path) -> bool:
+    """Tell whether, by its record, the stage in the folder ``made`` read the item tokens of ``corpus``, or none."""
+    inputs = read_record(made / "stage.json")["inputs"]
+    read = [value for path, value in inputs.items() if Path(path).name == "item_tokens.parquet"]
+    return not read or read[0] == digest(corpus / "item_tokens.parquet")

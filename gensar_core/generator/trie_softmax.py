@@ -60,7 +60,10 @@ class TrieSoftmax:
         nodes: ItemNodes,
         node_vectors: torch.Tensor,
         evidence: NodeEvidence | None,
+        open_nodes: Sequence[torch.Tensor] | None = None,
     ) -> None:
+        """Score for a ``model``; of each level's nodes, only ``open_nodes`` bool [n] compete (None: all)."""
+        self._open = open_nodes
         self.model, self.trie, self._evidence = model, trie, evidence
         self._task = TASKS.index(task)
         self._nodes = nodes.of_level[task]
@@ -122,6 +125,8 @@ class TrieSoftmax:
             start, stop = below.start[children.number].long(), below.stop[children.number].long()
             beneath = self._evidence.beneath(question[row], start, stop)
             logits = logits + self.model.with_evidence(self._task, children.depth, beneath)
+        if self._open is not None:
+            logits = logits.masked_fill(~self._open[children.depth + 1][children.number], -torch.inf)
         largest = torch.full((len(states),), -torch.inf, device=logits.device)
         largest = largest.scatter_reduce(0, row, logits.detach(), "amax")
         sums = torch.zeros(len(states), device=logits.device).index_add(0, row, (logits - largest[row]).exp())

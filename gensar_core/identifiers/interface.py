@@ -46,6 +46,8 @@ class KindData:
     item_texts: Path | None = None
     #: Queries generated for items (table `pseudo_queries`), where an entry names some; no kind must have them.
     pseudo_queries: Path | None = None
+    #: Items to learn nothing from (table `cold_items`), where the data set holds some out.
+    cold_items: Path | None = None
 
     @classmethod
     def of_files(cls, files: Mapping[str, Path]) -> KindData:
@@ -59,12 +61,13 @@ class KindData:
         for name in fields:
             if not getattr(self, name):
                 raise UserError(f"identifiers: {_MISSING[name]}")
-        return KindData(**{name: getattr(self, name) for name in fields}, pseudo_queries=self.pseudo_queries)
+        read = {name: getattr(self, name) for name in fields}
+        return KindData(**read, pseudo_queries=self.pseudo_queries, cold_items=self.cold_items)
 
     @property
     def paths(self) -> list[Path]:
         """List all paths."""
-        others = (self.training_events, self.queries, self.item_texts, self.pseudo_queries)
+        others = (self.training_events, self.queries, self.item_texts, self.pseudo_queries, self.cold_items)
         return [*self.vectors.values(), *(path for path in others if path is not None)]
 
     def n_items(self) -> int:

@@ -23,6 +23,7 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.stage import digest, write_json
 from gensar_core.runtime.tensors import load_vectors
+from gensar_core.samples.cold_items import mark_cold_items
 
 #: Side -> letter of its levels.
 LETTERS: Final = {"semantic": "S", "collaborative": "R"}
@@ -40,7 +41,7 @@ def quantized_sides(settings: QuantizerSettings, data: KindData, work: Work) -> 
         check_room(len(next(iter(vectors.values()))), settings.sizes)
     # The stage's key does not record which file belongs to which side.
     key = f"{stage.key} {' '.join(f'{side}={digest(path)}' for side, path in paths.items())}"
-    model, record = fit(vectors, settings, work.seed, work.checkpoints, key)
+    model, record = fit(trained_rows(vectors, data.cold_items), settings, work.seed, work.checkpoints, key)
 
     scaled = model.scale(vectors)
     del vectors
@@ -81,6 +82,16 @@ def read_sides(paths: Mapping[str, Path]) -> dict[str, Tensor]:
         sizes = ", ".join(f"{paths[side]} has {len(matrix):,} items" for side, matrix in matrices.items())
         raise UserError(f"{sizes}; both embeddings must be of the same data set")
     return {side: torch.from_numpy(matrix).float().to(device) for side, matrix in matrices.items()}
+
+
+def trained_rows(vectors: Mapping[str, Tensor], cold_items: Path | None) -> dict[str, Tensor]:
+    """Return the rows of vectors, side -> [n, dimensions], without those of the table ``cold_items``."""
+    if cold_items is None:
+        return dict(vectors)
+    return {
+        side: matrix[torch.from_numpy(~mark_cold_items(cold_items, len(matrix))).to(matrix.device)]
+        for side, matrix in vectors.items()
+    }
 
 
 def _counts(

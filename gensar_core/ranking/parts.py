@@ -78,4 +78,9 @@ def _work(parts: Sequence[Path]) -> dict[str, float | str]:
     seconds = sum(record["seconds"] for record in records)
     # Parts may run on different machines, not all of which multiply in bfloat16.
     precisions = sorted({record["counts"]["precision"] for record in records})
-    return {"parts": len(parts), "parts_seconds": round(seconds, 3), "precision": ", ".join(precisions)}
+    return {
+        "parts": len(parts),
+        "parts_seconds": round(seconds, 3),
+        "precision": ", ".join(precisions),
+        "cold_items_last": records[0]["counts"]["cold_items_last"],
+    }

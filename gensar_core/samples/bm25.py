@@ -18,7 +18,7 @@ import numpy as np
 import simplemma
 
 from gensar_core.runtime.progress import progress
-from gensar_core.samples.max_score import Postings
+from gensar_core.samples.bm25_search import Postings
 
 #: Ideographs, kana and Hangul, as a character class.
 _CJK: Final = (

@@ -23,6 +23,7 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage, read_record, write_json
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.audit import Audit, audit_time_split
+from gensar_core.samples.cold_items import draw_cold_items
 from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.histories import Histories, Inputs
 from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
@@ -37,7 +38,7 @@ _SLICE = 1 << 17
 
 
 def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed: int) -> None:
-    """Write training_events.parquet, samples.parquet, candidates.parquet and audit.json.
+    """Write training_events.parquet, samples.parquet, candidates.parquet, cold_items.parquet and audit.json.
 
     ``canonical`` is a folder with the tables `items`, `queries` and `events`. Raises UserError when a table is missing
     or inconsistent, or when the log has too few targets for the split.
@@ -47,7 +48,7 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
         whole = stage.path("whole")
         whole.mkdir()
         counts = _Part(canonical, user_survey, settings, seed).write(whole, user_survey.users(0, 1))
-        _gather(stage, canonical, user_survey, [whole], counts, settings)
+        _gather(stage, canonical, user_survey, [whole], counts, settings, seed)
         shutil.rmtree(whole)
 
 
@@ -77,7 +78,7 @@ def gather_samples(
         counts: Counter[str] = Counter()
         for part in parts:
             counts.update(read_record(part / "stage.json")["counts"])
-        _gather(stage, canonical, Survey.read(surveyed), parts, counts, settings)
+        _gather(stage, canonical, Survey.read(surveyed), parts, counts, settings, seed)
 
 
 def _inputs(canonical: Path, surveyed: Path | None = None) -> list[Path]:
@@ -96,6 +97,7 @@ class _Part:
         self._survey = user_survey
         self._pool = PopularityPool.from_counts(user_survey.clicks)
         self._hits = QueryHits(items["text"].to_list(), queries["text"].to_list(), settings)
+        self._cold = draw_cold_items(len(items), settings.cold_share, seed)
         self._settings = settings
         self._seed = seed
 
@@ -114,7 +116,9 @@ class _Part:
             for block in self._events.blocks(users):
                 frame = self._events.read(block)
                 log = EventLog.from_frame(frame)
-                selection = select_targets(log, self._settings, self._survey.moments, searching=self._survey.searching)
+                selection = select_targets(
+                    log, self._settings, self._survey.moments, searching=self._survey.searching, cold=self._cold
+                )
                 counts.update({name: count for name, count in selection.counts.items() if name in _COUNTS})
                 counts["training_events"] += int(selection.training.sum())
                 events.write(frame.filter(selection.training))
@@ -198,8 +202,9 @@ def _gather(
     parts: Sequence[Path],
     counts: Mapping[str, int],
     settings: SampleSettings,
+    seed: int,
 ) -> None:
-    """Write the merged tables of all parts, their counts, and the audit."""
+    """Write the merged tables of all parts, their counts, the cold items, and the audit."""
     _report(stage, counts, user_survey.moments, settings)
     if not any(counts[f"{task}_{split}"] for task, split in GROUPS):
         lack = _lack_of_targets(settings, user_survey.searching)
@@ -217,6 +222,11 @@ def _gather(
                 if name == "samples" or group in EVALUATED:
                     _append(table, [part / group_file(name, *group) for part in parts], first)
             first += counts["_".join(group)]
+    cold = np.flatnonzero(draw_cold_items(len(user_survey.clicks), settings.cold_share, seed))
+    schema.COLD_ITEMS.write(
+        pl.DataFrame({"item_id": pl.Series(cold, dtype=pl.Int32)}), stage.path("cold_items.parquet")
+    )
+    stage.record(cold_items=len(cold))
     stage.record(candidate_queries=_count_evaluated_queries(stage.path("samples.parquet")))
     events = EventTable(canonical / "events.parquet", user_survey.offsets)
     write_json(stage.path("audit.json"), _audit(stage, events, settings))

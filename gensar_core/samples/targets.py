@@ -15,8 +15,8 @@ from gensar_core.schema import SPLITS, TASKS
 TRAIN, VALID, TEST = range(len(SPLITS))
 _NOT_A_TARGET = -1
 #: Reasons to drop a target of the train split, of which the first that applies is counted: the strict protocol
-#: withholds it, the training cut-off withholds it, or it is left without one of its histories.
-DROPPED = ("held_out", "after_cutoff", "without_history")
+#: withholds it, the training cut-off withholds it, its item is cold, or it is left without one of its histories.
+DROPPED = ("held_out", "after_cutoff", "cold", "without_history")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,12 @@ class Selection:
 
 
 def select_targets(
-    log: EventLog, settings: SampleSettings, moments: np.ndarray | None = None, *, searching: bool = True
+    log: EventLog,
+    settings: SampleSettings,
+    moments: np.ndarray | None = None,
+    *,
+    searching: bool = True,
+    cold: np.ndarray | None = None,
 ) -> Selection:
     """Select the targets of both tasks and split them by leave-one-out or by time.
 
@@ -53,8 +58,8 @@ def select_targets(
     or a later click of the user on its item: neither as a target, nor in an input, nor among the training events.
     Earlier clicks on the item stay: if genuine earlier clicks were removed, their absence would reveal the target. With
     ``training_cutoff: per_user``, under either protocol, training sees nothing later than a user's first valid or test
-    target. A training target left without one of its histories is dropped. A log without targets yields an empty
-    selection.
+    target. Nor does training see any event on an item marked in ``cold`` bool [items] (None: none). A training target
+    left without one of its histories is dropped. A log without targets yields an empty selection.
     """
     complete = Histories(log, settings.history_protocol).complete(log, searching=searching)
     if settings.split != "time":
@@ -83,12 +88,14 @@ def select_targets(
     for (_, split), rows in targets.items():
         held_out[rows] |= split != "train"
     revealing, late = _withheld(log, held_out, settings)
-    shown = early & ~revealing & ~late
+    of_cold = np.zeros(len(log), dtype=bool) if cold is None else cold[log.item]
+    shown = early & ~revealing & ~late & ~of_cold
     histories = Histories(log.take(shown), settings.history_protocol)
     for task in TASKS:
         rows = targets[task, "train"]
         remaining = np.ones(len(rows), dtype=bool)
-        tests = (~revealing[rows], ~late[rows], histories.complete(log.take(rows), searching=searching))
+        complete = histories.complete(log.take(rows), searching=searching)
+        tests = (~revealing[rows], ~late[rows], ~of_cold[rows], complete)
         for reason, passed in zip(DROPPED, tests, strict=True):
             counts[f"{task}_train_dropped_{reason}"] = int((remaining & ~passed).sum())
             remaining &= passed

@@ -19,28 +19,37 @@ from gensar_core.config.datasets import TrainingNegativesSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.cold_items import mark_cold_items
 from gensar_core.samples.events import EventLog
 from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
 from gensar_core.samples.popularity import PopularityPool
 
 
 def draw_training_negatives(
-    canonical: Path, samples: Path, output: Path, settings: TrainingNegativesSettings, seed: int
+    canonical: Path,
+    samples: Path,
+    output: Path,
+    settings: TrainingNegativesSettings,
+    seed: int,
+    cold_items: Path | None = None,
 ) -> None:
     """Write training_negatives.parquet: the negatives of every train sample.
 
     ``canonical`` is a folder with the tables `items` and `queries`, ``samples`` the output folder of the stage
-    `samples` built from it. Raises UserError when a table is missing, or when the two folders do not match.
+    `samples` built from it. Items of the table ``cold_items`` become negatives of none. Raises UserError when a table
+    is missing, or when the two folders do not match.
     """
     sources = {
         name: folder / f"{name}.parquet"
         for folder, names in ((canonical, ("items", "queries")), (samples, ("samples", "training_events")))
         for name in names
     }
-    with Stage(
-        "training_negatives", output, settings=settings, inputs=sources.values(), seed=seed, code=__name__
-    ) as stage:
+    inputs = [*sources.values(), *([cold_items] if cold_items else [])]
+    with Stage("training_negatives", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         items = schema.ITEMS.read(sources["items"]).sort("item_id")["text"].to_list()
+        for item in np.flatnonzero(mark_cold_items(cold_items, len(items))).tolist():
+            # No query finds an empty text.
+            items[item] = ""
         queries = schema.QUERIES.read(sources["queries"]).sort("query_id")["text"].to_list()
         log = EventLog.from_frame(schema.EVENTS.read(sources["training_events"]).sort("event_id"))
         if int(log.item.max(initial=-1)) >= len(items) or int(log.query.max(initial=-1)) >= len(queries):

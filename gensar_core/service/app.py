@@ -54,7 +54,7 @@ class Service:
     monitor: Monitor
     #: Seconds between looks at the model's folder.
     watch_seconds: float
-    _stamp: tuple[int, int] | None = None
+    _stamp: tuple[tuple[int, int] | None, ...] | None = None
     _reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
@@ -92,19 +92,25 @@ class Service:
             say(f"reload: {self.model.name} is served anew")
 
     async def watch(self) -> None:
-        """Reload whenever the model's record changes, which a stage writes last."""
+        """Reload whenever the record of the model, or of the items added to it, changes: a stage writes it last."""
         while True:
             await asyncio.sleep(self.watch_seconds)
             stamp = self._stamp_now()
             if stamp is not None and stamp != self._stamp:
                 await _quietly(self.reload())
 
-    def _stamp_now(self) -> tuple[int, int] | None:
-        try:
-            state = self.model.record.stat()
-        except FileNotFoundError:
-            return None
-        return state.st_mtime_ns, state.st_ino
+    def _stamp_now(self) -> tuple[tuple[int, int] | None, ...] | None:
+        model, *added = (_stamp(record) for record in self.model.records)
+        return None if model is None else (model, *added)
+
+
+def _stamp(record: Path) -> tuple[int, int] | None:
+    """Tell one state of a file from another; None when there is none."""
+    try:
+        state = record.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_mtime_ns, state.st_ino
 
 
 async def _quietly(reload: Awaitable[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,8 @@ def export_generator(dataset: Path, name: str, output: Path) -> None:
     """
     if output.exists() and (not output.is_dir() or any(path.name != ".stage.partial" for path in output.iterdir())):
         raise UserError(f"{output}: is there already; name a new folder, or delete it")
-    folders = Folders.of(dataset, name)
+    # Items that were added since belong to the data set, not to the model.
+    folders = replace(Folders.of(dataset, name), added=None)
     # Refuse here what would not open there.
     generator = folders.load()
     identifiers = [folders.identifiers / file for file in ("identifiers.parquet", "vocabulary.json")]

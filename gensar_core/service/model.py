@@ -33,8 +33,8 @@ class ServedModel:
     #: Items that the unique assignment moved, bool [n_items], by side.
     moved: dict[str, np.ndarray]
     name: str
-    #: Record of the model's folder, which is written last.
-    record: Path
+    #: Records of the model and of the items added to it; a stage writes its record last.
+    records: list[Path]
 
     @classmethod
     def load(cls, dataset: Path, name: str | None) -> ServedModel:
@@ -45,7 +45,7 @@ class ServedModel:
         folders = Folders.of(dataset, name)
         shop = folders.shop(suggests=False)
         generator = folders.load()
-        folder = folders.identifiers
+        folder = folders.added or folders.identifiers
         identifiers = IdentifierTable.load(folder)
         if not len(shop.items) == generator.n_items == len(identifiers):
             raise UserError(
@@ -56,7 +56,7 @@ class ServedModel:
         moved: dict[str, np.ndarray] = {}
         for side in schema.SIDES:
             moved[side] = table.get_column(f"{side}_moved").to_numpy()
-        served = cls(shop, generator, identifiers, moved, name or dataset.resolve().name, folders.model / "stage.json")
+        served = cls(shop, generator, identifiers, moved, name or dataset.resolve().name, folders.records())
         # The first question of a task loads what later ones share.
         first = {"rec": LiveQuestion([Entry.clicked(0)]), "search": LiveQuestion([], "first")}
         generator.answer([first[task] for task in prompted_tasks(generator.corpus)], top=1)

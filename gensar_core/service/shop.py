@@ -33,6 +33,8 @@ class Shop:
     """Read the canonical tables of a data set by raw ids. The project's own numbers are written #17."""
 
     canonical: Path
+    #: Folder of the items table, where items were added since (stage `add_items`).
+    added: Path | None = None
     #: Suggest a close id for an unknown one, which takes a pass over all ids.
     suggests: bool = True
     #: The folder is an exported one, which knows no users.
@@ -41,7 +43,7 @@ class Shop:
     @functools.cached_property
     def items(self) -> pl.DataFrame:
         """Return item_id, raw_id, title and categories of every item, in the order of item_id."""
-        path = self.canonical / "items.parquet"
+        path = (self.added or self.canonical) / "items.parquet"
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a data set's folder, such as results/demo")
         return pl.read_parquet(path, columns=["item_id", "raw_id", "title", "categories"]).sort("item_id")
@@ -170,6 +172,8 @@ class Folders:
     canonical: Path
     model: Path
     corpus: Path
+    #: Items that were added since (stage `add_items`).
+    added: Path | None = None
 
     @classmethod
     def of(cls, dataset: Path, name: str | None) -> Folders:
@@ -183,7 +187,9 @@ class Folders:
         if not (model / "config.json").is_file():
             trained = sorted(path.parent.name for path in dataset.glob("models/*/config.json"))
             raise UserError(f"{model}: no such generator (trained here: {', '.join(trained) or 'none'})")
-        return cls(dataset / "canonical", model, dataset / "corpora" / _read_by(model, "item_tokens.parquet"))
+        corpus = dataset / "corpora" / _read_by(model, "item_tokens.parquet")
+        added = dataset / "added" / name
+        return cls(dataset / "canonical", model, corpus, added if (added / "stage.json").is_file() else None)
 
     @property
     def exported(self) -> bool:
@@ -192,7 +198,7 @@ class Folders:
 
     def shop(self, *, suggests: bool = True) -> Shop:
         """Return the names of users and items."""
-        return Shop(self.canonical, suggests, self.exported)
+        return Shop(self.canonical, self.added, suggests, self.exported)
 
     @property
     def identifiers(self) -> Path:
@@ -201,26 +207,37 @@ class Folders:
             return self.model / "identifiers"
         return self.canonical.parent / "identifiers" / _read_by(self.corpus, "identifiers.parquet")
 
+    @property
+    def embedding(self) -> Path:
+        """Return the folder of the semantic embedding of the identifiers."""
+        return self.canonical.parent / "embeddings" / _read_by(self.identifiers, "vectors.safetensors")
+
+    def records(self) -> list[Path]:
+        """List the records that change when the generator is trained again, or items are added to it."""
+        added = [] if self.exported else [self.canonical.parent / "added" / self.model.name / "stage.json"]
+        return [self.model / "stage.json", *added]
+
     def load(self, precision: Precision = "float32") -> Generator:
         """Load the generator."""
         # Loading takes half a second, so it needs no bar among the answers.
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        return load_generator(self.model, self.corpus, precision)
+        return load_generator(self.model, self.corpus, precision, self.added)
 
     def files(self) -> list[Path]:
         """List the files that answers depend on, beside questions."""
         model = [self.model / "config.json", *sorted(self.model.glob("*.safetensors"))]
         corpus = [self.corpus / name for name in live_files(self.model, self.corpus)]
-        return [*model, *corpus, self.canonical / "items.parquet"]
+        added = [] if self.added is None else [self.added / "stage.json"]
+        return [*model, *corpus, self.canonical / "items.parquet", *added]
 
 
 def _read_by(stage: Path, file: str) -> str:
-    """Return the name of the one folder that a stage read a ``file`` from."""
+    """Return the name of the folder that a stage read a ``file`` from; of two embeddings, the semantic one is first."""
     inputs = read_record(stage / "stage.json")["inputs"]
-    folders = {Path(path).parent.name for path in inputs if Path(path).name == file}
-    if len(folders) != 1:
+    folders = [Path(path).parent.name for path in inputs if Path(path).name == file]
+    if not folders:
         raise UserError(f"{stage / 'stage.json'}: does not name the folder of {file}; build this stage again")
-    return folders.pop()
+    return folders[0]
 
 
 def whole_histories(events: pl.DataFrame, queries: pl.Series | Mapping[int, str]) -> list[list[Entry]]:

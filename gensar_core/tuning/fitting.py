@@ -76,15 +76,16 @@ class TunedMethod(Tuned):
         samples: Path,
         embedding: Path | None = None,
         training_negatives: Path | None = None,
+        cold_items: Path | None = None,
     ) -> None:
         super().__init__(name, seed)
         self.method = find(kind, f"methods.{name}.kind")
         self.settings = validate(self.method.settings_model, dict(overrides), f"methods.{name}")
-        self.data = MethodData(canonical, samples, embedding, training_negatives)
+        self.data = MethodData(canonical, samples, embedding, training_negatives, cold_items)
         self.code = self.method.__module__
         self.inputs = [samples / file for file in ("training_events.parquet", "samples.parquet", "candidates.parquet")]
         self.inputs += [canonical / file for file in ("items.parquet", "queries.parquet")]
-        self.inputs += [path for path in (embedding, training_negatives) if path is not None]
+        self.inputs += [path for path in (embedding, training_negatives, cold_items) if path is not None]
 
     def fit(self, settings: Any, checkpoints: Path, key: str, watch: Watch) -> Metrics:
         """Fit the method; one that does not validate itself ranks the valid targets once."""
@@ -109,11 +110,12 @@ class TunedGenerator(Tuned):
         samples: Path,
         token_vectors: Path | None = None,
         start_from: Path | None = None,
+        cold_items: Path | None = None,
     ) -> None:
         super().__init__(name, seed)
         self.settings: TrainingSettings = settings
-        self.files = corpus, samples, token_vectors, start_from
-        self.inputs = training_files(corpus, samples, settings, token_vectors, start_from)
+        self.files = corpus, samples, token_vectors, start_from, cold_items
+        self.inputs = training_files(corpus, samples, settings, token_vectors, start_from, cold_items)
 
     def space(self) -> SearchSpace:
         """Return the ranges of the settings that this backbone reads."""
@@ -128,9 +130,9 @@ class TunedGenerator(Tuned):
 
     def fit(self, settings: Any, checkpoints: Path, key: str, watch: Watch) -> Metrics:
         """Train the generator."""
-        corpus, samples, token_vectors, start_from = self.files
+        corpus, samples, token_vectors, start_from, cold_items = self.files
         _, record = fit_generator(
-            corpus, samples, settings, self.seed, checkpoints, ALONE, token_vectors, start_from, key, watch
+            corpus, samples, settings, self.seed, checkpoints, ALONE, token_vectors, start_from, cold_items, key, watch
         )
         return best_validation(record.history)
 

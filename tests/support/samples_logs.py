@@ -190,12 +190,12 @@ def tells(e, evaluated):
 
 
 def expected_samples(
-    log, protocol, min_targets, max_recommendations, max_searches, shares=None, cutoff="none", searching=True
+    log, protocol, min_targets, max_recommendations, max_searches, shares=None, cutoff="none", searching=True, cold=()
 ):
     """(task, split, event id) -> history of every sample, by plain loops; and the ids of the training events.
 
     With ``shares`` the split is by time, else by leaving one out; ``cutoff`` is the training cut-off; ``searching``
-    says whether the data set has queries.
+    says whether the data set has queries; ``cold`` are the items that training must not see.
     """
     everything = list(enumerate(log))
     caps = (max_recommendations, max_searches)
@@ -223,6 +223,7 @@ def expected_samples(
         early = [
             (i, e) for i, e in early if not any(o["user"] == e["user"] and o["time"] < e["time"] for o in evaluated)
         ]
+    early = [(i, e) for i, e in early if e["item"] not in cold]
     ids = {i for (_, split, i) in parts if split != "train"}
     training = [(i, e) for i, e in early if i not in ids]
     samples = {}

@@ -35,6 +35,7 @@ class BM25(Method[BM25Settings]):
     inputs = ("texts",)
     paper = "Robertson et al.: Okapi at TREC-3. TREC 1994"
     settings_model = BM25Settings
+    scores_cold_items = True
     seeded = False
 
     @functools.cached_property

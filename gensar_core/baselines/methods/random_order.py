@@ -25,6 +25,7 @@ class RandomOrder(Method[RandomOrderSettings]):
     inputs = ()
     paper = "none"
     settings_model = RandomOrderSettings
+    scores_cold_items = True
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
         """Learn nothing."""

@@ -92,12 +92,12 @@ def _logits(
 class PopularityNegatives:
     """Draw items with probability proportional to a power of their clicks: 1 by popularity, 0 uniformly.
 
-    With a positive power, an item without clicks is never drawn.
+    With a positive power, an item without clicks is never drawn; an item marked in ``cold`` is not with any.
     """
 
-    def __init__(self, clicks: np.ndarray, power: float, seed: int) -> None:
+    def __init__(self, clicks: np.ndarray, power: float, seed: int, cold: np.ndarray | None = None) -> None:
         weights = np.power(clicks, power) if power else np.ones(len(clicks))
-        self.upper = np.cumsum(weights)
+        self.upper = np.cumsum(weights if cold is None else np.where(cold, 0.0, weights))
         self.seed = seed
 
     def draw(self, step: int, count: int) -> np.ndarray:

@@ -131,7 +131,8 @@ class _CatalogueSet(RowSet):
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:  # noqa: ARG002
         model: Any = self.method.module
         batch = self.train.batch(rows, np.zeros((len(rows), 0), dtype=np.int64), model.bias.device)
-        ranking = functional.cross_entropy(model.catalogue(batch), batch.candidates[:, 0])
+        cold = torch.from_numpy(self.method.data.cold).to(model.bias.device)
+        ranking = functional.cross_entropy(model.catalogue(batch).masked_fill(cold, -torch.inf), batch.candidates[:, 0])
         return {"ranking": ranking, **model.further_losses(batch)}
 
 

@@ -179,7 +179,7 @@ class SequenceTraining(Training):
         super().__init__(method, lists)
         self.steps_per_epoch = -(-len(self.sequences) // settings.batch_size)
         method.module.seen[torch.from_numpy(np.unique(self.sequences.values))] = True
-        self.loss = _loss(settings, clicks, users, data.n_items, method.seed)
+        self.loss = _loss(settings, clicks, users, data.cold, method.seed)
 
     @property
     def schedule(self) -> Schedule:
@@ -213,11 +213,16 @@ class SequenceTraining(Training):
 _Loss = Callable[[torch.Tensor, torch.Tensor, SequenceBatch], torch.Tensor]
 
 
-def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, n_items: int, seed: int) -> _Loss:
+def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, cold: np.ndarray, seed: int) -> _Loss:
     """Build the configured loss over states [targets, columns], the item table and the states' batch.
 
-    ``clicks`` are each user's training clicks; ``users`` [sequences] is each training sequence's row in them.
+    ``clicks`` are each user's training clicks; ``users`` [sequences] is each training sequence's row in them. Items
+    marked in ``cold`` [n_items] are no negatives: the loss is that of a catalogue without them.
     """
+    warm = np.flatnonzero(~cold)
+    # Place of each warm item among the warm ones.
+    place, n_items = np.cumsum(~cold) - 1, len(warm)
+    clicks = Ragged(clicks.offsets, place[clicks.values])
     popular = PopularityNegatives(np.bincount(clicks.values, minlength=n_items), settings.popularity_power, seed)
     unseen = UnseenNegatives(clicks, n_items, seed)
 
@@ -225,7 +230,9 @@ def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, n_ite
         def moved(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array).to(table.device)
 
-        targets = moved(batch.targets)
+        targets = moved(place[batch.targets])
+        if len(warm) < len(table):
+            table = table[moved(warm)]
         if settings.loss == "softmax":
             return full_softmax(states, targets, table)
         if settings.loss == "bce":

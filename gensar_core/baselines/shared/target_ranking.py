@@ -148,7 +148,7 @@ class RowSet:
         events = data.training_events
         clicks = events.filter(events.get_column("task") == task).get_column("item_id").to_numpy()
         counts = np.bincount(clicks, minlength=data.n_items)
-        self.sampler = PopularityNegatives(counts, settings.popularity_power, derive_seed(method.seed, task))
+        self.sampler = PopularityNegatives(counts, settings.popularity_power, derive_seed(method.seed, task), data.cold)
         self._mark_seen(counts)
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:

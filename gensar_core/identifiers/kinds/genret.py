@@ -30,6 +30,7 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.runtime.stage import write_json
+from gensar_core.samples.cold_items import mark_cold_items
 
 
 def _build(settings: GenRetSettings, data: KindData, work: Work) -> dict[str, SideIdentifiers]:
@@ -108,7 +109,13 @@ def _queried(data: KindData) -> pl.DataFrame:
     if data.pseudo_queries is not None:
         generated = schema.PSEUDO_QUERIES.read(data.pseudo_queries)
         pairs.append(generated.select("item_id", "text", logged=pl.lit(False)))
-    together = pl.concat(pairs).group_by("item_id", "text").agg(pl.col("logged").any())
+    cold = np.flatnonzero(mark_cold_items(data.cold_items, data.n_items()))
+    together = (
+        pl.concat(pairs)
+        .filter(~pl.col("item_id").is_in(cold.tolist()))
+        .group_by("item_id", "text")
+        .agg(pl.col("logged").any())
+    )
     return together.sort("item_id", "text")
 
 

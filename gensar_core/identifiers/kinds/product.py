@@ -22,6 +22,7 @@ from gensar_core.identifiers.table import Scheme
 from gensar_core.identifiers.unique import check_room, unique_codes
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.runtime.tensors import save_vectors
+from gensar_core.samples.cold_items import mark_cold_items
 
 #: Times that a rotation and its codebooks are improved by turns.
 _TURNS: Final = 8
@@ -79,11 +80,12 @@ def _build(settings: ProductSettings, data: KindData, work: Work) -> dict[str, S
     if settings.collisions == "unique":
         check_room(items, [size] * subspaces)
     saved = {}
-    vectors = vectors - vectors.mean(axis=0)
+    trained = ~mark_cold_items(data.cold_items, items)
+    vectors = vectors - vectors[trained].mean(axis=0)
     if settings.rotate:
-        saved["rotation"] = rotation(vectors, subspaces, size, work.seed)
+        saved["rotation"] = rotation(vectors[trained], subspaces, size, work.seed)
         vectors = vectors @ saved["rotation"]
-    codebooks = product_codebooks(vectors, subspaces, size, work.seed)
+    codebooks = product_codebooks(vectors[trained], subspaces, size, work.seed)
     save_vectors({"codebooks": codebooks.reshape(subspaces * size, -1), **saved}, work.stage.path("model.safetensors"))
     raw = nearest_parts(vectors, codebooks)
 

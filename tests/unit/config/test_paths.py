@@ -340,6 +340,47 @@ def test_identifiers_without_vectors_give_no_warm_start_and_draw_no_curve():
     assert paths.drawn_identifiers(plan, "shop", "") == ["words"]
 
 
+def test_cold_items_are_read_where_a_data_set_holds_some_out():
+    values = copy.deepcopy(VALUES)
+    values["generators"]["random"] = values["generators"]["gensar"] | {
+        "corpus": {"base": "full", "identifier": "random"}
+    }
+    for share, files in ((0.0, []), (0.1, ["results/shop/samples/cold_items.parquet"])):
+        values["datasets"]["shop"]["samples"] = {"cold_share": share}
+        plan = paths.Plan(*with_seeds(load_experiments(values), _never), _never, _never)
+        assert paths.cold_items(plan, "shop") == files
+        assert [*paths.identifier_inputs(plan, "shop", "joint").items()][2:] == [("cold_items", file) for file in files]
+        # Identifiers of texts say something of such items, random ones nothing.
+        assert paths.unknown_items(plan, "shop", "gensar") == []
+        assert paths.unknown_items(plan, "shop", "random") == files
+
+
+def test_items_are_added_from_what_a_generator_is_built_of(plan, folder, monkeypatch):
+    with pytest.raises(UserError, match=r"config: datasets\.shop\.new_items: name a table of items to add"):
+        paths.added_inputs(plan, "shop", "gensar")
+    shop = plan.experiments.datasets["shop"].model_copy(update={"new_items": "folder/new.csv"})
+    monkeypatch.setitem(plan.experiments.datasets, "shop", shop)
+    with pytest.raises(UserError, match=r"config: datasets\.shop\.new_items: there is no folder/new\.csv"):
+        paths.added_inputs(plan, "shop", "gensar")
+    (folder / "new.csv").touch()
+    assert paths.added_inputs(plan, "shop", "gensar") == {
+        "new_items": "folder/new.csv",
+        "canonical": "results/shop/canonical/items.parquet",
+        "corpus": [f"results/shop/corpora/full/{name}" for name in ("item_tokens.parquet", "new_tokens.json")],
+        "identifiers": "results/shop/identifiers/joint/stage.json",
+        "embedding": "results/shop/embeddings/text/vectors.safetensors",
+    }
+
+
+def test_nothing_is_added_to_identifiers_without_texts():
+    values = copy.deepcopy(VALUES)
+    values["corpora"]["full"]["identifier"] = "random"
+    values["datasets"]["shop"]["new_items"] = "folder/new.csv"
+    plan = paths.Plan(*with_seeds(load_experiments(values), _never), _never, _never)
+    with pytest.raises(UserError, match=r"generators\.gensar: the identifiers of its corpus come from no text embed"):
+        paths.added_inputs(plan, "shop", "gensar")
+
+
 def test_copies_of_a_table_over_seeds_share_identifiers_that_draw_nothing():
     for identifier, copied in (("titles", []), ("random", ["random-seed1"])):
         values = copy.deepcopy(VALUES)

@@ -1,5 +1,7 @@
 """Metrics by the training clicks of a target, counted by hand."""
 
+import json
+
 import polars as pl
 import pytest
 
@@ -18,13 +20,14 @@ def events():
     return pl.DataFrame({"event_id": range(len(items)), **columns})
 
 
-def ranks_file(path, ranks, task="rec"):
-    """The test ranks of targets, each an item and its rank."""
+def ranks_file(path, ranks, task="rec", last=0):
+    """The test ranks of targets, each an item and its rank, with a record of how many cold items rank last."""
     samples = range(len(ranks)) if task == "rec" else range(100, 100 + len(ranks))
     columns = {"task": task, "split": "test", "sample_id": samples, "user_id": 0}
     items, places = zip(*ranks, strict=True)
     frame = pl.DataFrame({**columns, "target_item": items, "rank": [float(rank) for rank in places], "n_candidates": 9})
     schema.RANKS.write(frame, path)
+    path.with_suffix(".stage.json").write_text(json.dumps({"counts": {"cold_items_last": last}}))
     return path
 
 
@@ -61,6 +64,9 @@ def test_table_and_figure_are_written_whole(tmp_path):
     assert pl.read_csv(tmp_path / "shop_cold.csv")["samples"].to_list() == [1, 1]
     assert "| more   | a      | 0.0000 |" in (tmp_path / "shop_cold.md").read_text()
     assert (tmp_path / "figures" / "shop_cold.png").stat().st_size > 1000
+    ranks_file(path, [(4, 9), (3, 2)], last=1)
+    cold_table(*arguments)
+    assert pl.read_csv(tmp_path / "shop_cold.csv")["method"].to_list() == ["a (cold items last)"] * 2
     other = ranks_file(tmp_path / "b.parquet", [(4, 1), (2, 2)])
     with pytest.raises(UserError, match="ranks other test targets"):
         cold_table([path, other], ["a", "b"], *arguments[2:])

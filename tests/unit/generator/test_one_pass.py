@@ -324,6 +324,30 @@ def test_an_epoch_reads_rows_of_no_user_as_often_as_their_weight_says(catalogue)
     assert counts["id2desc_collaborative"] == sum(len(row) - 1 for row in words)
 
 
+def test_prefixes_of_more_items_keep_their_numbers_and_new_ones_get_none(catalogue):
+    """Items 0 to 5 have two of the three shared codes; the last three have the third one, which is new."""
+    first, known = catalogue.first_code, 6
+
+    def nodes(count):
+        rows = {
+            task: Ragged.from_lengths(items.lengths[:count], items.tokens[:count].ravel())
+            for task, items in catalogue.items.items()
+        }
+        items = {task: ItemTokens.from_rows(part) for task, part in rows.items()}
+        tries = {task: TokenTrie.from_rows(part) for task, part in rows.items()}
+        return ItemNodes.build(items, tries, first), tries
+
+    (older, _), (newer, tries) = nodes(known), nodes(ITEMS)
+    numbered = newer.numbered_as(older)
+    for task in ("rec", "search"):
+        assert numbered.of_item[task][:known].equal(older.of_item[task])
+        assert (numbered.of_item[task][known:] == -1).all()
+        for depth, level in enumerate(tries[task].levels):
+            items = tries[task].items[level.start.long()].long()
+            expected = numbered.of_item[task][items, depth - 1] if depth else torch.tensor([-1])
+            assert numbered.of_level[task][depth].equal(expected)
+
+
 LOG_SEEDS = [0, 1, 2]
 
 
@@ -353,7 +377,7 @@ def plain_evidence(log, user, query, history):
     latest = list(dict.fromkeys(reversed(history)))
     for age, item in enumerate(latest):
         for other in range(ITEMS):
-            both = users_of[item] & users_of[other]
+            both = users_of.get(item, set()) & users_of[other]
             if other != item and both:
                 likeness = len(both - {user} if other in clicked.get(user, ()) else both)
                 likeness /= (len(users_of[item]) * len(users_of[other])) ** 0.5
@@ -368,7 +392,8 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
     log = random_log(seed)
     ClickEvidence.count(events_frame(log), ITEMS, QUERIES).save(tmp_path / "evidence.safetensors")
     evidence, trie = ClickEvidence.load(tmp_path / "evidence.safetensors"), catalogue.tries[task]
-    asked = [(0, 1, [3, 1, 3]), (1, -1, [2]), (-1, 0, []), (9, 2, [0, 5, 7, 0])]
+    # Items past the last one were added since: they are as old as any other, but nobody has clicked them.
+    asked = [(0, 1, [3, 1, 3]), (1, -1, [2]), (-1, 0, []), (9, 2, [0, 5, 7, 0]), (-1, -1, [4, ITEMS + 2, ITEMS])]
     users, queries, histories = zip(*asked, strict=True)
     nodes = evidence.of(Questions(np.array(users), np.array(queries), ragged(histories)), trie)
     for number, (user, query, items) in enumerate(asked):
@@ -384,14 +409,14 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
 
 @pytest.mark.parametrize("task", ["rec", "search"])
 def test_a_catalogue_on_another_device_is_looked_up_there(catalogue, task):
-    """A device without memory stands for a GPU: operations over two devices raise there as well."""
+    """A device without memory stands for a GPU."""
     there = torch.device("meta")
     moved, model = catalogue.to(there), generator(catalogue).to(there)
     trie, root = moved.tries[task], torch.zeros(1, dtype=torch.int64, device=there)
     children = Children(0, root, root, root, root)
     (vectors,) = TrieSoftmax(model, task, trie, moved.nodes, model.node_vectors, None).vectors([children])
     assert vectors.shape == (len(trie.levels[1]), 16)
-    assert vectors.device == there
+    assert {vectors.device, *(numbers.device for numbers in moved.nodes.of_level[task])} == {there}
     asked = Questions(
         np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64), Ragged.from_lengths(*np.ones((2, 1), int))
     )

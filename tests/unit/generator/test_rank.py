@@ -71,6 +71,30 @@ def test_bfloat16_changes_scores_little(
     assert precision_of(tmp_path, "bfloat16") == "bfloat16"
 
 
+@pytest.mark.parametrize("beams", [None, 20])
+def test_items_that_the_identifiers_tell_nothing_of_are_last(
+    inputs: tuple[Path, Path, Path], tmp_path: Path, beams: int | None
+) -> None:
+    lists = load_candidates(inputs[2], "rec", "test")
+    unknown = sorted({int(lists.items[0, 0]), *lists.items[0, 1:].tolist()[:2]})
+    schema.COLD_ITEMS.write(
+        pl.DataFrame({"item_id": unknown}, schema=schema.COLD_ITEMS.schema), tmp_path / "cold_items.parquet"
+    )
+    table = tmp_path / "cold_items.parquet"
+    rank_candidates(*inputs, tmp_path, "lists", RankingSettings(), unknown_items=table)
+    last = np.isin(lists.items, unknown)
+    for values, marked in zip(scores(tmp_path, "lists", inputs[2], "rec"), last, strict=True):
+        assert values[marked].max(initial=-np.inf) < values[~marked].min()
+    events = inputs[2] / "training_events.parquet"
+    schema.EVENTS.write(schema.EVENTS.empty(), events)
+    rank_catalogue(*inputs, tmp_path, "all", RetrievalSettings(beams=beams), FullRankingSettings(), unknown_items=table)
+    full = schema.FULL_RANKS.read(tmp_path / "all.parquet").filter(pl.col("target_item").is_in(unknown))
+    # A beam search does not look for them.
+    middle = folders.N_ITEMS - (len(unknown) - 1) / 2 if beams is None else None
+    assert full["rank"].to_list() == [middle] * len(full)
+    assert len(full)
+
+
 def precision_of(folder: Path, name: str) -> str:
     """Read the number type from the record of a ranking."""
     counts: dict[str, str] = read_record(folder / f"{name}.stage.json")["counts"]

@@ -37,7 +37,7 @@ from tests.support.samples_logs import (
 from tests.support.samples_logs import build as build_folder
 
 ROOT = Path(__file__).parents[3]
-OUTPUTS = ("training_events.parquet", "samples.parquet", "candidates.parquet", "audit.json")
+OUTPUTS = ("training_events.parquet", "samples.parquet", "candidates.parquet", "cold_items.parquet", "audit.json")
 CUTOFFS = ("none", "per_user")
 SPLITS = ("leave_one_out", "time")
 SHARES = ([0.5, 0.25, 0.25], [0.8, 0.1, 0.1])
@@ -63,6 +63,7 @@ def build(folder, log, seed=1, items=9, **overrides):
         "samples": schema.SAMPLES.read(folder / "samples/samples.parquet"),
         "candidates": schema.CANDIDATES.read(folder / "samples/candidates.parquet"),
         "training_events": schema.EVENTS.read(folder / "samples/training_events.parquet"),
+        "cold": schema.COLD_ITEMS.read(folder / "samples/cold_items.parquet")["item_id"].to_list(),
         "audit": json.loads((folder / "samples/audit.json").read_text()),
         "counts": json.loads((folder / "samples/stage.json").read_text())["counts"],
     }
@@ -80,17 +81,24 @@ def workplace(tmp_path_factory):
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @many_logs
-@given(logs(users=2, most=26, items=9, times=8), st.integers(1, 4), st.sampled_from(CUTOFFS), st.sampled_from(SHARES))
-@example(REPEATED, 3, "none", SHARES[0])
-@example(REPEATED, 3, "per_user", SHARES[1])
-def test_samples_equal_the_plain_loops(workplace, protocol, split, log, cap, cutoff, shares):
-    caps = {"max_recommendations": cap, "max_searches": cap}
+@given(
+    logs(users=2, most=26, items=9, times=8),
+    st.integers(1, 4),
+    st.sampled_from(CUTOFFS),
+    st.sampled_from(SHARES),
+    st.sampled_from([0.0, 0.3]),
+)
+@example(REPEATED, 3, "none", SHARES[0], 0.0)
+@example(REPEATED, 3, "per_user", SHARES[1], 0.0)
+def test_samples_equal_the_plain_loops(workplace, protocol, split, log, cap, cutoff, shares, cold_share):
+    caps = {"max_recommendations": cap, "max_searches": cap, "cold_share": cold_share}
     built = build(
         workplace, log, history_protocol=protocol, split=split, time_shares=shares, training_cutoff=cutoff, **caps
     )
     samples, training = expected_samples(
-        log, protocol, 3, cap, cap, shares=shares if split == "time" else None, cutoff=cutoff
-    )
+        log, protocol, 3, cap, cap, shares=shares if split == "time" else None, cutoff=cutoff,
+        cold=built["cold"] if built else (),
+    )  # fmt: skip
     if built is None:
         assert not samples
         return
@@ -319,7 +327,7 @@ def build_in_parts(folder, parts, seed=1, **overrides):
 )
 def test_parts_and_blocks_of_users_do_not_change_the_files(workplace, split, log, parts, block, protocol, cutoff):
     overrides = {"history_protocol": protocol, "split": split, "time_shares": SHARES[0], "training_cutoff": cutoff}
-    overrides["negatives"] = 8
+    overrides |= {"negatives": 8, "cold_share": 0.2}
     folder = workplace / "parts"
     with pytest.MonkeyPatch.context() as patch:
         # The size of a file's row groups.

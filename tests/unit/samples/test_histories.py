@@ -91,7 +91,7 @@ def selected(events, protocol, most=50, shares=None, cutoff="none"):
     return histories, selection
 
 
-def counts_of(task, both, targets, train_split, rows, users=1, dropped=(0, 0, 0)):
+def counts_of(task, both, targets, train_split, rows, users=1, dropped=(0, 0, 0, 0)):
     """The counts of one task; ``rows`` are those of train, valid and test."""
     names = (
         "with_both_histories",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.samples.max_score import Postings
+from gensar_core.samples.bm25_search import Postings
 
 
 def postings_of(rows, n_texts):
