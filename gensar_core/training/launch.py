@@ -70,7 +70,7 @@ def launch(module: str, words: Sequence[str], count: int, nodes: int = 1) -> Non
     if nodes == 1:
         _run_agent(module, words, count)
         return
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     if "SLURM_JOB_ID" not in os.environ or "SLURM_STEP_ID" in os.environ:
         raise UserError(f"resources: nodes={nodes} takes the Slurm profile and, beside it, mpi=srun (docs/cluster.md)")
@@ -168,7 +168,7 @@ def _end_with(parent: int) -> None:
 
 def _main() -> None:
     """Run the agent of one of several nodes; leave its error at the store for the process that started them all."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.elastic.multiprocessing import SignalException
 
     host, port, nodes, count, module, *words = sys.argv[1:]
