@@ -52,9 +52,10 @@ rule train_generator:
         "../envs/gensar.yaml"
     threads: 8
     resources:
-        # GPUs (without any: processes) that share the work of each step; no result depends on their number.
+        # GPUs (without any: processes) of all nodes, which share the work of each step; no result depends on their number.
         gpu=1,
         processes=1,
+        nodes=1,
         mem_mb=scaled(6000, 20),
         runtime=scaled(720, 20.0),
     params:

@@ -9,8 +9,10 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
     from gensar_core.generator.parallel import train_generator_in
     from gensar_core.training.launch import count_processes
 
+    resources = snakemake.resources
     train_generator_in(
-        count_processes(snakemake.resources.gpu, snakemake.resources.processes),
+        count_processes(resources.gpu, resources.processes, resources.nodes),
+        resources.nodes,
         corpus=Path(snakemake.input.corpus[0]).parent,
         samples=Path(snakemake.input.samples[0]).parent,
         output=Path(snakemake.output.model).parent,

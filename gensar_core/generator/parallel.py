@@ -1,4 +1,4 @@
-"""Run `train_generator` in one process or several, with the same result."""
+"""Run `train_generator` in one process or several, on one machine or several, with the same result."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gensar_core.training.processes import Processes
 
 def train_generator_in(
     processes: int,
+    nodes: int,
     corpus: Path,
     samples: Path,
     output: Path,
@@ -23,8 +24,8 @@ def train_generator_in(
     start_from: Path | None = None,
     cold_items: Path | None = None,
 ) -> None:
-    """Run `train_generator` in ``processes`` processes of this machine; 1 means this process itself."""
-    if processes == 1:
+    """Run `train_generator` in ``processes`` processes on each of ``nodes`` nodes; 1 and 1 mean this process itself."""
+    if processes * nodes == 1:
         train_generator(
             corpus,
             samples,
@@ -39,7 +40,7 @@ def train_generator_in(
     else:
         arguments = [corpus, samples, output, settings.canonical(), seed, checkpoints]
         arguments += [token_vectors or "", start_from or "", cold_items or ""]
-        launch(__name__, [str(argument) for argument in arguments], processes)
+        launch(__name__, [str(argument) for argument in arguments], processes, nodes)
 
 
 def _train(processes: Processes) -> None:

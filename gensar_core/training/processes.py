@@ -1,4 +1,4 @@
-"""Coordinate the processes of one training on one machine: each does a share of every step, all take the same step.
+"""Coordinate the processes of one training: each does a share of every step, all take the same step.
 
 `launch` starts them; this module holds their communication. Weights are equal in all processes at all times, because
 each process starts from the same ones and every step adds the same sum to them.

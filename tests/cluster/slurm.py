@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: one node with a GPU in name alone, in two partitions, gone after the test."""
+"""A real Slurm on this machine: two nodes, each with a GPU in name alone, in two partitions, gone after the test."""
 
 import os
 import shutil
@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "salloc", "srun", "scancel", "sinfo")
 INSTALLED = Path("/etc/slurm/slurm.conf")
+NODES = ("node1", "node2")
 #: A GPU that can be asked for where there is none.
-GRES = "NodeName=localhost Name=gpu Count=1 File=/dev/null\n"
+GRES = "NodeName=node[1-2] Name=gpu Count=1 File=/dev/null\n"
 CGROUP = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
 
 
@@ -45,7 +46,7 @@ def slurm(state: Path) -> Iterator[dict[str, str]]:
 
 
 def _configure(state: Path) -> None:
-    for folder in ("controller", "node"):
+    for folder in ("controller", *NODES):
         (state / folder).mkdir(parents=True)
     text = (HERE / "slurm.conf").read_text()
     text = text.replace("@STATE@", str(state)).replace("@HOST@", socket.gethostname().split(".")[0])
@@ -61,7 +62,7 @@ def _start(state: Path, variables: dict[str, str]) -> None:
     munge += [f"--{name}={state}/munge.{end}" for name, end in (("key-file", "key"), ("socket", "socket"))]
     munge += [f"--{name}={state}/{end}" for name, end in (("pid-file", "munged.pid"), ("log-file", "munged.log"))]
     munge += [f"--seed-file={state}/munge.seed"]
-    for command in (munge, ["slurmctld"], ["slurmd", "-N", "localhost"]):
+    for command in (munge, ["slurmctld"], *(["slurmd", "-N", node] for node in NODES)):
         started = subprocess.run(
             command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
         )
@@ -69,17 +70,21 @@ def _start(state: Path, variables: dict[str, str]) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         nodes = subprocess.run(
-            ["sinfo", "-h", "-o", "%T"], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+            ["sinfo", "-h", "-N", "-p", "cpu", "-o", "%T"],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        if "idle" in nodes.stdout:
+        if nodes.stdout.split() == ["idle"] * len(NODES):
             return
         time.sleep(0.2)
-    raise AssertionError(f"no idle node: {nodes.stdout}{nodes.stderr}")
+    raise AssertionError(f"nodes are not idle: {nodes.stdout}{nodes.stderr}")
 
 
 def _stop(state: Path) -> None:
     """End the daemons that were started here, by their pid files, and wait for them."""
-    for name in ("slurmd", "slurmctld", "munged"):
+    for name in (*NODES, "slurmctld", "munged"):
         file = state / f"{name}.pid"
         if not file.is_file():
             continue

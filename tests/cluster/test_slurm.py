@@ -1,5 +1,6 @@
 """The whole flow on a real Slurm, through the profile that clusters use."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from tests.workflow import test_processes as training
 from tests.workflow.conftest import TABLE, TINY, Workflow
 from tests.workflow.planning import ROOT
 
@@ -16,6 +18,7 @@ from .slurm import slurm
 GPU_RULES = set(yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())["set-resources"])
 #: Longest time that a run may take; a hung one is ended.
 LIMIT_SECONDS = 900
+LAUNCH = "from gensar_core.training.launch import launch; launch('tests.support.process_worker', {words!r}, 1, nodes=2)"
 
 
 class Cluster:
@@ -25,8 +28,8 @@ class Cluster:
         self.workflow = Workflow(folder)
         self.variables = variables
 
-    def run(self, *arguments, **variables):
-        """Run the demo through profiles/slurm, with what a cluster of one small node without accounting needs.
+    def run(self, target, *arguments, **variables):
+        """Run the workflow through profiles/slurm, with what a small cluster without accounting needs.
 
         Jobs have as many threads as those of the local run, whose bytes they are to give.
         """
@@ -40,7 +43,7 @@ class Cluster:
             "10",
         ]
         command += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"]
-        command += ["--configfile", str(TINY), *arguments, "--", TABLE]
+        command += [*arguments, "--", target]
         # A hung run does not heed the first signal.
         return subprocess.run(
             ["timeout", "-k", "10", str(LIMIT_SECONDS), *command],
@@ -78,7 +81,8 @@ def test_the_demo_on_slurm(cluster, tiny_demo, tmp_path):
     # A job that dies is reported; jobs that do not need its outputs run on.
     (tmp_path / "only").write_text("results/demo/identifiers/.* commit")
     path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "interruptions"), os.environ.get("PYTHONPATH")]))
-    failed = cluster.run("--retries", "0", GENSAR_TEST_KILLS=str(tmp_path), PYTHONPATH=path)
+    demo = (TABLE, "--configfile", str(TINY))
+    failed = cluster.run(*demo, "--retries", "0", GENSAR_TEST_KILLS=str(tmp_path), PYTHONPATH=path)
     told = failed.stdout + failed.stderr
     assert failed.returncode == 1, told
     assert "Error in rule identifiers" in told
@@ -89,7 +93,7 @@ def test_the_demo_on_slurm(cluster, tiny_demo, tmp_path):
     assert (results / "demo/ranks/minilm_cosine.parquet").is_file()
 
     # The rerun finishes, in the bytes of a run on this machine alone.
-    finished = cluster.run()
+    finished = cluster.run(*demo)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert (results.parent / TABLE).read_bytes() == (tiny_demo.folder / TABLE).read_bytes()
 
@@ -102,3 +106,54 @@ def test_the_demo_on_slurm(cluster, tiny_demo, tmp_path):
         assert ("gpu" in job.get("TresPerJob", "") + job.get("TresPerNode", "")) == trains, rule
         assert int(re.match(r"\d+", job["MinMemoryNode"])[0]) > 0
         assert job["TimeLimit"] != "UNLIMITED"
+
+
+def test_a_training_on_two_nodes_learns_what_one_process_learns(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENSAR_DEVICE", "cpu")
+    nodes = Cluster(tmp_path, cluster.variables)
+    training.prepare(nodes.workflow)
+    resources = ("slurm_partition=gpu", "mpi=srun", "nodes=2", "tasks=2", "tasks_per_gpu=0", "gpu=2", "processes=2")
+    done = nodes.run(
+        f"{training.MODEL}/stage.json",
+        *("--allowed-rules", "train_generator", "--set-resources"),
+        *(f"train_generator:{resource}" for resource in resources),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert nodes.jobs()["train_generator"]["NodeList"] == "node[1-2]"
+    assert json.loads((tmp_path / training.MODEL / "stage.json").read_text())["counts"]["processes"] == 2
+    # The first process alone speaks.
+    assert (tmp_path / training.LOG).read_text().count("step 15 of 15") == 1
+    training.assert_as_alone(tmp_path)
+
+
+def launch(cluster, *words):
+    """Launch a process on each of two nodes from within a job that has both."""
+    command = ["salloc", "--quiet", "--nodes=2", "--ntasks=2", "--mem=2000", sys.executable, "-c"]
+    return subprocess.run(
+        [*command, LAUNCH.format(words=list(map(str, words)))],
+        cwd=ROOT,
+        env={**os.environ, **cluster.variables, "GENSAR_DEVICE": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+
+
+def test_processes_on_two_nodes_sum_and_agree(cluster, tmp_path):
+    done = launch(cluster, "sums", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done0", "done1"]
+
+
+def test_a_users_mistake_on_one_node_ends_both_with_its_line(cluster, tmp_path):
+    done = launch(cluster, "mistake", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.endswith("gensar_core.errors.UserError: embeddings: no such file; build it first\n")
+
+
+def test_a_process_killed_on_one_node_ends_both(cluster, tmp_path):
+    done = launch(cluster, "killed", tmp_path)
+    assert done.returncode == 1
+    assert "RuntimeError: process 1 of 2 failed: Signal 9 (SIGKILL)" in done.stderr

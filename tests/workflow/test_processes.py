@@ -42,8 +42,8 @@ def train_alone(folder, output, settings, seed, checkpoints, steps=None):
         train_generator(corpus, samples, output, settings, seed, checkpoints)
 
 
-def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
-    monkeypatch.setenv("GENSAR_DEVICE", "cpu")
+def prepare(workflow):
+    """Write what a training reads, and train in this process into the folder "alone"; return the settings and seed."""
     folder = workflow.folder
     with workflow.configuration() as values:
         values["generators"]["gensar_demo_t5"] |= SETTINGS
@@ -52,6 +52,25 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     folders.write_corpus(folder / "results/demo/corpora/demo", USERS)
     folders.write_samples(folder / "results/demo/samples", USERS)
     train_alone(folder, folder / "alone", settings, seed, None)
+    return settings, seed
+
+
+def assert_as_alone(folder):
+    """Compare the trained model with that of one process: equal but for the rounding of sums."""
+    expected, weights = (load_file(model / "model.safetensors") for model in (folder / "alone", folder / MODEL))
+    assert weights.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(weights[name], values, atol=2e-6, rtol=1e-4)
+    curves = [json.loads((model / "curve.json").read_text()) for model in (folder / "alone", folder / MODEL)]
+    for entry, same in zip(*curves, strict=True):
+        assert entry.keys() == same.keys()
+        np.testing.assert_allclose(list(entry.values()), list(same.values()), rtol=1e-5)
+
+
+def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
+    monkeypatch.setenv("GENSAR_DEVICE", "cpu")
+    folder = workflow.folder
+    settings, seed = prepare(workflow)
 
     # Two processes go on from where one was killed.
     monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", "0")
@@ -64,14 +83,6 @@ def test_two_processes_learn_what_one_learns(workflow, monkeypatch):
     assert "torchelastic" not in log
     assert not (folder / "results/demo/checkpoints/gensar_demo_t5").exists()
     assert json.loads((folder / MODEL / "stage.json").read_text())["counts"]["processes"] == 2
-
-    expected, weights = (load_file(model / "model.safetensors") for model in (folder / "alone", folder / MODEL))
-    assert weights.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_allclose(weights[name], values, atol=2e-6, rtol=1e-4)
-    curves = [json.loads((model / "curve.json").read_text()) for model in (folder / "alone", folder / MODEL)]
-    for entry, same in zip(*curves, strict=True):
-        assert entry.keys() == same.keys()
-        np.testing.assert_allclose(list(entry.values()), list(same.values()), rtol=1e-5)
+    assert_as_alone(folder)
     # Another number of processes is no reason to train again.
     assert workflow.planned(f"{MODEL}/stage.json", allowed_rules=("train_generator",)) == set()

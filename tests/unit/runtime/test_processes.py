@@ -54,14 +54,26 @@ def test_a_lone_process_returns_its_inputs():
 def test_each_gpu_has_a_process_and_a_cpu_as_many_as_configured(monkeypatch):
     assert count_processes(gpus=4, processes=2) == 2
     assert count_processes(gpus=1, processes=0) == 1
+    assert count_processes(gpus=1, processes=6, nodes=2) == 3
+    with pytest.raises(UserError, match="processes=3 cannot be shared by nodes=2 alike"):
+        count_processes(gpus=2, processes=3, nodes=2)
     monkeypatch.delenv("GENSAR_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [count_processes(gpus, processes=7) for gpus in (0, 1, 4)] == [1, 1, 4]
+    assert count_processes(gpus=8, processes=7, nodes=2) == 4
     with pytest.raises(UserError, match="gpu=5, but this machine shows 4"):
         count_processes(5, 1)
+    with pytest.raises(UserError, match="gpu=3 cannot be shared by nodes=2 alike"):
+        count_processes(3, 2, nodes=2)
     monkeypatch.setenv("GENSAR_DEVICE", "cuda:1")
     assert count_processes(gpus=4, processes=7) == 1
+
+
+def test_several_nodes_are_those_of_a_slurm_job(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(UserError, match="nodes=2 takes the Slurm profile"):
+        launch(WORKER, [], 1, nodes=2)
 
 
 @pytest.mark.slow
