@@ -114,49 +114,12 @@ class RowOrder:
         processes: Processes,
         weights: Mapping[str, TaskWeight] = MappingProxyType({}),
     ) -> None:
-        self._lengths = logs.lengths
+        self._logs = logs
         self._batch_size, self._tokens, self._seed, self._processes = batch_size, tokens, seed, processes
-        asked = np.flatnonzero(logs.training_task >= 0)
-        task, row = logs.training_task[asked], logs.row[asked]
-        words = np.isin(task, [TRAINING_TASKS.index(name) for name in WORD_TASKS])
-        counts = np.where(words, logs.tokens.lengths_of(asked) - 1, 1)
-        shape = len(logs), len(TRAINING_TASKS)
-        self._targets = coo_matrix((counts, (row, task)), shape).tocsr()
-        of_no_user = np.isin(task, np.arange(len(LOG_TASKS), len(TRAINING_TASKS)))
-        self._logs = np.setdiff1d(np.arange(len(logs)), row[of_no_user])
-        #: Rows of each task without a user, how often an epoch reads each, and how many it reads once more.
-        self._others: list[tuple[np.ndarray, int, int]] = []
-        for number, name in enumerate(TRAINING_TASKS[len(LOG_TASKS) :], len(LOG_TASKS)):
-            rows = row[task == number]
-            self._others.append((rows, *repeats(len(rows), weights.get(name, 1.0))))
-        self.epoch_rows = len(self._logs) + sum(whole * len(rows) + more for rows, whole, more in self._others)
-        self.per_epoch = max(1, math.ceil(self.epoch_rows / batch_size))
-
-    def from_step(self, step: int) -> Iterator[RowStep]:
-        """Yield the steps from ``step`` on."""
-        while True:
-            epoch, place = divmod(step, self.per_epoch)
-            batches = self._epoch(epoch)
-            for rows in batches[place:]:
-                parts = self._parts(rows)
-                own = self._processes.own(len(parts))
-                targets = np.asarray(self._targets[rows].sum(axis=0)).ravel()
-                yield RowStep([parts[number] for number in np.arange(len(parts))[own]], targets)
-            step = (epoch + 1) * self.per_epoch
-
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        rng = make_rng(self._seed, "rows", epoch)
-        order = rng.permutation(self._logs)
-        if len(order) < self.epoch_rows:
-            drawn = [[*[rows] * whole, rng.permutation(rows)[:more]] for rows, whole, more in self._others]
-            order = rng.permutation(np.concatenate([order, *itertools.chain.from_iterable(drawn)]))
-        batches: list[np.ndarray] = []
-        for start in range(0, len(order), self._batch_size * _POOL):
-            pool = order[start : start + self._batch_size * _POOL]
-            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
-            batches += [pool[first : first + self._batch_size] for first in range(0, len(pool), self._batch_size)]
-        return [batches[number] for number in rng.permutation(len(batches))]
-
+        self._order = BlockOrder(len(logs), seed)
+        alone = [rows[logs.user[rows] == NO_USER] for rows in stretches(len(logs))]
+        of_no_user = np.concatenate(alone) if alone else np.zeros(0, dtype=np.int64)
+        self._users = len(logs) - len(of_no_user)
     def _parts(self, rows: np.ndarray) -> list[RowPart]:
         """Cut a step into micro-batches of at most so many padded tokens."""
         parts: list[RowPart] = []

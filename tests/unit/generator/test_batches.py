@@ -216,8 +216,9 @@ def test_wrong_settings_are_named() -> None:
     data = examples(50)
     with pytest.raises(UserError, match="no example is left"):
         make(data, a=0.0, b=0.0, c=0.0)
-    longest = int(prompt_tokens(data).max())
-    assert longest == int((data.inputs.longest + data.targets.lengths).max())
+    total, longest = prompt_tokens(data)
+    tokens = data.inputs.longest(np.arange(50)) + data.targets.lengths
+    assert (total, longest) == (tokens.sum(), tokens.max())
     with pytest.raises(UserError, match=f"set batch_tokens to at least {longest}"):
         make(data, tokens=longest - 1)
     make(data, tokens=longest)
