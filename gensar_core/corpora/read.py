@@ -235,9 +235,7 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
         n_rows += len(frame)
     instructions = Instructions.load(corpus, task_names)
     check_known(instructions.texts, vocabulary, corpus / PROMPTS_COPY)
-    inputs = PromptInputs(
-        Shown(histories.read_only(), values.read_only()), prompt_tasks.read_only(), instructions
-    )
+    inputs = PromptInputs(Shown(histories.read_only(), values.read_only()), prompt_tasks.read_only(), instructions)
     return Examples(inputs, targets.read_only(), prompts.read_only(), tasks.read_only(), task_names, path)
 
 

@@ -96,7 +96,8 @@ class Batches:
         self._order = BlockOrder(len(examples.inputs), seed)
         rows = np.stack([self._block(block).rows_of_tasks for block in range(self._order.count)])
         repeated = [
-            repeats(total, weights.get(name, 1.0)) for name, total in zip(examples.task_names, rows.sum(0).tolist(), strict=True)
+            repeats(total, weights.get(name, 1.0))
+            for name, total in zip(examples.task_names, rows.sum(0).tolist(), strict=True)
         ]
         #: By task: how many times an epoch takes all of its rows; by block and task, how many more of them it draws.
         self._times = np.array([times for times, _ in repeated])

@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 import polars as pl
 import torch
-from scipy.sparse import coo_matrix
 
 from gensar_core import schema
 from gensar_core.corpora.alignment_logs import NO_USER
@@ -90,7 +89,11 @@ class LogRows:
         folder = paths[0].parent
         of_entries = cls.from_frame(schema.USER_LOGS.empty()).of_entries()
         columns = {name: MappedArray(folder, values.dtype) for name, values in of_entries.items()}
-        user, entries, tokens = MappedArray(folder, np.int32), MappedRows(folder, np.uint8), MappedRows(folder, np.int32)
+        user, entries, tokens = (
+            MappedArray(folder, np.int32),
+            MappedRows(folder, np.uint8),
+            MappedRows(folder, np.int32),
+        )
         for path in paths:
             for frame in table_parts(path, schema.USER_LOGS, _ROWS):
                 part = cls.from_frame(frame)
@@ -142,31 +145,35 @@ class LogRows:
         task[self.target[entry] == NO_TARGET] = -1
         return task
 
-    def asked(self, rows: np.ndarray) -> coo_matrix:
-        """Count what each of ``rows`` asks of each training task, items or words, int64 [rows, training tasks]."""
-        entry, of = self.entries_of(rows)
-        task = self.training_task(rows[of], entry)
+    def asked(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each target of ``rows``: its place in ``rows``, its training task, and how many items or words it has.
+
+        All are int64 [targets].
+        """
+        entry, place = self.entries_of(rows)
+        task = self.training_task(rows[place], entry)
+        entry, place, task = (values[task >= 0] for values in (entry, place, task))
         words = np.isin(task, [TRAINING_TASKS.index(name) for name in WORD_TASKS])
-        counts = np.where(words, self.tokens.lengths_of(entry) - 1, 1)
-        wanted = task >= 0
-        return coo_matrix((counts[wanted], (of[wanted], task[wanted])), (len(rows), len(TRAINING_TASKS)))
+        return place, task, np.where(words, self.tokens.lengths_of(entry) - 1, 1)
 
     def lengths_of(self, rows: np.ndarray) -> np.ndarray:
         """Count the tokens of each of ``rows``, int64 [rows]."""
-        lengths: np.ndarray = (
-            self.tokens.offsets[self.entries[rows + 1]] - self.tokens.offsets[self.entries[rows]]
-        )
+        lengths: np.ndarray = self.tokens.offsets[self.entries[rows + 1]] - self.tokens.offsets[self.entries[rows]]
         return lengths
+
+    def n_queries(self) -> int:
+        """Return one more than the largest number of a query in a user's row."""
+        largest = -1
+        for rows in stretches(len(self)):
+            entry, place = self.entries_of(rows)
+            typed = (self.behavior[entry] == schema.SEARCHED_QUERY) & (self.user[rows[place]] != NO_USER)
+            largest = max(largest, int(self.object[entry[typed]].max(initial=-1)))
+        return largest + 1
 
     @functools.cached_property
     def _clicks(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the clicks that are asked for, in the order of their targets, and these targets."""
-        asked = np.concatenate(
-            [
-                part[(self.target[part] != NO_TARGET) & (self.behavior[part] != schema.SEARCHED_QUERY)]
-                for part in stretches(len(self.target))
-            ]
-        )
+        asked = np.flatnonzero((self.target != NO_TARGET) & (self.behavior != schema.SEARCHED_QUERY))
         order = asked[np.argsort(self.target[asked], kind="stable")]
         return order, self.target[order]
 

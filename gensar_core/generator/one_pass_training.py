@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,14 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
 
 from gensar_core.config.generators import TaskWeight, TrainingSettings
-from gensar_core.corpora.alignment_logs import NO_QUERY
+from gensar_core.corpora.alignment_logs import NO_QUERY, NO_USER
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.backbones.causal import CausalGenerator
-from gensar_core.generator.batches import repeats
+from gensar_core.generator.batches import BlockOrder, repeats
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import (
@@ -37,6 +35,7 @@ from gensar_core.generator.training_task import add_gradients
 from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import chosen, drawing_from
+from gensar_core.runtime.arrays import stretches
 from gensar_core.runtime.device import autocast, send
 from gensar_core.runtime.seeds import generator as make_rng
 from gensar_core.training.loop import RATE_SCHEDULES, Schedule
@@ -118,13 +117,66 @@ class RowOrder:
         self._batch_size, self._tokens, self._seed, self._processes = batch_size, tokens, seed, processes
         self._order = BlockOrder(len(logs), seed)
         alone = [rows[logs.user[rows] == NO_USER] for rows in stretches(len(logs))]
-        of_no_user = np.concatenate(alone) if alone else np.zeros(0, dtype=np.int64)
-        self._users = len(logs) - len(of_no_user)
+        of_no_user = np.concatenate([np.zeros(0, dtype=np.int64), *alone])
+        place, task, _ = logs.asked(of_no_user)
+        #: Rows of each task without a user, how often an epoch reads each, and by block, how many it reads once more.
+        self._others: list[tuple[np.ndarray, int, np.ndarray]] = []
+        for number, name in enumerate(TRAINING_TASKS[len(LOG_TASKS) :], len(LOG_TASKS)):
+            rows = of_no_user[place[task == number]]
+            times, more = repeats(len(rows), weights.get(name, 1.0))
+            self._others.append((rows, times, self._order.divided(more)))
+        sizes = [len(self._users(block)) + sum(map(len, self._drawn(block))) for block in range(self._order.count)]
+        self.epoch_rows = sum(sizes)
+        self._steps = [math.ceil(size / batch_size) for size in sizes]
+        self.per_epoch = max(1, sum(self._steps))
+
+    def from_step(self, step: int) -> Iterator[RowStep]:
+        """Yield the steps from ``step`` on."""
+        epoch, place = divmod(step, self.per_epoch)
+        while True:
+            for block, number in self._order.of(epoch):
+                if place < self._steps[block]:
+                    for rows in self._visit(block, number)[place:]:
+                        parts = self._parts(rows)
+                        own = self._processes.own(len(parts))
+                        _, task, counts = self._logs.asked(rows)
+                        targets = np.bincount(task, counts, len(TRAINING_TASKS)).astype(np.int64)
+                        yield RowStep([parts[number] for number in np.arange(len(parts))[own]], targets)
+                place = max(0, place - self._steps[block])
+            epoch += 1
+
+    def _users(self, block: int) -> np.ndarray:
+        """Return the rows of a block that belong to users."""
+        rows = self._order.members(block)
+        return rows[self._logs.user[rows] != NO_USER]
+
+    def _drawn(self, block: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """Return the rows of no user that a visit of a block reads; without ``rng``, some as many."""
+        drawn = []
+        for rows, times, more in self._others:
+            own = rows[block :: self._order.count]
+            drawn += [*[own] * times, (own if rng is None else rng.permutation(own))[: more[block]]]
+        return drawn
+
+    def _visit(self, block: int, number: int) -> list[np.ndarray]:
+        """Return the rows of each step of one visit of a block."""
+        rng = make_rng(self._seed, "rows", number)
+        order = rng.permutation(self._users(block))
+        drawn = self._drawn(block, rng)
+        if any(map(len, drawn)):
+            order = rng.permutation(np.concatenate([order, *drawn]))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), self._batch_size * _POOL):
+            pool = order[start : start + self._batch_size * _POOL]
+            pool = pool[np.argsort(self._logs.lengths_of(pool), kind="stable")]
+            batches += [pool[first : first + self._batch_size] for first in range(0, len(pool), self._batch_size)]
+        return [batches[number] for number in rng.permutation(len(batches))]
+
     def _parts(self, rows: np.ndarray) -> list[RowPart]:
         """Cut a step into micro-batches of at most so many padded tokens."""
         parts: list[RowPart] = []
         start = 0
-        lengths = self._lengths[rows]
+        lengths = self._logs.lengths_of(rows)
         while start < len(rows):
             widest = np.maximum.accumulate(lengths[start:])
             fits = widest * np.arange(1, len(widest) + 1) <= self._tokens
@@ -179,7 +231,7 @@ class OnePassTask:
 
     def counts(self) -> dict[str, int]:
         """Return the counts of rows and targets for the stage's record."""
-        targets = int((self.logs.training_task >= 0).sum())
+        targets = sum(len(self.logs.asked(rows)[0]) for rows in stretches(len(self.logs)))
         return {"rows": len(self.logs), "epoch_rows": self.order.epoch_rows, "targets": targets}
 
     def schedule(self) -> Schedule:
@@ -245,7 +297,7 @@ class OnePassTask:
                 words=batch.words,
             )
         states = states.flatten(0, 1).float()
-        task = self.logs.training_task[batch.entry]
+        task = self.logs.training_task(rows[batch.row], batch.entry)
         weighed = (task >= 0) & (self.weights[task] > 0)
         sums = torch.zeros(len(TRAINING_TASKS), device=self.device)
         for ranked, places in item_targets(self.logs, batch.entry).items():

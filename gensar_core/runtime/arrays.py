@@ -95,7 +95,7 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def stretches(count: int, size: int = 1 << 20) -> Iterator[np.ndarray]:
+def stretches(count: int, size: int = 1 << 16) -> Iterator[np.ndarray]:
     """Yield the numbers 0 to ``count`` - 1 in arrays of at most ``size``: what is computed for each stays small."""
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
