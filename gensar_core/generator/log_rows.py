@@ -89,23 +89,22 @@ class LogRows:
         folder = paths[0].parent
         of_entries = cls.from_frame(schema.USER_LOGS.empty()).of_entries()
         columns = {name: MappedArray(folder, values.dtype) for name, values in of_entries.items()}
-        user, entries, tokens = (
-            MappedArray(folder, np.int32),
-            MappedRows(folder, np.uint8),
-            MappedRows(folder, np.int32),
-        )
+        user, entries = MappedArray(folder, np.int32), MappedArray(folder, np.int64)
+        tokens, total = MappedRows(folder, np.int32), 0
+        entries.append(np.zeros(1))
         for path in paths:
             for frame in table_parts(path, schema.USER_LOGS, _ROWS):
                 part = cls.from_frame(frame)
                 check_known(part.tokens, vocabulary, path)
                 user.append(part.user)
-                entries.append(Ragged(part.entries, part.behavior))
+                entries.append(total + part.entries[1:])
                 tokens.append(part.tokens)
+                total += len(part.behavior)
                 for name, values in part.of_entries().items():
                     columns[name].append(values)
         return cls(
             user.read_only(),
-            entries.read_only().offsets,
+            entries.read_only(),
             tokens.read_only(),
             **{name: column.read_only() for name, column in columns.items()},
         )
@@ -133,11 +132,11 @@ class LogRows:
         return ranges(first, sizes), np.repeat(np.arange(len(rows)), sizes)
 
     def training_task(self, row: np.ndarray, entry: np.ndarray) -> np.ndarray:
-        """Return the place in `TRAINING_TASKS` of the task that each of ``entry`` asks, -1 for those that are only read.
+        """Return the place in `TRAINING_TASKS` of what each of ``entry`` asks, -1 for those that are only read.
 
         ``row`` is the row of each entry.
         """
-        task = self.behavior[entry].astype(np.int64)
+        task: np.ndarray = self.behavior[entry].astype(np.int64)
         given = self.behavior[self.entries[row] + self.query[entry]]
         alone = self.user[row] == NO_USER
         for (first, asked), name in _ALIGNED.items():

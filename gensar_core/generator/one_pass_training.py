@@ -148,7 +148,8 @@ class RowOrder:
     def _users(self, block: int) -> np.ndarray:
         """Return the rows of a block that belong to users."""
         rows = self._order.members(block)
-        return rows[self._logs.user[rows] != NO_USER]
+        users: np.ndarray = rows[self._logs.user[rows] != NO_USER]
+        return users
 
     def _drawn(self, block: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
         """Return the rows of no user that a visit of a block reads; without ``rng``, some as many."""

@@ -23,7 +23,8 @@ class MappedArray:
 
     def __init__(self, folder: Path, dtype: npt.DTypeLike) -> None:
         # Not the temporary folder at first, which may be in memory.
-        self._file = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)
+        where = folder if os.access(folder, os.W_OK) else None
+        self._file = tempfile.TemporaryFile(dir=where)  # noqa: SIM115 (it lives as long as the array)
         self._dtype = np.dtype(dtype)
 
     def append(self, values: np.ndarray) -> None:
