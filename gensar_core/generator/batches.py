@@ -101,7 +101,7 @@ class Batches:
         ]
         #: By task: how many times an epoch takes all of its rows; by block and task, how many more of them it draws.
         self._times = np.array([times for times, _ in repeated])
-        self._more = np.minimum(self._order.divided(np.array([more for _, more in repeated])), rows)
+        self._more = np.stack([divided(more, rows[:, code]) for code, (_, more) in enumerate(repeated)], 1)
         self._sizes = (self._times * rows + self._more).sum(1)
         self.epoch_size = int(self._sizes.sum())
         self._latest: tuple[int, np.ndarray] | None = None
@@ -219,15 +219,17 @@ class BlockOrder:
         """Return the numbers in a block: every n-th one."""
         return np.arange(block, self.size, self.count)
 
-    def divided(self, total: np.ndarray | int) -> np.ndarray:
-        """Divide ``total`` [...] among the blocks as evenly as possible, int64 [blocks, ...]."""
-        ends = np.multiply.outer(np.arange(self.count + 1), total) // self.count
-        return np.diff(ends, axis=0)
-
     def of(self, epoch: int) -> list[tuple[int, int]]:
         """Return the blocks in their order of an epoch, each with the number of the visit since training began."""
         order = generator(self.seed, "blocks", epoch).permutation(self.count)
         return [(int(block), epoch * self.count + place) for place, block in enumerate(order)]
+
+
+def divided(count: int, rows: np.ndarray) -> np.ndarray:
+    """Divide ``count`` draws among blocks in proportion to their ``rows`` [blocks], none more than it has of them."""
+    ends = count * np.cumsum(rows) // max(int(rows.sum()), 1)
+    shares: np.ndarray = np.diff(ends, prepend=0)
+    return shares
 
 
 def _some(prompts: np.ndarray, rows_of: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
