@@ -80,7 +80,7 @@ def one_pass_task(
         events = schema.EVENTS.read(samples / "training_events.parquet")
         evidence = ClickEvidence.count(events, len(catalogue.items["rec"]), n_queries)
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
-    table = schema.SAMPLES.read(samples / "samples.parquet")
+    table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") == "valid")
     validation = []
     tasks = prompted_tasks(corpus)
     for task in tasks:
