@@ -6,7 +6,7 @@ length happens inside the step: it is cut into micro-batches of similar lengths,
 Examples that share a prompt stay together, so that the encoder reads the prompt once for all of them. An epoch is
 therefore a random order of prompts. A step may be a little less varied, but its gradient stays unbiased.
 
-The order of very many prompts would not fit into memory. They are divided into blocks, each of every n-th prompt, so
+The order of very many prompts would not fit into memory. They are draws_by_block into blocks, each of every n-th prompt, so
 that a block is as varied as the whole; an epoch takes the blocks in a random order, and each in a random order.
 
 Each time a step holds a prompt, it draws a new instruction for it, the same for all of its examples there.
@@ -101,7 +101,7 @@ class Batches:
         ]
         #: By task: how many times an epoch takes all of its rows; by block and task, how many more of them it draws.
         self._times = np.array([times for times, _ in repeated])
-        self._more = np.stack([divided(more, rows[:, code]) for code, (_, more) in enumerate(repeated)], 1)
+        self._more = np.stack([draws_by_block(more, rows[:, code]) for code, (_, more) in enumerate(repeated)], 1)
         self._sizes = (self._times * rows + self._more).sum(1)
         self.epoch_size = int(self._sizes.sum())
         self._latest: tuple[int, np.ndarray] | None = None
@@ -225,7 +225,7 @@ class BlockOrder:
         return [(int(block), epoch * self.count + place) for place, block in enumerate(order)]
 
 
-def divided(count: int, rows: np.ndarray) -> np.ndarray:
+def draws_by_block(count: int, rows: np.ndarray) -> np.ndarray:
     """Divide ``count`` draws among blocks in proportion to their ``rows`` [blocks], none more than it has of them."""
     ends = count * np.cumsum(rows) // max(int(rows.sum()), 1)
     shares: np.ndarray = np.diff(ends, prepend=0)

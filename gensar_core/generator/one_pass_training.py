@@ -18,7 +18,7 @@ from gensar_core.corpora.alignment_logs import NO_QUERY, NO_USER
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.backbones.causal import CausalGenerator
-from gensar_core.generator.batches import BlockOrder, divided, repeats
+from gensar_core.generator.batches import BlockOrder, draws_by_block, repeats
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import (
@@ -125,7 +125,7 @@ class RowOrder:
             rows = of_no_user[place[task == number]]
             times, more = repeats(len(rows), weights.get(name, 1.0))
             sizes = [len(rows[block :: self._order.count]) for block in range(self._order.count)]
-            self._others.append((rows, times, divided(more, np.array(sizes))))
+            self._others.append((rows, times, draws_by_block(more, np.array(sizes))))
         sizes = [len(self._users(block)) + sum(map(len, self._drawn(block))) for block in range(self._order.count)]
         self.epoch_rows = sum(sizes)
         self._steps = [math.ceil(size / batch_size) for size in sizes]

@@ -146,6 +146,7 @@ def test_examples_from_the_disk_are_those_of_the_file(corpus: Path, writable: bo
         assert examples.task_names[examples.task[row]] == task
         assert examples.task_names[examples.inputs.task[examples.prompt[row]]] == task
     assert len(examples) == len(table)
+    assert isinstance(examples.targets.values.base, np.memmap)
     # The mapped files have no name.
     assert sorted(corpus.iterdir()) == before
 
