@@ -6,7 +6,7 @@ length happens inside the step: it is cut into micro-batches of similar lengths,
 Examples that share a prompt stay together, so that the encoder reads the prompt once for all of them. An epoch is
 therefore a random order of prompts. A step may be a little less varied, but its gradient stays unbiased.
 
-The order of very many prompts would not fit into memory. They are draws_by_block into blocks, each of every n-th prompt, so
+The order of very many prompts would not fit into memory. They are divided into blocks, each of every n-th prompt, so
 that a block is as varied as the whole; an epoch takes the blocks in a random order, and each in a random order.
 
 Each time a step holds a prompt, it draws a new instruction for it, the same for all of its examples there.
