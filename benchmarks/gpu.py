@@ -209,7 +209,7 @@ def measure_long_histories(sizes: Mapping[str, Any], device: torch.device) -> li
             sizes["long"], n_items, max(sizes["batches"]), Path(folder), repetitions=repetitions, device=device
         )
     check_logs(case, beams)
-    tokens = int(case.rows.lengths.max())
+    tokens = int(case.rows.lengths_of(np.arange(len(case.rows))).max())
     shape = f"{sizes['long']['num_layers']} layers of {sizes['long']['d_model']}, histories of {tokens} tokens"
     for likelihood in case.scorers:
         for batch in sizes["batches"][:2]:

@@ -111,7 +111,7 @@ class Timed:
                 self.clock.start()
             if number and isinstance(batch, RowStep):
                 assert isinstance(self.task, OnePassTask)
-                self.clock.tokens += sum(int(self.task.logs.lengths[part.rows].sum()) for part in batch.parts)
+                self.clock.tokens += sum(int(self.task.logs.lengths_of(part.rows).sum()) for part in batch.parts)
                 self.clock.targets += sum(int(batch.targets[TRAINING_TASKS.index(name)]) for name in ITEM_TASKS)
             elif number:
                 self.clock.targets += sum(len(part.targets) for part in batch.parts)

@@ -87,9 +87,16 @@ class Table:
         """Return this table without rows."""
         return pl.DataFrame(schema=self.schema)
 
-    def read(self, path: Path) -> pl.DataFrame:
-        """Read and check a Parquet file of this table. Raises UserError when it is missing or not this table."""
-        return self.check(self._loaded(pl.read_parquet, path), path)
+    def read(self, path: Path, where: pl.Expr | None = None) -> pl.DataFrame:
+        """Read and check a Parquet file of this table, or of it only the rows ``where`` is true.
+
+        Raises UserError when it is missing or not this table.
+        """
+        if where is None:
+            return self.check(self._loaded(pl.read_parquet, path), path)
+        chosen = where
+        rows = self._loaded(lambda path: pl.scan_parquet(path).filter(chosen).collect(engine="streaming"), path)
+        return self.check(rows, path)
 
     def open(self, path: Path) -> tuple[pl.LazyFrame, int]:
         """Return a lazy frame over a Parquet file of this table, and its number of rows.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,14 +16,14 @@ import pyarrow.parquet as pq
 from gensar_core import schema
 from gensar_core.corpora.instructions import PROMPTS_COPY, Instructions, Shown
 from gensar_core.corpora.tasks import BEHAVIOR_TOKENS
-from gensar_core.corpora.token_pieces import stack
 from gensar_core.errors import UserError
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.mapped_arrays import MappedArray, MappedRows
 
 Value = TypeVar("Value")
 
 #: Rows of train.parquet decoded at a time.
-_ROWS = 1 << 17
+_ROWS: Final = 1 << 17
 #: Limit of rows that an error names.
 _DESCRIBED = 10
 
@@ -33,7 +32,7 @@ _DESCRIBED = 10
 class PromptInputs:
     """Hold encoder inputs, written on demand: the content of each prompt, in an instruction of its task.
 
-    ``task`` int64 [prompts] is the number of each prompt's task in ``instructions``.
+    ``task`` int [prompts] is the number of each prompt's task in ``instructions``.
     """
 
     shown: Shown
@@ -49,10 +48,9 @@ class PromptInputs:
     def __len__(self) -> int:
         return len(self.task)
 
-    @functools.cached_property
-    def longest(self) -> np.ndarray:
-        """Count each prompt's tokens in the longest instruction that it may take, int64 [prompts]."""
-        longest: np.ndarray = self.shown.lengths + self.instructions.longest[self.task]
+    def longest(self, prompts: np.ndarray) -> np.ndarray:
+        """Count the tokens of ``prompts`` in the longest instruction that each may take, int64 [prompts]."""
+        longest: np.ndarray = self._shown_lengths(prompts) + self.instructions.longest[self.task[prompts]]
         return longest
 
     def draw(self, seed: int, visit: int, prompts: np.ndarray) -> np.ndarray:
@@ -61,8 +59,11 @@ class PromptInputs:
 
     def lengths(self, prompts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Count the tokens of ``prompts`` in the instructions ``chosen``, int64 [prompts]."""
-        shown_lengths = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
-        lengths: np.ndarray = shown_lengths + self.instructions.lengths[chosen]
+        lengths: np.ndarray = self._shown_lengths(prompts) + self.instructions.lengths[chosen]
+        return lengths
+
+    def _shown_lengths(self, prompts: np.ndarray) -> np.ndarray:
+        lengths: np.ndarray = self.shown.history.lengths_of(prompts) + self.shown.value.lengths_of(prompts)
         return lengths
 
     def write(self, prompts: np.ndarray, chosen: np.ndarray) -> Ragged:
@@ -75,8 +76,8 @@ class Examples:
     """Hold training examples: prompts and their targets.
 
     ``inputs`` are the prompts, ``targets`` [rows] token rows; ``prompt`` int64 [rows] is the input of each row,
-    ascending, so that rows of one prompt are adjacent; ``task`` [rows] indexes ``task_names``; ``path`` is the file
-    that holds them, row by row.
+    ascending without gaps, so that rows of one prompt are adjacent; ``task`` [rows] indexes ``task_names``; ``path`` is
+    the file that holds them, row by row.
     """
 
     inputs: PromptInputs
@@ -88,6 +89,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.task)
+
+    def first_rows(self, prompts: np.ndarray) -> np.ndarray:
+        """Return the first row of each of ``prompts``, int64 [prompts]; of one more than the last, the end."""
+        return np.searchsorted(self.prompt, prompts)
 
     def describe(self, rows: np.ndarray) -> str:
         """Describe some of the given rows in one line of an error: task, sample and place in the file."""
@@ -102,9 +107,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Hold the encoder inputs of valid and test samples; ``sample_id`` [rows] ascends."""
+    """Hold the encoder inputs of valid and test samples: ``sample_id`` [rows] ascends, ``row`` [rows] of ``inputs``."""
 
     sample_id: np.ndarray
+    row: np.ndarray
     inputs: Ragged
     path: Path
 
@@ -113,7 +119,7 @@ class Prompts:
         places = np.searchsorted(self.sample_id, sample_ids)
         if not np.isin(sample_ids, self.sample_id).all():
             raise UserError(f"{self.path}: holds no prompt for some samples; build the corpus of these samples again")
-        return self.inputs.take(places)
+        return self.inputs.take(self.row[places])
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ def check_model_tokenizer(corpus: Path, tokenizer: Any, model: Path) -> None:
 
 def check_lengths(inputs: PromptInputs, positions: int | None, where: Path) -> None:
     """Raise UserError on an input longer than the ``positions`` of the backbone's pretraining (None: no limit)."""
-    longest = int(inputs.longest.max(initial=0))
+    longest = max((int(inputs.longest(prompts).max()) for prompts in stretches(len(inputs))), default=0)
     if positions is not None and longest > positions:
         raise UserError(
             f"{where}: an input has {longest} tokens, the backbone was pretrained on {positions} at most; lower the "
@@ -200,39 +206,44 @@ def check_lengths(inputs: PromptInputs, positions: int | None, where: Path) -> N
 
 
 def load_examples(corpus: Path, vocabulary: int) -> Examples:
-    """Read train.parquet in parts; consecutive rows of a task with the same content become one prompt.
+    """Map the rows of train.parquet; consecutive rows of a task with the same content become one prompt.
 
     Raises UserError on an empty corpus and on tokens outside the vocabulary.
     """
     path = corpus / "train.parquet"
-    histories, values, targets, prompts, tasks, prompt_tasks = [], [], [], [], [], []
-    count = 0
-    for frame in _parts(path):
+    task_names = _task_names(path)
+    histories, values, targets = (MappedRows(corpus, np.int32) for _ in range(3))
+    prompts, tasks, prompt_tasks = (MappedArray(corpus, dtype) for dtype in (np.int64, np.uint8, np.uint8))
+    n_prompts = n_rows = 0
+    for frame in table_parts(path, schema.CORPUS, _ROWS):
         shown = Shown(*(Ragged.from_series(frame.get_column(name)) for name in ("history_ids", "value_ids")))
+        asked = Ragged.from_series(frame.get_column("target_ids"))
+        check_known(shown.history, vocabulary, path)
+        check_known(shown.value, vocabulary, path)
+        check_tokens(asked, vocabulary, path, n_rows)
         first = begins_prompt(frame.get_column("task"), shown)
         distinct = shown.take(np.flatnonzero(first))
+        task = _codes(frame.get_column("task"), task_names)
         histories.append(distinct.history)
         values.append(distinct.value)
-        prompts.append(count - 1 + np.cumsum(first))
-        count += len(distinct)
-        targets.append(Ragged.from_series(frame.get_column("target_ids")))
-        tasks.append(frame.get_column("task"))
-        prompt_tasks.append(frame.get_column("task").filter(pl.Series(first)))
-    if not sum(map(len, tasks)):
+        targets.append(asked)
+        prompts.append(n_prompts - 1 + np.cumsum(first))
+        tasks.append(task)
+        prompt_tasks.append(task[first])
+        n_prompts += len(distinct)
+        n_rows += len(frame)
+    instructions = Instructions.load(corpus, task_names)
+    check_known(instructions.texts, vocabulary, corpus / PROMPTS_COPY)
+    inputs = PromptInputs(Shown(histories.read_only(), values.read_only()), prompt_tasks.read_only(), instructions)
+    return Examples(inputs, targets.read_only(), prompts.read_only(), tasks.read_only(), task_names, path)
+
+
+def _task_names(path: Path) -> list[str]:
+    rows, count = schema.CORPUS.open(path)
+    if not count:
         raise UserError(f"{path}: holds no training examples; give the corpus another task or more data")
-    task = pl.concat(tasks)
-    task_names = task.unique().sort().to_list()
-    inputs = PromptInputs(
-        Shown(stack(histories), stack(values)),
-        _codes(pl.concat(prompt_tasks), task_names).astype(np.int64),
-        Instructions.load(corpus, task_names),
-    )
-    examples = Examples(inputs, stack(targets), np.concatenate(prompts), _codes(task, task_names), task_names, path)
-    check_known(inputs.shown.history, vocabulary, path)
-    check_known(inputs.shown.value, vocabulary, path)
-    check_known(inputs.instructions.texts, vocabulary, corpus / PROMPTS_COPY)
-    check_tokens(examples.targets, vocabulary, path)
-    return examples
+    names: list[str] = rows.select(pl.col("task").unique().sort()).collect(engine="streaming").to_series().to_list()
+    return names
 
 
 def begins_prompt(task: pl.Series, shown: Shown) -> np.ndarray:
@@ -252,12 +263,20 @@ def _codes(task: pl.Series, names: list[str]) -> np.ndarray:
 
 
 def load_prompts(corpus: Path, vocabulary: int) -> Prompts:
-    """Read prompts.parquet. Raises UserError on tokens outside the vocabulary."""
+    """Map the rows of prompts.parquet. Raises UserError on tokens outside the vocabulary."""
     path = corpus / "prompts.parquet"
-    frame = schema.PROMPTS.read(path).sort("sample_id")
-    prompts = Prompts(frame.get_column("sample_id").to_numpy(), Ragged.from_series(frame.get_column("input_ids")), path)
-    check_tokens(prompts.inputs, vocabulary, path)
-    return prompts
+    inputs, ids = MappedRows(corpus, np.int32), [np.zeros(0, dtype=np.int64)]
+    for frame in table_parts(path, schema.PROMPTS, _ROWS):
+        rows = Ragged.from_series(frame.get_column("input_ids"))
+        check_tokens(rows, vocabulary, path, sum(map(len, ids)))
+        inputs.append(rows)
+        ids.append(frame.get_column("sample_id").to_numpy())
+    sample_id = np.concatenate(ids)
+    row = np.argsort(sample_id, kind="stable")
+    sample_id = sample_id[row]
+    if (sample_id[1:] == sample_id[:-1]).any():
+        raise UserError(f"{path}: table 'prompts': rows are not unique in sample_id; build the corpus again")
+    return Prompts(sample_id, row, inputs.read_only(), path)
 
 
 def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemTokens]:
@@ -282,10 +301,13 @@ def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemT
     return items
 
 
-def check_tokens(rows: Ragged, vocabulary: int, where: Path) -> None:
-    """Raise UserError on an empty row and on token ids outside the model's vocabulary."""
+def check_tokens(rows: Ragged, vocabulary: int, where: Path, first_row: int = 0) -> None:
+    """Raise UserError on an empty row and on token ids outside the model's vocabulary.
+
+    ``first_row`` is the number of the first of ``rows`` in the file.
+    """
     if len(rows) and rows.lengths.min() == 0:
-        raise UserError(f"{where}: row {int(rows.lengths.argmin())} has no tokens; build the corpus again")
+        raise UserError(f"{where}: row {first_row + int(rows.lengths.argmin())} has no tokens; build the corpus again")
     check_known(rows, vocabulary, where)
 
 
@@ -298,14 +320,18 @@ def check_known(rows: Ragged, vocabulary: int, where: Path) -> None:
         )
 
 
-def _parts(path: Path) -> Iterator[pl.DataFrame]:
+def table_parts(path: Path, table: schema.Table, rows: int) -> Iterator[pl.DataFrame]:
+    """Yield a Parquet file of ``table`` in parts of at most ``rows`` rows, each checked.
+
+    Raises UserError when the file is missing or not this table.
+    """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; build table 'corpus' first")
+        raise UserError(f"{path}: no such file; build table {table.name!r} first")
     try:
         with pq.ParquetFile(path) as stored:
-            for part in stored.iter_batches(_ROWS):
+            for part in stored.iter_batches(rows):
                 frame = pl.from_arrow(pa.Table.from_batches([part]))
                 assert isinstance(frame, pl.DataFrame)
-                yield schema.CORPUS.check(frame, path)
+                yield table.check(frame, path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error

@@ -6,6 +6,9 @@ length happens inside the step: it is cut into micro-batches of similar lengths,
 Examples that share a prompt stay together, so that the encoder reads the prompt once for all of them. An epoch is
 therefore a random order of prompts. A step may be a little less varied, but its gradient stays unbiased.
 
+The order of very many prompts would not fit into memory. They are divided into blocks, each of every n-th prompt, so
+that a block is as varied as the whole; an epoch takes the blocks in a random order, and each in a random order.
+
 Each time a step holds a prompt, it draws a new instruction for it, the same for all of its examples there.
 """
 
@@ -14,18 +17,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from gensar_core.config.generators import ExamplesPerEpoch
 from gensar_core.corpora.read import Examples
 from gensar_core.errors import UserError
-from gensar_core.runtime.arrays import ranges
+from gensar_core.runtime.arrays import ranges, stretches
 from gensar_core.runtime.seeds import generator
 from gensar_core.training.processes import ALONE, Processes, shares
 
 #: Targets up to this length form one group when a step is sorted; longer ones are grouped by powers of two.
 _SHORT_TARGET = 8
+#: Prompts, or rows of logs, that are put into a random order at once: a gigabyte at most.
+BLOCK: Final = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -81,25 +87,23 @@ class Batches:
         self.batch_size = batch_size
         self.tokens = tokens
         self.seed = seed
-        self._target_lengths = examples.targets.lengths
-        self._first, self._rows = prompt_rows(examples)
-        longest = int(prompt_tokens(examples).max())
+        longest = prompt_tokens(examples)[1]
         if longest > tokens:
             raise UserError(
                 f"batch_tokens: an example has {longest} tokens, more than the {tokens} of one forward pass; "
                 f"set batch_tokens to at least {longest}"
             )
-        task = examples.task[self._first]
-        self._prompts_of = [np.flatnonzero(task == code) for code in range(len(examples.task_names))]
-        #: By task: how many times an epoch takes all of its rows, and how many more of them it draws.
-        self._repeats = [
-            repeats(int(self._rows[prompts].sum()), weights.get(name, 1.0))
-            for name, prompts in zip(examples.task_names, self._prompts_of, strict=True)
+        self._order = BlockOrder(len(examples.inputs), seed)
+        rows = np.stack([self._block(block).rows_of_tasks for block in range(self._order.count)])
+        repeated = [
+            repeats(total, weights.get(name, 1.0))
+            for name, total in zip(examples.task_names, rows.sum(0).tolist(), strict=True)
         ]
-        self.epoch_size = sum(
-            times * int(self._rows[prompts].sum()) + more
-            for prompts, (times, more) in zip(self._prompts_of, self._repeats, strict=True)
-        )
+        #: By task: how many times an epoch takes all of its rows; by block and task, how many more of them it draws.
+        self._times = np.array([times for times, _ in repeated])
+        self._more = np.stack([draws_by_block(more, rows[:, code]) for code, (_, more) in enumerate(repeated)], 1)
+        self._sizes = (self._times * rows + self._more).sum(1)
+        self.epoch_size = int(self._sizes.sum())
         self._latest: tuple[int, np.ndarray] | None = None
         if not self.epoch_size:
             raise UserError("task_weights: no example is left to train on; give some task a larger weight")
@@ -113,7 +117,7 @@ class Batches:
         while True:
             rows = self.rows(step)
             tokens = np.zeros(len(self.examples.task_names), dtype=np.int64)
-            np.add.at(tokens, self.examples.task[rows], self._target_lengths[rows])
+            np.add.at(tokens, self.examples.task[rows], self.examples.targets.lengths_of(rows))
             yield Step(self.micro_batches(rows, step, self.processes), tokens)
             step += 1
 
@@ -123,7 +127,10 @@ class Batches:
         parts = []
         for epoch in range(start // self.epoch_size, math.ceil(stop / self.epoch_size)):
             begin = epoch * self.epoch_size
-            parts.append(self._order(epoch)[max(start - begin, 0) : stop - begin])
+            for block, number in self._order.of(epoch):
+                if begin < stop and begin + self._sizes[block] > start:
+                    parts.append(self._visit(block, number)[max(start - begin, 0) : stop - begin])
+                begin += int(self._sizes[block])
         return np.concatenate(parts)
 
     def micro_batches(self, rows: np.ndarray, step: int, processes: Processes = ALONE) -> list[MicroBatch]:
@@ -135,7 +142,7 @@ class Batches:
         prompts, first, counts = np.unique(self.examples.prompt[rows], return_index=True, return_counts=True)
         chosen = self.examples.inputs.draw(self.seed, step, prompts)
         inputs = self.examples.inputs.lengths(prompts, chosen)
-        targets = np.maximum.reduceat(self._target_lengths[rows], first)
+        targets = np.maximum.reduceat(self.examples.targets.lengths_of(rows), first)
         group = np.ceil(np.log2(np.maximum(targets, _SHORT_TARGET)))
         order = np.lexsort((prompts, inputs, group))
         ends = cuts(inputs[order], targets[order], counts[order], self.tokens)
@@ -159,41 +166,95 @@ class Batches:
             place,
         )
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Return the permutation of one epoch. The latest is cached, because consecutive steps read it."""
-        if self._latest is None or self._latest[0] != epoch:
-            draw = generator(self.seed, "epoch", epoch)
-            parts = []
-            for prompts, (times, more) in zip(self._prompts_of, self._repeats, strict=True):
-                whole = np.tile(prompts, times)
-                parts.append((whole, self._rows[whole]))
-                parts.append(self._some(draw.permutation(prompts), more))
-            taken, counts = (np.concatenate(both) for both in zip(*parts, strict=True))
-            order = draw.permutation(len(taken))
-            self._latest = epoch, ranges(self._first[taken[order]], counts[order])
+    def _visit(self, block: int, number: int) -> np.ndarray:
+        """Return the rows of one visit of a block. The latest is cached, because consecutive steps read it."""
+        if self._latest is None or self._latest[0] != number:
+            draw = generator(self.seed, "epoch", number)
+            prompts = self._block(block)
+            taken = []
+            for code, (times, more) in enumerate(zip(self._times, self._more[block], strict=True)):
+                of_task = np.flatnonzero(prompts.task == code)
+                whole = np.tile(of_task, times)
+                taken += [(whole, prompts.rows[whole]), _some(draw.permutation(of_task), prompts.rows, int(more))]
+            places, counts = (np.concatenate(both) for both in zip(*taken, strict=True))
+            order = draw.permutation(len(places))
+            self._latest = number, ranges(prompts.first[places[order]], counts[order])
         return self._latest[1]
 
-    def _some(self, prompts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first of ``prompts`` that have ``rows`` rows together, and their counts; the last may be cut."""
-        total = np.cumsum(self._rows[prompts])
-        taken = prompts[: np.searchsorted(total, rows) + 1] if rows else prompts[:0]
-        counts = self._rows[taken]
-        if len(counts):
-            counts[-1] -= total[len(taken) - 1] - rows
-        return taken, counts
+    def _block(self, block: int) -> PromptBlock:
+        numbers = self._order.members(block)
+        first = self.examples.first_rows(numbers)
+        rows = self.examples.first_rows(numbers + 1) - first
+        return PromptBlock(first, rows, self.examples.task[first], len(self.examples.task_names))
 
 
-def prompt_rows(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Return each prompt's first row and its number of rows, int64 [prompts] each."""
-    first = np.flatnonzero(np.diff(examples.prompt, prepend=-1))
-    return first, np.diff(first, append=len(examples))
+@dataclass(frozen=True)
+class PromptBlock:
+    """Hold some prompts: their first rows, their numbers of rows and their tasks, each [prompts]."""
+
+    first: np.ndarray
+    rows: np.ndarray
+    task: np.ndarray
+    n_tasks: int
+
+    @property
+    def rows_of_tasks(self) -> np.ndarray:
+        """Count the rows of each task, int64 [tasks]."""
+        return np.bincount(self.task, self.rows, self.n_tasks).astype(np.int64)
 
 
-def prompt_tokens(examples: Examples) -> np.ndarray:
-    """Return the maximum tokens of each prompt with all its targets, which share a forward pass, int64 [prompts]."""
-    first, rows = prompt_rows(examples)
-    tokens: np.ndarray = examples.inputs.longest + rows * np.maximum.reduceat(examples.targets.lengths, first)
-    return tokens
+@dataclass(frozen=True)
+class BlockOrder:
+    """Divide the numbers below ``size`` into blocks of at most ``BLOCK``, and order the blocks of each epoch."""
+
+    size: int
+    seed: int
+
+    @property
+    def count(self) -> int:
+        """Return the number of blocks."""
+        return max(1, -(-self.size // BLOCK))
+
+    def members(self, block: int) -> np.ndarray:
+        """Return the numbers in a block: every n-th one."""
+        return np.arange(block, self.size, self.count)
+
+    def of(self, epoch: int) -> list[tuple[int, int]]:
+        """Return the blocks in their order of an epoch, each with the number of the visit since training began."""
+        order = generator(self.seed, "blocks", epoch).permutation(self.count)
+        return [(int(block), epoch * self.count + place) for place, block in enumerate(order)]
+
+
+def draws_by_block(count: int, rows: np.ndarray) -> np.ndarray:
+    """Divide ``count`` draws among blocks in proportion to their ``rows`` [blocks], none more than it has of them."""
+    ends = count * np.cumsum(rows) // max(int(rows.sum()), 1)
+    shares: np.ndarray = np.diff(ends, prepend=0)
+    return shares
+
+
+def _some(prompts: np.ndarray, rows_of: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first of ``prompts`` that have ``rows`` rows together, and their counts; the last may be cut."""
+    total = np.cumsum(rows_of[prompts])
+    taken = prompts[: np.searchsorted(total, rows) + 1] if rows else prompts[:0]
+    counts = rows_of[taken]
+    if len(counts):
+        counts[-1] -= total[len(taken) - 1] - rows
+    return taken, counts
+
+
+def prompt_tokens(examples: Examples) -> tuple[int, int]:
+    """Count the maximum tokens of each prompt with all its targets, which share a forward pass.
+
+    Returns the sum of all prompts and the largest.
+    """
+    total = longest = 0
+    for prompts in stretches(len(examples.inputs)):
+        first = examples.first_rows(np.append(prompts, prompts[-1] + 1))
+        rows = np.arange(first[0], first[-1])
+        targets = np.maximum.reduceat(examples.targets.lengths_of(rows), first[:-1] - first[0])
+        tokens = examples.inputs.longest(prompts) + np.diff(first) * targets
+        total, longest = total + int(tokens.sum()), max(longest, int(tokens.max()))
+    return total, longest
 
 
 def cuts(inputs: np.ndarray, targets: np.ndarray, counts: np.ndarray, tokens: int) -> list[int]:

@@ -14,15 +14,16 @@ import torch
 
 from gensar_core import schema
 from gensar_core.corpora.alignment_logs import NO_USER
-from gensar_core.corpora.read import check_known
+from gensar_core.corpora.read import check_known, table_parts
 from gensar_core.corpora.token_pieces import stack
 from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.errors import UserError
 from gensar_core.generator.click_evidence import Questions
 from gensar_core.generator.item_nodes import NO_NODE, ItemNodes
 from gensar_core.nn.dropout import chosen
-from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.arrays import Ragged, ranges, stretches
 from gensar_core.runtime.device import send
+from gensar_core.runtime.mapped_arrays import MappedArray, MappedRows
 
 #: Task of the item of each behavior; queries have none.
 _TASK_OF = {schema.RECOMMENDED_ITEM: "rec", schema.SEARCHED_ITEM: "search"}
@@ -38,13 +39,15 @@ _ALIGNED: Final = {
 TRAINING_TASKS: Final = (*LOG_TASKS, *_ALIGNED.values())
 #: Training tasks whose targets are words; each word counts.
 WORD_TASKS: Final = ("nsqp", "id2desc_collaborative", "id2desc_semantic")
+#: Rows decoded at a time.
+_ROWS: Final = 1 << 16
 #: Group of padding: seen by no one and seeing nothing but itself.
 _NEVER = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
 class LogRows:
-    """Hold rows of users' logs (table `user_logs`).
+    """Hold rows of users' logs (table `user_logs`), in memory or mapped from the disk.
 
     ``user`` [rows]; ``entries`` int64 [rows + 1] are the offsets of each row's entries; ``tokens`` holds the token ids
     of each entry; the other fields are the table's list columns, [entries].
@@ -70,20 +73,45 @@ class LogRows:
             if name != "user_id"
         }
         lengths, tokens = columns.pop("lengths"), columns.pop("token_ids")
-        fields = {name: column.values.astype(np.int64) for name, column in columns.items()}
         return cls(
-            frame.get_column("user_id").to_numpy().astype(np.int64),
+            frame.get_column("user_id").to_numpy(),
             lengths.offsets,
-            Ragged.from_lengths(lengths.values, tokens.values.astype(np.int64)),
-            **fields,
+            Ragged.from_lengths(lengths.values, tokens.values),
+            **{name: column.values for name, column in columns.items()},
         )
 
     @classmethod
-    def load(cls, path: Path, vocabulary: int) -> LogRows:
-        """Read a file of rows. Raises UserError when it is missing or holds tokens outside the vocabulary."""
-        rows = cls.from_frame(schema.USER_LOGS.read(path))
-        check_known(rows.tokens, vocabulary, path)
-        return rows
+    def load(cls, vocabulary: int, *paths: Path) -> LogRows:
+        """Map the rows of some files, one after the other.
+
+        Raises UserError when a file is missing or holds tokens outside the vocabulary.
+        """
+        folder = paths[0].parent
+        of_entries = cls.from_frame(schema.USER_LOGS.empty()).of_entries()
+        columns = {name: MappedArray(folder, values.dtype) for name, values in of_entries.items()}
+        user, entries = MappedArray(folder, np.int32), MappedArray(folder, np.int64)
+        tokens, total = MappedRows(folder, np.int32), 0
+        entries.append(np.zeros(1))
+        for path in paths:
+            for frame in table_parts(path, schema.USER_LOGS, _ROWS):
+                part = cls.from_frame(frame)
+                check_known(part.tokens, vocabulary, path)
+                user.append(part.user)
+                entries.append(total + part.entries[1:])
+                tokens.append(part.tokens)
+                total += len(part.behavior)
+                for name, values in part.of_entries().items():
+                    columns[name].append(values)
+        return cls(
+            user.read_only(),
+            entries.read_only(),
+            tokens.read_only(),
+            **{name: column.read_only() for name, column in columns.items()},
+        )
+
+    def of_entries(self) -> dict[str, np.ndarray]:
+        """Return the fields that are arrays [entries], by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[3:]}
 
     def __len__(self) -> int:
         return len(self.user)
@@ -91,41 +119,67 @@ class LogRows:
     def followed_by(self, *others: LogRows) -> LogRows:
         """Return the rows of all."""
         parts = [self, *others]
-        joined = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in (field.name for field in fields(self) if field.name not in ("entries", "tokens"))
-        }
+        joined = {name: np.concatenate([part.of_entries()[name] for part in parts]) for name in self.of_entries()}
         sizes = np.concatenate([np.diff(part.entries) for part in parts])
         entries = np.concatenate([[0], np.cumsum(sizes)])
-        return LogRows(entries=entries, tokens=stack([part.tokens for part in parts]), **joined)
+        user = np.concatenate([part.user for part in parts])
+        return LogRows(user, entries, stack([part.tokens for part in parts]), **joined)
 
-    @functools.cached_property
-    def row(self) -> np.ndarray:
-        """Return the row of each entry, int64 [entries]."""
-        return np.repeat(np.arange(len(self)), np.diff(self.entries))
+    def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the entries of ``rows``, and the place in ``rows`` of each; int64 [entries of the rows] each."""
+        first = self.entries[rows]
+        sizes = self.entries[rows + 1] - first
+        return ranges(first, sizes), np.repeat(np.arange(len(rows)), sizes)
 
-    @functools.cached_property
-    def training_task(self) -> np.ndarray:
-        """Return the place in `TRAINING_TASKS` of each target's task, -1 for entries that are only read, [entries]."""
-        task = self.behavior.copy()
-        given = self.behavior[self.entries[self.row] + self.query]
-        alone = self.user[self.row] == NO_USER
+    def training_task(self, row: np.ndarray, entry: np.ndarray) -> np.ndarray:
+        """Return the place in `TRAINING_TASKS` of what each of ``entry`` asks, -1 for those that are only read.
+
+        ``row`` is the row of each entry.
+        """
+        task: np.ndarray = self.behavior[entry].astype(np.int64)
+        given = self.behavior[self.entries[row] + self.query[entry]]
+        alone = self.user[row] == NO_USER
         for (first, asked), name in _ALIGNED.items():
-            task[alone & (given == first) & (self.behavior == asked)] = TRAINING_TASKS.index(name)
-        task[self.target == NO_TARGET] = -1
+            task[alone & (given == first) & (self.behavior[entry] == asked)] = TRAINING_TASKS.index(name)
+        task[self.target[entry] == NO_TARGET] = -1
         return task
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Count the tokens of each row, int64 [rows]."""
-        total: np.ndarray = np.diff(self.tokens.offsets[self.entries])
-        return total
+    def asked(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each target of ``rows``: its place in ``rows``, its training task, and how many items or words it has.
+
+        All are int64 [targets].
+        """
+        entry, place = self.entries_of(rows)
+        task = self.training_task(rows[place], entry)
+        entry, place, task = (values[task >= 0] for values in (entry, place, task))
+        words = np.isin(task, [TRAINING_TASKS.index(name) for name in WORD_TASKS])
+        return place, task, np.where(words, self.tokens.lengths_of(entry) - 1, 1)
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Count the tokens of each of ``rows``, int64 [rows]."""
+        lengths: np.ndarray = self.tokens.offsets[self.entries[rows + 1]] - self.tokens.offsets[self.entries[rows]]
+        return lengths
+
+    def n_queries(self) -> int:
+        """Return one more than the largest number of a query in a user's row."""
+        largest = -1
+        for rows in stretches(len(self)):
+            entry, place = self.entries_of(rows)
+            typed = (self.behavior[entry] == schema.SEARCHED_QUERY) & (self.user[rows[place]] != NO_USER)
+            largest = max(largest, int(self.object[entry[typed]].max(initial=-1)))
+        return largest + 1
+
+    @functools.cached_property
+    def _clicks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the clicks that are asked for, in the order of their targets, and these targets."""
+        asked = np.flatnonzero((self.target != NO_TARGET) & (self.behavior != schema.SEARCHED_QUERY))
+        order = asked[np.argsort(self.target[asked], kind="stable")]
+        return order, self.target[order]
 
     def places_of(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the row and the entry of each click of ``targets``. Raises UserError when one is no target here."""
-        asked = np.flatnonzero((self.target != NO_TARGET) & (self.behavior != schema.SEARCHED_QUERY))
-        order = asked[np.argsort(self.target[asked], kind="stable")]
-        place = np.searchsorted(self.target[order], targets)
+        order, named = self._clicks
+        place = np.searchsorted(named, targets)
         found = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(targets), dtype=np.int64)
         if len(targets) and (not len(order) or (self.target[found] != targets).any()):
             raise UserError("user logs: hold no row for some samples; build the corpus of these samples again")
@@ -185,9 +239,8 @@ class RowTensors:
 
 def row_tensors(logs: LogRows, rows: np.ndarray, nodes: ItemNodes, lead: int, device: torch.device) -> RowTensors:
     """Pad some rows into tensors. Codes of an item begin ``lead`` tokens later in an entry than in its token row."""
-    sizes = np.diff(logs.entries)[rows]
-    entry = ranges(logs.entries[rows], sizes)
-    row = np.repeat(np.arange(len(rows)), sizes)
+    entry, row = logs.entries_of(rows)
+    sizes = logs.entries[rows + 1] - logs.entries[rows]
     local = entry - logs.entries[rows][row]
     tokens = logs.tokens.take(entry)
     lengths = tokens.lengths
@@ -243,15 +296,13 @@ def _asked_words(
 
 def questions(logs: LogRows, row: np.ndarray, entry: np.ndarray) -> Questions:
     """Collect what the evidence of some target entries is looked up by; ``row`` and ``entry`` int64 [n]."""
-    first = logs.entries[row]
-    sizes = logs.entries[row + 1] - first
-    earlier = ranges(first, sizes)
-    question = np.repeat(np.arange(len(row)), sizes)
+    earlier, question = logs.entries_of(row)
     seen = (logs.closes[earlier] < logs.opens[entry][question]) & (logs.behavior[earlier] != schema.SEARCHED_QUERY)
     history = Ragged.from_lengths(
-        np.bincount(question[seen], minlength=len(row)).astype(np.int64), logs.object[earlier[seen]]
+        np.bincount(question[seen], minlength=len(row)).astype(np.int64), logs.object[earlier[seen]].astype(np.int64)
     )
-    return Questions(logs.user[row], _asked_query(logs, first, entry), history)
+    asked = _asked_query(logs, logs.entries[row], entry).astype(np.int64)
+    return Questions(logs.user[row].astype(np.int64), asked, history)
 
 
 def _asked_query(logs: LogRows, first: np.ndarray, entry: np.ndarray) -> np.ndarray:

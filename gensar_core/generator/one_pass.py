@@ -71,11 +71,9 @@ def one_pass_task(
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     catalogue = load_catalogue(corpus, vocabulary, int(tokenizer.eos_token_id))
-    logs = LogRows.load(corpus / "user_logs.parquet", vocabulary)
-    queries = logs.object[logs.behavior == schema.SEARCHED_QUERY]
-    n_queries = int(queries.max(initial=-1)) + 1
-    logs = logs.followed_by(LogRows.load(corpus / "alignment_logs.parquet", vocabulary))
-    asked = LogRows.load(corpus / "asked_logs.parquet", vocabulary)
+    logs = LogRows.load(vocabulary, corpus / "user_logs.parquet", corpus / "alignment_logs.parquet")
+    n_queries = logs.n_queries()
+    asked = LogRows.load(vocabulary, corpus / "asked_logs.parquet")
     model = _model(corpus, settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)
     if settings.warm_start:
         if token_vectors is None:
@@ -88,7 +86,7 @@ def one_pass_task(
         events = schema.EVENTS.read(samples / "training_events.parquet")
         evidence = ClickEvidence.count(events, len(catalogue.items["rec"]), n_queries)
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
-    table = schema.SAMPLES.read(samples / "samples.parquet")
+    table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") == "valid")
     validation = []
     tasks = prompted_tasks(corpus)
     for task in tasks:
@@ -373,7 +371,7 @@ def query_numbers(corpus: Path) -> pl.DataFrame:
     path = query_numbers_file(corpus)
     if path.name != "user_logs.parquet":
         return schema.QUERY_NUMBERS.read(path)
-    logs = LogRows.load(path, corpora.vocabulary_size(corpus))
+    logs = LogRows.load(corpora.vocabulary_size(corpus), path)
     queries = np.flatnonzero(logs.behavior == schema.SEARCHED_QUERY)
     first = queries[np.unique(logs.object[queries], return_index=True)[1]]
     numbers = pl.Series("query_id", logs.object[first])

@@ -107,7 +107,7 @@ class OnePassScorer:
         """Score ``candidates`` int [n, W] (-1: none) for the questions ``targets`` [n], float32 [n, W]."""
         scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
         row, entry = logs.places_of(targets)
-        order = np.lexsort((row, logs.lengths[row]))
+        order = np.lexsort((row, logs.lengths_of(row)))
         batches = [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
 
         def score(chosen: np.ndarray) -> np.ndarray:
@@ -223,7 +223,7 @@ class AskedLogs:
     @classmethod
     def load(cls, path: Path, vocabulary: int) -> AskedLogs:
         """Read asked_logs.parquet. Raises UserError when it is missing or holds tokens outside the vocabulary."""
-        return cls(LogRows.load(path, vocabulary), np.zeros(0, dtype=np.int64))
+        return cls(LogRows.load(vocabulary, path), np.zeros(0, dtype=np.int64))
 
     def of(self, sample_ids: np.ndarray) -> AskedLogs:
         """Ask for the given samples."""
@@ -247,7 +247,7 @@ class OnePassQuestions:
     def batches(self, beams: int) -> list[np.ndarray]:
         """Return batches of questions, shortest logs first."""
         size = self.per_batch if self.scorer.device.type != "cpu" else max(1, min(self.per_batch, _CPU_BEAMS // beams))
-        order = np.lexsort((self.row, self.logs.lengths[self.row]))
+        order = np.lexsort((self.row, self.logs.lengths_of(self.row)))
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def beams(self, rows: np.ndarray, _beams: int) -> OnePassBeams:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,14 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
 
 from gensar_core.config.generators import TaskWeight, TrainingSettings
-from gensar_core.corpora.alignment_logs import NO_QUERY
+from gensar_core.corpora.alignment_logs import NO_QUERY, NO_USER
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie, counts
 from gensar_core.generator.backbones.causal import CausalGenerator
-from gensar_core.generator.batches import repeats
+from gensar_core.generator.batches import BlockOrder, draws_by_block, repeats
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import (
@@ -37,6 +35,7 @@ from gensar_core.generator.training_task import add_gradients
 from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import chosen, drawing_from
+from gensar_core.runtime.arrays import stretches
 from gensar_core.runtime.device import autocast, send
 from gensar_core.runtime.seeds import generator as make_rng
 from gensar_core.training.loop import RATE_SCHEDULES, Schedule
@@ -114,46 +113,64 @@ class RowOrder:
         processes: Processes,
         weights: Mapping[str, TaskWeight] = MappingProxyType({}),
     ) -> None:
-        self._lengths = logs.lengths
+        self._logs = logs
         self._batch_size, self._tokens, self._seed, self._processes = batch_size, tokens, seed, processes
-        asked = np.flatnonzero(logs.training_task >= 0)
-        task, row = logs.training_task[asked], logs.row[asked]
-        words = np.isin(task, [TRAINING_TASKS.index(name) for name in WORD_TASKS])
-        counts = np.where(words, logs.tokens.lengths_of(asked) - 1, 1)
-        shape = len(logs), len(TRAINING_TASKS)
-        self._targets = coo_matrix((counts, (row, task)), shape).tocsr()
-        of_no_user = np.isin(task, np.arange(len(LOG_TASKS), len(TRAINING_TASKS)))
-        self._logs = np.setdiff1d(np.arange(len(logs)), row[of_no_user])
-        #: Rows of each task without a user, how often an epoch reads each, and how many it reads once more.
-        self._others: list[tuple[np.ndarray, int, int]] = []
+        self._order = BlockOrder(len(logs), seed)
+        alone = [rows[logs.user[rows] == NO_USER] for rows in stretches(len(logs))]
+        of_no_user = np.concatenate([np.zeros(0, dtype=np.int64), *alone])
+        place, task, _ = logs.asked(of_no_user)
+        #: Rows of each task without a user, how often an epoch reads each, and by block, how many it reads once more.
+        self._others: list[tuple[np.ndarray, int, np.ndarray]] = []
         for number, name in enumerate(TRAINING_TASKS[len(LOG_TASKS) :], len(LOG_TASKS)):
-            rows = row[task == number]
-            self._others.append((rows, *repeats(len(rows), weights.get(name, 1.0))))
-        self.epoch_rows = len(self._logs) + sum(whole * len(rows) + more for rows, whole, more in self._others)
-        self.per_epoch = max(1, math.ceil(self.epoch_rows / batch_size))
+            rows = of_no_user[place[task == number]]
+            times, more = repeats(len(rows), weights.get(name, 1.0))
+            sizes = [len(rows[block :: self._order.count]) for block in range(self._order.count)]
+            self._others.append((rows, times, draws_by_block(more, np.array(sizes))))
+        sizes = [len(self._users(block)) + sum(map(len, self._drawn(block))) for block in range(self._order.count)]
+        self.epoch_rows = sum(sizes)
+        self._steps = [math.ceil(size / batch_size) for size in sizes]
+        self.per_epoch = max(1, sum(self._steps))
 
     def from_step(self, step: int) -> Iterator[RowStep]:
         """Yield the steps from ``step`` on."""
+        epoch, place = divmod(step, self.per_epoch)
         while True:
-            epoch, place = divmod(step, self.per_epoch)
-            batches = self._epoch(epoch)
-            for rows in batches[place:]:
-                parts = self._parts(rows)
-                own = self._processes.own(len(parts))
-                targets = np.asarray(self._targets[rows].sum(axis=0)).ravel()
-                yield RowStep([parts[number] for number in np.arange(len(parts))[own]], targets)
-            step = (epoch + 1) * self.per_epoch
+            for block, number in self._order.of(epoch):
+                if place < self._steps[block]:
+                    for rows in self._visit(block, number)[place:]:
+                        parts = self._parts(rows)
+                        own = self._processes.own(len(parts))
+                        _, task, counts = self._logs.asked(rows)
+                        targets = np.bincount(task, counts, len(TRAINING_TASKS)).astype(np.int64)
+                        yield RowStep([parts[number] for number in np.arange(len(parts))[own]], targets)
+                place = max(0, place - self._steps[block])
+            epoch += 1
 
-    def _epoch(self, epoch: int) -> list[np.ndarray]:
-        rng = make_rng(self._seed, "rows", epoch)
-        order = rng.permutation(self._logs)
-        if len(order) < self.epoch_rows:
-            drawn = [[*[rows] * whole, rng.permutation(rows)[:more]] for rows, whole, more in self._others]
-            order = rng.permutation(np.concatenate([order, *itertools.chain.from_iterable(drawn)]))
+    def _users(self, block: int) -> np.ndarray:
+        """Return the rows of a block that belong to users."""
+        rows = self._order.members(block)
+        users: np.ndarray = rows[self._logs.user[rows] != NO_USER]
+        return users
+
+    def _drawn(self, block: int, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """Return the rows of no user that a visit of a block reads; without ``rng``, some as many."""
+        drawn = []
+        for rows, times, more in self._others:
+            own = rows[block :: self._order.count]
+            drawn += [*[own] * times, (own if rng is None else rng.permutation(own))[: more[block]]]
+        return drawn
+
+    def _visit(self, block: int, number: int) -> list[np.ndarray]:
+        """Return the rows of each step of one visit of a block."""
+        rng = make_rng(self._seed, "rows", number)
+        order = rng.permutation(self._users(block))
+        drawn = self._drawn(block, rng)
+        if any(map(len, drawn)):
+            order = rng.permutation(np.concatenate([order, *drawn]))
         batches: list[np.ndarray] = []
         for start in range(0, len(order), self._batch_size * _POOL):
             pool = order[start : start + self._batch_size * _POOL]
-            pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+            pool = pool[np.argsort(self._logs.lengths_of(pool), kind="stable")]
             batches += [pool[first : first + self._batch_size] for first in range(0, len(pool), self._batch_size)]
         return [batches[number] for number in rng.permutation(len(batches))]
 
@@ -161,7 +178,7 @@ class RowOrder:
         """Cut a step into micro-batches of at most so many padded tokens."""
         parts: list[RowPart] = []
         start = 0
-        lengths = self._lengths[rows]
+        lengths = self._logs.lengths_of(rows)
         while start < len(rows):
             widest = np.maximum.accumulate(lengths[start:])
             fits = widest * np.arange(1, len(widest) + 1) <= self._tokens
@@ -225,7 +242,7 @@ class OnePassTask:
 
     def counts(self) -> dict[str, int]:
         """Return the counts of rows and targets for the stage's record."""
-        targets = int((self.logs.training_task >= 0).sum())
+        targets = sum(len(self.logs.asked(rows)[0]) for rows in stretches(len(self.logs)))
         return {"rows": len(self.logs), "epoch_rows": self.order.epoch_rows, "targets": targets}
 
     def schedule(self) -> Schedule:
@@ -291,7 +308,7 @@ class OnePassTask:
                 words=batch.words,
             )
         states = states.flatten(0, 1).float()
-        task = self.logs.training_task[batch.entry]
+        task = self.logs.training_task(rows[batch.row], batch.entry)
         weighed = (task >= 0) & (self.weights[task] > 0)
         sums = torch.zeros(len(TRAINING_TASKS), device=self.device)
         for ranked, places in item_targets(self.logs, batch.entry).items():

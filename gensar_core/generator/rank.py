@@ -60,7 +60,7 @@ def rank_candidates(
     ) as stage:
         generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
-        table = schema.SAMPLES.read(samples / "samples.parquet")
+        table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") != "train")
         groups = list(itertools.product(prompted_tasks(corpus), ("valid", "test")))
         lists = [load_candidates(samples, *group, samples=table) for group in groups]
         spans = part.spans([len(one) for one in lists], _LISTS)

@@ -191,9 +191,9 @@ class GeneratorTask:
 
 def _cpu_tokens(examples: Examples, batch_size: int) -> int:
     """Choose the padded tokens of a micro-batch on a CPU, at least those of any prompt with all its targets."""
-    prompts = prompt_tokens(examples)
-    step = int(prompts.sum() / len(examples) * batch_size)
-    return max(min(max(step // _CPU_PASSES, _CPU_TOKENS[0]), _CPU_TOKENS[-1]), int(prompts.max()))
+    total, longest = prompt_tokens(examples)
+    step = int(total / len(examples) * batch_size)
+    return max(min(max(step // _CPU_PASSES, _CPU_TOKENS[0]), _CPU_TOKENS[-1]), longest)
 
 
 def add_gradients(parameters: list[torch.nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:

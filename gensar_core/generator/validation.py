@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import polars as pl
 
 from gensar_core import schema
 from gensar_core.corpora.instructions import prompted_tasks
@@ -86,7 +87,7 @@ def load_validation(
     prompts = load_prompts(corpus, vocabulary)
     likelihoods = item_likelihoods(model, lambda: load_tries(corpus, len(items["rec"])))
     tries = load_tries(corpus, len(items["rec"])) if among_catalogue else {}
-    table = schema.SAMPLES.read(samples / "samples.parquet")
+    table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") == "valid")
     validations = []
     tasks = prompted_tasks(corpus)
     for task in tasks:

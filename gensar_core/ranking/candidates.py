@@ -91,12 +91,14 @@ def load_candidates(
     else:
         rows = evenly_spread(rows, users)
     path = samples_folder / "candidates.parquet"
-    rows = rows.join(schema.CANDIDATES.read(path), on="sample_id", how="left", maintain_order="left")
+    wanted = rows.get_column("sample_id")
+    negatives = schema.CANDIDATES.read(path, pl.col("sample_id").is_in(wanted.implode()))
+    rows = rows.join(negatives, on="sample_id", how="left", maintain_order="left")
     if rows.get_column("negatives").null_count():
         raise UserError(f"{path}: holds no candidates for some {task} samples of {split}; build the samples again")
-    negatives = Ragged.from_series(rows.get_column("negatives"))
-    width = int(negatives.lengths.max(initial=0))
-    items = np.column_stack([rows.get_column("target_item").to_numpy(), negatives.padded(width, -1)])
+    lists = Ragged.from_series(rows.get_column("negatives"))
+    width = int(lists.lengths.max(initial=0))
+    items = np.column_stack([rows.get_column("target_item").to_numpy(), lists.padded(width, -1)])
     return CandidateLists(rows.drop("negatives"), items.astype(np.int32))
 
 

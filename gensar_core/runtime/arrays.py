@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,3 +93,9 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     ends = np.cumsum(lengths)
     numbers: np.ndarray = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
     return numbers
+
+
+def stretches(count: int, size: int = 1 << 16) -> Iterator[np.ndarray]:
+    """Yield the numbers 0 to ``count`` - 1 in arrays of at most ``size``: what is computed for each stays small."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))

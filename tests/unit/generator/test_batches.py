@@ -178,6 +178,22 @@ def test_weights_and_numbers_count_targets_of_shared_prompts() -> None:
         assert set(times) <= set(of_a.tolist())
 
 
+def test_blocks_of_prompts_hold_every_example_of_each_epoch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gensar_core.generator.batches.BLOCK", 7)
+    batches = make(examples(60), a=2.5, b=ExamplesPerEpoch(examples=9), c=1.0)
+    # Nine blocks, of every ninth prompt: all of one task.
+    assert batches.epoch_size == 50 + 9 + 20
+    drawn = set()
+    for times in epochs(batches, 6):
+        assert sorted(times[row] for row in range(0, 60, 3)) == [2] * 10 + [3] * 10
+        assert sorted(times[row] for row in range(1, 60, 3)) == [0] * 11 + [1] * 9
+        assert sorted(times[row] for row in range(2, 60, 3)) == [1] * 20
+        drawn.add(tuple(times))
+    assert len(drawn) == 6
+    later = make(examples(60), a=2.5, b=ExamplesPerEpoch(examples=9), c=1.0)
+    assert [later.rows(step).tolist() for step in (25, 11, 3)] == [batches.rows(step).tolist() for step in (25, 11, 3)]
+
+
 def instructed(count: int) -> Examples:
     """Prompt ``i`` shows the token ``100 + i`` in one of three instructions: 1 x, 2 x 2 and 3 x. It has two targets."""
     shown = PromptInputs.whole(Ragged.from_lengths(np.ones(count, dtype=np.int64), np.arange(100, 100 + count))).shown
@@ -216,8 +232,9 @@ def test_wrong_settings_are_named() -> None:
     data = examples(50)
     with pytest.raises(UserError, match="no example is left"):
         make(data, a=0.0, b=0.0, c=0.0)
-    longest = int(prompt_tokens(data).max())
-    assert longest == int((data.inputs.longest + data.targets.lengths).max())
+    total, longest = prompt_tokens(data)
+    tokens = data.inputs.longest(np.arange(50)) + data.targets.lengths
+    assert (total, longest) == (tokens.sum(), tokens.max())
     with pytest.raises(UserError, match=f"set batch_tokens to at least {longest}"):
         make(data, tokens=longest - 1)
     make(data, tokens=longest)

@@ -1,5 +1,6 @@
 """A causal model over logs equals the Hugging Face model that is asked for each event alone."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -346,6 +347,25 @@ def test_prefixes_of_more_items_keep_their_numbers_and_new_ones_get_none(catalog
             items = tries[task].items[level.start.long()].long()
             expected = numbered.of_item[task][items, depth - 1] if depth else torch.tensor([-1])
             assert numbered.of_level[task][depth].equal(expected)
+
+
+def test_blocks_of_rows_hold_every_log_of_each_epoch_once(catalogue, monkeypatch):
+    monkeypatch.setattr("gensar_core.generator.batches.BLOCK", 4)
+    logs = rows_of(random_log(3, users=6), catalogue)
+    others, _ = of_no_user(catalogue)
+    order = RowOrder(logs.followed_by(others), 2, 100, 3, ALONE, {"desc2id_semantic": 2.5, "id2desc_semantic": 0.0})
+    steps = list(itertools.islice(order.from_step(0), 3 * order.per_epoch))
+    rows = [np.concatenate([part.rows for part in step.parts]) for step in steps]
+    epochs = [np.concatenate(rows[first : first + order.per_epoch]) for first in range(0, len(rows), order.per_epoch)]
+    for epoch in epochs:
+        read = np.bincount(epoch, minlength=len(logs) + 15)
+        assert (read[: len(logs)] == 1).all()
+        assert read[len(logs) :].reshape(5, 3).sum(1).tolist() == [3, 8, 3, 0, 3]
+    assert epochs[0].tolist() != epochs[1].tolist()
+    place = order.per_epoch + 3
+    assert [part.rows.tolist() for part in next(order.from_step(place)).parts] == [
+        part.rows.tolist() for part in steps[place].parts
+    ]
 
 
 LOG_SEEDS = [0, 1, 2]

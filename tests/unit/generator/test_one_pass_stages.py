@@ -14,6 +14,7 @@ from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import OnePassSettings, RankingSettings, RetrievalSettings, TrainingSettings
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
+from gensar_core.generator.log_rows import LogRows
 from gensar_core.generator.open import load_generator
 from gensar_core.generator.rank import rank_candidates, rank_catalogue
 from gensar_core.generator.train import train_generator
@@ -54,6 +55,18 @@ def test_equal_seeds_give_equal_weights_and_a_killed_training_continues_to_them(
     train_generator(corpus, shop, tmp_path / "again", settings(likelihood=likelihood), 1, tmp_path / "kept")
     for name in ("model.safetensors", "catalogue.safetensors", "curve.json"):
         assert (tmp_path / "again" / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_logs_from_the_disk_train_the_same_weights_as_logs_in_memory(trained, tmp_path, monkeypatch):
+    shop, corpus, model = trained
+    likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
+
+    def in_memory(_vocabulary, *paths):
+        return LogRows.from_frame(pl.concat([pl.read_parquet(path) for path in paths]))
+
+    monkeypatch.setattr(LogRows, "load", in_memory)
+    train_generator(corpus, shop, tmp_path / "model", settings(likelihood=likelihood), 1, None)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
 
 
 def test_it_ranks_every_list_and_the_whole_catalogue(trained, tmp_path):

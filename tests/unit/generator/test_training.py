@@ -130,6 +130,27 @@ def test_the_seed_alone_decides_the_bytes(
     assert results[3][0] != results[0][0]
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_examples_from_the_disk_are_those_of_the_file(corpus: Path, writable: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr("gensar_core.corpora.read._ROWS", 7)
+    monkeypatch.setattr("gensar_core.runtime.mapped_arrays.os.access", lambda *_: writable)
+    before = sorted(corpus.iterdir())
+    examples = load_examples(corpus, folders.VOCABULARY)
+    table = pl.read_parquet(corpus / "train.parquet")
+    for row, (task, history, value, target) in enumerate(
+        table.select("task", "history_ids", "value_ids", "target_ids").iter_rows()
+    ):
+        shown = examples.inputs.shown.take(examples.prompt[[row]])
+        assert (shown.history.values.tolist(), shown.value.values.tolist()) == (history, value)
+        assert examples.targets.take(np.array([row])).values.tolist() == target
+        assert examples.task_names[examples.task[row]] == task
+        assert examples.task_names[examples.inputs.task[examples.prompt[row]]] == task
+    assert len(examples) == len(table)
+    assert isinstance(examples.targets.values.base, np.memmap)
+    # The mapped files have no name.
+    assert sorted(corpus.iterdir()) == before
+
+
 def test_a_killed_run_continues_to_the_same_bytes(
     corpus: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
