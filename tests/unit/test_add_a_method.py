@@ -67,7 +67,7 @@ def test_the_method_is_short_and_so_is_the_page():
 @pytest.mark.slow
 def test_it_is_listed_and_keeps_the_contract(checkout):
     listed = run(checkout, "-c", "from gensar_core.cli.main import main; main()", "methods")
-    assert re.search(r"^brand_affinity +search +clicks, searches, attributes +none$", listed, re.MULTILINE)
+    assert re.search(r"^brand_affinity +search +clicks, searches, attributes +none *$", listed, re.MULTILINE)
     told = run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_brand_affinity.py")
     assert re.search(r"\d+ passed", told)
 
