@@ -124,7 +124,7 @@ def test_the_systems_run_on_the_demo(tmp_path):
     overlay["generators"]["gensar"] |= {"epochs": 0.5, "validation_users": 50}
     for name in ("p5_cid", "webultron_general", "webultron_generated", "genret"):
         overlay["generators"].setdefault(name, {})["epochs"] = 0.5
-    overlay["identifiers"]["genret_demo"] = {"first_warmup_epochs": 1, "warmup_epochs": 1, "epochs": 1}
+    overlay["identifiers"]["genret_demo"] |= {"first_warmup_epochs": 1, "warmup_epochs": 1, "epochs": 1}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(overlay))
     Workflow(tmp_path, tmp_path / "tiny.yaml").run("results/tables/demo_peers.csv")
     table = pl.read_csv(tmp_path / "results/tables/demo_peers.csv")
