@@ -204,8 +204,8 @@ class GeneratorSettings(TrainingSettings):
     ones start at random. Backbone and size are then those of that entry."""
     start_from_identifiers: bool = False
     """Start from the T5 that learned the identifiers of the corpus (`kind: genret`), which has the codes as tokens.
-    Backbone and size are then its own; the corpus takes its tokenizer, from the folder `tokenizer` beside the
-    identifiers if that was `trained`."""
+    Backbone and size are then its own, whatever is written or inherited here; the corpus takes its tokenizer, from the
+    folder `tokenizer` beside the identifiers if that was `trained`."""
     scatter: Parts = 1
     """Number of parts in which targets are ranked among their candidates or among all items, each a separate job.
     Results do not depend on it."""
@@ -238,7 +238,7 @@ def with_starts(
 
     ``identifiers`` maps each generator to the settings of its identifiers. ``where`` begins every error message. Raises
     UserError on a circular `start_from`, on identifiers that no T5 learned, and on a backbone or size that contradicts
-    those of the model to start from.
+    those of the generator to start from.
     """
     resolved: dict[str, GeneratorSettings] = {}
     for name in generators:
@@ -258,8 +258,9 @@ def with_starts(
                         f"{where}.{one}.start_from_identifiers: no T5 learned identifiers of kind {first.kind}; write "
                         "false, or give the corpus those of kind genret"
                     )
-            if first is not None:
+            elif first is not None:
                 _check_agreement(entry, first, f"{where}.{one}")
+            if first is not None:
                 entry = entry.model_copy(update={"backbone": first.backbone, "size": first.size})
             resolved[one] = entry
     return {name: resolved[name] for name in generators}
@@ -270,7 +271,7 @@ def _check_agreement(entry: GeneratorSettings, first: Any, where: str) -> None:
     written = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
     written |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
     theirs = {"backbone": first.backbone, **{f"size.{name}": value for name, value in first.size}}
-    start = "start_from_identifiers" if entry.start_from is None else f"start_from: {entry.start_from}"
     for path, given in written.items():
         if given != theirs[path]:
+            start = f"start_from: {entry.start_from}"
             raise UserError(f"{where}.{path}: is {given!r}, but {start} has {theirs[path]!r}; leave it out")

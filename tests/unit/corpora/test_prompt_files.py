@@ -41,7 +41,7 @@ def test_a_family_ranks_the_tasks_of_its_paper(name: str, ranking: dict[str, str
 
 
 def test_all_shipped_files_are_those_of_the_settings_documentation() -> None:
-    assert shipped_prompts() == ["dsi_qg", "genret", "gensar", "lcrec", "p5", "tiger", "webultron"]
+    assert shipped_prompts() == ["dsi_qg", "genret", "gensar", "gensar_short", "lcrec", "p5", "tiger", "webultron"]
 
 
 def test_a_recommender_of_lcrec_reads_no_search_unless_asked() -> None:
