@@ -91,8 +91,9 @@ class _Sizes:
         self.sasrec_epochs = round(min(100, max(4, 2_000_000 / events)))
 
 
-#: Seconds of one CPU core, from the CPU times of a run on 500 users, 300 items and 6,000 events (SASRec's: on 100,000
-#: events). An event and an item count once an epoch. The multilingual encoder has twice the layers of the other.
+#: Seconds of one CPU core, fitted to the CPU times of one run on 500 users, 300 items and 6,000 events; SASRec's come
+#: from the wall time of one on 100,000 events. An event and an item count once an epoch. The multilingual encoder was
+#: not measured: it has twice the layers of the other.
 _JOBS: Final = 15
 _START_OF_A_JOB: Final = 4.0
 _TEXT: Final = {ENGLISH: 0.01}
