@@ -20,7 +20,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-#: What each rule does, and the seconds that it took in the demo on two cores (others: a guess of their order).
+#: Words for each rule, and the seconds that it took in the demo on two cores (outside the demo: a guess).
 #: The seconds are only weights: what the stages of a run have taken so far scales those that are left.
 STAGES: Final[Mapping[str, tuple[str, float]]] = {
     "download_amazon": ("download reviews", 60),
@@ -75,7 +75,7 @@ STAGES: Final[Mapping[str, tuple[str, float]]] = {
 #: Weight of the demo's pace against the run's own, in seconds of the demo.
 _PRIOR: Final = 10.0
 _CHATTER: Final = ("CalledProcessError", "eligible for caching")
-#: How much of a failed stage's log is shown.
+#: Lines of a failed stage's log that are shown.
 _LINES_OF_LOG: Final = 8
 
 
