@@ -81,6 +81,7 @@ def _imported(tree: ast.Module) -> frozenset[str]:
     return frozenset(name for name in names if name.startswith(f"{PACKAGE}.") and module_file(name) is not None)
 
 
+@functools.cache
 def module_file(module: str) -> Path | None:
     """Return the source file of a module of this package, or None when there is no such module."""
     base = _ROOT.joinpath(*module.split(".")[1:])

@@ -78,10 +78,12 @@ def cluster(tmp_path_factory):
 
 
 def test_the_demo_on_slurm(cluster, tiny_demo, tmp_path):
+    few = tmp_path / "few.yaml"
+    few.write_text("tables: {demo: {rows: [minilm_cosine, gensar_demo], proposed: [gensar_demo]}}")
     # A job that dies is reported; jobs that do not need its outputs run on.
     (tmp_path / "only").write_text("results/demo/identifiers/.* commit")
     path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "interruptions"), os.environ.get("PYTHONPATH")]))
-    demo = (TABLE, "--configfile", str(TINY))
+    demo = (TABLE, "--configfile", str(TINY), str(few))
     failed = cluster.run(*demo, "--retries", "0", GENSAR_TEST_KILLS=str(tmp_path), PYTHONPATH=path)
     told = failed.stdout + failed.stderr
     assert failed.returncode == 1, told
@@ -95,7 +97,9 @@ def test_the_demo_on_slurm(cluster, tiny_demo, tmp_path):
     # The rerun finishes, in the bytes of a run on this machine alone.
     finished = cluster.run(*demo)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert (results.parent / TABLE).read_bytes() == (tiny_demo.folder / TABLE).read_bytes()
+    for name in ("minilm_cosine", "gensar_demo"):
+        ranks = f"results/demo/ranks/{name}.parquet"
+        assert (results.parent / ranks).read_bytes() == (tiny_demo.folder / ranks).read_bytes()
 
     # Trainings went to the partition with GPUs and had one each; no other job did.
     jobs = cluster.jobs()

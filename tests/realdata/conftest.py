@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import common_folder
+from tests.workflow.conftest import common_folder, ready_python
 
-__all__ = ["common_folder"]
+__all__ = ["common_folder", "ready_python"]
 
 ROOT = Path(__file__).parents[2]
 REALDATA = Path(os.environ.get("GENSAR_REALDATA", ROOT.parent / "shared" / "data"))

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.ready_python import ReadyPython
+
 from .planning import ROOT, job_graph
 
 #: The demo in a still smaller size, laid over config.yaml.
@@ -37,6 +39,8 @@ class Workflow:
 
     #: Folder in which the checked settings of methods are kept for all workflows, since a check imports all methods.
     checks: Path
+    #: The Python that runs it, with all imports done.
+    python: Path
 
     def __init__(self, folder: Path, *overlays: Path) -> None:
         self.folder, self.overlays = folder, overlays
@@ -46,9 +50,9 @@ class Workflow:
             (folder / ".snakemake").mkdir()
             (folder / ".snakemake" / "gensar").symlink_to(self.checks, target_is_directory=True)
 
-    def command(self, *targets: str, options: tuple[str, ...] = ()) -> list[str]:
+    def command(self, *targets: str, options: tuple[str, ...] = (), python: str | Path = sys.executable) -> list[str]:
         """The command line of a run."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1", *options]
+        command = [str(python), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1", *options]
         overlays = ["--configfile", *map(str, self.overlays)] if self.overlays else []
         return [*command, *overlays, "--", *targets]
 
@@ -60,9 +64,12 @@ class Workflow:
     def run(
         self, *targets: str, options: tuple[str, ...] = (), check: bool = True, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake; ``variables`` are added to its environment. Fails the test on an error, unless told not to."""
+        """Run Snakemake; ``variables`` are added to its environment. Fails the test on an error, unless told not to.
+
+        Its processes are forks of one that has imported all.
+        """
         done = subprocess.run(
-            self.command(*targets, options=options),
+            self.command(*targets, options=options, python=self.python),
             cwd=self.folder,
             env=self.environment(**variables),
             stdout=subprocess.PIPE,
@@ -103,6 +110,14 @@ def common_folder(tmp_path_factory):
     Workflow.checks = folder / "checks"
     Workflow.checks.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ready_python(tmp_path_factory):
+    """A Python with all imports done, for every run of the workflow."""
+    with ReadyPython(tmp_path_factory.mktemp("python")) as ready:
+        Workflow.python = ready.python
+        yield ready.python
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -39,9 +38,9 @@ LONG = ("sequential",)
     [pytest.param(path, marks=pytest.mark.long if path.stem in LONG else ()) for path in BENCHMARKS],
     ids=lambda path: path.stem,
 )
-def test_a_benchmark_ends_in_its_claims(path, tmp_path):
+def test_a_benchmark_ends_in_its_claims(path, tmp_path, ready_python):
     done = subprocess.run(
-        [sys.executable, str(path), "--quick"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [str(ready_python), str(path), "--quick"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])

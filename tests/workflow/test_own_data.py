@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 
 import polars as pl
 import pytest
@@ -78,7 +77,7 @@ def test_two_files_become_a_table_by_three_commands(workflow):
 
 def gensar(workflow, *arguments):
     """Run the command in the working folder; return what it prints."""
-    command = [sys.executable, "-m", "gensar_core", *arguments]
+    command = [str(workflow.python), "-m", "gensar_core", *arguments]
     environment = workflow.environment(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(command, cwd=workflow.folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
