@@ -29,15 +29,8 @@ CLAIMS = {
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if not path.name.startswith("_"))
 
 
-#: Installs another project beside ours before it begins.
-LONG = ("sequential",)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=pytest.mark.long if path.stem in LONG else ()) for path in BENCHMARKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.long
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_a_benchmark_ends_in_its_claims(path, tmp_path, ready_python):
     done = subprocess.run(
         [str(ready_python), str(path), "--quick"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -112,7 +112,8 @@ def test_the_costs_of_every_row_are_known(tiny_demo):
         assert row["tasks"] == "+".join(sorted(table.filter(pl.col("method") == name)["task"]))
         assert (row["parameters"] > 0) == (name in {"sasrec", "gensar_demo", "gensar_demo_t5"})
         assert row["training seconds"] >= 0.0
-        assert row["ranking seconds"] > 0.0
+        assert row["ranking seconds"] >= 0.0
+        assert row["ranking seconds"] > 0.0 or not name.startswith("gensar")
 
 
 def test_one_setting_reruns_its_stage_and_what_follows(tiny_demo, tmp_path):

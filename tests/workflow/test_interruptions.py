@@ -61,7 +61,7 @@ def test_a_run_killed_whole_ends_in_the_bytes_of_another_run(tiny_demo, tiny_wor
     folder = tiny_workflow.folder
     checkpoints = folder / "results/demo/checkpoints/gensar_demo_t5"
     run = subprocess.Popen(
-        tiny_workflow.command(TABLE, options=CHECKPOINTS),
+        tiny_workflow.command("results/demo/models/gensar_demo_t5/stage.json", options=CHECKPOINTS),
         cwd=folder,
         env=tiny_workflow.environment(),
         stdout=subprocess.DEVNULL,
