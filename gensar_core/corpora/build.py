@@ -21,12 +21,14 @@ from gensar_core.corpora.chunks import (
     CHUNK_ROWS,
     item_rows,
     later_targets,
+    passage_rows,
     pseudo_rows,
     sample_chunks,
     sample_rows,
     with_following,
 )
 from gensar_core.corpora.instructions import PROMPTS_COPY, Instructions, Shown
+from gensar_core.corpora.passages import Passages, key_terms
 from gensar_core.corpora.tasks import (
     BEHAVIOR_TOKENS,
     BEHAVIOR_VALUES,
@@ -98,7 +100,8 @@ def build_corpus(
     tasks = tasks_of(prompts)
     kinds = set().union(*(task.kinds for task in tasks.values()))
     with Stage("corpus", output, settings=settings, inputs=files, seed=seed, code=__name__) as stage:
-        items, titles, queries = _texts(canonical)
+        catalogue, queries = _texts(canonical)
+        items, titles = catalogue.get_column("text"), catalogue.get_column("title")
         table = IdentifierTable.load(identifiers)
         if len(table) != len(items):
             raise UserError(
@@ -119,6 +122,16 @@ def build_corpus(
         pseudo = _pseudo_queries(pseudo_queries, len(items), settings)
         pseudo_texts = Texts.prepare(pseudo.get_column("text"), encoder, settings.max_query_tokens, reserved)
         title_texts = Texts.prepare(titles, encoder, settings.max_item_tokens, reserved) if "title" in kinds else None
+        learned = set().union(*(tasks[name].kinds for name in settings.active_tasks()))
+        how = encoder, settings.max_item_tokens, reserved
+        passages = Passages.cut(titles, catalogue.get_column("description"), *how) if "passage" in learned else None
+        others: dict[Kind, Ragged] = {}
+        if passages is not None:
+            others["passage"] = passages.texts.tokens
+        if "key_terms" in learned:
+            others["key_terms"] = key_terms(items, *how)
+        if "user" in kinds:
+            others["user"] = _user_rows(samples, [new.tokens[token] for token in users], encoder)
         pieces = Pieces(
             encoder,
             new.tokens,
@@ -127,7 +140,7 @@ def build_corpus(
             descriptions,
             pseudo_texts,
             titles=title_texts,
-            users=_user_rows(samples, [new.tokens[token] for token in users], encoder) if "user" in kinds else None,
+            others=others,
             behavior_tokens=behavior_tokens,
             eos_id=tokenizer.eos_token_id,
         )
@@ -140,6 +153,7 @@ def build_corpus(
             Instructions.tokenize(list(tasks.values()), encoder, new.tokens, tokenizer.eos_token_id),
             descriptions,
             title_texts,
+            passages,
             query_texts,
             pieces,
             pseudo,
@@ -172,6 +186,7 @@ class _Corpus:
     instructions: Instructions
     descriptions: Texts
     titles: Texts | None
+    passages: Passages | None
     queries: Texts
     pieces: Pieces
     pseudo: pl.DataFrame
@@ -249,9 +264,10 @@ class _Corpus:
         """Mark the items of which a task shows or asks an empty text, bool [n_items]."""
         empty = np.zeros(len(self.descriptions.texts), dtype=bool)
         kinds = {task.target.kind, *([task.value.kind] if task.value else [])}
-        for kind, texts in (("description", self.descriptions), ("title", self.titles)):
-            if kind in kinds and texts is not None:
-                empty |= texts.empty
+        if kinds & {"description", "key_terms"}:
+            empty |= self.descriptions.empty
+        if "title" in kinds and self.titles is not None:
+            empty |= self.titles.empty
         return empty
 
     def training_rows(self, task: Task) -> Iterator[tuple[ExampleRows, np.ndarray | None, ExampleRows]]:
@@ -259,7 +275,12 @@ class _Corpus:
 
         A part holds its prompts, the prompt number of each target (None: prompt i has target i), and the targets.
         """
-        if task.source == "item":
+        if task.value is not None and task.value.kind == "passage" and self.passages is not None:
+            owner = self.passages.owner
+            usable = ~self.passages.texts.empty & ~(self.cold | self.without_text(task))[owner]
+            for rows in _slices(np.flatnonzero(usable), lambda numbers: passage_rows(owner, numbers)):
+                yield rows, None, rows
+        elif task.source == "item":
             for rows in _slices(np.flatnonzero(~self.without_text(task) & ~self.cold), item_rows):
                 yield rows, None, rows
         elif task.source == "pseudo_query":
@@ -408,11 +429,11 @@ def _columns(rows: ExampleRows, **tokens: Ragged) -> pl.DataFrame:
     return pl.DataFrame([pl.Series("sample_id", rows.ids), *lists])
 
 
-def _texts(canonical: Path) -> tuple[pl.Series, pl.Series, pl.Series]:
-    """Read the texts and titles of all items and the texts of all queries, in the order of their ids."""
+def _texts(canonical: Path) -> tuple[pl.DataFrame, pl.Series]:
+    """Read all items and the texts of all queries, in the order of their ids."""
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
-    return items.get_column("text"), items.get_column("title"), queries.get_column("text")
+    return items, queries.get_column("text")
 
 
 def _user_rows(samples: Path, tokens: list[int], encoder: Encoder) -> Ragged:

@@ -80,7 +80,8 @@ BY_HAND: dict[str, dict[tuple[str, int], tuple[str, str]]] = {
     },
     "dsi_qg": {("generated", 4): ("low seat", SEMANTIC[4]), ("logged", 3): ("music stand", SEMANTIC[3])},
     "webultron": {
-        ("document", 2): ("USB-C cable (2 m)", SEMANTIC[2]),
+        ("passage", 2): ("USB-C cable (2 m)", SEMANTIC[2]),
+        ("key_terms", 2): ("USB-C cable (2 m)", SEMANTIC[2]),
         ("title", 4): ("piano stool", SEMANTIC[4]),
         ("generated", 4): ("low seat", SEMANTIC[4]),
         ("logged", 3): ("music stand", SEMANTIC[3]),
@@ -255,7 +256,7 @@ def test_stages_of_webultron_have_one_vocabulary(shop: Path, tmp_path: Path) -> 
     """A later stage continues the weights of the one before: both must number the tokens alike."""
     stages = [build(shop, tmp_path / task, "webultron", tasks=[task]) for task in ("general", "generated", "logged")]
     assert [sorted(set(prompts_of(stage)["task"])) for stage in stages] == [
-        ["document", "title"],
+        ["key_terms", "passage", "title"],
         ["generated"],
         ["logged"],
     ]
