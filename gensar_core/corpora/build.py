@@ -45,7 +45,7 @@ from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.corpora.user_logs import Entries, held_out_targets, training_targets, write_logs
 from gensar_core.corpora.user_words import UNKNOWN_USER, user_rows, user_tokens
 from gensar_core.embeddings.item_texts import Encoder, Texts, clean
-from gensar_core.embeddings.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
+from gensar_core.embeddings.tokenizer import OF_IDENTIFIERS, TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges
@@ -86,8 +86,9 @@ def build_corpus(
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [canonical / "events.parquet", samples / "training_events.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
-    if Path(settings.tokenizer).is_dir():
-        files.append(Path(settings.tokenizer))
+    base = _tokenizer_name(settings, identifiers)
+    if Path(base).is_dir():
+        files.append(Path(base))
     if settings.own_prompts is not None:
         files.append(settings.own_prompts)
     if settings.reads_pseudo_queries():
@@ -108,10 +109,10 @@ def build_corpus(
                 f"{identifiers / 'identifiers.parquet'}: has {len(table)} items, but "
                 f"{canonical / 'items.parquet'} has {len(items)}; build the identifiers again"
             )
-        tokenizer = _base_tokenizer(settings, items, queries, prompts)
+        tokenizer = _base_tokenizer(base, settings.vocabulary_size, items, queries, prompts)
         behavior_tokens = settings.behavior_tokens and prompts.behavior_tokens
         behaviors, users = BEHAVIOR_TOKENS if behavior_tokens else (), user_tokens(prompts.user_tokens)
-        new = add_tokens(tokenizer, [*table.tokens, *behaviors, *users], settings.tokenizer)
+        new = add_tokens(tokenizer, [*table.tokens, *behaviors, *users], base)
         tokenizer.save_pretrained(stage.path("tokenizer"))
         prompts.write(stage.path(PROMPTS_COPY))
         new.write(stage.path("new_tokens.json"))
@@ -487,18 +488,30 @@ def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSe
     return table
 
 
+def _tokenizer_name(settings: MaterializationSettings, identifiers: Path) -> str:
+    """Name the tokenizer to begin with. Raises UserError when the identifiers should have left one, but have not."""
+    if settings.tokenizer != OF_IDENTIFIERS:
+        return settings.tokenizer
+    folder = identifiers / "tokenizer"
+    if not folder.is_dir():
+        raise UserError(
+            f"tokenizer: {OF_IDENTIFIERS}: there is no {folder}; name identifiers of kind genret, or another tokenizer"
+        )
+    return str(folder)
+
+
 def _base_tokenizer(
-    settings: MaterializationSettings, items: pl.Series, queries: pl.Series, prompts: PromptFile
+    name: str, vocabulary_size: int, items: pl.Series, queries: pl.Series, prompts: PromptFile
 ) -> PreTrainedTokenizerBase:
-    if settings.tokenizer != TRAINED:
-        return load_tokenizer(settings.tokenizer)
+    if name != TRAINED:
+        return load_tokenizer(name)
     tasks = tasks_of(prompts).values()
     instructions = [template.text for task in tasks for template in task.templates]
     # Each item in a history is followed by a separator, which becomes one token if training sees it as often.
     kinds = dict.fromkeys(task.history.separator.strip() for task in tasks if task.history)
     separators = [separator for separator in kinds if separator for _ in range(min(len(items), _TRAINING_TEXTS))]
     texts = chain(_sampled(items), _sampled(queries), instructions, separators)
-    return train_tokenizer(texts, settings.vocabulary_size)
+    return train_tokenizer(texts, vocabulary_size)
 
 
 def _sampled(texts: pl.Series) -> list[str]:

@@ -18,8 +18,8 @@ from gensar_core.embeddings.item_texts import Encoder, Texts, clean
 from gensar_core.runtime.arrays import Ragged, ranges
 
 _PASSAGES: Final = 10
-#: Between two sentences; scripts without blanks have none there.
-_BETWEEN: Final = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
+#: Between two sentences; after the full-width marks of scripts without blanks, there is none.
+_BETWEEN: Final = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])\s*")
 
 
 @dataclass(frozen=True)
