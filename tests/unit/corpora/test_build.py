@@ -285,7 +285,7 @@ def test_missing_samples_are_named(shop: Path, tmp_path: Path) -> None:
 
 
 def test_the_tokenizer_of_the_identifiers_serves_their_corpus(shop: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tokenizer: identifiers: there is no .*; name identifiers of kind genret"):
+    with pytest.raises(UserError, match=r"tokenizer: identifiers: there is no .*; name identifiers of kind genret"):
         build(shop, tmp_path / "corpus", tokenizer="identifiers")
     for name in ("identifiers.parquet", "vocabulary.json"):
         shutil.copy(shop / name, tmp_path / name)

@@ -177,7 +177,7 @@ def test_tiger_has_an_example_for_every_prefix_of_a_users_training_clicks(tmp_pa
     # Two items share three codes; every item has the digit that tells them apart.
     codes = [[item // 8, item % 8, 0, 0] for item in range(39)] + [[4, 6, 0, 1]]
     names = [f"<R1_{a}><R2_{b}><R3_{c}><R4_{d}>" for a, b, c, d in codes]
-    levels = dict.fromkeys(schema.SIDES, ["R1", "R2", "R3", "R4"])
+    levels = {side: ["R1", "R2", "R3", "R4"] for side in schema.SIDES}
     write_identifiers(tmp_path / "identifiers", codes, codes, levels, 8)
     settings = MaterializationSettings(
         prompts="tiger", tokenizer="trained", vocabulary_size=400, max_recommendations=20
