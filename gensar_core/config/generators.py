@@ -90,8 +90,8 @@ class TrainingSettings(Settings):
     batch_tokens: Positive = 16384
     """Padded input and target tokens per forward pass; choose what fits the device's memory."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
-    """`adafactor` moves each matrix of a T5 by a share of its size, the learning rate or less: `1 / sqrt(step)` is its
-    limit (Shazeer and Stern, 2018). T5 and TIGER were trained so, at 0.01; for `adamw` that rate is far too high."""
+    """`adafactor` moves each matrix of a T5 by a share of its size: the learning rate, or `1 / sqrt(step)` if that is
+    less (Shazeer and Stern, 2018). T5 and TIGER were trained so, at 0.01."""
     learning_rate: Annotated[Rate, Between(1.0e-4, 1.0e-2, log=True)] = 1.0e-3
     embedding_rate: Annotated[Rate, Between(1.0, 30.0, log=True)] = 1.0
     """Factor on the learning rate of the token embeddings. T5 draws them with unit variance, about ten times as wide as
