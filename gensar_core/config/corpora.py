@@ -41,7 +41,8 @@ class MaterializationSettings(Settings):
     """Maximum tokens of a row of a user's log, which a causal model reads at once; a longer log has several rows."""
     tokenizer: str = "google-t5/t5-small"
     """`trained`: a vocabulary trained on this data set, of at most `vocabulary_size` tokens (including 256 bytes and 3
-    special tokens); otherwise a hub name or local folder of a T5 or mT5."""
+    special tokens). `identifiers`: that with which the identifiers were learned (`kind: genret`). Otherwise a hub name
+    or local folder of a T5 or mT5."""
     vocabulary_size: Annotated[int, Field(ge=300)] = 8000
 
     @property

@@ -89,6 +89,9 @@ class TrainingSettings(Settings):
     """Examples per optimizer step, over all devices and accumulation steps."""
     batch_tokens: Positive = 16384
     """Padded input and target tokens per forward pass; choose what fits the device's memory."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """`adafactor` moves each matrix of a T5 by a share of its size: the learning rate, or `1 / sqrt(step)` if that is
+    less (Shazeer and Stern, 2018). T5 and TIGER were trained so, at 0.01."""
     learning_rate: Annotated[Rate, Between(1.0e-4, 1.0e-2, log=True)] = 1.0e-3
     embedding_rate: Annotated[Rate, Between(1.0, 30.0, log=True)] = 1.0
     """Factor on the learning rate of the token embeddings. T5 draws them with unit variance, about ten times as wide as
@@ -141,6 +144,8 @@ class TrainingSettings(Settings):
         for name in ("untied_output", "whole_word_embedding"):
             if getattr(self, name) and self.reads_logs:
                 raise ValueError(f"{name} is for a T5; set it to false for a causal model")
+        if self.optimizer != "adamw" and self.reads_logs:
+            raise ValueError(f"optimizer: {self.optimizer} is for a T5; write adamw for a causal model")
         if self.untied_output and self.warm_start:
             raise ValueError("warm_start makes the embeddings the output matrix; set untied_output: false")
         return self
@@ -204,8 +209,8 @@ class GeneratorSettings(TrainingSettings):
     ones start at random. Backbone and size are then those of that entry."""
     start_from_identifiers: bool = False
     """Start from the T5 that learned the identifiers of the corpus (`kind: genret`), which has the codes as tokens.
-    Backbone and size are then its own, whatever is written or inherited here; the corpus takes its tokenizer, from the
-    folder `tokenizer` beside the identifiers if that was `trained`."""
+    Backbone and size are then its own, whatever is written or inherited here; the corpus takes its tokenizer
+    (`tokenizer: identifiers`)."""
     scatter: Parts = 1
     """Number of parts in which targets are ranked among their candidates or among all items, each a separate job.
     Results do not depend on it."""

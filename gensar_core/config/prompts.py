@@ -33,6 +33,8 @@ Content: TypeAlias = Literal[
     "semantic_identifier",
     "collaborative_identifier",
     "description",
+    "passage",
+    "key_terms",
     "title",
     "query",
     "user",
@@ -45,7 +47,7 @@ _TEXTS: Final = ("description", "title")
 _SHOWS: Final[Mapping[str, Sequence[str]]] = {
     "rec": ("user",),
     "search": ("query", "user"),
-    "item": (*_BARE, *_TEXTS),
+    "item": (*_BARE, *_TEXTS, "passage", "key_terms"),
     "pseudo_query": ("query",),
 }
 _ASKS: Final[Mapping[str, Sequence[str]]] = {
@@ -74,8 +76,9 @@ class PromptTask(Settings):
     """Define a training task.
 
     ``source`` is what has one example each: a training sample of `rec` or `search`, an item, or a pseudo-query. A
-    template holds {history} where there is one, and once what it ``shows``: {query}, {user}, {description}, {title}, or
-    {identifier} for either identifier.
+    template holds {history} where there is one, and once what it ``shows``: {query}, {user}, {description}, {passage},
+    {key_terms}, {title}, or {identifier} for either identifier. An item has as many examples as it has passages where
+    these are shown.
     """
 
     source: Source

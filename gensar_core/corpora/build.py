@@ -21,12 +21,14 @@ from gensar_core.corpora.chunks import (
     CHUNK_ROWS,
     item_rows,
     later_targets,
+    passage_rows,
     pseudo_rows,
     sample_chunks,
     sample_rows,
     with_following,
 )
 from gensar_core.corpora.instructions import PROMPTS_COPY, Instructions, Shown
+from gensar_core.corpora.passages import Passages, key_terms
 from gensar_core.corpora.tasks import (
     BEHAVIOR_TOKENS,
     BEHAVIOR_VALUES,
@@ -43,7 +45,7 @@ from gensar_core.corpora.trie import TokenTrie, save_tries
 from gensar_core.corpora.user_logs import Entries, held_out_targets, training_targets, write_logs
 from gensar_core.corpora.user_words import UNKNOWN_USER, user_rows, user_tokens
 from gensar_core.embeddings.item_texts import Encoder, Texts, clean
-from gensar_core.embeddings.tokenizer import TRAINED, add_tokens, load_tokenizer, train_tokenizer
+from gensar_core.embeddings.tokenizer import OF_IDENTIFIERS, TRAINED, add_tokens, load_tokenizer, train_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges
@@ -84,8 +86,9 @@ def build_corpus(
     files = [canonical / "items.parquet", canonical / "queries.parquet", samples / "samples.parquet"]
     files += [canonical / "events.parquet", samples / "training_events.parquet"]
     files += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
-    if Path(settings.tokenizer).is_dir():
-        files.append(Path(settings.tokenizer))
+    base = _tokenizer_name(settings, identifiers)
+    if Path(base).is_dir():
+        files.append(Path(base))
     if settings.own_prompts is not None:
         files.append(settings.own_prompts)
     if settings.reads_pseudo_queries():
@@ -98,17 +101,18 @@ def build_corpus(
     tasks = tasks_of(prompts)
     kinds = set().union(*(task.kinds for task in tasks.values()))
     with Stage("corpus", output, settings=settings, inputs=files, seed=seed, code=__name__) as stage:
-        items, titles, queries = _texts(canonical)
+        catalogue, queries = _texts(canonical)
+        items, titles = catalogue.get_column("text"), catalogue.get_column("title")
         table = IdentifierTable.load(identifiers)
         if len(table) != len(items):
             raise UserError(
                 f"{identifiers / 'identifiers.parquet'}: has {len(table)} items, but "
                 f"{canonical / 'items.parquet'} has {len(items)}; build the identifiers again"
             )
-        tokenizer = _base_tokenizer(settings, items, queries, prompts)
+        tokenizer = _base_tokenizer(base, settings.vocabulary_size, items, queries, prompts)
         behavior_tokens = settings.behavior_tokens and prompts.behavior_tokens
         behaviors, users = BEHAVIOR_TOKENS if behavior_tokens else (), user_tokens(prompts.user_tokens)
-        new = add_tokens(tokenizer, [*table.tokens, *behaviors, *users], settings.tokenizer)
+        new = add_tokens(tokenizer, [*table.tokens, *behaviors, *users], base)
         tokenizer.save_pretrained(stage.path("tokenizer"))
         prompts.write(stage.path(PROMPTS_COPY))
         new.write(stage.path("new_tokens.json"))
@@ -119,6 +123,16 @@ def build_corpus(
         pseudo = _pseudo_queries(pseudo_queries, len(items), settings)
         pseudo_texts = Texts.prepare(pseudo.get_column("text"), encoder, settings.max_query_tokens, reserved)
         title_texts = Texts.prepare(titles, encoder, settings.max_item_tokens, reserved) if "title" in kinds else None
+        learned = set().union(*(tasks[name].kinds for name in settings.active_tasks()))
+        how = encoder, settings.max_item_tokens, reserved
+        passages = Passages.cut(titles, catalogue.get_column("description"), *how) if "passage" in learned else None
+        others: dict[Kind, Ragged] = {}
+        if passages is not None:
+            others["passage"] = passages.texts.tokens
+        if "key_terms" in learned:
+            others["key_terms"] = key_terms(items, *how)
+        if "user" in kinds:
+            others["user"] = _user_rows(samples, [new.tokens[token] for token in users], encoder)
         pieces = Pieces(
             encoder,
             new.tokens,
@@ -127,7 +141,7 @@ def build_corpus(
             descriptions,
             pseudo_texts,
             titles=title_texts,
-            users=_user_rows(samples, [new.tokens[token] for token in users], encoder) if "user" in kinds else None,
+            others=others,
             behavior_tokens=behavior_tokens,
             eos_id=tokenizer.eos_token_id,
         )
@@ -140,6 +154,7 @@ def build_corpus(
             Instructions.tokenize(list(tasks.values()), encoder, new.tokens, tokenizer.eos_token_id),
             descriptions,
             title_texts,
+            passages,
             query_texts,
             pieces,
             pseudo,
@@ -172,6 +187,7 @@ class _Corpus:
     instructions: Instructions
     descriptions: Texts
     titles: Texts | None
+    passages: Passages | None
     queries: Texts
     pieces: Pieces
     pseudo: pl.DataFrame
@@ -249,9 +265,10 @@ class _Corpus:
         """Mark the items of which a task shows or asks an empty text, bool [n_items]."""
         empty = np.zeros(len(self.descriptions.texts), dtype=bool)
         kinds = {task.target.kind, *([task.value.kind] if task.value else [])}
-        for kind, texts in (("description", self.descriptions), ("title", self.titles)):
-            if kind in kinds and texts is not None:
-                empty |= texts.empty
+        if kinds & {"description", "key_terms"}:
+            empty |= self.descriptions.empty
+        if "title" in kinds and self.titles is not None:
+            empty |= self.titles.empty
         return empty
 
     def training_rows(self, task: Task) -> Iterator[tuple[ExampleRows, np.ndarray | None, ExampleRows]]:
@@ -259,7 +276,12 @@ class _Corpus:
 
         A part holds its prompts, the prompt number of each target (None: prompt i has target i), and the targets.
         """
-        if task.source == "item":
+        if task.value is not None and task.value.kind == "passage" and self.passages is not None:
+            owner = self.passages.owner
+            usable = ~self.passages.texts.empty & ~(self.cold | self.without_text(task))[owner]
+            for rows in _slices(np.flatnonzero(usable), lambda numbers: passage_rows(owner, numbers)):
+                yield rows, None, rows
+        elif task.source == "item":
             for rows in _slices(np.flatnonzero(~self.without_text(task) & ~self.cold), item_rows):
                 yield rows, None, rows
         elif task.source == "pseudo_query":
@@ -408,11 +430,11 @@ def _columns(rows: ExampleRows, **tokens: Ragged) -> pl.DataFrame:
     return pl.DataFrame([pl.Series("sample_id", rows.ids), *lists])
 
 
-def _texts(canonical: Path) -> tuple[pl.Series, pl.Series, pl.Series]:
-    """Read the texts and titles of all items and the texts of all queries, in the order of their ids."""
+def _texts(canonical: Path) -> tuple[pl.DataFrame, pl.Series]:
+    """Read all items and the texts of all queries, in the order of their ids."""
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")
-    return items.get_column("text"), items.get_column("title"), queries.get_column("text")
+    return items, queries.get_column("text")
 
 
 def _user_rows(samples: Path, tokens: list[int], encoder: Encoder) -> Ragged:
@@ -466,18 +488,30 @@ def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSe
     return table
 
 
+def _tokenizer_name(settings: MaterializationSettings, identifiers: Path) -> str:
+    """Name the tokenizer to begin with. Raises UserError when the identifiers should have left one, but have not."""
+    if settings.tokenizer != OF_IDENTIFIERS:
+        return settings.tokenizer
+    folder = identifiers / "tokenizer"
+    if not folder.is_dir():
+        raise UserError(
+            f"tokenizer: {OF_IDENTIFIERS}: there is no {folder}; name identifiers of kind genret, or another tokenizer"
+        )
+    return str(folder)
+
+
 def _base_tokenizer(
-    settings: MaterializationSettings, items: pl.Series, queries: pl.Series, prompts: PromptFile
+    name: str, vocabulary_size: int, items: pl.Series, queries: pl.Series, prompts: PromptFile
 ) -> PreTrainedTokenizerBase:
-    if settings.tokenizer != TRAINED:
-        return load_tokenizer(settings.tokenizer)
+    if name != TRAINED:
+        return load_tokenizer(name)
     tasks = tasks_of(prompts).values()
     instructions = [template.text for task in tasks for template in task.templates]
     # Each item in a history is followed by a separator, which becomes one token if training sees it as often.
     kinds = dict.fromkeys(task.history.separator.strip() for task in tasks if task.history)
     separators = [separator for separator in kinds if separator for _ in range(min(len(items), _TRAINING_TEXTS))]
     texts = chain(_sampled(items), _sampled(queries), instructions, separators)
-    return train_tokenizer(texts, settings.vocabulary_size)
+    return train_tokenizer(texts, vocabulary_size)
 
 
 def _sampled(texts: pl.Series) -> list[str]:

@@ -111,6 +111,12 @@ def sample_rows(chunk: pl.DataFrame, task: str, splits: Collection[str]) -> Exam
     )
 
 
+def passage_rows(owner: np.ndarray, usable: np.ndarray) -> ExampleRows:
+    """Return the ``usable`` passages, by their numbers, as rows; ``owner`` [passages] are their items, ascending."""
+    items = owner[usable].astype(np.int64)
+    return ExampleRows(items, {**_of_items(items), "passage": usable}, None, usable)
+
+
 def item_rows(items: np.ndarray) -> ExampleRows:
     """Convert items to rows of a task without histories."""
     return ExampleRows(items.astype(np.int64), _of_items(items))
@@ -118,7 +124,7 @@ def item_rows(items: np.ndarray) -> ExampleRows:
 
 def _of_items(items: np.ndarray) -> dict[Kind, np.ndarray]:
     """Map each kind of value that an item has to the items."""
-    return {"collaborative": items, "semantic": items, "description": items, "title": items}
+    return {"collaborative": items, "semantic": items, "description": items, "key_terms": items, "title": items}
 
 
 def _check_ids(chunk: pl.DataFrame, n_items: int, n_queries: int, path: Path) -> None:

@@ -104,7 +104,7 @@ class LivePrompts:
             {side: rows.take(np.array(items, dtype=np.int64)) for side, rows in self._identifiers.items()},
             self._texts(words),
             self._texts([]),
-            users=user_rows(np.array([question.user for question in asked]), self._user_tokens, self._encoder),
+            others={"user": user_rows(np.array([each.user for each in asked]), self._user_tokens, self._encoder)},
             behavior_tokens=self._behavior_tokens,
             eos_id=self._eos,
         )

@@ -11,7 +11,7 @@ from gensar_core.config.prompts import Content, HistoryForm, PromptFile, PromptT
 from gensar_core.schema import SIDE_OF_TASK
 
 #: Kinds of content at a place of a prompt or as its target.
-Kind = Literal["collaborative", "semantic", "query", "description", "title", "pseudo", "user"]
+Kind = Literal["collaborative", "semantic", "query", "description", "title", "passage", "key_terms", "pseudo", "user"]
 
 #: Behavior of the log entry that each kind of content makes.
 LOG_BEHAVIORS: Final[Mapping[Kind, int]] = {
@@ -50,6 +50,8 @@ _VALUES: Final[Mapping[Content, Value]] = {
     "semantic_identifier": Value("semantic"),
     "collaborative_identifier": Value("collaborative"),
     "description": Value("description"),
+    "passage": Value("passage"),
+    "key_terms": Value("key_terms"),
     "title": Value("title"),
     "query": ASKED,
     "user": Value("user"),

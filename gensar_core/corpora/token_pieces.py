@@ -30,14 +30,14 @@ class Pieces:
         pseudo: Texts | None = None,
         *,
         titles: Texts | None = None,
-        users: Ragged | None = None,
+        others: Mapping[Kind, Ragged] | None = None,
         behavior_tokens: bool,
         eos_id: int,
     ) -> None:
         """Take the ids of the added tokens, ``tokens``, and the token ids of every item, ``identifiers``.
 
-        An identifier is made of added tokens, or of the tokens of a text. ``users`` holds the token ids of users; they
-        and the texts may be left out where no prompt shows them.
+        An identifier is made of added tokens, or of the tokens of a text. ``others`` holds the token ids of what no
+        punctuation follows: users, passages, key terms. It and the texts may be left out where no prompt shows them.
         """
         self._encoder = encoder
         self._tokens = tokens
@@ -47,7 +47,7 @@ class Pieces:
             self._texts["pseudo"] = pseudo
         if titles is not None:
             self._texts["title"] = titles
-        self._users = users
+        self._others = others or {}
         self._behavior_tokens = behavior_tokens
         self._numbers: dict[object, int] = {}
         self._blocks: list[Ragged] = []
@@ -80,9 +80,8 @@ class Pieces:
             if not tail or not len(rows):
                 return rows
             return beside(rows, repeated(self._after(tail, rows), len(rows)))
-        if kind == "user":
-            assert self._users is not None
-            return self._users
+        if kind in self._others:
+            return self._others[kind]
         texts = self._texts[kind]
         return self._encoder.encode([text + tail for text in texts.texts]) if tail else texts.tokens
 

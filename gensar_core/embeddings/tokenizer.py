@@ -16,6 +16,8 @@ from gensar_core.runtime.hub import Hub, first_line
 from gensar_core.runtime.stage import write_json
 
 TRAINED: Final = "trained"
+#: Instead of a tokenizer's name: the one in the folder of the identifiers.
+OF_IDENTIFIERS: Final = "identifiers"
 
 #: T5's first three tokens, numbered as T5's configuration expects.
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"

@@ -81,8 +81,11 @@ class GeneratorTask:
             seed=seed,
             processes=processes,
         )
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            parameter_groups(model, settings), weight_decay=settings.weight_decay, fused=True
+        groups, decay = parameter_groups(model, settings), settings.weight_decay
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+            if settings.optimizer == "adamw"
+            else torch.optim.Adafactor(groups, weight_decay=decay)
         )
 
     def save(self, folder: Path) -> None:

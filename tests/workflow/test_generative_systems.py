@@ -41,6 +41,35 @@ TABLE_4 = {
     "GenSAR": "gensar",
 }
 SYSTEMS = ["p5_cid", "tiger", "lcrec", "dsi_qg", "webultron", "genret"]
+#: What their papers or their code set, by section and entry.
+PUBLISHED = yaml.safe_load("""
+generators:
+  # OpenP5's script of Electronics and its defaults: 10 epochs, in each of which an example has three instructions.
+  p5_cid: {whole_word_embedding: true, optimizer: adamw, learning_rate: 1.0e-3, weight_decay: 0.01, warmup_share: 0.05,
+    rate_schedule: linear, gradient_clip: 1.0, batch_size: 128, epochs: 30.0}
+  # 10,000 of 200,000 steps at the full rate.
+  tiger_scratch: {backbone: scratch, optimizer: adafactor, learning_rate: 1.0e-2, warmup_share: 0.05, batch_size: 256,
+    rate_schedule: inverse_square_root, size: {num_layers: 4, num_decoder_layers: 4, num_heads: 6, d_model: 128,
+    d_ff: 1024, d_kv: 64, dropout_rate: 0.1}}
+  lcrec_causal: {backbone: "causal:huggyllama/llama-7b", learning_rate: 5.0e-5, weight_decay: 0.01, warmup_share: 0.01,
+    rate_schedule: cosine, batch_size: 128, epochs: 4.0}
+  webultron_general: &stage {start_from: null, epochs: 10.0, learning_rate: 1.0e-3, warmup_share: 0.0, batch_size: 100,
+    rate_schedule: linear, gradient_clip: 5.0, untied_output: true}
+  webultron_generated: {<<: *stage, start_from: webultron_general, epochs: 20.0}
+  webultron: {<<: *stage, start_from: webultron_generated}
+  genret: {start_from_identifiers: true, learning_rate: 5.0e-4, warmup_share: 0.0, rate_schedule: constant,
+    gradient_clip: 1.0, batch_size: 128}
+identifiers:
+  p5_cid: {kind: clusters, parts: 20, leaf_size: 500, last_code: sequential}
+  tiger: {shared_levels: 0, specific_levels: 3, codebook_size: 256, collisions: extra_digit, commitment: 0.25,
+    hidden_sizes: [512, 256, 128], latent_size: 32, sinkhorn: null}
+  lcrec: {shared_levels: 0, specific_levels: 4, codebook_size: 256, collisions: sinkhorn_repair, commitment: 0.25,
+    hidden_sizes: [2048, 1024, 512, 256, 128, 64], latent_size: 32,
+    sinkhorn: {levels: 1, epsilon: 0.003, iterations: 50}}
+  dsi_qg: {kind: numbers}
+  webultron: {kind: product, subspaces: 24, codebook_size: 256, collisions: none}
+  genret: {kind: genret, levels: 3, learning_rate: 5.0e-4, gradient_clip: 1.0, batch_size: 128}
+""")
 REAL = ROOT / "tests" / "config_real.yaml"
 PEERS = ROOT / "tests" / "config_peers.yaml"
 
@@ -73,6 +102,35 @@ def test_each_system_competes_as_its_paper_says_and_with_the_catalogue():
         assert (plain.likelihood, catalogue.likelihood) == ("vocabulary", "catalogue")
         assert plain.model_copy(update={"likelihood": "catalogue"}) == catalogue
         assert {name, f"{name}_catalogue"} <= set(beyond)
+
+
+def test_each_system_has_the_published_settings_and_the_authors_backbone():
+    experiments = read_experiments(ROOT / "config.yaml")
+    for section, entries in PUBLISHED.items():
+        for name, published in entries.items():
+            ours = getattr(experiments, section)[name].model_dump(mode="json")
+            assert {key: ours[key] for key in published} == published, name
+    for name in SYSTEMS:
+        generator = experiments.generators[name]
+        corpus = experiments.corpora[generator.corpus]
+        assert (generator.backbone, corpus.tokenizer) == ("google-t5/t5-small",) * 2
+        assert (corpus.identifier, corpus.max_recommendations) == (name, 5)
+
+
+def test_rows_of_the_fields_protocol_train_as_long_as_their_papers_and_read_20_clicks():
+    """Beauty has 131,413 examples: an example for every prefix of its 22,363 users' training clicks."""
+    experiments = read_experiments(ROOT / "config.yaml")
+    for name in ("tiger_field", "lcrec_field", "p5_cid_field"):
+        generator = experiments.generators[name]
+        assert experiments.corpora[generator.corpus].max_recommendations == 20
+        assert generator.validate_among == "catalogue"
+        assert generator.patience is None
+    examples = 198_502 - 3 * 22_363
+    tiger = experiments.generators["tiger_field"]
+    assert tiger.epochs * examples / tiger.batch_size == pytest.approx(200_000, rel=0.01)
+    assert tiger.optimizer == "adafactor"
+    # 20 epochs of three instructions an example.
+    assert experiments.generators["p5_cid_field"].epochs == 60.0
 
 
 @pytest.mark.parametrize("name", [*SYSTEMS, "tiger_scratch", "webultron_titles"])

@@ -111,6 +111,7 @@ def put(values, path, value):
         ("generators.gensar.ranking", {"beams": 30, "other_identifier": {"rec": 1.0}}, "other_identifier needs scores of all"),
         ("generators.gensar", {"corpus": "full", "likelihood": "catalogue", "ranking": {"beams": 30}}, "likelihood: vocabulary"),
         ("generators.gensar", {"corpus": "full", "backbone": "causal", "untied_output": True}, "untied_output is for a T5; set it to false for a causal model"),
+        ("generators.gensar", {"corpus": "full", "backbone": "causal", "optimizer": "adafactor"}, "optimizer: adafactor is for a T5; write adamw for a causal model"),
         ("generators.gensar", {"corpus": "full", "backbone": "causal", "whole_word_embedding": True}, "whole_word_embedding is for a T5; set it to false"),
         ("generators.gensar", {"corpus": "full", "backbone": "scratch", "warm_start": True, "untied_output": True}, "warm_start makes the embeddings the output matrix; set untied_output: false"),
         ("generators.gensar", {"corpus": "full", "warm_start": True}, "warm_start needs backbone: scratch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,21 @@ def test_missing_samples_are_named(shop: Path, tmp_path: Path) -> None:
         build_corpus(shop, tmp_path, shop, tmp_path / "corpus", settings(), 7)
     with pytest.raises(UserError, match="build table 'samples' first"):
         list(stream.sample_chunks(tmp_path / "samples.parquet", 1, 1))
+
+
+def test_the_tokenizer_of_the_identifiers_serves_their_corpus(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer: identifiers: there is no .*; name identifiers of kind genret"):
+        build(shop, tmp_path / "corpus", tokenizer="identifiers")
+    for name in ("identifiers.parquet", "vocabulary.json"):
+        shutil.copy(shop / name, tmp_path / name)
+    t5_like([*TEXTS, "recommended items clicked"]).save_pretrained(tmp_path / "tokenizer")
+    build_corpus(shop, shop, tmp_path, tmp_path / "corpus", settings(tokenizer="identifiers"), 7)
+    build(shop, tmp_path / "named", tokenizer=str(tmp_path / "tokenizer"))
+    for name in ("tokenizer/tokenizer.json", "train.parquet"):
+        assert (tmp_path / "corpus" / name).read_bytes() == (tmp_path / "named" / name).read_bytes()
+    # A later training of the identifiers leaves another tokenizer, and a corpus of its own.
+    inputs = json.loads((tmp_path / "corpus" / "stage.json").read_text())["inputs"]
+    assert str(tmp_path / "tokenizer") in inputs
 
 
 def test_scribe_agrees_with_the_hand() -> None:

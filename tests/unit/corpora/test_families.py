@@ -13,14 +13,28 @@ from transformers import AutoTokenizer
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
+from gensar_core.config.datasets import SampleSettings
 from gensar_core.config.prompts import PROMPTS_FOLDER
 from gensar_core.corpora.build import build_corpus
 from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.live_prompts import Asked, Entry, LivePrompts
 from gensar_core.corpora.user_words import user_rows
 from gensar_core.errors import UserError
+from gensar_core.samples.build import build_samples
 from tests.support.prompts_by_hand import prompts_of, t5_like
-from tests.support.shop import QUERIES, SAMPLES, TEXTS, Q, R, S, sample, write_corpus_inputs, write_rows
+from tests.support.samples_logs import event, write_canonical
+from tests.support.shop import (
+    QUERIES,
+    SAMPLES,
+    TEXTS,
+    Q,
+    R,
+    S,
+    sample,
+    write_corpus_inputs,
+    write_identifiers,
+    write_rows,
+)
 
 #: Sample 6 has no recommendation click in its history; the target of sample 9, item 1, has neither text nor title.
 MORE = [
@@ -80,7 +94,8 @@ BY_HAND: dict[str, dict[tuple[str, int], tuple[str, str]]] = {
     },
     "dsi_qg": {("generated", 4): ("low seat", SEMANTIC[4]), ("logged", 3): ("music stand", SEMANTIC[3])},
     "webultron": {
-        ("document", 2): ("USB-C cable (2 m)", SEMANTIC[2]),
+        ("passage", 2): ("USB-C cable (2 m)", SEMANTIC[2]),
+        ("key_terms", 2): ("USB-C cable (2 m)", SEMANTIC[2]),
         ("title", 4): ("piano stool", SEMANTIC[4]),
         ("generated", 4): ("low seat", SEMANTIC[4]),
         ("logged", 3): ("music stand", SEMANTIC[3]),
@@ -149,6 +164,40 @@ def test_tiger_reads_a_user_token_and_codes_alone(shop: Path, tmp_path: Path) ->
     prompts = dict(schema.PROMPTS.read(corpus / "prompts.parquet").iter_rows())
     assert len({shown[0], prompts[1][0], prompts[2][0]} & users.keys()) == 3
     assert examples[6][0] == [shown[0], read.eos_token_id]
+
+
+def test_tiger_has_an_example_for_every_prefix_of_a_users_training_clicks(tmp_path: Path) -> None:
+    """By the field's protocol: the last click is test, the one before it valid, and each prompt has the 20 latest."""
+    users = [
+        np.random.default_rng(user).permutation(40)[:clicks].tolist() for user, clicks in enumerate((4, 5, 12, 30))
+    ]
+    log = [event(user, time, item) for user, items in enumerate(users) for time, item in enumerate(items)]
+    canonical = write_canonical(tmp_path / "canonical", log, items=40, queries=0)
+    build_samples(canonical, tmp_path / "samples", SampleSettings(negatives=5), 7)
+    # Two items share three codes; every item has the digit that tells them apart.
+    codes = [[item // 8, item % 8, 0, 0] for item in range(39)] + [[4, 6, 0, 1]]
+    names = [f"<R1_{a}><R2_{b}><R3_{c}><R4_{d}>" for a, b, c, d in codes]
+    levels = {side: ["R1", "R2", "R3", "R4"] for side in schema.SIDES}
+    write_identifiers(tmp_path / "identifiers", codes, codes, levels, 8)
+    settings = MaterializationSettings(
+        prompts="tiger", tokenizer="trained", vocabulary_size=400, max_recommendations=20
+    )
+    build_corpus(canonical, tmp_path / "samples", tmp_path / "identifiers", tmp_path / "corpus", settings, 7)
+    read = AutoTokenizer.from_pretrained(tmp_path / "corpus" / "tokenizer")
+
+    def prompt(items: list[int]) -> list[int]:
+        return read("".join(names[item] for item in items[-20:])).input_ids
+
+    expected = [
+        (prompt(items[:place]), read(names[items[place]]).input_ids)
+        for items in users
+        for place in range(1, len(items) - 2)
+    ]
+    examples = prompts_of(tmp_path / "corpus").select("input_ids", "target_ids").rows()
+    assert sorted((shown[1:], wanted) for shown, wanted in examples) == sorted(expected)
+    assert len({shown[0] for shown, _ in examples}) == len(users)
+    asked = schema.PROMPTS.read(tmp_path / "corpus" / "prompts.parquet")["input_ids"].to_list()
+    assert sorted(shown[1:] for shown in asked) == sorted(prompt(items[:-cut]) for items in users for cut in (1, 2))
 
 
 def test_users_spread_over_their_tokens_and_an_unknown_one_has_the_first() -> None:
@@ -255,7 +304,7 @@ def test_stages_of_webultron_have_one_vocabulary(shop: Path, tmp_path: Path) -> 
     """A later stage continues the weights of the one before: both must number the tokens alike."""
     stages = [build(shop, tmp_path / task, "webultron", tasks=[task]) for task in ("general", "generated", "logged")]
     assert [sorted(set(prompts_of(stage)["task"])) for stage in stages] == [
-        ["document", "title"],
+        ["key_terms", "passage", "title"],
         ["generated"],
         ["logged"],
     ]

@@ -151,11 +151,12 @@ def test_examples_from_the_disk_are_those_of_the_file(corpus: Path, writable: bo
     assert sorted(corpus.iterdir()) == before
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_a_killed_run_continues_to_the_same_bytes(
-    corpus: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     # Validates before the step whose checkpoint is continued, and after it.
-    chosen = settings(epochs=6.0, validations_per_epoch=1)
+    chosen = settings(epochs=6.0, validations_per_epoch=1, optimizer=optimizer)
     train_generator(corpus, samples, tmp_path / "whole", chosen, 1, tmp_path / "unused")
     steps = kill_at(11, GeneratorTask, monkeypatch)
     with pytest.raises(Killed):
@@ -395,6 +396,22 @@ def test_every_parameter_is_trained_once_and_embeddings_at_their_own_rate(corpus
     embeddings = {id(task.module.shared.weight), id(task.module.lm_head.weight)}
     assert {key: rates[key] for key in embeddings} == dict.fromkeys(embeddings, pytest.approx(0.02))
     assert {rate for key, rate in rates.items() if key not in embeddings} == {0.002}
+
+
+def test_adafactor_moves_each_matrix_by_a_share_of_its_size(corpus: Path, samples: Path) -> None:
+    """Embeddings of unit variance and attention's narrow matrices: the first step is a hundredth of either at most."""
+    task = make_task(corpus, samples, optimizer="adafactor", learning_rate=0.01, weight_decay=0.0)
+    before = {name: parameter.detach().clone() for name, parameter in task.module.named_parameters()}
+    task.backward(next(task.batches(0)))
+    task.optimizer.step()
+    moved = {
+        name: float(((parameter.detach() - before[name]).square().mean() / before[name].square().mean()).sqrt())
+        for name, parameter in task.module.named_parameters()
+        if parameter.grad is not None
+    }
+    assert all(share <= 0.01 * 1.001 for share in moved.values())
+    # A matrix whose rows are all in use moves by all of it.
+    assert moved["decoder.block.0.layer.0.SelfAttention.q.weight"] == pytest.approx(0.01, rel=0.2)
 
 
 def test_the_rate_of_a_step_follows_the_schedule(corpus: Path, samples: Path) -> None:
