@@ -33,9 +33,7 @@ class QueryItemAlignment(torch.nn.Module):
 
     warm_items: torch.Tensor
 
-    def __init__(
-        self, dimensions: int, temperature: float, negatives: int, n_queries: int, cold: torch.Tensor
-    ) -> None:
+    def __init__(self, dimensions: int, temperature: float, negatives: int, n_queries: int, cold: torch.Tensor) -> None:
         super().__init__()
         self.bilinear = torch.nn.Linear(dimensions, dimensions, bias=False)
         self.temperature = torch.nn.Parameter(torch.tensor(temperature))
