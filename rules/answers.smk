@@ -7,6 +7,7 @@ rule recommendations:
         corpus=by_wildcards(paths.answering_corpus),
         model="results/{dataset}/models/{generator}/stage.json",
         files=by_wildcards(paths.answer_files, key="recommendations"),
+        added=by_wildcards(paths.added_items),
     output:
         answers="results/{dataset}/recommendations/{generator}.parquet",
         record="results/{dataset}/recommendations/{generator}.stage.json",
@@ -80,6 +81,7 @@ rule searches:
         corpus=by_wildcards(paths.answering_corpus),
         model="results/{dataset}/models/{generator}/stage.json",
         files=by_wildcards(paths.answer_files, key="queries"),
+        added=by_wildcards(paths.added_items),
     output:
         answers="results/{dataset}/searches/{generator}.parquet",
         record="results/{dataset}/searches/{generator}.stage.json",

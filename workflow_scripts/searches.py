@@ -14,6 +14,7 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
             Path(snakemake.input.canonical[0]).parent,
             Path(snakemake.input.model).parent,
             Path(snakemake.input.corpus[0]).parent,
+            Path(snakemake.input.added[0]).parent if snakemake.input.added else None,
         ),
         output=Path(snakemake.output.answers),
         settings=QueryAnswerSettings.model_validate_json(snakemake.params.settings),

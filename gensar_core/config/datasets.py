@@ -144,7 +144,8 @@ class _DatasetBase(Settings):
     published: str | None = None
     """Data set of gensar_core/evaluation/published.yaml whose figures stand below the tables among the catalogue."""
     new_items: str | None = None
-    """Table of items to add to a trained generator without training it again (results/{dataset}/added/{generator}/)."""
+    """Table of items to add to a trained generator without training it again (results/{dataset}/added/{generator}/);
+    `recommendations` and `queries` are then answered with these items too."""
     experiments: list[Name] = []
     """Entries of `tables` and `figures` that `snakemake all` builds for this data set besides that table."""
     compared_identifiers: list[Name] = []

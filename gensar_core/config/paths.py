@@ -397,6 +397,12 @@ def added_inputs(plan: Plan, dataset: str, generator: str) -> dict[str, str | li
     }
 
 
+def added_items(plan: Plan, dataset: str, generator: str) -> list[str]:
+    """List the record of the items added to a generator: one file where the data set names new items, or none."""
+    named = plan.experiments.datasets[dataset].new_items is not None
+    return [f"results/{dataset}/added/{generator}/stage.json"] if named else []
+
+
 def full_ranking_protocol(plan: Plan, dataset: str) -> str:
     """Return the settings that say which targets a data set ranks among all items, as canonical JSON."""
     return plan.experiments.datasets[dataset].full_ranking.canonical()

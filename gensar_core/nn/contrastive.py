@@ -26,13 +26,19 @@ def nt_xent(logits: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
 
 
 class QueryItemAlignment(torch.nn.Module):
-    """Align the vectors of a query and of an item clicked after it by InfoNCE, both ways (SESRec, Eq. 6)."""
+    """Align the vectors of a query and of an item clicked after it by InfoNCE, both ways (SESRec, Eq. 6).
 
-    def __init__(self, dimensions: int, temperature: float, negatives: int) -> None:
+    Negatives are drawn from ``n_queries`` queries, and from the items that are not marked in ``cold`` bool [n_items].
+    """
+
+    warm_items: torch.Tensor
+
+    def __init__(self, dimensions: int, temperature: float, negatives: int, n_queries: int, cold: torch.Tensor) -> None:
         super().__init__()
         self.bilinear = torch.nn.Linear(dimensions, dimensions, bias=False)
         self.temperature = torch.nn.Parameter(torch.tensor(temperature))
-        self.negatives = negatives
+        self.negatives, self.n_queries = negatives, n_queries
+        self.register_buffer("warm_items", (~cold).nonzero().flatten(), persistent=False)
 
     def forward(
         self,
@@ -40,8 +46,6 @@ class QueryItemAlignment(torch.nn.Module):
         items: torch.Tensor,
         encode_queries: Callable[[torch.Tensor], torch.Tensor],
         encode_items: Callable[[torch.Tensor], torch.Tensor],
-        n_queries: int,
-        n_items: int,
     ) -> torch.Tensor:
         """Compute the loss of (``queries``, ``items``) int64 [pairs], all against the same random items and queries.
 
@@ -51,8 +55,9 @@ class QueryItemAlignment(torch.nn.Module):
         query, query_place = torch.unique(queries, return_inverse=True)
         item, item_place = torch.unique(items, return_inverse=True)
         query_vectors, item_vectors = self.bilinear(encode_queries(query)), encode_items(item)
-        random_items = encode_items(torch.randperm(n_items, device=device)[: self.negatives])
-        random_queries = self.bilinear(encode_queries(torch.randperm(n_queries, device=device)[: self.negatives]))
+        drawn = torch.randperm(len(self.warm_items), device=device)[: self.negatives]
+        random_items = encode_items(self.warm_items[drawn])
+        random_queries = self.bilinear(encode_queries(torch.randperm(self.n_queries, device=device)[: self.negatives]))
         temperature = self.temperature.clamp(min=_LOWEST_TEMPERATURE)
         positive = (query_vectors[query_place] * item_vectors[item_place]).sum(dim=1).tanh() / temperature
         # A pair's negatives depend on its query alone, or on its item alone.

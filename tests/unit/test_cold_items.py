@@ -15,7 +15,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from gensar_core import schema
+from gensar_core.baselines.interface import MethodData, find, kinds
 from gensar_core.baselines.run import fit_and_rank, rank_catalogue_by_method
+from gensar_core.baselines.shared.trained_method import TrainedMethod
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.datasets import FullRankingSettings, SampleSettings, TrainingNegativesSettings
 from gensar_core.config.generators import OnePassSettings, ScratchSize, TrainingSettings
@@ -249,6 +251,32 @@ def test_no_loss_sets_a_target_against_a_cold_item(
         learned.append(load_file(home / "model/model.safetensors"))
     for name, weights in learned[0].items():
         np.testing.assert_array_equal(weights, learned[1][name], err_msg=name)
+
+
+#: Settings by which losses draw items uniformly, where a method has them.
+UNIFORM = {"popularity_power": 0.0, "sampled_negatives": 4, "negatives": 64}
+#: All methods that learn a vector for each item, and the losses of those that need not draw items uniformly.
+LEARNED = [(kind, {}) for kind in kinds() if issubclass(find(kind), TrainedMethod) and kind != "dense"]
+LEARNED += [("unifiedssr", {"loss": "softmax"}), ("tem", {"catalogue_softmax": False})]
+
+
+@pytest.mark.parametrize(("kind", "overrides"), LEARNED)
+def test_training_moves_no_parameter_of_a_cold_item(shop: Path, kind: str, overrides: dict[str, Any]) -> None:
+    """No loss of any method sets a target, or contrasts a history, with a cold item."""
+    cold, method = cold_of(shop), find(kind)
+    settings = {key: value for key, value in UNIFORM.items() if key in method.settings_model.model_fields} | overrides
+    stored = shop / "negatives/training_negatives.parquet"
+    for table in (shop / "samples/cold_items.parquet", None):
+        data = MethodData(shop / "canonical", shop / "samples", None, stored, table)
+        training = method(method.settings_model(**settings), data, 1).training()
+        training.backward(next(training.batches(0)))
+        weights = dict(training.module.named_parameters())
+        for name in {"items.weight", "bias"} & {*weights}:
+            gradient = weights[name].grad
+            assert gradient is not None
+            assert gradient.any()
+            # Without the table, losses draw cold items too.
+            assert bool(gradient[cold].any()) == (table is None)
 
 
 def with_other_codes(identifiers: Path, cold: Sequence[int], output: Path) -> Path:

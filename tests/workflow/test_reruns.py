@@ -67,7 +67,7 @@ IDENTIFIERS = {
     "titles": {"kind": "titles"},
     "product": {"kind": "product", "semantic": "minilm"},
 }
-RAW = ["shop/items.csv", "shop/events.csv", "shop/queries.txt", "shop/other.csv"]
+RAW = ["shop/items.csv", "shop/events.csv", "shop/queries.txt", "shop/new.csv", "shop/other.csv"]
 RAW += [f"{folder}/{name}" for folder in ("kuaisar", "other") for name in ("rec_inter.csv", "src_inter.csv")]
 RAW += [f"{folder}/item_features.csv" for folder in ("kuaisar", "other")]
 RAW += [f"{folder}/{name}/train-00000-of-00001.parquet" for folder in ("qilin", "other") for name in FOLDERS]
@@ -78,7 +78,7 @@ RAW += [f"other/{name}" for name in ("query_text.txt.gz", "train.qrels.gz", "tes
 def configuration():
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["datasets"] |= SOURCES
-    values["datasets"]["demo"]["queries"] = {"file": "shop/queries.txt"}
+    values["datasets"]["demo"] |= {"queries": {"file": "shop/queries.txt"}, "new_items": "shop/new.csv"}
     values["identifiers"] |= IDENTIFIERS
     # test_field_protocol.py plans these. Their rows over seeds are copies that no setting names.
     for name in ("beauty_field", "sports_field", "toys_field"):
@@ -332,6 +332,11 @@ def test_a_staged_training_follows_the_one_it_starts_from(plans):
     )
     assert staged in plans.following([first])
     assert first not in plans.following([staged])
+
+
+def test_items_that_are_no_longer_added_rerun_what_is_answered_with_them(plans):
+    values, _ = changed(plans.values, "datasets.new_items", None)
+    assert plans.needed(values) == jobs_of(plans, ["recommendations", "searches"], "demo")
 
 
 def test_order_and_comments_rerun_nothing(plans):

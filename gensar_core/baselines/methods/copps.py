@@ -92,7 +92,9 @@ class _Contrasting:
         self.lengths = rows.lengths
         items = schema.ITEMS.read(method.data.canonical / "items.parquet").sort("item_id")
         brand, leaf = brands_and_leaves(items)
-        self.substitutes = Substitutes.of(brand, leaf)
+        # Cold items are in no group, and so no substitutes.
+        warm = ~method.data.cold
+        self.substitutes = Substitutes.of(brand * warm, leaf * warm)
         users, targets = rows.train.rows.users, rows.train.targets
         self.partners = Partners(users, rows.train.rows.queries, targets, leaf, method.seed)
 

@@ -80,7 +80,7 @@ class SESRecModel(RowModel):
         size, dropout = settings.dimensions, settings.dropout
         super().__init__(data, size, size)
         self.settings = settings
-        self.n_items, self.n_queries = data.n_items, data.n_queries
+        self.n_items = data.n_items
         self.words = QueryWords(*query_word_numbers(data, settings.max_query_words), size // 2)
         self.query_ids = torch.nn.Embedding(data.n_queries, size // 2)
         self.item_projection = torch.nn.Linear(size, size)
@@ -98,7 +98,9 @@ class SESRecModel(RowModel):
         #: w_d, which weighs search states when clicks are scored, and w_q, the reverse.
         self.scorers = torch.nn.ModuleDict({name: torch.nn.Linear(size, 1, bias=False) for name in widths})
         self.attention = torch.nn.ModuleDict({name: TargetAttention(size) for name in widths})
-        self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
+        temperature, negatives = settings.query_item_temperature, settings.query_item_negatives
+        cold = torch.from_numpy(data.cold)
+        self.pairs = QueryItemAlignment(size, temperature, negatives, data.n_queries, cold)
         #: Inputs: six interests, user and candidate; with `products`, also the first seven times the candidate.
         self.tower = Tower(((15 if settings.products else 8) * size, 200, 80), dropout)
         xavier(self)
@@ -182,7 +184,7 @@ class SESRecModel(RowModel):
         row, search, item = history.is_searched_item.nonzero(as_tuple=True)
         if settings.query_item_weight and len(row):
             pairs = history.searches[row, search], history.searched_items[row, search, item]
-            loss = self.pairs(*pairs, self.encode_queries, self.encode_items, self.n_queries, self.n_items)
+            loss = self.pairs(*pairs, self.encode_queries, self.encode_items)
             losses["query_item"] = settings.query_item_weight * loss
         return losses
 

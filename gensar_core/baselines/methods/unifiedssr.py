@@ -64,7 +64,8 @@ class SequenceSet:
             self.users, self.items, self.queries = self.users[some], cuts.take(some), self.queries.take(some)
         self.lengths = self.items.lengths
         counted = np.bincount(clicked.values, minlength=data.n_items)
-        self.sampler = PopularityNegatives(counted, settings.popularity_power, derive_seed(method.seed, task))
+        seed = derive_seed(method.seed, task)
+        self.sampler = PopularityNegatives(counted, settings.popularity_power, seed, data.cold)
         method.module.seen_items[torch.from_numpy(np.flatnonzero(counted))] = True
         method.module.seen_users[torch.from_numpy(self.users)] = True
 

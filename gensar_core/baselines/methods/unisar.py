@@ -81,7 +81,7 @@ class UniSARModel(RowModel):
         size, heads, dropout = settings.dimensions, settings.heads, settings.dropout
         super().__init__(data, settings.embedding_size, settings.embedding_size)
         self.settings = settings
-        self.n_items, self.n_queries = data.n_items, data.n_queries
+        self.n_items = data.n_items
         self.words = QueryWords(*query_word_numbers(data, settings.max_query_words), settings.embedding_size)
         self.projections = torch.nn.ModuleDict(
             {name: torch.nn.Linear(settings.embedding_size, size) for name in ("item", "user", "query")}
@@ -104,7 +104,9 @@ class UniSARModel(RowModel):
         self.views = torch.nn.ModuleDict(
             {name: ViewAlignment(size, settings.history_temperature) for name in ("clicks", "searches")}
         )
-        self.pairs = QueryItemAlignment(size, settings.query_item_temperature, settings.query_item_negatives)
+        temperature, negatives = settings.query_item_temperature, settings.query_item_negatives
+        cold = torch.from_numpy(data.cold)
+        self.pairs = QueryItemAlignment(size, temperature, negatives, data.n_queries, cold)
         self.no_query = torch.nn.Embedding(1, size)
         #: Inputs: two interests, candidate, user and query; with `products`, also all but the candidate times the
         #: candidate.
@@ -195,7 +197,7 @@ class UniSARModel(RowModel):
         row, search, item = history.is_searched_item.nonzero(as_tuple=True)
         if settings.query_item_weight and len(row):
             pairs = history.searches[row, search], history.searched_items[row, search, item]
-            loss = self.pairs(*pairs, self.encode_queries, self.encode_items, self.n_queries, self.n_items)
+            loss = self.pairs(*pairs, self.encode_queries, self.encode_items)
             losses["query_item"] = settings.query_item_weight * loss
         return losses
 

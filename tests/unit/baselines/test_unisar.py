@@ -188,7 +188,7 @@ def test_two_views_are_aligned_against_all_other_views():
 
 @torch.no_grad()
 def test_queries_and_items_are_aligned_against_random_ones():
-    alignment = random_weights(QueryItemAlignment(SIZE, 0.2, 100))
+    alignment = random_weights(QueryItemAlignment(SIZE, 0.2, 100, 4, torch.arange(7) == 3))
     alignment.temperature.fill_(0.2)
     items, queries = torch.randn(7, SIZE) * 0.3, torch.randn(4, SIZE) * 0.3
     pairs = [(0, 1), (0, 5), (3, 1), (0, 1)]
@@ -198,12 +198,12 @@ def test_queries_and_items_are_aligned_against_random_ones():
 
     losses = []
     for query, item in pairs:
-        # There are fewer than 100, so every item and every query is a negative once.
-        for negatives in ([similar(query, j) for j in range(7)], [similar(q, item) for q in range(4)]):
+        # There are fewer than 100, so every query and every item but the cold one is a negative once.
+        for negatives in ([similar(query, j) for j in range(7) if j != 3], [similar(q, item) for q in range(4)]):
             total = math.exp(similar(query, item)) + sum(map(math.exp, negatives))
             losses.append(math.log(total) - similar(query, item))
     query_numbers, item_numbers = torch.tensor(pairs).T
-    loss = alignment(query_numbers, item_numbers, lambda n: queries[n], lambda n: items[n], 4, 7)
+    loss = alignment(query_numbers, item_numbers, lambda n: queries[n], lambda n: items[n])
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 

@@ -358,6 +358,7 @@ def test_cold_items_are_read_where_a_data_set_holds_some_out():
 def test_items_are_added_from_what_a_generator_is_built_of(plan, folder, monkeypatch):
     with pytest.raises(UserError, match=r"config: datasets\.shop\.new_items: name a table of items to add"):
         paths.added_inputs(plan, "shop", "gensar")
+    assert paths.added_items(plan, "shop", "gensar") == []
     shop = plan.experiments.datasets["shop"].model_copy(update={"new_items": "folder/new.csv"})
     monkeypatch.setitem(plan.experiments.datasets, "shop", shop)
     with pytest.raises(UserError, match=r"config: datasets\.shop\.new_items: there is no folder/new\.csv"):
@@ -370,6 +371,8 @@ def test_items_are_added_from_what_a_generator_is_built_of(plan, folder, monkeyp
         "identifiers": "results/shop/identifiers/joint/stage.json",
         "embedding": "results/shop/embeddings/text/vectors.safetensors",
     }
+    # What is answered with them waits for them.
+    assert paths.added_items(plan, "shop", "gensar") == ["results/shop/added/gensar/stage.json"]
 
 
 def test_nothing_is_added_to_identifiers_without_texts():
