@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
@@ -468,7 +468,7 @@ def _pseudo_queries(path: Path | None, n_items: int, settings: MaterializationSe
 
 def _base_tokenizer(
     settings: MaterializationSettings, items: pl.Series, queries: pl.Series, prompts: PromptFile
-) -> PreTrainedTokenizerBase:
+) -> transformers.PreTrainedTokenizerBase:
     if settings.tokenizer != TRAINED:
         return load_tokenizer(settings.tokenizer)
     tasks = tasks_of(prompts).values()
