@@ -57,7 +57,7 @@ class CausalGenerator(torch.nn.Module):
             self.evidence_floor[:, :, 0] = -1.0
         self._dropout = settings.dropout
         transformers.AttentionInterface.register(_ATTENTION, attention)
-        transformers.AttentionMaskInterface.register(_ATTENTION, transformers.AttentionMaskInterface()["sdpa"])
+        transformers.AttentionMaskInterface.register(_ATTENTION, transformers.AttentionMaskInterface()["sdpa"])  # type: ignore[no-untyped-call]
         lm.set_attn_implementation(_ATTENTION)
         for layer in lm.model.layers:
             layer.self_attn.o_proj.register_forward_hook(self._drop)
@@ -167,7 +167,7 @@ def attention(
     if ancestors is not None:
         return _with_ancestors(query * scaling, key, value, mask, ancestors), None
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        fused: tuple[torch.Tensor, None] = transformers.AttentionInterface()["sdpa"](
+        fused: tuple[torch.Tensor, None] = transformers.AttentionInterface()["sdpa"](  # type: ignore[no-untyped-call]
             module, query, key, value, mask, scaling=scaling, **options
         )
         return fused
