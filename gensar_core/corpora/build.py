@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
@@ -502,7 +502,7 @@ def _tokenizer_name(settings: MaterializationSettings, identifiers: Path) -> str
 
 def _base_tokenizer(
     name: str, vocabulary_size: int, items: pl.Series, queries: pl.Series, prompts: PromptFile
-) -> PreTrainedTokenizerBase:
+) -> transformers.PreTrainedTokenizerBase:
     if name != TRAINED:
         return load_tokenizer(name)
     tasks = tasks_of(prompts).values()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from transformers import AutoTokenizer
+import transformers
 
 from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
@@ -104,7 +104,7 @@ class Instructions:
     def load(cls, corpus: Path, names: Sequence[str]) -> Instructions:
         """Load the named tasks' instructions from the folder ``corpus``. Raises UserError if it lacks prompts.yaml."""
         tasks = tasks_of(load_prompt_file(corpus))
-        tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(corpus / "tokenizer")
         tokens = json.loads((corpus / "new_tokens.json").read_text(encoding="utf-8"))["tokens"]
         return cls.tokenize([tasks[name] for name in names], Encoder(tokenizer), tokens, int(tokenizer.eos_token_id))
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import polars as pl
-from transformers import AutoTokenizer
+import transformers
 
 from gensar_core import schema
 from gensar_core.config.base import validate
@@ -68,7 +68,7 @@ class LivePrompts:
         """
         record = read_record(corpus / "stage.json")
         self.settings = validate(MaterializationSettings, record["settings"], str(corpus / "stage.json"), "settings")
-        tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(corpus / "tokenizer")
         self._tokens = new_tokens(corpus)
         self._encoder = Encoder(tokenizer)
         self._eos = int(tokenizer.eos_token_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from transformers import AutoTokenizer
+import transformers
 
 from gensar_core import schema
 from gensar_core.corpora.instructions import Instructions, Shown
@@ -23,7 +23,7 @@ def readable(corpus_folder: Path, rows: int) -> str:
     path = corpus_folder / "train.parquet"
     if not path.is_file():
         raise UserError(f"{path}: no such file; build the corpus first")
-    tokenizer = AutoTokenizer.from_pretrained(corpus_folder / "tokenizer")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(corpus_folder / "tokenizer")
     corpus = pl.scan_parquet(path)
     tasks = corpus.select("task").unique(maintain_order=True).collect().get_column("task").to_list()
     instructions = Instructions.load(corpus_folder, tasks)

@@ -6,12 +6,13 @@ import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-from sentence_transformers import SentenceTransformer
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 #: Models shipped in an installable package: name -> (package, its constant with the folder, name on the hub).
 _PACKAGED: Final = {

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from gensar_core.embeddings.tokenizer import TRAINED, load_tokenizer, train_tokenizer, word_lead
 from gensar_core.runtime.arrays import Ragged
@@ -36,7 +36,7 @@ def clean(texts: pl.Series, reserved: Sequence[str]) -> tuple[list[str], int]:
 class Encoder:
     """Encode texts as token ids, many at a time, without an end of sequence."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -144,7 +144,7 @@ class Texts:
 
 def tokenize_catalogue(
     items: pl.Series, queries: pl.Series, tokenizer: str, vocabulary_size: int, limits: tuple[int, int]
-) -> tuple[PreTrainedTokenizerBase, Texts, Texts]:
+) -> tuple[transformers.PreTrainedTokenizerBase, Texts, Texts]:
     """Load the ``tokenizer``, or train one, and prepare the texts of items and of queries with it.
 
     ``limits`` caps the tokens of an item's text and of a query. Raises UserError when the tokenizer cannot be loaded.

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 import torch
-from sentence_transformers import SentenceTransformer
 
 from gensar_core import schema
 from gensar_core.config.embeddings import TextEmbedding
@@ -23,6 +22,9 @@ from gensar_core.runtime.progress import progress
 from gensar_core.runtime.shards import Shards
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import save_vectors
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 #: Families whose position numbers start after the padding token's id, which leaves fewer positions for text.
 _POSITIONS_AFTER_PADDING: Final = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -90,6 +92,9 @@ class TextEncoder:
 
         Raises UserError when it cannot be loaded.
         """
+        # Its import takes seconds: only processes that load a model pay for it.
+        from sentence_transformers import SentenceTransformer
+
         source = resolve_model(settings.model)
         hub = Hub(source)
         try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gensar_core.errors import UserError
 from gensar_core.runtime.hub import Hub, first_line
@@ -50,7 +50,7 @@ class NewTokens:
         write_json(path, {name: getattr(self, name) for name in names})
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> transformers.PreTrainedTokenizerBase:
     """Load a tokenizer by hub name or local folder; one without a padding token pads with the end of sequence.
 
     Raises UserError when it is missing or does not fit.
@@ -59,7 +59,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise UserError(f"tokenizer {name!r}: no such folder")
     hub = Hub(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub.options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **hub.options)
     except Exception as error:
         # The hub's client has no common exception for "missing" and "not a tokenizer".
         raise UserError(
@@ -77,12 +77,12 @@ def load_corpus_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; build the corpus first")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise UserError(f"{folder}: holds no tokenizer that opens ({first_line(error)}); build it again") from error
 
 
-def word_lead(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def word_lead(tokenizer: transformers.PreTrainedTokenizerBase) -> str | None:
     """Return what to put before a text so that its tokens are those of its words, each encoded alone in the same way.
 
     That is nothing for T5, which reads a blank before the first word anyway, and a blank for byte-level tokenizers,
@@ -96,7 +96,7 @@ def word_lead(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return None
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, name: str) -> None:
     """Raise UserError unless texts joined from separately tokenized words equal texts tokenized whole."""
     cure = f"take that of the backbone, or write `tokenizer: {TRAINED}`"
     if not tokenizer.is_fast:
@@ -107,7 +107,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         raise UserError(f"tokenizer {name!r} does not split text at blanks; {cure}")
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerBase:
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> transformers.PreTrainedTokenizerBase:
     """Train a byte-pair tokenizer of at most ``vocabulary_size`` tokens on ``texts``.
 
     Token 0 pads, 1 ends a sequence, 2 is unknown, as in T5; 256 byte tokens follow and write what the vocabulary lacks,
@@ -130,7 +130,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
     return _as_transformers(_with_bytes(learned))
 
 
-def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], name: str) -> NewTokens:
+def add_tokens(tokenizer: transformers.PreTrainedTokenizerBase, tokens: Sequence[str], name: str) -> NewTokens:
     """Add ``tokens`` at the end of the vocabulary, in their order. Raises UserError when one is already in it."""
     base = len(tokenizer)
     vocabulary = tokenizer.get_vocab()
@@ -176,8 +176,8 @@ def _with_bytes(learned: Tokenizer) -> Tokenizer:
     return whole
 
 
-def _as_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
-    wrapped: PreTrainedTokenizerBase = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+def _as_transformers(tokenizer: Tokenizer) -> transformers.PreTrainedTokenizerBase:
+    wrapped: transformers.PreTrainedTokenizerBase = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DynamicCache
+import transformers
 
 from gensar_core.corpora.trie import Branches
 from gensar_core.generator.backbones.causal import CausalGenerator
@@ -42,7 +42,7 @@ class Heard:
     ``state`` [B, d] are the states that predict the next token.
     """
 
-    cache: DynamicCache
+    cache: transformers.DynamicCache
     seen: torch.Tensor
     position: torch.Tensor
     state: torch.Tensor
@@ -66,7 +66,7 @@ class OnePassScorer:
         """Read the rows of some target entries once, and return what each of these questions sees."""
         rows, of_row = np.unique(row, return_inverse=True)
         batch = row_tensors(logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
-        cache = DynamicCache(config=self.model.lm.config)
+        cache = transformers.DynamicCache(config=self.model.lm.config)
         mask = batch.mask()
         states = self.model.states(
             batch.tokens, batch.nodes, batch.queries, batch.positions, mask, self.model.node_vectors, cache, batch.words

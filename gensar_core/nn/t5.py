@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForSeq2SeqLM,
-    MT5ForConditionalGeneration,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+import transformers
 
 from gensar_core.config.generators import ScratchSize
 from gensar_core.errors import UserError
@@ -26,17 +20,19 @@ def t5_from_scratch(size: ScratchSize, vocabulary: int, tokenizer: Any, seed: in
     """
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     start = {"decoder_start_token_id": tokenizer.pad_token_id}
-    config = T5Config(vocab_size=vocabulary, feed_forward_proj="relu", **ends, **start, **size.model_dump())
+    config = transformers.T5Config(
+        vocab_size=vocabulary, feed_forward_proj="relu", **ends, **start, **size.model_dump()
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        return T5ForConditionalGeneration(config)
+        return transformers.T5ForConditionalGeneration(config)
 
 
 def load_t5(name: str) -> Any:
     """Load a T5 or mT5, float32, by hub name or local folder. Raises UserError if it is missing or of another kind."""
     hub = Hub(name)
     try:
-        model_type = AutoConfig.from_pretrained(name, **hub.options).model_type
+        model_type = transformers.AutoConfig.from_pretrained(name, **hub.options).model_type
     except Exception as error:
         raise unloadable(name, hub.reason(error)) from error
     if model_type not in ("t5", "mt5"):
@@ -45,10 +41,10 @@ def load_t5(name: str) -> Any:
             "causal language model"
         )
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **hub.options)
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, **hub.options)
     except Exception as error:
         raise unloadable(name, hub.reason(error)) from error
-    assert isinstance(model, T5ForConditionalGeneration | MT5ForConditionalGeneration)
+    assert isinstance(model, transformers.T5ForConditionalGeneration | transformers.MT5ForConditionalGeneration)
     if model.lm_head.weight is not model.shared.weight:
         # Transformers treats every T5 as tied and keeps a separate output matrix only until the embeddings grow.
         model.config.tie_word_embeddings = False

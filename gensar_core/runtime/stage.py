@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -236,6 +237,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from transformers.utils.logging import disable_progress_bar
+import transformers
 
 from gensar_core import schema
 from gensar_core.config.generators import Precision
@@ -220,7 +220,7 @@ class Folders:
     def load(self, precision: Precision = "float32") -> Generator:
         """Load the generator."""
         # Loading takes half a second, so it needs no bar among the answers.
-        disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         return load_generator(self.model, self.corpus, precision, self.added)
 
     def files(self) -> list[Path]:

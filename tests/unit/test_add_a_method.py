@@ -21,13 +21,18 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 METHOD, CONTRACT = (text for language, text in BLOCKS if language == "python")
 ENTRY = yaml.safe_load(next(text for language, text in BLOCKS if language == "yaml"))
 
-FIT = """
+FOLLOW = """
 import sys
 from pathlib import Path
+import pytest
 from gensar_core.baselines.run import fit_and_rank
-shop, out, weight = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-fit_and_rank("brands", "brand_affinity", {"brand_weight": weight}, shop / "canonical", shop / "samples", None,
-             out / "models" / "brands", out / "ranks", 1, None)
+from gensar_core.cli.main import app
+app(["methods"], standalone_mode=False)
+shop, out = Path(sys.argv[1]), Path(sys.argv[2])
+for weight in (1000.0, 0.001):
+    fit_and_rank("brands", "brand_affinity", {"brand_weight": weight}, shop / "canonical", shop / "samples", None,
+                 out / f"{weight}" / "models" / "brands", out / f"{weight}" / "ranks", 1, None)
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "tests/unit/test_brand_affinity.py"]))
 """
 
 
@@ -36,7 +41,7 @@ def checkout(tmp_path_factory):
     """A copy of the package and the tests' helpers with the page's file in its place."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("gensar_core", "tests/support"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "test_*.py"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("test_*.py"))
     for package in ("tests", "tests/unit"):
         (folder / package).mkdir(exist_ok=True)
         (folder / package / "__init__.py").touch()
@@ -45,15 +50,6 @@ def checkout(tmp_path_factory):
     )
     (folder / "tests" / "unit" / "test_brand_affinity.py").write_text(CONTRACT, encoding="utf-8")
     return folder
-
-
-def run(checkout, *command):
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=checkout, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_method_is_short_and_so_is_the_page():
@@ -65,15 +61,7 @@ def test_the_method_is_short_and_so_is_the_page():
 
 
 @pytest.mark.slow
-def test_it_is_listed_and_keeps_the_contract(checkout):
-    listed = run(checkout, "-c", "from gensar_core.cli.main import main; main()", "methods")
-    assert re.search(r"^brand_affinity +search +clicks, searches, attributes +none *$", listed, re.MULTILINE)
-    told = run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_brand_affinity.py")
-    assert re.search(r"\d+ passed", told)
-
-
-@pytest.mark.slow
-def test_its_ranks_come_out_as_the_page_says(checkout, tmp_path):
+def test_it_is_listed_keeps_the_contract_and_ranks_as_the_page_says(checkout, tmp_path):
     # Everybody's brand is one; the item of that brand is never clicked after the query, and yet comes first.
     data = write_shop(tmp_path / "shop", random_clicks()[:12], N_ITEMS)
     items = schema.ITEMS.read(data.canonical / "items.parquet")
@@ -86,13 +74,20 @@ def test_its_ranks_come_out_as_the_page_says(checkout, tmp_path):
         history_object=pl.Series([liked] * len(data.samples), dtype=pl.List(pl.Int32)),
     )
     schema.SAMPLES.write(samples, data.samples_folder / "samples.parquet")
-    run(checkout, "-c", FIT, str(tmp_path / "shop"), str(tmp_path), "1000")
-    ranks = schema.RANKS.read(tmp_path / "ranks" / "brands.parquet")
+    done = subprocess.run(
+        [sys.executable, "-c", FOLLOW, str(tmp_path / "shop"), str(tmp_path)],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^brand_affinity +search +clicks, searches, attributes +none *$", done.stdout, re.MULTILINE)
+    assert re.search(r"\d+ passed", done.stdout)
+    ranks, light = (schema.RANKS.read(tmp_path / weight / "ranks" / "brands.parquet") for weight in ("1000.0", "0.001"))
     assert set(ranks["task"]) == {"search"}
     assert set(ranks["n_candidates"]) == {N_NEGATIVES + 1}
     # Only other items of the brand can stand above a target.
     assert ranks["rank"].max() <= len(last)
-    run(checkout, "-c", FIT, str(tmp_path / "shop"), str(tmp_path / "again"), "0.001")
-    assert (
-        schema.RANKS.read(tmp_path / "again" / "ranks" / "brands.parquet")["rank"].to_list() != ranks["rank"].to_list()
-    )
+    assert light["rank"].to_list() != ranks["rank"].to_list()

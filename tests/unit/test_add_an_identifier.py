@@ -53,7 +53,7 @@ print(json.dumps(told))
 def followed(tmp_path_factory):
     """What a reader gets who does all that the page says."""
     folder = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT / "gensar_core", folder / "gensar_core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "gensar_core", folder / "gensar_core")
     place = re.search(r"`(gensar_core/identifiers/kinds/\w+\.py)`", PAGE).group(1)
     (folder / place).write_text(KIND, encoding="utf-8")
     models = folder / re.search(r"`(gensar_core/config/\w+\.py)`", PAGE).group(1)

@@ -10,20 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    AutoConfig,
-    AutoModelForCausalLM,
-    DynamicCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from gensar_core.config.generators import OnePassSettings
 from gensar_core.errors import UserError
@@ -37,6 +27,8 @@ from gensar_core.runtime.seeds import derive_seed
 
 #: File of the vectors and weights beside the Hugging Face folder.
 CATALOGUE_FILE: Final = "catalogue.safetensors"
+#: Name of `attention` among those of the Hugging Face library; masks are made as for its default.
+_ATTENTION: Final = "gensar"
 #: Families of pretrained models: the layers of each are named as in a Llama, and a mask of any shape is kept.
 _FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 #: Initial weights of the evidence of co-clicks; that of queries begins with them in search and at 0 in rec.
@@ -64,6 +56,8 @@ class CausalGenerator(torch.nn.Module):
             self.evidence_weight[0, :, 0] = 0.0
             self.evidence_floor[:, :, 0] = -1.0
         self._dropout = settings.dropout
+        transformers.AttentionInterface.register(_ATTENTION, attention)
+        transformers.AttentionMaskInterface.register(_ATTENTION, transformers.AttentionMaskInterface()["sdpa"])  # type: ignore[no-untyped-call]
         lm.set_attn_implementation(_ATTENTION)
         for layer in lm.model.layers:
             layer.self_attn.o_proj.register_forward_hook(self._drop)
@@ -82,7 +76,7 @@ class CausalGenerator(torch.nn.Module):
     def load(cls, folder: Path) -> CausalGenerator:
         """Read what `save` wrote. Raises UserError when a file is missing or damaged."""
         try:
-            lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            lm = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
             own = load_file(folder / CATALOGUE_FILE)
             settings = OnePassSettings.model_validate(lm.config.one_pass)
             counts = len(own["node_vectors"]), len(own["query_vectors"]), own["evidence_weight"].shape[1]
@@ -116,7 +110,7 @@ class CausalGenerator(torch.nn.Module):
         positions: torch.Tensor,
         mask: torch.Tensor,
         node_vectors: torch.Tensor,
-        cache: DynamicCache | None = None,
+        cache: transformers.DynamicCache | None = None,
         words: AskedWords | None = None,
         ancestors: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -173,7 +167,7 @@ def attention(
     if ancestors is not None:
         return _with_ancestors(query * scaling, key, value, mask, ancestors), None
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        fused: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        fused: tuple[torch.Tensor, None] = transformers.AttentionInterface()["sdpa"](  # type: ignore[no-untyped-call]
             module, query, key, value, mask, scaling=scaling, **options
         )
         return fused
@@ -211,12 +205,6 @@ def _with_ancestors(
     return mixed + beside.sum(2).flatten(2, 3)
 
 
-#: Name of `attention` among those of the Hugging Face library; masks are made as for its default.
-_ATTENTION: Final = "gensar"
-AttentionInterface.register(_ATTENTION, attention)
-AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
-
-
 def pretrained(name: str, tokenizer: Any, corpus: Path, seed: int) -> Any:
     """Load a pretrained causal language model, float32, with rows for the tokens of a corpus.
 
@@ -225,10 +213,10 @@ def pretrained(name: str, tokenizer: Any, corpus: Path, seed: int) -> Any:
     """
     hub = Hub(name)
     try:
-        family = AutoConfig.from_pretrained(name, **hub.options).model_type
+        family = transformers.AutoConfig.from_pretrained(name, **hub.options).model_type
         if family not in _FAMILIES:
             raise UserError(f"backbone: 'causal:{name}' is a {family}; name one of {', '.join(_FAMILIES)}")
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **hub.options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **hub.options)
     except UserError:
         raise
     except Exception as error:
@@ -246,7 +234,7 @@ def from_scratch(settings: OnePassSettings, vocabulary: int, tokenizer: Any, see
     Embeddings have unit variance, and the last norm scales states by hidden_size**-0.5: the first logits have about
     unit variance. Maps back into the residual stream begin small.
     """
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=settings.hidden_size,
         intermediate_size=settings.intermediate_size,
@@ -262,7 +250,7 @@ def from_scratch(settings: OnePassSettings, vocabulary: int, tokenizer: Any, see
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        model = LlamaForCausalLM(config)
+        model = transformers.LlamaForCausalLM(config)
         torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
         for layer in model.model.layers:
             for into in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoTokenizer
+import transformers
 
 from gensar_core.corpora import read as corpora
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
@@ -93,7 +93,7 @@ def _tokens_of(name: str) -> dict[str, int]:
         has = any((folder / file).is_file() for file in _TOKENIZERS)
         return dict(load_corpus_tokenizer(folder).get_vocab()) if has else {}
     try:
-        return dict(AutoTokenizer.from_pretrained(name, **Hub(name).options).get_vocab())
+        return dict(transformers.AutoTokenizer.from_pretrained(name, **Hub(name).options).get_vocab())
     except Exception:
         # The hub's client has no common exception for missing and unreachable files.
         return {}

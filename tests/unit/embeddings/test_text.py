@@ -260,7 +260,7 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(tmp_path, monkeypatch,
     (tmp_path / "empty").mkdir()
     if name == "org/model":
         monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)
-        monkeypatch.setattr(text, "SentenceTransformer", broken)
+        monkeypatch.setattr("sentence_transformers.SentenceTransformer", broken)
     chosen = settings(name.format(empty=tmp_path / "empty"))
     with pytest.raises(UserError, match=message):
         embed_catalogue(canonical(tmp_path / "in", ["w1"]), tmp_path / "out", chosen, 1)

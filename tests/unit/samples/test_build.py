@@ -52,7 +52,7 @@ HISTORY_MARKS = (
     "only_candidate_in_history",
     "only_candidate_not_in_history",
 )
-many_logs = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many_logs = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def build(folder, log, seed=1, items=9, **overrides):

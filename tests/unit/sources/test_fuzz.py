@@ -226,7 +226,7 @@ def test_every_line_is_read_or_counted(tmp_path_factory, name):
     folder = tmp_path_factory.mktemp("fuzz")
     path = folder / name
 
-    @settings(max_examples=400, **quick)
+    @settings(max_examples=150, **quick)
     @given(raw_file(READ_LINES[name]))
     def check(file):
         lines, whole = file
@@ -272,7 +272,7 @@ def test_amazon_folder_becomes_sound_tables_or_is_refused(tmp_path_factory):
     raw, output = folder / "raw", folder / "out"
     raw.mkdir()
 
-    @settings(max_examples=250, **quick)
+    @settings(max_examples=100, **quick)
     @given(
         st.fixed_dictionaries({name: raw_file(lines) for name, lines in SOUND.items()}),
         st.booleans(),
@@ -343,7 +343,7 @@ def test_event_log_becomes_sound_tables_or_is_refused(tmp_path_factory, suffix, 
     folder = tmp_path_factory.mktemp("fuzz")
     sound = {folder / f"items{suffix}": lines_of(LOG_ITEMS), folder / f"events{suffix}": lines_of(LOG_EVENTS)}
 
-    @settings(max_examples=150, **quick)
+    @settings(max_examples=75, **quick)
     @given(*map(raw_file, sound.values()), st.booleans())
     def check(items, events, header_first):
         for (path, sound_lines), (lines, whole) in zip(sound.items(), (items, events), strict=True):
@@ -388,7 +388,7 @@ def test_kuaisar_files_become_sound_tables_or_are_refused(tmp_path_factory):
     raw.mkdir()
     every_item = KuaiSARSettings(min_interactions=0)
 
-    @settings(max_examples=150, **quick)
+    @settings(max_examples=75, **quick)
     @given(st.fixed_dictionaries({name: raw_file(lines[1:]) for name, lines in KUAISAR.items()}), st.integers(0, 9))
     def check(files, headless):
         for place, (name, (lines, whole)) in enumerate(files.items()):
