@@ -1,5 +1,4 @@
 # Helpers that need Snakemake; gensar_core/config/paths.py tells which files an entry reads.
-import functools
 import inspect
 
 from snakemake.io import strip_wildcard_constraints
@@ -18,9 +17,8 @@ plan = paths.Plan(
     experiments,
     runs,
     reads_negatives=lambda kind: "training_negatives" in traits[kind].inputs,
-    leaves_curve=functools.cache(
-        lambda kind: "gensar_core.training.loop" in reached(paths.kind_module(kind))
-    ),
+    leaves_curve=lambda kind: "gensar_core.training.loop"
+    in reached(paths.kind_module(kind)),
 )
 
 

@@ -49,7 +49,8 @@ def script_fingerprint(script: Path, *modules: str) -> str:
     return whole.hexdigest()[:16]
 
 
-def reached(*modules: str) -> set[str]:
+@functools.cache
+def reached(*modules: str) -> frozenset[str]:
     """Return the given modules and every module of this package that they import, directly or not."""
     seen: set[str] = set()
     waiting = list(modules)
@@ -61,7 +62,7 @@ def reached(*modules: str) -> set[str]:
             raise ModuleNotFoundError(f"no module {module!r} in {PACKAGE}")
         seen.add(module)
         waiting.extend(imports(module))
-    return seen
+    return frozenset(seen)
 
 
 @functools.cache

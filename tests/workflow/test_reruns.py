@@ -551,7 +551,7 @@ def checkout(tmp_path_factory):
 
 def forget_files():
     forget_fingerprints()
-    for cached in ("module_file", "imports", "_tree", "_content", "_names_imported"):
+    for cached in ("module_file", "reached", "imports", "_tree", "_content", "_names_imported"):
         getattr(fingerprints, cached).cache_clear()
 
 
