@@ -68,6 +68,10 @@ class Shop:
         return schema.EVENTS.read(self.canonical / "events.parquet")
 
     @functools.cached_property
+    def _owners(self) -> np.ndarray:
+        return self._events.get_column("user_id").to_numpy()
+
+    @functools.cached_property
     def _queries(self) -> pl.Series:
         return schema.QUERIES.read(self.canonical / "queries.parquet").sort("query_id").get_column("text")
 
@@ -98,8 +102,7 @@ class Shop:
     def history(self, user: int) -> list[Entry]:
         """Return a user's whole history, as Eq. 1 defines it."""
         # Events are ordered by user.
-        owner = self._events.get_column("user_id")
-        first, end = owner.search_sorted(user, "left"), owner.search_sorted(user, "right")
+        first, end = np.searchsorted(self._owners, [user, user + 1]).tolist()
         return next(iter(whole_histories(self._events.slice(first, end - first), self._queries)), [])
 
     def read_history(self, written: Sequence[str]) -> list[Entry]:
