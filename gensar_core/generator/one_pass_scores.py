@@ -32,7 +32,6 @@ from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
 
 
-
 @dataclass(frozen=True)
 class Heard:
     """Hold what questions see, read once: keys and values, and which of the S tokens each question sees.
