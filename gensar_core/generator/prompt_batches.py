@@ -15,7 +15,7 @@ def cut_by_length(prompts: Ragged, size: int) -> list[np.ndarray]:
 
 
 def cut_evenly(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut ``rows`` into as few batches of at most ``size`` (at least 1) as can be; their sizes differ by at most one."""
+    """Cut ``rows`` into as few batches of at most ``size`` (at least 1) as can be, all of one size or one less."""
     return np.array_split(rows, -(-len(rows) // max(1, size))) if len(rows) else []
 
 
