@@ -155,7 +155,7 @@ class TrieSoftmax:
 def _products(states: torch.Tensor, row: torch.Tensor, vectors: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
     """Return the product of the state ``row`` with the vector ``number`` of each continuation, [c]."""
     size = _CPU_CONTINUATIONS if states.device.type == "cpu" else max(1, len(row))
-    parts = zip(row.split(size), number.split(size), strict=True)
+    parts = zip(torch.split(row, size), torch.split(number, size), strict=True)
     lookup = torch.nn.functional.embedding
     return torch.cat([(lookup(left, states) * lookup(right, vectors)).sum(1) for left, right in parts])
 
