@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gensar_core.corpora.trie import Branches, TokenTrie, counts, restricted
-from gensar_core.generator.backbones.t5 import Backbone, BeamDecoder, encode_prompts, rows_in_cache
+from gensar_core.generator.backbones.t5 import Backbone, BeamDecoder, encode_prompts
 from gensar_core.generator.blocked_nodes import AllowedNodes, BlockedNodes
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
 from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
@@ -22,8 +22,9 @@ from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import send
 from gensar_core.training.threads import side_by_side
 
-#: Maximum beams, over all users, in one pass on a CPU; more if the layers are so narrow that more stay in its cache.
-_CPU_BEAMS = 256
+#: Maximum beams, over all questions, in one pass on a CPU. With more, each of a pass's arrays is fetched from memory
+#: anew; with fewer, the operations themselves cost more than what they compute.
+_CPU_BEAMS = 800
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,17 @@ class AskedPrompts:
 
     def batches(self, beams: int) -> list[np.ndarray]:
         """Return the rows of batches, shortest prompts first."""
-        size = self.users_per_batch
-        if self.model.lm_head.weight.device.type == "cpu":
-            size = min(size, max(_CPU_BEAMS, rows_in_cache(self.model)) // beams)
-        return cut_by_length(self.prompts, size)
+        device = self.model.lm_head.weight.device
+        return cut_by_length(self.prompts, questions_at_once(self.users_per_batch, beams, device))
 
     def beams(self, rows: np.ndarray, beams: int) -> PromptBeams:
         """Encode some prompts."""
         return PromptBeams(self.model, self.prompts.take(rows), self.trie, beams, self.likelihood)
+
+
+def questions_at_once(most: int, beams: int, device: torch.device) -> int:
+    """Return how many questions one pass takes, each with so many ``beams``: ``most``, or what suits a CPU."""
+    return most if device.type != "cpu" else min(most, _CPU_BEAMS // beams)
 
 
 class PromptBeams:

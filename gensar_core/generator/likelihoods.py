@@ -177,7 +177,10 @@ def _vocabulary_normalizers(outputs: torch.Tensor, weight: torch.Tensor) -> torc
         for start in range(0, len(weight), tokens):
             block = weight[start : start + tokens]
             block_logits = logits[: len(part) * len(block)].view(len(part), len(block))
-            sums.append(torch.logsumexp(torch.mm(part, block.T, out=block_logits).float(), 1))
+            values = torch.mm(part, block.T, out=block_logits).float()
+            # In place: `logsumexp` would fill another array as large.
+            largest = values.amax(1)
+            sums.append(values.sub_(largest[:, None]).exp_().sum(1).log_() + largest)
         normalizers[first : first + rows] = torch.logsumexp(torch.stack(sums), 0)
     return normalizers
 

@@ -119,7 +119,7 @@ class LogRows:
     def followed_by(self, *others: LogRows) -> LogRows:
         """Return the rows of all."""
         parts = [self, *others]
-        joined = {name: np.concatenate([part.of_entries()[name] for part in parts]) for name in self.of_entries()}
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in self.of_entries()}
         sizes = np.concatenate([np.diff(part.entries) for part in parts])
         entries = np.concatenate([[0], np.cumsum(sizes)])
         user = np.concatenate([part.user for part in parts])

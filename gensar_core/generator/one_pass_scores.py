@@ -15,13 +15,14 @@ import transformers
 
 from gensar_core.corpora.trie import Branches
 from gensar_core.generator.backbones.causal import CausalGenerator
-from gensar_core.generator.beam_search import by_slot, search_beams
+from gensar_core.generator.beam_search import by_slot, questions_at_once, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence, NodeEvidence
 from gensar_core.generator.item_nodes import NO_NODE
 from gensar_core.generator.likelihoods import VOCABULARY
 from gensar_core.generator.log_rows import LogRows, questions, row_tensors
 from gensar_core.generator.one_pass_training import Catalogue
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, keep_choices, trie_nodes
+from gensar_core.generator.prompt_batches import cut_evenly
 from gensar_core.generator.trie_softmax import TrieSoftmax
 from gensar_core.generator.validation import BEAMS, retrieved_ranks, validation_metrics
 from gensar_core.ranking.candidates import CandidateLists
@@ -29,9 +30,6 @@ from gensar_core.ranking.metrics import average_ranks
 from gensar_core.runtime.device import send
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
-
-#: Maximum beams, over all questions, in one pass on a CPU.
-_CPU_BEAMS = 1024
 
 
 @dataclass(frozen=True)
@@ -246,9 +244,8 @@ class OnePassQuestions:
 
     def batches(self, beams: int) -> list[np.ndarray]:
         """Return batches of questions, shortest logs first."""
-        size = self.per_batch if self.scorer.device.type != "cpu" else max(1, min(self.per_batch, _CPU_BEAMS // beams))
         order = np.lexsort((self.row, self.logs.lengths_of(self.row)))
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        return cut_evenly(order, questions_at_once(self.per_batch, beams, self.scorer.device))
 
     def beams(self, rows: np.ndarray, _beams: int) -> OnePassBeams:
         """Read some questions' logs."""
@@ -287,16 +284,17 @@ class OnePassBeams:
         row = self._read + torch.arange(token.shape[1], device=token.device)
         self._ancestors = torch.cat([above, row.expand(len(token), -1)[:, :, None]], 2)
         self._read += token.shape[1]
+        own = torch.zeros((*token.shape, self._read), dtype=torch.bool, device=token.device)
+        seen = self._heard.seen[:, None].expand(-1, token.shape[1], -1)
         position = self._heard.position[:, None] + (depth - catalogue.first_code - 1)
         self._outputs = model.states(
             token,
             catalogue.nodes.of_level[self._task][depth][node],
             None,
             position.expand(-1, token.shape[1]),
-            self._heard.seen[:, None],
+            torch.cat([seen, own.scatter_(2, self._ancestors, True)], 2),
             model.node_vectors,
             self._heard.cache,
-            ancestors=self._ancestors,
         )
         return self._outputs
 

@@ -10,9 +10,13 @@ from gensar_core.runtime.device import send
 
 
 def cut_by_length(prompts: Ragged, size: int) -> list[np.ndarray]:
-    """Return the rows of batches of ``size`` prompts (at least 1), shortest first."""
-    rows, size = np.argsort(prompts.lengths, kind="stable"), max(1, size)
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    """Return the rows of batches of at most ``size`` prompts (at least 1), shortest first."""
+    return cut_evenly(np.argsort(prompts.lengths, kind="stable"), size)
+
+
+def cut_evenly(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut ``rows`` into as few batches of at most ``size`` (at least 1) as can be, all of one size or one less."""
+    return np.array_split(rows, -(-len(rows) // max(1, size))) if len(rows) else []
 
 
 def padded_tokens(prompts: Ragged, device: torch.device) -> torch.Tensor:

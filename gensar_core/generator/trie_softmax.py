@@ -16,6 +16,9 @@ from gensar_core.generator.click_evidence import NodeEvidence
 from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.schema import TASKS
 
+#: Continuations whose vectors are looked up at a time on a CPU; they stay in its cache.
+_CPU_CONTINUATIONS = 2048
+
 
 @dataclass(frozen=True)
 class Continuations:
@@ -89,8 +92,8 @@ class TrieSoftmax:
         # One product serves all prefixes; to gather a token's vector for each continuation takes longer.
         logits = (states @ self.model.outputs[branches.first_token : branches.last_token + 1].T)[children.row, token]
         if len(self._vectors):
-            own = torch.nn.functional.embedding(number.clamp_min(0), self._vectors)
-            logits = logits + (states[children.row] * own).sum(1).masked_fill(number < 0, 0.0)
+            own = _products(states, children.row, self._vectors, number.clamp_min(0))
+            logits = logits + own.masked_fill(number < 0, 0.0)
         return self._normalized(logits, children, question)
 
     def children(self, depth: int, node: torch.Tensor) -> Children:
@@ -147,6 +150,14 @@ class TrieSoftmax:
 
     def _at_root(self, children: Children) -> bool:
         return len(self.trie.levels[children.depth]) == 1
+
+
+def _products(states: torch.Tensor, row: torch.Tensor, vectors: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    """Return the product of the state ``row`` with the vector ``number`` of each continuation, [c]."""
+    size = _CPU_CONTINUATIONS if states.device.type == "cpu" else max(1, len(row))
+    parts = zip(torch.split(row, size), torch.split(number, size), strict=True)
+    lookup = torch.nn.functional.embedding
+    return torch.cat([(lookup(left, states) * lookup(right, vectors)).sum(1) for left, right in parts])
 
 
 def path_losses(

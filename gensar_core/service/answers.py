@@ -25,6 +25,7 @@ from gensar_core.runtime.progress import progress
 from gensar_core.runtime.shards import Shards
 from gensar_core.runtime.stage import Stage, read_record
 from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.events import EventLog
 from gensar_core.service.shop import Folders, clicked_items, read_lines, whole_histories
 
 #: Questions answered in one search: a kill loses no more than minutes of work.
@@ -107,7 +108,7 @@ def _of_users(
         clicks = schema.EVENTS.scan(events).filter(mine).collect()
         asked = clicks.get_column("query_id").drop_nulls().unique().to_list()
         words = schema.QUERIES.scan(queries).filter(pl.col("query_id").is_in(asked)).collect()
-        histories = whole_histories(clicks, dict(words.iter_rows()))
+        histories = whole_histories(EventLog.from_frame(clicks), dict(words.iter_rows()))
         if not len(names) == len(numbers) == len(histories):
             raise UserError(f"{events}: does not hold events of every user; build the canonical tables again")
         excluded = [() if settings.again else clicked_items(history) for history in histories]

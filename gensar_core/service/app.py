@@ -19,7 +19,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,7 +71,8 @@ class Service:
     async def answer(self, body: QuestionBody) -> dict[str, Any]:
         """Answer a request; a reload meanwhile does not touch it."""
         model = self.model
-        question = await run_in_threadpool(model.question, body)
+        # A thread would scatter questions that arrive together over several batches.
+        question = model.question(body)
         hits = await self.queue.ask(question, model.generator)
         return {"hits": model.rows(question, hits[: body.top])}
 

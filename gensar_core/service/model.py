@@ -57,7 +57,9 @@ class ServedModel:
         for side in schema.SIDES:
             moved[side] = table.get_column(f"{side}_moved").to_numpy()
         served = cls(shop, generator, identifiers, moved, name or dataset.resolve().name, folders.records())
-        # The first question of a task loads what later ones share.
+        # The first question of a user, and of a task, loads what later ones share.
+        if len(shop.users):
+            shop.history(0)
         first = {"rec": LiveQuestion([Entry.clicked(0)]), "search": LiveQuestion([], "first")}
         generator.answer([first[task] for task in prompted_tasks(generator.corpus)], top=1)
         return served

@@ -64,8 +64,8 @@ class Shop:
         return dict(zip(self.users.to_list(), range(len(self.users)), strict=True))
 
     @functools.cached_property
-    def _events(self) -> pl.DataFrame:
-        return schema.EVENTS.read(self.canonical / "events.parquet")
+    def _events(self) -> EventLog:
+        return EventLog.from_frame(schema.EVENTS.read(self.canonical / "events.parquet"))
 
     @functools.cached_property
     def _queries(self) -> pl.Series:
@@ -97,10 +97,10 @@ class Shop:
 
     def history(self, user: int) -> list[Entry]:
         """Return a user's whole history, as Eq. 1 defines it."""
-        # Events are ordered by user.
-        owner = self._events.get_column("user_id")
-        first, end = owner.search_sorted(user, "left"), owner.search_sorted(user, "right")
-        return next(iter(whole_histories(self._events.slice(first, end - first), self._queries)), [])
+        # Events are ordered by user. A number of another type would convert the whole array.
+        owner = self._events.user
+        first, end = np.searchsorted(owner, np.array([user, user + 1], owner.dtype))
+        return next(iter(whole_histories(self._events.take(np.arange(first, end)), self._queries)), [])
 
     def read_history(self, written: Sequence[str]) -> list[Entry]:
         """Parse a history from the command line: clicked=ITEM, query=WORDS, found=ITEM, oldest first.
@@ -240,12 +240,11 @@ def _read_by(stage: Path, file: str) -> str:
     return folders[0]
 
 
-def whole_histories(events: pl.DataFrame, queries: pl.Series | Mapping[int, str]) -> list[list[Entry]]:
-    """Return the whole history of each user in ``events`` (all events of these users, in event order), by user number.
+def whole_histories(log: EventLog, queries: pl.Series | Mapping[int, str]) -> list[list[Entry]]:
+    """Return the whole history of each user in ``log`` (all events of these users), by user number.
 
     ``queries`` gives the words of a query by its number.
     """
-    log = EventLog.from_frame(events)
     last = np.flatnonzero(np.diff(log.user, append=NONE) != 0)
     nothing = np.full(len(last), NONE)
     # The target of each history is a click still to come.

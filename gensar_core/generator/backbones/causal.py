@@ -112,14 +112,12 @@ class CausalGenerator(torch.nn.Module):
         node_vectors: torch.Tensor,
         cache: transformers.DynamicCache | None = None,
         words: AskedWords | None = None,
-        ancestors: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the last hidden states [B, T, d].
 
         ``tokens``, ``nodes`` and ``queries`` int64 [B, T] are the ids of each token, of its node and of the query
         whose item it asks for (negative: none); ``mask`` bool [B, T, S] says which of the S tokens, those in ``cache``
-        first, each token sees; ``positions`` [B, T]; ``words`` are those of the queries. With ``ancestors`` int64
-        [B, T, A], each token sees these of the tokens that follow the S tokens, the places of its own included.
+        first, each token sees; ``positions`` [B, T]; ``words`` are those of the queries.
         """
         inputs = functional.embedding(tokens, self.embeddings)
         if len(node_vectors):
@@ -138,7 +136,6 @@ class CausalGenerator(torch.nn.Module):
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
-            ancestors=ancestors,
         ).last_hidden_state
         return found
 
@@ -155,17 +152,13 @@ def attention(
     value: torch.Tensor,
     mask: torch.Tensor,
     scaling: float,
-    ancestors: torch.Tensor | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Mix the values that each query sees, [B, T, H, D] of ``query`` [B, H, T, D]; ``mask`` bool [B, 1, T, S].
 
-    ``ancestors`` are those of `CausalGenerator.states`.
     On a CPU, torch's fused attention takes six times as long for its gradient in bfloat16 as the products do that it
     is made of. In float32 it is the faster way.
     """
-    if ancestors is not None:
-        return _with_ancestors(query * scaling, key, value, mask, ancestors), None
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         fused: tuple[torch.Tensor, None] = transformers.AttentionInterface()["sdpa"](  # type: ignore[no-untyped-call]
             module, query, key, value, mask, scaling=scaling, **options
@@ -176,33 +169,6 @@ def attention(
     hidden = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
     scores = (query * scaling) @ key.transpose(-1, -2) + hidden
     return (scores.softmax(-1) @ value).transpose(1, 2), None
-
-
-def _with_ancestors(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, ancestors: torch.Tensor
-) -> torch.Tensor:
-    """Mix the values of the first S tokens that ``mask`` [B, 1, T or 1, S] shows, and of each query's ancestors.
-
-    A beam's tokens are few among those of all beams of its question, so they are gathered rather than masked.
-    """
-    rows, heads, tokens, width = query.shape
-    shared, seen = key.shape[1], mask.shape[-1]
-    # Heads that share keys and values stand one after the other: [B, shared, heads / shared * T, D].
-    query = query.reshape(rows, shared, -1, width)
-    place = ancestors.flatten(1), torch.arange(rows, device=query.device)[:, None]
-    # [B, T, A, shared, 1, D]
-    own_key, own_value = (
-        part[:, :, seen:].transpose(1, 2)[place[1], place[0]].view(*ancestors.shape, shared, 1, width)
-        for part in (key, value)
-    )
-    scores = (query @ key[:, :, :seen].transpose(-1, -2)).view(rows, shared, -1, tokens, seen)
-    scores.masked_fill_(~mask[:, :, None], -torch.inf)
-    by_token = query.view(rows, shared, -1, tokens, width).permute(0, 3, 1, 2, 4)
-    own = (by_token[:, :, None] * own_key).sum(-1).permute(0, 3, 4, 1, 2)
-    weight = torch.cat([scores, own], -1).softmax(-1, torch.float32).to(query.dtype)
-    mixed = (weight[..., :seen].flatten(2, 3) @ value[:, :, :seen]).view(rows, heads, tokens, width).transpose(1, 2)
-    beside = weight[..., seen:].permute(0, 3, 4, 1, 2)[..., None] * own_value
-    return mixed + beside.sum(2).flatten(2, 3)
 
 
 def pretrained(name: str, tokenizer: Any, corpus: Path, seed: int) -> Any:

@@ -17,6 +17,7 @@ from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.beam_search import beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood
+from gensar_core.generator.prompt_batches import cut_evenly
 from tests.unit.generator.small_models import END, Case, cases, large_case, library_search, model, ragged
 
 
@@ -163,6 +164,15 @@ def test_the_number_of_threads_does_not_change_a_bit(
         results.append(compute())
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@given(count=st.integers(0, 40), most=st.integers(0, 12))
+def test_passes_hold_each_question_once_and_share_them_evenly(count: int, most: int) -> None:
+    passes = cut_evenly(np.arange(count), most)
+    sizes = [len(rows) for rows in passes]
+    assert [row for rows in passes for row in rows] == list(range(count))
+    assert len(passes) == -(-count // max(1, most))
+    assert not passes or max(sizes) - min(sizes) <= 1
 
 
 def test_an_answer_at_once_is_the_answer_of_batches_side_by_side() -> None:
