@@ -15,8 +15,9 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import Ranking, concat_rankings
+from gensar_core.ranking.candidates import RankingWriter
 from gensar_core.ranking.full_ranking import full_ranking_metrics
+from gensar_core.runtime.reading import table_parts
 from gensar_core.runtime.stage import Stage, read_record
 
 
@@ -58,9 +59,10 @@ def gather_rankings(parts: Sequence[Path], output: Path, name: str) -> None:
     """
     scores = [path.with_suffix(".scores.parquet") for path in parts]
     with Stage.named_after(output / name, "rank_generator", inputs=[*parts, *scores], code=__name__) as stage:
-        tables = [(schema.RANKS.read(part), schema.SCORES.read(path)) for part, path in zip(parts, scores, strict=True)]
-        whole = concat_rankings(Ranking(*pair) for pair in tables)
-        whole.write(stage, name)
+        with RankingWriter(stage, name) as writer:
+            for part, path in zip(parts, scores, strict=True):
+                for pair in zip(table_parts(part, schema.RANKS), table_parts(path, schema.SCORES), strict=True):
+                    writer.write(*pair)
         stage.record(**_work(parts))
 
 
