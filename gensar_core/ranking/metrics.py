@@ -6,6 +6,8 @@ from typing import Final
 
 import numpy as np
 
+from gensar_core.runtime.arrays import stretches
+
 #: Ending of metrics over ranks among items that the user has not clicked before.
 UNSEEN: Final = "_unseen"
 #: The code of a rank above 32,767, and of a miss; see `rank_codes`.
@@ -75,14 +77,23 @@ def code_gains(metric: str) -> np.ndarray:
 
 
 def count_codes(codes: np.ndarray) -> np.ndarray:
-    """Count how often each code occurs, int64 [codes]: all that a metric needs of the ranks."""
-    return np.bincount(codes, minlength=_FAR + 1)
+    """Count how often each code occurs, int64 [codes]: all that metrics need of the ranks."""
+    counts = np.zeros(_FAR + 1, dtype=np.int64)
+    for targets in stretches(len(codes)):
+        counts += np.bincount(codes[targets[0] : targets[-1] + 1], minlength=len(counts))
+    return counts
 
 
 def mean_gain(counts: np.ndarray, metric: str) -> float:
     """Compute a metric from the counts of `count_codes`; NaN without targets."""
     total = int(counts.sum())
     return float(counts @ code_gains(metric)) / total if total else float("nan")
+
+
+def gain_deviation(counts: np.ndarray, metric: str) -> float:
+    """Compute the standard deviation of a metric's gains over targets from the counts of `count_codes`."""
+    squares = (code_gains(metric) - mean_gain(counts, metric)) ** 2
+    return float(np.sqrt(counts @ squares / counts.sum()))
 
 
 def hit_rate(ranks: np.ndarray, k: int) -> float:
