@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,8 @@ from gensar_core.runtime.writing import TableWriter
 
 #: Which lists to take when there are more than wanted.
 Choice: TypeAlias = Literal["spread", "latest"]
+#: What a ranks table says of a target.
+_TARGET: Final = ("task", "split", "sample_id", "user_id", "target_item")
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def _with_negatives(rows: pl.DataFrame, negatives: pl.DataFrame, samples_folder:
 class CandidateBlocks:
     """Read the candidate lists of one task and split in blocks of ``rows``, in the order of sample_id.
 
+    Their ``samples`` lack times, queries and histories.
+
     ``first`` are the ids at which blocks begin, ``last`` is the last id (-1: there is none).
     """
 
@@ -176,8 +180,13 @@ class CandidateBlocks:
         at_once = max(1, PART_ROWS // self.rows)
         for block in range(begin, end, at_once):
             within = pl.col("sample_id").is_between(bounds[block], bounds[min(block + at_once, end)] - 1)
-            path = self.folder / "samples.parquet"
-            samples = schema.SAMPLES.read(path, within & _of(self.task, self.split)).sort("sample_id")
+            samples = (
+                schema.SAMPLES.scan(self.folder / "samples.parquet")
+                .filter(within & _of(self.task, self.split))
+                .select(_TARGET)
+                .collect(engine="streaming")
+                .sort("sample_id")
+            )
             negatives = schema.CANDIDATES.read(self.folder / "candidates.parquet", within)
             for rows in samples.iter_slices(self.rows):
                 yield _with_negatives(rows, negatives, self.folder)
@@ -219,7 +228,7 @@ def rank_batch(lists: CandidateLists, score: Callable[[CandidateLists], np.ndarr
 def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
     """Build the ranks table of these lists from the rank of each target [rows]."""
     return schema.RANKS.check(
-        lists.samples.select("task", "split", "sample_id", "user_id", "target_item").with_columns(
+        lists.samples.select(_TARGET).with_columns(
             rank=pl.Series(ranks, dtype=pl.Float64),
             n_candidates=pl.Series(lists.present.sum(axis=1), dtype=pl.Int32),
         )

@@ -22,9 +22,7 @@ class TableWriter:
     A chunk is compressed in the background while the next one is made; at most one waits.
     """
 
-    def __init__(
-        self, table: schema.Table, path: Path, *, compression: str = "zstd", rows: int | None = None
-    ) -> None:
+    def __init__(self, table: schema.Table, path: Path, *, compression: str = "zstd", rows: int | None = None) -> None:
         self._table, self._rows, self._rest = table, rows, table.empty()
         self._schema = _to_arrow(pl.DataFrame(schema=table.schema)).schema
         # Token ids compress better plain than dictionary-encoded, and are written faster.
