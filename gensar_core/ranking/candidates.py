@@ -157,7 +157,10 @@ class CandidateBlocks:
 
     @classmethod
     def open(cls, samples_folder: Path, task: str, split: str, rows: int) -> CandidateBlocks:
-        """Find the blocks in a folder of samples. Raises UserError when its samples are not in the order of their ids."""
+        """Find the blocks in a folder of samples.
+
+        Raises UserError when its samples are not in the order of their ids.
+        """
         path, first, last, count = samples_folder / "samples.parquet", list[int](), -1, 0
         for part in table_parts(path, schema.SAMPLES, columns=("sample_id", "task", "split")):
             ids = part.filter(_of(task, split)).get_column("sample_id").to_numpy()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gensar_core import schema
-from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.arrays import Ragged, add_counts, ranges
 from gensar_core.runtime.hashing import draws, scramble, uniform
 from gensar_core.runtime.reading import table_parts
 
@@ -44,12 +44,10 @@ class PopularityPool:
 
 
 def count_clicks(training_events: Path) -> np.ndarray:
-    """Count the training clicks on each item, of both tasks together, int64 [items up to the last clicked one]."""
+    """Count the training clicks on each item, of both tasks together, int64 [items]; unclicked ones may be missing."""
     clicks = np.zeros(0, dtype=np.int64)
     for part in table_parts(training_events, schema.EVENTS, columns=["item_id"]):
-        counts = np.bincount(part.get_column("item_id").to_numpy(), minlength=len(clicks))
-        counts[: len(clicks)] += clicks
-        clicks = counts
+        clicks = add_counts(clicks, part.get_column("item_id").to_numpy())
     return clicks
 
 
