@@ -98,8 +98,10 @@ def _groups(path: Path, task: str, clicks: np.ndarray, most: np.ndarray) -> np.n
 
 def _counts_of(codes: np.ndarray, groups: np.ndarray, place: int) -> np.ndarray:
     """Count the codes of the targets of one group; see `count_codes`."""
-    blocks = (slice(start, start + PART_ROWS) for start in range(0, len(codes), PART_ROWS))
-    counts: np.ndarray = sum(count_codes(codes[block][groups[block] == place]) for block in blocks)
+    counts = np.zeros_like(count_codes(codes[:0]))
+    for start in range(0, len(codes), PART_ROWS):
+        block = slice(start, start + PART_ROWS)
+        counts += count_codes(codes[block][groups[block] == place])
     return counts
 
 

@@ -166,7 +166,7 @@ def mean_gains(runs: Sequence[np.ndarray], metric: str) -> Iterator[np.ndarray]:
     for start in range(0, len(runs[0]), _BLOCK):
         values = [by_code[codes[column][start : start + _BLOCK]] for codes in runs]
         # Rounded, equal gains have equal means in any order of seeds.
-        yield values[0] if len(values) == 1 else np.round(np.mean(values, axis=0), _DECIMALS)
+        yield values[0] if len(values) == 1 else np.stack(values).mean(axis=0).round(_DECIMALS)
 
 
 def _compared(

@@ -51,12 +51,14 @@ class LogRows:
     """Hold rows of users' logs (table `user_logs`), in memory or mapped from the disk.
 
     ``user`` [rows]; ``entries`` int64 [rows + 1] are the offsets of each row's entries; ``tokens`` holds the token ids
-    of each entry; the other arrays are the table's list columns, [entries]. ``folder`` has room for what is mapped.
+    of each entry; ``folder`` is where to map what is derived, None in memory; the others are the table's list columns,
+    [entries].
     """
 
     user: np.ndarray
     entries: np.ndarray
     tokens: Ragged
+    folder: Path | None
     behavior: np.ndarray
     object: np.ndarray
     position: np.ndarray
@@ -64,7 +66,6 @@ class LogRows:
     closes: np.ndarray
     query: np.ndarray
     target: np.ndarray
-    folder: Path | None = None
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame) -> LogRows:
@@ -79,6 +80,7 @@ class LogRows:
             frame.get_column("user_id").to_numpy(),
             lengths.offsets,
             Ragged.from_lengths(lengths.values, tokens.values),
+            None,
             **{name: column.values for name, column in columns.items()},
         )
 
@@ -108,13 +110,13 @@ class LogRows:
             user.read_only(),
             entries.read_only(),
             tokens.read_only(),
+            folder,
             **{name: column.read_only() for name, column in columns.items()},
-            folder=folder,
         )
 
     def of_entries(self) -> dict[str, np.ndarray]:
         """Return the fields that are arrays [entries], by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)[3:-1]}
+        return {field.name: getattr(self, field.name) for field in fields(self)[4:]}
 
     def __len__(self) -> int:
         return len(self.user)
@@ -126,7 +128,7 @@ class LogRows:
         sizes = np.concatenate([np.diff(part.entries) for part in parts])
         entries = np.concatenate([[0], np.cumsum(sizes)])
         user = np.concatenate([part.user for part in parts])
-        return LogRows(user, entries, stack([part.tokens for part in parts]), **joined)
+        return LogRows(user, entries, stack([part.tokens for part in parts]), None, **joined)
 
     def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the entries of ``rows``, and the place in ``rows`` of each; int64 [entries of the rows] each."""

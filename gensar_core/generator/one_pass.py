@@ -329,6 +329,7 @@ class LiveLogs:
             user=np.array([-1]),
             entries=np.array([0, len(place)]),
             tokens=Ragged.from_lengths(lengths, np.array([token for row in tokens[kept] for token in row])),
+            folder=None,
             behavior=behavior[kept],
             object=objects[kept],
             position=starts[query] + np.where(query != place, lengths[query], 0),
