@@ -86,12 +86,11 @@ def one_pass_task(
         events = schema.EVENTS.read(samples / "training_events.parquet")
         evidence = ClickEvidence.count(events, len(catalogue.items["rec"]), n_queries)
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
-    table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") == "valid")
     validation = []
     tasks = prompted_tasks(corpus)
     for task in tasks:
         lists = load_candidates(
-            samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table
+            samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice
         )
         if len(lists):
             validation.append(OnePassValidation(task, lists, asked, scorer, settings.validate_among == "catalogue"))

@@ -111,16 +111,33 @@ def load_candidates(
     saves reading the table again. Raises UserError when a sample has no candidates.
     """
     if samples is None:
-        samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
-    rows = samples.filter(_of(task, split)).sort("sample_id")
-    if users and choice == "latest":
-        rows = rows.sort("time", "sample_id").tail(users).sort("sample_id")
+        rows = load_samples(samples_folder, task, split, users, choice)
     else:
-        rows = evenly_spread(rows, users)
+        rows = _chosen(samples.filter(_of(task, split)), users, choice)
     negatives = schema.CANDIDATES.read(
         samples_folder / "candidates.parquet", pl.col("sample_id").is_in(rows.get_column("sample_id").implode())
     )
     return _with_negatives(rows, negatives, samples_folder)
+
+
+def load_samples(
+    samples_folder: Path, task: str, split: str, users: int = 0, choice: Choice = "spread"
+) -> pl.DataFrame:
+    """Load samples of one task and split, in the order of sample_id; ``users`` and ``choice`` as in `load_candidates`.
+
+    They are chosen by ids and times alone: the histories of all would take much more memory.
+    """
+    path, columns = samples_folder / "samples.parquet", ["sample_id", "time", "task", "split"]
+    parts = [part.filter(_of(task, split)) for part in table_parts(path, schema.SAMPLES, columns=columns)]
+    chosen = _chosen(pl.concat([schema.SAMPLES.empty().select(columns), *parts]), users, choice)
+    within = pl.col("sample_id").is_in(chosen.get_column("sample_id").implode())
+    return schema.SAMPLES.read(path, within).sort("sample_id")
+
+
+def _chosen(rows: pl.DataFrame, users: int, choice: Choice) -> pl.DataFrame:
+    if users and choice == "latest":
+        return rows.sort("time", "sample_id").tail(users).sort("sample_id")
+    return evenly_spread(rows.sort("sample_id"), users)
 
 
 def _with_negatives(rows: pl.DataFrame, negatives: pl.DataFrame, samples_folder: Path) -> CandidateLists:

@@ -17,7 +17,7 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import evenly_spread
+from gensar_core.ranking.candidates import load_samples
 from gensar_core.ranking.metrics import ranks_of
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
@@ -47,13 +47,13 @@ class CatalogueTargets:
 
 def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings) -> CatalogueTargets:
     """Load a task's test targets in the order of sample_id; at most ``settings.users``, evenly spread (0: all)."""
-    samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
-    rows = samples.filter((pl.col("task") == task) & (pl.col("split") == "test")).sort("sample_id")
-    rows = evenly_spread(rows, settings.users)
+    rows = load_samples(samples_folder, task, "test", settings.users)
     if not settings.unseen:
         return CatalogueTargets(rows)
-    training = schema.EVENTS.read(samples_folder / "training_events.parquet").select("user_id", "item_id")
-    valid = samples.filter(pl.col("split") == "valid").select("user_id", item_id="target_item")
+    theirs = pl.col("user_id").is_in(rows.get_column("user_id").unique().implode())
+    training = schema.EVENTS.read(samples_folder / "training_events.parquet", theirs).select("user_id", "item_id")
+    valid = schema.SAMPLES.read(samples_folder / "samples.parquet", theirs & (pl.col("split") == "valid"))
+    valid = valid.select("user_id", item_id="target_item")
     clicked = pl.concat([training, valid]).unique().sort("user_id", "item_id")
     by_user = rows.select("user_id", "target_item").join(
         clicked.group_by("user_id", maintain_order=True).agg("item_id"), on="user_id", how="left", maintain_order="left"
