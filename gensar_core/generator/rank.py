@@ -25,10 +25,10 @@ from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
     block_rows,
     found_ranks,
-    full_ranking_metrics,
     full_ranks,
     load_targets,
     ranks_by_score,
+    write_full_ranks,
 )
 from gensar_core.ranking.parts import WHOLE, Part
 from gensar_core.runtime.progress import progress
@@ -108,13 +108,12 @@ def rank_catalogue(
         block = _LISTS if settings.beams else block_rows(len(generator.items[tasks[0]]))
         spans = part.spans([len(one) for one in targets], block)
         unknown = mark_cold_items(unknown_items, len(generator.items["rec"]))
-        tables = [
+        tables = (
             catalogue_table(generator, asked, task, one.take(*span), settings, unknown)
             for task, one, span in zip(tasks, targets, spans, strict=True)
-        ]
-        table = pl.concat(tables).sort("sample_id")
-        schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()), **full_ranking_metrics(table))
+        )
+        stage.record(**write_full_ranks(tables, stage.path(f"{name}.parquet")))
+        stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()))
 
 
 def catalogue_table(
