@@ -63,7 +63,7 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
                 fused = True
                 chosen = np.linspace(0, len(valid) - 1, min(len(valid), _FITTED)).round().astype(np.int64)
                 views = [(inside, lists.present) for lists, inside in _views(valid, parts, used, prior, chosen)]
-                scale, weights = fit(views, settings, signed=int(prior is not None))
+                scale, weights = fit_fusion(views, settings, signed=int(prior is not None))
                 del views
                 for blocks in (valid, test):
                     counts = count_codes(np.zeros(0, dtype=np.uint16))
@@ -77,7 +77,7 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
             raise UserError(f"fusions.{name}: none of {', '.join(parts)} scored the valid and test targets of a task")
 
 
-def fit(
+def fit_fusion(
     views: Sequence[tuple[np.ndarray, np.ndarray]], settings: WeightSettings, signed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the parts of one task to its valid lists; return the features' scale and weights, [features] both.
@@ -127,7 +127,7 @@ def features(parts: list[np.ndarray], present: np.ndarray) -> np.ndarray:
 def spread(views: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Compute the standard deviation of each feature over all candidates, [features]; 1 for a constant feature.
 
-    ``views`` are as in `fit`.
+    ``views`` are as in `fit_fusion`.
     """
     count = sum(int(present.sum()) for _, present in views)
     mean = sum(inside[present].sum(axis=0) for inside, present in views) / count
@@ -145,7 +145,7 @@ def log_clicks(training_events: Path) -> np.ndarray:
 def fit_weights(views: Sequence[tuple[np.ndarray, np.ndarray]], ridge: float, signed: int = 0) -> np.ndarray:
     """Fit the weights [features] that maximize the likelihood of the targets, which are column 0 of the features.
 
-    ``views`` are as in `fit`. Minimizes the mean of -log p(target) plus ``ridge`` / 2 times the squared weights. Only
+    ``views`` are as in `fit_fusion`. Minimizes the mean of -log p(target) plus ``ridge`` / 2 times the squared weights. Only
     the last ``signed`` weights may be negative: a part may count little but never against its own scores, and a part
     alone keeps its order.
     """

@@ -12,7 +12,7 @@ from gensar_core.config.fusions import WeightSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking import fusion
 from gensar_core.ranking.candidates import load_candidates, rank_lists
-from gensar_core.ranking.fusion import features, fit, fit_weights, fuse, log_clicks
+from gensar_core.ranking.fusion import features, fit_fusion, fit_weights, fuse, log_clicks
 from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
 
 ROWS, WIDTH = 300, 8
@@ -50,7 +50,7 @@ def fuse_arrays(parts, presents, prior=None):
     inside = [features([part[split] for part in parts], present) for split, present in enumerate(presents)]
     if prior is not None:
         inside = [np.concatenate([one, log[:, :, None]], axis=2) for one, log in zip(inside, prior, strict=True)]
-    scale, weights = fit([(inside[0].copy(), presents[0])], WeightSettings(), signed=int(prior is not None))
+    scale, weights = fit_fusion([(inside[0].copy(), presents[0])], WeightSettings(), signed=int(prior is not None))
     return [average_ranks((one / scale) @ weights, there) for one, there in zip(inside, presents, strict=True)], weights
 
 
@@ -171,7 +171,9 @@ def test_weights_are_fitted_on_evenly_spread_valid_lists(shop, monkeypatch):
     rng = np.random.default_rng(3)
     parts = {"a": write_scores(shop, "a", lambda lists: rng.normal(size=lists.items.shape))}
     fitted = []
-    monkeypatch.setattr(fusion, "fit", lambda views, *rest, **more: fitted.append(views) or fit(views, *rest, **more))
+    monkeypatch.setattr(
+        fusion, "fit_fusion", lambda views, *rest, **more: fitted.append(views) or fit_fusion(views, *rest, **more)
+    )
     monkeypatch.setattr(fusion, "_FITTED", 4)
     monkeypatch.setattr(fusion, "_ROWS", 3)
     fuse(parts, shop, shop / "ranks", "few", WeightSettings())
