@@ -145,9 +145,9 @@ def log_clicks(training_events: Path) -> np.ndarray:
 def fit_weights(views: Sequence[tuple[np.ndarray, np.ndarray]], ridge: float, signed: int = 0) -> np.ndarray:
     """Fit the weights [features] that maximize the likelihood of the targets, which are column 0 of the features.
 
-    ``views`` are as in `fit_fusion`. Minimizes the mean of -log p(target) plus ``ridge`` / 2 times the squared weights. Only
-    the last ``signed`` weights may be negative: a part may count little but never against its own scores, and a part
-    alone keeps its order.
+    ``views`` are as in `fit_fusion`. Minimizes the mean of -log p(target) plus ``ridge`` / 2 times the squared weights.
+    Only the last ``signed`` weights may be negative: a part may count little but never against its own scores, and a
+    part alone keeps its order.
     """
     count = sum(len(inside) for inside, _ in views)
 
