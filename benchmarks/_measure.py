@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,27 @@ class Usage:
         """Parse the last line of the output."""
         parsed: dict[str, Any] = json.loads(self.output.splitlines()[-1])
         return parsed
+
+
+class Peak:
+    """Follow the memory of this process that no file backs, in GB; 0 on systems that do not tell it."""
+
+    def __init__(self) -> None:
+        self._highest, self._stopped = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """Return the peak."""
+        self._stopped.set()
+        self._thread.join()
+        return self._highest
+
+    def _follow(self) -> None:
+        status = Path("/proc/self/status")
+        while status.exists() and not self._stopped.wait(0.02):
+            line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+            self._highest = max(self._highest, int(line.split()[1]) / 1024**2)
 
 
 def options(description: str | None) -> argparse.ArgumentParser:

@@ -14,7 +14,6 @@ import itertools
 import json
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import numpy as np
 import polars as pl
 import torch
 from _generator import CPU, catalogue, token_trie
-from _measure import claim, options, report, run_child
+from _measure import Peak, claim, options, report, run_child
 
 from gensar_core import schema
 from gensar_core.corpora.user_logs import NO_TARGET
@@ -117,27 +116,6 @@ def measure(path: Path, *, mapped: bool, steps: int) -> None:
     seconds = time.process_time() - ready
     assert (logs.target[:CLICKS] != NO_TARGET).all()
     print(json.dumps({"gb": peak.stop(), "rows": rows / seconds, "seconds": ready - started, "digest": digest}))
-
-
-class Peak:
-    """Follow the memory of this process that no file backs, in GB; 0 on systems that do not tell it."""
-
-    def __init__(self) -> None:
-        self._highest, self._stopped = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> float:
-        """Return the peak."""
-        self._stopped.set()
-        self._thread.join()
-        return self._highest
-
-    def _follow(self) -> None:
-        status = Path("/proc/self/status")
-        while status.exists() and not self._stopped.wait(0.02):
-            line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
-            self._highest = max(self._highest, int(line.split()[1]) / 1024**2)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ rule overall_table:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(1000, 20),
+        mem_mb=scaled(2000),
         runtime=scaled(10, 0.1),
     params:
         rows=by_wildcards(paths.table_rows),
@@ -57,7 +57,7 @@ rule full_table:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(1000, 20),
+        mem_mb=scaled(2000),
         runtime=scaled(10, 0.1),
     params:
         rows=by_wildcards(paths.fitted_rows),
@@ -86,7 +86,7 @@ rule cold_items:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(1000, 20),
+        mem_mb=scaled(2000),
         runtime=scaled(10, 0.1),
     params:
         rows=by_wildcards(paths.table_rows),
@@ -111,7 +111,7 @@ rule comparison_figure:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(1000, 20),
+        mem_mb=scaled(2000),
         runtime=scaled(10, 0.1),
     params:
         settings=settings_of("comparison_figure"),
@@ -167,7 +167,7 @@ rule statistics:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(1000, 40),
+        mem_mb=scaled(2000, 5),
         runtime=scaled(10, 0.1),
     params:
         code=code_of("statistics"),

@@ -16,7 +16,7 @@ rule fuse:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(4000, 30),
+        mem_mb=scaled(6000),
         runtime=scaled(30, 0.2),
     params:
         parts=by_wildcards(paths.fusion_parts),

@@ -114,7 +114,7 @@ rule rank_generator:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=scaled(4000, 30),
+        mem_mb=scaled(6000, 2),
         runtime=scaled(60, 2.0),
     params:
         settings=settings_of("rank_generator"),

@@ -42,7 +42,7 @@ rule rank_generator_gather:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(2000, 30),
+        mem_mb=scaled(2000),
         runtime=scaled(15, 0.2),
     params:
         code=code_of("rank_generator_gather"),
@@ -83,7 +83,7 @@ rule full_rank_generator_gather:
     conda:
         "../envs/gensar.yaml"
     resources:
-        mem_mb=scaled(2000, 30),
+        mem_mb=scaled(2000),
         runtime=scaled(15, 0.2),
     params:
         code=code_of("full_rank_generator_gather"),

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gensar_core import schema
 from gensar_core.baselines.interface import Method, MethodData, find
 from gensar_core.config.base import validate
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
-from gensar_core.ranking.full_ranking import full_ranking_metrics, load_targets, ranks_by_score
+from gensar_core.ranking.full_ranking import load_targets, ranks_by_score, write_full_ranks
 from gensar_core.runtime.stage import Stage, cpu_seconds
 from gensar_core.samples.cold_items import rank_cold_last
 
@@ -134,7 +133,7 @@ def rank_catalogue_by_method(
         code=type(method).__module__,
         record_name=f"{name}.stage.json",
     ) as stage:
-        tables = [
+        tables = (
             ranks_by_score(
                 load_targets(samples, task, protocol),
                 method.data.n_items,
@@ -142,10 +141,8 @@ def rank_catalogue_by_method(
                 description=f"full ranks {task}",
             )
             for task in tasks
-        ]
-        table = pl.concat(tables).sort("sample_id")
-        schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(**full_ranking_metrics(table))
+        )
+        stage.record(**write_full_ranks(tables, stage.path(f"{name}.parquet")))
 
 
 def _untrained(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gensar_core import schema
 from gensar_core.corpora.instructions import PROMPTS_COPY, Instructions, Shown
@@ -19,11 +17,10 @@ from gensar_core.corpora.tasks import BEHAVIOR_TOKENS
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged, stretches
 from gensar_core.runtime.mapped_arrays import MappedArray, MappedRows
+from gensar_core.runtime.reading import table_parts
 
 Value = TypeVar("Value")
 
-#: Rows of train.parquet decoded at a time.
-_ROWS: Final = 1 << 17
 #: Limit of rows that an error names.
 _DESCRIBED = 10
 
@@ -107,19 +104,18 @@ class Examples:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Hold the encoder inputs of valid and test samples: ``sample_id`` [rows] ascends, ``row`` [rows] of ``inputs``."""
+    """Hold the encoder inputs of valid and test samples, mapped from the disk: ``sample_id`` [rows] ascends."""
 
     sample_id: np.ndarray
-    row: np.ndarray
     inputs: Ragged
     path: Path
 
     def of(self, sample_ids: np.ndarray) -> Ragged:
         """Return the prompts of the given samples. Raises UserError when a sample has none."""
-        places = np.searchsorted(self.sample_id, sample_ids)
-        if not np.isin(sample_ids, self.sample_id).all():
+        rows = np.searchsorted(self.sample_id, sample_ids)
+        if rows.max(initial=-1) >= len(self.sample_id) or (self.sample_id[rows] != sample_ids).any():
             raise UserError(f"{self.path}: holds no prompt for some samples; build the corpus of these samples again")
-        return self.inputs.take(self.row[places])
+        return self.inputs.take(rows)
 
 
 @dataclass(frozen=True)
@@ -215,7 +211,7 @@ def load_examples(corpus: Path, vocabulary: int) -> Examples:
     histories, values, targets = (MappedRows(corpus, np.int32) for _ in range(3))
     prompts, tasks, prompt_tasks = (MappedArray(corpus, dtype) for dtype in (np.int64, np.uint8, np.uint8))
     n_prompts = n_rows = 0
-    for frame in table_parts(path, schema.CORPUS, _ROWS):
+    for frame in table_parts(path, schema.CORPUS):
         shown = Shown(*(Ragged.from_series(frame.get_column(name)) for name in ("history_ids", "value_ids")))
         asked = Ragged.from_series(frame.get_column("target_ids"))
         check_known(shown.history, vocabulary, path)
@@ -263,20 +259,19 @@ def _codes(task: pl.Series, names: list[str]) -> np.ndarray:
 
 
 def load_prompts(corpus: Path, vocabulary: int) -> Prompts:
-    """Map the rows of prompts.parquet. Raises UserError on tokens outside the vocabulary."""
+    """Map the rows of prompts.parquet. Raises UserError on tokens outside the vocabulary, and on unordered rows."""
     path = corpus / "prompts.parquet"
-    inputs, ids = MappedRows(corpus, np.int32), [np.zeros(0, dtype=np.int64)]
-    for frame in table_parts(path, schema.PROMPTS, _ROWS):
-        rows = Ragged.from_series(frame.get_column("input_ids"))
-        check_tokens(rows, vocabulary, path, sum(map(len, ids)))
+    inputs, sample_id = MappedRows(corpus, np.int32), MappedArray(corpus, np.int64)
+    count, last = 0, -1
+    for frame in table_parts(path, schema.PROMPTS):
+        rows, numbers = Ragged.from_series(frame.get_column("input_ids")), frame.get_column("sample_id").to_numpy()
+        check_tokens(rows, vocabulary, path, count)
+        if (np.diff(numbers, prepend=last) <= 0).any():
+            raise UserError(f"{path}: rows are not in the order of sample_id, each once; build the corpus again")
         inputs.append(rows)
-        ids.append(frame.get_column("sample_id").to_numpy())
-    sample_id = np.concatenate(ids)
-    row = np.argsort(sample_id, kind="stable")
-    sample_id = sample_id[row]
-    if (sample_id[1:] == sample_id[:-1]).any():
-        raise UserError(f"{path}: table 'prompts': rows are not unique in sample_id; build the corpus again")
-    return Prompts(sample_id, row, inputs.read_only(), path)
+        sample_id.append(numbers)
+        count, last = count + len(numbers), int(numbers.max(initial=last))
+    return Prompts(sample_id.read_only(), inputs.read_only(), path)
 
 
 def load_item_tokens(corpus: Path, vocabulary: int, end: int) -> dict[str, ItemTokens]:
@@ -318,20 +313,3 @@ def check_known(rows: Ragged, vocabulary: int, where: Path) -> None:
             f"{where}: token {int(rows.values.max())} is outside the model's vocabulary of {vocabulary}; "
             "train a model on this corpus, or name the corpus it was trained on"
         )
-
-
-def table_parts(path: Path, table: schema.Table, rows: int) -> Iterator[pl.DataFrame]:
-    """Yield a Parquet file of ``table`` in parts of at most ``rows`` rows, each checked.
-
-    Raises UserError when the file is missing or not this table.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; build table {table.name!r} first")
-    try:
-        with pq.ParquetFile(path) as stored:
-            for part in stored.iter_batches(rows):
-                frame = pl.from_arrow(pa.Table.from_batches([part]))
-                assert isinstance(frame, pl.DataFrame)
-                yield table.check(frame, path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file; delete it and run again") from error

@@ -14,7 +14,7 @@ from gensar_core.config.tables import FigureSettings
 from gensar_core.errors import UserError
 from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
 from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
-from gensar_core.ranking.metrics import gains
+from gensar_core.ranking.metrics import count_codes, gain_deviation, mean_gain
 from gensar_core.runtime.stage import Stage
 
 #: Half-width of a 95 % interval, in standard errors.
@@ -42,20 +42,18 @@ def points(ranks: Mapping[str, Path], settings: FigureSettings) -> pl.DataFrame:
 
     Raises UserError when a file holds no ranks of test targets, and when two files rank different targets of a task.
     """
-    tables = {path: read_test_ranks(path) for path in ranks.values()}
-    check_same_targets(tables)
+    files = {path: read_test_ranks(path) for path in ranks.values()}
+    check_same_targets(files)
     rows: list[dict[str, Any]] = []
     for series in settings.series:
         for row in series.rows:
-            table = tables[ranks[row]]
-            for task in schema.TASKS:
-                of_task = table.filter(pl.col("task") == task).get_column("rank").to_numpy()
-                for metric in settings.metrics if len(of_task) else ():
-                    values = gains(of_task, metric)
-                    error = _INTERVAL * values.std() / np.sqrt(len(values))
+            for task, codes in files[ranks[row]].codes.items():
+                counts = count_codes(codes["rank"])
+                for metric in settings.metrics:
+                    error = _INTERVAL * gain_deviation(counts, metric) / np.sqrt(len(codes))
                     rows.append(
                         {"series": series.label, "row": row, "task": task, "metric": metric}
-                        | {"mean": float(values.mean()), "error": float(error)}
+                        | {"mean": mean_gain(counts, metric), "error": float(error)}
                     )
     return pl.DataFrame(rows)
 

@@ -13,8 +13,8 @@ import polars as pl
 
 from gensar_core import schema
 from gensar_core.evaluation.figure_files import TASK_TITLES
-from gensar_core.evaluation.targets import read_test_ranks
-from gensar_core.ranking.metrics import ndcg
+from gensar_core.evaluation.targets import TargetRanks, read_test_ranks, target_parts
+from gensar_core.ranking.metrics import count_codes, mean_gain
 from gensar_core.runtime.stage import read_record
 
 #: A target at this rank or better is a hit.
@@ -40,15 +40,18 @@ class _Ranker:
 
     name: str
     kind: str | None
-    ranks: pl.DataFrame
+    file: Path
+    ranks: TargetRanks
 
-    def of(self, task: str) -> pl.DataFrame:
-        return self.ranks.filter(pl.col("task") == task)
+    def codes(self, task: str) -> np.ndarray:
+        """Return the codes of the ranks of a task's targets."""
+        codes: np.ndarray = self.ranks.codes[task]["rank"]
+        return codes
 
     def quality(self, tasks: Sequence[str] = schema.TASKS) -> float:
         """Return the mean NDCG@5 of the tasks that it ranks."""
-        parts = [ranks for task in tasks if len(ranks := self.of(task))]
-        return float(np.mean([ndcg(part["rank"].to_numpy(), 5) for part in parts])) if parts else 0.0
+        counts = [count_codes(self.codes(task)) for task in tasks if task in self.ranks.codes]
+        return float(np.mean([mean_gain(of_task, "ndcg@5") for of_task in counts])) if counts else 0.0
 
 
 def ranked_candidates(dataset: Path) -> str:
@@ -66,7 +69,7 @@ def ranked_candidates(dataset: Path) -> str:
         return ""
     best = max(generators, key=_Ranker.quality)
     methods = [ranker for ranker in rankers if ranker.kind not in (None, "random_order")]
-    return "".join(_task(dataset, task, best, methods) for task in schema.TASKS if len(best.of(task)))
+    return "".join(_task(dataset, task, best, methods) for task in best.ranks.codes)
 
 
 def _rankers(dataset: Path) -> list[_Ranker]:
@@ -76,29 +79,32 @@ def _rankers(dataset: Path) -> list[_Ranker]:
         name = scores.name.removesuffix(".scores.parquet")
         record, ranks = dataset / "models" / name / "stage.json", dataset / "ranks" / f"{name}.parquet"
         if "-seed" not in name and record.is_file() and ranks.is_file():
-            found.append(_Ranker(name, read_record(record)["settings"].get("kind"), read_test_ranks(ranks)))
+            found.append(_Ranker(name, read_record(record)["settings"].get("kind"), ranks, read_test_ranks(ranks)))
     return found
 
 
 def _beside(task: str, methods: Sequence[_Ranker]) -> list[_Ranker]:
-    ranking = [method for method in methods if len(method.of(task))]
+    ranking = list(methods)
     ranking.sort(key=lambda method: method.quality([task]), reverse=True)
     first = next((method for kind in _BESIDE[task] for method in ranking if method.kind == kind), None)
     return [*([first] if first else []), *[method for method in ranking if method is not first][:1]]
 
 
 def _task(dataset: Path, task: str, generator: _Ranker, methods: Sequence[_Ranker]) -> str:
-    rankers = [generator, *_beside(task, methods)]
-    ranks = generator.of(task).select("sample_id", pl.col("rank").alias("0"))
-    for place, other in enumerate(rankers[1:], 1):
-        ranks = ranks.join(other.of(task).select("sample_id", pl.col("rank").alias(str(place))), on="sample_id")
-    hit = pl.col("0") <= HIT
-    shown = pl.concat([_spread(ranks.filter(hit)), _spread(ranks.filter(~hit))]).sort("sample_id")
-    counts = [f"{generator.name} hits {ranks.filter(hit).height:,} of {ranks.height:,} test targets at {HIT}"]
+    targets = generator.ranks.targets[task]
+    # Files of earlier samples rank other targets.
+    rankers = [generator, *_beside(task, [other for other in methods if other.ranks.targets.get(task) == targets])]
+    codes = [ranker.codes(task) for ranker in rankers]
+    hits = [of_ranker <= 2 * HIT for of_ranker in codes]
+    places = np.sort(np.concatenate([_spread(np.flatnonzero(hits[0])), _spread(np.flatnonzero(~hits[0]))]))
+    shown = pl.DataFrame(
+        {"sample_id": _samples(generator.file, task, places)}
+        | {str(number): of_ranker[places] / 2.0 for number, of_ranker in enumerate(codes)}
+    )
+    counts = [f"{generator.name} hits {hits[0].sum():,} of {len(hits[0]):,} test targets at {HIT}"]
     counts += [
-        f"{ranks.filter(hit & (pl.col(str(place)) > HIT)).height:,} that {other.name} misses, which hits "
-        f"{ranks.filter(~hit & (pl.col(str(place)) <= HIT)).height:,} others"
-        for place, other in enumerate(rankers[1:], 1)
+        f"{(hits[0] & ~hit).sum():,} that {other.name} misses, which hits {(hit & ~hits[0]).sum():,} others"
+        for other, hit in zip(rankers[1:], hits[1:], strict=True)
     ]
     caption = (
         f"{'; '.join(counts)}. Shown are {shown.height}, evenly spread. All rank the same candidates; open a row to "
@@ -116,10 +122,21 @@ def _task(dataset: Path, task: str, generator: _Ranker, methods: Sequence[_Ranke
     )
 
 
-def _spread(ranks: pl.DataFrame) -> pl.DataFrame:
-    """Return at most ``_SHOWN`` rows, evenly spread over the table."""
-    places = np.unique(np.linspace(0, len(ranks) - 1, min(_SHOWN, len(ranks))).astype(int))
-    return ranks[places]
+def _spread(places: np.ndarray) -> np.ndarray:
+    """Return at most ``_SHOWN`` of some places, evenly spread over them."""
+    chosen: np.ndarray = places[np.unique(np.linspace(0, len(places) - 1, min(_SHOWN, len(places))).astype(int))]
+    return chosen
+
+
+def _samples(ranks: Path, task: str, places: np.ndarray) -> np.ndarray:
+    """Return the samples at some places, ascending, of a task's test targets in a file of ranks."""
+    found, first = [np.zeros(0, dtype=np.int64)], 0
+    for of, rows in target_parts(ranks):
+        if of == task:
+            within = places[(places >= first) & (places < first + len(rows))] - first
+            found.append(rows.get_column("sample_id").to_numpy()[within])
+            first += len(rows)
+    return np.concatenate(found)
 
 
 def _rows(dataset: Path, task: str, rankers: Sequence[_Ranker], shown: pl.DataFrame) -> list[str]:
@@ -127,12 +144,13 @@ def _rows(dataset: Path, task: str, rankers: Sequence[_Ranker], shown: pl.DataFr
     items = schema.ITEMS.read(canonical / "items.parquet").sort("item_id")
     titles = [title or raw_id for raw_id, title in items.select("raw_id", "title").rows()]
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id")["text"].to_list()
-    users = schema.USERS.read(canonical / "users.parquet").sort("user_id")["raw_id"].to_list()
 
     def of_samples(table: schema.Table, path: Path) -> pl.DataFrame:
         return table.scan(path).filter(pl.col("sample_id").is_in(wanted)).collect().sort("sample_id")
 
     samples = of_samples(schema.SAMPLES, dataset / "samples" / "samples.parquet")
+    known = pl.col("user_id").is_in(samples["user_id"].implode())
+    users = dict(schema.USERS.read(canonical / "users.parquet", known).iter_rows())
     negatives = of_samples(schema.CANDIDATES, dataset / "samples" / "candidates.parquet")["negatives"].to_list()
     scores = [
         of_samples(schema.SCORES, dataset / "ranks" / f"{ranker.name}.scores.parquet")["scores"].to_list()

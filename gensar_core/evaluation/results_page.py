@@ -16,8 +16,9 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.evaluation.figure_files import TASK_TITLES, new_figure, save_figure
+from gensar_core.evaluation.significance import mean_gains, tally
 from gensar_core.evaluation.table_cells import DEVIATION
-from gensar_core.ranking.metrics import gains
+from gensar_core.evaluation.targets import read_test_ranks
 from gensar_core.runtime.stage import digest, read_record
 
 #: What the command writes stands between these two lines; all else on the page is left alone.
@@ -149,12 +150,13 @@ def _ranks(table: MetricTable) -> dict[str, list[Path]]:
 def _half_widths(ranks: Mapping[str, Sequence[Path]], metric: str) -> Iterator[tuple[tuple[str, str], float]]:
     """Compute half-widths of 95 % intervals of means over test targets; a target's gain is its mean over seeds."""
     for method, paths in ranks.items():
-        runs = [pl.read_parquet(path).filter(pl.col("split") == "test").sort("sample_id") for path in paths]
-        for task in schema.TASKS:
-            of_task = [run.filter(pl.col("task") == task)["rank"].fill_null(np.inf).to_numpy() for run in runs]
-            if len(of_task[0]):
-                values = np.mean([gains(run, metric) for run in of_task], axis=0)
-                yield (task, method), float(_INTERVAL * values.std() / np.sqrt(len(values)))
+        # A full table's ranks have more columns.
+        kind = schema.FULL_RANKS if "rank_unseen" in pl.read_parquet_schema(paths[0]) else schema.RANKS
+        runs = [read_test_ranks(path, kind).codes for path in paths]
+        for task in runs[0]:
+            values, counts = tally(mean_gains([run[task] for run in runs], metric))
+            deviation = np.sqrt((values - np.average(values, weights=counts)) ** 2 @ counts / counts.sum())
+            yield (task, method), float(_INTERVAL * deviation / np.sqrt(counts.sum()))
 
 
 def _panels(rows: pl.DataFrame, width: float, height: float) -> tuple[Any, list[tuple[Any, pl.DataFrame]]]:

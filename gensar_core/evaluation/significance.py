@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,8 +12,7 @@ from scipy import stats
 
 from gensar_core import schema
 from gensar_core.config.tables import ComparisonSettings
-from gensar_core.errors import UserError
-from gensar_core.ranking.metrics import UNSEEN, gains
+from gensar_core.ranking.metrics import UNSEEN, code_gains, count_codes, mean_gain
 
 #: Bootstrap resamples; the interval is the middle 95 % of their means.
 RESAMPLES: Final = 10_000
@@ -26,27 +25,49 @@ _ENOUGH: Final = 20
 #: Sums of gains that differ by less are equal: gains are at most 1, and smaller differences are rounding.
 _TOLERANCE: Final = 1e-9
 _DECIMALS: Final = 12
+#: Targets compared at a time; limits memory, does not affect results.
+_BLOCK: Final = 1 << 18
 
 
-def paired_t(differences: np.ndarray) -> tuple[float, float]:
+def tally(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct values of all blocks, ascending, and how often each occurs, int64.
+
+    Differences of gains have few distinct values, so their tally is small, however many targets there are.
+    """
+    values, counts = np.zeros(0), np.zeros(0, dtype=np.int64)
+    for block in blocks:
+        more, of_more = np.unique(block, return_counts=True)
+        values, place = np.unique(np.concatenate([values, more]), return_inverse=True)
+        # Sums of whole numbers below 2^53 are exact.
+        counts = np.bincount(place, weights=np.concatenate([counts, of_more])).astype(np.int64)
+    return values, counts
+
+
+def paired_t(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """Return t of a paired t-test and a two-sided p; (0, 1) for fewer than two differences, or when all are zero.
 
-    p is that of the t-test, as in the paper, if 20 or more differences are nonzero. With fewer, the t distribution
-    makes p too small, however many zeros there are: five that agree among thousands would be significant. p is then
-    exact: the share of all choices of signs of the differences whose sum is at least as far from zero as theirs
-    (Fisher's randomization test, 1935), in which zeros have no effect. p is also exact where all differences are equal
-    and t is infinite.
+    ``values`` and ``counts`` are the `tally` of the differences. p is that of the t-test, as in the paper, if 20 or
+    more differences are nonzero. With fewer, the t distribution makes p too small, however many zeros there are: five
+    that agree among thousands would be significant. p is then exact: the share of all choices of signs of the
+    differences whose sum is at least as far from zero as theirs (Fisher's randomization test, 1935), in which zeros
+    have no effect. p is also exact where all differences are equal and t is infinite.
     """
-    moved = differences[differences != 0.0]
-    if len(differences) < 2 or not len(moved):
+    total, moved = int(counts.sum()), values != 0.0
+    n_moved = int(counts[moved].sum())
+    if total < 2 or not n_moved:
         return 0.0, 1.0
-    equal = np.ptp(differences) <= _TOLERANCE
-    t, p = (np.copysign(np.inf, moved[0]), 0.0) if equal else stats.ttest_1samp(differences, 0.0)
-    if len(moved) < _ENOUGH:
-        p = _exact_p(moved)
+    equal = np.ptp(values) <= _TOLERANCE
+    if equal:
+        t, p = np.copysign(np.inf, values[0]), 0.0
+    else:
+        mean = values @ counts / total
+        t = mean / np.sqrt((values - mean) ** 2 @ counts / (total - 1) / total)
+        p = 2.0 * stats.t.sf(abs(t), total - 1)
+    if n_moved < _ENOUGH:
+        p = _exact_p(np.repeat(values[moved], counts[moved]))
     elif equal:
         # Only the two choices in which all signs are alike have so large a sum.
-        p = max(2.0 ** (1 - len(moved)), float(np.finfo(np.float64).tiny))
+        p = max(2.0 ** (1 - n_moved), float(np.finfo(np.float64).tiny))
     return float(t), float(p)
 
 
@@ -68,48 +89,47 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def bootstrap_interval(differences: np.ndarray, seed: int = _SEED, resamples: int = RESAMPLES) -> tuple[float, float]:
+def bootstrap_interval(
+    values: np.ndarray, counts: np.ndarray, seed: int = _SEED, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """Compute the percentile interval (95 %) of the mean of paired differences, resampled over targets.
 
-    A resample of n targets draws how often each distinct difference occurs, which is multinomial. Differences of gains
-    have few distinct values, so a resample costs one draw per distinct value, not n.
+    ``values`` and ``counts`` are the `tally` of the differences. A resample of n targets draws how often each distinct
+    difference occurs, which is multinomial: one draw per distinct value, not n.
     """
-    values, counts = np.unique(differences, return_counts=True)
-    rng, shares = np.random.default_rng(seed), counts / len(differences)
+    total = int(counts.sum())
+    rng, shares = np.random.default_rng(seed), counts / total
     at_once = max(1, _DRAWN // len(values))
     means = [
-        rng.multinomial(len(differences), shares, size=min(at_once, resamples - start)) @ values / len(differences)
+        rng.multinomial(total, shares, size=min(at_once, resamples - start)) @ values / total
         for start in range(0, resamples, at_once)
     ]
     low, high = np.percentile(np.concatenate(means), _INTERVAL)
     return float(low), float(high)
 
 
-def significance(ranks: pl.DataFrame, metrics: Sequence[str], comparison: ComparisonSettings) -> pl.DataFrame:
+def significance(
+    ranks: Mapping[tuple[str, str], Sequence[np.ndarray]], metrics: Sequence[str], comparison: ComparisonSettings
+) -> pl.DataFrame:
     """Compare rows of a table by task and metric: the best with the second best, or as ``comparison`` requests.
 
-    ``ranks`` has the columns task, method, position (of a ranks file in the table), sample_id, rank and, for metrics
-    that end in `_unseen`, rank_unseen, with the same targets for all methods of a task. A method with several positions
-    was trained once per seed: a target's gain is the mean over them. Of equal methods, the first in the table is the
-    better.
+    ``ranks`` holds the codes of each task and method, in the order of the table: as `TargetRanks` has them, of the same
+    targets for all methods of a task. A method with several arrays was trained once per seed: a target's gain is the
+    mean over them. Of equal methods, the first in the table is the better.
 
     Columns: `task`, `metric`, `best`, `runner_up`, `difference` (of the means), `t`, `p_value` (two-sided, see
     ``paired_t``), `low` and `high` (bootstrap). With proposed rows, `proposed` and `other` replace `best` and
     `runner_up`: first the best proposed row with the best other one, and with ``compare: each`` every other pair after
     it, better rows first, and a column `p_holm` (p adjusted for the comparisons of this task and metric, see ``holm``).
-    A task without any comparison has no rows. Raises UserError when two methods rank different targets.
+    A task without any comparison has no rows.
     """
     each = comparison.compare == "each"
     rows = []
     for task in schema.TASKS:
-        of_task = ranks.filter(pl.col("task") == task)
-        by_column = {
-            column: _ranks_by_method(of_task, column) for column in dict.fromkeys(rank_column(name) for name in metrics)
-        }
+        runs = {method: of_method for (of, method), of_method in ranks.items() if of == task}
         for metric in metrics:
-            by_method = by_column[rank_column(metric)]
-            means = {name: _mean_gains(values, metric) for name, values in by_method.items()}
-            tests = [(one, other, *_compared(means[one], means[other])) for one, other in _pairs(means, comparison)]
+            pairs = _pairs({name: _mean(of_method, metric) for name, of_method in runs.items()}, comparison)
+            tests = [(one, other, *_compared(runs[one], runs[other], metric)) for one, other in pairs]
             adjusted = [(p,) for p in holm([test[4] for test in tests])] if each else [()] * len(tests)
             rows += [(task, metric, *test, *more) for test, more in zip(tests, adjusted, strict=True)]
     names = ("proposed", "other") if comparison.proposed else ("best", "runner_up")
@@ -118,10 +138,10 @@ def significance(ranks: pl.DataFrame, metrics: Sequence[str], comparison: Compar
     return pl.DataFrame(rows, schema=dict(zip(columns, types, strict=True)), orient="row")
 
 
-def _pairs(gains_of: Mapping[str, np.ndarray], comparison: ComparisonSettings) -> Iterator[tuple[str, str]]:
+def _pairs(means: Mapping[str, float], comparison: ComparisonSettings) -> Iterator[tuple[str, str]]:
     """Return the pairs of methods to compare, better ones first."""
     # Sorting is stable: equal means keep the table's order.
-    order = sorted(gains_of, key=lambda name: -gains_of[name].mean())
+    order = sorted(means, key=lambda name: -means[name])
     if not comparison.proposed:
         return itertools.islice(itertools.pairwise(order), 1)
     proposed = [name for name in order if name in comparison.proposed]
@@ -134,27 +154,26 @@ def rank_column(metric: str) -> str:
     return f"rank{UNSEEN}" if metric.endswith(UNSEEN) else "rank"
 
 
-def _ranks_by_method(ranks: pl.DataFrame, column: str) -> dict[str, np.ndarray]:
-    """Return ranks [seeds, targets] of each method of a task, in the order of the table; infinite for a miss."""
-    runs: dict[str, list[np.ndarray]] = {}
-    first: pl.DataFrame | None = None
-    for part in ranks.sort("position", "sample_id").partition_by("position", maintain_order=True):
-        first = part if first is None else first
-        if not part["sample_id"].equals(first["sample_id"]):
-            raise UserError(f"{part['method'][0]} and {first['method'][0]} ranked other targets of {part['task'][0]}")
-        runs.setdefault(part["method"][0], []).append(part[column].fill_null(np.inf).to_numpy())
-    return {name: np.stack(rows) for name, rows in runs.items()}
+def _mean(runs: Sequence[np.ndarray], metric: str) -> float:
+    """Compute a metric as the mean over seeds; rounded, equal seeds have equal means in any order."""
+    counts = [count_codes(codes[rank_column(metric)]) for codes in runs]
+    return round(float(np.mean([mean_gain(of_run, metric) for of_run in counts])), _DECIMALS)
 
 
-def _mean_gains(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """Return each target's gain, float64 [targets], as the mean over seeds of ``ranks`` [seeds, targets]."""
-    values = gains(ranks, metric)
-    # Rounded, equal gains have equal means in any order of seeds.
-    means: np.ndarray = values[0] if len(values) == 1 else np.round(values.mean(axis=0), _DECIMALS)
-    return means
+def mean_gains(runs: Sequence[np.ndarray], metric: str) -> Iterator[np.ndarray]:
+    """Yield the targets' gains block by block, float64 [block], as means over the seeds of ``runs``."""
+    by_code, column = code_gains(metric), rank_column(metric)
+    for start in range(0, len(runs[0]), _BLOCK):
+        values = [by_code[codes[column][start : start + _BLOCK]] for codes in runs]
+        # Rounded, equal gains have equal means in any order of seeds.
+        yield values[0] if len(values) == 1 else np.stack(values).mean(axis=0).round(_DECIMALS)
 
 
-def _compared(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float, float, float]:
+def _compared(
+    one: Sequence[np.ndarray], other: Sequence[np.ndarray], metric: str
+) -> tuple[float, float, float, float, float]:
     """Return the mean difference, t, p and interval of the gains of two methods."""
-    differences = one - other
-    return float(differences.mean()), *paired_t(differences), *bootstrap_interval(differences)
+    both = zip(mean_gains(one, metric), mean_gains(other, metric), strict=True)
+    values, counts = tally(ours - theirs for ours, theirs in both)
+    mean = float(values @ counts / counts.sum())
+    return mean, *paired_t(values, counts), *bootstrap_interval(values, counts)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import duckdb
 import numpy as np
 import polars as pl
 
@@ -17,8 +16,8 @@ from gensar_core.evaluation import table_cells as cells
 from gensar_core.evaluation.published import PUBLISHED_COLUMNS, published_cells
 from gensar_core.evaluation.significance import rank_column, significance
 from gensar_core.evaluation.table_formats import html_table, latex_table, latex_text, markdown_table, page
-from gensar_core.evaluation.targets import check_same_targets, read_test_ranks
-from gensar_core.ranking.metrics import UNSEEN, gains
+from gensar_core.evaluation.targets import TargetRanks, check_same_targets, read_test_ranks
+from gensar_core.ranking.metrics import UNSEEN, count_codes, mean_gain
 from gensar_core.runtime.stage import Stage, read_record
 
 METRICS: Final = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
@@ -63,13 +62,18 @@ def metric_table(
     """
     kind = schema.FULL_RANKS if full else schema.RANKS
     columns: tuple[str, ...] = FULL_METRICS if full else METRICS
-    tested = _tested(ranks, names, kind)
-    if f"rank{UNSEEN}" in tested.columns:
+    files = _read(ranks, kind)
+    if any(one.unseen for one in files.values()):
         columns += tuple(name + UNSEEN for name in columns)
     quoted = [] if published is None else published_cells(published)
     options = {"settings": comparison, "inputs": [*ranks, *([canonical] if canonical else [])], "code": __name__}
     with Stage.named_after(output, "full_table" if full else "metric_table", **options) as stage:
-        table, tests = _means(tested, columns), significance(tested, columns, comparison)
+        table = _means(files, ranks, names, columns)
+        runs: dict[tuple[str, str], list[np.ndarray]] = {}
+        for path, name in zip(ranks, names, strict=True):
+            for task, codes in files[path].codes.items():
+                runs.setdefault((task, name), []).append(codes)
+        tests = significance(runs, columns, comparison)
         table.write_csv(stage.path(f"{output.name}.csv"), float_precision=_CSV_DECIMALS)
         tests.write_csv(stage.path(f"{output.name}.significance.csv"))
         shown = _Shown(table, tests, columns, quoted)
@@ -96,45 +100,32 @@ def metrics(
     files. Raises UserError when a file is missing, is not of this table or holds no test ranks, and when two files rank
     different targets of a task or different numbers of candidates.
     """
-    return _means(_tested(ranks, names, kind), shown)
+    return _means(_read(ranks, kind), ranks, names, shown)
 
 
-def _tested(ranks: Sequence[Path], names: Sequence[str], kind: schema.Table) -> pl.DataFrame:
-    """Return the test rows of all files, each with its `method` and the file's `position` among ``ranks``.
-
-    Ranks of a second ranking are kept where there is one.
-    """
-    tables = {path: read_test_ranks(path, kind) for path in ranks}
-    check_same_targets(tables)
-    columns = [pl.col("task").cast(pl.String), "sample_id", "rank"]
-    if any("n_unseen" in one.columns and one["n_unseen"].count() for one in tables.values()):
-        columns.append("rank_unseen")
-    return pl.concat(
-        tables[path].select(columns).with_columns(method=pl.lit(name), position=pl.lit(position))
-        for position, (path, name) in enumerate(zip(ranks, names, strict=True))
-    )
+def _read(ranks: Sequence[Path], kind: schema.Table) -> dict[Path, TargetRanks]:
+    files = {path: read_test_ranks(path, kind) for path in ranks}
+    check_same_targets(files)
+    return files
 
 
-def _means(table: pl.DataFrame, shown: Sequence[str]) -> pl.DataFrame:
-    # A target that was not ranked is a miss.
-    of_targets = {name: gains(table[rank_column(name)].fill_null(np.inf).to_numpy(), name) for name in shown}
-    averages = ", ".join(f'avg("{name}") AS "{name}"' for name in shown)
-    with duckdb.connect() as connection:
-        # A single thread adds in a fixed order, so equal files yield equal sums.
-        connection.execute("SET threads = 1")
-        connection.register("targets", table.with_columns(**of_targets).to_arrow())
-        by_position = connection.sql(
-            f"""
-            SELECT task, method, {averages}, count(*) AS samples
-            FROM targets GROUP BY task, method, position ORDER BY task, position
-            """
-        ).to_arrow_table()
-    by_file = pl.DataFrame(by_position)
+def _means(
+    files: Mapping[Path, TargetRanks], ranks: Sequence[Path], names: Sequence[str], shown: Sequence[str]
+) -> pl.DataFrame:
+    rows = []
+    for task in schema.TASKS:
+        for path, name in zip(ranks, names, strict=True):
+            if task in files[path].codes:
+                codes = files[path].codes[task]
+                counts = {column: count_codes(codes[column]) for column in {rank_column(metric) for metric in shown}}
+                rows.append((task, name, *(mean_gain(counts[rank_column(m)], m) for m in shown), len(codes)))
+    types = {"task": pl.String, "method": pl.String, **dict.fromkeys(shown, pl.Float64), "samples": pl.Int64}
+    by_file = pl.DataFrame(rows, schema=types, orient="row")
     if not by_file.select("task", "method").is_duplicated().any():
         return by_file
-    rows = by_file.group_by("task", "method", maintain_order=True)
+    by_method = by_file.group_by("task", "method", maintain_order=True)
     deviations = [pl.col(name).std().alias(name + cells.DEVIATION) for name in shown]
-    return rows.agg(pl.col(*shown).mean(), *deviations, pl.col("samples").first(), seeds=pl.len())
+    return by_method.agg(pl.col(*shown).mean(), *deviations, pl.col("samples").first(), seeds=pl.len())
 
 
 class _Shown:

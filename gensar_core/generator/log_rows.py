@@ -14,7 +14,7 @@ import torch
 
 from gensar_core import schema
 from gensar_core.corpora.alignment_logs import NO_USER
-from gensar_core.corpora.read import check_known, table_parts
+from gensar_core.corpora.read import check_known
 from gensar_core.corpora.token_pieces import stack
 from gensar_core.corpora.user_logs import NO_TARGET
 from gensar_core.errors import UserError
@@ -23,7 +23,8 @@ from gensar_core.generator.item_nodes import NO_NODE, ItemNodes
 from gensar_core.nn.dropout import chosen
 from gensar_core.runtime.arrays import Ragged, ranges, stretches
 from gensar_core.runtime.device import send
-from gensar_core.runtime.mapped_arrays import MappedArray, MappedRows
+from gensar_core.runtime.mapped_arrays import MappedArray, MappedRows, mapped_zeros
+from gensar_core.runtime.reading import table_parts
 
 #: Task of the item of each behavior; queries have none.
 _TASK_OF = {schema.RECOMMENDED_ITEM: "rec", schema.SEARCHED_ITEM: "search"}
@@ -50,12 +51,14 @@ class LogRows:
     """Hold rows of users' logs (table `user_logs`), in memory or mapped from the disk.
 
     ``user`` [rows]; ``entries`` int64 [rows + 1] are the offsets of each row's entries; ``tokens`` holds the token ids
-    of each entry; the other fields are the table's list columns, [entries].
+    of each entry; ``folder`` is where to map what is derived, None in memory; the others are the table's list columns,
+    [entries].
     """
 
     user: np.ndarray
     entries: np.ndarray
     tokens: Ragged
+    folder: Path | None
     behavior: np.ndarray
     object: np.ndarray
     position: np.ndarray
@@ -77,6 +80,7 @@ class LogRows:
             frame.get_column("user_id").to_numpy(),
             lengths.offsets,
             Ragged.from_lengths(lengths.values, tokens.values),
+            None,
             **{name: column.values for name, column in columns.items()},
         )
 
@@ -106,12 +110,13 @@ class LogRows:
             user.read_only(),
             entries.read_only(),
             tokens.read_only(),
+            folder,
             **{name: column.read_only() for name, column in columns.items()},
         )
 
     def of_entries(self) -> dict[str, np.ndarray]:
         """Return the fields that are arrays [entries], by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)[3:]}
+        return {field.name: getattr(self, field.name) for field in fields(self)[4:]}
 
     def __len__(self) -> int:
         return len(self.user)
@@ -123,7 +128,7 @@ class LogRows:
         sizes = np.concatenate([np.diff(part.entries) for part in parts])
         entries = np.concatenate([[0], np.cumsum(sizes)])
         user = np.concatenate([part.user for part in parts])
-        return LogRows(user, entries, stack([part.tokens for part in parts]), **joined)
+        return LogRows(user, entries, stack([part.tokens for part in parts]), None, **joined)
 
     def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the entries of ``rows``, and the place in ``rows`` of each; int64 [entries of the rows] each."""
@@ -170,20 +175,21 @@ class LogRows:
         return largest + 1
 
     @functools.cached_property
-    def _clicks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the clicks that are asked for, in the order of their targets, and these targets."""
-        asked = np.flatnonzero((self.target != NO_TARGET) & (self.behavior != schema.SEARCHED_QUERY))
-        order = asked[np.argsort(self.target[asked], kind="stable")]
-        return order, self.target[order]
+    def _entry_of(self) -> np.ndarray:
+        """Return one more than the entry of each click that is asked for, by the number of its target; 0: none."""
+        size = int(self.target.max(initial=NO_TARGET)) + 1
+        entry_of = np.zeros(size, np.int64) if self.folder is None else mapped_zeros(self.folder, size, np.int64)
+        for entry in stretches(len(self.target)):
+            asked = entry[(self.target[entry] != NO_TARGET) & (self.behavior[entry] != schema.SEARCHED_QUERY)]
+            entry_of[self.target[asked]] = asked + 1
+        return entry_of
 
     def places_of(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the row and the entry of each click of ``targets``. Raises UserError when one is no target here."""
-        order, named = self._clicks
-        place = np.searchsorted(named, targets)
-        found = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(targets), dtype=np.int64)
-        if len(targets) and (not len(order) or (self.target[found] != targets).any()):
+        entry_of = self._entry_of
+        if targets.max(initial=-1) >= len(entry_of) or (entry := entry_of[targets] - 1).min(initial=0) < 0:
             raise UserError("user logs: hold no row for some samples; build the corpus of these samples again")
-        return np.searchsorted(self.entries, found, side="right") - 1, found
+        return np.searchsorted(self.entries, entry, side="right") - 1, entry
 
 
 @dataclass(frozen=True)

@@ -86,12 +86,11 @@ def one_pass_task(
         events = schema.EVENTS.read(samples / "training_events.parquet")
         evidence = ClickEvidence.count(events, len(catalogue.items["rec"]), n_queries)
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
-    table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") == "valid")
     validation = []
     tasks = prompted_tasks(corpus)
     for task in tasks:
         lists = load_candidates(
-            samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice, samples=table
+            samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice
         )
         if len(lists):
             validation.append(OnePassValidation(task, lists, asked, scorer, settings.validate_among == "catalogue"))
@@ -329,6 +328,7 @@ class LiveLogs:
             user=np.array([-1]),
             entries=np.array([0, len(place)]),
             tokens=Ragged.from_lengths(lengths, np.array([token for row in tokens[kept] for token in row])),
+            folder=None,
             behavior=behavior[kept],
             object=objects[kept],
             position=starts[query] + np.where(query != place, lengths[query], 0),

@@ -8,6 +8,7 @@ Several jobs may share the ranking of candidates, or that of the catalogue; see 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.generators import RankingSettings, RetrievalSettings
 from gensar_core.corpora.instructions import PROMPTS_COPY, prompted_tasks
 from gensar_core.generator.open import Generator, asked_file, load_generator
-from gensar_core.ranking.candidates import CandidateLists, Ranking, concat_rankings, load_candidates, rank_lists
+from gensar_core.ranking.candidates import CandidateBlocks, CandidateLists, Ranking, RankingWriter, rank_batch
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
     block_rows,
     found_ranks,
-    full_ranking_metrics,
     full_ranks,
     load_targets,
     ranks_by_score,
+    write_full_ranks,
 )
 from gensar_core.ranking.parts import WHOLE, Part
 from gensar_core.runtime.progress import progress
@@ -60,16 +61,14 @@ def rank_candidates(
     ) as stage:
         generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
-        table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") != "train")
-        groups = list(itertools.product(prompted_tasks(corpus), ("valid", "test")))
-        lists = [load_candidates(samples, *group, samples=table) for group in groups]
+        groups = itertools.product(prompted_tasks(corpus), ("valid", "test"))
+        lists = [CandidateBlocks.open(samples, *group, _LISTS) for group in groups]
         spans = part.spans([len(one) for one in lists], _LISTS)
         unknown = mark_cold_items(unknown_items, len(generator.items["rec"]))
-        rankings = [
-            rank_split(generator, asked, one.take(*span), *group, settings, unknown)
-            for one, span, group in zip(lists, spans, groups, strict=True)
-        ]
-        concat_rankings(rankings).write(stage, name)
+        with RankingWriter(stage, name) as writer:
+            for one, span in zip(lists, spans, strict=True):
+                for ranking in rank_split(generator, asked, one, span, settings, unknown):
+                    writer.write(ranking.ranks, ranking.scores)
         stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()))
 
 
@@ -109,13 +108,12 @@ def rank_catalogue(
         block = _LISTS if settings.beams else block_rows(len(generator.items[tasks[0]]))
         spans = part.spans([len(one) for one in targets], block)
         unknown = mark_cold_items(unknown_items, len(generator.items["rec"]))
-        tables = [
+        tables = (
             catalogue_table(generator, asked, task, one.take(*span), settings, unknown)
             for task, one, span in zip(tasks, targets, spans, strict=True)
-        ]
-        table = pl.concat(tables).sort("sample_id")
-        schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()), **full_ranking_metrics(table))
+        )
+        stage.record(**write_full_ranks(tables, stage.path(f"{name}.parquet")))
+        stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()))
 
 
 def catalogue_table(
@@ -164,13 +162,16 @@ def catalogue_table(
 def rank_split(
     generator: Generator,
     asked: Any,
-    lists: CandidateLists,
-    task: str,
-    split: str,
+    lists: CandidateBlocks,
+    span: tuple[int, int],
     settings: RankingSettings,
     unknown: np.ndarray,
-) -> Ranking:
-    """Rank the lists of one task and split; items marked in ``unknown`` [n_items] are last."""
+) -> Iterator[Ranking]:
+    """Rank the lists of one task and split from the first to the second of ``span``, block by block.
+
+    Items marked in ``unknown`` [n_items] are last.
+    """
+    task = lists.task
     (other,) = (name for name in schema.TASKS if name != task)
     weight = float(getattr(settings.other_identifier, task))
 
@@ -183,7 +184,9 @@ def rank_split(
             scores += weight * generator.score(inputs, batch.items, other, users_per_batch=settings.users_per_batch)
         return rank_cold_last(scores, unknown[batch.items])
 
-    return rank_lists(lists, score, batch_rows=_LISTS, description=f"rank {task} {split}")
+    blocks = -(-(span[1] - span[0]) // _LISTS)
+    for block in progress(lists.read(*span), f"rank {task} {lists.split}", total=blocks, unit="batch"):
+        yield rank_batch(block, score)
 
 
 def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 
-from gensar_core import schema
 from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.read import ItemTokens, load_item_tokens, load_prompts
 from gensar_core.corpora.trie import TokenTrie, load_tries
@@ -87,11 +85,10 @@ def load_validation(
     prompts = load_prompts(corpus, vocabulary)
     likelihoods = item_likelihoods(model, lambda: load_tries(corpus, len(items["rec"])))
     tries = load_tries(corpus, len(items["rec"])) if among_catalogue else {}
-    table = schema.SAMPLES.read(samples / "samples.parquet", pl.col("split") == "valid")
     validations = []
     tasks = prompted_tasks(corpus)
     for task in tasks:
-        lists = load_candidates(samples, task, "valid", users=users, choice=choice, samples=table)
+        lists = load_candidates(samples, task, "valid", users=users, choice=choice)
         if len(lists):
             rows = prompts.of(lists.samples.get_column("sample_id").to_numpy())
             likelihood = likelihoods.get(task, VOCABULARY)

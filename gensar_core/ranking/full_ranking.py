@@ -7,7 +7,8 @@ always stays a candidate. Papers do either, often without saying which, so a tab
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import evenly_spread
-from gensar_core.ranking.metrics import ranks_of
+from gensar_core.ranking.candidates import load_samples
+from gensar_core.ranking.metrics import count_codes, mean_gain, rank_codes, ranks_of
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
+from gensar_core.runtime.reading import PART_ROWS
+from gensar_core.runtime.writing import TableWriter
 
 #: (sample, item) pairs scored at a time.
 _PAIRS = 1 << 20
@@ -47,13 +50,13 @@ class CatalogueTargets:
 
 def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings) -> CatalogueTargets:
     """Load a task's test targets in the order of sample_id; at most ``settings.users``, evenly spread (0: all)."""
-    samples = schema.SAMPLES.read(samples_folder / "samples.parquet")
-    rows = samples.filter((pl.col("task") == task) & (pl.col("split") == "test")).sort("sample_id")
-    rows = evenly_spread(rows, settings.users)
+    rows = load_samples(samples_folder, task, "test", settings.users)
     if not settings.unseen:
         return CatalogueTargets(rows)
-    training = schema.EVENTS.read(samples_folder / "training_events.parquet").select("user_id", "item_id")
-    valid = samples.filter(pl.col("split") == "valid").select("user_id", item_id="target_item")
+    theirs = pl.col("user_id").is_in(rows.get_column("user_id").unique().implode())
+    training = schema.EVENTS.read(samples_folder / "training_events.parquet", theirs).select("user_id", "item_id")
+    valid = schema.SAMPLES.read(samples_folder / "samples.parquet", theirs & (pl.col("split") == "valid"))
+    valid = valid.select("user_id", item_id="target_item")
     clicked = pl.concat([training, valid]).unique().sort("user_id", "item_id")
     by_user = rows.select("user_id", "target_item").join(
         clicked.group_by("user_id", maintain_order=True).agg("item_id"), on="user_id", how="left", maintain_order="left"
@@ -125,11 +128,23 @@ def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl
     )
 
 
-def full_ranking_metrics(table: pl.DataFrame) -> dict[str, float]:
-    """Compute Recall@20 of each task, and the share of targets without a rank, for a stage's record."""
+def write_full_ranks(tables: Iterable[pl.DataFrame], path: Path) -> dict[str, float]:
+    """Write rows of the table `full_ranks`, one table after the other, into one file.
+
+    Returns Recall@20 of each task, and its share of targets without a rank, for a stage's record.
+    """
+    counts: dict[str, np.ndarray] = {}
+    missed: Counter[str] = Counter()
+    with TableWriter(schema.FULL_RANKS, path, rows=PART_ROWS) as writer:
+        for table in tables:
+            writer.write(table)
+            for (task,), rows in table.group_by("task", maintain_order=True):
+                ranks = rows.get_column("rank")
+                of_rows = count_codes(rank_codes(ranks.fill_null(np.inf).to_numpy()))
+                counts[str(task)] = counts.get(str(task), 0) + of_rows
+                missed[str(task)] += ranks.null_count()
     metrics: dict[str, float] = {}
-    for (task,), group in table.group_by("task", maintain_order=True):
-        ranks = group.get_column("rank")
-        metrics[f"{task}_recall@20"] = float((ranks <= 20).fill_null(False).mean() or 0.0)  # type: ignore[arg-type]
-        metrics[f"{task}_not_found"] = ranks.null_count() / len(ranks)
+    for task, of_task in counts.items():
+        metrics[f"{task}_recall@20"] = mean_gain(of_task, "recall@20")
+        metrics[f"{task}_not_found"] = missed[task] / int(of_task.sum())
     return metrics

@@ -5,12 +5,16 @@ keeps how much better one candidate is than another; the rank is not misled by o
 The probability that candidate c of a list is the target is proportional to exp(w . x_c) (McFadden, 1974), and w
 maximizes the likelihood of the valid targets: a convex problem, with the same answer in every run. The logarithm of an
 item's training clicks may be an additional feature, the only one whose weight may be negative.
+
+Lists are read and ranked block by block. A few weights need no more than `_FITTED` valid lists, so memory does not grow
+with the lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -19,15 +23,22 @@ from scipy.optimize import minimize
 from gensar_core import schema
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import CandidateLists, concat_ranks, load_candidates, ranks_table
-from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
+from gensar_core.ranking.candidates import CandidateBlocks, CandidateLists, ranks_table
+from gensar_core.ranking.metrics import average_ranks, count_codes, mean_gain, rank_codes, ranks_in_list
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.reading import PART_ROWS
 from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.popularity import count_clicks
 
 #: Features of each part, in this order.
 FEATURES = ("score", "rank")
 
-_SPLITS = ("valid", "test")
+#: Valid lists, evenly spread, that the weights are fitted on at most.
+_FITTED: Final = 1 << 17
+#: Lists read at a time, and of these, ranked at a time: limit memory, affect no rank and of weights only the rounding.
+_READ: Final = 1 << 16
+_ROWS: Final = 1 << 13
 
 
 def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, settings: WeightSettings) -> None:
@@ -41,49 +52,43 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
     inputs += [samples / "training_events.parquet"] if settings.popularity else []
     recorded = {**settings.model_dump(mode="json"), "parts": list(parts)}
     with Stage.named_after(output / name, "fuse", settings=recorded, inputs=inputs, code=__name__) as stage:
-        table = schema.SAMPLES.read(samples / "samples.parquet")
-        scored = {part: schema.SCORES.read(path).sort("sample_id") for part, path in parts.items()}
         prior = log_clicks(samples / "training_events.parquet") if settings.popularity else None
-        ranks = []
-        for task in schema.TASKS:
-            lists = {split: load_candidates(samples, task, split, samples=table) for split in _SPLITS}
-            used = {part: rows for part in scored if (rows := _scores_of(part, scored[part], lists)) is not None}
-            if not used or not all(map(len, lists.values())):
-                continue
-            ranked, weights = fuse_task(
-                list(used.values()),
-                [lists[split].present for split in _SPLITS],
-                settings,
-                None if prior is None else [_looked_up(prior, lists[split].items) for split in _SPLITS],
-            )
-            for split, fused in zip(_SPLITS, ranked, strict=True):
-                ranks.append(ranks_table(lists[split], fused))
-                stage.record(**{f"{task}_{split}_ndcg@5": ndcg(fused, 5)})
-            stage.record(**{f"{task}_weights": _named_weights(list(used), weights)})
-        if not ranks:
+        fused = False
+        with TableWriter(schema.RANKS, stage.path(f"{name}.parquet"), rows=PART_ROWS) as table:
+            for task in schema.TASKS:
+                valid, test = (CandidateBlocks.open(samples, task, split, _READ) for split in ("valid", "test"))
+                used = _ranking_parts(parts, valid) if len(valid) and len(test) else []
+                if not used:
+                    continue
+                fused = True
+                chosen = np.linspace(0, len(valid) - 1, min(len(valid), _FITTED)).round().astype(np.int64)
+                views = [(inside, lists.present) for lists, inside in _views(valid, parts, used, prior, chosen)]
+                scale, weights = fit_fusion(views, settings, signed=int(prior is not None))
+                del views
+                for blocks in (valid, test):
+                    counts = count_codes(np.zeros(0, dtype=np.uint16))
+                    for lists, inside in _views(blocks, parts, used, prior):
+                        ranks = average_ranks((inside / scale) @ weights, lists.present)
+                        counts += count_codes(rank_codes(ranks))
+                        table.write(ranks_table(lists, ranks))
+                    stage.record(**{f"{task}_{blocks.split}_ndcg@5": mean_gain(counts, "ndcg@5")})
+                stage.record(**{f"{task}_weights": _named_weights(used, weights)})
+        if not fused:
             raise UserError(f"fusions.{name}: none of {', '.join(parts)} scored the valid and test targets of a task")
-        schema.RANKS.write(concat_ranks(ranks), stage.path(f"{name}.parquet"))
 
 
-def fuse_task(
-    parts: Sequence[Sequence[np.ndarray]],
-    present: Sequence[np.ndarray],
-    settings: WeightSettings,
-    prior: Sequence[np.ndarray] | None = None,
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Fuse the parts of one task: return the ranks of valid and test targets, and the weights, fitted on valid alone.
+def fit_fusion(
+    views: Sequence[tuple[np.ndarray, np.ndarray]], settings: WeightSettings, signed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the parts of one task to its valid lists; return the features' scale and weights, [features] both.
 
-    ``parts`` holds each part's scores [rows, width] for valid and test; ``present`` [rows, width] marks the candidates
-    of both; ``prior`` is an additional feature, [rows, width] for both, whose weight may have any sign. The weights
-    [2 * parts (+ 1)] apply to features of unit standard deviation.
+    ``views`` are blocks of features [rows, width, features], which are divided by their scale in place, and of their
+    candidates [rows, width]. The weights apply to features of unit standard deviation; see `fit_weights`.
     """
-    inside = [features([part[split] for part in parts], present[split]) for split in range(len(_SPLITS))]
-    if prior is not None:
-        inside = [np.concatenate([part, log[:, :, None]], axis=2) for part, log in zip(inside, prior, strict=True)]
-    scale = spread(inside[0], present[0])
-    weights = fit_weights(inside[0] / scale, present[0], settings.ridge, signed=int(prior is not None))
-    scores = [(part / scale) @ weights for part in inside]
-    return [average_ranks(*split) for split in zip(scores, present, strict=True)], weights
+    scale = spread(views)
+    for inside, _ in views:
+        inside /= scale
+    return scale, fit_weights(views, settings.ridge, signed)
 
 
 def list_scores(scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | None:
@@ -119,40 +124,46 @@ def features(parts: list[np.ndarray], present: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=2)
 
 
-def spread(inside: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Compute the standard deviation of each feature over all candidates, [features]; 1 for a constant feature."""
-    deviation = inside[present].std(axis=0)
+def spread(views: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Compute the standard deviation of each feature over all candidates, [features]; 1 for a constant feature.
+
+    ``views`` are as in `fit_fusion`.
+    """
+    count = sum(int(present.sum()) for _, present in views)
+    mean = sum(inside[present].sum(axis=0) for inside, present in views) / count
+    deviation = np.sqrt(sum(((inside[present] - mean) ** 2).sum(axis=0) for inside, present in views) / count)
     spread: np.ndarray = np.where(deviation > 0, deviation, 1.0)
     return spread
 
 
 def log_clicks(training_events: Path) -> np.ndarray:
     """Compute log(1 + training clicks) of each item, both tasks together, [items up to the last clicked one]."""
-    clicked = schema.EVENTS.read(training_events).get_column("item_id").drop_nulls().to_numpy()
-    counted: np.ndarray = np.log1p(np.bincount(clicked))
+    counted: np.ndarray = np.log1p(count_clicks(training_events))
     return counted
 
 
-def fit_weights(inside: np.ndarray, present: np.ndarray, ridge: float, signed: int = 0) -> np.ndarray:
-    """Fit the weights [features] that maximize the likelihood of the targets, which are column 0 of ``inside``.
+def fit_weights(views: Sequence[tuple[np.ndarray, np.ndarray]], ridge: float, signed: int = 0) -> np.ndarray:
+    """Fit the weights [features] that maximize the likelihood of the targets, which are column 0 of the features.
 
-    ``inside`` [rows, width, features], ``present`` [rows, width]. Minimizes the mean of -log p(target) plus
-    ``ridge`` / 2 times the squared weights. Only the last ``signed`` weights may be negative: a part may count little
-    but never against its own scores, and a part alone keeps its order.
+    ``views`` are as in `fit_fusion`. Minimizes the mean of -log p(target) plus ``ridge`` / 2 times the squared weights.
+    Only the last ``signed`` weights may be negative: a part may count little but never against its own scores, and a
+    part alone keeps its order.
     """
+    count = sum(len(inside) for inside, _ in views)
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = np.where(present, inside @ weights, -np.inf)
-        top = logits.max(axis=1, keepdims=True)
-        shares = np.exp(logits - top)
-        mass = shares.sum(axis=1, keepdims=True)
-        shares /= mass
-        loss = float(np.mean(top[:, 0] + np.log(mass[:, 0]) - logits[:, 0]))
-        expected = np.einsum("rw,rwf->f", shares, inside) / len(inside)
-        gradient = expected - inside[:, 0].mean(axis=0)
-        return loss + 0.5 * ridge * float(weights @ weights), gradient + ridge * weights
+        loss, gradient = 0.0, np.zeros_like(weights)
+        for inside, present in views:
+            logits = np.where(present, inside @ weights, -np.inf)
+            top = logits.max(axis=1, keepdims=True)
+            shares = np.exp(logits - top)
+            mass = shares.sum(axis=1, keepdims=True)
+            shares /= mass
+            loss += float(np.sum(top[:, 0] + np.log(mass[:, 0]) - logits[:, 0]))
+            gradient += np.einsum("rw,rwf->f", shares, inside) - inside[:, 0].sum(axis=0)
+        return loss / count + 0.5 * ridge * float(weights @ weights), gradient / count + ridge * weights
 
-    start = np.zeros(inside.shape[2])
+    start = np.zeros(views[0][0].shape[2])
     bounds = [(0.0, None)] * (len(start) - signed) + [(None, None)] * signed
     options = {"maxiter": 500}
     weights: np.ndarray = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options).x
@@ -165,16 +176,59 @@ def _looked_up(prior: np.ndarray, items: np.ndarray) -> np.ndarray:
     return np.where(inside, prior[np.where(inside, items, 0)], 0.0)
 
 
-def _scores_of(part: str, scores: pl.DataFrame, lists: Mapping[str, CandidateLists]) -> list[np.ndarray] | None:
-    """Return a part's scores of the valid and test lists of a task; None when it does not rank the task."""
+def _ranking_parts(parts: Mapping[str, Path], lists: CandidateBlocks) -> list[str]:
+    """Return the parts that rank a task: those that scored the first of its valid lists."""
+    first = next(lists.read(0, 1)).take(0, 1)
+    return [part for part, path in parts.items() if _scores_of(part, _scores(path, first), first) is not None]
+
+
+def _views(
+    blocks: CandidateBlocks,
+    parts: Mapping[str, Path],
+    used: Sequence[str],
+    prior: np.ndarray | None,
+    chosen: np.ndarray | None = None,
+) -> Iterator[tuple[CandidateLists, np.ndarray]]:
+    """Yield lists with their features [rows, width, features] of the parts ``used``, and of ``prior``, block by block.
+
+    ``chosen`` are the places of the lists to take, ascending; None takes all. Raises UserError when a part that ranks
+    the task did not score each of the lists, or another scored one.
+    """
+    first = 0
+    for large in blocks.read():
+        scores = {part: _scores(path, large) for part, path in parts.items()}
+        for start in range(0, len(large), _ROWS):
+            lists = large.take(start, start + _ROWS)
+            if chosen is not None:
+                mine = chosen[np.searchsorted(chosen, first) : np.searchsorted(chosen, first + len(lists))] - first
+                first += len(lists)
+                lists = CandidateLists(lists.samples[mine], lists.items[mine])
+            if not len(lists):
+                continue
+            matrices = {part: _scores_of(part, scores[part], lists) for part in parts}
+            for part, matrix in matrices.items():
+                if (matrix is None) == (part in used):
+                    raise UserError(
+                        f"{part}: scored one split of a task and not the other; delete its ranks and run again"
+                    )
+            inside = features([matrix for matrix in matrices.values() if matrix is not None], lists.present)
+            if prior is not None:
+                inside = np.concatenate([inside, _looked_up(prior, lists.items)[:, :, None]], axis=2)
+            yield lists, inside
+
+
+def _scores(path: Path, lists: CandidateLists) -> pl.DataFrame:
+    """Read the scores of the lists' samples, and of samples between them."""
+    ids = lists.samples.get_column("sample_id")
+    return schema.SCORES.read(path, pl.col("sample_id").is_between(ids.min(), ids.max()))
+
+
+def _scores_of(part: str, scores: pl.DataFrame, lists: CandidateLists) -> np.ndarray | None:
+    """Return a part's scores of some lists; None when it scored none of them."""
     try:
-        by_split = [list_scores(scores, lists[split]) for split in _SPLITS]
+        return list_scores(scores, lists)
     except UserError as error:
         raise UserError(f"{part}: {error}") from None
-    scored = [matrix for matrix in by_split if matrix is not None]
-    if scored and len(scored) < len(by_split):
-        raise UserError(f"{part}: scored one split of a task and not the other; delete its ranks and run again")
-    return scored or None
 
 
 def _named_weights(parts: list[str], weights: np.ndarray) -> dict[str, dict[str, float]]:

@@ -6,8 +6,12 @@ from typing import Final
 
 import numpy as np
 
+from gensar_core.runtime.arrays import stretches
+
 #: Ending of metrics over ranks among items that the user has not clicked before.
 UNSEEN: Final = "_unseen"
+#: The code of a rank above 32,767, and of a miss; see `rank_codes`.
+_FAR: Final = 0xFFFF
 
 
 def average_ranks(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -53,6 +57,43 @@ def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
     kind, k = metric.removesuffix(UNSEEN).split("@")
     gain = 1.0 / np.log2(ranks + 1.0) if kind == "ndcg" else np.ones_like(ranks)
     return np.where(ranks <= int(k), gain, 0.0)
+
+
+def rank_codes(ranks: np.ndarray) -> np.ndarray:
+    """Encode ranks (infinite: a miss) in two bytes, uint16: twice the rank, since ties are halves.
+
+    All ranks above 32,767, at which every metric is zero, have one code.
+    """
+    codes: np.ndarray = np.minimum(2.0 * ranks, _FAR).astype(np.uint16)
+    return codes
+
+
+def code_gains(metric: str) -> np.ndarray:
+    """Return the `gains` of a metric by `rank_codes`, float64 [codes]."""
+    ranks = np.arange(_FAR + 1) / 2.0
+    # No rank is below 1.
+    ranks[[0, 1, _FAR]] = np.inf
+    return gains(ranks, metric)
+
+
+def count_codes(codes: np.ndarray) -> np.ndarray:
+    """Count how often each code occurs, int64 [codes]: all that metrics need of the ranks."""
+    counts = np.zeros(_FAR + 1, dtype=np.int64)
+    for targets in stretches(len(codes)):
+        counts += np.bincount(codes[targets[0] : targets[-1] + 1], minlength=len(counts))
+    return counts
+
+
+def mean_gain(counts: np.ndarray, metric: str) -> float:
+    """Compute a metric from the counts of `count_codes`; NaN without targets."""
+    total = int(counts.sum())
+    return float(counts @ code_gains(metric)) / total if total else float("nan")
+
+
+def gain_deviation(counts: np.ndarray, metric: str) -> float:
+    """Compute the standard deviation of a metric's gains over targets from the counts of `count_codes`."""
+    squares = (code_gains(metric) - mean_gain(counts, metric)) ** 2
+    return float(np.sqrt(counts @ squares / counts.sum()))
 
 
 def hit_rate(ranks: np.ndarray, k: int) -> float:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import polars as pl
-
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import Ranking, concat_rankings
-from gensar_core.ranking.full_ranking import full_ranking_metrics
+from gensar_core.ranking.candidates import RankingWriter
+from gensar_core.ranking.full_ranking import write_full_ranks
+from gensar_core.runtime.reading import table_parts
 from gensar_core.runtime.stage import Stage, read_record
 
 
@@ -58,18 +57,18 @@ def gather_rankings(parts: Sequence[Path], output: Path, name: str) -> None:
     """
     scores = [path.with_suffix(".scores.parquet") for path in parts]
     with Stage.named_after(output / name, "rank_generator", inputs=[*parts, *scores], code=__name__) as stage:
-        tables = [(schema.RANKS.read(part), schema.SCORES.read(path)) for part, path in zip(parts, scores, strict=True)]
-        whole = concat_rankings(Ranking(*pair) for pair in tables)
-        whole.write(stage, name)
+        with RankingWriter(stage, name) as writer:
+            for part, path in zip(parts, scores, strict=True):
+                for pair in zip(table_parts(part, schema.RANKS), table_parts(path, schema.SCORES), strict=True):
+                    writer.write(*pair)
         stage.record(**_work(parts))
 
 
 def gather_full_ranks(parts: Sequence[Path], output: Path, name: str) -> None:
     """Write ``output``/{name}.parquet (table `full_ranks`) and its record from those of all ``parts``."""
     with Stage.named_after(output / name, "full_rank_generator", inputs=parts, code=__name__) as stage:
-        table = pl.concat([schema.FULL_RANKS.read(path) for path in parts]).sort("sample_id")
-        schema.FULL_RANKS.write(table, stage.path(f"{name}.parquet"))
-        stage.record(**full_ranking_metrics(table), **_work(parts))
+        tables = (table for path in parts for table in table_parts(path, schema.FULL_RANKS))
+        stage.record(**write_full_ranks(tables, stage.path(f"{name}.parquet")), **_work(parts))
 
 
 def _work(parts: Sequence[Path]) -> dict[str, float | str]:

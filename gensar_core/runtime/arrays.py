@@ -99,3 +99,15 @@ def stretches(count: int, size: int = 1 << 16) -> Iterator[np.ndarray]:
     """Yield the numbers 0 to ``count`` - 1 in arrays of at most ``size``: what is computed for each stays small."""
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
+
+
+def add_counts(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return ``counts`` [n] with one more for each of ``numbers``, longer if need be; zeros may follow the largest."""
+    most = int(numbers.max()) + 1 if len(numbers) else 0
+    if most > len(counts):
+        # Twice as long, it seldom grows again.
+        longer = np.zeros(max(most, 2 * len(counts)), dtype=np.int64)
+        longer[: len(counts)] = counts
+        counts = longer
+    np.add.at(counts, numbers, 1)
+    return counts

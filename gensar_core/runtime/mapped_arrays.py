@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,7 @@ class MappedArray:
     """
 
     def __init__(self, folder: Path, dtype: npt.DTypeLike) -> None:
-        # Not the temporary folder at first, which may be in memory.
-        where = folder if os.access(folder, os.W_OK) else None
-        self._file = tempfile.TemporaryFile(dir=where)  # noqa: SIM115 (it lives as long as the array)
+        self._file = _unnamed_file(folder)
         self._dtype = np.dtype(dtype)
 
     def append(self, values: np.ndarray) -> None:
@@ -56,3 +55,16 @@ class MappedRows:
     def read_only(self) -> Ragged:
         """Return all rows, mapped from the disk."""
         return Ragged(self._offsets.read_only(), self._values.read_only())
+
+
+def mapped_zeros(folder: Path, size: int, dtype: npt.DTypeLike) -> np.ndarray:
+    """Return zeros [size] to be written, mapped from the disk; what is never written takes no space there."""
+    file = _unnamed_file(folder)
+    # No file of no bytes can be mapped.
+    file.truncate(max(size, 1) * np.dtype(dtype).itemsize)
+    return np.asarray(np.memmap(file, dtype, "r+"))[:size]
+
+
+def _unnamed_file(folder: Path) -> IO[bytes]:
+    # Not the temporary folder at first, which may be in memory.
+    return tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)

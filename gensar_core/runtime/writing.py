@@ -16,13 +16,14 @@ from gensar_core import schema
 class TableWriter:
     """Write a table to a Parquet file chunk by chunk; a context manager.
 
-    ``compression`` is zstd, except for files that are read once and deleted, which lz4 writes faster.
+    ``compression`` is zstd, except for files that are read once and deleted, which lz4 writes faster. With ``rows``,
+    chunks are cut and joined into row groups of that size, so equal rows are equal bytes, whatever the chunks.
 
     A chunk is compressed in the background while the next one is made; at most one waits.
     """
 
-    def __init__(self, table: schema.Table, path: Path, *, compression: str = "zstd") -> None:
-        self._table = table
+    def __init__(self, table: schema.Table, path: Path, *, compression: str = "zstd", rows: int | None = None) -> None:
+        self._table, self._rows, self._rest = table, rows, table.empty()
         self._schema = _to_arrow(pl.DataFrame(schema=table.schema)).schema
         # Token ids compress better plain than dictionary-encoded, and are written faster.
         plain = [name for name, dtype in table.schema.items() if not isinstance(dtype, pl.List)]
@@ -40,6 +41,8 @@ class TableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if error is None and len(self._rest):
+                self._submit(self._rest)
             self._wait()
         finally:
             self._thread.shutdown()
@@ -47,9 +50,19 @@ class TableWriter:
 
     def write(self, chunk: pl.DataFrame) -> None:
         """Check and append rows."""
-        rows = _to_arrow(self._table.check(chunk)).cast(self._schema)
+        chunk = self._table.check(chunk)
+        if self._rows is None:
+            self._submit(chunk)
+            return
+        self._rest = pl.concat([self._rest, chunk])
+        while len(self._rest) >= self._rows:
+            self._submit(self._rest[: self._rows])
+            self._rest = self._rest[self._rows :]
+
+    def _submit(self, rows: pl.DataFrame) -> None:
+        group = _to_arrow(rows.rechunk()).cast(self._schema)
         self._wait()
-        self._pending = self._thread.submit(self._writer.write_table, rows)
+        self._pending = self._thread.submit(self._writer.write_table, group)
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None

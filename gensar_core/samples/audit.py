@@ -91,8 +91,8 @@ class Audit:
     def __init__(self, training_events: pl.LazyFrame, negatives: int) -> None:
         """Take all ``training_events``, and the number of ``negatives`` that each candidate list should hold."""
         self._training = training_events.select("user_id", "time", pair=_pair("item_id"))
-        self._users = _distinct(training_events, "user_id")
-        self._items = _distinct(training_events, "item_id")
+        self._users = _trained(training_events, "user_id")
+        self._items = _trained(training_events, "item_id")
         self._last = _last_events(training_events)
         self._negatives = negatives
         self._counts: Counter[tuple[str, str, str]] = Counter()
@@ -104,8 +104,8 @@ class Audit:
         # The first valid or test target on each pair: any event on the pair from then on reveals it.
         held_out = rows.filter(evaluated).group_by("pair").agg(held_from=pl.col("time").min()).sort("pair")
         rows = rows.join(held_out, on="pair", how="left", maintain_order="left").with_columns(
-            targets_of_unseen_users=~pl.col("user_id").is_in(self._users.implode()),
-            targets_of_unseen_items=~pl.col("target_item").is_in(self._items.implode()),
+            targets_of_unseen_users=_unseen(rows["user_id"], self._users),
+            targets_of_unseen_items=_unseen(rows["target_item"], self._items),
             targets_held_out=(pl.col("time") >= pl.col("held_from")).fill_null(False),
             targets_with_future_of_others=pl.any_horizontal(
                 pl.lit(False),
@@ -159,9 +159,17 @@ def audit_time_split(training_events: pl.LazyFrame, samples: pl.LazyFrame) -> di
     }
 
 
-def _distinct(table: pl.LazyFrame, name: str) -> pl.Series:
-    """Return the distinct values of a column."""
-    return table.select(pl.col(name).unique()).collect(engine="streaming").to_series()
+def _trained(training_events: pl.LazyFrame, name: str) -> np.ndarray:
+    """Mark the users or items of training events, bool [ids up to the largest, and one for all others]."""
+    ids = training_events.select(pl.col(name).unique()).collect(engine="streaming").to_series().to_numpy()
+    trained = np.zeros(int(ids.max(initial=-1)) + 2, dtype=bool)
+    trained[ids] = True
+    return trained
+
+
+def _unseen(ids: pl.Series, trained: np.ndarray) -> pl.Series:
+    """Return which users or items are not marked."""
+    return pl.Series(~trained[np.minimum(ids.to_numpy(), len(trained) - 1)])
 
 
 def _last_events(training_events: pl.LazyFrame) -> list[tuple[int, int]]:

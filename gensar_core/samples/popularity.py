@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core import schema
+from gensar_core.runtime.arrays import Ragged, add_counts, ranges
 from gensar_core.runtime.hashing import draws, scramble, uniform
+from gensar_core.runtime.reading import table_parts
 
 #: Matrix cells processed at once; limits memory, does not affect results.
 _CELLS = 1 << 21
@@ -38,6 +41,14 @@ class PopularityPool:
         items = np.flatnonzero(counts).astype(np.int32)
         clicks = counts[items]
         return cls(items, clicks, np.repeat(items, clicks))
+
+
+def count_clicks(training_events: Path) -> np.ndarray:
+    """Count the training clicks on each item, of both tasks together, int64 [items]; unclicked ones may be missing."""
+    clicks = np.zeros(0, dtype=np.int64)
+    for part in table_parts(training_events, schema.EVENTS, columns=["item_id"]):
+        clicks = add_counts(clicks, part.get_column("item_id").to_numpy())
+    return clicks
 
 
 def popularity_negatives(pool: PopularityPool, keys: np.ndarray, taken: Ragged, count: int) -> np.ndarray:

@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 
 #: Names that conda-forge gives to packages of PyPI.
 CONDA_NAMES = {
-    "python-duckdb": "duckdb",
     "matplotlib-base": "matplotlib",
     "pytorch": "torch",
     "snakemake-minimal": "snakemake",

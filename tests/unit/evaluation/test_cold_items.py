@@ -13,11 +13,12 @@ from gensar_core.evaluation.cold_items import cold_metrics, cold_table
 CLICKS = {0: 5, 1: 6, 2: 20, 3: 21}
 
 
-def events():
+def events_file(folder):
     items = [item for item, count in CLICKS.items() for _ in range(count)]
     tasks = [schema.TASKS[number % 2] for number in range(len(items))]
     columns = {"user_id": 0, "time": 0, "task": tasks, "item_id": items, "query_id": None, "session_id": None}
-    return pl.DataFrame({"event_id": range(len(items)), **columns})
+    schema.EVENTS.write(pl.DataFrame({"event_id": range(len(items)), **columns}), folder / "events.parquet")
+    return folder / "events.parquet"
 
 
 def ranks_file(path, ranks, task="rec", last=0):
@@ -33,7 +34,7 @@ def ranks_file(path, ranks, task="rec", last=0):
 
 def test_targets_are_grouped_by_their_training_clicks_in_both_tasks(tmp_path):
     path = ranks_file(tmp_path / "a.parquet", [(4, 1), (0, 2), (1, 1), (2, 3), (3, 9), (3, 1)])
-    table = cold_metrics([path], ["a"], events())
+    table = cold_metrics([path], ["a"], events_file(tmp_path))
     assert table.select("task", "clicks", "method", "hr@1", "ndcg@5", "samples").rows() == [
         ("rec", "0", "a", 1.0, 1.0, 1),
         ("rec", "1-5", "a", 0.0, pytest.approx(1 / 1.5849625), 1),
@@ -46,7 +47,7 @@ def test_rows_of_seeds_are_means_and_groups_keep_the_order_of_rows(tmp_path):
     one = ranks_file(tmp_path / "one.parquet", [(0, 1), (3, 1)])
     other = ranks_file(tmp_path / "other.parquet", [(0, 9), (3, 1)])
     search = ranks_file(tmp_path / "search.parquet", [(0, 1)], "search")
-    table = cold_metrics([one, other, search, one], ["b", "b", "c", "a"], events())
+    table = cold_metrics([one, other, search, one], ["b", "b", "c", "a"], events_file(tmp_path))
     assert table.select("task", "clicks", "method", "hr@1").rows() == [
         ("rec", "1-5", "b", 0.5),
         ("rec", "1-5", "a", 1.0),
@@ -57,9 +58,8 @@ def test_rows_of_seeds_are_means_and_groups_keep_the_order_of_rows(tmp_path):
 
 
 def test_table_and_figure_are_written_whole(tmp_path):
-    schema.EVENTS.write(events(), tmp_path / "events.parquet")
     path = ranks_file(tmp_path / "a.parquet", [(4, 1), (3, 2)])
-    arguments = [path], ["a"], tmp_path / "events.parquet", tmp_path / "shop_cold", tmp_path / "figures" / "shop_cold"
+    arguments = [path], ["a"], events_file(tmp_path), tmp_path / "shop_cold", tmp_path / "figures" / "shop_cold"
     cold_table(*arguments)
     assert pl.read_csv(tmp_path / "shop_cold.csv")["samples"].to_list() == [1, 1]
     assert "| more   | a      | 0.0000 |" in (tmp_path / "shop_cold.md").read_text()

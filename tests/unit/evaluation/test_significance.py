@@ -3,15 +3,14 @@
 import math
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from gensar_core.config.tables import ComparisonSettings
-from gensar_core.errors import UserError
-from gensar_core.evaluation.significance import bootstrap_interval, holm, paired_t, significance
+from gensar_core.evaluation.significance import bootstrap_interval, holm, paired_t, significance, tally
+from gensar_core.ranking.metrics import rank_codes
 
 RANKS = st.lists(st.integers(2, 60).map(lambda half: half / 2), min_size=2, max_size=40)
 
@@ -24,7 +23,7 @@ DIFFERENCES = st.sampled_from([-1.0, -0.375, 0.25, 0.5, 1.0])
 @given(st.lists(DIFFERENCES, min_size=20, max_size=60), st.integers(0, 50))
 def test_t_and_p_are_those_of_scipys_paired_test(moved, zeros):
     differences = np.array(moved + [0.0] * zeros)
-    t, p = paired_t(differences)
+    t, p = paired_t(*tally([differences]))
     if np.ptp(differences) > 0:
         expected = stats.ttest_rel(differences, np.zeros(len(differences)))
         assert (t, p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
@@ -35,7 +34,7 @@ def test_t_and_p_are_those_of_scipys_paired_test(moved, zeros):
 def test_p_of_few_differences_is_scipys_exact_permutation_test(moved, zeros):
     differences = np.array(moved + [0.0] * zeros)
     expected = stats.permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf)
-    assert paired_t(differences)[1] == pytest.approx(expected.pvalue)
+    assert paired_t(*tally([differences]))[1] == pytest.approx(expected.pvalue)
 
 
 @pytest.mark.parametrize(
@@ -54,16 +53,16 @@ def test_p_of_few_differences_is_scipys_exact_permutation_test(moved, zeros):
 def test_p_of_equal_differences_depends_on_their_number_alone(moved, zeros, p):
     for sign in (1.0, -1.0):
         differences = np.array([sign * 0.5] * moved + [0.0] * zeros)
-        t, p_value = paired_t(differences)
+        t, p_value = paired_t(*tally([differences]))
         assert p_value == pytest.approx(p)
         assert t == (sign * math.inf if not zeros else pytest.approx(stats.ttest_1samp(differences, 0.0).statistic))
 
 
 def test_no_difference_has_p_one_and_no_p_is_zero():
-    assert paired_t(np.zeros(9)) == (0.0, 1.0)
-    assert paired_t(np.array([0.5])) == (0.0, 1.0)
-    assert 0.0 < paired_t(np.full(5000, 0.5))[1] < 1e-300
-    assert bootstrap_interval(np.full(9, 0.5)) == (0.5, 0.5)
+    assert paired_t(*tally([np.zeros(9)])) == (0.0, 1.0)
+    assert paired_t(*tally([np.array([0.5])])) == (0.0, 1.0)
+    assert 0.0 < paired_t(*tally([np.full(5000, 0.5)]))[1] < 1e-300
+    assert bootstrap_interval(*tally([np.full(9, 0.5)])) == (0.5, 0.5)
 
 
 def test_holms_p_by_hand():
@@ -77,23 +76,21 @@ def test_the_interval_is_that_of_resampling_target_by_target(monkeypatch):
     rng = np.random.default_rng(3)
     differences = rng.choice([-1.0, 0.0, 0.0, 0.5, 1.0], size=400)
     means = [rng.choice(differences, 400).mean() for _ in range(4000)]
-    interval = bootstrap_interval(differences)
+    interval = bootstrap_interval(*tally([differences]))
     assert interval == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.01)
     # It repeats, however many counts are drawn at a time.
     monkeypatch.setattr("gensar_core.evaluation.significance._DRAWN", 4000)
-    assert bootstrap_interval(differences) == interval
+    assert bootstrap_interval(*tally([differences])) == interval
 
 
 def compared(*rows, metrics=("hr@1",), **comparison):
     """Compare rows of (task, method, ranks of the targets); a method that occurs again was trained again."""
-    tables = [
-        pl.DataFrame(
-            {"task": task, "method": method, "position": position, "sample_id": range(len(ranks))}
-        ).with_columns(rank=pl.Series(ranks, dtype=pl.Float64))
-        for position, (task, method, ranks) in enumerate(rows)
-    ]
-    # Rows come in any order; targets are matched by their number.
-    return significance(pl.concat(tables).reverse(), metrics, ComparisonSettings(**comparison))
+    runs = {}
+    for task, method, ranks in rows:
+        codes = np.zeros(len(ranks), dtype=[("rank", np.uint16)])
+        codes["rank"] = rank_codes(np.array(ranks, dtype=float))
+        runs.setdefault((task, method), []).append(codes)
+    return significance(runs, metrics, ComparisonSettings(**comparison))
 
 
 def test_best_and_runner_up_of_each_task():
@@ -151,7 +148,7 @@ def test_over_seeds_a_target_counts_by_its_mean():
     assert row["t"] == pytest.approx(stats.ttest_1samp(expected, 0.0).statistic)
     # Of the eight choices of signs of 1, 1/2, 1/2, six are as far from zero as 1.
     assert row["p_value"] == pytest.approx(6 / 8)
-    assert (row["low"], row["high"]) == bootstrap_interval(expected)
+    assert (row["low"], row["high"]) == bootstrap_interval(*tally([expected]))
 
 
 def test_equal_seeds_in_another_order_are_equal():
@@ -161,7 +158,10 @@ def test_equal_seeds_in_another_order_are_equal():
     assert (row["difference"], row["t"], row["p_value"]) == (0.0, 0.0, 1.0)
 
 
-def test_rows_of_other_targets_are_refused():
-    columns = {"task": "rec", "method": ["one", "one", "two", "two"], "position": [0, 0, 1, 1], "rank": 1.0}
-    with pytest.raises(UserError, match="two and one ranked other targets of rec"):
-        significance(pl.DataFrame({**columns, "sample_id": [0, 1, 1, 2]}), ("hr@1",), ComparisonSettings())
+@pytest.mark.parametrize("block", [1, 3, 7])
+def test_comparisons_do_not_depend_on_the_targets_compared_at_a_time(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    rows = [("rec", method, rng.integers(2, 30, 40) / 2) for method in ("a", "a", "b", "c")]
+    whole = compared(*rows, metrics=("hr@5", "ndcg@10"), proposed=["a"], compare="each")
+    monkeypatch.setattr("gensar_core.evaluation.significance._BLOCK", block)
+    assert compared(*rows, metrics=("hr@5", "ndcg@10"), proposed=["a"], compare="each").equals(whole)

@@ -1,10 +1,13 @@
 """Statistics of a shop small enough to count by hand."""
 
+import numpy as np
 import polars as pl
+import pytest
 
 from gensar_core import schema
-from gensar_core.evaluation.statistics import data_statistics, statistics
+from gensar_core.evaluation.statistics import Counts, _by_rank, data_statistics
 from gensar_core.evaluation.table_formats import markdown_table
+from gensar_core.runtime import reading
 
 NO_QUERY = [None, 0, None, None, None]
 COLUMNS = {
@@ -26,8 +29,17 @@ COLUMNS = {
 TABLES = {name: schema.TABLES[name].check(pl.DataFrame(columns)) for name, columns in COLUMNS.items()}
 
 
-def test_counts_by_hand():
-    counts = statistics(*TABLES.values())
+@pytest.fixture
+def shop(tmp_path):
+    for name, table in TABLES.items():
+        schema.TABLES[name].write(table, tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 99])
+def test_counts_by_hand_however_many_rows_are_read_at_a_time(shop, monkeypatch, rows):
+    monkeypatch.setattr(reading, "PART_ROWS", rows)
+    counts = Counts.of(shop, shop).statistics()
     assert counts == counts | {
         "users": 2, "items": 4, "queries": 1, "events_rec": 4, "events_search": 1,
         "interactions_rec": 1, "interactions_search": 0,
@@ -38,13 +50,17 @@ def test_counts_by_hand():
     }  # fmt: skip
 
 
-def test_table_and_figure_are_written_with_equal_bytes(tmp_path):
-    for name, table in TABLES.items():
-        schema.TABLES[name].write(table, tmp_path / f"{name}.parquet")
+def test_equal_clicks_are_drawn_by_their_first_and_last_rank():
+    ranks, clicks = _by_rank(np.array([2, 0, 7, 2, 2, 1]))
+    assert ranks.tolist() == [1, 1, 2, 4, 5, 5]
+    assert clicks.tolist() == [7, 7, 2, 2, 1, 1]
+
+
+def test_table_and_figure_are_written_with_equal_bytes(shop, tmp_path):
     written = []
     for run in ("first", "second"):
         table, figure = tmp_path / run / "shop_statistics", tmp_path / run / "shop_distributions"
-        data_statistics("shop", tmp_path, tmp_path, table, figure)
+        data_statistics("shop", shop, shop, table, figure)
         names = ("shop_statistics.csv", "shop_statistics.md", "shop_distributions.svg", "shop_distributions.png")
         written.append([(tmp_path / run / name).read_bytes() for name in names])
     assert written[0] == written[1]

@@ -14,6 +14,7 @@ from gensar_core.config.tables import ComparisonSettings
 from gensar_core.errors import UserError
 from gensar_core.evaluation.tables import METRICS, metric_table, metrics
 from gensar_core.ranking.metrics import hit_rate, ndcg
+from gensar_core.runtime import reading
 
 
 def ranks_file(folder, name, values, task="rec", split="test", first_sample=0):
@@ -96,6 +97,28 @@ def test_rows_of_other_targets_are_refused(tmp_path, change, message):
     for names in (["a", "b"], ["a", "a"]):
         with pytest.raises(UserError, match=message):
             metrics([one, other], names)
+
+
+def test_rows_out_of_order_are_refused(tmp_path):
+    path = ranks_file(tmp_path, "a", [1, 2])
+    schema.RANKS.write(schema.RANKS.read(path).reverse(), path)
+    with pytest.raises(UserError, match=r"a\.parquet: targets of rec are not in the order of samples"):
+        metrics([path], ["a"])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 20])
+def test_a_table_does_not_depend_on_the_rows_read_at_a_time(tmp_path, monkeypatch, rows):
+    rng = np.random.default_rng(0)
+    # Both tasks in one file, in which parts of rows end elsewhere than in a file of one task.
+    ranks = {name: rng.integers(2, 40, 30) / 2 for name in ("a", "b", "c")}
+    search = ranks_file(tmp_path, "search", rng.integers(1, 9, 13), "search", first_sample=100)
+    files = [joined(ranks_file(tmp_path, "a", ranks["a"]), search)]
+    files += [ranks_file(tmp_path, name, ranks[name]) for name in ("b", "c")]
+    metric_table(files, ["a", "b", "b"], tmp_path / "whole")
+    monkeypatch.setattr(reading, "PART_ROWS", rows)
+    metric_table(files, ["a", "b", "b"], tmp_path / "parts")
+    for ending in ("csv", "significance.csv", "md"):
+        assert (tmp_path / f"parts.{ending}").read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
 
 
 EQUAL = {"same": [1] * 40, "twin": [1] * 40, "other": [1, *[9] * 39]}

@@ -15,6 +15,7 @@ from gensar_core.config.generators import (
     RetrievalSettings,
 )
 from gensar_core.corpora.read import load_prompts
+from gensar_core.errors import UserError
 from gensar_core.generator.rank import rank_candidates, rank_catalogue
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
@@ -57,6 +58,19 @@ def test_scores_by_the_other_identifier_are_added_by_their_weight(
     assert np.abs(other - plain).max() > 1e-3
     np.testing.assert_allclose(both, plain + 0.5 * other, atol=1e-4)
     np.testing.assert_array_equal(*(scores(tmp_path, name, samples, "search") for name in ("plain", "both")))
+
+
+def test_prompts_out_of_order_or_missing_are_refused(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    trained = TrainedGenerator.load(*inputs[:2])
+    table = schema.PROMPTS.read(inputs[1] / "prompts.parquet")
+    prompts = load_prompts(inputs[1], trained.vocabulary)
+    assert prompts.of(np.array([3, 0])).take(np.array([1])).values.tolist() == table["input_ids"][0].to_list()
+    for sample in (len(table), 10_000):
+        with pytest.raises(UserError, match=r"prompts\.parquet: holds no prompt for some samples"):
+            prompts.of(np.array([0, sample]))
+    schema.PROMPTS.write(table.reverse(), tmp_path / "prompts.parquet")
+    with pytest.raises(UserError, match="rows are not in the order of sample_id, each once"):
+        load_prompts(tmp_path, trained.vocabulary)
 
 
 def test_bfloat16_changes_scores_little(

@@ -50,7 +50,7 @@ def test_its_row_stands_beside_those_of_both_tasks(tmp_path: Path) -> None:
         rank_candidates(tmp_path / f"model_{name}", corpus, samples, tmp_path / "ranks", name, RankingSettings())
         paths[tmp_path / "ranks" / f"{name}.parquet"] = read_test_ranks(tmp_path / "ranks" / f"{name}.parquet")
     check_same_targets(paths)
-    assert [set(table["task"]) for table in paths.values()] == [{"rec", "search"}, {"rec"}]
+    assert [set(ranks.codes) for ranks in paths.values()] == [{"rec", "search"}, {"rec"}]
 
 
 def test_samples_without_a_valid_target_of_the_task_are_named(tmp_path: Path) -> None:

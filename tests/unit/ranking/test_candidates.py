@@ -6,7 +6,16 @@ import pytest
 
 from gensar_core import schema
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import concat_ranks, load_candidates, rank_lists, ranks_table
+from gensar_core.ranking.candidates import (
+    CandidateBlocks,
+    RankingWriter,
+    concat_rankings,
+    concat_ranks,
+    load_candidates,
+    rank_lists,
+    ranks_table,
+)
+from gensar_core.runtime.stage import Stage, read_record
 
 NEGATIVES = {0: [4, 5, 6], 1: [7], 2: [], 3: [1, 2, 3], 5: [9, 8, 7]}
 TARGETS = {0: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 6}
@@ -107,3 +116,52 @@ def test_ranks_tables_hold_the_given_ranks_in_the_order_of_samples(tmp_path):
         lists = load_candidates(folder, task, split)
         tables.append(ranks_table(lists, 1.0 + 0.5 * np.arange(len(lists))))
     assert concat_ranks(tables).select("sample_id", "rank").rows() == [(0, 1), (1, 1.5), (2, 2), (3, 1), (5, 1)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4096])
+@pytest.mark.parametrize("read", [1, 2, 99])
+def test_blocks_hold_the_lists_that_are_loaded_at_once(tmp_path, monkeypatch, rows, read):
+    monkeypatch.setattr("gensar_core.ranking.candidates.PART_ROWS", read)
+    folder = write(tmp_path, order=range(6))
+    for task, split in (("rec", "test"), ("rec", "valid"), ("search", "test"), ("search", "valid")):
+        whole = load_candidates(folder, task, split)
+        blocks = CandidateBlocks.open(folder, task, split, rows)
+        assert len(blocks) == len(whole)
+        for start in (0, rows, len(whole)):
+            read_from = list(blocks.read(start))
+            assert all(len(block) == rows for block in read_from[:-1])
+            ids = [number for block in read_from for number in block.samples["sample_id"]]
+            assert ids == whole.samples["sample_id"][start:].to_list()
+            for block in read_from:
+                # Each block is as wide as its longest list.
+                first = whole.samples["sample_id"].to_list().index(block.samples["sample_id"][0])
+                same = whole.items[first : first + len(block)]
+                assert (block.items == same[:, : block.items.shape[1]]).all()
+                assert (same[:, block.items.shape[1] :] == -1).all()
+
+
+def test_blocks_of_unordered_samples_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"samples\.parquet: rows are not in the order of sample_id"):
+        CandidateBlocks.open(write(tmp_path), "rec", "test", 2)
+
+
+def test_a_ranking_written_in_parts_is_the_ranking_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("gensar_core.ranking.candidates.PART_ROWS", 2)
+    folder = write(tmp_path, order=range(6))
+    parts = [
+        rank(load_candidates(folder, *of), lambda batch: batch.items) for of in (("rec", "test"), ("rec", "valid"))
+    ]
+    with Stage("parts", tmp_path / "parts") as stage, RankingWriter(stage, "m") as writer:
+        for part in parts:
+            for row in range(len(part.ranks)):
+                writer.write(part.ranks[row : row + 1], part.scores[row : row + 1])
+    with Stage("whole", tmp_path / "whole") as stage:
+        concat_rankings(parts).write(stage, "m")
+    for name in ("m.parquet", "m.scores.parquet"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    counts = [read_record(tmp_path / name / "stage.json")["counts"] for name in ("parts", "whole")]
+    # Ranks 4, 2 and 1 of test, 1 of valid (its target has the largest number).
+    assert counts[0] == counts[1]
+    assert counts[0]["rec_test_hr@5"] == 1.0
+    assert counts[0]["rec_test_ndcg@5"] == pytest.approx((1 / np.log2(5) + 1 / np.log2(3) + 1) / 3)
+    assert counts[0]["rec_valid_ndcg@5"] == 1.0

@@ -10,8 +10,9 @@ from scipy.optimize import minimize
 from gensar_core import schema
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.errors import UserError
+from gensar_core.ranking import fusion
 from gensar_core.ranking.candidates import load_candidates, rank_lists
-from gensar_core.ranking.fusion import features, fit_weights, fuse, fuse_task, log_clicks
+from gensar_core.ranking.fusion import features, fit_fusion, fit_weights, fuse, log_clicks
 from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
 
 ROWS, WIDTH = 300, 8
@@ -44,6 +45,15 @@ def test_features_are_centred_scores_and_log_ranks():
     assert inside[0, :, 1] == pytest.approx([0, -np.log(2), -np.log(3), 0])
 
 
+def fuse_arrays(parts, presents, prior=None):
+    """Fuse parts' scores of valid and test lists; return the ranks of both, and the weights."""
+    inside = [features([part[split] for part in parts], present) for split, present in enumerate(presents)]
+    if prior is not None:
+        inside = [np.concatenate([one, log[:, :, None]], axis=2) for one, log in zip(inside, prior, strict=True)]
+    scale, weights = fit_fusion([(inside[0].copy(), presents[0])], WeightSettings(), signed=int(prior is not None))
+    return [average_ranks((one / scale) @ weights, there) for one, there in zip(inside, presents, strict=True)], weights
+
+
 def test_weights_minimize_the_negative_log_likelihood():
     rng, present = random_lists(1, 40)
     inside = np.where(present[:, :, None], rng.normal(size=(*present.shape, 3)), 0.0)
@@ -53,7 +63,7 @@ def test_weights_minimize_the_negative_log_likelihood():
         lists = [row[there] @ weights for row, there in zip(inside, present, strict=True)]
         return np.mean([np.log(np.exp(logits).sum()) - logits[0] for logits in lists]) + 0.05 * weights @ weights / 2
 
-    weights = fit_weights(inside, present, 0.05)
+    weights = fit_weights([(inside[:7], present[:7]), (inside[7:], present[7:])], 0.05)
     by_loop = minimize(loss, np.zeros(3), bounds=[(0.0, None)] * 3, method="L-BFGS-B").x
     assert weights == pytest.approx(by_loop, abs=1e-3)
     assert weights.min() >= 0.0
@@ -66,7 +76,7 @@ def test_two_noisy_views_together_rank_better_than_either():
         for part, signal in zip(parts, (1.0, 1.0, 0.0), strict=True):
             part.append(signal * (np.arange(WIDTH) == 0) + rng.normal(size=present.shape))
         presents.append(present)
-    (_, fused), weights = fuse_task(parts, presents, WeightSettings())
+    (_, fused), weights = fuse_arrays(parts, presents)
     alone = [ndcg(average_ranks(part[1], presents[1]), 5) for part in parts]
     assert ndcg(fused, 5) > max(alone) + 0.03
     # The part of noise alone has next to no weight.
@@ -77,7 +87,7 @@ def test_two_noisy_views_together_rank_better_than_either():
 def test_one_part_alone_keeps_its_order():
     rng, present = random_lists(3)
     scores = rng.normal(size=present.shape) + (np.arange(WIDTH) == 0)
-    ranked, _ = fuse_task([[scores, scores]], [present, present], WeightSettings())
+    ranked, _ = fuse_arrays([[scores, scores]], [present, present])
     assert (ranked[1] == average_ranks(scores, present)).all()
 
 
@@ -87,8 +97,8 @@ def test_popularity_may_have_a_negative_weight():
     popularity = rng.normal(size=present.shape)
     taste = rng.normal(size=present.shape) + 2.0 * (np.arange(WIDTH) == 0)
     part, lists, prior = [taste + 2.0 * popularity] * 2, [present, present], [popularity, popularity]
-    plain, _ = fuse_task([part], lists, WeightSettings())
-    calibrated, weights = fuse_task([part], lists, WeightSettings(), prior)
+    plain, _ = fuse_arrays([part], lists)
+    calibrated, weights = fuse_arrays([part], lists, prior)
     assert weights[-1] < 0
     ideal = ndcg(average_ranks(taste, present), 5)
     assert ndcg(calibrated[1], 5) == pytest.approx(ideal, abs=0.03)
@@ -135,6 +145,43 @@ def test_parts_count_in_the_tasks_they_rank(shop):
     assert set(counts["rec_weights"]) == {"falling", "rising"}
     assert set(counts["search_weights"]) == {"rising"}
     assert counts["search_weights"]["rising"] == {"score": 0.0, "rank": 0.0}
+
+
+@pytest.mark.parametrize(("read", "rows"), [(1, 1), (3, 2), (7, 5)])
+def test_a_fusion_does_not_depend_on_the_lists_read_at_a_time(shop, monkeypatch, read, rows):
+    rng = np.random.default_rng(2)
+    parts = {name: write_scores(shop, name, lambda lists: rng.normal(size=lists.items.shape)) for name in "ab"}
+    fuse(parts, shop, shop / "ranks", "whole", WeightSettings())
+    monkeypatch.setattr(fusion, "_READ", read)
+    monkeypatch.setattr(fusion, "_ROWS", rows)
+    fuse(parts, shop, shop / "ranks", "blocks", WeightSettings())
+    files, counts = (
+        [shop / "ranks" / f"{name}{ending}" for name in ("whole", "blocks")] for ending in (".parquet", ".stage.json")
+    )
+    assert files[0].read_bytes() == files[1].read_bytes()
+    whole, blocks = (json.loads(path.read_text())["counts"] for path in counts)
+    for task in schema.TASKS:
+        for part, weights in whole.pop(f"{task}_weights").items():
+            assert blocks[f"{task}_weights"][part] == pytest.approx(weights, abs=1e-4)
+        del blocks[f"{task}_weights"]
+    assert whole == blocks
+
+
+def test_weights_are_fitted_on_evenly_spread_valid_lists(shop, monkeypatch):
+    rng = np.random.default_rng(3)
+    parts = {"a": write_scores(shop, "a", lambda lists: rng.normal(size=lists.items.shape))}
+    fitted = []
+    monkeypatch.setattr(
+        fusion, "fit_fusion", lambda views, *rest, **more: fitted.append(views) or fit_fusion(views, *rest, **more)
+    )
+    monkeypatch.setattr(fusion, "_FITTED", 4)
+    monkeypatch.setattr(fusion, "_ROWS", 3)
+    fuse(parts, shop, shop / "ranks", "few", WeightSettings())
+    # Of ten lists, the first, the fourth, the seventh and the last; they are divided by their scale in place.
+    scores = np.stack(schema.SCORES.read(parts["a"])["scores"].to_list())[[0, 3, 6, 9]]
+    expected = features([scores.astype(float)], np.ones(scores.shape, bool))
+    inside = np.concatenate([inside for inside, _ in fitted[0]])
+    assert inside == pytest.approx(expected / expected.reshape(-1, 2).std(axis=0))
 
 
 def test_scores_of_other_lists_are_refused(shop):

@@ -5,10 +5,19 @@ import math
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gensar_core.ranking.metrics import average_ranks, gains, hit_rate, ndcg
+from gensar_core.ranking.metrics import (
+    average_ranks,
+    count_codes,
+    gain_deviation,
+    gains,
+    hit_rate,
+    mean_gain,
+    ndcg,
+    rank_codes,
+)
 
 
 def rank(*scores, present=None):
@@ -86,3 +95,16 @@ def test_metrics_are_those_of_ir_measures(ranks):
         found = ir_measures.calc_aggregate(measures.values(), relevant, scored)
         for name, measure in measures.items():
             assert gains(np.array(ranks, dtype=float), f"{name}@{k}").mean() == pytest.approx(found[measure])
+
+
+HALVES = st.integers(2, 80).map(lambda half: half / 2)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(HALVES, st.sampled_from([32_767.0, 32_767.5, 1e7, math.inf])), min_size=1, max_size=30))
+def test_counts_of_coded_ranks_give_the_metrics_of_the_ranks(values):
+    counts = count_codes(rank_codes(np.array(values)))
+    for metric in ("hr@1", "hr@5", "ndcg@10", "recall@20", "ndcg@20_unseen"):
+        of_targets = gains(np.array(values), metric)
+        assert mean_gain(counts, metric) == pytest.approx(of_targets.mean(), abs=1e-12)
+        assert gain_deviation(counts, metric) == pytest.approx(of_targets.std(), abs=1e-12)
