@@ -9,6 +9,7 @@ from typing import Final
 
 import polars as pl
 
+from gensar_core import schema
 from gensar_core.config.datasets import CanonicalSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
@@ -18,7 +19,7 @@ from gensar_core.sources.amazon.releases import RELEASES, ProductKeys, ReviewKey
 from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.amazon.search_sessions import searches_from_categories, searches_from_pairs
 from gensar_core.sources.shared.k_core import interaction_core
-from gensar_core.sources.shared.numbering import codes, number_rows, write_tables
+from gensar_core.sources.shared.numbering import codes, event_table, number_rows, write_names
 
 #: Steps of the preparation that `expected_rows` may name, in order. Those of the core have no count when the published
 #: one is read, those of product search none when queries are synthesized.
@@ -195,7 +196,9 @@ def _write(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: p
     clicks = clicks.sort(_EVENT_ORDER, nulls_last=False)
     table = number_rows("item_id", item=names["item"]).join(items, on="item", how="inner", maintain_order="left")
     sessions = clicks["searched"].cum_sum().cast(pl.Int64()) - 1
-    write_tables(stage, clicks, sessions, names, table.rename({"item": "raw_id"}))
+    schema.EVENTS.write(event_table(clicks, sessions), stage.path("events.parquet"))
+    schema.USERS.write(number_rows("user_id", raw_id=names["user"]), stage.path("users.parquet"))
+    write_names(stage, len(names["user"]), names["query"], table.rename({"item": "raw_id"}))
     stage.record(events=len(clicks))
 
 
