@@ -158,7 +158,7 @@ def _write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, scra
     events_file.unlink()
 
     has_text = None if settings.keep_textless_items else usable_items["has_text"]
-    blocks = EventBlocks(scratch)
+    blocks = EventBlocks(scratch / "blocks")
     # Searches come last within their time; within a kind, the file's order is kept.
     for events in whole_users(sorted_rows(coded_file, ("user", "time", "searched", "row"))):
         blocks.add(_usable(account, events, has_text))

@@ -53,20 +53,22 @@ def whole_users(parts: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 class EventBlocks:
-    """Hold the usable events of a log on disk, in event order; the users of a block are in no other.
+    """Hold the events of a log in a folder of its own, in event order; the users of a block are in no other.
 
-    ``users`` counts the users, who are numbered from 0 in the order of their raw ids.
+    ``users`` counts the users, who are numbered from 0 in the order of their raw ids, and ``events`` the events.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: list[Path] = []
-        self.users = 0
+        self.users = self.events = 0
+        folder.mkdir(parents=True)
 
     def add(self, events: pl.DataFrame) -> None:
-        """Append a block: user and session (raw ids), time, searched, item and query (places in sorted names)."""
+        """Append a block: user (raw id), item (place in the sorted names), and what ``queries`` and ``write`` need."""
         if events.is_empty():
             return
+        self.events += len(events)
         number = pl.col("user").rle_id().cast(pl.UInt32()) + self.users
         block = events.with_columns(user=number, raw_id="user")
         self.users = block["user"][-1] + 1
@@ -79,8 +81,14 @@ class EventBlocks:
             block = pl.read_parquet(file, columns=["user", "item"])
             yield block["user"].to_numpy(), block["item"].to_numpy()
 
+    def read(self, core: Core) -> Iterator[pl.DataFrame]:
+        """Yield the core's events, block by block, with the numbers of users and their `raw_id`; use up the blocks."""
+        for file in self._files:
+            yield _inside(pl.read_parquet(file), core)
+            file.unlink()
+
     def queries(self, core: Core, count: int) -> np.ndarray:
-        """Mark the queries of the core's events among ``count`` queries, bool [queries]."""
+        """Mark the queries (places in the sorted texts) of the core's events among ``count``, bool [queries]."""
         occurring = np.zeros(count, dtype=bool)
         for file in self._files:
             block = pl.read_parquet(file, columns=["user", "item", "query"])
@@ -90,28 +98,27 @@ class EventBlocks:
     def write(self, stage: Stage, core: Core, queries: np.ndarray) -> tuple[Counter[bool], int]:
         """Write users.parquet and events.parquet: the core, its users, items and ``queries`` numbered from 0.
 
-        ``queries`` marks those that occur, bool [queries]. The blocks are used up. Returns the number of events by
-        `searched`, and of search sessions.
+        Blocks hold `query`, `time`, `searched` and `session` (raw id) as well. ``queries`` marks the queries that
+        occur, bool [queries]. The blocks are used up. Returns the number of events by `searched`, and of sessions.
         """
         marks = {"user": core.users, "item": core.items, "query": queries}
         numbers = {name: pl.Series(np.cumsum(occurring, dtype=np.int32) - 1) for name, occurring in marks.items()}
         clicks: Counter[bool] = Counter()
         sessions = 0
         files: dict[str, list[Path]] = {"users": [], "events": []}
-        for file in self._files:
-            block = _inside(pl.read_parquet(file), core)
+        for place, block in enumerate(self.read(core)):
             block = block.with_columns(number.gather(block[name]).alias(name) for name, number in numbers.items())
             searched = block["searched"].to_numpy()
             block_sessions = np.zeros(len(block), dtype=np.int64)
-            block_sessions[searched] = sessions + session_numbers(block.filter(searched)).to_numpy()
+            numbered = session_numbers(block.filter(searched)).to_numpy()
+            block_sessions[searched] = sessions + numbered
             events = event_table(block, pl.Series(block_sessions), clicks.total())
-            sessions = int(block_sessions.max(initial=sessions - 1)) + 1
+            sessions += int(numbered.max(initial=-1)) + 1
             clicks.update({True: int(searched.sum()), False: int((~searched).sum())})
             users = block.select("raw_id", user_id="user").unique("user_id", keep="first", maintain_order=True)
             for name, rows in (("users", users), ("events", events)):
-                files[name].append(file.with_name(f"{name}_{file.name}"))
+                files[name].append(self._folder / f"{name}{place}.parquet")
                 schema.TABLES[name].check(rows).write_parquet(files[name][-1], compression="lz4")
-            file.unlink()
         for name, paths in files.items():
             table = pl.scan_parquet(paths)
             table.sink_parquet(stage.path(f"{name}.parquet"), compression="zstd", row_group_size=_ROW_GROUP)
