@@ -29,7 +29,8 @@ def sorted_rows(file: Path, order: Sequence[str]) -> Iterator[pl.DataFrame]:
 
     Rows beyond a gigabyte are sorted on disk, in the folder of the file.
     """
-    threads = pl.thread_pool_size()
+    # Each thread needs a share of the memory.
+    threads = min(pl.thread_pool_size(), 4)
     limits = {"memory_limit": _SORT_MEMORY, "temp_directory": str(file.parent / "sort"), "threads": threads}
     with duckdb.connect(config=limits) as connection:
         ordered = f"SELECT * FROM read_parquet(?) ORDER BY {', '.join(order)}"

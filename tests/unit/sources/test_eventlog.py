@@ -104,16 +104,19 @@ def test_small_log_gives_the_tables_written_here(tmp_path):
 
 def test_result_is_the_same_for_every_size_of_blocks(tmp_path, monkeypatch):
     draw = random.Random(5)
-    rows = [
-        event(f"u{draw.randrange(900)}", str(draw.randrange(1, 40)), draw.choice("rs"), draw.choice("bc9xx"), "tea", draw.choice("st"))
-        for _ in range(9000)
+    # The first user has no search, and many have fewer than five events.
+    rows = [event("a", str(time), "r", "b") for time in range(1, 6)] + [
+        event(f"u{int(40 * draw.random() ** 2)}", str(draw.randrange(1, 40)), draw.choice("rs"), draw.choice("bc9xx"), "tea", draw.choice("st"))
+        for _ in range(600)
     ]  # fmt: skip
     found = []
-    for size in (1, 3000, event_blocks.BLOCK):
+    for size in (1, 100, event_blocks.BLOCK):
         monkeypatch.setattr(event_blocks, "BLOCK", size)
         out = run(tmp_path, events=rows, settings=EventLogSettings(min_interactions=5), suffix=".parquet")
         found.append(([(out / f"{name}.parquet").read_bytes() for name in NAMES], json.dumps(counts(out))))
     assert found[0] == found[1] == found[2]
+    searches = tables(out)["events"].filter(task="search")["session_id"]
+    assert searches.unique(maintain_order=True).to_list() == list(range(counts(out)["search_sessions"]))
     assert all(
         counts(out)[name] for name in ("core_rounds", "events_unknown_item", "events_duplicate", "search_sessions")
     )
