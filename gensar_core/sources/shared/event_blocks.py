@@ -21,13 +21,13 @@ BLOCK = 1 << 20
 #: Rows of a row group of events.parquet and users.parquet.
 _ROW_GROUP: Final = 1 << 18
 #: Memory of the sort; what it does not hold is on disk.
-_SORT_MEMORY: Final = "1GB"
+_SORT_MEMORY: Final = "512MB"
 
 
 def sorted_rows(file: Path, order: Sequence[str]) -> Iterator[pl.DataFrame]:
     """Yield the rows of a Parquet file in the order of some columns, texts by code points, about ``BLOCK`` at a time.
 
-    Rows beyond a gigabyte are sorted on disk, in the folder of the file.
+    Rows beyond half a gigabyte are sorted on disk, in the folder of the file.
     """
     # Each thread needs a share of the memory.
     threads = min(pl.thread_pool_size(), 4)
