@@ -64,7 +64,8 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
     searches, each with one of the pair's queries; without them, a share of all reviews are also searches, with queries
     made from category paths. With ``searches: none`` there are none, and the product-search files are not read. Broken
     lines are counted in the record and skipped. Raises UserError when a file is missing, cannot be read or is mostly
-    broken, when ``expected_rows`` names an unknown step, and when no interaction is left.
+    broken, when ``expected_rows`` names an unknown step, and when no interaction is left. Memory holds the items, the
+    distinct queries, the pairs of product search, 13 bytes a user and some whole users' reviews, never all.
     """
     _check_steps(settings.expected_rows)
     release = RELEASES[settings.release]
@@ -130,7 +131,7 @@ def _required_files(raw: Path, settings: CanonicalSettings) -> list[Path]:
 def _load_reviews(
     stage: Stage, path: Path, keys: ReviewKeys, one_a_pair: bool, scratch: Path
 ) -> tuple[EventBlocks, pl.Series]:
-    """Return user, item, time, rating and row (place in the file), and the asins in order, whose places items are.
+    """Return the reviews (user, item, time, rating, row: the place in the file), whose items are places in the asins.
 
     Only the first of equal user, item and time counts, or with ``one_a_pair`` the earliest review of a user and an item
     (Hou et al., 2024, who publish the 2023 release, prepare it so).
@@ -230,8 +231,8 @@ def _write(
     core = core_of_blocks(events.pairs, events.users, len(asins), 0)
     queries = events.queries(core, len(searches.texts))
     counts, sessions = events.write(stage, core, queries)
-    stage.record(recommendation_interactions=counts[False])
     stage.record(
+        recommendation_interactions=counts[False],
         **searches.counts,
         search_interactions=sessions,
         search_users=users,
