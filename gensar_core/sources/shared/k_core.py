@@ -61,5 +61,5 @@ def interaction_core(users: np.ndarray, items: np.ndarray, minimum: int) -> tupl
     ``core_of_blocks``.
     """
     sizes = [int(numbers.max(initial=-1)) + 1 for numbers in (users, items)]
-    core = core_of_blocks(lambda: [(users, items)], *sizes, minimum)
+    core = core_of_blocks(lambda: [(users, items)], sizes[0], sizes[1], minimum)
     return core.inside(users, items), core.rounds
