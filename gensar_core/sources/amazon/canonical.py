@@ -136,7 +136,8 @@ def _load_reviews(
     Only the first of equal user, item and time counts, or with ``one_a_pair`` the earliest review of a user and an item
     (Hou et al., 2024, who publish the 2023 release, prepare it so).
     """
-    tally, read, files = Tally(path, "reviews"), 0, []
+    tally, read = Tally(path, "reviews"), 0
+    files: list[Path] = []
     for reviews in read_reviews(tally, keys):
         files.append(scratch / "raw" / f"{len(files)}.parquet")
         reviews.with_row_index("row", read).write_parquet(files[-1], compression="lz4", mkdir=True)

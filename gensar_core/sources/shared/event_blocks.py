@@ -31,8 +31,10 @@ def sorted_rows(file: Path, order: Sequence[str]) -> Iterator[pl.DataFrame]:
     """
     # Each thread needs a share of the memory.
     threads = min(pl.thread_pool_size(), 4)
-    limits = {"memory_limit": _SORT_MEMORY, "temp_directory": str(file.parent / "sort"), "threads": threads}
-    with duckdb.connect(config=limits) as connection:
+    folder = str(file.parent / "sort")
+    with duckdb.connect(
+        config={"memory_limit": _SORT_MEMORY, "temp_directory": folder, "threads": threads}
+    ) as connection:
         ordered = f"SELECT * FROM read_parquet(?) ORDER BY {', '.join(order)}"
         for batch in connection.sql(ordered, params=[str(file)]).to_arrow_reader(BLOCK):
             yield pl.DataFrame(pl.from_arrow(batch))
