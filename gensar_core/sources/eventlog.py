@@ -35,7 +35,7 @@ def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, o
     has an unknown kind, or no event is left. Other unusable rows are counted in stage.json and skipped.
     """
     rows = EventRows("events", events, (False, True), EVENT_FAULTS)
-    raw = RawClicks(clean_items(items, settings), clean_events(events, settings), items, (rows,))
+    raw = RawClicks(clean_items(items, settings), (clean_events(events, settings),), items, (rows,))
     with Stage("canonical", output, settings=settings, inputs=[items, events], seed=seed, code=__name__) as stage:
         write_canonical(stage, raw, settings)
 

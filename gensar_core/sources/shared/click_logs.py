@@ -68,14 +68,14 @@ class RawClicks:
     """Hold a source's cleaned rows. A row with a `fault` (its name, else null) is counted and skipped.
 
     ``items`` holds row (number in the raw file), raw_id, title, description, brand, categories (text, never null;
-    categories in the form that ``category_paths`` parses), fault. ``events`` holds row, user, item (raw ids), time
-    (unix seconds), searched (bool), query and session (text for a search that has one, else null), fault, and
-    unknown_kind (the kind as written when it is none of ``KINDS``, else null). ``kinds`` describes the event rows of
-    each file; every value of `searched` belongs to one of them.
+    categories in the form that ``category_paths`` parses), fault. Each frame of ``events`` holds row, user, item (raw
+    ids), time (unix seconds), searched (bool), query and session (text for a search that has one, else null), fault,
+    and unknown_kind (the kind as written when it is none of ``KINDS``, else null). ``kinds`` describes the event rows
+    of each file; every value of `searched` belongs to one of them.
     """
 
     items: pl.LazyFrame
-    events: pl.LazyFrame
+    events: tuple[pl.LazyFrame, ...]
     item_file: Path
     kinds: tuple[EventRows, ...]
 
@@ -135,12 +135,15 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> No
 
 def _write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, scratch: Path) -> None:
     account = _Account(stage, raw)
-    items_file, events_file = scratch / "items.parquet", scratch / "events.parquet"
+    items_file = scratch / "items.parquet"
+    event_parts = [scratch / f"events{place}.parquet" for place in range(len(raw.events))]
     with reading(raw.item_file):
         raw.items.sink_parquet(items_file, compression="lz4")
     with reading(*raw.event_files):
-        raw.events.sink_parquet(events_file, compression="lz4")
-    cleaned_items, cleaned_events = pl.scan_parquet(items_file), pl.scan_parquet(events_file)
+        # One after the other: a union would read ahead in one while it writes the other.
+        for rows, file in zip(raw.events, event_parts, strict=True):
+            rows.sink_parquet(file, compression="lz4")
+    cleaned_items, cleaned_events = pl.scan_parquet(items_file), pl.scan_parquet(event_parts)
     _check_kinds(raw, cleaned_events)
     files = {"items": [raw.item_file], "events": raw.event_files}
     cleaned_items, cleaned_events = whole_ids(cleaned_items, cleaned_events, files)
@@ -155,7 +158,8 @@ def _write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, scra
     usable_events.select("user", "time", "searched", "row", "session", *coded).sink_parquet(
         coded_file, compression="lz4"
     )
-    events_file.unlink()
+    for file in event_parts:
+        file.unlink()
 
     has_text = None if settings.keep_textless_items else usable_items["has_text"]
     blocks = EventBlocks(scratch / "blocks")
