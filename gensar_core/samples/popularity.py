@@ -22,13 +22,13 @@ _SCARCE = 4
 class PopularityPool:
     """Hold the multiset of clicked items.
 
-    ``items`` are the distinct items in ascending order, ``counts`` their numbers of clicks, and ``clicks`` the item of
-    every click in the same order.
+    ``items`` are the distinct items in ascending order, ``counts`` their numbers of clicks, and ``ends`` uint64 the
+    clicks on each item and all before it.
     """
 
     items: np.ndarray
     counts: np.ndarray
-    clicks: np.ndarray
+    ends: np.ndarray
 
     @classmethod
     def from_clicks(cls, items: np.ndarray) -> PopularityPool:
@@ -40,7 +40,13 @@ class PopularityPool:
         """Build the pool in which item ``i`` was clicked ``counts[i]`` times."""
         items = np.flatnonzero(counts).astype(np.int32)
         clicks = counts[items]
-        return cls(items, clicks, np.repeat(items, clicks))
+        return cls(items, clicks, np.cumsum(clicks).astype(np.uint64))
+
+    def draw(self, numbers: np.ndarray) -> np.ndarray:
+        """Draw the item of a click by each random number, uint64 of any shape, int32 of the same shape."""
+        # A list of all clicks would be faster, but would grow with the log.
+        drawn: np.ndarray = self.items[np.searchsorted(self.ends, numbers % self.ends[-1], side="right")]
+        return drawn
 
 
 def count_clicks(training_events: Path) -> np.ndarray:
@@ -83,10 +89,8 @@ def _parts(rows: np.ndarray, taken: Ragged, width: int) -> list[np.ndarray]:
 
 def _first_distinct(pool: PopularityPool, keys: np.ndarray, taken: Ragged, width: int, count: int) -> np.ndarray:
     """Return the first ``count`` new items among ``width`` draws, int32 [rows, count], -1 at the end of short rows."""
-    numbers = draws(keys, width)
-    numbers %= np.uint64(len(pool.clicks))
     before = int(taken.lengths.max(initial=0))
-    items = np.concatenate([taken.padded(before, -1), pool.clicks[numbers]], axis=1)
+    items = np.concatenate([taken.padded(before, -1), pool.draw(draws(keys, width))], axis=1)
     # Sorted by item and then column, an item's first occurrence leads its run; taken items precede all draws.
     shift = items.shape[1].bit_length()
     coded = np.sort((items.astype(np.int64) << shift) | np.arange(items.shape[1]), axis=1)

@@ -9,6 +9,9 @@ to a method.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.cold_items import mark_cold_items
-from gensar_core.samples.events import EventLog
+from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
 from gensar_core.samples.popularity import PopularityPool
 
@@ -51,28 +54,62 @@ def draw_training_negatives(
             # No query finds an empty text.
             items[item] = ""
         queries = schema.QUERIES.read(sources["queries"]).sort("query_id")["text"].to_list()
-        log = EventLog.from_frame(schema.EVENTS.read(sources["training_events"]).sort("event_id"))
-        if int(log.item.max(initial=-1)) >= len(items) or int(log.query.max(initial=-1)) >= len(queries):
-            raise UserError(
-                f"{sources['training_events']}: an item or a query has no row in {canonical}; build the samples again"
-            )
+        events, clicks = _training_events(sources, len(items), len(queries))
         # Do not read the histories, by far the largest part of the table.
         train = schema.SAMPLES.scan(sources["samples"]).filter(pl.col("split") == "train")
-        train_rows = train.select("sample_id", "task", "event_id").collect().sort("sample_id")
-        groups = [_group(task, train_rows.filter(pl.col("task") == task), log, sources) for task in schema.TASKS]
-        sampler = NegativeSampler(PopularityPool.from_clicks(log.item[~log.searched]), log, seed, "training")
+        searched = train.select(pl.col("query_id").drop_nulls().unique()).collect(engine="streaming").to_series()
         hits = QueryHits(items, queries, settings)
+        # All at once: a table that grows with each block of users would be copied as often.
+        hits.find(searched.to_numpy())
+        pool = PopularityPool.from_counts(clicks)
+        counts: Counter[str] = Counter()
         with TableWriter(schema.TRAINING_NEGATIVES, stage.path("training_negatives.parquet")) as table:
-            counts = write_negatives(table, sampler, groups, hits, settings.negatives)
+            for task, users in itertools.product(schema.TASKS, events.blocks()):
+                of_users = pl.col("user_id").is_between(users.start, users.stop - 1)
+                rows = schema.EVENTS.scan(sources["training_events"]).filter(of_users).collect()
+                log = EventLog.from_frame(schema.EVENTS.check(rows, sources["training_events"]).sort("event_id"))
+                targets = train.filter(of_users, pl.col("task") == task).select("sample_id", "event_id").collect()
+                group = _group(task, targets.sort("sample_id"), log, sources)
+                sampler = NegativeSampler(pool, log, seed, "training")
+                counts.update(write_negatives(table, sampler, [group], hits, settings.negatives))
+        if counts["lists"] < train.select(pl.len()).collect(engine="streaming").item():
+            raise _unknown_target(sources)
         stage.record(queries=len(hits), **counts)
 
 
-def _group(task: str, train: pl.DataFrame, log: EventLog, sources: dict[str, Path]) -> Group:
+def _training_events(sources: Mapping[str, Path], n_items: int, n_queries: int) -> tuple[EventTable, np.ndarray]:
+    """Open the training events, and count the recommendation clicks on each item, int64 [items]."""
+    path = sources["training_events"]
+    schema.EVENTS.open(path)
+    rows = schema.EVENTS.scan(path)
+    largest = rows.select(pl.max("item_id", "query_id").fill_null(-1)).collect(engine="streaming").row(0)
+    if largest[0] >= n_items or largest[1] >= n_queries:
+        raise UserError(f"{path}: an item or a query has no row in {sources['items'].parent}; build the samples again")
+    user, events = _counts(rows, "user_id")
+    offsets = np.zeros(int(user.max(initial=-1)) + 2, dtype=np.int64)
+    offsets[user + 1] = events
+    item, clicked = _counts(rows.filter(pl.col("task") == "rec"), "item_id")
+    clicks = np.zeros(n_items, dtype=np.int64)
+    clicks[item] = clicked
+    return EventTable(path, np.cumsum(offsets)), clicks
+
+
+def _counts(rows: pl.LazyFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct values of a column, in no order, and how many rows have each."""
+    counted = rows.group_by(column).len().collect(engine="streaming")
+    return counted[column].to_numpy(), counted["len"].to_numpy()
+
+
+def _group(task: str, train: pl.DataFrame, log: EventLog, sources: Mapping[str, Path]) -> Group:
     """Look up the train targets of one task among the training events; each must be one."""
     events = train["event_id"].to_numpy()
     rows = np.searchsorted(log.event, events)
     if not np.array_equal(np.append(log.event, -1)[rows], events):
-        raise UserError(
-            f"{sources['samples']}: a train target is not among {sources['training_events']}; build the samples again"
-        )
+        raise _unknown_target(sources)
     return Group(task, train["sample_id"].to_numpy(), log.take(rows))
+
+
+def _unknown_target(sources: Mapping[str, Path]) -> UserError:
+    return UserError(
+        f"{sources['samples']}: a train target is not among {sources['training_events']}; build the samples again"
+    )

@@ -35,7 +35,7 @@ def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, o
     has an unknown kind, or no event is left. Other unusable rows are counted in stage.json and skipped.
     """
     rows = EventRows("events", events, (False, True), EVENT_FAULTS)
-    raw = RawClicks(clean_items(items, settings), clean_events(events, settings), items, (rows,))
+    raw = RawClicks(clean_items(items, settings), (clean_events(events, settings),), items, (rows,))
     with Stage("canonical", output, settings=settings, inputs=[items, events], seed=seed, code=__name__) as stage:
         write_canonical(stage, raw, settings)
 
@@ -56,13 +56,15 @@ def clean_events(path: Path, settings: EventLogSettings) -> pl.LazyFrame:
     """Return the event table in the form of ``RawClicks.events``."""
     query = normalized(pl.col("query"))
     kind = pl.col("kind").str.strip_chars().fill_null("")
+    lower = kind.str.to_lowercase()
     by_query = settings.kinds == "by_query"
     flags = {name: flag for flag, name in KINDS.items()}
     meanings: dict[str, bool | None] = {**flags}
     for name, meaning in {} if settings.kinds == "by_query" else settings.kinds.items():
         meanings[name.lower()] = None if meaning is None else flags[meaning]
     left_out = [name for name, flag in meanings.items() if flag is None]
-    searched = kind.str.to_lowercase().replace_strict(meanings, default=None, return_dtype=pl.Boolean())
+    # A chain of conditions streams; `replace_strict` would hold the whole log.
+    searched = pl.coalesce(pl.when(lower == name).then(flag) for name, flag in meanings.items())
     optional = (*OPTIONAL_EVENT_COLUMNS, *(("kind", "query") if by_query else ()))
     faults = {
         "empty_user_id": pl.col("user").is_null(),
@@ -73,7 +75,7 @@ def clean_events(path: Path, settings: EventLogSettings) -> pl.LazyFrame:
     }
     return (
         scan_text(path, [name for name in EVENT_COLUMNS if name not in optional], optional, settings.event_columns)
-        .filter(~kind.str.to_lowercase().is_in(left_out))
+        .filter(~lower.is_in(left_out))
         .select(
             "row",
             user=identity(pl.col("user_id")),

@@ -57,7 +57,7 @@ def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, see
     inputs = [*files, users] if users.is_file() else files
     clicks = RawClicks(
         clean_items(items),
-        pl.concat([clean_recommendations(recommendations), clean_searches(searches)]),
+        (clean_recommendations(recommendations), clean_searches(searches)),
         items,
         (
             EventRows("recommendation_clicks", recommendations, (False,), _FAULTS, _TIME, milliseconds=True),

@@ -47,7 +47,7 @@ def canonicalize_qilin(raw: Path, settings: QilinSettings, output: Path, seed: i
     folder or column is missing, a file cannot be read or is mostly unusable, or no event is left.
     """
     notes = clean_notes(raw / NOTES)
-    clicks = pl.concat([clean_recommendations(raw), clean_searches(raw)])
+    clicks = (clean_recommendations(raw), clean_searches(raw))
     kinds = (
         EventRows("recommendation_clicks", raw, (False,), _FAULTS, _TIME),
         EventRows("search_clicks", raw, (True,), _SEARCH_FAULTS, _SEARCH_TIME),

@@ -10,6 +10,9 @@ from gensar_core import schema
 from gensar_core.config.datasets import CanonicalSettings
 from gensar_core.runtime.stage import read_record
 from gensar_core.sources.amazon.canonical import canonicalize
+from gensar_core.sources.amazon.releases import RELEASES, ReviewKeys
+from gensar_core.sources.amazon.reviews import read_reviews
+from gensar_core.sources.shared.lines import Tally
 
 #: 2023-01-01 in milliseconds.
 NEW_YEAR = 1_672_531_200_000
@@ -29,6 +32,11 @@ def review(user: str, item: str, time: object, rating: object = None, **fields: 
 def page(asin: str, title: str | None = "A thing", *paths: list[str], **fields: object) -> str:
     values = {"asin": asin, "categories": list(paths), **fields}
     return repr(values if title is None else {**values, "title": title})
+
+
+def reviews_of(path: Path, keys: ReviewKeys = RELEASES[2014].review_keys) -> tuple[pl.DataFrame, Tally]:
+    tally = Tally(path, "reviews")
+    return pl.concat(read_reviews(tally, keys)), tally
 
 
 def review_2023(user: str | None, item: str, time: object, rating: object = 5.0, **fields: object) -> str:

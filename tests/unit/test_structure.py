@@ -252,7 +252,7 @@ FIELD_WORDS = """
     statistics t5 tensor text tokenizer tower train trained training unifiedssr unique validation vocabulary word
 """
 FLOW_WORDS = """
-    adoption app array ask assemble audit base batch blocked broken build candidate category cell check checkpoint chunk
+    adoption app array ask assemble audit base batch block blocked broken build candidate category cell check checkpoint chunk
     cleaning click config device download draw error eventlog explain export family file fit fitting format hashing hub inheritance
     initialize inspection interface json launch line live load loop main mapped monitoring numbering open overview page parallel
     path piece processes progress quantize queue read readable reading report request result revival run schema sealing seed separation

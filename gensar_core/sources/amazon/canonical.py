@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from gensar_core.config.datasets import CanonicalSettings
@@ -16,9 +19,16 @@ from gensar_core.sources.amazon import product_search
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.releases import RELEASES, ProductKeys, ReviewKeys, raw_names
 from gensar_core.sources.amazon.reviews import read_reviews
-from gensar_core.sources.amazon.search_sessions import searches_from_categories, searches_from_pairs
-from gensar_core.sources.shared.k_core import interaction_core
-from gensar_core.sources.shared.numbering import codes, number_rows, write_tables
+from gensar_core.sources.amazon.search_sessions import (
+    SearchMaker,
+    no_searches,
+    searches_from_categories,
+    searches_from_pairs,
+)
+from gensar_core.sources.shared.event_blocks import EventBlocks, sorted_rows, whole_users
+from gensar_core.sources.shared.k_core import Core, core_of_blocks
+from gensar_core.sources.shared.lines import Tally
+from gensar_core.sources.shared.numbering import codes, number_rows, sorted_names, write_names
 
 #: Steps of the preparation that `expected_rows` may name, in order. Those of the core have no count when the published
 #: one is read, those of product search none when queries are synthesized.
@@ -41,7 +51,7 @@ STEPS: Final = (
     "distinct_queries",
 )
 
-_PARTIES = ("user", "item")
+_EVENT = ("user", "item", "query", "time", "searched", "rating", "row")
 _EVENT_ORDER = ("user", "time", "searched", "rating", "row")
 
 
@@ -54,7 +64,8 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
     searches, each with one of the pair's queries; without them, a share of all reviews are also searches, with queries
     made from category paths. With ``searches: none`` there are none, and the product-search files are not read. Broken
     lines are counted in the record and skipped. Raises UserError when a file is missing, cannot be read or is mostly
-    broken, when ``expected_rows`` names an unknown step, and when no interaction is left.
+    broken, when ``expected_rows`` names an unknown step, and when no interaction is left. Memory holds the items, the
+    distinct queries, the pairs of product search, 13 bytes a user and some whole users' reviews, never all.
     """
     _check_steps(settings.expected_rows)
     release = RELEASES[settings.release]
@@ -64,36 +75,36 @@ def canonicalize(raw: Path, settings: CanonicalSettings, output: Path, seed: int
     if made and product_search.has_product_search(raw):
         inputs += [raw / name for name in product_search.FILES]
     with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
-        reviews = _load_reviews(stage, reviews_path, release.review_keys, settings.min_interactions)
-        items = _load_items(
-            stage, metadata_path, release.product_keys, reviews["item"].unique(), settings.keep_textless_items
+        scratch = stage.path("scratch")
+        reviews, asins = _load_reviews(
+            stage, reviews_path, release.review_keys, settings.min_interactions is not None, scratch
         )
-        clicks = reviews.join(items.select("item"), on="item", how="semi", maintain_order="left")
-        stage.record(reviews_on_dropped_items=len(reviews) - len(clicks), recommendation_interactions=len(clicks))
-        # Free memory: nearly as large as the clicks.
-        del reviews
-        if clicks.is_empty():
+        core = _core(stage, reviews, len(asins), settings.min_interactions, reviews_path)
+        items = _load_items(
+            stage,
+            metadata_path,
+            release.product_keys,
+            asins.filter(pl.Series(core.items)),
+            settings.keep_textless_items,
+        )
+        if items.is_empty():
             raise UserError(
                 f"{raw}: no review is left, because no reviewed item has a title or description in {metadata_path.name}"
                 "; put reviews and metadata of the same category there"
             )
-        counts: Mapping[str, int] = {}
         if settings.searches == "none":
-            searches = clicks.clear().with_columns(query=pl.lit(None, dtype=pl.String()))
+            searches = no_searches()
         elif len(inputs) > 2:
             product_searches = product_search.read_searches(raw, seed)
             stage.record(**product_searches.counts)
-            searches, counts = searches_from_pairs(clicks, items["item"], product_searches.pairs)
+            searches = searches_from_pairs(items["item"], product_searches.pairs)
         else:
-            searches, counts = searches_from_categories(clicks, items, settings.search_share, seed)
-        stage.record(
-            **counts,
-            search_interactions=len(searches),
-            search_users=searches["user"].n_unique(),
-            search_items=searches["item"].n_unique(),
-            distinct_queries=searches["query"].n_unique(),
-        )
-        _write(stage, clicks, searches, items)
+            searches = searches_from_categories(items, settings.search_share, seed)
+        kept = replace(core, items=asins.is_in(items["item"].implode()).to_numpy())
+        _write(stage, reviews.read(kept), searches, asins, items, scratch / "events")
+        clicks = stage.counts["recommendation_interactions"]
+        stage.record(reviews_on_dropped_items=reviews.events - core.events_outside - clicks)
+        shutil.rmtree(scratch)
         _compare(stage, settings.expected_rows)
 
 
@@ -117,44 +128,55 @@ def _required_files(raw: Path, settings: CanonicalSettings) -> list[Path]:
     return paths
 
 
-def _load_reviews(stage: Stage, path: Path, keys: ReviewKeys, minimum: int | None) -> pl.DataFrame:
-    """Return user, item, time, rating and row (place in the file): the first of equal user, item and time.
+def _load_reviews(
+    stage: Stage, path: Path, keys: ReviewKeys, one_a_pair: bool, scratch: Path
+) -> tuple[EventBlocks, pl.Series]:
+    """Return the reviews (user, item, time, rating, row: the place in the file), whose items are places in the asins.
 
-    With a ``minimum``, only the earliest review of a user and an item counts, and the reviews of the core are returned
+    Only the first of equal user, item and time counts, or with ``one_a_pair`` the earliest review of a user and an item
     (Hou et al., 2024, who publish the 2023 release, prepare it so).
     """
-    reviews, tally = read_reviews(path, keys)
-    numbered = reviews.with_row_index("row")
-    if minimum is None:
-        distinct = numbered.unique(["user", "item", "time"], keep="first", maintain_order=True)
-    else:
-        distinct = numbered.sort("time", "row").unique(["user", "item"], keep="first", maintain_order=True)
+    tally, read = Tally(path, "reviews"), 0
+    files: list[Path] = []
+    for reviews in read_reviews(tally, keys):
+        files.append(scratch / "raw" / f"{len(files)}.parquet")
+        reviews.with_row_index("row", read).write_parquet(files[-1], compression="lz4", mkdir=True)
+        read += len(reviews)
+    table = pl.scan_parquet(files)
+    asins = sorted_names(table.select("item"))
+    coded, distinct = scratch / "coded.parquet", EventBlocks(scratch / "reviews")
+    table.with_columns(item=codes(pl.col("item"), asins)).sink_parquet(coded, compression="lz4")
+    shutil.rmtree(scratch / "raw")
+    same = ["user", "item"] if one_a_pair else ["user", "item", "time"]
+    for reviews in whole_users(sorted_rows(coded, ("user", "time", "row"))):
+        distinct.add(reviews.unique(same, keep="first", maintain_order=True))
+    coded.unlink()
     stage.record(
-        reviews_read=len(reviews),
+        reviews_read=read,
         **tally.counts(),
-        duplicate_reviews=len(reviews) - len(distinct),
-        users_read=distinct["user"].n_unique(),
-        items_read=distinct["item"].n_unique(),
+        duplicate_reviews=read - distinct.events,
+        users_read=distinct.users,
+        items_read=len(asins),
     )
-    return distinct if minimum is None else _core(stage, distinct, minimum, path)
+    return distinct, asins
 
 
-def _core(stage: Stage, reviews: pl.DataFrame, minimum: int, path: Path) -> pl.DataFrame:
-    """Keep the reviews of users and items with at least ``minimum`` of those kept."""
-    numbers = [reviews.select(codes(pl.col(name), reviews[name].unique().sort())).to_series() for name in _PARTIES]
-    inside, rounds = interaction_core(numbers[0].to_numpy(), numbers[1].to_numpy(), minimum)
-    core = reviews.filter(pl.Series(inside))
-    if core.is_empty():
+def _core(stage: Stage, reviews: EventBlocks, items: int, minimum: int | None, path: Path) -> Core:
+    """Compute the users and items with at least ``minimum`` reviews of each other; without a minimum, of all."""
+    core = core_of_blocks(reviews.pairs, reviews.users, items, minimum or 0)
+    if minimum is None:
+        return core
+    if not core.users.any():
         raise UserError(
             f"{path}: no review is left, because no users and items have {minimum} reviews of each other; lower "
             "min_interactions"
         )
     stage.record(
-        core_rounds=rounds,
-        reviews_outside_core=len(reviews) - len(core),
-        core_reviews=len(core),
-        core_users=core["user"].n_unique(),
-        core_items=core["item"].n_unique(),
+        core_rounds=core.rounds,
+        reviews_outside_core=core.events_outside,
+        core_reviews=reviews.events - core.events_outside,
+        core_users=int(core.users.sum()),
+        core_items=int(core.items.sum()),
     )
     return core
 
@@ -182,27 +204,46 @@ def _load_items(
     return every.with_columns(pl.col(pl.String).fill_null(""), pl.col("categories").fill_null([]))
 
 
-def _write(stage: Stage, reviews: pl.DataFrame, searches: pl.DataFrame, items: pl.DataFrame) -> None:
-    """Number users, items and queries densely, order the events, and write the four tables."""
-    names = {
-        "user": reviews["user"].unique().sort(),
-        "item": reviews["item"].unique().sort(),
-        "query": searches["query"].unique().sort(),
-    }
-    recommended = reviews.with_columns(query=pl.lit(None, dtype=pl.String()), searched=False)
-    clicks = pl.concat([_coded(rows, names) for rows in (recommended, searches.with_columns(searched=True))])
-    # Missing ratings come first, so where all are missing the file's order decides.
-    clicks = clicks.sort(_EVENT_ORDER, nulls_last=False)
-    table = number_rows("item_id", item=names["item"]).join(items, on="item", how="inner", maintain_order="left")
-    sessions = clicks["searched"].cum_sum().cast(pl.Int64()) - 1
-    write_tables(stage, clicks, sessions, names, table.rename({"item": "raw_id"}))
-    stage.record(events=len(clicks))
+def _write(
+    stage: Stage,
+    clicks: Iterable[pl.DataFrame],
+    searches: SearchMaker,
+    asins: pl.Series,
+    items: pl.DataFrame,
+    folder: Path,
+) -> None:
+    """Make the searches of the clicks, number users, items and queries densely, and write the four tables.
 
-
-def _coded(rows: pl.DataFrame, names: Mapping[str, pl.Series]) -> pl.DataFrame:
-    """Replace users, items and queries of clicks by their places in the sorted names, which are the dense numbers."""
-    coded = [codes(pl.col(name), texts).alias(name) for name, texts in names.items()]
-    return rows.select(*coded, "time", "searched", "rating", "row")
+    ``clicks`` are reviews of kept items as ``EventBlocks`` holds them, some whole users at a time.
+    """
+    events = EventBlocks(folder)
+    users = 0
+    found = np.zeros(len(asins), dtype=bool)
+    for block in clicks:
+        recommended = block.with_columns(query=pl.lit(None, dtype=pl.String()), searched=False)
+        searched = searches.of(block.with_columns(place="item", user="raw_id", item=asins.gather(block["item"])))
+        users += searched["user"].n_unique()
+        found[searched["place"].to_numpy()] = True
+        searched = searched.with_columns(item="place", searched=True)
+        both = pl.concat([rows.select(_EVENT) for rows in (recommended.with_columns(user="raw_id"), searched)])
+        coded = both.with_columns(codes(pl.col("query"), searches.texts), session=pl.lit(None, dtype=pl.String()))
+        # Missing ratings come first, so where all are missing the file's order decides.
+        events.add(coded.sort(_EVENT_ORDER, nulls_last=False))
+    core = core_of_blocks(events.pairs, events.users, len(asins), 0)
+    queries = events.queries(core, len(searches.texts))
+    counts, sessions = events.write(stage, core, queries)
+    stage.record(
+        recommendation_interactions=counts[False],
+        **searches.counts,
+        search_interactions=sessions,
+        search_users=users,
+        search_items=int(found.sum()),
+        distinct_queries=int(queries.sum()),
+    )
+    names = number_rows("item_id", raw_id=asins.filter(pl.Series(core.items)))
+    table = names.join(items.rename({"item": "raw_id"}), on="raw_id", how="inner", maintain_order="left")
+    write_names(stage, events.users, searches.texts.filter(pl.Series(queries)), table)
+    stage.record(events=counts.total())
 
 
 def _compare(stage: Stage, expected: Mapping[str, int]) -> None:

@@ -6,7 +6,6 @@ import functools
 import io
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import polars as pl
 
@@ -22,20 +21,17 @@ _LARGEST_RATING = 1e300
 _PIECE_BYTES = 1 << 18
 
 
-def read_reviews(path: Path, keys: ReviewKeys = RELEASES[2014].review_keys) -> tuple[pl.DataFrame, Tally]:
-    """Return the reviews in file order, and the tally.
+def read_reviews(tally: Tally, keys: ReviewKeys = RELEASES[2014].review_keys) -> Iterator[pl.DataFrame]:
+    """Yield the reviews of the tally's file in file order, about ten thousand at a time; count its lines.
 
     Columns are user, item (raw ids), time (unix seconds, milliseconds cut off) and rating (null where absent). A line
     is broken, and skipped, when it is not a JSON object in UTF-8, lacks user, item or time under the release's
     ``keys``, holds a value of the wrong type there or in the rating, or has a time outside 1970 to 2100. Raises
     UserError when the file cannot be read or most of it is broken.
     """
-    tally = Tally(path, "reviews")
-    frames: list[pl.DataFrame] = []
-    for block in blocks(path):
-        frames.extend(_parse(block, tally, keys))
+    for block in blocks(tally.path):
+        yield pl.concat(_parse(block, tally, keys))
     tally.check(f"a line should be a JSON object with {keys.user}, {keys.item} and {keys.time}")
-    return pl.concat(frames) if frames else pl.DataFrame(schema=_SCHEMA), tally
 
 
 def _parse(block: LineBlock, tally: Tally, keys: ReviewKeys) -> Iterator[pl.DataFrame]:

@@ -1,12 +1,13 @@
 """Build canonical tables from cleaned logs of clicks, for the sources eventlog, kuaisar and qilin.
 
-A source passes its items and events as lazy frames of cleaned text. They stream to disk once; after that, events are
-whole numbers, so that tens of millions of them fit in memory.
+A source passes its items and events as lazy frames of cleaned text. They stream to disk, where events are sorted and
+then read in blocks of whole users: memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +21,10 @@ from gensar_core.config.datasets import ClickSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage
 from gensar_core.sources.shared.category_paths import category_column
-from gensar_core.sources.shared.k_core import interaction_core
+from gensar_core.sources.shared.event_blocks import EventBlocks, sorted_rows, whole_users
+from gensar_core.sources.shared.k_core import core_of_blocks
 from gensar_core.sources.shared.normalization import identity, plausible
-from gensar_core.sources.shared.numbering import (
-    codes,
-    number_rows,
-    renumber,
-    session_numbers,
-    sorted_names,
-    write_tables,
-)
+from gensar_core.sources.shared.numbering import codes, number_rows, sorted_names, write_names
 from gensar_core.sources.shared.raw_tables import reading
 from gensar_core.sources.shared.whole_ids import whole_ids
 
@@ -43,6 +38,7 @@ KINDS: Final = {False: "recommendation", True: "search"}
 _NOTABLE_SHARE: Final = 0.1
 #: 2000-01-01 in unix seconds. In a log of today, most clicks cannot lie before it.
 _YEAR_2000: Final = 946_684_800
+_DAY: Final = 86_400
 #: Maximum number of unknown kinds listed in an error, and of letters shown of each.
 _LISTED_KINDS: Final = 5
 _SHOWN_LETTERS: Final = 30
@@ -72,14 +68,14 @@ class RawClicks:
     """Hold a source's cleaned rows. A row with a `fault` (its name, else null) is counted and skipped.
 
     ``items`` holds row (number in the raw file), raw_id, title, description, brand, categories (text, never null;
-    categories in the form that ``category_paths`` parses), fault. ``events`` holds row, user, item (raw ids), time
-    (unix seconds), searched (bool), query and session (text for a search that has one, else null), fault, and
-    unknown_kind (the kind as written when it is none of ``KINDS``, else null). ``kinds`` describes the event rows of
-    each file; every value of `searched` belongs to one of them.
+    categories in the form that ``category_paths`` parses), fault. Each frame of ``events`` holds row, user, item (raw
+    ids), time (unix seconds), searched (bool), query and session (text for a search that has one, else null), fault,
+    and unknown_kind (the kind as written when it is none of ``KINDS``, else null). ``kinds`` describes the event rows
+    of each file; every value of `searched` belongs to one of them.
     """
 
     items: pl.LazyFrame
-    events: pl.LazyFrame
+    events: tuple[pl.LazyFrame, ...]
     item_file: Path
     kinds: tuple[EventRows, ...]
 
@@ -128,43 +124,79 @@ def clicked_rows(shown: pl.LazyFrame, *, searched: bool, query: pl.Expr, session
 def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:
     """Write users, items, queries and events.parquet, and record every count.
 
+    Memory holds the items, the distinct queries, 13 bytes a user and some whole users' events, never the log.
     Warns of a kind of event with no events left, of many skipped rows, and of times that are probably not unix seconds.
     Raises UserError when a file cannot be read, holds no rows, is unusable in more than half of its rows, holds unknown
     kinds, times in seconds instead of milliseconds or one id in two forms, or when no event is left.
     """
+    with tempfile.TemporaryDirectory(dir=stage.path("events.parquet").parent) as scratch:
+        _write_canonical(stage, raw, settings, Path(scratch))
+
+
+def _write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, scratch: Path) -> None:
     account = _Account(stage, raw)
-    items_file, events_file = stage.path("cleaned_items.parquet"), stage.path("cleaned_events.parquet")
+    items_file = scratch / "items.parquet"
+    event_parts = [scratch / f"events{place}.parquet" for place in range(len(raw.events))]
     with reading(raw.item_file):
         raw.items.sink_parquet(items_file, compression="lz4")
     with reading(*raw.event_files):
-        raw.events.sink_parquet(events_file, compression="lz4")
-    cleaned_items, cleaned_events = pl.scan_parquet(items_file), pl.scan_parquet(events_file)
+        # One after the other: a union would read ahead in one while it writes the other.
+        for rows, file in zip(raw.events, event_parts, strict=True):
+            rows.sink_parquet(file, compression="lz4")
+    cleaned_items, cleaned_events = pl.scan_parquet(items_file), pl.scan_parquet(event_parts)
     _check_kinds(raw, cleaned_events)
     files = {"items": [raw.item_file], "events": raw.event_files}
     cleaned_items, cleaned_events = whole_ids(cleaned_items, cleaned_events, files)
     usable_items = _usable_items(account, cleaned_items)
     account.event_faults(cleaned_events)
-    names, events = _coded(cleaned_events.filter(pl.col("fault").is_null()), usable_items["raw_id"])
-    events_file.unlink()
+    usable_events = cleaned_events.filter(pl.col("fault").is_null())
     for kind in raw.kinds:
-        _check_times(stage, kind, events.filter(pl.col("searched").is_in(kind.searched))["time"])
+        _check_times(stage, kind, usable_events.filter(pl.col("searched").is_in(kind.searched)).select("time"))
+    names = {"item": usable_items["raw_id"], "query": sorted_names(usable_events.select("query"))}
+    coded_file = scratch / "coded.parquet"
+    coded = [codes(pl.col(column), texts).alias(column) for column, texts in names.items()]
+    usable_events.select("user", "time", "searched", "row", "session", *coded).sink_parquet(
+        coded_file, compression="lz4"
+    )
+    for file in event_parts:
+        file.unlink()
 
-    events = account.skip(events, events["item"].is_null(), "unknown_item")
-    if not settings.keep_textless_items:
-        has_text = usable_items["has_text"].gather(events["item"])
-        events = account.skip(events, ~has_text, "item_without_text")
+    has_text = None if settings.keep_textless_items else usable_items["has_text"]
+    blocks = EventBlocks(scratch / "blocks")
     # Searches come last within their time; within a kind, the file's order is kept.
-    events = events.sort("user", "time", "searched", "row")
-    events = account.skip(events, _repeated(events), "duplicate")
-    events = _core(stage, events, settings.min_interactions)
-    if events.is_empty():
+    for events in whole_users(sorted_rows(coded_file, ("user", "time", "searched", "row"))):
+        blocks.add(_usable(account, events, has_text))
+    coded_file.unlink()
+    core = core_of_blocks(blocks.pairs, blocks.users, len(usable_items), settings.min_interactions)
+    stage.record(
+        core_rounds=core.rounds,
+        events_outside_core=core.events_outside,
+        users_outside_core=core.users_outside,
+        items_outside_core=core.items_outside,
+    )
+    if not core.users.any():
         raise UserError(
             f"{' and '.join(map(str, raw.event_files))}: no event is left ({account.summary()}); check the columns "
             "against docs/own-data.md, or lower min_interactions"
         )
-    _write(stage, events, names, usable_items, cleaned_items)
-    items_file.unlink()
-    account.warn(events["searched"])
+    occurring = blocks.queries(core, len(names["query"]))
+    clicks, sessions = blocks.write(stage, core, occurring)
+    items = _item_table(names["item"].filter(pl.Series(core.items)), usable_items, cleaned_items)
+    write_names(stage, int(core.users.sum()), names["query"].filter(pl.Series(occurring)), items)
+    stage.record(
+        recommendation_interactions=clicks[False],
+        search_interactions=clicks[True],
+        search_sessions=sessions,
+    )
+    account.warn({searched for searched, count in clicks.items() if count})
+
+
+def _usable(account: _Account, events: pl.DataFrame, has_text: pl.Series | None) -> pl.DataFrame:
+    """Return the events of known items (with text, if ``has_text`` is given), each once; the others are counted."""
+    events = account.skip(events, events["item"].is_null(), "unknown_item")
+    if has_text is not None:
+        events = account.skip(events, ~has_text.gather(events["item"]), "item_without_text")
+    return account.skip(events, _repeated(events), "duplicate")
 
 
 def _check_kinds(raw: RawClicks, events: pl.LazyFrame) -> None:
@@ -187,16 +219,18 @@ def _check_kinds(raw: RawClicks, events: pl.LazyFrame) -> None:
     )
 
 
-def _check_times(stage: Stage, kind: EventRows, times: pl.Series) -> None:
+def _check_times(stage: Stage, kind: EventRows, times: pl.LazyFrame) -> None:
     """Reject (or warn of) times most of which lie before the year 2000: their unit is not the expected one.
 
     Only the order of times matters, and a log may well count from its own beginning, so this is an error only where the
-    format fixes the unit.
+    format fixes the unit. ``times`` has one column.
     """
-    early = int((times < _YEAR_2000).sum())
-    if 2 * early <= len(times):
+    early, count = times.select((pl.col("time") < _YEAR_2000).sum(), pl.len()).collect(engine="streaming").row(0)
+    if 2 * early <= count:
         return
-    median = datetime.fromtimestamp(int(times.median() or 0), UTC).date()  # type: ignore[arg-type]
+    days = times.group_by(day=pl.col("time") // _DAY).len().collect(engine="streaming").sort("day")
+    middle = days.filter(2 * pl.col("len").cum_sum() >= count)["day"][0]
+    median = datetime.fromtimestamp(middle * _DAY, UTC).date()
     fault = f"{kind.file}: column {kind.time!r}: most times lie before the year 2000 (the median is {median})"
     if kind.milliseconds:
         raise UserError(f"{fault}, as unix seconds do when they are read as milliseconds; give unix milliseconds")
@@ -215,50 +249,54 @@ class _Account:
         self.examples: dict[str, list[int]] = {}
         stage.record(skipped_rows=self.examples)
 
-    def add(self, name: str, rows: pl.Series) -> None:
-        """Count the rows skipped for one reason."""
-        self.skipped[name] = len(rows)
-        self.stage.record(**{name: len(rows)})
-        if len(rows):
-            self.examples[name] = rows.bottom_k(EXAMPLES).sort().to_list()
+    def add(self, name: str, rows: pl.LazyFrame) -> None:
+        """Count more rows skipped for one reason; ``rows`` holds their `row`."""
+        found = [rows.select(pl.len()), rows.select("row").bottom_k(EXAMPLES, by="row")]
+        count, first = pl.collect_all(found, engine="streaming")
+        self.skipped[name] = self.skipped.get(name, 0) + count.item()
+        self.stage.record(**{name: self.skipped[name]})
+        self.examples[name] = sorted(self.examples.get(name, []) + first["row"].to_list())[:EXAMPLES]
+        listed = {reason: examples for reason, examples in self.examples.items() if examples}
+        self.stage.record(skipped_rows=listed)
 
     def skip(self, events: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
         """Count the events that are ``bad``; return the others."""
+        lost = events.filter(bad).lazy()
         for kind in self.raw.kinds:
-            self.add(f"{kind.name}_{reason}", events.filter(bad, pl.col("searched").is_in(kind.searched))["row"])
+            self.add(f"{kind.name}_{reason}", lost.filter(pl.col("searched").is_in(kind.searched)))
         return events.filter(~bad)
 
     def event_faults(self, events: pl.LazyFrame) -> None:
         """Count the events read, and those that are unusable as written."""
-        faulty = events.filter(pl.col("fault").is_not_null()).select("row", "searched", "fault")
-        lost = faulty.with_columns(pl.col("searched").fill_null(False)).collect(engine="streaming")
-        total = events.group_by(pl.col("searched").fill_null(False)).len().collect(engine="streaming")
+        rows = events.select("row", "fault", pl.col("searched").fill_null(False))
+        total = rows.group_by("searched").len().collect(engine="streaming")
         self.clicks = {searched: int(total.filter(searched=searched)["len"].sum()) for searched in KINDS}
         for kind in self.raw.kinds:
             of_kind = pl.col("searched").is_in(kind.searched)
             read = int(total.filter(of_kind)["len"].sum())
-            self._faults(kind.name, read, lost.filter(of_kind), kind.faults, kind.file)
+            self._faults(kind.name, read, rows.filter(of_kind), kind.faults, kind.file)
 
-    def item_faults(self, read: int, faulty: pl.DataFrame) -> None:
+    def item_faults(self, items: pl.DataFrame) -> None:
         """Count the items read, and those that are unusable."""
-        self._faults("items", read, faulty, ITEM_FAULTS, self.raw.item_file)
+        self._faults("items", len(items), items.lazy(), ITEM_FAULTS, self.raw.item_file)
 
-    def _faults(self, name: str, read: int, lost: pl.DataFrame, faults: Mapping[str, str], file: Path) -> None:
+    def _faults(self, name: str, read: int, rows: pl.LazyFrame, faults: Mapping[str, str], file: Path) -> None:
         self.stage.record(**{f"{name}_read": read})
         self.read[name] = read
         if read == 0:
             raise UserError(f"{file}: holds no rows that could be used; fill it, or name another file")
         for fault in faults:
-            self.add(f"{name}_{fault}", lost.filter(pl.col("fault") == fault)["row"])
-        if 2 * len(lost) > read:
+            self.add(f"{name}_{fault}", rows.filter(pl.col("fault") == fault))
+        lost = sum(self.skipped[f"{name}_{fault}"] for fault in faults)
+        if 2 * lost > read:
             worst = max(faults, key=lambda fault: self.skipped[f"{name}_{fault}"])
             row, reason = self.examples[f"{name}_{worst}"][0], worst.replace("_", " ")
             raise UserError(
-                f"{file}: {len(lost):,} of {read:,} rows cannot be used, most for {reason} (row {row} is the first); "
+                f"{file}: {lost:,} of {read:,} rows cannot be used, most for {reason} (row {row} is the first); "
                 f"{faults[worst]}"
             )
 
-    def warn(self, searched: pl.Series) -> None:
+    def warn(self, searched: Set[bool]) -> None:
         """Warn of many skipped rows, and of kinds without events; ``searched`` holds the kinds of remaining events."""
         files = {"items": self.raw.item_file} | {kind.name: kind.file for kind in self.raw.kinds}
         for name, file in files.items():
@@ -267,7 +305,7 @@ class _Account:
                 reasons = self.summary(f"{name}_")
                 self.stage.warn(f"{file}: {lost:,} of {self.read[name]:,} rows were skipped ({reasons})")
         for kind in self.raw.kinds:
-            for flag in sorted(set(kind.searched) - set(searched.unique())):
+            for flag in sorted(set(kind.searched) - searched):
                 read = self.clicks[flag]
                 lack = f"of {read:,} {KINDS[flag]} events none is left" if read else f"holds no {KINDS[flag]} events"
                 self.stage.warn(f"{kind.file}: {lack}; nothing can be trained or measured on them")
@@ -286,20 +324,13 @@ def _usable_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
     """Return the usable items, in the order of raw_id: row, raw_id, has_text."""
     has_text = (pl.col("title") != "") | (pl.col("description") != "")
     table = items.select("row", "raw_id", "fault", has_text=has_text).collect(engine="streaming").sort("row")
-    account.item_faults(len(table), table.filter(pl.col("fault").is_not_null()))
+    account.item_faults(table)
     usable = table.filter(pl.col("fault").is_null()).drop("fault")
     first = usable["raw_id"].is_first_distinct()
-    account.add("items_duplicate", usable.filter(~first)["row"])
+    account.add("items_duplicate", usable.filter(~first).lazy())
     usable = usable.filter(first)
     account.stage.record(items_without_text=int((~usable["has_text"]).sum()))
     return usable.sort("raw_id")
-
-
-def _coded(events: pl.LazyFrame, item_names: pl.Series) -> tuple[dict[str, pl.Series], pl.DataFrame]:
-    """Replace texts of events by places in sorted names (null for unknown items); return the names and the events."""
-    names = {name: sorted_names(events.select(name)) for name in ("user", "query", "session")} | {"item": item_names}
-    coded = [codes(pl.col(column), texts).alias(column) for column, texts in names.items()]
-    return names, events.select("row", "time", "searched", *coded).collect(engine="streaming")
 
 
 def _repeated(events: pl.DataFrame) -> pl.Series:
@@ -313,37 +344,6 @@ def _repeated(events: pl.DataFrame) -> pl.Series:
     repeated = np.zeros(len(events), dtype=bool)
     repeated[places.filter(again).to_numpy()] = True
     return pl.Series(repeated)
-
-
-def _core(stage: Stage, events: pl.DataFrame, minimum: int) -> pl.DataFrame:
-    """Keep the events of users and items with at least ``minimum`` events, over both kinds."""
-    inside, rounds = interaction_core(events["user"].to_numpy(), events["item"].to_numpy(), minimum)
-    core = events.filter(pl.Series(inside))
-    stage.record(
-        core_rounds=rounds,
-        events_outside_core=len(events) - len(core),
-        users_outside_core=events["user"].n_unique() - core["user"].n_unique(),
-        items_outside_core=events["item"].n_unique() - core["item"].n_unique(),
-    )
-    return core
-
-
-def _write(
-    stage: Stage, events: pl.DataFrame, names: dict[str, pl.Series], usable_items: pl.DataFrame, cleaned: pl.LazyFrame
-) -> None:
-    occurring = {}
-    for name in ("user", "item", "query"):
-        numbers, occurring[name] = renumber(events[name], names[name])
-        events = events.with_columns(numbers.alias(name))
-    searched = events["searched"]
-    sessions = np.zeros(len(events), dtype=np.int64)
-    sessions[searched.to_numpy()] = session_numbers(events.filter(searched)).to_numpy()
-    write_tables(stage, events, pl.Series(sessions), occurring, _item_table(occurring["item"], usable_items, cleaned))
-    stage.record(
-        recommendation_interactions=int((~searched).sum()),
-        search_interactions=int(searched.sum()),
-        search_sessions=int(sessions.max(initial=-1)) + 1 if searched.any() else 0,
-    )
 
 
 def _item_table(names: pl.Series, usable_items: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:

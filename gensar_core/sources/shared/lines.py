@@ -59,9 +59,8 @@ def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[LineBlock]:
     try:
         with gzip.open(path, "rb") as stream:
             # A byte order mark belongs to the file, not to its first line.
-            rest = stream.read(len(codecs.BOM_UTF8))
+            rest = stream.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
             has_content = rest != b""
-            rest = rest.removeprefix(codecs.BOM_UTF8)
             while piece := stream.read(size):
                 has_content = True
                 whole, end, rest = (rest + piece).rpartition(b"\n")

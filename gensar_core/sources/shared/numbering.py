@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import polars as pl
 
 from gensar_core import schema
@@ -21,18 +18,6 @@ def codes(texts: pl.Expr, names: pl.Series) -> pl.Expr:
     """Return the place of each text in ``names`` (sorted, distinct), UInt32; null if it is not among them."""
     # An Enum's mapping is built once and shared by all threads and batches; its codes are the places in `names`.
     return texts.cast(pl.Enum(names), strict=False).to_physical().cast(pl.UInt32())
-
-
-def renumber(places: pl.Series, names: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Renumber the names that occur, from 0 in the order of ``names``.
-
-    ``places`` [rows] are places in ``names``, or null. Returns the number of each row (Int32, null where the place is
-    null) and the names that occur, in the order of their numbers.
-    """
-    occurring = np.zeros(len(names), dtype=bool)
-    occurring[places.drop_nulls().to_numpy()] = True
-    numbers = pl.Series(np.cumsum(occurring) - 1, dtype=pl.Int32)
-    return numbers.gather(places), names.filter(pl.Series(occurring))
 
 
 def session_numbers(searches: pl.DataFrame) -> pl.Series:
@@ -53,18 +38,15 @@ def number_rows(number: str, **column: pl.Series) -> pl.DataFrame:
     return pl.DataFrame(column).with_row_index(number)
 
 
-def write_tables(
-    stage: Stage, events: pl.DataFrame, sessions: pl.Series, names: Mapping[str, pl.Series], items: pl.DataFrame
-) -> None:
-    """Write users, items, queries and events.parquet, and record the numbers of users, items and queries.
+def event_table(events: pl.DataFrame, sessions: pl.Series, first: int = 0) -> pl.DataFrame:
+    """Build rows of the table `events`, numbered from ``first``.
 
     ``events`` holds user, item, query (numbers), time and searched in event order; ``sessions`` [events] counts only
-    for searches. ``names`` holds the raw ids of users and the texts of queries by number; ``items`` is the table of
-    items.
+    for searches.
     """
     searched = events["searched"]
-    table = pl.select(
-        event_id=pl.int_range(len(events), dtype=pl.Int64()),
+    return pl.select(
+        event_id=pl.int_range(first, first + len(events), dtype=pl.Int64()),
         user_id=events["user"],
         time=events["time"],
         task=pl.when(searched).then(pl.lit("search")).otherwise(pl.lit("rec")).cast(schema.Task),
@@ -72,8 +54,13 @@ def write_tables(
         query_id=events["query"],
         session_id=pl.when(searched).then(sessions),
     )
-    schema.EVENTS.write(table, stage.path("events.parquet"))
-    schema.USERS.write(number_rows("user_id", raw_id=names["user"]), stage.path("users.parquet"))
-    schema.QUERIES.write(number_rows("query_id", text=names["query"]), stage.path("queries.parquet"))
+
+
+def write_names(stage: Stage, users: int, queries: pl.Series, items: pl.DataFrame) -> None:
+    """Write queries and items.parquet, and record the numbers of users, items and queries.
+
+    ``queries`` holds the texts of queries by number; ``items`` is the table of items.
+    """
+    schema.QUERIES.write(number_rows("query_id", text=queries), stage.path("queries.parquet"))
     schema.ITEMS.write(items, stage.path("items.parquet"))
-    stage.record(users=len(names["user"]), items=len(items), queries=len(names["query"]))
+    stage.record(users=users, items=len(items), queries=len(queries))

@@ -34,13 +34,14 @@ def whole_ids(
         columns = [frames[name].filter(pl.col("fault").is_null()).select("row", id=column) for name, column in places]
         if not any(_any_float(ids) for ids in columns):
             continue
-        names = pl.concat(ids.select("id") for ids in columns).drop_nulls().unique().collect(engine="streaming")["id"]
-        if names.str.contains(_WHOLE).all():
+        names = pl.concat(ids.select("id") for ids in columns).drop_nulls()
+        if names.select(pl.col("id").str.contains(_WHOLE).all()).collect(engine="streaming").item():
             for name, column in places:
                 frames[name] = frames[name].with_columns(pl.col(column).str.replace(_FLOAT, "${1}"))
             continue
-        floats = names.filter(names.str.contains(_FLOAT)).sort()
-        twice = floats.filter(floats.str.replace(_FLOAT, "${1}").is_in(names.implode()))
+        floats = names.filter(pl.col("id").str.contains(_FLOAT)).select(pl.col("id").str.replace(_FLOAT, "${1}"))
+        whole = names.join(floats.unique(), on="id", how="semi").unique().collect(engine="streaming")
+        twice = whole["id"] + ".0"
         for (name, _), ids in zip(places, columns, strict=True) if len(twice) else ():
             rows = ids.filter(pl.col("id").is_in(twice.implode())).sort("row").head(1).collect()
             for row, written in rows.iter_rows():

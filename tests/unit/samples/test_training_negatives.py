@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gensar_core import schema
 from gensar_core.config.datasets import TrainingNegativesSettings
 from gensar_core.errors import UserError
+from gensar_core.samples import events as event_tables
 from gensar_core.samples.training_negatives import draw_training_negatives
 from tests.support.samples_logs import PROTOCOLS, WORKED, A, B, C, D, E, F, build, check_negatives, event, logs
 
@@ -92,6 +93,16 @@ def test_equal_seeds_give_equal_bytes_in_any_order_of_rows(tmp_path):
         table.write(table.read(tmp_path / path).reverse(), tmp_path / path)
     draw(tmp_path, seed=4)
     assert contents[0] == contents[1] == file.read_bytes() != contents[2]
+
+
+def test_negatives_are_the_same_for_every_size_of_blocks(tmp_path, monkeypatch):
+    build(tmp_path, WORKED + CROWD, items=40)
+    found = []
+    for size in (1 << 20, 100, 1):
+        monkeypatch.setattr(event_tables, "_BLOCK", size)
+        found.append(draw(tmp_path).rows())
+    assert len(found[0]) > 3
+    assert found[0] == found[1] == found[2]
 
 
 def test_folders_that_do_not_match_are_one_clear_error(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from gensar_core import schema
 from gensar_core.errors import UserError
+from gensar_core.sources.shared import event_blocks
 from gensar_core.sources.shared.lines import blocks
 from tests.support.sources_files import Shop, check_canonical, page, review, table_bytes
 
@@ -164,6 +165,18 @@ def test_equal_seeds_give_equal_bytes_in_any_order_of_lines(shop, tmp_path):
     other = shop.canonicalize(seed=2).events()
     assert other != first
     assert [event[:4] for event in other if event[2] == "rec"] == [event[:4] for event in first if event[2] == "rec"]
+
+
+@pytest.mark.parametrize("searches", ["made", "none"])
+def test_result_is_the_same_for_every_size_of_blocks(shop, monkeypatch, searches):
+    shop.reviews(*MANY_REVIEWS).metadata(*PAGES[:20])
+    found = []
+    for size in (event_blocks.BLOCK, 300, 1):
+        monkeypatch.setattr(event_blocks, "BLOCK", size)
+        shop.canonicalize(searches=searches, search_share=0.3)
+        found.append((table_bytes(shop.output), shop.counts))
+    assert found[0] == found[1] == found[2]
+    assert found[0][1]["reviews_on_dropped_items"] > 0
 
 
 def test_dirty_file_gives_the_tables_of_its_sound_lines(shop, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from gensar_core.config.datasets import EventLogSettings
 from gensar_core.config.experiments import load_experiments
 from gensar_core.errors import UserError
 from gensar_core.sources.eventlog import canonicalize_events
-from gensar_core.sources.shared import raw_tables
+from gensar_core.sources.shared import event_blocks, raw_tables
 from gensar_core.sources.shared.category_paths import category_paths
 from gensar_core.sources.shared.k_core import interaction_core
 from gensar_core.sources.shared.normalization import normalized, unix_seconds
@@ -100,6 +100,28 @@ def test_small_log_gives_the_tables_written_here(tmp_path):
     expected = {"users": 2, "items": 4, "queries": 2, "events_read": 6, "items_read": 4, "search_sessions": 3}
     assert {name: record[name] for name in expected} == expected
     assert (record["recommendation_interactions"], record["search_interactions"]) == (2, 4)
+
+
+def test_result_is_the_same_for_every_size_of_blocks(tmp_path, monkeypatch):
+    draw = random.Random(5)
+    # The first user has no search, and many have fewer than five events.
+    rows = [event("a", str(time), "r", "b") for time in range(1, 6)] + [
+        event(f"u{int(40 * draw.random() ** 2)}", str(draw.randrange(1, 40)), draw.choice("rs"), draw.choice("bc9xx"), "tea", draw.choice("st"))
+        for _ in range(600)
+    ]  # fmt: skip
+    found = []
+    for size in (1, 100, event_blocks.BLOCK):
+        monkeypatch.setattr(event_blocks, "BLOCK", size)
+        out = run(tmp_path, events=rows, settings=EventLogSettings(min_interactions=5), suffix=".parquet")
+        found.append(([(out / f"{name}.parquet").read_bytes() for name in NAMES], json.dumps(counts(out))))
+    assert found[0] == found[1] == found[2]
+    searches = tables(out)["events"].filter(task="search")["session_id"]
+    assert searches.unique(maintain_order=True).to_list() == list(range(counts(out)["search_sessions"]))
+    assert all(
+        counts(out)[name] for name in ("core_rounds", "events_unknown_item", "events_duplicate", "search_sessions")
+    )
+    first = [place for place, row in enumerate(rows, start=1) if row["item_id"] == "x"][:5]
+    assert counts(out)["skipped_rows"]["events_unknown_item"] == first
 
 
 WRITTEN = {"recommendation": " Recommendation", "search": "SEARCH "}

@@ -24,10 +24,9 @@ from gensar_core.sources.amazon.canonical import canonicalize
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.product_search import QUERIES, TEST, TRAIN, read_qrels, read_query_lines
 from gensar_core.sources.amazon.releases import RELEASES
-from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.eventlog import EVENT_FAULTS, canonicalize_events
 from gensar_core.sources.kuaisar import canonicalize_kuaisar
-from tests.support.sources_files import check_canonical, counts, page, review
+from tests.support.sources_files import check_canonical, counts, page, review, reviews_of
 
 REVIEWS, METADATA = "reviews_Toys_5.json.gz", "meta_Toys.json.gz"
 #: What code in a line would leave in the working folder.
@@ -196,11 +195,11 @@ def working_in(folder):
 quick = {"deadline": None, "suppress_health_check": [HealthCheck.data_too_large, HealthCheck.too_slow]}
 
 READERS = {
-    REVIEWS: lambda path: accounted(*read_reviews(path)),
+    REVIEWS: lambda path: accounted(*reviews_of(path)),
     METADATA: lambda path: items_accounted(read_metadata(path, set(ITEMS))),
     QUERIES: lambda path: accounted(*read_query_lines(path)),
     TRAIN: lambda path: accounted(*read_qrels(path, "qrels_train")),
-    REVIEWS_2023: lambda path: accounted(*read_reviews(path, RELEASES[2023].review_keys)),
+    REVIEWS_2023: lambda path: accounted(*reviews_of(path, RELEASES[2023].review_keys)),
     METADATA_2023: lambda path: items_accounted(read_metadata(path, set(ITEMS), RELEASES[2023].product_keys)),
 }
 

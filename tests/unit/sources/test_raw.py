@@ -13,13 +13,12 @@ from gensar_core.sources.amazon import metadata, reviews
 from gensar_core.sources.amazon.metadata import read_metadata
 from gensar_core.sources.amazon.product_search import has_product_search, read_qrels, read_query_lines
 from gensar_core.sources.amazon.releases import RELEASES
-from gensar_core.sources.amazon.reviews import read_reviews
 from gensar_core.sources.shared.draws import row_numbers, text_hashes
 from gensar_core.sources.shared.lines import LineBlock, Tally, blocks
-from tests.support.sources_files import NEW_YEAR, page, product_2023, review, review_2023, write_gzip
+from tests.support.sources_files import NEW_YEAR, page, product_2023, review, review_2023, reviews_of, write_gzip
 
 READERS = [
-    read_reviews,
+    reviews_of,
     lambda path: read_metadata(path, set()),
     read_query_lines,
     lambda path: read_qrels(path, "qrels_train"),
@@ -54,10 +53,10 @@ def test_file_with_more_than_half_of_its_lines_broken_is_refused(tmp_path, read)
     with pytest.raises(UserError, match=r"3 of 3 lines are broken \(line 1: .*put the right file there"):
         read(path)
     good, bad = review("a", "b", 5), "?"
-    table, tally = read_reviews(write_gzip(tmp_path / "half.gz", [good, bad, good, bad]))
+    table, tally = reviews_of(write_gzip(tmp_path / "half.gz", [good, bad, good, bad]))
     assert (len(table), tally.broken, tally.lines) == (2, 2, 4)
     with pytest.raises(UserError, match="3 of 5 lines"):
-        read_reviews(write_gzip(tmp_path / "more.gz", [good, bad, good, bad, bad]))
+        reviews_of(write_gzip(tmp_path / "more.gz", [good, bad, good, bad, bad]))
 
 
 def test_blocks_of_any_size_hold_every_line_once(tmp_path):
@@ -75,7 +74,7 @@ def test_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     for size in (1, 2, 5, 1 << 20):
         assert [entry for block in blocks(path, size) for entry in block.lines()] == [(1, b"one"), (2, mark + b"two")]
     first, second = review("u", "i", 10), review("v", "j", 20)
-    table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", [mark + first.encode(), second]))
+    table, tally = reviews_of(write_gzip(tmp_path / "reviews.gz", [mark + first.encode(), second]))
     assert (table["user"].to_list(), tally.broken) == (["u", "v"], 0)
     result = read_metadata(write_gzip(tmp_path / "meta.gz", [mark + page("a").encode(), page("b")]), {"a", "b"})
     assert (result.items["item"].to_list(), result.tally.broken) == (["a", "b"], 0)
@@ -156,7 +155,7 @@ def sound_review(release, user, item, second, rating=None):
 @pytest.mark.parametrize(("release", "reason", "line"), by_release(BROKEN_REVIEWS, BROKEN_REVIEWS_2023))
 def test_broken_review_is_counted_with_its_line(tmp_path, release, reason, line):
     lines = [sound_review(release, "u", "i", 10), line, sound_review(release, "v", "j", 20, 4)]
-    table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", lines), RELEASES[release].review_keys)
+    table, tally = reviews_of(write_gzip(tmp_path / "reviews.gz", lines), RELEASES[release].review_keys)
     assert table.rows() == [("u", "i", 10, None), ("v", "j", 20, 4.0)]
     assert tally.counts() == {
         "reviews_broken_lines": 1,
@@ -181,7 +180,7 @@ def test_broken_review_is_counted_with_its_line(tmp_path, release, reason, line)
     ],
 )  # fmt: skip
 def test_odd_but_sound_reviews_are_read_exactly(tmp_path, line, row):
-    table, tally = read_reviews(write_gzip(tmp_path / "reviews.gz", [line, "", review("u", "i", 10)]))
+    table, tally = reviews_of(write_gzip(tmp_path / "reviews.gz", [line, "", review("u", "i", 10)]))
     assert table.rows() == [row, ("u", "i", 10, None)]
     assert (tally.lines, tally.broken) == (2, 0)
 
