@@ -117,3 +117,10 @@ def test_the_package_runs_as_the_command_and_tells_its_version(monkeypatch, caps
         runpy.run_module("gensar_core", run_name="__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"gensar {gensar_core.__version__}\n"
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "docs"])
+def test_the_makefiles_recipes_are_whole_shell_commands(target):
+    """A `#` in a variable of make cuts the rest off, and the quote with it."""
+    recipe = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    subprocess.run(["sh", "-n"], input=recipe, text=True, check=True)
