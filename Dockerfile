@@ -7,5 +7,6 @@ RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -
 WORKDIR /gensar
 COPY . .
 RUN make environment
+ENV PATH=/gensar/.venv/bin:$PATH
 
 CMD ["make", "demo"]

@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 NEXT := 'Activate the environment, then try:' '' '    source $(VENV)/bin/activate' \
 	'    gensar recommend results/demo gensar_demo --user "\#17" --top 5' \
 	'    gensar search results/demo gensar_demo "camp hike shelter dome tent" --user "\#17" --top 5' \
-	'    make report     # one page of all results: report.html'
+	'    make report     \# one page of all results: report.html'
 
 .PHONY: demo environment test unit lint types style long report docs clean
 

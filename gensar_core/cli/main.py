@@ -6,11 +6,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from gensar_core import __version__
 from gensar_core.errors import UserError
@@ -22,6 +23,25 @@ def _print_version(requested: bool) -> None:
     if requested:
         typer.echo(f"gensar {__version__}")
         raise typer.Exit
+
+
+class _SnakemakeCommand(TyperCommand):
+    """Pass Snakemake's arguments on, with the `--` that stands before targets; it would be dropped here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*args[: at + 1], *args[at:]])
+
+
+_UNKNOWN_OPTIONS: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _check_workflow(folder: Path, arguments: Sequence[str]) -> None:
+    """Raise UserError when ``folder`` holds no workflow and Snakemake's ``arguments`` name none."""
+    files = (folder / "Snakefile", folder / "workflow/Snakefile")
+    named = any(word.partition("=")[0] in ("--snakefile", "-s") for word in arguments)
+    if not named and not any(file.is_file() for file in files):
+        raise UserError(f"{files[0]}: no such file; the workflow is not installed: run this in a checkout of GenSAR")
 
 
 @app.callback()
@@ -106,7 +126,7 @@ def init(
     for warning in surveyed.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(
-        f"\nNext:\n  snakemake --cores 2 --configfile {output} -- results/tables/{name}.csv\n"
+        f"\nNext:\n  gensar run --cores 2 --configfile {output} -- results/tables/{name}.csv\n"
         f"  gensar search results/{name} gensar_{name} WORDS"
     )
 
@@ -374,13 +394,13 @@ def serve(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog="gensar run --cores 2 results/tables/demo.csv",
+    cls=_SnakemakeCommand, context_settings=_UNKNOWN_OPTIONS, epilog="gensar run --cores 2 results/tables/demo.csv"
 )
 def run(context: typer.Context) -> None:
     """Run the workflow with one line a stage; takes Snakemake's targets and options."""
     from gensar_core.cli.stage_lines import run as run_workflow
 
+    _check_workflow(Path(), context.args)
     run_workflow(context.args)
 
 
@@ -416,7 +436,7 @@ def add_new_items(
     typer.echo(f"{output}: {counts['added_items']:,} items added, {counts['free_identifiers']:,} identifiers left")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=_SnakemakeCommand, context_settings=_UNKNOWN_OPTIONS)
 def status(
     context: typer.Context,
     directory: Annotated[Path, typer.Option(help="the folder that the workflow runs in")] = Path(),
@@ -425,6 +445,7 @@ def status(
     from gensar_core.cli.status import stages
     from gensar_core.cli.table_view import print_table
 
+    _check_workflow(directory, context.args)
     listed = stages(directory, context.args)
     print_table(("state", "seconds", "peak GB", "stage"), (s.cells() for s in listed), right=("seconds", "peak GB"))
     counts = {state: sum(stage.state == state for stage in listed) for state in dict.fromkeys(s.state for s in listed)}
@@ -432,7 +453,7 @@ def status(
     typer.echo(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {spent:,.0f} s spent")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=_SnakemakeCommand, context_settings=_UNKNOWN_OPTIONS)
 def adopt(
     context: typer.Context,
     directory: Annotated[Path, typer.Option(help="the folder that the workflow runs in")] = Path(),
@@ -443,6 +464,7 @@ def adopt(
     """
     from gensar_core.cli.adoption import adopt as adopted
 
+    _check_workflow(directory, context.args)
     for record in adopted(directory, context.args):
         typer.echo(record)
 

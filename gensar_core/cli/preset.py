@@ -44,7 +44,7 @@ def write_preset(output: Path, survey: TableSurvey, encoder: str, config: Path =
             raise UserError(f"{output}: {config} has {taken} already; give another --output config.NAME.yaml")
     load_experiments(merge(base, preset), str(output))
     head = (
-        f"# Made by `gensar init`; laid over {config.name}: snakemake --cores 2 --configfile {output} -- "
+        f"# Made by `gensar init`; laid over {config.name}: gensar run --cores 2 --configfile {output} -- "
         f"results/tables/{name}.csv\n"
     )
     output.write_text(head + yaml.safe_dump(preset, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")

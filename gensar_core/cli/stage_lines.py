@@ -178,5 +178,6 @@ def run(arguments: Sequence[str]) -> None:
     """Run Snakemake in this process with its own ``arguments`` and these lines; ends the process with its exit code."""
     # Registered by hand, since Snakemake finds no plugins in packages that are installed to be edited.
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_gensar", sys.modules[__name__])
-    sys.argv = ["snakemake", "--logger", "gensar", *arguments]
+    # With `=`, since the option takes many values and would take the targets.
+    sys.argv = ["snakemake", "--logger=gensar", *arguments]
     runpy.run_module("snakemake", run_name="__main__")

@@ -1,9 +1,15 @@
-"""Versions are told in one voice: pyproject.toml, the conda environment, the pinned constraints, the containers."""
+"""Versions are told in one voice: pyproject.toml, the conda environment, the pinned constraints, the containers.
+
+And the wheel holds the whole library.
+"""
 
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -55,6 +61,33 @@ def test_containers_and_ci_have_the_oldest_python_that_pyproject_allows():
     assert [step["with"]["python-version"] for step in job["steps"] if "with" in step] == [oldest]
 
 
+def test_the_wheel_holds_every_file_of_the_library_and_the_command(tmp_path):
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
+    # A copy, since a build leaves files in the folder, and finds those of earlier builds there.
+    shutil.copytree(ROOT / "gensar_core", source / "gensar_core", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, wheels], cwd=source, check=True, capture_output=True)
+    (wheel,) = wheels.iterdir()
+    with zipfile.ZipFile(wheel) as content:
+        held = {name for name in content.namelist() if name.startswith("gensar_core/")}
+        (scripts,) = (name for name in content.namelist() if name.endswith("entry_points.txt"))
+        assert b"gensar = gensar_core.cli.main:main" in content.read(scripts)
+    files = (ROOT / "gensar_core").rglob("*")
+    assert held == {f"{file.relative_to(ROOT)}" for file in files if file.is_file() and file.suffix != ".pyc"}
+
+
+def test_messages_about_a_missing_package_name_an_extra_that_there_is():
+    named = {
+        extra
+        for file in (ROOT / "gensar_core").rglob("*.py")
+        for extra in re.findall(r"pip install 'gensar\[(\w+)\]'", file.read_text())
+    }
+    assert named == {"serve", "tune"}
+    assert named <= project()["optional-dependencies"].keys()
+
+
 def test_containers_install_by_the_makefile():
     """So they have the pinned versions, and nothing of their own beside them."""
     for file in ("Dockerfile", "envs/apptainer.def"):
@@ -83,3 +116,10 @@ def test_the_package_runs_as_the_command_and_tells_its_version(monkeypatch, caps
         runpy.run_module("gensar_core", run_name="__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"gensar {gensar_core.__version__}\n"
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "docs"])
+def test_the_makefiles_recipes_are_whole_shell_commands(target):
+    """A `#` in a variable of make cuts the rest off, and the quote with it."""
+    recipe = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    subprocess.run(["sh", "-n"], input=recipe, text=True, check=True)

@@ -49,7 +49,7 @@ def test_a_missing_table_is_named_with_its_key(walk_through):
 
 def test_two_files_become_a_table_by_three_commands(workflow):
     write_two_languages(workflow.folder / "shop", users=500)
-    init, snakemake, search = SHELL[0].splitlines()
+    init, run, search = SHELL[0].splitlines()
     # Nothing is downloaded here, so the encoder is the one that is installed.
     done = gensar(workflow, *init.split()[1:], "--encoder", "all-MiniLM-L6-v2")
     # The page shows what is said of these files, but for blanks.
@@ -58,7 +58,7 @@ def test_two_files_become_a_table_by_three_commands(workflow):
         for text in (next(text for language, text in BLOCKS if language == "text"), done)
     )
     assert [line for line in shown if line not in said] == [line for line in shown if line.startswith("encoder")]
-    *_, overlay, _, table = snakemake.split()
+    *_, overlay, _, table = run.split()
     Workflow(workflow.folder, workflow.folder / overlay).run(table)
     rows = {
         (row["task"], row["method"]): row["ndcg@5"]

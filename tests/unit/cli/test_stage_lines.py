@@ -11,8 +11,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 from snakemake_interface_logger_plugins.common import LogEvent
+from typer.testing import CliRunner
 
+from gensar_core.cli.main import app
 from gensar_core.cli.stage_lines import STAGES, LogHandler, duration
+from gensar_core.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 SNAKEFILE = """
@@ -109,16 +112,25 @@ def test_durations(seconds, shown):
     assert duration(seconds) == shown
 
 
+@pytest.mark.parametrize("command", ["run", "status", "adopt"])
+def test_outside_a_checkout_the_cure_is_told(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^Snakefile: no such file; .*run this in a checkout of GenSAR$"):
+        CliRunner().invoke(app, [command, "results/tables/demo.csv"], catch_exceptions=False)
+
+
 @pytest.mark.slow
 def test_a_run_says_its_stages_and_a_failing_one_shows_its_error_and_its_log(tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    for name in ("below.yaml", "above.yaml"):
+        (tmp_path / name).write_text("{}")
 
-    def run():
-        command = [sys.executable, "-c", "from gensar_core.cli.main import main; main()", "run", "--cores", "1"]
+    def run(*arguments):
+        command = [sys.executable, "-m", "gensar_core", "run", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         return done.returncode, [re.sub(" +", " ", line).strip() for line in done.stderr.splitlines()]
 
-    code, told = run()
+    code, told = run("--cores", "1")
     assert code == 1
     assert re.fullmatch(r"1/2 simulate a shop's raw logs about \d+ s left", told[0])
     assert re.fullmatch(r"2/2 fit a method and rank by it about \d+ s left", told[1])
@@ -133,7 +145,10 @@ def test_a_run_says_its_stages_and_a_failing_one_shows_its_error_and_its_log(tmp
     assert "Finished jobid" in Path(log).read_text()
 
     (tmp_path / "healed").touch()
-    code, told = run()
+    code, told = run("--cores", "1", "--configfile", "below.yaml", "above.yaml", "--", "ranks")
     assert code == 0
     assert told[0].startswith("1/1 fit a method and rank by it")
     assert re.match(r"1 stage done after \d+ s; Snakemake's log", told[1])
+
+    # Targets may come first.
+    assert run("ranks", "--cores", "1") == (0, ["Nothing to be done (all requested files are present and up to date)."])
