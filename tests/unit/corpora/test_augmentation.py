@@ -74,7 +74,7 @@ def test_training_reads_a_shared_prompt_once_and_tells_tasks_apart(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(shop, tmp_path, tasks=["nsqp", "nrip"], later_targets=2)
-    monkeypatch.setattr("gensar_core.corpora.read._ROWS", 4)
+    monkeypatch.setattr("gensar_core.runtime.reading.PART_ROWS", 4)
     examples = load_examples(tmp_path, 1000)
     assert examples.task_names == ["nrip", "nsqp"]
     rows = schema.CORPUS.read(tmp_path / "train.parquet")

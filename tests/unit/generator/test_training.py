@@ -132,7 +132,7 @@ def test_the_seed_alone_decides_the_bytes(
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_examples_from_the_disk_are_those_of_the_file(corpus: Path, writable: bool, monkeypatch: Any) -> None:
-    monkeypatch.setattr("gensar_core.corpora.read._ROWS", 7)
+    monkeypatch.setattr("gensar_core.runtime.reading.PART_ROWS", 7)
     monkeypatch.setattr("gensar_core.runtime.mapped_arrays.os.access", lambda *_: writable)
     before = sorted(corpus.iterdir())
     examples = load_examples(corpus, folders.VOCABULARY)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -64,5 +65,5 @@ def test_a_generator_is_chosen_by_recommendation_and_ranks_all_items(shop, tmp_p
     # By hand: the rank by the scores of all items, as the model answers for them.
     generator = load_generator(tmp_path / "model", shop / "corpus")
     everything = pl.Series(range(len(TEXTS))).cast(pl.Int32).to_numpy()[None]
-    scores = generator.score(generator.asked().of([2]), everything, "rec", users_per_batch=1)[0]
+    scores = generator.score(generator.asked().of(np.array([2])), everything, "rec", users_per_batch=1)[0]
     assert row["rank"] == 1 + sum(scores > scores[row["target_item"]])

@@ -317,7 +317,7 @@ def build_in_parts(folder, parts, seed=1, **overrides):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     logs(users=5, most=18, items=30),
     st.integers(1, 6),

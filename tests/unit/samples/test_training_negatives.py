@@ -29,7 +29,7 @@ def train_samples(folder):
 
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(logs(users=3, most=20, items=30), st.integers(1, 20))
 def test_negatives_are_distinct_without_the_target_and_unseen_in_training(tmp_path, protocol, split, log, negatives):
     if not build(tmp_path, log, items=30, history_protocol=protocol, split=split):
