@@ -15,6 +15,8 @@ datasets:
     category: Scientific
     raw: raw
     table: real
+embeddings:
+  minilm: {max_tokens: 16}
 identifiers:
   joint_real: {epochs: 10, codebook_size: 64}
 corpora:
@@ -22,9 +24,15 @@ corpora:
 generators:
   gensar_real:
     size: {d_model: 64, d_ff: 128, d_kv: 16, num_heads: 4, num_layers: 1, num_decoder_layers: 1}
-    epochs: 1.0
+    epochs: 0.5
     validation_users: 100
-  gensar_catalogue: {epochs: 2.0}
+  gensar_catalogue: {epochs: 1.5}
+methods:
+  gru4rec: {epochs: 3}
+  sasrec: {epochs: 6}
+  lrurec: {epochs: 3}
+  minilm_head: {epochs: 3}
+  tem_text: {epochs: 3}
 """
 
 
