@@ -11,6 +11,7 @@ from unittest import mock
 
 import yaml
 from snakemake.api import SnakemakeApi
+from snakemake.executors import touch
 from snakemake.settings.enums import Quietness, RerunTrigger
 from snakemake.settings.types import (
     ConfigSettings,
@@ -87,8 +88,12 @@ def job_graph(
     allowed_rules: Iterable[str] = (),
 ) -> Any:
     """Plan the jobs that lead to the targets in a working folder; the executor `touch` also notes all as done."""
-    # The Snakefile sets variables for its jobs.
-    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api, mock.patch.dict(os.environ):
+    # The Snakefile sets variables for its jobs; to note a job as done takes no tenth of a second.
+    with (
+        SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api,
+        mock.patch.dict(os.environ),
+        mock.patch.object(touch.Executor, "SLEEPING_TIME", 0.001),
+    ):
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=cores),
             config_settings=ConfigSettings(configfiles=list(configfiles)),
