@@ -8,6 +8,7 @@ computation does not depend on how many run beside it, so results are the same b
 from __future__ import annotations
 
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,7 +49,13 @@ def side_by_side(work: Callable[[Piece], Result], pieces: Iterable[Piece], devic
 @functools.lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Create ``threads`` threads that compute on one core each; cached, as torch sets up a thread at its first use."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="piece", initializer=_compute_on_one_core)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="piece", initializer=_compute_on_one_core)
+    all_begun = threading.Barrier(threads)
+    for begun in [pool.submit(all_begun.wait) for _ in range(threads)]:
+        begun.result()
+    # They have set torch's common number too, which threads adopt that compute for the first time later.
+    torch.set_num_threads(threads)
+    return pool
 
 
 def _compute_on_one_core() -> None:

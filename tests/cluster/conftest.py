@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import common_folder, tiny_demo
+from tests.workflow.conftest import common_folder, ready_python, tiny_demo
 
-__all__ = ["common_folder", "tiny_demo"]
+__all__ = ["common_folder", "ready_python", "tiny_demo"]
 
 
 def pytest_collection_modifyitems(items):

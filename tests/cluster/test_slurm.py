@@ -42,7 +42,8 @@ class Cluster:
             "--latency-wait",
             "10",
         ]
-        command += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"]
+        # A stage takes seconds, and a check that finds nothing finished puts the next one off by ten.
+        command += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "9"]
         command += [*arguments, "--", target]
         # A hung run does not heed the first signal.
         return subprocess.run(

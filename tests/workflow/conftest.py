@@ -40,7 +40,7 @@ class Workflow:
     #: Folder in which the checked settings of methods are kept for all workflows, since a check imports all methods.
     checks: Path
     #: The Python that runs it, with all imports done.
-    python: Path
+    python: Path = Path(sys.executable)
 
     def __init__(self, folder: Path, *overlays: Path) -> None:
         self.folder, self.overlays = folder, overlays

@@ -43,6 +43,15 @@ def test_pieces_run_at_the_same_time_each_on_one_core() -> None:
     assert torch.get_num_threads() == 3
 
 
+def test_threads_that_begin_later_have_all_cores() -> None:
+    list(side_by_side(lambda piece: piece, range(6), CPU))
+    cores: list[int] = []
+    later = threading.Thread(target=lambda: cores.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert cores == [3]
+
+
 def test_few_results_are_held_at_a_time() -> None:
     begun = []
     results = side_by_side(begun.append, range(100), CPU)
