@@ -163,10 +163,10 @@ async def compare(dataset: Path, name: str, clients: int, rounds: int, requests:
     together = best.pop("together")
     way, alone = min(best.items(), key=lambda entry: entry[1].seconds)
     how = f"{clients} at once, {n_items} items, {BEAMS} beams, {name}, {torch.get_num_threads()} threads, CPU"
+    rates = [round.latency.size / round.seconds for round in (together, alone)]
+    cpu = [1000 * round.cpu_seconds / round.latency.size for round in (together, alone)]
     print(
-        f"{name}, {clients} at once: {together.latency.size / together.seconds:.3g} requests/s, {way} "
-        f"{alone.latency.size / alone.seconds:.3g}; CPU ms each "
-        f"{1000 * together.cpu_seconds / together.latency.size:.3g}, {1000 * alone.cpu_seconds / alone.latency.size:.3g}",
+        f"{name}, {clients} at once: {rates[0]:.3g} requests/s, {way} {rates[1]:.3g}; CPU ms each {cpu[0]:.3g}, {cpu[1]:.3g}",
         flush=True,
     )
     ratio = f"together / {way}, {how}"
