@@ -166,7 +166,8 @@ async def compare(dataset: Path, name: str, clients: int, rounds: int, requests:
     rates = [round.latency.size / round.seconds for round in (together, alone)]
     cpu = [1000 * round.cpu_seconds / round.latency.size for round in (together, alone)]
     print(
-        f"{name}, {clients} at once: {rates[0]:.3g} requests/s, {way} {rates[1]:.3g}; CPU ms each {cpu[0]:.3g}, {cpu[1]:.3g}",
+        f"{name}, {clients} at once: {rates[0]:.3g} requests/s, {way} {rates[1]:.3g}; "
+        f"CPU ms each {cpu[0]:.3g}, {cpu[1]:.3g}",
         flush=True,
     )
     ratio = f"together / {way}, {how}"
