@@ -4,6 +4,7 @@ import gzip
 import json
 
 import polars as pl
+import pytest
 
 from ..workflow.conftest import Workflow
 from ..workflow.planning import ROOT
@@ -36,6 +37,7 @@ methods:
 """
 
 
+@pytest.mark.long
 def test_a_slice_runs_whole_and_search_frequency_beats_chance(realdata, tmp_path):
     source = realdata / "amazon_scientific"
     raw = tmp_path / "raw"

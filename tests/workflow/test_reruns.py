@@ -86,6 +86,8 @@ def configuration():
     # They are planned as amazon is.
     for name in ("games_2018", "games_2023"):
         del values["datasets"][name]
+    # The other experiments are more of the same stages.
+    values["datasets"]["amazon"]["experiments"] = ["tradeoff"]
     values["tables"]["small"] = {"rows": ["popularity", "random"], "proposed": ["popularity"]}
     # A warm start goes with a model from scratch alone, and the backbone is one of the settings that are changed.
     values["generators"]["gensar_demo_t5"]["warm_start"] = False
