@@ -3,6 +3,8 @@
 And the wheel holds the whole library.
 """
 
+import ast
+import importlib.metadata
 import re
 import runpy
 import shutil
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 #: Names that conda-forge gives to packages of PyPI.
 CONDA_NAMES = {
     "matplotlib-base": "matplotlib",
+    "python-duckdb": "duckdb",
     "pytorch": "torch",
     "snakemake-minimal": "snakemake",
 }
@@ -43,6 +46,26 @@ def test_the_conda_environment_agrees_with_pyproject():
         requirement.name: str(requirement.specifier).removeprefix(">=")
         for requirement in map(Requirement, project()["dependencies"])
     }
+
+
+def test_every_package_that_the_library_imports_is_required():
+    imported = {
+        name.partition(".")[0]
+        for file in (ROOT / "gensar_core").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    extras = [line for lines in project()["optional-dependencies"].values() for line in lines]
+    waiting, required = project()["dependencies"] + extras, set()
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        if requirement.marker is None and requirement.name.lower() not in required:
+            required.add(requirement.name.lower())
+            waiting += importlib.metadata.requires(requirement.name) or []
+    packages = importlib.metadata.packages_distributions()
+    for name in imported - set(sys.stdlib_module_names) - {"gensar_core"}:
+        assert required & {package.lower().replace("_", "-") for package in packages[name]}, name
 
 
 def test_the_constraints_lie_within_pyprojects_ranges():
@@ -75,7 +98,9 @@ def test_the_wheel_holds_every_file_of_the_library_and_the_command(tmp_path):
         (scripts,) = (name for name in content.namelist() if name.endswith("entry_points.txt"))
         assert b"gensar = gensar_core.cli.main:main" in content.read(scripts)
     files = (ROOT / "gensar_core").rglob("*")
-    assert held == {f"{file.relative_to(ROOT)}" for file in files if file.is_file() and file.parent.name != "__pycache__"}
+    assert held == {
+        f"{file.relative_to(ROOT)}" for file in files if file.is_file() and file.parent.name != "__pycache__"
+    }
 
 
 def test_messages_about_a_missing_package_name_an_extra_that_there_is():
