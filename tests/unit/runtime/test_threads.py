@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gensar_core.training.threads import side_by_side
+from gensar_core.training.threads import _pool, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -44,6 +44,8 @@ def test_pieces_run_at_the_same_time_each_on_one_core() -> None:
 
 
 def test_threads_that_begin_later_have_all_cores() -> None:
+    # A new pool: the common number was set again since the last one began.
+    _pool.cache_clear()
     list(side_by_side(lambda piece: piece, range(6), CPU))
     cores: list[int] = []
     later = threading.Thread(target=lambda: cores.append(torch.get_num_threads()))
