@@ -72,11 +72,6 @@ class Branches:
     table: torch.Tensor | None
     alive: torch.Tensor | None
 
-    def to(self, device: torch.device) -> Branches:
-        """Return the same branches on another device."""
-        table, alive = (None if part is None else part.to(device) for part in (self.table, self.alive))
-        return replace(self, table=table, alive=alive)
-
 
 @dataclass(frozen=True)
 class Children:
@@ -184,8 +179,10 @@ class TokenTrie:
     @functools.cached_property
     def branches(self) -> tuple[Branches, ...]:
         """Return the branches of every level but the last."""
-        levels, device = self.host.levels, self.items.device
-        return tuple(_branches(level, below).to(device) for level, below in itertools.pairwise(levels))
+        return tuple(
+            replace(one, table=None if one.table is None else send(one.table.numpy(), self.items.device))
+            for one in itertools.starmap(_branches, itertools.pairwise(self.host.levels))
+        )
 
     @functools.cached_property
     def _keys(self) -> tuple[np.ndarray, ...]:

@@ -24,7 +24,7 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        copies = func is torch.ops.aten._to_copy.default
+        copies = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.to)
         if copies and args[0].device == GPU and torch.device(kwargs.get("device") or GPU).type == "cpu":
             self.fetched += 1
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)

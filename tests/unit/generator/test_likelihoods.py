@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from gensar_core.config.generators import RankingSettings
 from gensar_core.corpora import trie as trie_module
 from gensar_core.corpora.read import ItemTokens, load_examples, load_item_tokens
-from gensar_core.corpora.trie import TokenTrie
+from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
+from gensar_core.generator.beam_search import beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.likelihoods import VOCABULARY as OVER_VOCABULARY
@@ -92,20 +93,20 @@ def test_losses_in_bfloat16_are_exact_up_to_rounding_and_never_negative(
     assert (rounded - exact).abs().max() <= bound
 
 
-@pytest.mark.parametrize("dense", [0, 1 << 20], ids=["no tables", "tables"])
-@pytest.mark.parametrize("likelihood", ["vocabulary", "catalogue"])
+@pytest.mark.parametrize("dense", [None, 0, 1 << 20], ids=["vocabulary", "catalogue, no tables", "catalogue, tables"])
 def test_a_gpu_is_waited_for_only_to_fetch_scores(
-    likelihood: str, dense: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dense: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trie_module, "_DENSE", dense)
-    corpus, options = write_corpus(tmp_path), tiny_settings(label_smoothing=0.1, optimizer="adafactor")
+    monkeypatch.setattr(trie_module, "_DENSE", dense or 0)
+    corpus, options = write_corpus(tmp_path / "corpus"), tiny_settings(label_smoothing=0.1, optimizer="adafactor")
     model = backbone.build(options, corpus, 1).to(GPU)
-    tries = target_tries(corpus, N_ITEMS) if likelihood == "catalogue" else {}
+    tries = target_tries(corpus, N_ITEMS) if dense is not None else {}
     likelihoods = {task: CatalogueLikelihood(trie.to(GPU)) for task, trie in tries.items()}
     examples = load_examples(corpus, len(model.lm_head.weight))
     task, state = GeneratorTask(model, options, examples, [], 1, likelihoods=likelihoods), TrainingState()
     items = load_item_tokens(corpus, len(model.lm_head.weight), END)["rec"]
     candidates, prompts = np.tile(np.arange(N_ITEMS, dtype=np.int32), (2, 1)), ragged([[5, 6, 7], [8]])
+    trie = load_tries(corpus, N_ITEMS)["rec"].to(GPU)
     with Waits() as waits:
         model.train()
         for batch in itertools.islice(task.batches(0), 3):
@@ -114,7 +115,10 @@ def test_a_gpu_is_waited_for_only_to_fetch_scores(
         model.eval()
         how = likelihoods.get("nrip", OVER_VOCABULARY)
         score_candidates(model, prompts, candidates, items, users_per_batch=2, likelihood=how)
-    assert waits.fetched == 1
+        assert waits.fetched == 1
+        beam_search(model, prompts, trie, beams=3)
+    # Items and their scores.
+    assert waits.fetched == 3
     assert state.sums.keys() == {"loss", *(f"loss_{name}" for name in examples.task_names)}
 
 
