@@ -187,8 +187,8 @@ class TokenTrie:
     @functools.cached_property
     def _keys(self) -> tuple[np.ndarray, ...]:
         """Combine each node's parent and token into one ascending number, int64 [n], for every level but the first."""
-        keys, levels = [], self.host.levels
-        for level, below in itertools.pairwise(levels):
+        keys = []
+        for level, below in itertools.pairwise(self.levels):
             parent = np.repeat(np.arange(len(level)), np.diff(level.first_child.numpy()))
             keys.append((parent << 32) + below.token.numpy())
         return tuple(keys)
@@ -198,7 +198,8 @@ class TokenTrie:
 
         Like `count_children` and `choices`, computed on the host.
         """
-        return np.searchsorted(self._keys[depth], (node.astype(np.int64) << 32) + token)
+        child: np.ndarray = np.searchsorted(self.host._keys[depth], (node.astype(np.int64) << 32) + token)
+        return child
 
     def count_children(self, depth: int, node: np.ndarray) -> np.ndarray:
         """Count the children of each ``node`` [n] of level ``depth``."""
@@ -219,8 +220,8 @@ class TokenTrie:
             below, counted = self.descend(depth, node, rows[row, depth]), self.count_children(depth, node)
             several = counted > 1
             if several.any():
-                nodes = send(np.stack([row, node, below])[:, several], self.items.device).unbind()
-                found.append(Choices(depth, *nodes, total=int(counted[several].sum())))
+                chosen = send(np.stack([row, node, below])[:, several], self.items.device)
+                found.append(Choices(depth, chosen[0], chosen[1], chosen[2], int(counted[several].sum())))
             node = below
         return found
 
