@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.device import send
 
 #: Limit of entries in the dense table of one level.
 _DENSE: Final = 1 << 20
@@ -72,15 +74,53 @@ class Branches:
 
 
 @dataclass(frozen=True)
+class Children:
+    """List all children of some nodes [n] of level ``depth``, those of each node together; int64.
+
+    ``row`` [c] is the place of each child's node among the n, ``number`` [c] the child's number in the next level.
+    ``first`` [n] is the place of each node's first child in these lists, ``child`` [n] that child's number, ``sizes``
+    [n] the number of the node's children.
+    """
+
+    depth: int
+    row: torch.Tensor
+    number: torch.Tensor
+    first: torch.Tensor
+    child: torch.Tensor
+    sizes: torch.Tensor
+
+    def place(self, row: torch.Tensor, child: torch.Tensor) -> torch.Tensor:
+        """Return where the nodes ``child`` [j], children of the nodes at ``row`` [j], stand in these lists."""
+        return self.first[row] + child - self.child[row]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Hold the nodes of level ``depth`` that lie on the paths of token rows and have several children; int64 [n].
+
+    ``row`` is the token row whose path passes ``node``, ``child`` the node that it goes on to. ``total`` is the number
+    of all children of the n nodes.
+    """
+
+    depth: int
+    row: torch.Tensor
+    node: torch.Tensor
+    child: torch.Tensor
+    total: int
+
+
+@dataclass(frozen=True)
 class TokenTrie:
     """Hold all items' token rows as a trie. No row may be a prefix of another, so every row ends in a leaf.
 
     ``items`` int32 [n_items] are the items in the order of their rows; ``levels[d]`` holds the prefixes of d tokens,
-    ``levels[0]`` the root alone. Items with equal rows share a node.
+    ``levels[0]`` the root alone. Items with equal rows share a node. A trie on a GPU keeps the one on the host that it
+    was copied from: what is asked of that one makes the host wait for no GPU.
     """
 
     items: torch.Tensor
     levels: tuple[Level, ...]
+    _source: TokenTrie | None = None
 
     @classmethod
     def from_rows(cls, rows: Ragged) -> TokenTrie:
@@ -115,14 +155,19 @@ class TokenTrie:
         return len(self.levels) - 1
 
     @functools.cached_property
+    def host(self) -> TokenTrie:
+        """Return the same trie in the host's memory."""
+        return self.to(torch.device("cpu")) if self._source is None else self._source
+
+    @functools.cached_property
     def fixed_length(self) -> bool:
         """Tell whether all rows have the same number of tokens."""
-        return not any(level.some_end for level in self.levels[:-1])
+        return not any(level.some_end for level in self.host.levels[:-1])
 
     @functools.cached_property
     def most_alike(self) -> int:
         """Return the largest number of items that share one token row."""
-        return max(int((level.stop - level.start)[level.ends].max()) for level in self.levels if level.some_end)
+        return max(int((level.stop - level.start)[level.ends].max()) for level in self.host.levels if level.some_end)
 
     @functools.cached_property
     def place(self) -> torch.Tensor:
@@ -134,22 +179,64 @@ class TokenTrie:
     @functools.cached_property
     def branches(self) -> tuple[Branches, ...]:
         """Return the branches of every level but the last."""
-        return tuple(_branches(level, below) for level, below in zip(self.levels, self.levels[1:], strict=False))
+        return tuple(
+            replace(one, table=None if one.table is None else send(one.table.numpy(), self.items.device))
+            for one in itertools.starmap(_branches, itertools.pairwise(self.host.levels))
+        )
 
     @functools.cached_property
-    def _keys(self) -> tuple[torch.Tensor, ...]:
+    def _keys(self) -> tuple[np.ndarray, ...]:
         """Combine each node's parent and token into one ascending number, int64 [n], for every level but the first."""
         keys = []
-        for level, below in zip(self.levels, self.levels[1:], strict=False):
-            parent = torch.repeat_interleave(
-                torch.arange(len(level), device=below.token.device), level.first_child.diff().long()
-            )
-            keys.append((parent << 32) + below.token.long())
+        for level, below in itertools.pairwise(self.levels):
+            parent = np.repeat(np.arange(len(level)), np.diff(level.first_child.numpy()))
+            keys.append((parent << 32) + below.token.numpy())
         return tuple(keys)
 
-    def descend(self, depth: int, node: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        """Return the children of nodes ``node`` of level ``depth`` by their tokens, int64 [n]; each must exist."""
-        return torch.searchsorted(self._keys[depth], (node.long() << 32) + token.long())
+    def descend(self, depth: int, node: np.ndarray, token: np.ndarray) -> np.ndarray:
+        """Find the children of ``node`` [n] of level ``depth`` by their tokens, int64 [n]; each must exist.
+
+        Like `count_children` and `choices`, computed on the host.
+        """
+        child: np.ndarray = np.searchsorted(self.host._keys[depth], (node.astype(np.int64) << 32) + token)
+        return child
+
+    def count_children(self, depth: int, node: np.ndarray) -> np.ndarray:
+        """Count the children of each ``node`` [n] of level ``depth``."""
+        first = self.host.levels[depth].first_child.numpy()
+        counted: np.ndarray = first[node + 1] - first[node]
+        return counted
+
+    def choices(self, rows: np.ndarray) -> list[Choices]:
+        """Find where the token ``rows`` int [n, L], negative past a row's end, have more than one way on, by level.
+
+        Each row must be in the trie. Levels without such a node are left out.
+        """
+        found = []
+        row, node = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
+        for depth in range(min(self.depth, rows.shape[1])):
+            goes_on = rows[row, depth] >= 0
+            row, node = row[goes_on], node[goes_on]
+            below, counted = self.descend(depth, node, rows[row, depth]), self.count_children(depth, node)
+            several = counted > 1
+            if several.any():
+                chosen = send(np.stack([row, node, below])[:, several], self.items.device)
+                found.append(Choices(depth, chosen[0], chosen[1], chosen[2], int(counted[several].sum())))
+            node = below
+        return found
+
+    def children(self, depth: int, node: torch.Tensor, total: int | None = None) -> Children:
+        """List the children of ``node`` int64 [n] of level ``depth``, on the trie's device.
+
+        ``total`` is their number; without it, the host waits for a GPU to count them.
+        """
+        first_child = self.levels[depth].first_child
+        child = first_child[node].long()
+        sizes = first_child[node + 1].long() - child
+        first = sizes.cumsum(0) - sizes
+        row = torch.repeat_interleave(sizes, output_size=total)
+        number = child[row] + torch.arange(len(row), device=row.device) - first[row]
+        return Children(depth, row, number, first, child, sizes)
 
     def without_first_token(self) -> TokenTrie:
         """Return the trie of the same rows without their first token, which all rows must share."""
@@ -163,7 +250,8 @@ class TokenTrie:
         if self.items.device == device:
             return self
         moved = [Level(*(getattr(level, field.name).to(device) for field in fields(Level))) for level in self.levels]
-        return TokenTrie(self.items.to(device), tuple(moved))
+        source = self if self.items.device.type == "cpu" else None
+        return TokenTrie(self.items.to(device), tuple(moved), source)
 
 
 def counts(trie: TokenTrie, allowed: torch.Tensor | None) -> list[torch.Tensor]:

@@ -278,7 +278,7 @@ def _best(
     Whole token rows among them are added to ``leaves`` and do not go on.
     """
     below = trie.levels[depth + 1]
-    some_end, all_end = below.some_end, below.all_end
+    some_end, all_end = trie.host.levels[depth + 1].some_end, trie.host.levels[depth + 1].all_end
     # At most ``beams`` ending continuations rank above those that go on.
     looked_at = 2 * beams if some_end and not all_end else beams
     best, place = scores.flatten(1).topk(min(looked_at, scores.shape[1] * scores.shape[2]))

@@ -89,9 +89,10 @@ def _score_beams(model: Backbone, prompts: Ragged, candidates: np.ndarray, items
     asked = PromptBeams(model, prompts.take(users), candidate_trie, beams, VOCABULARY, root_level=1)
     leaves = find_leaves(asked, candidate_trie, candidate_trie.branches, beams, roots, root_level=1)
     places, leaf_scores = leaves.places(candidate_trie, root_level=1, by_length=not items.fixed_length)
-    reached = leaf_scores > -torch.inf
-    pair = candidate_trie.items[places[reached]].cpu().numpy()
-    scores[users[user[pair]], column[pair]] = leaf_scores[reached].cpu().numpy()
+    pair, leaf_score = candidate_trie.items[places].cpu().numpy(), leaf_scores.cpu().numpy()
+    reached = leaf_score > -np.inf
+    pair = pair[reached]
+    scores[users[user[pair]], column[pair]] = leaf_score[reached]
     return scores
 
 

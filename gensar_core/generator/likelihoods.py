@@ -15,7 +15,7 @@ from typing import ClassVar, Final, TypeAlias
 import numpy as np
 import torch
 
-from gensar_core.corpora.trie import TokenTrie
+from gensar_core.corpora.trie import Children, Choices, TokenTrie
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.prefix_tree import PrefixTrees, keep_choices
 from gensar_core.runtime.device import send
@@ -59,15 +59,14 @@ class CatalogueLikelihood:
         return keep_choices(trees, self.trie)
 
     def log_normalizers(
-        self, outputs: torch.Tensor, weight: torch.Tensor, depth: int, node: torch.Tensor
+        self, outputs: torch.Tensor, weight: torch.Tensor, depth: int, node: torch.Tensor, total: int | None = None
     ) -> torch.Tensor:
         """Compute the log-sum-exp over the logits of each prefix's continuations, float32 [n].
 
         ``outputs`` [n, d] are those after the prefixes, ``node`` int64 [n] the prefixes' nodes at level ``depth`` of
-        the trie; none of them is a whole token row.
+        the trie; none of them is a whole token row. ``total`` is the number of all continuations, if known.
         """
-        logits, row = self._continuations(outputs, weight, depth, node)
-        return _grouped_logsumexp(logits, row, len(outputs))
+        return _grouped_logsumexp(*self._continuations(outputs, weight, depth, node, total))
 
     def tree_normalizers(self, outputs: torch.Tensor, weight: torch.Tensor, trees: PrefixTrees) -> torch.Tensor:
         """Compute the log-sum-exp over the continuations of each node [n], be they candidates or not."""
@@ -75,75 +74,50 @@ class CatalogueLikelihood:
         normalizers = torch.zeros(len(outputs), device=outputs.device)
         for depth in range(self.trie.depth):
             rows = np.flatnonzero(trees.node_depth == depth)
+            total = int(self.trie.count_children(depth, trees.trie_node[rows]).sum())
             nodes, node = (send(part, outputs.device) for part in (rows, trees.trie_node[rows]))
-            normalizers[nodes] = self.log_normalizers(outputs[nodes], weight, depth, node)
+            normalizers[nodes] = self.log_normalizers(outputs[nodes], weight, depth, node, total)
         return normalizers
 
     def token_losses(
-        self, outputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
+        self, outputs: torch.Tensor, weight: torch.Tensor, targets: np.ndarray, smoothing: float = 0.0
     ) -> torch.Tensor:
         """Compute the negative log-probability of each token of items' rows, float32 [rows, L]; 0 past a row's end.
 
-        ``outputs`` [rows, L, d] are those before each token, ``targets`` int64 [rows, L] the tokens, negative past a
+        ``outputs`` [rows, L, d] are those before each token, ``targets`` int [rows, L] the tokens, negative past a
         row's end. Every row must be in the trie. ``smoothing`` spreads that share of the target's mass evenly over all
         continuations.
         """
         losses = torch.zeros(targets.shape, dtype=torch.float32, device=outputs.device)
-        places = torch.arange(len(targets), device=targets.device)
-        node = torch.zeros_like(places)
-        for depth in range(min(self.trie.depth, targets.shape[1])):
-            goes_on = targets[places, depth] >= 0
-            places, node = places[goes_on], node[goes_on]
-            token = targets[places, depth]
-            first = self.trie.levels[depth].first_child
-            choice = (first[node + 1] - first[node] > 1).nonzero().squeeze(1)
-            if len(choice):
-                at = places[choice], torch.full_like(choice, depth)
-                losses = losses.index_put(
-                    at, self._losses(outputs[at[0], depth], weight, depth, node[choice], token[choice], smoothing)
-                )
-            node = self.trie.descend(depth, node, token)
+        for step in self.trie.choices(targets):
+            at = step.row, torch.full_like(step.row, step.depth)
+            losses = losses.index_put(at, self._losses(outputs[step.row, step.depth], weight, step, smoothing))
         return losses
 
-    def _losses(
-        self,
-        outputs: torch.Tensor,
-        weight: torch.Tensor,
-        depth: int,
-        node: torch.Tensor,
-        token: torch.Tensor,
-        smoothing: float,
-    ) -> torch.Tensor:
-        logits, row = self._continuations(outputs, weight, depth, node)
+    def _losses(self, outputs: torch.Tensor, weight: torch.Tensor, step: Choices, smoothing: float) -> torch.Tensor:
+        logits, children = self._continuations(outputs, weight, step.depth, step.node, step.total)
         # Take the token's logit from those that are normalized: recomputed, perhaps at another precision, it could
         # exceed their log-sum-exp.
-        if row is None:
-            aim = logits.gather(1, (token - self.trie.branches[depth].first_token)[:, None]).squeeze(1)
+        if children is None:
+            token = self.trie.levels[step.depth + 1].token[step.child].long()
+            aim = logits.gather(1, (token - self.trie.branches[step.depth].first_token)[:, None]).squeeze(1)
         else:
-            first, counts = self._children(depth, node)
-            aim = logits[counts.cumsum(0) - counts + self.trie.descend(depth, node, token) - first]
+            aim = logits[children.place(torch.arange(len(outputs), device=outputs.device), step.child)]
         if smoothing:
-            aim = (1.0 - smoothing) * aim + smoothing * _grouped_means(logits, row, len(outputs))
-        return _grouped_logsumexp(logits, row, len(outputs)) - aim
+            aim = (1.0 - smoothing) * aim + smoothing * _grouped_means(logits, children)
+        return _grouped_logsumexp(logits, children) - aim
 
     def _continuations(
-        self, outputs: torch.Tensor, weight: torch.Tensor, depth: int, node: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Compute the logits of the nodes' children: [n, span], -inf for no child; or [all children] and their rows."""
+        self, outputs: torch.Tensor, weight: torch.Tensor, depth: int, node: torch.Tensor, total: int | None
+    ) -> tuple[torch.Tensor, Children | None]:
+        """Compute the logits of the nodes' children: [n, span], -inf for no child; or [all children], and these."""
         branches = self.trie.branches[depth]
         if branches.table is not None:
             logits = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
             return logits.masked_fill(branches.table[node] < 0, -torch.inf), None
-        first, counts = self._children(depth, node)
-        row = torch.repeat_interleave(torch.arange(len(node), device=node.device), counts)
-        within = torch.arange(len(row), device=node.device) - (counts.cumsum(0) - counts)[row]
-        token = self.trie.levels[depth + 1].token[first[row] + within].long()
-        return (outputs[row] * weight[token]).float().sum(1), row
-
-    def _children(self, depth: int, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the number of each node's first child and its number of children, int64 [n] each."""
-        first = self.trie.levels[depth].first_child
-        return first[node].long(), (first[node + 1] - first[node]).long()
+        children = self.trie.children(depth, node, total)
+        token = self.trie.levels[depth + 1].token[children.number].long()
+        return (outputs[children.row] * weight[token]).float().sum(1), children
 
 
 Likelihood: TypeAlias = VocabularyLikelihood | CatalogueLikelihood
@@ -185,19 +159,20 @@ def _vocabulary_normalizers(outputs: torch.Tensor, weight: torch.Tensor) -> torc
     return normalizers
 
 
-def _grouped_logsumexp(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
-    """Compute the log-sum-exp of each row's logits (see `_continuations`), [rows]; every row has some."""
-    if row is None:
+def _grouped_logsumexp(logits: torch.Tensor, children: Children | None) -> torch.Tensor:
+    """Compute the log-sum-exp of each node's logits (see `_continuations`), [n]; every node has some."""
+    if children is None:
         return logits.logsumexp(1)
-    largest = torch.full((rows,), -torch.inf, device=logits.device)
+    row, largest = children.row, torch.full((len(children.sizes),), -torch.inf, device=logits.device)
     largest = largest.scatter_reduce(0, row, logits.detach(), "amax")
-    sums = torch.zeros(rows, device=logits.device).index_add(0, row, (logits - largest[row]).exp())
+    sums = torch.zeros_like(largest).index_add(0, row, (logits - largest[row]).exp())
     return sums.log() + largest
 
 
-def _grouped_means(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
-    """Average each row's logits (see `_continuations`), [rows]."""
-    if row is None:
+def _grouped_means(logits: torch.Tensor, children: Children | None) -> torch.Tensor:
+    """Average each node's logits (see `_continuations`), [n]."""
+    if children is None:
         real = logits > -torch.inf
         return logits.where(real, 0.0).sum(1) / real.sum(1)
-    return torch.zeros(rows, device=logits.device).index_add(0, row, logits) / torch.bincount(row, minlength=rows)
+    sums = torch.zeros(len(children.sizes), device=logits.device).index_add(0, children.row, logits)
+    return sums / children.sizes

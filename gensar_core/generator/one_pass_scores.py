@@ -186,19 +186,17 @@ class OnePassScorer:
         for level in range(trie.depth):
             mine = np.flatnonzero(depth == level)
             parent, of_parent = np.unique(trees.edge_parent[mine], return_inverse=True)
-            numbers = send(node[parent], self.device)
-            if not len(numbers):
+            if not len(parent):
                 continue
-            prefix = send(of_parent, self.device)
+            numbers = node[parent]
+            total = int(trie.count_children(level, numbers).sum())
             found = softmax.continuations(
                 states[send(parent, self.device)],
-                level,
-                numbers,
+                trie.children(level, send(numbers, self.device), total),
                 send(trees.node_user[parent], self.device),
             )
-            token = send(trees.edge_token[mine], self.device)
-            child = trie.descend(level, numbers[prefix], token)
-            edges[send(mine, self.device)] = found.of(prefix, child)
+            child = trie.descend(level, numbers[of_parent], trees.edge_token[mine])
+            edges[send(mine, self.device)] = found.of(send(of_parent, self.device), send(child, self.device))
         return edges
 
     def _over_vocabulary(self, trees: PrefixTrees, states: torch.Tensor) -> torch.Tensor:
@@ -277,7 +275,7 @@ class OnePassBeams:
         """
         catalogue, model = self._scorer.catalogue, self._scorer.model
         above = self._ancestors.gather(1, beam[:, :, None].expand(-1, -1, self._ancestors.shape[2]))
-        if depth <= catalogue.first_code or catalogue.tries[self._task].levels[depth + 1].all_end:
+        if depth <= catalogue.first_code or catalogue.tries[self._task].host.levels[depth + 1].all_end:
             self._ancestors = above
             self._outputs = self._outputs.gather(1, beam[:, :, None].expand(-1, -1, self._outputs.shape[2]))
             return self._outputs
@@ -305,7 +303,7 @@ class OnePassBeams:
             return self._over_vocabulary(outputs, node, depth, branches)
         flat = node.flatten()
         question = torch.arange(len(node), device=node.device).repeat_interleave(node.shape[1])
-        found = self._softmax.continuations(outputs.flatten(0, 1), depth, flat, question)
+        found = self._softmax.continuations(outputs.flatten(0, 1), trie.children(depth, flat), question)
         if branches.table is not None:
             child = branches.table[flat].long()
             none = child < 0
@@ -317,7 +315,7 @@ class OnePassBeams:
             if branches.alive is not None:
                 none |= ~branches.alive[child]
         prefix = torch.arange(len(flat), device=node.device)[:, None].expand_as(child)
-        places = torch.where(none, found.child[:, None], child)
+        places = torch.where(none, found.children.child[:, None], child)
         return found.of(prefix, places).masked_fill(none, -torch.inf).view(*node.shape, -1)
 
     def _over_vocabulary(
@@ -325,7 +323,7 @@ class OnePassBeams:
     ) -> torch.Tensor:
         catalogue, weight = self._scorer.catalogue, self._scorer.model.outputs
         logits = (outputs @ weight[branches.first_token : branches.last_token + 1].T).float()
-        if depth < catalogue.first_code or catalogue.tries[self._task].levels[depth + 1].all_end:
+        if depth < catalogue.first_code or catalogue.tries[self._task].host.levels[depth + 1].all_end:
             # The behavior token is given, and the end of sequence is not asked for.
             logits = torch.zeros_like(logits)
         else:

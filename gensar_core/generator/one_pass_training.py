@@ -269,7 +269,7 @@ class OnePassTask:
         """
         total = max(float(self.weights @ batch.targets), 1e-9)
         sums = torch.zeros(len(TRAINING_TASKS), dtype=torch.float64, device=self.device)
-        weights = torch.from_numpy(self.weights).to(self.device)
+        weights = send(self.weights, self.device)
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         first_seed = torch.initial_seed()
 
@@ -362,7 +362,7 @@ class OnePassTask:
         softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence, self._open.get(task))
         places = self._send(np.minimum(before, len(states) - 1))
         question = torch.arange(len(mine), device=self.device)
-        return path_losses(softmax, states[places], self._send(targets), question)
+        return path_losses(softmax, states[places], targets, question)
 
     def _word_losses(
         self, states: torch.Tensor, batch: RowTensors, asked: np.ndarray, task: np.ndarray

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import torch
 
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.runtime.device import send
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,9 @@ def keep_choices(trees: PrefixTrees, trie: TokenTrie) -> PrefixTrees:
     """
     trie_node = trie_nodes(trees, trie)
     branches = np.zeros(len(trie_node), dtype=bool)
-    for depth, level in enumerate(trie.levels[:-1]):
+    for depth in range(trie.depth):
         nodes = np.flatnonzero(trees.node_depth == depth)
-        first = level.first_child.cpu().numpy()
-        branches[nodes] = first[trie_node[nodes] + 1] - first[trie_node[nodes]] > 1
+        branches[nodes] = trie.count_children(depth, trie_node[nodes]) > 1
     above = trees.ancestors[branches]
     stays = trees.node_depth == 0
     stays[above[np.arange(above.shape[1]) <= trees.node_depth[branches][:, None]]] = True
@@ -89,14 +86,12 @@ def keep_choices(trees: PrefixTrees, trie: TokenTrie) -> PrefixTrees:
 
 def trie_nodes(trees: PrefixTrees, trie: TokenTrie) -> np.ndarray:
     """Look up each node's number among the prefixes of its depth in the trie of all items, int64 [N]."""
-    device = trie.items.device
-    token, above = (send(part, device) for part in (trees.node_token, trees.ancestors))
-    number = torch.zeros_like(token)
+    number = np.zeros_like(trees.node_token)
     for depth in range(1, trie.depth):
-        nodes = send(np.flatnonzero(trees.node_depth == depth), device)
-        number[nodes] = trie.descend(depth - 1, number[above[nodes, depth - 1]], token[nodes])
-    numbers: np.ndarray = number.cpu().numpy()
-    return numbers
+        nodes = np.flatnonzero(trees.node_depth == depth)
+        above = number[trees.ancestors[nodes, depth - 1]]
+        number[nodes] = trie.descend(depth - 1, above, trees.node_token[nodes])
+    return number
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

@@ -174,7 +174,7 @@ class GeneratorTask:
             for code, likelihood in self.likelihoods.items():
                 if len(rows := np.flatnonzero(part.task == code)):
                     at = self._send(rows)
-                    item_losses = likelihood.token_losses(outputs[at], weight, targets[at], smoothing)
+                    item_losses = likelihood.token_losses(outputs[at], weight, part.targets[rows], smoothing)
                     losses = losses.index_put((at,), item_losses)
             losses = losses.flatten()
             words = real & ~np.isin(part.task, list(self.likelihoods))[:, None]

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from gensar_core.corpora.trie import TokenTrie
+from gensar_core.corpora.trie import Children, TokenTrie
 from gensar_core.generator.backbones.causal import CausalGenerator
 from gensar_core.generator.click_evidence import NodeEvidence
 from gensar_core.generator.item_nodes import ItemNodes
@@ -22,34 +23,14 @@ _CPU_CONTINUATIONS = 2048
 
 @dataclass(frozen=True)
 class Continuations:
-    """Hold the log-probabilities of all continuations of some prefixes.
-
-    ``log_probability`` float32 [c]; ``first`` int64 [n] is the place of each prefix's first continuation, ``child``
-    int64 [n] its number in the next level.
-    """
+    """Hold the log-probabilities float32 [c] of all continuations of some prefixes, the ``children`` of their nodes."""
 
     log_probability: torch.Tensor
-    first: torch.Tensor
-    child: torch.Tensor
+    children: Children
 
     def of(self, prefix: torch.Tensor, child: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities of the nodes ``child`` after the prefixes [j]."""
-        return self.log_probability[self.first[prefix] + child - self.child[prefix]]
-
-
-@dataclass(frozen=True)
-class Children:
-    """List all continuations of some prefixes of level ``depth``, int64.
-
-    ``row`` [c] is the prefix of each, ``number`` [c] its number in the next level; ``first`` and ``child`` [n] are
-    those of `Continuations`.
-    """
-
-    depth: int
-    row: torch.Tensor
-    number: torch.Tensor
-    first: torch.Tensor
-    child: torch.Tensor
+        return self.log_probability[self.children.place(prefix, child)]
 
 
 class TrieSoftmax:
@@ -72,19 +53,12 @@ class TrieSoftmax:
         self._nodes = nodes.of_level[task]
         self._vectors = node_vectors
 
-    def choices(self, depth: int, node: torch.Tensor) -> torch.Tensor:
-        """Mark the nodes of level ``depth`` that have more than one continuation, bool [n]."""
-        first = self.trie.levels[depth].first_child
-        return first[node + 1] - first[node] > 1
-
-    def continuations(
-        self, states: torch.Tensor, depth: int, node: torch.Tensor, question: torch.Tensor
-    ) -> Continuations:
-        """Normalize over the continuations of ``node`` [n] of level ``depth`` after ``states`` [n, d].
+    def continuations(self, states: torch.Tensor, children: Children, question: torch.Tensor) -> Continuations:
+        """Normalize over the ``children`` of the prefixes' nodes after ``states`` [n, d].
 
         ``question`` [n] selects the click evidence of each prefix.
         """
-        children = self.children(depth, node)
+        depth = children.depth
         if self._at_root(children):
             return self.normalized(states, children, self.vectors([children])[0], question)
         branches, number = self.trie.branches[depth], self._nodes[depth + 1][children.number]
@@ -95,16 +69,6 @@ class TrieSoftmax:
             own = _products(states, children.row, self._vectors, number.clamp_min(0))
             logits = logits + own.masked_fill(number < 0, 0.0)
         return self._normalized(logits, children, question)
-
-    def children(self, depth: int, node: torch.Tensor) -> Children:
-        """List the continuations of ``node`` [n] of level ``depth``."""
-        first_child = self.trie.levels[depth].first_child
-        child = first_child[node].long()
-        sizes = first_child[node + 1].long() - child
-        first = sizes.cumsum(0) - sizes
-        row = torch.repeat_interleave(torch.arange(len(node), device=node.device), sizes)
-        number = child[row] + torch.arange(len(row), device=node.device) - first[row]
-        return Children(depth, row, number, first, child)
 
     def vectors(self, parts: Sequence[Children]) -> list[torch.Tensor]:
         """Look up the output vectors of all continuations of each part, [c, d]; for the root, of its children once.
@@ -146,7 +110,7 @@ class TrieSoftmax:
         largest = torch.full((count,), -torch.inf, device=logits.device)
         largest = largest.scatter_reduce(0, row, logits.detach(), "amax")
         sums = torch.zeros(count, device=logits.device).index_add(0, row, (logits - largest[row]).exp())
-        return Continuations(logits - (largest + sums.log())[row], children.first, children.child)
+        return Continuations(logits - (largest + sums.log())[row], children)
 
     def _at_root(self, children: Children) -> bool:
         return len(self.trie.levels[children.depth]) == 1
@@ -161,27 +125,18 @@ def _products(states: torch.Tensor, row: torch.Tensor, vectors: torch.Tensor, nu
 
 
 def path_losses(
-    softmax: TrieSoftmax, states: torch.Tensor, targets: torch.Tensor, question: torch.Tensor
+    softmax: TrieSoftmax, states: torch.Tensor, targets: np.ndarray, question: torch.Tensor
 ) -> torch.Tensor:
     """Compute the negative log-probability of each item's row, float32 [n].
 
-    ``states`` [n, L, d] are those before each token of the rows ``targets`` int64 [n, L], negative past a row's end.
+    ``states`` [n, L, d] are those before each token of the rows ``targets`` int [n, L], negative past a row's end.
     """
-    trie = softmax.trie
     losses = torch.zeros(len(targets), device=states.device)
-    rows = torch.arange(len(targets), device=states.device)
-    node = torch.zeros_like(rows)
-    steps = []
-    for depth in range(min(trie.depth, targets.shape[1])):
-        goes_on = targets[rows, depth] >= 0
-        rows, node = rows[goes_on], node[goes_on]
-        below = trie.descend(depth, node, targets[rows, depth])
-        choice = softmax.choices(depth, node).nonzero().squeeze(1)
-        if len(choice):
-            steps.append((rows[choice], softmax.children(depth, node[choice]), below[choice]))
-        node = below
-    vectors = softmax.vectors([children for _, children, _ in steps]) if steps else []
-    for (chosen, children, aim), found in zip(steps, vectors, strict=True):
-        values = softmax.normalized(states[chosen, children.depth], children, found, question[chosen])
-        losses = losses.index_add(0, chosen, -values.of(torch.arange(len(chosen), device=states.device), aim))
+    choices = softmax.trie.choices(targets)
+    parts = [softmax.trie.children(step.depth, step.node, step.total) for step in choices]
+    vectors = softmax.vectors(parts) if parts else []
+    for step, children, found in zip(choices, parts, vectors, strict=True):
+        values = softmax.normalized(states[step.row, step.depth], children, found, question[step.row])
+        prefix = torch.arange(len(step.row), device=states.device)
+        losses = losses.index_add(0, step.row, -values.of(prefix, step.child))
     return losses

@@ -27,7 +27,7 @@ def pick_device() -> torch.device:
 def send(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return the array on the device, on a CPU without a copy; a GPU reads pinned memory while the host goes on."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def compute_type(device: torch.device) -> torch.dtype:

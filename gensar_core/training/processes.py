@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import distributed
 
+from gensar_core.runtime.device import send
+
 #: Numbers summed over the processes at a time: enough to saturate the connection, few beside the weights.
 _BUCKET = 1 << 23
 #: `launch` notices a process that has died; those that wait for a slow one must not give up.
@@ -55,10 +57,10 @@ class Processes:
             return losses
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         lacking = [place for place, parameter in enumerate(parameters) if parameter.grad is None]
-        has = torch.ones(len(parameters), dtype=torch.float64)
+        has = np.ones(len(parameters))
         has[lacking] = 0.0
         device = parameters[0].device
-        sums = torch.cat([torch.stack([losses[name].double() for name in losses]), has.to(device, non_blocking=True)])
+        sums = torch.cat([torch.stack([losses[name].double() for name in losses]), send(has, device)])
         distributed.all_reduce(sums)
         for place in lacking:
             parameters[place].grad = torch.zeros_like(parameters[place])

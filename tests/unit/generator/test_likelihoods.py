@@ -1,5 +1,6 @@
 """The likelihood over the catalogue: losses against plain loops, and training, ranking and search by it."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,17 +12,24 @@ from hypothesis import strategies as st
 
 from gensar_core.config.generators import RankingSettings
 from gensar_core.corpora import trie as trie_module
-from gensar_core.corpora.read import ItemTokens
-from gensar_core.corpora.trie import TokenTrie
+from gensar_core.corpora.read import ItemTokens, load_examples, load_item_tokens
+from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
+from gensar_core.generator.backbones import load as backbone
+from gensar_core.generator.beam_search import beam_search
+from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.item_targets import target_tries
+from gensar_core.generator.likelihoods import VOCABULARY as OVER_VOCABULARY
 from gensar_core.generator.likelihoods import CatalogueLikelihood
 from gensar_core.generator.prefix_tree import build_trees, keep_choices
 from gensar_core.generator.rank import rank_candidates
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
+from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.runtime.stage import read_record
+from gensar_core.training.state import TrainingState
 from tests.support.generator_folders import N_ITEMS, TINY, tiny_settings, write_corpus, write_samples
+from tests.support.gpu_stand_in import GPU, Waits
 from tests.unit.generator.small_models import END, VOCABULARY, Lists, cases, followers, ragged
 
 SCRATCH = tiny_settings(
@@ -39,8 +47,8 @@ def token_losses(
         return likelihood.token_losses(outputs, weight, padded(items), smoothing)
 
 
-def padded(items: Lists) -> torch.Tensor:
-    return torch.from_numpy(ragged(items).padded(max(map(len, items)), -1)).long()
+def padded(items: Lists) -> np.ndarray:
+    return ragged(items).padded(max(map(len, items)), -1)
 
 
 @pytest.mark.parametrize("dense", [0, 1 << 20], ids=["no tables", "tables"])
@@ -83,6 +91,35 @@ def test_losses_in_bfloat16_are_exact_up_to_rounding_and_never_negative(
     # Eight bits of both factors and of their sum, in the target's logit and in the normalizer.
     bound = 2.0 * 3 * 2.0**-9 * float((outputs.abs() @ weight.abs().T).max())
     assert (rounded - exact).abs().max() <= bound
+
+
+@pytest.mark.parametrize("dense", [None, 0, 1 << 20], ids=["vocabulary", "catalogue, no tables", "catalogue, tables"])
+def test_a_gpu_is_waited_for_only_to_fetch_scores(
+    dense: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trie_module, "_DENSE", dense or 0)
+    corpus, options = write_corpus(tmp_path / "corpus"), tiny_settings(label_smoothing=0.1, optimizer="adafactor")
+    model = backbone.build(options, corpus, 1).to(GPU)
+    tries = target_tries(corpus, N_ITEMS) if dense is not None else {}
+    likelihoods = {task: CatalogueLikelihood(trie.to(GPU)) for task, trie in tries.items()}
+    examples = load_examples(corpus, len(model.lm_head.weight))
+    task, state = GeneratorTask(model, options, examples, [], 1, likelihoods=likelihoods), TrainingState()
+    items = load_item_tokens(corpus, len(model.lm_head.weight), END)["rec"]
+    candidates, prompts = np.tile(np.arange(N_ITEMS, dtype=np.int32), (2, 1)), ragged([[5, 6, 7], [8]])
+    trie = load_tries(corpus, N_ITEMS)["rec"].to(GPU)
+    with Waits() as waits:
+        model.train()
+        for batch in itertools.islice(task.batches(0), 3):
+            state.add(task.backward(batch))
+        assert waits.fetched == 0
+        model.eval()
+        how = likelihoods.get("nrip", OVER_VOCABULARY)
+        score_candidates(model, prompts, candidates, items, users_per_batch=2, likelihood=how)
+        assert waits.fetched == 1
+        beam_search(model, prompts, trie, beams=3)
+    # Items and their scores.
+    assert waits.fetched == 3
+    assert state.sums.keys() == {"loss", *(f"loss_{name}" for name in examples.task_names)}
 
 
 def test_only_prefixes_where_items_part_are_computed() -> None:

@@ -23,11 +23,12 @@ from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import TRAINING_TASKS, LogRows, row_tensors
 from gensar_core.generator.one_pass_scores import OnePassScorer
 from gensar_core.generator.one_pass_training import Catalogue, OnePassTask, RowOrder
-from gensar_core.generator.trie_softmax import Children, TrieSoftmax
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.samples.events import EventLog
 from gensar_core.schema import DESCRIPTION, SEARCHED_ITEM, SEARCHED_QUERY
 from gensar_core.training.processes import ALONE, Processes
+from gensar_core.training.state import TrainingState
+from tests.support.gpu_stand_in import GPU, Waits
 from tests.support.ragged import ragged
 from tests.support.samples_logs import event, events_frame, logs
 
@@ -184,11 +185,11 @@ def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
     return total
 
 
-def task_of(model, rows, catalogue, evidence=None, likelihood="catalogue", **changes):
+def task_of(model, rows, catalogue, evidence=None, likelihood="catalogue", cold=None, **changes):
     options = TrainingSettings(
         backbone="causal", batch_size=4, batch_tokens=64, likelihood=likelihood, task_weights={"nsqp": 0.5}, **changes
     )
-    return OnePassTask(model, options, rows, catalogue, evidence, [], 7)
+    return OnePassTask(model, options, rows, catalogue, evidence, [], 7, cold=cold)
 
 
 def item_targets(rows):
@@ -427,23 +428,29 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
                 assert sums[node].numpy() == pytest.approx(expected[beneath].sum(0), abs=1e-5)
 
 
-@pytest.mark.parametrize("task", ["rec", "search"])
-def test_a_catalogue_on_another_device_is_looked_up_there(catalogue, task):
-    """A device without memory stands for a GPU."""
-    there = torch.device("meta")
-    moved, model = catalogue.to(there), generator(catalogue).to(there)
-    trie, root = moved.tries[task], torch.zeros(1, dtype=torch.int64, device=there)
-    children = Children(0, root, root, root, root)
-    (vectors,) = TrieSoftmax(model, task, trie, moved.nodes, model.node_vectors, None).vectors([children])
-    assert vectors.shape == (len(trie.levels[1]), 16)
-    assert {vectors.device, *(numbers.device for numbers in moved.nodes.of_level[task])} == {there}
-    asked = Questions(
-        np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64), Ragged.from_lengths(*np.ones((2, 1), int))
-    )
-    evidence = ClickEvidence.count(events_frame(random_log(0)), ITEMS, QUERIES).of(asked, trie)
-    level = trie.levels[1]
-    beneath = evidence.beneath(torch.zeros(len(level), dtype=torch.int64, device=there), level.start, level.stop)
-    assert beneath.device == there
+@pytest.mark.parametrize("likelihood", ["vocabulary", "catalogue"])
+def test_a_gpu_is_waited_for_only_to_fetch_scores(catalogue, likelihood, monkeypatch):
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
+    log = random_log(4)
+    clicks, there = rows_of(log, catalogue), catalogue.to(GPU)
+    model = generator(catalogue, dropout=0.3, hidden_share=0.5, node_dropout=0.2, query_dropout=0.2, query_words=True)
+    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    cold = np.arange(ITEMS) == 2
+    task = task_of(model.to(GPU), clicks.followed_by(of_no_user(catalogue)[0]), there, evidence, likelihood, cold)
+    state = TrainingState()
+    with Waits() as waits:
+        model.train()
+        for batch in itertools.islice(task.batches(0), task.order.per_epoch):
+            state.add(task.backward(batch))
+        assert waits.fetched == 0
+        model.eval()
+        scorer = OnePassScorer(model, there, evidence, over_catalogue=likelihood == "catalogue")
+        asked = np.array(
+            [clicks.target[e] for _, e in item_targets(clicks) if TASK_OF[int(clicks.behavior[e])] == "rec"]
+        )
+        scorer.score(clicks, asked, np.tile(np.arange(ITEMS), (len(asked), 1)), "rec", per_batch=len(asked))
+    assert waits.fetched == 1
+    assert state.sums.keys() == {"loss", *(f"loss_{name}" for name in TRAINING_TASKS)}
 
 
 @pytest.mark.parametrize("seed", LOG_SEEDS)
