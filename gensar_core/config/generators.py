@@ -102,6 +102,9 @@ class TrainingSettings(Settings):
     """The rate rises over `warmup_share` of the steps, then falls along a cosine or a straight line to zero, or stays.
     `inverse_square_root` lets it stand still over that share, then fall with the square root of the steps (TIGER)."""
     gradient_clip: Rate = 1.0
+    weight_average: Share | None = None
+    """Validate and keep an exponential moving average of the weights, of which each step keeps this share (0.999; less
+    in the first steps of a training). Null: the weights themselves."""
     label_smoothing: Share = 0.0
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
     """Tokens that a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or only

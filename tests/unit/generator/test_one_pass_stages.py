@@ -57,6 +57,19 @@ def test_equal_seeds_give_equal_weights_and_a_killed_training_continues_to_them(
         assert (tmp_path / "again" / name).read_bytes() == (model / name).read_bytes()
 
 
+def test_an_average_of_the_weights_is_kept_where_that_is_set(trained, tmp_path):
+    shop, corpus, model = trained
+    likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
+    averaged = settings(likelihood=likelihood, weight_average=0.9)
+    train_generator(corpus, shop, tmp_path / "model", averaged, 1, None)
+    names = ("model.safetensors", "catalogue.safetensors")
+    assert all((tmp_path / "model" / name).read_bytes() != (model / name).read_bytes() for name in names)
+    # The training goes on with the weights themselves.
+    curves = [json.loads((folder / "curve.json").read_text()) for folder in (model, tmp_path / "model")]
+    first, second = ([entry["train_loss"] for entry in curve] for curve in curves)
+    assert first == second
+
+
 def test_logs_from_the_disk_train_the_same_weights_as_logs_in_memory(trained, tmp_path, monkeypatch):
     shop, corpus, model = trained
     likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
