@@ -106,6 +106,7 @@ class TrainingSettings(Settings):
     """Validate and keep an exponential moving average of the weights, of which each step keeps this share (0.999; less
     in the first steps of a training). Null: the weights themselves."""
     label_smoothing: Share = 0.0
+    """Share of each target token's mass that is spread evenly over all tokens that it competes with."""
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
     """Tokens that a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or only
     those that continue the identifier of some item of the catalogue."""

@@ -67,7 +67,7 @@ class CatalogueLikelihood:
         the trie; none of them is a whole token row.
         """
         logits, row = self._continuations(outputs, weight, depth, node)
-        return _grouped_logsumexp(logits, row, len(outputs))
+        return grouped_logsumexp(logits, row, len(outputs))
 
     def tree_normalizers(self, outputs: torch.Tensor, weight: torch.Tensor, trees: PrefixTrees) -> torch.Tensor:
         """Compute the log-sum-exp over the continuations of each node [n], be they candidates or not."""
@@ -123,8 +123,8 @@ class CatalogueLikelihood:
             first, counts = self._children(depth, node)
             aim = logits[counts.cumsum(0) - counts + self.trie.descend(depth, node, token) - first]
         if smoothing:
-            aim = (1.0 - smoothing) * aim + smoothing * _grouped_means(logits, row, len(outputs))
-        return _grouped_logsumexp(logits, row, len(outputs)) - aim
+            aim = (1.0 - smoothing) * aim + smoothing * grouped_means(logits, row, len(outputs))
+        return grouped_logsumexp(logits, row, len(outputs)) - aim
 
     def _continuations(
         self, outputs: torch.Tensor, weight: torch.Tensor, depth: int, node: torch.Tensor
@@ -185,8 +185,11 @@ def _vocabulary_normalizers(outputs: torch.Tensor, weight: torch.Tensor) -> torc
     return normalizers
 
 
-def _grouped_logsumexp(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
-    """Compute the log-sum-exp of each row's logits (see `_continuations`), [rows]; every row has some."""
+def grouped_logsumexp(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
+    """Compute the log-sum-exp of each row's logits, [rows]; every row has some.
+
+    ``logits`` are [rows, span], -inf for none, or, with the ``row`` of each, [all].
+    """
     if row is None:
         return logits.logsumexp(1)
     largest = torch.full((rows,), -torch.inf, device=logits.device)
@@ -195,9 +198,11 @@ def _grouped_logsumexp(logits: torch.Tensor, row: torch.Tensor | None, rows: int
     return sums.log() + largest
 
 
-def _grouped_means(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
-    """Average each row's logits (see `_continuations`), [rows]."""
+def grouped_means(logits: torch.Tensor, row: torch.Tensor | None, rows: int) -> torch.Tensor:
+    """Average those of each row's logits that are not -inf, [rows]; shapes as for `grouped_logsumexp`."""
+    real = logits > -torch.inf
+    kept = logits.where(real, 0.0)
     if row is None:
-        real = logits > -torch.inf
-        return logits.where(real, 0.0).sum(1) / real.sum(1)
-    return torch.zeros(rows, device=logits.device).index_add(0, row, logits) / torch.bincount(row, minlength=rows)
+        return kept.sum(1) / real.sum(1)
+    none = torch.zeros(rows, device=logits.device)
+    return none.index_add(0, row, kept) / none.index_add(0, row, real.float())

@@ -66,8 +66,6 @@ def one_pass_task(
             raise UserError(
                 f"task_weights.{name}: logs are read whole; write a factor of the loss, not {{examples: N}}"
             )
-    if settings.label_smoothing and settings.likelihood == "catalogue":
-        raise UserError("label_smoothing: a causal model over the catalogue is trained without it; set it to 0.0")
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     catalogue = load_catalogue(corpus, vocabulary, int(tokenizer.eos_token_id))

@@ -363,7 +363,7 @@ class OnePassTask:
         softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence, self._open.get(task))
         places = self._send(np.minimum(before, len(states) - 1))
         question = torch.arange(len(mine), device=self.device)
-        return path_losses(softmax, states[places], self._send(targets), question)
+        return path_losses(softmax, states[places], self._send(targets), question, self.settings.label_smoothing)
 
     def _word_losses(
         self, states: torch.Tensor, batch: RowTensors, asked: np.ndarray, task: np.ndarray

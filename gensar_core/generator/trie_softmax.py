@@ -14,6 +14,7 @@ from gensar_core.corpora.trie import TokenTrie
 from gensar_core.generator.backbones.causal import CausalGenerator
 from gensar_core.generator.click_evidence import NodeEvidence
 from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.likelihoods import grouped_logsumexp, grouped_means
 from gensar_core.schema import TASKS
 
 #: Continuations whose vectors are looked up at a time on a CPU; they stay in its cache.
@@ -143,10 +144,7 @@ class TrieSoftmax:
             logits = logits + self.model.with_evidence(self._task, children.depth, beneath)
         if self._open is not None:
             logits = logits.masked_fill(~self._open[children.depth + 1][children.number], -torch.inf)
-        largest = torch.full((count,), -torch.inf, device=logits.device)
-        largest = largest.scatter_reduce(0, row, logits.detach(), "amax")
-        sums = torch.zeros(count, device=logits.device).index_add(0, row, (logits - largest[row]).exp())
-        return Continuations(logits - (largest + sums.log())[row], children.first, children.child)
+        return Continuations(logits - grouped_logsumexp(logits, row, count)[row], children.first, children.child)
 
     def _at_root(self, children: Children) -> bool:
         return len(self.trie.levels[children.depth]) == 1
@@ -161,11 +159,12 @@ def _products(states: torch.Tensor, row: torch.Tensor, vectors: torch.Tensor, nu
 
 
 def path_losses(
-    softmax: TrieSoftmax, states: torch.Tensor, targets: torch.Tensor, question: torch.Tensor
+    softmax: TrieSoftmax, states: torch.Tensor, targets: torch.Tensor, question: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
     """Compute the negative log-probability of each item's row, float32 [n].
 
     ``states`` [n, L, d] are those before each token of the rows ``targets`` int64 [n, L], negative past a row's end.
+    ``smoothing`` spreads that share of a token's mass evenly over all continuations that compete.
     """
     trie = softmax.trie
     losses = torch.zeros(len(targets), device=states.device)
@@ -183,5 +182,9 @@ def path_losses(
     vectors = softmax.vectors([children for _, children, _ in steps]) if steps else []
     for (chosen, children, aim), found in zip(steps, vectors, strict=True):
         values = softmax.normalized(states[chosen, children.depth], children, found, question[chosen])
-        losses = losses.index_add(0, chosen, -values.of(torch.arange(len(chosen), device=states.device), aim))
+        gain = values.of(torch.arange(len(chosen), device=states.device), aim)
+        if smoothing:
+            means = grouped_means(values.log_probability, children.row, len(chosen))
+            gain = (1.0 - smoothing) * gain + smoothing * means
+        losses = losses.index_add(0, chosen, -gain)
     return losses

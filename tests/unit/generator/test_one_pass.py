@@ -156,8 +156,9 @@ def alone(model, catalogue, rows, row, entry, extra=()):
     return found[begin : begin + 1 + (len(extra) if extra else count)]
 
 
-def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
-    """The item's negative log-probability among the continuations of each prefix, by plain loops over all items."""
+def loss_alone(model, catalogue, rows, row, entry, item, evidence=None, *, smoothing=0.0, cold=()):
+    """The item's negative log-probability among the continuations of each prefix, by plain loops over all items but
+    the cold ones; with smoothing, that share of it is the mean over these continuations."""
     task = TASK_OF[int(rows.behavior[entry])]
     codes = [[int(code) for code in part] for part in identifiers()[task]]
     numbers = catalogue.nodes.of_item[task][:, catalogue.first_code :].tolist()
@@ -167,7 +168,7 @@ def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
     for level in range(3):
         children = {}
         for other in range(ITEMS):
-            if codes[other][:level] == codes[item][:level]:
+            if codes[other][:level] == codes[item][:level] and other not in cold:
                 children.setdefault(codes[other][level], []).append(other)
         logits = {}
         for code, beneath in children.items():
@@ -180,15 +181,16 @@ def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
                 floor = torch.nn.functional.softplus(model.evidence_floor[number, depth])
                 logits[code] = logits[code] + (torch.log(floor + summed) * model.evidence_weight[number, depth]).sum()
         values = torch.stack(list(logits.values()))
-        total += float(values.logsumexp(0) - logits[codes[item][level]])
+        aim = (1 - smoothing) * logits[codes[item][level]] + smoothing * values.mean()
+        total += float(values.logsumexp(0) - aim)
     return total
 
 
-def task_of(model, rows, catalogue, evidence=None, likelihood="catalogue", **changes):
+def task_of(model, rows, catalogue, evidence=None, likelihood="catalogue", cold=None, **changes):
     options = TrainingSettings(
         backbone="causal", batch_size=4, batch_tokens=64, likelihood=likelihood, task_weights={"nsqp": 0.5}, **changes
     )
-    return OnePassTask(model, options, rows, catalogue, evidence, [], 7)
+    return OnePassTask(model, options, rows, catalogue, evidence, [], 7, cold=cold)
 
 
 def item_targets(rows):
@@ -220,6 +222,20 @@ def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, lo
     for name, value in expected.items():
         assert float(losses[TRAINING_TASKS.index(name)]) == pytest.approx(value, abs=1e-3)
     assert float(losses[TRAINING_TASKS.index("nsqp")]) == pytest.approx(words, abs=1e-3)
+
+
+@pytest.mark.parametrize("cold", [(), (4, 6, 7)])
+def test_smoothing_spreads_its_share_over_the_continuations_that_compete(catalogue, cold):
+    model, rows = generator(catalogue), rows_of([e for e in random_log(1) if e["item"] not in cold], catalogue)
+    held_out = np.isin(np.arange(ITEMS), cold)
+    with torch.no_grad():
+        losses = task_of(model, rows, catalogue, cold=held_out, label_smoothing=0.2).losses(np.arange(len(rows)))
+        expected = {"nrip": 0.0, "nsip": 0.0}
+        for row, entry in item_targets(rows):
+            item, name = int(rows.object[entry]), "nrip" if rows.behavior[entry] == 0 else "nsip"
+            expected[name] += loss_alone(model, catalogue, rows, row, entry, item, smoothing=0.2, cold=cold)
+    for name, value in expected.items():
+        assert float(losses[TRAINING_TASKS.index(name)]) == pytest.approx(value, rel=1e-5)
 
 
 @settings(deadline=None, max_examples=15)

@@ -140,8 +140,6 @@ def test_settings_that_do_not_fit_and_damaged_folders_are_one_clear_error(traine
     shop, corpus, model = trained
     with pytest.raises(UserError, match="write a factor of the loss"):
         train_generator(corpus, shop, tmp_path / "m", settings(task_weights={"nrip": {"examples": 4}}), 1, None)
-    with pytest.raises(UserError, match="label_smoothing"):
-        train_generator(corpus, shop, tmp_path / "m", settings(label_smoothing=0.1, likelihood="catalogue"), 1, None)
     with pytest.raises(UserError, match="leave out ranking"):
         rank_candidates(model, corpus, shop, tmp_path, "ranks", RankingSettings(beams=30))
     damaged = tmp_path / "damaged"
