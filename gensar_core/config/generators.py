@@ -49,6 +49,9 @@ class OnePassSettings(Settings):
     query_dropout: Share = 0.0
     """Share of the search targets of a training step that do without the vector and the clicks of their query, as a
     query that nobody typed before has neither: its words must tell what it asks for."""
+    other_identifier_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Factor in the loss of an item's other identifier, for which every click that is a target is asked as well: the
+    semantic one of a recommended item, the collaborative one of a searched item. Rows are up to twice as long."""
     click_evidence: bool = True
     """Let the model weigh what other users' training clicks say for an item: those after the same query, and those
     beside the clicks of the history. With `likelihood: catalogue` only."""

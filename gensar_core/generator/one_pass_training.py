@@ -312,10 +312,14 @@ class OnePassTask:
         task = self.logs.training_task(rows[batch.row], batch.entry)
         weighed = (task >= 0) & (self.weights[task] > 0)
         sums = torch.zeros(len(TRAINING_TASKS), device=self.device)
+        other = self.settings.one_pass.other_identifier_weight
         for ranked, places in item_targets(self.logs, batch.entry).items():
             mine = places[weighed[places]]
             if len(mine):
                 losses = self._item_losses(ranked, states, batch, rows, mine, vectors, new[mine])
+                if other:
+                    factor = np.where(self.logs.for_other(batch.entry[mine]), other, 1.0).astype(np.float32)
+                    losses = losses * send(factor, self.device)
                 sums = sums.index_add(0, self._send(task[mine]), losses)
         words = np.flatnonzero(weighed & np.isin(task, _WORDS))
         if len(words):

@@ -74,12 +74,21 @@ def test_logs_from_the_disk_train_the_same_weights_as_logs_in_memory(trained, tm
     shop, corpus, model = trained
     likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
 
-    def in_memory(_vocabulary, *paths):
-        return LogRows.from_frame(pl.concat([pl.read_parquet(path) for path in paths]))
+    with_others = SMALL.model_copy(update={"other_identifier_weight": 0.5})
+    train_generator(corpus, shop, tmp_path / "others", settings(likelihood=likelihood, one_pass=with_others), 1, None)
+
+    def in_memory(_vocabulary, *paths, other_codes=None):
+        rows = LogRows.from_frame(pl.concat([pl.read_parquet(path) for path in paths]))
+        return rows if other_codes is None else rows.with_other_identifiers(other_codes)
 
     monkeypatch.setattr(LogRows, "load", in_memory)
-    train_generator(corpus, shop, tmp_path / "model", settings(likelihood=likelihood), 1, None)
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+    weights = []
+    for one_pass, folder in ((SMALL, model), (with_others, tmp_path / "others")):
+        again = tmp_path / f"{folder.name}_again"
+        train_generator(corpus, shop, again, settings(likelihood=likelihood, one_pass=one_pass), 1, None)
+        weights.append((again / "model.safetensors").read_bytes())
+        assert weights[-1] == (folder / "model.safetensors").read_bytes()
+    assert weights[0] != weights[1]
 
 
 def test_it_ranks_every_list_and_the_whole_catalogue(trained, tmp_path):
