@@ -293,7 +293,10 @@ class OnePassTask:
         return {"loss": (sums * weights).sum() / total, **by_task}
 
     def losses(self, rows: np.ndarray) -> torch.Tensor:
-        """Sum up the losses of all targets of some rows by training task, [len(TRAINING_TASKS)]; 0 where unweighted."""
+        """Sum up the losses of all targets of some rows by training task, [len(TRAINING_TASKS)]; 0 where unweighted.
+
+        That of an item's other identifier is part of its target's, by `other_identifier_weight`.
+        """
         batch = row_tensors(self.logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
         vectors = self.model.drawn_nodes()
         new = self._drawn_new_queries(batch)
