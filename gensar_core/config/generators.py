@@ -49,6 +49,9 @@ class OnePassSettings(Settings):
     query_dropout: Share = 0.0
     """Share of the search targets of a training step that do without the vector and the clicks of their query, as a
     query that nobody typed before has neither: its words must tell what it asks for."""
+    other_identifier_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Factor in the loss of an item's other identifier, for which every click that is a target is asked as well: the
+    semantic one of a recommended item, the collaborative one of a searched item. Rows are up to twice as long."""
     click_evidence: bool = True
     """Let the model weigh what other users' training clicks say for an item: those after the same query, and those
     beside the clicks of the history. With `likelihood: catalogue` only."""
@@ -102,7 +105,11 @@ class TrainingSettings(Settings):
     """The rate rises over `warmup_share` of the steps, then falls along a cosine or a straight line to zero, or stays.
     `inverse_square_root` lets it stand still over that share, then fall with the square root of the steps (TIGER)."""
     gradient_clip: Rate = 1.0
+    weight_average: Share | None = None
+    """Validate and keep an exponential moving average of the weights, of which each step keeps this share (0.999; less
+    in the first steps of a training). Null: the weights themselves."""
     label_smoothing: Share = 0.0
+    """Share of each target token's mass that is spread evenly over all tokens that it competes with."""
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
     """Tokens that a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or only
     those that continue the identifier of some item of the catalogue."""

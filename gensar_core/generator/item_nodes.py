@@ -30,7 +30,7 @@ class ItemNodes:
     @classmethod
     def build(cls, items: Mapping[str, ItemTokens], tries: Mapping[str, TokenTrie], first_code: int) -> ItemNodes:
         """Number the prefixes; codes begin at token ``first_code`` of a row and end before the end of sequence."""
-        codes = {task: _codes(rows, first_code) for task, rows in items.items()}
+        codes = {task: item_codes(rows, first_code) for task, rows in items.items()}
         width = max(part.shape[1] for part in codes.values())
         joined = np.concatenate(
             [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=-1) for p in codes.values()]
@@ -75,7 +75,7 @@ class ItemNodes:
         return ItemNodes(older.count, of_item, of_level)
 
 
-def _codes(rows: ItemTokens, first_code: int) -> np.ndarray:
+def item_codes(rows: ItemTokens, first_code: int) -> np.ndarray:
     """Return the codes of each item, int64 [n_items, longest], -1 past the last."""
     codes: np.ndarray = rows.tokens[:, first_code:].astype(np.int64)
     places = np.arange(codes.shape[1]) + first_code

@@ -66,7 +66,7 @@ class CatalogueLikelihood:
         ``outputs`` [n, d] are those after the prefixes, ``node`` int64 [n] the prefixes' nodes at level ``depth`` of
         the trie; none of them is a whole token row. ``total`` is the number of all continuations, if known.
         """
-        return _grouped_logsumexp(*self._continuations(outputs, weight, depth, node, total))
+        return grouped_logsumexp(*self._continuations(outputs, weight, depth, node, total))
 
     def tree_normalizers(self, outputs: torch.Tensor, weight: torch.Tensor, trees: PrefixTrees) -> torch.Tensor:
         """Compute the log-sum-exp over the continuations of each node [n], be they candidates or not."""
@@ -104,8 +104,8 @@ class CatalogueLikelihood:
         else:
             aim = logits[children.place(torch.arange(len(outputs), device=outputs.device), step.child)]
         if smoothing:
-            aim = (1.0 - smoothing) * aim + smoothing * _grouped_means(logits, children)
-        return _grouped_logsumexp(logits, children) - aim
+            aim = (1.0 - smoothing) * aim + smoothing * grouped_means(logits, children)
+        return grouped_logsumexp(logits, children) - aim
 
     def _continuations(
         self, outputs: torch.Tensor, weight: torch.Tensor, depth: int, node: torch.Tensor, total: int | None
@@ -159,8 +159,11 @@ def _vocabulary_normalizers(outputs: torch.Tensor, weight: torch.Tensor) -> torc
     return normalizers
 
 
-def _grouped_logsumexp(logits: torch.Tensor, children: Children | None) -> torch.Tensor:
-    """Compute the log-sum-exp of each node's logits (see `_continuations`), [n]; every node has some."""
+def grouped_logsumexp(logits: torch.Tensor, children: Children | None) -> torch.Tensor:
+    """Compute the log-sum-exp of each node's logits, [n]; every node has some.
+
+    ``logits`` are [n, span], -inf for none, or those of ``children``.
+    """
     if children is None:
         return logits.logsumexp(1)
     row, largest = children.row, torch.full((len(children.sizes),), -torch.inf, device=logits.device)
@@ -169,10 +172,11 @@ def _grouped_logsumexp(logits: torch.Tensor, children: Children | None) -> torch
     return sums.log() + largest
 
 
-def _grouped_means(logits: torch.Tensor, children: Children | None) -> torch.Tensor:
-    """Average each node's logits (see `_continuations`), [n]."""
+def grouped_means(logits: torch.Tensor, children: Children | None) -> torch.Tensor:
+    """Average those of each node's logits that are not -inf, [n]; shapes as for `grouped_logsumexp`."""
+    real = logits > -torch.inf
+    kept = logits.where(real, 0.0)
     if children is None:
-        real = logits > -torch.inf
-        return logits.where(real, 0.0).sum(1) / real.sum(1)
-    sums = torch.zeros(len(children.sizes), device=logits.device).index_add(0, children.row, logits)
-    return sums / children.sizes
+        return kept.sum(1) / real.sum(1)
+    none = torch.zeros(len(children.sizes), device=logits.device)
+    return none.index_add(0, children.row, kept) / none.index_add(0, children.row, real.float())

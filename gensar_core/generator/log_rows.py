@@ -28,6 +28,8 @@ from gensar_core.runtime.reading import table_parts
 
 #: Task of the item of each behavior; queries have none.
 _TASK_OF = {schema.RECOMMENDED_ITEM: "rec", schema.SEARCHED_ITEM: "search"}
+#: Sum of the behaviors of clicks: less the one it is the other.
+_CLICKS: Final = schema.RECOMMENDED_ITEM + schema.SEARCHED_ITEM
 #: Training tasks of targets in logs, by behavior; then those of rows that belong to no user.
 LOG_TASKS: Final = ("nrip", "nsqp", "nsip")
 _ALIGNED: Final = {
@@ -42,7 +44,7 @@ TRAINING_TASKS: Final = (*LOG_TASKS, *_ALIGNED.values())
 WORD_TASKS: Final = ("nsqp", "id2desc_collaborative", "id2desc_semantic")
 #: Rows decoded at a time.
 _ROWS: Final = 1 << 16
-#: Group of padding: seen by no one and seeing nothing but itself.
+#: Group of padding, and of entries that ask for an item's other identifier: seen by no one.
 _NEVER = np.iinfo(np.int32).max
 
 
@@ -85,8 +87,8 @@ class LogRows:
         )
 
     @classmethod
-    def load(cls, vocabulary: int, *paths: Path) -> LogRows:
-        """Map the rows of some files, one after the other.
+    def load(cls, vocabulary: int, *paths: Path, other_codes: Mapping[str, np.ndarray] | None = None) -> LogRows:
+        """Map the rows of some files, one after the other; with ``other_codes``, as `with_other_identifiers` does.
 
         Raises UserError when a file is missing or holds tokens outside the vocabulary.
         """
@@ -100,6 +102,8 @@ class LogRows:
             for frame in table_parts(path, schema.USER_LOGS, _ROWS):
                 part = cls.from_frame(frame)
                 check_known(part.tokens, vocabulary, path)
+                if other_codes is not None:
+                    part = part.with_other_identifiers(other_codes)
                 user.append(part.user)
                 entries.append(total + part.entries[1:])
                 tokens.append(part.tokens)
@@ -130,6 +134,37 @@ class LogRows:
         user = np.concatenate([part.user for part in parts])
         return LogRows(user, entries, stack([part.tokens for part in parts]), None, **joined)
 
+    def with_other_identifiers(self, codes: Mapping[str, np.ndarray]) -> LogRows:
+        """Ask for the other identifier of each click that is a target of a user, too, by an entry at its row's end.
+
+        The entry begins as the click, sees what the click sees, and is seen by no other. ``codes`` int [n_items,
+        longest] are those of the identifiers by task, -1 past the last.
+        """
+        row = np.repeat(np.arange(len(self)), np.diff(self.entries))
+        asked = np.flatnonzero(
+            (self.user[row] != NO_USER) & (self.target != NO_TARGET) & (self.behavior != schema.SEARCHED_QUERY)
+        )
+        tokens = np.full((len(asked), 1 + max(part.shape[1] for part in codes.values())), -1)
+        tokens[:, 0] = self.tokens.values[self.tokens.offsets[asked]]
+        for behavior, task in _TASK_OF.items():
+            mine = np.flatnonzero(self.behavior[asked] == _CLICKS - behavior)
+            tokens[mine, 1 : 1 + codes[task].shape[1]] = codes[task][self.object[asked[mine]]]
+        added = Ragged.from_lengths((tokens >= 0).sum(1), tokens[tokens >= 0].astype(self.tokens.values.dtype))
+        order = np.argsort(np.concatenate([row, row[asked]]), kind="stable")
+        source, new = np.concatenate([np.arange(len(row)), asked])[order], order >= len(row)
+        entries = self.entries + np.searchsorted(row[asked], np.arange(len(self) + 1))
+        columns = {name: values[source] for name, values in self.of_entries().items()}
+        columns["behavior"][new] = _CLICKS - columns["behavior"][new]
+        columns["closes"][new] = _NEVER
+        own = new & (columns["query"] == source - self.entries[row[source]])
+        columns["query"][own] = (np.arange(len(source)) - entries[row[source]])[own]
+        return LogRows(self.user, entries, stack([self.tokens, added]).take(order), None, **columns)
+
+    def for_other(self, entry: np.ndarray) -> np.ndarray:
+        """Mark those of ``entry`` that ask for an item's other identifier, bool."""
+        marked: np.ndarray = self.closes[entry] == _NEVER
+        return marked
+
     def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the entries of ``rows``, and the place in ``rows`` of each; int64 [entries of the rows] each."""
         first = self.entries[rows]
@@ -142,6 +177,7 @@ class LogRows:
         ``row`` is the row of each entry.
         """
         task: np.ndarray = self.behavior[entry].astype(np.int64)
+        task = np.where(self.for_other(entry), _CLICKS - task, task)
         given = self.behavior[self.entries[row] + self.query[entry]]
         alone = self.user[row] == NO_USER
         for (first, asked), name in _ALIGNED.items():
@@ -152,11 +188,12 @@ class LogRows:
     def asked(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return each target of ``rows``: its place in ``rows``, its training task, and how many items or words it has.
 
-        All are int64 [targets].
+        All are int64 [targets]. An item's other identifier is no target of its own.
         """
         entry, place = self.entries_of(rows)
         task = self.training_task(rows[place], entry)
-        entry, place, task = (values[task >= 0] for values in (entry, place, task))
+        counted = (task >= 0) & ~self.for_other(entry)
+        entry, place, task = (values[counted] for values in (entry, place, task))
         words = np.isin(task, [TRAINING_TASKS.index(name) for name in WORD_TASKS])
         return place, task, np.where(words, self.tokens.lengths_of(entry) - 1, 1)
 

@@ -27,7 +27,7 @@ from gensar_core.errors import UserError
 from gensar_core.generator.backbones.causal import CausalGenerator, from_scratch, pretrained
 from gensar_core.generator.beam_search import RetrievedItems, search_beams
 from gensar_core.generator.click_evidence import ClickEvidence
-from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.item_nodes import ItemNodes, item_codes
 from gensar_core.generator.live_questions import Answering
 from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
@@ -66,12 +66,16 @@ def one_pass_task(
             raise UserError(
                 f"task_weights.{name}: logs are read whole; write a factor of the loss, not {{examples: N}}"
             )
-    if settings.label_smoothing and settings.likelihood == "catalogue":
-        raise UserError("label_smoothing: a causal model over the catalogue is trained without it; set it to 0.0")
     vocabulary = corpora.vocabulary_size(corpus)
     tokenizer = load_corpus_tokenizer(corpus / "tokenizer")
     catalogue = load_catalogue(corpus, vocabulary, int(tokenizer.eos_token_id))
-    logs = LogRows.load(vocabulary, corpus / "user_logs.parquet", corpus / "alignment_logs.parquet")
+    codes = {task: item_codes(rows, catalogue.first_code) for task, rows in catalogue.items.items()}
+    logs = LogRows.load(
+        vocabulary,
+        corpus / "user_logs.parquet",
+        corpus / "alignment_logs.parquet",
+        other_codes=codes if settings.one_pass.other_identifier_weight else None,
+    )
     n_queries = logs.n_queries()
     asked = LogRows.load(vocabulary, corpus / "asked_logs.parquet")
     model = _model(corpus, settings, catalogue, n_queries, vocabulary, tokenizer, seed, start_from)

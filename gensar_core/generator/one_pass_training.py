@@ -255,6 +255,7 @@ class OnePassTask:
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
             rate=RATE_SCHEDULES[settings.rate_schedule](total, settings.warmup_share),
+            weight_average=settings.weight_average,
         )
 
     def batches(self, first_step: int) -> Iterator[RowStep]:
@@ -292,7 +293,10 @@ class OnePassTask:
         return {"loss": (sums * weights).sum() / total, **by_task}
 
     def losses(self, rows: np.ndarray) -> torch.Tensor:
-        """Sum up the losses of all targets of some rows by training task, [len(TRAINING_TASKS)]; 0 where unweighted."""
+        """Sum up the losses of all targets of some rows by training task, [len(TRAINING_TASKS)]; 0 where unweighted.
+
+        That of an item's other identifier is part of its target's, by `other_identifier_weight`.
+        """
         batch = row_tensors(self.logs, rows, self.catalogue.nodes, self.catalogue.lead, self.device)
         vectors = self.model.drawn_nodes()
         new = self._drawn_new_queries(batch)
@@ -311,10 +315,14 @@ class OnePassTask:
         task = self.logs.training_task(rows[batch.row], batch.entry)
         weighed = (task >= 0) & (self.weights[task] > 0)
         sums = torch.zeros(len(TRAINING_TASKS), device=self.device)
+        other = self.settings.one_pass.other_identifier_weight
         for ranked, places in item_targets(self.logs, batch.entry).items():
             mine = places[weighed[places]]
             if len(mine):
                 losses = self._item_losses(ranked, states, batch, rows, mine, vectors, new[mine])
+                if other:
+                    factor = np.where(self.logs.for_other(batch.entry[mine]), other, 1.0).astype(np.float32)
+                    losses = losses * send(factor, self.device)
                 sums = sums.index_add(0, self._send(task[mine]), losses)
         words = np.flatnonzero(weighed & np.isin(task, _WORDS))
         if len(words):
@@ -362,7 +370,7 @@ class OnePassTask:
         softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence, self._open.get(task))
         places = self._send(np.minimum(before, len(states) - 1))
         question = torch.arange(len(mine), device=self.device)
-        return path_losses(softmax, states[places], targets, question)
+        return path_losses(softmax, states[places], targets, question, self.settings.label_smoothing)
 
     def _word_losses(
         self, states: torch.Tensor, batch: RowTensors, asked: np.ndarray, task: np.ndarray

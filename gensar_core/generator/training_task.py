@@ -106,6 +106,7 @@ class GeneratorTask:
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
             rate=RATE_SCHEDULES[settings.rate_schedule](total, settings.warmup_share),
+            weight_average=settings.weight_average,
         )
 
     def batches(self, first_step: int) -> Iterator[Step]:

@@ -15,6 +15,7 @@ from gensar_core.corpora.trie import Children, TokenTrie
 from gensar_core.generator.backbones.causal import CausalGenerator
 from gensar_core.generator.click_evidence import NodeEvidence
 from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.likelihoods import grouped_logsumexp, grouped_means
 from gensar_core.schema import TASKS
 
 #: Continuations whose vectors are looked up at a time on a CPU; they stay in its cache.
@@ -98,8 +99,7 @@ class TrieSoftmax:
         return self._normalized((states[children.row] * vectors).sum(1), children, question)
 
     def _normalized(self, logits: torch.Tensor, children: Children, question: torch.Tensor) -> Continuations:
-        row, count = children.row, len(children.first)
-        logits = logits.float()
+        row, logits = children.row, logits.float()
         if self._evidence is not None:
             below = self.trie.levels[children.depth + 1]
             start, stop = below.start[children.number].long(), below.stop[children.number].long()
@@ -107,10 +107,7 @@ class TrieSoftmax:
             logits = logits + self.model.with_evidence(self._task, children.depth, beneath)
         if self._open is not None:
             logits = logits.masked_fill(~self._open[children.depth + 1][children.number], -torch.inf)
-        largest = torch.full((count,), -torch.inf, device=logits.device)
-        largest = largest.scatter_reduce(0, row, logits.detach(), "amax")
-        sums = torch.zeros(count, device=logits.device).index_add(0, row, (logits - largest[row]).exp())
-        return Continuations(logits - (largest + sums.log())[row], children)
+        return Continuations(logits - grouped_logsumexp(logits, children)[row], children)
 
     def _at_root(self, children: Children) -> bool:
         return len(self.trie.levels[children.depth]) == 1
@@ -125,11 +122,12 @@ def _products(states: torch.Tensor, row: torch.Tensor, vectors: torch.Tensor, nu
 
 
 def path_losses(
-    softmax: TrieSoftmax, states: torch.Tensor, targets: np.ndarray, question: torch.Tensor
+    softmax: TrieSoftmax, states: torch.Tensor, targets: np.ndarray, question: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
     """Compute the negative log-probability of each item's row, float32 [n].
 
     ``states`` [n, L, d] are those before each token of the rows ``targets`` int [n, L], negative past a row's end.
+    ``smoothing`` spreads that share of a token's mass evenly over all continuations that compete.
     """
     losses = torch.zeros(len(targets), device=states.device)
     choices = softmax.trie.choices(targets)
@@ -137,6 +135,8 @@ def path_losses(
     vectors = softmax.vectors(parts) if parts else []
     for step, children, found in zip(choices, parts, vectors, strict=True):
         values = softmax.normalized(states[step.row, step.depth], children, found, question[step.row])
-        prefix = torch.arange(len(step.row), device=states.device)
-        losses = losses.index_add(0, step.row, -values.of(prefix, step.child))
+        gain = values.of(torch.arange(len(step.row), device=states.device), step.child)
+        if smoothing:
+            gain = (1.0 - smoothing) * gain + smoothing * grouped_means(values.log_probability, children)
+        losses = losses.index_add(0, step.row, -gain)
     return losses

@@ -91,5 +91,7 @@ class Checkpoints:
         state = TrainingState(**stored["state"])
         state.record = TrainingRecord(**stored["state"]["record"])
         state.best_weights = {name: value.to(device) for name, value in stored["state"]["best_weights"].items()}
+        if state.average is not None:
+            state.average = [value.to(device) for value in state.average]
         state.sums = {name: value.to(device) for name, value in state.sums.items()}
         return state

@@ -7,6 +7,7 @@ task's own order, so that only weights and optimizer state must be saved.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -75,6 +76,9 @@ class Schedule:
     rate: Callable[[int], float] | None = None
     #: Validate before the first step as well, so that the weights kept are no worse than the initial ones.
     validate_first: bool = False
+    #: Factor, for each step, of an exponential moving average of the weights, which is validated and kept in their
+    #: place (Polyak and Juditsky, 1992); None: the weights themselves. No effect on the training.
+    weight_average: float | None = None
 
 
 def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:
@@ -148,6 +152,8 @@ def train(
     state = store.load(task.module, task.optimizer) or TrainingState()
     state.base_rates = state.base_rates or [group["lr"] for group in task.optimizer.param_groups]
     state.best_weights = state.best_weights or _copy(task.module)
+    if schedule.weight_average is not None and state.average is None:
+        state.average = [parameter.detach().clone() for parameter in task.module.parameters()]
     if state.record.steps:
         say(f"{description}: continues at step {state.record.steps:,} of {schedule.total_steps:,}")
 
@@ -204,23 +210,30 @@ class _Run:
         if losses["loss"].device.type == "cpu":
             self.check_finite()
         task.optimizer.step()
-        state.record.steps = step + 1
+        state.record.steps = done = step + 1
+        if schedule.weight_average is not None and state.average is not None:
+            # A short training would otherwise show its initial weights.
+            factor = min(schedule.weight_average, (1 + done) / (10 + done))
+            with torch.no_grad():
+                torch._foreach_lerp_(state.average, list(task.module.parameters()), 1.0 - factor)
 
     def validate(self) -> None:
         """Validate the model; keep the weights if they are the best so far."""
         self.check_finite()
         task, state, record = self.task, self.state, self.state.record
         task.module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._averaged():
             metrics = self.processes.agree(task.validate())
+            better = metrics["score"] > record.best_score
+            if better:
+                state.best_weights = _copy(task.module)
         task.module.train()
         means = {f"train_{name}": value for name, value in state.take_means().items()}
         record.history.append({"step": float(record.steps), **means, **metrics})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **metrics}.items())
         say(f"{self.description}: step {record.steps:,} of {self.schedule.total_steps:,}: {shown}")
-        if metrics["score"] > record.best_score:
+        if better:
             record.best_score, record.best_step = metrics["score"], record.steps
-            state.best_weights = _copy(task.module)
             state.without_gain = 0
         else:
             state.without_gain += 1
@@ -228,6 +241,17 @@ class _Run:
             state.stopped = patience is not None and state.without_gain >= patience
         if self.watch is not None:
             self.watch(len(record.history), metrics["score"])
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the average of the weights in their place meanwhile, if there is one."""
+        parameters = list(self.task.module.parameters()) if self.state.average is not None else []
+        own = [parameter.detach().clone() for parameter in parameters]
+        for parameter, mean in zip(parameters, self.state.average or [], strict=True):
+            parameter.copy_(mean)
+        yield
+        for parameter, value in zip(parameters, own, strict=True):
+            parameter.copy_(value)
 
     def check_finite(self) -> None:
         """Raise DivergedError if some loss since the last validation is not finite."""

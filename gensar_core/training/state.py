@@ -25,6 +25,8 @@ class TrainingState:
 
     record: TrainingRecord = field(default_factory=TrainingRecord)
     best_weights: dict[str, torch.Tensor] | None = None
+    #: Moving average of each parameter, in the module's order; None if the schedule takes none.
+    average: list[torch.Tensor] | None = None
     base_rates: list[float] = field(default_factory=list)
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

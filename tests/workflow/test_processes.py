@@ -21,7 +21,7 @@ SETTINGS = {
     "size": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 1},
     "epochs": 6.0, "batch_size": 16, "batch_tokens": 40, "warmup_share": 0.05, "learning_rate": 5.0e-3,
     "task_weights": {}, "validation_users": 0, "validations_per_epoch": 1, "patience": None,
-    "warm_start": False, "likelihood": "catalogue",
+    "warm_start": False, "likelihood": "catalogue", "weight_average": 0.9,
 }  # fmt: skip
 
 

@@ -219,6 +219,7 @@ class DenseTraining(Training):
             gradient_clip=settings.gradient_clip,
             rate=warmup_cosine(self.total_steps, settings.warmup_share),
             validate_first=True,
+            weight_average=settings.weight_average,
         )
 
     def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

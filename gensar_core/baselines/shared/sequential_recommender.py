@@ -191,6 +191,7 @@ class SequenceTraining(Training):
             patience=settings.patience,
             gradient_clip=settings.gradient_clip,
             rate=warmup_cosine(self.total_steps, 0.0) if settings.falling_rate else None,
+            weight_average=settings.weight_average,
         )
 
     def epoch(self, number: int) -> list[np.ndarray]:

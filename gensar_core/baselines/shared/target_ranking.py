@@ -200,6 +200,7 @@ class RankedTraining(Training):
             validate_every=self.steps_per_epoch * settings.validate_every,
             patience=settings.patience,
             rate=warmup_cosine(self.total_steps, 0.0) if settings.falling_rate else self.plateau.rate,
+            weight_average=settings.weight_average,
         )
 
     def epoch(self, number: int) -> list[dict[str, np.ndarray]]:

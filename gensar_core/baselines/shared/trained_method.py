@@ -18,7 +18,7 @@ from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 
 from gensar_core.baselines.interface import Method
-from gensar_core.config.base import Count, Positive, Rate, Settings
+from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 from gensar_core.config.search_spaces import Between
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.ranking.full_ranking import CatalogueTargets, ranks_by_score
@@ -41,6 +41,9 @@ class TrainedSettings(Settings):
     """Choose the weights by how they rank the valid targets among their candidates, or among all items."""
     patience: Positive = 5
     """Stop after this many validations without a gain."""
+    weight_average: Share | None = None
+    """Validate and keep an exponential moving average of the weights, of which each step keeps this share (0.999; less
+    in the first steps of a training). Null: the weights themselves."""
 
 
 def heads_divide_dimensions(*, even: bool = False) -> Any:

@@ -19,7 +19,7 @@ METHODS = [
     ("sasrec", {"dimensions": 8, "epochs": 6, "batch_size": 20, "negatives": 16}, 24),
     ("jsr", {**JSR, "sampled_negatives": 3, "plateau_patience": 1}, 42),
     ("jsr", {**JSR, "sampled_negatives": 3, "falling_rate": True}, 42),
-    ("dense", {"train": "head", "epochs": 6, "batch_size": 20, "patience": 6}, 24),
+    ("dense", {"train": "head", "epochs": 6, "batch_size": 20, "patience": 6, "weight_average": 0.9}, 24),
 ]
 
 
@@ -61,6 +61,11 @@ def test_a_falling_rate_ends_with_the_training(data, kind, settings):
     schedule = make(kind, data, **settings, falling_rate=True).training().schedule
     rates = [schedule.rate(step) for step in (0, schedule.total_steps // 2, schedule.total_steps)]
     assert rates == pytest.approx([1.0, 0.5, 0.0], abs=0.05)
+
+
+@pytest.mark.parametrize(("kind", "settings", "steps"), METHODS)
+def test_weights_are_averaged_where_that_is_set(data, kind, settings, steps):  # noqa: ARG001
+    assert make(kind, data, **{**settings, "weight_average": 0.8}).training().schedule.weight_average == 0.8
 
 
 def test_an_epoch_serves_every_sequence_once_and_resumes_anywhere(data):

@@ -19,7 +19,7 @@ from gensar_core.corpora.user_logs import NO_TARGET, log_entries, log_rows, trai
 from gensar_core.generator.backbones.causal import CausalGenerator, attention, from_scratch
 from gensar_core.generator.beam_search import search_beams
 from gensar_core.generator.click_evidence import ClickEvidence, Questions
-from gensar_core.generator.item_nodes import ItemNodes
+from gensar_core.generator.item_nodes import ItemNodes, item_codes
 from gensar_core.generator.log_rows import TRAINING_TASKS, LogRows, row_tensors
 from gensar_core.generator.one_pass_scores import OnePassScorer
 from gensar_core.generator.one_pass_training import Catalogue, OnePassTask, RowOrder
@@ -36,6 +36,7 @@ ITEMS, QUERIES, VOCABULARY = 9, 3, 48
 END, LEADS, FIRST_CODE = 1, (20, 21, 22), 24
 WORDS = [[2, 3], [4], [2, 5, 6]]
 TASK_OF = {0: "rec", 2: "search"}
+OTHER = {"rec": "search", "search": "rec"}
 
 
 class Tokenizer:
@@ -157,9 +158,13 @@ def alone(model, catalogue, rows, row, entry, extra=()):
     return found[begin : begin + 1 + (len(extra) if extra else count)]
 
 
-def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
-    """The item's negative log-probability among the continuations of each prefix, by plain loops over all items."""
+def loss_alone(model, catalogue, rows, row, entry, item, evidence=None, *, smoothing=0.0, cold=(), other=False):
+    """The item's negative log-probability among the continuations of each prefix, by plain loops over all items but
+    the cold ones; with smoothing, that share of it is the mean over these continuations. Or that of the item's other
+    identifier after the same question."""
     task = TASK_OF[int(rows.behavior[entry])]
+    if other:
+        task = OTHER[task]
     codes = [[int(code) for code in part] for part in identifiers()[task]]
     numbers = catalogue.nodes.of_item[task][:, catalogue.first_code :].tolist()
     own = list(zip(codes[item], numbers[item], strict=False))
@@ -168,7 +173,7 @@ def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
     for level in range(3):
         children = {}
         for other in range(ITEMS):
-            if codes[other][:level] == codes[item][:level]:
+            if codes[other][:level] == codes[item][:level] and other not in cold:
                 children.setdefault(codes[other][level], []).append(other)
         logits = {}
         for code, beneath in children.items():
@@ -181,7 +186,8 @@ def loss_alone(model, catalogue, rows, row, entry, item, evidence=None):
                 floor = torch.nn.functional.softplus(model.evidence_floor[number, depth])
                 logits[code] = logits[code] + (torch.log(floor + summed) * model.evidence_weight[number, depth]).sum()
         values = torch.stack(list(logits.values()))
-        total += float(values.logsumexp(0) - logits[codes[item][level]])
+        aim = (1 - smoothing) * logits[codes[item][level]] + smoothing * values.mean()
+        total += float(values.logsumexp(0) - aim)
     return total
 
 
@@ -223,10 +229,76 @@ def test_a_rows_loss_is_the_sum_of_those_of_its_events_asked_alone(catalogue, lo
     assert float(losses[TRAINING_TASKS.index("nsqp")]) == pytest.approx(words, abs=1e-3)
 
 
+@pytest.mark.parametrize("cold", [(), (4, 6, 7)])
+def test_smoothing_spreads_its_share_over_the_continuations_that_compete(catalogue, cold):
+    model, rows = generator(catalogue), rows_of([e for e in random_log(1) if e["item"] not in cold], catalogue)
+    held_out = np.isin(np.arange(ITEMS), cold)
+    with torch.no_grad():
+        losses = task_of(model, rows, catalogue, cold=held_out, label_smoothing=0.2).losses(np.arange(len(rows)))
+        expected = {"nrip": 0.0, "nsip": 0.0}
+        for row, entry in item_targets(rows):
+            item, name = int(rows.object[entry]), "nrip" if rows.behavior[entry] == 0 else "nsip"
+            expected[name] += loss_alone(model, catalogue, rows, row, entry, item, smoothing=0.2, cold=cold)
+    for name, value in expected.items():
+        assert float(losses[TRAINING_TASKS.index(name)]) == pytest.approx(value, rel=1e-5)
+
+
+def with_others(rows, catalogue):
+    """The rows, whose clicks are asked for by their other identifier as well."""
+    return rows.with_other_identifiers(
+        {task: item_codes(items, catalogue.first_code) for task, items in catalogue.items.items()}
+    )
+
+
+@settings(deadline=None, max_examples=10)
+@given(log=logs(items=ITEMS, users=2, most=9).filter(bool), width=st.sampled_from([30, 10**6]))
+def test_other_identifiers_are_asked_as_each_alone_and_change_nothing_else(catalogue, log, width):
+    model, rows = generator(catalogue, query_words=width == 30), rows_of(log, catalogue, width, width // 2)
+    both, every = with_others(rows, catalogue), np.arange(len(rows))
+    with torch.no_grad():
+        plain, half, none = (
+            task_of(model, logs, catalogue, one_pass={"other_identifier_weight": weight}).losses(every)
+            for logs, weight in ((rows, 0.0), (both, 0.5), (both, 1e-9))
+        )
+        expected = {"nrip": 0.0, "nsip": 0.0}
+        for row, entry in item_targets(rows):
+            name = "nrip" if rows.behavior[entry] == 0 else "nsip"
+            expected[name] += loss_alone(model, catalogue, rows, row, entry, int(rows.object[entry]), other=True)
+    torch.testing.assert_close(none, plain, atol=1e-3, rtol=1e-5)
+    for name, value in expected.items():
+        number = TRAINING_TASKS.index(name)
+        assert float(half[number] - plain[number]) == pytest.approx(0.5 * value, abs=1e-3)
+    for mine, theirs in zip(both.asked(every), rows.asked(every), strict=True):
+        assert mine.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("likelihood", ["vocabulary", "catalogue"])
+def test_the_loss_of_an_other_identifier_is_its_score_in_ranking(catalogue, likelihood):
+    log = random_log(2)
+    model, rows = generator(catalogue), rows_of(log, catalogue)
+    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES) if likelihood == "catalogue" else None
+    with torch.no_grad():
+        without, once = (
+            task_of(model, logs, catalogue, evidence, likelihood, one_pass={"other_identifier_weight": 1.0}).losses(
+                np.arange(len(rows))
+            )
+            for logs in (rows, with_others(rows, catalogue))
+        )
+    scorer = OnePassScorer(model, catalogue, evidence, over_catalogue=likelihood == "catalogue")
+    for task, name in (("rec", "nrip"), ("search", "nsip")):
+        entry = np.array([e for _, e in item_targets(rows) if TASK_OF[int(rows.behavior[e])] == task])
+        scores = scorer.score(rows, rows.target[entry], rows.object[entry][:, None], OTHER[task], per_batch=4)
+        added = (once - without)[TRAINING_TASKS.index(name)]
+        assert -scores.sum() == pytest.approx(float(added), rel=1e-4)
+
+
+@pytest.mark.parametrize("others", [False, True])
 @settings(deadline=None, max_examples=15)
 @given(log=logs(items=ITEMS, users=1, most=9).filter(bool))
-def test_no_state_moves_with_a_token_that_its_entry_does_not_see(catalogue, log):
+def test_no_state_moves_with_a_token_that_its_entry_does_not_see(catalogue, others, log):
     model, rows = generator(catalogue), rows_of(log, catalogue)
+    if others:
+        rows = with_others(rows, catalogue)
     batch = row_tensors(rows, np.array([0]), catalogue.nodes, catalogue.lead, torch.device("cpu"))
 
     def states(tokens):

@@ -57,16 +57,38 @@ def test_equal_seeds_give_equal_weights_and_a_killed_training_continues_to_them(
         assert (tmp_path / "again" / name).read_bytes() == (model / name).read_bytes()
 
 
+def test_an_average_of_the_weights_is_kept_where_that_is_set(trained, tmp_path):
+    shop, corpus, model = trained
+    likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
+    averaged = settings(likelihood=likelihood, weight_average=0.9)
+    train_generator(corpus, shop, tmp_path / "model", averaged, 1, None)
+    names = ("model.safetensors", "catalogue.safetensors")
+    assert all((tmp_path / "model" / name).read_bytes() != (model / name).read_bytes() for name in names)
+    # The training goes on with the weights themselves.
+    curves = [json.loads((folder / "curve.json").read_text()) for folder in (model, tmp_path / "model")]
+    first, second = ([entry["train_loss"] for entry in curve] for curve in curves)
+    assert first == second
+
+
 def test_logs_from_the_disk_train_the_same_weights_as_logs_in_memory(trained, tmp_path, monkeypatch):
     shop, corpus, model = trained
     likelihood = json.loads((model / "config.json").read_text())["identifier_likelihood"]
 
-    def in_memory(_vocabulary, *paths):
-        return LogRows.from_frame(pl.concat([pl.read_parquet(path) for path in paths]))
+    with_others = SMALL.model_copy(update={"other_identifier_weight": 0.5})
+    train_generator(corpus, shop, tmp_path / "others", settings(likelihood=likelihood, one_pass=with_others), 1, None)
+
+    def in_memory(_vocabulary, *paths, other_codes=None):
+        rows = LogRows.from_frame(pl.concat([pl.read_parquet(path) for path in paths]))
+        return rows if other_codes is None else rows.with_other_identifiers(other_codes)
 
     monkeypatch.setattr(LogRows, "load", in_memory)
-    train_generator(corpus, shop, tmp_path / "model", settings(likelihood=likelihood), 1, None)
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+    weights = []
+    for one_pass, folder in ((SMALL, model), (with_others, tmp_path / "others")):
+        again = tmp_path / f"{folder.name}_again"
+        train_generator(corpus, shop, again, settings(likelihood=likelihood, one_pass=one_pass), 1, None)
+        weights.append((again / "model.safetensors").read_bytes())
+        assert weights[-1] == (folder / "model.safetensors").read_bytes()
+    assert weights[0] != weights[1]
 
 
 def test_it_ranks_every_list_and_the_whole_catalogue(trained, tmp_path):
@@ -127,8 +149,6 @@ def test_settings_that_do_not_fit_and_damaged_folders_are_one_clear_error(traine
     shop, corpus, model = trained
     with pytest.raises(UserError, match="write a factor of the loss"):
         train_generator(corpus, shop, tmp_path / "m", settings(task_weights={"nrip": {"examples": 4}}), 1, None)
-    with pytest.raises(UserError, match="label_smoothing"):
-        train_generator(corpus, shop, tmp_path / "m", settings(label_smoothing=0.1, likelihood="catalogue"), 1, None)
     with pytest.raises(UserError, match="leave out ranking"):
         rank_candidates(model, corpus, shop, tmp_path, "ranks", RankingSettings(beams=30))
     damaged = tmp_path / "damaged"

@@ -1,5 +1,6 @@
 """The shared loop: a killed training continues to the same weights, the best weights are kept, bad losses stop it."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -22,7 +23,7 @@ class Regression:
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=0.05)
         self.x = torch.linspace(-1, 1, 64).reshape(16, 4)
         self.scores, self.stop_at, self.poison_at = scores, stop_at, poison_at
-        self.served = []
+        self.served, self.validated = [], []
 
     def batches(self, first_step):
         for step in itertools.count(first_step):
@@ -40,6 +41,7 @@ class Regression:
         return {"loss": loss.detach()}
 
     def validate(self):
+        self.validated.append(weights(self))
         if self.scores is not None:
             return {"score": self.scores.pop(0)}
         return {"score": -float((self.module(self.x) - self.x.sum(1, keepdim=True)).square().mean())}
@@ -50,11 +52,12 @@ def weights(task):
 
 
 SCHEDULE = Schedule(total_steps=40, validate_every=7, gradient_clip=1.0, rate=warmup_cosine(40, 0.1))
+AVERAGED = dataclasses.replace(SCHEDULE, weight_average=0.6)
 
 
-def fit(task, folder=None, key="k", **options):
+def fit(task, folder=None, key="k", schedule=SCHEDULE, **options):
     """Train, with checkpoints in a folder or without any."""
-    return train(task, SCHEDULE, seed=3, description="t", checkpoints=folder, key=key, **options)
+    return train(task, schedule, seed=3, description="t", checkpoints=folder, key=key, **options)
 
 
 def ticking(seconds):
@@ -63,10 +66,10 @@ def ticking(seconds):
     return functools.partial(next, itertools.count(0.0, seconds))
 
 
-def killed(folder, stop_at=12, step_seconds=12.0, key="k"):
+def killed(folder, stop_at=12, step_seconds=12.0, key="k", schedule=SCHEDULE):
     """Kill a training after this many steps; return its checkpoint, which by default the tenth has left."""
     with pytest.raises(KeyboardInterrupt):
-        fit(Regression(stop_at=stop_at), folder, key, clock=ticking(step_seconds))
+        fit(Regression(stop_at=stop_at), folder, key, schedule, clock=ticking(step_seconds))
     return next(folder.glob("*.pt"), None)
 
 
@@ -76,17 +79,24 @@ def _a_checkpoint_a_minute(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint_seconds", "step_seconds", "steps_between"), [(60, 0.0, 40), (60, 12.0, 5), (60, 20.0, 3), (0, 0.0, 1)]
+    ("checkpoint_seconds", "step_seconds", "steps_between", "schedule"),
+    [
+        (60, 0.0, 40, SCHEDULE),
+        (60, 12.0, 5, SCHEDULE),
+        (60, 12.0, 5, AVERAGED),
+        (60, 20.0, 3, SCHEDULE),
+        (0, 0.0, 1, SCHEDULE),
+    ],
 )
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 12, 33, 39])
 def test_a_killed_training_continues_from_its_checkpoint_to_the_same_weights(
-    tmp_path, monkeypatch, stop_at, checkpoint_seconds, step_seconds, steps_between
+    tmp_path, monkeypatch, stop_at, checkpoint_seconds, step_seconds, steps_between, schedule
 ):
     monkeypatch.setenv("GENSAR_CHECKPOINT_SECONDS", str(checkpoint_seconds))
     undisturbed, resumed = Regression(), Regression()
-    expected = fit(undisturbed)
-    killed(tmp_path, stop_at, step_seconds)
-    record = fit(resumed, tmp_path, clock=ticking(0.0))
+    expected = fit(undisturbed, schedule=schedule)
+    killed(tmp_path, stop_at, step_seconds, schedule=schedule)
+    record = fit(resumed, tmp_path, schedule=schedule, clock=ticking(0.0))
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert record.history == expected.history
     assert resumed.served[0] == stop_at - stop_at % steps_between
@@ -172,6 +182,22 @@ def test_the_best_weights_are_kept_and_patience_stops():
     assert (record.best_step, record.best_score, record.steps) == (8, 3.0, 16)
     train(same, Schedule(total_steps=8, validate_every=4), seed=3, description="t", checkpoints=None)
     assert torch.equal(weights(task), weights(same))
+
+
+def test_the_average_of_the_weights_is_validated_and_kept_and_the_training_goes_on_without_it():
+    plain, averaged = Regression(), Regression()
+    expected, means = fit(plain, schedule=dataclasses.replace(SCHEDULE, validate_every=1)), [weights(averaged)]
+    for done, after in enumerate(plain.validated, start=1):
+        factor = min(0.6, (1 + done) / (10 + done))
+        means.append(factor * means[-1] + (1 - factor) * after)
+    record = fit(averaged, schedule=AVERAGED)
+    steps = [7, 14, 21, 28, 35, 40]
+    assert [entry["step"] for entry in record.history] == steps
+    torch.testing.assert_close(torch.stack(averaged.validated), torch.stack([means[step] for step in steps]))
+    torch.testing.assert_close(weights(averaged), means[record.best_step])
+    losses = [entry["train_loss"] for entry in expected.history]
+    for entry, step in zip(record.history, steps, strict=True):
+        assert entry["train_loss"] == pytest.approx(np.mean(losses[step - (step % 7 or 7) : step]), rel=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_before_it_reaches_the_weights():
