@@ -28,7 +28,6 @@ from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
 from gensar_core.samples.popularity import PopularityPool
 
-
 #: Rows of a row group of training_negatives.parquet, and rows that are gathered at once.
 _ROWS: Final = 1 << 17
 _FILE: Final = "training_negatives.parquet"

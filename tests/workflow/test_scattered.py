@@ -16,11 +16,7 @@ CASES = {
     ),
     "rankings": (
         ("generators", ["gensar_demo", "gensar_demo_t5"]),
-        [
-            f"{rule}_{step}"
-            for rule in ("rank_generator", "full_rank_generator", "recommendations")
-            for step in STEPS
-        ],
+        [f"{rule}_{step}" for rule in ("rank_generator", "full_rank_generator", "recommendations") for step in STEPS],
         [*RANKS, ANSWERS],
     ),
 }
