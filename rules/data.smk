@@ -267,7 +267,11 @@ rule samples_gather:
         paths.SURVEY_TABLES,
         events=paths.EVENTS,
         moments=paths.SURVEY,
-        parts=by_wildcards(paths.sample_parts, names=[*part_files(), "stage.json"]),
+        parts=by_wildcards(
+            paths.dataset_parts,
+            folder="samples_parts",
+            names=[*part_files(), "stage.json"],
+        ),
     output:
         [paths.TRAINING_EVENTS, paths.CANDIDATES, paths.COLD_ITEMS, paths.AUDIT],
         samples=paths.SAMPLES,
@@ -302,6 +306,8 @@ rule training_negatives:
         record="results/{dataset}/training_negatives/stage.json",
     log:
         "results/{dataset}/logs/training_negatives.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_in_parts(plan, several=False)),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -314,3 +320,50 @@ rule training_negatives:
         code=code_of("training_negatives"),
     script:
         "../workflow_scripts/training_negatives.py"
+
+
+use rule training_negatives as training_negatives_part with:
+    output:
+        negatives=temp(
+            "results/{dataset}/training_negatives_parts/{part}-of-{parts}/training_negatives.parquet"
+        ),
+        record=temp(
+            "results/{dataset}/training_negatives_parts/{part}-of-{parts}/stage.json"
+        ),
+    log:
+        "results/{dataset}/logs/training_negatives_{part}-of-{parts}.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_in_parts(plan, several=True)),
+    threads: 2
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(120),
+
+
+rule training_negatives_gather:
+    input:
+        samples=paths.SAMPLES,
+        parts=by_wildcards(
+            paths.dataset_parts,
+            folder="training_negatives_parts",
+            names=["training_negatives.parquet", "stage.json"],
+        ),
+    output:
+        negatives="results/{dataset}/training_negatives/training_negatives.parquet",
+        record="results/{dataset}/training_negatives/stage.json",
+    log:
+        "results/{dataset}/logs/training_negatives.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_in_parts(plan, several=True)),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 2
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        settings=settings_of("training_negatives"),
+        seed=seed_of("training_negatives"),
+        code=code_of("training_negatives_gather"),
+    script:
+        "../workflow_scripts/training_negatives_gather.py"

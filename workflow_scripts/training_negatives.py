@@ -1,4 +1,4 @@
-"""Draw a few negatives for each train target."""
+"""Draw a few negatives for each train target, or for those of one part of the users."""
 
 from pathlib import Path
 
@@ -15,4 +15,6 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         settings=TrainingNegativesSettings.model_validate_json(snakemake.params.settings),
         seed=snakemake.params.seed,
         cold_items=Path(snakemake.input.cold_items[0]) if snakemake.input.cold_items else None,
+        part=int(snakemake.wildcards.get("part", 0)),
+        parts=int(snakemake.wildcards.get("parts", 1)),
     )

@@ -35,6 +35,8 @@ STAGES: Final[Mapping[str, tuple[str, float]]] = {
     "samples_part": ("build a part of the samples", 2),
     "samples_gather": ("gather samples", 2),
     "training_negatives": ("draw training negatives", 2),
+    "training_negatives_part": ("draw a part of the training negatives", 2),
+    "training_negatives_gather": ("gather training negatives", 2),
     "embed_text": ("encode item texts", 15),
     "embed_trained_text": ("train text vectors on clicks", 30),
     "embed_sequential": ("take item vectors from a method", 3),

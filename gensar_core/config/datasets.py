@@ -133,7 +133,8 @@ class CanonicalSettings(_SearchSettings):
 
 class _DatasetBase(Settings):
     scatter: Parts = 1
-    """Number of user parts in which the samples are made, each a separate job. Results do not depend on it."""
+    """Number of user parts in which samples and training negatives are made, each a separate job. Results do not depend
+    on it."""
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     full_ranking: FullRankingSettings = FullRankingSettings()

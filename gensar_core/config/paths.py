@@ -158,15 +158,14 @@ def user_table(plan: Plan, dataset: str, key: str) -> str:
 
 
 def datasets_in_parts(plan: Plan, several: bool) -> list[str]:
-    """Name the data sets whose samples are built in several jobs or, if not ``several``, in one."""
+    """Name the data sets whose data stages run as several jobs or, if not ``several``, as one."""
     return [name for name, dataset in plan.experiments.datasets.items() if (dataset.scatter > 1) == several]
 
 
-def sample_parts(plan: Plan, dataset: str, names: Sequence[str]) -> list[str]:
-    """List the files ``names`` of all parts of a data set's samples, part by part."""
+def dataset_parts(plan: Plan, dataset: str, folder: str, names: Sequence[str]) -> list[str]:
+    """List the files ``names`` of all parts of a stage of a data set, part by part."""
     parts = plan.experiments.datasets[dataset].scatter
-    folder = f"results/{dataset}/samples_parts"
-    return [f"{folder}/{part}-of-{parts}/{name}" for part in range(parts) for name in names]
+    return [f"results/{dataset}/{folder}/{part}-of-{parts}/{name}" for part in range(parts) for name in names]
 
 
 def cold_items(plan: Plan, dataset: str) -> list[str]:

@@ -47,7 +47,7 @@ def build_samples(canonical: Path, output: Path, settings: SampleSettings, seed:
         user_survey = survey(canonical, settings)
         whole = stage.path("whole")
         whole.mkdir()
-        counts = _Part(canonical, user_survey, settings, seed).write(whole, user_survey.users(0, 1))
+        counts = _Part(canonical, user_survey, settings, seed).write(whole)
         _gather(stage, canonical, user_survey, [whole], counts, settings, seed)
         shutil.rmtree(whole)
 
@@ -63,7 +63,7 @@ def build_part(
     with Stage("samples_part", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         user_survey = Survey.read(surveyed)
         files = stage.path(EVENTS_FILE).parent
-        stage.record(**_Part(canonical, user_survey, settings, seed).write(files, user_survey.users(part, parts)))
+        stage.record(**_Part(canonical, user_survey, settings, seed).write(files, part, parts))
 
 
 def gather_samples(
@@ -101,8 +101,8 @@ class _Part:
         self._settings = settings
         self._seed = seed
 
-    def write(self, folder: Path, users: range) -> Counter[str]:
-        """Write the files of `parts.part_files`, with ids from 0 in each, and return the row counts."""
+    def write(self, folder: Path, part: int = 0, parts: int = 1) -> Counter[str]:
+        """Write one part's files of `parts.part_files`, with ids from 0 in each, and return the row counts."""
         counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         written: Counter[tuple[str, str]] = Counter()
         with contextlib.ExitStack() as stack:
@@ -113,7 +113,7 @@ class _Part:
             events = open_table(schema.EVENTS, EVENTS_FILE)
             samples = {group: open_table(schema.SAMPLES, group_file("samples", *group)) for group in GROUPS}
             candidates = {group: open_table(schema.CANDIDATES, group_file("candidates", *group)) for group in EVALUATED}
-            for block in self._events.blocks(users):
+            for block in self._events.blocks(self._events.users(part, parts)):
                 frame = self._events.read(block)
                 log = EventLog.from_frame(frame)
                 selection = select_targets(

@@ -79,6 +79,11 @@ class EventTable:
         first, end = self._offsets[[users.start, users.stop]].tolist()
         return self._rows.slice(first, end - first).collect()
 
+    def users(self, part: int, parts: int) -> range:
+        """Return the users of one of ``parts`` parts with about equally many events; ``part`` counts from 0."""
+        bounds = np.searchsorted(self._offsets, [self._offsets[-1] * place // parts for place in (part, part + 1)])
+        return range(*bounds.tolist())
+
     def blocks(self, users: range | None = None) -> Iterator[range]:
         """Yield ranges of users (by default of all users) with few enough events to be in memory together."""
         users = users if users is not None else range(len(self._offsets) - 1)

@@ -44,13 +44,6 @@ class Survey:
         """Return the rows of the events table where users' events begin and the last user's end, int64 [users + 1]."""
         return np.concatenate([[0], np.cumsum(self.events)])
 
-    def users(self, part: int, parts: int) -> range:
-        """Return the users of one of ``parts`` parts with about equally many events."""
-        offsets = self.offsets
-        bounds = [int(np.searchsorted(offsets, offsets[-1] * place // parts)) for place in (part, part + 1)]
-        # The last part also takes the users after the last event; users without events belong to no block.
-        return range(bounds[0], len(self.events) if part + 1 == parts else bounds[1])
-
     def write(self, stage: Stage) -> None:
         """Write the three files into a stage's folder."""
         for name, counts in (("users", self.events), ("clicks", self.clicks)):

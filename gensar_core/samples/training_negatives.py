@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -20,12 +21,16 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.config.datasets import TrainingNegativesSettings
 from gensar_core.errors import UserError
-from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.stage import Stage, read_record
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.cold_items import mark_cold_items
 from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.negatives import Group, NegativeSampler, QueryHits, write_negatives
 from gensar_core.samples.popularity import PopularityPool
+
+#: Rows of a row group of training_negatives.parquet, and rows that are gathered at once.
+_ROWS: Final = 1 << 17
+_FILE: Final = "training_negatives.parquet"
 
 
 def draw_training_negatives(
@@ -35,12 +40,14 @@ def draw_training_negatives(
     settings: TrainingNegativesSettings,
     seed: int,
     cold_items: Path | None = None,
+    part: int = 0,
+    parts: int = 1,
 ) -> None:
-    """Write training_negatives.parquet: the negatives of every train sample.
+    """Write training_negatives.parquet: the negatives of every train sample of one part of the users.
 
-    ``canonical`` is a folder with the tables `items` and `queries`, ``samples`` the output folder of the stage
-    `samples` built from it. Items of the table ``cold_items`` become negatives of none. Raises UserError when a table
-    is missing, or when the two folders do not match.
+    ``part`` of ``parts`` counts from 0. ``canonical`` is a folder with the tables `items` and `queries`, ``samples``
+    the output folder of the stage `samples` built from it. Items of the table ``cold_items`` become negatives of none.
+    Raises UserError when a table is missing, or when the two folders do not match.
     """
     sources = {
         name: folder / f"{name}.parquet"
@@ -55,26 +62,73 @@ def draw_training_negatives(
             items[item] = ""
         queries = schema.QUERIES.read(sources["queries"]).sort("query_id")["text"].to_list()
         events, clicks = _training_events(sources, len(items), len(queries))
-        # Do not read the histories, by far the largest part of the table.
-        train = schema.SAMPLES.scan(sources["samples"]).filter(pl.col("split") == "train")
-        searched = train.select(pl.col("query_id").drop_nulls().unique()).collect(engine="streaming").to_series()
+        train = _train(samples)
+        users = events.users(part, parts)
         hits = QueryHits(items, queries, settings)
         # All at once: a table that grows with each block of users would be copied as often.
-        hits.find(searched.to_numpy())
+        hits.find(_queries(train.filter(_is_among(users))).to_numpy())
         pool = PopularityPool.from_counts(clicks)
         counts: Counter[str] = Counter()
-        with TableWriter(schema.TRAINING_NEGATIVES, stage.path("training_negatives.parquet")) as table:
-            for task, users in itertools.product(schema.TASKS, events.blocks()):
-                of_users = pl.col("user_id").is_between(users.start, users.stop - 1)
-                rows = schema.EVENTS.scan(sources["training_events"]).filter(of_users).collect()
+        with TableWriter(schema.TRAINING_NEGATIVES, stage.path(_FILE), rows=_ROWS) as table:
+            for task, block in itertools.product(schema.TASKS, events.blocks(users)):
+                rows = schema.EVENTS.scan(sources["training_events"]).filter(_is_among(block)).collect()
                 log = EventLog.from_frame(schema.EVENTS.check(rows, sources["training_events"]).sort("event_id"))
-                targets = train.filter(of_users, pl.col("task") == task).select("sample_id", "event_id").collect()
-                group = _group(task, targets.sort("sample_id"), log, sources)
+                targets = train.filter(_is_among(block), pl.col("task") == task).select("sample_id", "event_id")
+                group = _group(task, targets.collect().sort("sample_id"), log, samples)
                 sampler = NegativeSampler(pool, log, seed, "training")
-                counts.update(write_negatives(table, sampler, [group], hits, settings.negatives))
-        if counts["lists"] < train.select(pl.len()).collect(engine="streaming").item():
-            raise _unknown_target(sources)
+                written = write_negatives(table, sampler, [group], hits, settings.negatives)
+                counts.update(written)
+                counts[f"lists_{task}"] += written["lists"]
+        if parts == 1:
+            _check_lists(counts["lists"], samples)
         stage.record(queries=len(hits), **counts)
+
+
+def gather_training_negatives(
+    samples: Path, parts: Sequence[Path], output: Path, settings: TrainingNegativesSettings, seed: int
+) -> None:
+    """Gather the negatives of all parts, in order, into the file that a single part would write.
+
+    Raises UserError when ``samples`` does not match, as `draw_training_negatives` does.
+    """
+    inputs = [samples / "samples.parquet", *(part / _FILE for part in parts)]
+    with Stage("training_negatives", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        counts: list[Counter[str]] = [Counter(read_record(part / "stage.json")["counts"]) for part in parts]
+        with TableWriter(schema.TRAINING_NEGATIVES, stage.path(_FILE), rows=_ROWS) as table:
+            for task, (part, of_part) in itertools.product(schema.TASKS, zip(parts, counts, strict=True)):
+                # A part holds the lists of recommendation, then those of search.
+                first = of_part["lists_rec"] if task == "search" else 0
+                lists = schema.TRAINING_NEGATIVES.scan(part / _FILE).slice(first, of_part[f"lists_{task}"])
+                for start in range(0, of_part[f"lists_{task}"], _ROWS):
+                    table.write(lists.slice(start, _ROWS).collect())
+        total: Counter[str] = Counter()
+        for of_part in counts:
+            total.update(of_part)
+        # Parts may share queries.
+        total["queries"] = len(_queries(_train(samples)))
+        _check_lists(total["lists"], samples)
+        stage.record(**total)
+
+
+def _train(samples: Path) -> pl.LazyFrame:
+    """Scan the train samples."""
+    return schema.SAMPLES.scan(samples / "samples.parquet").filter(pl.col("split") == "train")
+
+
+def _queries(train: pl.LazyFrame) -> pl.Series:
+    """Return the distinct queries of train samples, in no order."""
+    # The histories, by far the largest part of the table, are not read.
+    return train.select(pl.col("query_id").drop_nulls().unique()).collect(engine="streaming").to_series()
+
+
+def _is_among(users: range) -> pl.Expr:
+    return pl.col("user_id").is_between(users.start, users.stop - 1)
+
+
+def _check_lists(lists: int, samples: Path) -> None:
+    """Reject samples of which some got no list, because their users have no training event."""
+    if lists < _train(samples).select(pl.len()).collect(engine="streaming").item():
+        raise _unknown_target(samples)
 
 
 def _training_events(sources: Mapping[str, Path], n_items: int, n_queries: int) -> tuple[EventTable, np.ndarray]:
@@ -100,16 +154,17 @@ def _counts(rows: pl.LazyFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     return counted[column].to_numpy(), counted["len"].to_numpy()
 
 
-def _group(task: str, train: pl.DataFrame, log: EventLog, sources: Mapping[str, Path]) -> Group:
+def _group(task: str, train: pl.DataFrame, log: EventLog, samples: Path) -> Group:
     """Look up the train targets of one task among the training events; each must be one."""
     events = train["event_id"].to_numpy()
     rows = np.searchsorted(log.event, events)
     if not np.array_equal(np.append(log.event, -1)[rows], events):
-        raise _unknown_target(sources)
+        raise _unknown_target(samples)
     return Group(task, train["sample_id"].to_numpy(), log.take(rows))
 
 
-def _unknown_target(sources: Mapping[str, Path]) -> UserError:
+def _unknown_target(samples: Path) -> UserError:
     return UserError(
-        f"{sources['samples']}: a train target is not among {sources['training_events']}; build the samples again"
+        f"{samples / 'samples.parquet'}: a train target is not among {samples / 'training_events.parquet'}; build the "
+        "samples again"
     )

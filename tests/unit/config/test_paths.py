@@ -111,7 +111,7 @@ def shop(pattern, *names):
         (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "new", "toys", "mine"]),
         (paths.datasets_in_parts, (True,), ["plain"]),
         (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "new", "toys", "mine"]),
-        (paths.sample_parts, ("plain", ["a", "stage.json"]),
+        (paths.dataset_parts, ("plain", "samples_parts", ["a", "stage.json"]),
          [f"results/plain/samples_parts/{part}-of-2/{name}" for part in (0, 1) for name in ("a", "stage.json")]),
         (paths.embedding_model, ("shop", "clicks"), "results/shop/models/sasrec/stage.json"),
         (paths.identifier_embeddings, ("shop", "joint"), {"semantic": TEXT, "collaborative": CLICKS}),

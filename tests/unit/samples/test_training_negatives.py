@@ -11,16 +11,18 @@ from gensar_core import schema
 from gensar_core.config.datasets import TrainingNegativesSettings
 from gensar_core.errors import UserError
 from gensar_core.samples import events as event_tables
-from gensar_core.samples.training_negatives import draw_training_negatives
+from gensar_core.samples import training_negatives as module
+from gensar_core.samples.training_negatives import draw_training_negatives, gather_training_negatives
 from tests.support.samples_logs import PROTOCOLS, WORKED, A, B, C, D, E, F, build, check_negatives, event, logs
 
+FILE = "training_negatives.parquet"
 CROWD = [event(user, 1, item) for user in range(2, 20) for item in range(9, 40)]
 
 
-def draw(folder, seed=1, **overrides):
-    settings = TrainingNegativesSettings(**overrides)
-    draw_training_negatives(folder / "canonical", folder / "samples", folder / "negatives", settings, seed)
-    return schema.TRAINING_NEGATIVES.read(folder / "negatives/training_negatives.parquet")
+def draw(folder, seed=1, output=None, part=0, parts=1, **overrides):
+    settings, output = TrainingNegativesSettings(**overrides), output or folder / "negatives"
+    draw_training_negatives(folder / "canonical", folder / "samples", output, settings, seed, None, part, parts)
+    return schema.TRAINING_NEGATIVES.read(output / FILE)
 
 
 def train_samples(folder):
@@ -58,7 +60,9 @@ def test_held_out_items_that_others_clicked_are_negatives(tmp_path):
         count = len(row_hits)
         assert (row["negatives"][:count], sorted(row["negatives"][count:])) == (row_hits, row_drawn)
     counts = json.loads((tmp_path / "negatives/stage.json").read_text())["counts"]
-    assert counts == {"queries": 2, "lists": 6, "lists_topped_up": 3, "lists_short": 6}
+    assert counts == {
+        "queries": 2, "lists": 6, "lists_topped_up": 3, "lists_short": 6, "lists_rec": 3, "lists_search": 3,
+    }  # fmt: skip
 
 
 def test_events_after_training_do_not_change_negatives(tmp_path):
@@ -79,7 +83,7 @@ def test_equal_seeds_give_equal_bytes_in_any_order_of_rows(tmp_path):
     four, six = draw(tmp_path)["negatives"], draw(tmp_path, negatives=6)["negatives"]
     assert four.list.len().to_list() == [4] * len(four)
     assert six.list.head(4).to_list() == four.to_list()
-    file = tmp_path / "negatives/training_negatives.parquet"
+    file = tmp_path / "negatives" / FILE
     contents = []
     for seed in (4, 4, 5):
         draw(tmp_path, seed=seed)
@@ -95,14 +99,24 @@ def test_equal_seeds_give_equal_bytes_in_any_order_of_rows(tmp_path):
     assert contents[0] == contents[1] == file.read_bytes() != contents[2]
 
 
-def test_negatives_are_the_same_for_every_size_of_blocks(tmp_path, monkeypatch):
-    build(tmp_path, WORKED + CROWD, items=40)
-    found = []
-    for size in (1 << 20, 100, 1):
-        monkeypatch.setattr(event_tables, "_BLOCK", size)
-        found.append(draw(tmp_path).rows())
-    assert len(found[0]) > 3
-    assert found[0] == found[1] == found[2]
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(logs(users=5, most=18, items=30), st.integers(1, 6), st.integers(1, 40), st.integers(1, 5))
+def test_parts_and_blocks_of_users_do_not_change_the_file(tmp_path, log, parts, block, rows):
+    if not build(tmp_path, log, items=30):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ROWS", rows)
+        draw(tmp_path)
+        patch.setattr(event_tables, "_BLOCK", block)
+        folders = [tmp_path / f"{part}-of-{parts}" for part in range(parts)]
+        sizes = [len(draw(tmp_path, output=folder, part=part, parts=parts)) for part, folder in enumerate(folders)]
+        gathered = tmp_path / "gathered"
+        gather_training_negatives(tmp_path / "samples", folders, gathered, TrainingNegativesSettings(), 1)
+    whole = tmp_path / "negatives"
+    assert (gathered / FILE).read_bytes() == (whole / FILE).read_bytes()
+    counts = json.loads((gathered / "stage.json").read_text())["counts"]
+    assert counts == json.loads((whole / "stage.json").read_text())["counts"]
+    assert sum(sizes) == len(train_samples(tmp_path))
 
 
 def test_folders_that_do_not_match_are_one_clear_error(tmp_path):
