@@ -2,12 +2,15 @@
 
 `python benchmarks/targets.py` writes the tables of a million targets, half of them valid, half test, and runs each
 stage in a process of its own: a ranking by a generator that scores at no cost, its gathering, a fusion of five parts
-and popularity, a table of six rows, a table of cold items, and the data set's statistics. The peak counts what the
-process holds, not what the system keeps of mapped files and gives back when others need memory.
+and popularity, a table of six rows, a table of cold items, the data set's statistics, the method `popularity` fitted
+and ranked, full rankings by that method and by a search at no cost, and one step of training on a target for each
+event (SASRec) and on a train sample for each target (QEM). The peak counts what the process holds, not what the system
+keeps of mapped files and gives back when others need memory.
 
     --quick             a smoke size
     --targets 1000000   ranked targets
     --candidates 100    candidates of each
+    --stages NAME ...   some of the stages, in their order
 """
 
 from __future__ import annotations
@@ -27,16 +30,22 @@ import polars as pl
 from _measure import Peak, claim, options, report, run_child
 
 from gensar_core import schema
+from gensar_core.baselines.interface import MethodData, find
+from gensar_core.baselines.methods.popularity import PopularitySettings
+from gensar_core.baselines.run import fit_and_rank, rank_catalogue_by_method
+from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.config.fusions import WeightSettings
-from gensar_core.config.generators import RankingSettings
+from gensar_core.config.generators import RankingSettings, RetrievalSettings
 from gensar_core.corpora.read import load_prompts
 from gensar_core.evaluation.cold_items import cold_table
 from gensar_core.evaluation.statistics import data_statistics
 from gensar_core.evaluation.tables import metric_table
 from gensar_core.generator import rank
+from gensar_core.generator.beam_search import RetrievedItems
 from gensar_core.ranking.fusion import fuse
 from gensar_core.ranking.parts import gather_rankings
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.reading import table_parts
 from gensar_core.runtime.writing import TableWriter
 
 ITEMS, QUERIES, HISTORY, PROMPT, PARTS, ROWS = 12_101, 1_000, 10, 20, 5, 6
@@ -51,12 +60,13 @@ def main() -> None:
     parser = options("memory and CPU time of the stages that read or write a row for each target")
     parser.add_argument("--targets", type=int, default=1_000_000, help="ranked targets")
     parser.add_argument("--candidates", type=int, default=100, help="candidates of each")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="some of the stages")
     arguments = parser.parse_args()
     targets = 2_000 if arguments.quick else arguments.targets
     claims = []
     with tempfile.TemporaryDirectory(prefix="gensar-targets-", dir=".") as scratch:
         run_child(Path(__file__), "--measure", scratch, f"write:{targets}:{arguments.candidates}")
-        for stage in STAGES:
+        for stage in arguments.stages:
             found = run_child(Path(__file__), "--measure", scratch, stage).result()
             print(f"{stage}: {found['gb']:.3f} GB, {found['seconds']:.1f} CPU s", file=sys.stderr, flush=True)
             how = f"{targets:,} ranked targets of {arguments.candidates} candidates"
@@ -93,12 +103,61 @@ class FreeGenerator:
         """Score by numbers that depend on prompt and item alone."""
         return ((items.astype(np.int64) + rows.values[rows.offsets[:-1], None]) * 7919 % 1009).astype(np.float32)
 
+    def retrieve(self, rows: Ragged, *_: Any, beams: int, **__: Any) -> RetrievedItems:
+        """Find the items that follow a prompt's first token, whatever is excluded."""
+        items = (rows.values[rows.offsets[:-1], None] + np.arange(beams)) % ITEMS
+        return RetrievedItems(items, np.tile(-np.arange(beams, dtype=np.float32), (len(items), 1)))
 
-def _rank(folder: Path) -> None:
+
+def _free_generator(folder: Path) -> None:
     rank.load_generator = lambda *_: FreeGenerator(folder)  # type: ignore[assignment]
     rank.prompted_tasks = lambda _: list(schema.TASKS)  # type: ignore[assignment]
     rank._inputs = lambda *_: []  # type: ignore[assignment]
+
+
+def _rank(folder: Path) -> None:
+    _free_generator(folder)
     rank.rank_candidates(folder, folder, folder, folder / "ranks", "free", RankingSettings())
+
+
+def _full_rank(folder: Path) -> None:
+    _free_generator(folder)
+    (folder / "trie.safetensors").touch()
+    settings, protocol = RetrievalSettings(beams=20), FullRankingSettings(unseen=True)
+    rank.rank_catalogue(folder, folder, folder, folder / "full", "free", settings, protocol)
+
+
+def _method(folder: Path) -> None:
+    fit_and_rank("m", "popularity", {}, folder, folder, None, folder / "model", folder / "ranks", 1, None)
+
+
+def _full_rank_method(folder: Path) -> None:
+    data = folder, folder, None
+    method = find("popularity")(PopularitySettings(), MethodData(*data), 1)
+    method.fit(None, "")
+    (folder / "fitted").mkdir()
+    method.save(folder / "fitted")
+    protocol = FullRankingSettings(unseen=True)
+    rank_catalogue_by_method("m", "popularity", {}, *data, folder / "fitted", folder / "full", 1, protocol)
+
+
+def _train(kind: str) -> Callable[[Path], None]:
+    def step(folder: Path) -> None:
+        # Its own folder, where valid targets are train targets but for a few.
+        training = folder / kind
+        training.mkdir()
+        os.link(folder / "training_events.parquet", training / "training_events.parquet")
+        os.link(folder / "candidates.parquet", training / "candidates.parquet")
+        with TableWriter(schema.SAMPLES, training / "samples.parquet") as samples:
+            for part in table_parts(folder / "samples.parquet", schema.SAMPLES):
+                trained = (pl.col("split") == "test") | (pl.col("user_id") >= CHUNK)
+                samples.write(part.with_columns(split=pl.when(trained).then(pl.lit("train")).otherwise("split")))
+        settings = find(kind).settings_model()
+        method = find(kind)(settings, MethodData(folder, training), 1)
+        task = method.training()
+        task.backward(next(task.batches(0)))
+
+    return step
 
 
 def _gather(folder: Path) -> None:
@@ -130,6 +189,11 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "table": _table,
     "cold_table": _cold,
     "statistics": _statistics,
+    "method": _method,
+    "full_rank_method": _full_rank_method,
+    "full_rank_generator": _full_rank,
+    "train_sasrec": _train("sasrec"),
+    "train_qem": _train("qem"),
 }
 
 
@@ -154,6 +218,8 @@ def write(folder: Path, targets: int, candidates: int) -> None:
     schema.ITEMS.write(pl.DataFrame({**numbers, **texts}), folder / "items.parquet")
     queries = {"query_id": range(QUERIES), "text": [f"query {number}" for number in range(QUERIES)]}
     schema.QUERIES.write(pl.DataFrame(queries), folder / "queries.parquet")
+    users = np.arange(max(targets // 4, 1))
+    schema.USERS.write(pl.DataFrame({"user_id": users, "raw_id": users.astype(str)}), folder / "users.parquet")
     with TableWriter(schema.EVENTS, folder / "events.parquet") as events:
         for number in _chunks(targets):
             events.write(_events(number, draw))

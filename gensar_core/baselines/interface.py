@@ -17,6 +17,7 @@ from gensar_core.config.base import Settings
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.runtime.reading import table_parts
 from gensar_core.runtime.tensors import load_vectors
 from gensar_core.samples.cold_items import mark_cold_items
 
@@ -71,22 +72,34 @@ class MethodData:
         """Return the number of users."""
         return pl.scan_parquet(self.canonical / "users.parquet").select(pl.len()).collect().item()  # type: ignore[no-any-return]
 
+    @property
+    def events_file(self) -> Path:
+        """Return the file of the events that training may use (table `events`), to be read part by part."""
+        return self.samples_folder / "training_events.parquet"
+
     @functools.cached_property
     def training_events(self) -> pl.DataFrame:
-        """Return the events that training may use (table `events`); they include no valid or test target."""
-        return schema.EVENTS.read(self.samples_folder / "training_events.parquet")
+        """Return the events that training may use, whole in memory; they include no valid or test target."""
+        return schema.EVENTS.read(self.events_file)
 
     @functools.cached_property
     def samples(self) -> pl.DataFrame:
-        """Return all samples (table `samples`)."""
+        """Return all samples (table `samples`), whole in memory."""
         return schema.SAMPLES.read(self.samples_folder / "samples.parquet")
 
-    @functools.cached_property
-    def negatives(self) -> pl.DataFrame:
-        """Return the stored negatives of train samples (table `training_negatives`)."""
+    @property
+    def negatives_file(self) -> Path:
+        """Return the file of the stored negatives of train samples. Raises UserError when there is none."""
         if self.training_negatives is None:
             raise UserError("this method trains on stored negatives: give it the table training_negatives")
-        return schema.TRAINING_NEGATIVES.read(self.training_negatives)
+        return self.training_negatives
+
+    def clicks(self, task: str) -> np.ndarray:
+        """Count the training clicks of one task on each item, int64 [n_items]."""
+        counts = np.zeros(self.n_items, dtype=np.int64)
+        for part in table_parts(self.events_file, schema.EVENTS, columns=("task", "item_id")):
+            np.add.at(counts, part.filter(pl.col("task") == task).get_column("item_id").to_numpy(), 1)
+        return counts
 
     def vectors(self, name: str) -> np.ndarray:
         """Return a matrix of the text embedding: `items` or `queries`, float32 [rows, dimensions]."""

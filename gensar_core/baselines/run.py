@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from gensar_core import schema
 from gensar_core.baselines.interface import Method, MethodData, find
 from gensar_core.config.base import validate
 from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import Ranking, concat_rankings, load_candidates, rank_lists
-from gensar_core.ranking.full_ranking import load_targets, ranks_by_score, write_full_ranks
+from gensar_core.ranking.candidates import CandidateBlocks, Ranking, RankingWriter, rank_batch
+from gensar_core.ranking.full_ranking import TargetBlocks, block_rows, ranks_by_score, write_full_ranks
+from gensar_core.runtime.progress import progress
+from gensar_core.runtime.reading import table_parts
 from gensar_core.runtime.stage import Stage, cpu_seconds
 from gensar_core.samples.cold_items import rank_cold_last
 
 _RANKED_SPLITS = ("valid", "test")
+#: Lists scored at a time.
+_LISTS = 4096
 
 
 def fit_and_rank(
@@ -81,7 +87,9 @@ def fit_and_rank(
         code=code,
         record_name=f"{name}.stage.json",
     ) as stage:
-        rank_targets(method, tasks).write(stage, name)
+        with RankingWriter(stage, name) as writer:
+            for ranking in rank_targets(method, tasks):
+                writer.write(ranking.ranks, ranking.scores)
         stage.record(cold_items_last=int(_unknown_items(method).sum()))
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -116,7 +124,7 @@ def rank_catalogue_by_method(
     data = MethodData(canonical, samples, embedding, cold_items=cold_items)
     method, tasks = _untrained(name, kind, overrides, data, seed)
     method.load(model)
-    unknown = _unknown_items(method)
+    unknown, n_items = _unknown_items(method), method.data.n_items
     settings = method.settings.model_dump(mode="json")
     recorded = {"name": name, "kind": kind, "protocol": protocol.model_dump(), **settings}
     with Stage(
@@ -135,12 +143,15 @@ def rank_catalogue_by_method(
     ) as stage:
         tables = (
             ranks_by_score(
-                load_targets(samples, task, protocol),
-                method.data.n_items,
+                targets,
+                n_items,
                 lambda rows: rank_cold_last(method.score_catalogue(rows), unknown),
                 description=f"full ranks {task}",
             )
             for task in tasks
+            for targets in TargetBlocks.open(samples, task, "test", block_rows(n_items), protocol.users).read(
+                columns=list(schema.SAMPLES.columns), unseen=protocol.unseen
+            )
         )
         stage.record(**write_full_ranks(tables, stage.path(f"{name}.parquet")))
 
@@ -151,33 +162,31 @@ def _untrained(
     """Build a method of validated settings; also return its tasks that have targets."""
     method_class = find(kind, f"methods.{name}.kind")
     settings = validate(method_class.settings_model, dict(overrides), f"methods.{name}")
-    return method_class(settings, data, seed), ranked_tasks(method_class, data.samples, data.samples_folder)
+    return method_class(settings, data, seed), ranked_tasks(method_class, data.samples_folder)
 
 
-def ranked_tasks(method_class: type[Method[Any]], samples: pl.DataFrame, where: Path) -> list[str]:
+def ranked_tasks(method_class: type[Method[Any]], samples_folder: Path) -> list[str]:
     """List the method's tasks that have targets. Raises UserError when none has."""
-    ranked = samples.filter(pl.col("split") != "train").get_column("task").unique()
+    path, ranked = samples_folder / "samples.parquet", set[str]()
+    for part in table_parts(path, schema.SAMPLES, columns=("task", "split")):
+        ranked |= set(part.filter(pl.col("split") != "train").get_column("task").unique())
     tasks = [task for task in method_class.tasks if task in ranked]
     if not tasks:
         raise UserError(
-            f"{where / 'samples.parquet'}: no valid or test target of {' or '.join(method_class.tasks)}, which is what "
+            f"{path}: no valid or test target of {' or '.join(method_class.tasks)}, which is what "
             f"{method_class.__name__} ranks; leave the method out of this data set's table"
         )
     return tasks
 
 
-def rank_targets(method: Method[Any], tasks: list[str]) -> Ranking:
-    """Return the ranks table of a fitted method for the valid and test targets of ``tasks``."""
-    data, unknown = method.data, _unknown_items(method)
-    return concat_rankings(
-        rank_lists(
-            load_candidates(data.samples_folder, task, split, samples=data.samples),
-            lambda lists: rank_cold_last(method.score(lists), unknown[lists.items]),
-            description=f"ranks {task} {split}",
-        )
-        for task in tasks
-        for split in _RANKED_SPLITS
-    )
+def rank_targets(method: Method[Any], tasks: list[str]) -> Iterator[Ranking]:
+    """Rank the valid and test targets of ``tasks`` by a fitted method, block by block."""
+    unknown = _unknown_items(method)
+    for task, split in itertools.product(tasks, _RANKED_SPLITS):
+        lists = CandidateBlocks.open(method.data.samples_folder, task, split, _LISTS)
+        blocks = lists.read(columns=list(schema.SAMPLES.columns))
+        for block in progress(blocks, f"ranks {task} {split}", total=-(-len(lists) // _LISTS), unit="batch"):
+            yield rank_batch(block, lambda rows: rank_cold_last(method.score(rows), unknown[rows.items]))
 
 
 def _unknown_items(method: Method[Any]) -> np.ndarray:

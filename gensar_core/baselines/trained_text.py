@@ -16,7 +16,7 @@ import torch
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.methods.dense import Dense, DenseSettings, DenseTraining
-from gensar_core.baselines.shared.sequence_encoder import recommended_clicks, recommended_histories
+from gensar_core.baselines.shared.sequence_encoder import UserClicks, recommended_histories
 from gensar_core.config.embeddings import TrainedTextSettings
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import save_vectors
@@ -50,19 +50,18 @@ def embed_trained_text(
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def shown_and_clicked(events: pl.DataFrame, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what was shown and what was clicked next [pairs], from training events (table `events`).
+def shown_and_clicked(training_events: Path, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what was shown and what was clicked next [pairs], from a file of training events (table `events`).
 
     First every query with an item clicked after it, in the order of events; then every two recommendation clicks of a
     user that follow each other, without clicks on the same item again. Query q is shown as q, and item i as
     ``n_queries`` + i.
     """
-    searches = events.filter(pl.col("task") == "search").sort("event_id")
-    _, clicks = recommended_clicks(events)
+    searches, clicks = UserClicks.read(training_events, "search"), UserClicks.read(training_events, "rec").items
     first, then, rows = clicks.values[:-1], clicks.values[1:], clicks.rows
     kept = (rows[:-1] == rows[1:]) & (first != then)
-    shown = np.concatenate([searches.get_column("query_id").to_numpy(), first[kept].astype(np.int64) + n_queries])
-    return shown.astype(np.int64), np.concatenate([searches.get_column("item_id").to_numpy(), then[kept]])
+    shown = np.concatenate([searches.queries, first[kept].astype(np.int64) + n_queries])
+    return shown.astype(np.int64), np.concatenate([searches.items.values, then[kept]])
 
 
 class JointText(Dense):
@@ -93,7 +92,7 @@ class JointTextTraining(DenseTraining):
 
     def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gather the pairs of the training events, without stored negatives."""
-        shown, clicked = shown_and_clicked(data.training_events, data.n_queries)
+        shown, clicked = shown_and_clicked(data.events_file, data.n_queries)
         return shown, clicked, np.empty((len(shown), 0), dtype=np.int64)
 
     def encoded(self, queries: np.ndarray) -> torch.Tensor:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -26,12 +25,11 @@ from gensar_core.corpora.read import Examples
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import ranges, stretches
 from gensar_core.runtime.seeds import generator
+from gensar_core.training.blocks import BlockOrder
 from gensar_core.training.processes import ALONE, Processes, shares
 
 #: Targets up to this length form one group when a step is sorted; longer ones are grouped by powers of two.
 _SHORT_TARGET = 8
-#: Prompts, or rows of logs, that are put into a random order at once: a gigabyte at most.
-BLOCK: Final = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -201,28 +199,6 @@ class PromptBlock:
     def rows_of_tasks(self) -> np.ndarray:
         """Count the rows of each task, int64 [tasks]."""
         return np.bincount(self.task, self.rows, self.n_tasks).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class BlockOrder:
-    """Divide the numbers below ``size`` into blocks of at most ``BLOCK``, and order the blocks of each epoch."""
-
-    size: int
-    seed: int
-
-    @property
-    def count(self) -> int:
-        """Return the number of blocks."""
-        return max(1, -(-self.size // BLOCK))
-
-    def members(self, block: int) -> np.ndarray:
-        """Return the numbers in a block: every n-th one."""
-        return np.arange(block, self.size, self.count)
-
-    def of(self, epoch: int) -> list[tuple[int, int]]:
-        """Return the blocks in their order of an epoch, each with the number of the visit since training began."""
-        order = generator(self.seed, "blocks", epoch).permutation(self.count)
-        return [(int(block), epoch * self.count + place) for place, block in enumerate(order)]
 
 
 def draws_by_block(count: int, rows: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from gensar_core.corpora.alignment_logs import NO_QUERY, NO_USER
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie, counts
 from gensar_core.generator.backbones.causal import CausalGenerator
-from gensar_core.generator.batches import BlockOrder, draws_by_block, repeats
+from gensar_core.generator.batches import draws_by_block, repeats
 from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes
 from gensar_core.generator.log_rows import (
@@ -38,6 +38,7 @@ from gensar_core.nn.dropout import chosen, drawing_from
 from gensar_core.runtime.arrays import stretches
 from gensar_core.runtime.device import autocast, send
 from gensar_core.runtime.seeds import generator as make_rng
+from gensar_core.training.blocks import BlockOrder
 from gensar_core.training.loop import RATE_SCHEDULES, Schedule
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side

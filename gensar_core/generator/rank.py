@@ -23,10 +23,10 @@ from gensar_core.generator.open import Generator, asked_file, load_generator
 from gensar_core.ranking.candidates import CandidateBlocks, CandidateLists, Ranking, RankingWriter, rank_batch
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
+    TargetBlocks,
     block_rows,
     found_ranks,
     full_ranks,
-    load_targets,
     ranks_by_score,
     write_full_ranks,
 )
@@ -104,13 +104,14 @@ def rank_catalogue(
         generator = load_generator(model, corpus, settings.precision)
         asked = generator.asked()
         tasks = prompted_tasks(corpus)
-        targets = [load_targets(samples, task, protocol) for task in tasks]
         block = _LISTS if settings.beams else block_rows(len(generator.items[tasks[0]]))
-        spans = part.spans([len(one) for one in targets], block)
+        every = [TargetBlocks.open(samples, task, "test", block, protocol.users) for task in tasks]
+        spans = part.spans([len(blocks) for blocks in every], block)
         unknown = mark_cold_items(unknown_items, len(generator.items["rec"]))
         tables = (
-            catalogue_table(generator, asked, task, one.take(*span), settings, unknown)
-            for task, one, span in zip(tasks, targets, spans, strict=True)
+            catalogue_table(generator, asked, blocks.task, targets, settings, unknown)
+            for blocks, span in zip(every, spans, strict=True)
+            for targets in blocks.read(*span, unseen=protocol.unseen)
         )
         stage.record(**write_full_ranks(tables, stage.path(f"{name}.parquet")))
         stage.record(precision=generator.precision, cold_items_last=int(unknown.sum()))
@@ -143,18 +144,20 @@ def catalogue_table(
         rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
 
         def found(clicked: np.ndarray | None, batch: CatalogueTargets = batch, rows: Any = rows) -> np.ndarray:
-            excluded = clicked if clicked is not None and clicked.shape[1] else None
             retrieved = generator.retrieve(
                 rows,
                 task,
                 beams=beams,
                 users_per_batch=settings.users_per_batch,
-                excluded=excluded,
+                excluded=clicked,
                 allowed=~unknown if unknown.any() else None,
             )
             return found_ranks(retrieved.items, retrieved.scores, batch)
 
-        second = np.full(len(batch), np.nan) if batch.clicked is None else found(batch.clicked)
+        second = np.full(len(batch), np.nan)
+        if batch.clicked is not None:
+            longest = int(batch.clicked.lengths.max(initial=0))
+            second = found(batch.clicked.padded(longest, -1) if longest else None)
         ranks.append(np.stack([found(None), second]))
     return full_ranks(targets, np.concatenate(ranks, axis=1), n_items)
 

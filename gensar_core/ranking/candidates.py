@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -15,15 +15,14 @@ from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.ranking.metrics import average_ranks, count_codes, mean_gain, rank_codes
 from gensar_core.runtime.arrays import Ragged
-from gensar_core.runtime.progress import progress
 from gensar_core.runtime.reading import PART_ROWS, table_parts
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
 
 #: Which lists to take when there are more than wanted.
 Choice: TypeAlias = Literal["spread", "latest"]
-#: What a ranks table says of a target.
-_TARGET: Final = ("task", "split", "sample_id", "user_id", "target_item")
+#: Columns of samples: what a ranks table says of a target.
+TARGET: Final = ("task", "split", "sample_id", "user_id", "target_item")
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,6 @@ class Ranking:
 
     ranks: pl.DataFrame
     scores: pl.DataFrame
-
-    def write(self, stage: Stage, name: str) -> None:
-        """Write the tables among the stage's outputs; see `RankingWriter`."""
-        with RankingWriter(stage, name) as writer:
-            writer.write(self.ranks, self.scores)
 
 
 class RankingWriter:
@@ -97,47 +91,31 @@ class RankingWriter:
 
 
 def load_candidates(
-    samples_folder: Path,
-    task: str,
-    split: str,
-    *,
-    users: int = 0,
-    choice: Choice = "spread",
-    samples: pl.DataFrame | None = None,
+    samples_folder: Path, task: str, split: str, *, users: int = 0, choice: Choice = "spread"
 ) -> CandidateLists:
     """Load the candidate lists of one task and split, in the order of sample_id.
 
-    ``users`` > 0 takes that many lists: evenly spread, or those with the latest targets in time. Passing ``samples``
-    saves reading the table again. Raises UserError when a sample has no candidates.
+    ``users`` > 0 takes that many lists: evenly spread, or those with the latest targets in time. Raises UserError when
+    a sample has no candidates.
     """
-    if samples is None:
-        rows = load_samples(samples_folder, task, split, users, choice)
-    else:
-        rows = _chosen(samples.filter(_of(task, split)), users, choice)
+    rows = _load_samples(samples_folder, task, split, users, choice)
     negatives = schema.CANDIDATES.read(
         samples_folder / "candidates.parquet", pl.col("sample_id").is_in(rows.get_column("sample_id").implode())
     )
     return _with_negatives(rows, negatives, samples_folder)
 
 
-def load_samples(
-    samples_folder: Path, task: str, split: str, users: int = 0, choice: Choice = "spread"
-) -> pl.DataFrame:
-    """Load samples of one task and split, in the order of sample_id; ``users`` and ``choice`` as in `load_candidates`.
-
-    They are chosen by ids and times alone: the histories of all would take much more memory.
-    """
+def _load_samples(samples_folder: Path, task: str, split: str, users: int, choice: Choice) -> pl.DataFrame:
+    """Load samples of one task and split; they are chosen by ids and times alone, which take much less memory."""
     path, columns = samples_folder / "samples.parquet", ["sample_id", "time", "task", "split"]
     parts = [part.filter(_of(task, split)) for part in table_parts(path, schema.SAMPLES, columns=columns)]
-    chosen = _chosen(pl.concat([schema.SAMPLES.empty().select(columns), *parts]), users, choice)
-    within = pl.col("sample_id").is_in(chosen.get_column("sample_id").implode())
-    return schema.SAMPLES.read(path, within).sort("sample_id")
-
-
-def _chosen(rows: pl.DataFrame, users: int, choice: Choice) -> pl.DataFrame:
+    rows = pl.concat([schema.SAMPLES.empty().select(columns), *parts])
     if users and choice == "latest":
-        return rows.sort("time", "sample_id").tail(users).sort("sample_id")
-    return evenly_spread(rows.sort("sample_id"), users)
+        rows = rows.sort("time", "sample_id").tail(users)
+    elif 0 < users < len(rows):
+        rows = rows.sort("sample_id")[_evenly(len(rows), users)]
+    within = pl.col("sample_id").is_in(rows.get_column("sample_id").implode())
+    return schema.SAMPLES.read(path, within).sort("sample_id")
 
 
 def _with_negatives(rows: pl.DataFrame, negatives: pl.DataFrame, samples_folder: Path) -> CandidateLists:
@@ -156,12 +134,11 @@ def _with_negatives(rows: pl.DataFrame, negatives: pl.DataFrame, samples_folder:
 
 
 @dataclass(frozen=True)
-class CandidateBlocks:
-    """Read the candidate lists of one task and split in blocks of ``rows``, in the order of sample_id.
+class SampleBlocks:
+    """Read the samples of one task and split in blocks of ``rows``, in the order of sample_id.
 
-    Their ``samples`` lack times, queries and histories.
-
-    ``first`` are the ids at which blocks begin, ``last`` is the last id (-1: there is none).
+    ``first`` are the ids at which blocks begin, ``last`` is the last id (-1: there is none). ``chosen`` are the ids of
+    the samples to read, ascending; None reads all.
     """
 
     folder: Path
@@ -171,74 +148,100 @@ class CandidateBlocks:
     first: Sequence[int]
     last: int
     count: int
+    chosen: np.ndarray | None = None
 
     @classmethod
-    def open(cls, samples_folder: Path, task: str, split: str, rows: int) -> CandidateBlocks:
-        """Find the blocks in a folder of samples.
+    def open(cls, samples_folder: Path, task: str, split: str, rows: int, users: int = 0) -> Self:
+        """Find the blocks in a folder of samples; ``users`` > 0 takes that many samples, evenly spread.
 
         Raises UserError when its samples are not in the order of their ids.
         """
-        path, first, last, count = samples_folder / "samples.parquet", list[int](), -1, 0
-        for part in table_parts(path, schema.SAMPLES, columns=("sample_id", "task", "split")):
-            ids = part.filter(_of(task, split)).get_column("sample_id").to_numpy()
+        first, last, count = list[int](), -1, 0
+        for ids in _ids(samples_folder, task, split):
             if (np.diff(ids, prepend=last) <= 0).any():
+                path = samples_folder / "samples.parquet"
                 raise UserError(f"{path}: rows are not in the order of sample_id; build the samples again")
             first += ids[-count % rows :: rows].tolist()
             last, count = int(ids.max(initial=last)), count + len(ids)
-        return cls(samples_folder, task, split, rows, first, last, count)
+        blocks = cls(samples_folder, task, split, rows, first, last, count)
+        return blocks._spread(users) if 0 < users < count else blocks
+
+    def _spread(self, users: int) -> Self:
+        places, chosen, before = _evenly(self.count, users), list[np.ndarray](), 0
+        for ids in _ids(self.folder, self.task, self.split):
+            low, high = np.searchsorted(places, (before, before + len(ids)))
+            chosen.append(ids[places[low:high] - before])
+            before += len(ids)
+        taken = np.concatenate(chosen)
+        return replace(self, first=taken[:: self.rows].tolist(), last=int(taken[-1]), count=users, chosen=taken)
 
     def __len__(self) -> int:
         return self.count
 
-    def read(self, start: int = 0, stop: int | None = None) -> Iterator[CandidateLists]:
-        """Yield the blocks of lists ``start`` to ``stop``; blocks begin at both, or the lists end there.
+    def parts(
+        self, start: int = 0, stop: int | None = None, columns: Sequence[str] = TARGET
+    ) -> Iterator[tuple[pl.DataFrame, pl.Expr]]:
+        """Yield samples ``start`` to ``stop``, several whole blocks at a time, each with the condition on sample_id.
 
-        Raises UserError when a sample has no candidates.
+        Blocks begin at both, or the samples end there.
         """
         bounds = [*self.first, self.last + 1]
         begin, end = (-(-row // self.rows) for row in (start, self.count if stop is None else stop))
         at_once = max(1, PART_ROWS // self.rows)
         for block in range(begin, end, at_once):
-            within = pl.col("sample_id").is_between(bounds[block], bounds[min(block + at_once, end)] - 1)
+            after = min(block + at_once, end)
+            within = pl.col("sample_id").is_between(bounds[block], bounds[after] - 1)
+            if self.chosen is not None:
+                within &= pl.col("sample_id").is_in(
+                    pl.Series(self.chosen[block * self.rows : after * self.rows]).implode()
+                )
             samples = (
                 schema.SAMPLES.scan(self.folder / "samples.parquet")
                 .filter(within & _of(self.task, self.split))
-                .select(_TARGET)
+                .select(columns)
                 .collect(engine="streaming")
                 .sort("sample_id")
             )
+            yield samples, within
+
+
+class CandidateBlocks(SampleBlocks):
+    """Read the candidate lists of one task and split in blocks of ``rows``, in the order of sample_id."""
+
+    def read(
+        self, start: int = 0, stop: int | None = None, columns: Sequence[str] = TARGET
+    ) -> Iterator[CandidateLists]:
+        """Yield the blocks of lists ``start`` to ``stop``, with these ``columns`` of their samples.
+
+        Blocks begin at both, or the lists end there. Raises UserError when a sample has no candidates.
+        """
+        for samples, within in self.parts(start, stop, columns):
             negatives = schema.CANDIDATES.read(self.folder / "candidates.parquet", within)
             for rows in samples.iter_slices(self.rows):
                 yield _with_negatives(rows, negatives, self.folder)
+
+
+def _ids(samples_folder: Path, task: str, split: str) -> Iterator[np.ndarray]:
+    """Yield the ids of the samples of one task and split, part by part."""
+    for part in table_parts(samples_folder / "samples.parquet", schema.SAMPLES, columns=("sample_id", "task", "split")):
+        yield part.filter(_of(task, split)).get_column("sample_id").to_numpy()
 
 
 def _of(task: str, split: str) -> pl.Expr:
     return (pl.col("task") == task) & (pl.col("split") == split)
 
 
-def evenly_spread(rows: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Take ``count`` rows, evenly spread; all of them if there are fewer, or if ``count`` is 0."""
-    if not 0 < count < len(rows):
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
-
-
-def rank_lists(
-    lists: CandidateLists, score: Callable[[CandidateLists], np.ndarray], *, batch_rows: int = 4096, description: str
-) -> Ranking:
-    """Score candidate lists in batches and rank their targets.
-
-    ``score`` maps lists to floats [rows, width]; values in places without a candidate are ignored.
-    """
-    rankings = [
-        rank_batch(lists.take(start, start + batch_rows), score)
-        for start in progress(range(0, len(lists), batch_rows), description, unit="batch")
-    ]
-    return concat_rankings([Ranking(schema.RANKS.empty(), schema.SCORES.empty()), *rankings])
+def _evenly(total: int, count: int) -> np.ndarray:
+    """Return ``count`` places below ``total``, evenly spread."""
+    places: np.ndarray = np.linspace(0, total - 1, count).round().astype(np.int64)
+    return places
 
 
 def rank_batch(lists: CandidateLists, score: Callable[[CandidateLists], np.ndarray]) -> Ranking:
-    """Score some candidate lists together and rank their targets; ``score`` as in `rank_lists`."""
+    """Score some candidate lists together and rank their targets.
+
+    ``score`` maps lists to floats [rows, width]; values in places without a candidate are ignored.
+    """
     values, present = score(lists), lists.present
     rows = Ragged.from_lengths(present.sum(axis=1), values[present].astype(np.float32))
     scores = lists.samples.select("sample_id").with_columns(rows.to_series("scores", pl.Float32()))
@@ -248,22 +251,8 @@ def rank_batch(lists: CandidateLists, score: Callable[[CandidateLists], np.ndarr
 def ranks_table(lists: CandidateLists, ranks: np.ndarray) -> pl.DataFrame:
     """Build the ranks table of these lists from the rank of each target [rows]."""
     return schema.RANKS.check(
-        lists.samples.select(_TARGET).with_columns(
+        lists.samples.select(TARGET).with_columns(
             rank=pl.Series(ranks, dtype=pl.Float64),
             n_candidates=pl.Series(lists.present.sum(axis=1), dtype=pl.Int32),
         )
     )
-
-
-def concat_rankings(rankings: Iterable[Ranking]) -> Ranking:
-    """Join the rankings of several tasks and splits, in the order of sample_id."""
-    every = list(rankings)
-    return Ranking(
-        concat_ranks(ranking.ranks for ranking in every),
-        pl.concat([ranking.scores for ranking in every]).sort("sample_id"),
-    )
-
-
-def concat_ranks(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Join the ranks tables of several tasks and splits, in the order of sample_id."""
-    return pl.concat(list(tables)).sort("sample_id")

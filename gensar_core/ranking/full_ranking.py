@@ -8,7 +8,7 @@ always stays a candidate. Papers do either, often without saying which, so a tab
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,8 @@ import numpy as np
 import polars as pl
 
 from gensar_core import schema
-from gensar_core.config.datasets import FullRankingSettings
 from gensar_core.errors import UserError
-from gensar_core.ranking.candidates import load_samples
+from gensar_core.ranking.candidates import TARGET, SampleBlocks
 from gensar_core.ranking.metrics import count_codes, mean_gain, rank_codes, ranks_of
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.progress import progress
@@ -33,37 +32,51 @@ _PAIRS = 1 << 20
 class CatalogueTargets:
     """Hold test targets of one task.
 
-    ``samples`` are rows of the samples table; ``clicked`` [rows, X] holds the items to leave out of the second ranking
-    (-1: none), and is None when there is no second ranking.
+    ``samples`` are rows of the samples table; ``clicked`` [rows] holds the items to leave out of the second ranking,
+    each once, and is None when there is no second ranking.
     """
 
     samples: pl.DataFrame
-    clicked: np.ndarray | None = None
+    clicked: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def take(self, start: int, stop: int) -> CatalogueTargets:
         """Take rows ``start`` to ``stop``."""
-        return CatalogueTargets(self.samples[start:stop], None if self.clicked is None else self.clicked[start:stop])
+        rows = np.arange(len(self))[start:stop]
+        return CatalogueTargets(self.samples[start:stop], None if self.clicked is None else self.clicked.take(rows))
 
 
-def load_targets(samples_folder: Path, task: str, settings: FullRankingSettings) -> CatalogueTargets:
-    """Load a task's test targets in the order of sample_id; at most ``settings.users``, evenly spread (0: all)."""
-    rows = load_samples(samples_folder, task, "test", settings.users)
-    if not settings.unseen:
-        return CatalogueTargets(rows)
-    theirs = pl.col("user_id").is_in(rows.get_column("user_id").unique().implode())
-    training = schema.EVENTS.read(samples_folder / "training_events.parquet", theirs).select("user_id", "item_id")
-    valid = schema.SAMPLES.read(samples_folder / "samples.parquet", theirs & (pl.col("split") == "valid"))
-    valid = valid.select("user_id", item_id="target_item")
-    clicked = pl.concat([training, valid]).unique().sort("user_id", "item_id")
-    by_user = rows.select("user_id", "target_item").join(
-        clicked.group_by("user_id", maintain_order=True).agg("item_id"), on="user_id", how="left", maintain_order="left"
-    )
-    items = Ragged.from_series(by_user.get_column("item_id"))
-    items = items.filter(items.values != by_user.get_column("target_item").to_numpy()[items.rows])
-    return CatalogueTargets(rows, items.padded(int(items.lengths.max(initial=0)), -1).astype(np.int32))
+class TargetBlocks(SampleBlocks):
+    """Read a task's test targets in blocks of ``rows``, in the order of sample_id."""
+
+    def read(
+        self, start: int = 0, stop: int | None = None, columns: Sequence[str] = TARGET, *, unseen: bool = False
+    ) -> Iterator[CatalogueTargets]:
+        """Yield targets ``start`` to ``stop``, several whole blocks at a time, with these ``columns`` of their samples.
+
+        With ``unseen``, each comes with the items that its user has clicked before.
+        """
+        for samples, _ in self.parts(start, stop, columns):
+            yield CatalogueTargets(samples, self._clicked(samples) if unseen else None)
+
+    def _clicked(self, targets: pl.DataFrame) -> Ragged:
+        users = targets.get_column("user_id")
+        # Users are in order: the range leaves most of a file unread.
+        theirs = pl.col("user_id").is_between(users.min(), users.max()) & pl.col("user_id").is_in(users.implode())
+        training = schema.EVENTS.scan(self.folder / "training_events.parquet").filter(theirs)
+        valid = schema.SAMPLES.scan(self.folder / "samples.parquet").filter(theirs & (pl.col("split") == "valid"))
+        both = training.select("user_id", "item_id"), valid.select("user_id", item_id="target_item")
+        clicked = pl.concat(both).unique().collect(engine="streaming").sort("user_id", "item_id")
+        by_user = targets.select("user_id", "target_item").join(
+            clicked.group_by("user_id", maintain_order=True).agg("item_id"),
+            on="user_id",
+            how="left",
+            maintain_order="left",
+        )
+        items = Ragged.from_series(by_user.get_column("item_id"))
+        return items.filter(items.values != by_user.get_column("target_item").to_numpy()[items.rows])
 
 
 def block_rows(n_items: int) -> int:
@@ -98,8 +111,7 @@ def catalogue_ranks(scores: np.ndarray, targets: CatalogueTargets) -> np.ndarray
     ranks = np.full((2, len(scores)), np.nan)
     ranks[0] = ranks_of(target_scores, scores, candidate)
     if targets.clicked is not None:
-        row, place = np.nonzero(targets.clicked >= 0)
-        candidate[row, targets.clicked[row, place]] = False
+        candidate[targets.clicked.rows, targets.clicked.values] = False
         ranks[1] = ranks_of(target_scores, scores, candidate)
     return ranks
 
@@ -116,7 +128,7 @@ def found_ranks(items: np.ndarray, scores: np.ndarray, targets: CatalogueTargets
 
 def full_ranks(targets: CatalogueTargets, ranks: np.ndarray, n_items: int) -> pl.DataFrame:
     """Build the table `full_ranks` of these targets; ``ranks`` [2, rows], of which NaN is stored as null."""
-    unseen = None if targets.clicked is None else n_items - (targets.clicked >= 0).sum(axis=1)
+    unseen = None if targets.clicked is None else n_items - targets.clicked.lengths
     columns = targets.samples.select("task", "split", "sample_id", "user_id", "target_item")
     return schema.FULL_RANKS.check(
         columns.with_columns(

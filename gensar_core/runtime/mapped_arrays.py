@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,21 @@ class MappedRows:
     def read_only(self) -> Ragged:
         """Return all rows, mapped from the disk."""
         return Ragged(self._offsets.read_only(), self._values.read_only())
+
+
+def mapped_parts(parts: Iterable[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Append the arrays and ragged rows of all parts, by name, and return them mapped from the disk.
+
+    Dtypes are those of the first part, which may have no rows.
+    """
+    stores: dict[str, Any] = {}
+    for part in parts:
+        for name, values in part.items():
+            if name not in stores:
+                ragged = isinstance(values, Ragged)
+                stores[name] = MappedRows(folder, values.values.dtype) if ragged else MappedArray(folder, values.dtype)
+            stores[name].append(values)
+    return {name: store.read_only() for name, store in stores.items()}
 
 
 def mapped_zeros(folder: Path, size: int, dtype: npt.DTypeLike) -> np.ndarray:

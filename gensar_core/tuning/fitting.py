@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 
 from gensar_core.baselines.interface import Method, MethodData, find
-from gensar_core.baselines.shared.trained_method import TrainedMethod
+from gensar_core.baselines.shared.trained_method import TrainedMethod, ValidLists
 from gensar_core.config.base import Settings, validate
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.config.inheritance import merge
 from gensar_core.config.search_spaces import SearchSpace, search_space
 from gensar_core.generator.train import fit_generator, training_files
-from gensar_core.ranking.candidates import load_candidates
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.ranking.candidates import CandidateBlocks
+from gensar_core.ranking.metrics import average_ranks
 from gensar_core.training.loop import Watch
 from gensar_core.training.processes import ALONE
 
+#: Valid lists ranked at a time.
+_LISTS = 4096
 #: Metrics of the valid targets by name; `score`, the mean NDCG@5 of the tasks, chooses the best trial.
 Metrics = dict[str, float]
 
@@ -147,9 +149,9 @@ def valid_metrics(method: Method[Any]) -> Metrics:
     """Rank the valid targets of a fitted method's tasks among their candidates."""
     metrics: Metrics = {}
     for task in method.tasks:
-        lists = load_candidates(method.data.samples_folder, task, "valid", samples=method.data.samples)
+        lists = CandidateBlocks.open(method.data.samples_folder, task, "valid", _LISTS)
         if len(lists):
-            ranks = average_ranks(method.score(lists), lists.present)
-            metrics |= {f"{task}_valid_ndcg@5": ndcg(ranks, 5), f"{task}_valid_hr@10": hit_rate(ranks, 10)}
+            of_task = ValidLists(lists).metrics(lambda rows: average_ranks(method.score(rows), rows.present))
+            metrics |= {f"{task}_valid_{name}": value for name, value in of_task.items()}
     scores = [value for name, value in metrics.items() if name.endswith("ndcg@5")]
     return {"score": float(np.mean(scores)), **metrics}

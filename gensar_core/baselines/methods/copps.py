@@ -89,7 +89,6 @@ class _Contrasting:
     def __init__(self, method: RankedMethod[Any], rows: RowSet) -> None:
         self.method = method
         self.rows = rows
-        self.lengths = rows.lengths
         items = schema.ITEMS.read(method.data.canonical / "items.parquet").sort("item_id")
         brand, leaf = brands_and_leaves(items)
         # Cold items are in no group, and so no substitutes.
@@ -97,6 +96,13 @@ class _Contrasting:
         self.substitutes = Substitutes.of(brand * warm, leaf * warm)
         users, targets = rows.train.rows.users, rows.train.targets
         self.partners = Partners(users, rows.train.rows.queries, targets, leaf, method.seed)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the lengths of these rows' histories."""
+        return self.rows.lengths_of(rows)
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Return the ranking loss and the weighted mean of the contrasts."""

@@ -224,8 +224,8 @@ class DenseTraining(Training):
 
     def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Gather the queries and the items clicked after them [pairs], and their BM25 negatives [pairs, stored]."""
-        rows = TrainingRows.from_samples("search", data.samples, data.negatives, 0, 0)
-        return rows.rows.queries, rows.targets, rows.negatives
+        rows = TrainingRows.read("search", data.samples_folder, data.negatives_file, 0, 0)
+        return rows.rows.queries, rows.targets, rows.negatives.padded(rows.stored, -1)
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """Return the pairs of each step."""

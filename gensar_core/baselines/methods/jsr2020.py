@@ -160,7 +160,7 @@ class JSR2020(RankedMethod[JSR2020Settings]):
         """Return the train rows of rec; no rows for search."""
         if task == "rec":
             return super().training_set(task)
-        return RowSet(self, TrainingRows.from_samples(task, self.data.samples[:0], None, 0, 0))
+        return RowSet(self, TrainingRows.none(task))
 
 
 METHOD = JSR2020

@@ -9,7 +9,6 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from gensar_core.baselines.interface import Method
-from gensar_core.baselines.shared.sequence_encoder import recommended_clicks
 from gensar_core.config.base import Settings
 from gensar_core.ranking.candidates import CandidateLists
 
@@ -33,8 +32,7 @@ class Popularity(Method[PopularitySettings]):
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
         """Count clicks."""
-        _, clicked = recommended_clicks(self.data.training_events)
-        self.clicks = np.bincount(clicked.values, minlength=self.data.n_items)
+        self.clicks = self.data.clicks("rec")
         return {"unseen_items": int((self.clicks == 0).sum())}
 
     def score(self, lists: CandidateLists) -> np.ndarray:

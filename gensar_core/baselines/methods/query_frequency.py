@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file, save_file
 
+from gensar_core import schema
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Settings
 from gensar_core.ranking.candidates import CandidateLists
@@ -38,11 +39,11 @@ class QueryFrequency(Method[QueryFrequencySettings]):
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
         """Count clicks."""
-        searches = self.data.training_events.filter(pl.col("task") == "search")
-        items = searches.get_column("item_id").to_numpy()
-        queries = searches.get_column("query_id").to_numpy()
-        self.pairs, self.clicks = np.unique(self._codes(queries, items), return_counts=True)
-        counts = np.bincount(items, minlength=self.data.n_items)
+        searches = schema.EVENTS.scan(self.data.events_file).filter(pl.col("task") == "search")
+        counted = searches.group_by("query_id", "item_id").agg(clicks=pl.len().cast(pl.Int64()))
+        pairs = counted.collect(engine="streaming").sort("query_id", "item_id")
+        query, item, self.clicks = (column.to_numpy() for column in pairs.get_columns())
+        self.pairs, counts = self._codes(query, item), self.data.clicks("search")
         self.popularity = counts / (1.0 + counts.max(initial=0))
         return {"query_item_pairs": len(self.pairs), "unseen_items": int((counts == 0).sum())}
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import polars as pl
 import torch
 from torch.nn import functional
 
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives, sampled_softmax
+from gensar_core.baselines.shared.sequence_encoder import UserClicks, mark
 from gensar_core.baselines.shared.target_ranking import JointMethod, TrainingSet
 from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRModel, UnifiedSSRSettings, shifted
 from gensar_core.nn.attention import masked_mean
@@ -44,42 +44,45 @@ def session_windows(mask: torch.Tensor) -> torch.Tensor:
 class SequenceSet:
     """Hold users' training sequences of one task: every position is a target, except the first where there is no query.
 
-    ``users`` [rows], ``items`` and, for search, ``queries`` Ragged [rows].
+    ``rows`` int64 [sequences] are the users with enough clicks, by their places in ``clicks``.
     """
 
     def __init__(self, method: UnifiedSSR, task: str) -> None:
         settings, data = method.settings, method.data
         self.method, self.task = method, task
-        events = data.training_events.filter(pl.col("task") == task).sort("user_id", "event_id")
-        users, counts = np.unique(events.get_column("user_id").to_numpy(), return_counts=True)
-        clicked = Ragged.from_lengths(counts, events.get_column("item_id").to_numpy().astype(np.int64))
-        width = settings.max_recommendations + 1 if task == "rec" else settings.max_searches
-        self.users, cuts = users.astype(np.int64), clicked.tail(width)
-        last_clicks = ranges(clicked.offsets[1:] - cuts.lengths, cuts.lengths)
-        self.items = cuts
-        event_queries = events.get_column("query_id").fill_null(0).to_numpy().astype(np.int64)
-        self.queries = Ragged(cuts.offsets, event_queries[last_clicks])
-        if task == "rec":
-            some = np.flatnonzero(cuts.lengths > 1)
-            self.users, self.items, self.queries = self.users[some], cuts.take(some), self.queries.take(some)
-        self.lengths = self.items.lengths
-        counted = np.bincount(clicked.values, minlength=data.n_items)
+        self.clicks = UserClicks.read(data.events_file, task)
+        self.width = settings.max_recommendations + 1 if task == "rec" else settings.max_searches
+        fewest = 2 if task == "rec" else 1
+        self.rows = np.flatnonzero(np.minimum(self.clicks.items.lengths, self.width) >= fewest)
+        counted = data.clicks(task)
         seed = derive_seed(method.seed, task)
         self.sampler = PopularityNegatives(counted, settings.popularity_power, seed, data.cold)
-        method.module.seen_items[torch.from_numpy(np.flatnonzero(counted))] = True
-        method.module.seen_users[torch.from_numpy(self.users)] = True
+        mark(method.module.seen_items, np.flatnonzero(counted))
+        mark(method.module.seen_users, self.clicks.users[self.rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the lengths of these sequences."""
+        lengths: np.ndarray = np.minimum(self.clicks.items.lengths_of(self.rows[rows]), self.width)
+        return lengths
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Return the loss of all targets, and the correlation of sessions."""
         model = self.method.module
         device = model.items.weight.device
-        taken = self.items.take(rows)
-        width = int(taken.lengths.max())
+        clicks, of_users, lengths = self.clicks, self.rows[rows], self.lengths_of(rows)
+        width = int(lengths.max())
+        last = ranges(clicks.items.offsets[of_users + 1] - lengths, lengths)
+        padded = [
+            Ragged.from_lengths(lengths, values[last]).padded(width, 0)
+            for values in (clicks.items.values, clicks.queries)
+        ]
         users, items, queries = (
-            torch.from_numpy(array).to(device)
-            for array in (self.users[rows], taken.padded(width, 0), self.queries.take(rows).padded(width, 0))
+            torch.from_numpy(array.astype(np.int64)).to(device) for array in (clicks.users[of_users], *padded)
         )
-        mask = torch.arange(width, device=device) < torch.from_numpy(taken.lengths).to(device)[:, None]
+        mask = torch.arange(width, device=device) < torch.from_numpy(lengths).to(device)[:, None]
         vectors = model.items(items) * model.scale
         if self.task == "rec":
             mask = mask[:, 1:]

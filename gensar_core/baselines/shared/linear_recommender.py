@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from gensar_core.baselines.interface import Method
-from gensar_core.baselines.shared.sequence_encoder import recommended_clicks, recommended_histories
+from gensar_core.baselines.shared.sequence_encoder import UserClicks, recommended_histories
 from gensar_core.config.base import Count, Settings
 from gensar_core.config.search_spaces import Between
 from gensar_core.errors import UserError
@@ -61,7 +61,7 @@ class LinearRecommender(Method[S]):
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
         """Learn the weights."""
-        _, clicks = recommended_clicks(self.data.training_events)
+        clicks = UserClicks.read(self.data.events_file, "rec").items
         if not len(clicks):
             raise UserError(f"{self.data.samples_folder}: no recommendation click to learn from")
         blocks = [block.astype(np.float32) for block in self.learned(clicks)]

@@ -6,12 +6,15 @@ targets.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.nn import functional
 
 from gensar_core.nn.cross_entropy import cross_entropy
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.mapped_arrays import MappedArray
 from gensar_core.runtime.seeds import generator
 
 #: Logit of a negative that is the target itself; finite, so that a row with only such negatives still has a gradient.
@@ -110,14 +113,19 @@ class PopularityNegatives:
 class UnseenNegatives:
     """Draw one item per target, uniformly from those its user has not clicked.
 
-    ``clicked`` holds each user's items, one row per user. Redraws are limited, so a user who has clicked nearly
-    everything may still get a clicked item.
+    ``clicked`` holds each user's items, one row per user; ``place`` [items] numbers the items to draw from, and the
+    draws are such numbers below ``n_items``. The pairs of both are mapped from the disk of ``folder``. Redraws are
+    limited, so a user who has clicked nearly everything may still get a clicked item.
     """
 
-    def __init__(self, clicked: Ragged, n_items: int, seed: int) -> None:
+    def __init__(self, clicked: Ragged, place: np.ndarray, n_items: int, seed: int, folder: Path) -> None:
         self.n_items = n_items
         self.seed = seed
-        self.pairs = np.unique(clicked.rows * n_items + clicked.values)
+        pairs = MappedArray(folder, np.int64)
+        for rows in stretches(len(clicked)):
+            items = clicked.take(rows)
+            pairs.append(np.unique(rows[items.rows] * n_items + place[items.values]))
+        self.pairs = pairs.read_only()
 
     def draw(self, step: int, rows: np.ndarray) -> np.ndarray:
         """Draw one item for each of the given rows [targets] of ``clicked``, int64 [targets]."""

@@ -19,7 +19,7 @@ from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.shared.query_words import QueryWords, query_word_numbers
 from gensar_core.baselines.shared.target_model import RankedSettings, RowModel
 from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, TrainingSet
-from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch, TrainingRows
+from gensar_core.baselines.shared.target_rows import HistoryBatch, RowBatch
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.config.base import Positive
 from gensar_core.nn.attention import on_distinct
@@ -118,11 +118,9 @@ class SearchMethod(RankedMethod[S]):
 
     def training_set(self, task: str) -> TrainingSet:
         """Return the train rows of a task."""
-        settings = self.settings
-        if not settings.catalogue_softmax:
+        if not self.settings.catalogue_softmax:
             return super().training_set(task)
-        widths = (settings.max_recommendations, settings.max_searches)
-        return _CatalogueSet(self, TrainingRows.from_samples(task, self.data.samples, None, *widths))
+        return _CatalogueSet(self, self.train_rows(task, None))
 
 
 class _CatalogueSet(RowSet):

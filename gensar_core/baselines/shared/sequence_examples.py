@@ -31,6 +31,81 @@ class SequenceBatch:
     rows: np.ndarray
 
 
+class Cuts(abc.ABC):
+    """Cut ``rows`` into sequences of two items or more, at most ``width`` + 1 each, in the order of rows.
+
+    Sequences are made when they are asked for: they would take many times the memory of the rows. ``first`` int64
+    [rows + 1] are the numbers of each row's first sequence, and their total.
+    """
+
+    def __init__(self, rows: Ragged, width: int) -> None:
+        self._rows, self.width = rows, width
+        self.first = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(self.counts(np.maximum(rows.lengths - 1, 0)), out=self.first[1:])
+
+    @abc.abstractmethod
+    def counts(self, targets: np.ndarray) -> np.ndarray:
+        """Count the sequences of rows with so many items behind their first, int64 [rows]."""
+
+    @abc.abstractmethod
+    def stops(self, row: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return where sequences end among the items of all rows, by row and by place among its sequences."""
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def rows_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the row of each of these sequences, int64."""
+        rows: np.ndarray = np.searchsorted(self.first, numbers, side="right") - 1
+        return rows
+
+    def lengths_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the lengths of these sequences, int64."""
+        return self._spans(numbers)[1]
+
+    def take(self, numbers: np.ndarray) -> Ragged:
+        """Return these sequences, in the given order."""
+        starts, lengths = self._spans(numbers)
+        return Ragged.from_lengths(lengths, self._rows.values[ranges(starts, lengths)])
+
+    def _spans(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        row = self.rows_of(numbers)
+        stops = self.stops(row, numbers - self.first[row])
+        starts = np.maximum(stops - self.width - 1, self._rows.offsets[row])
+        return starts, stops - starts
+
+
+class ClickWindows(Cuts):
+    """Cut rows into windows in which each item but a row's first is a target once.
+
+    Neighboring windows share one item: the last target of one is the first input of the next. Cuts are made from the
+    end, so the last window of a row is its longest.
+    """
+
+    def counts(self, targets: np.ndarray) -> np.ndarray:
+        """Count the windows."""
+        return -(-targets // self.width)
+
+    def stops(self, row: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return the ends of windows."""
+        after = self.first[row + 1] - self.first[row] - place - 1
+        stops: np.ndarray = self._rows.offsets[row + 1] - after * self.width
+        return stops
+
+
+class ClickPrefixes(Cuts):
+    """Take every prefix of a row, cut to its last items; its last item is the target."""
+
+    def counts(self, targets: np.ndarray) -> np.ndarray:
+        """Count the prefixes."""
+        return targets
+
+    def stops(self, row: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return the ends of prefixes."""
+        stops: np.ndarray = self._rows.offsets[row] + 2 + place
+        return stops
+
+
 class Form(abc.ABC):
     """Turn sequences of items 0 to ``n_items`` - 1 into examples in which a state sees at most ``width`` places."""
 
@@ -49,8 +124,8 @@ class Form(abc.ABC):
         return self.n_items + 1
 
     @abc.abstractmethod
-    def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
-        """Cut users' ``clicks`` into training sequences of two items or more; return their rows, and the sequences."""
+    def examples(self, clicks: Ragged) -> Cuts:
+        """Cut users' ``clicks`` into training sequences."""
 
     @abc.abstractmethod
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
@@ -68,9 +143,9 @@ class EveryPlace(Form):
     vector, and empty histories need no special case in attention.
     """
 
-    def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
+    def examples(self, clicks: Ragged) -> Cuts:
         """Cut windows in which each item but a user's first is a target once."""
-        return windows(clicks, self.width)
+        return ClickWindows(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
         """Build a batch with one target per place."""
@@ -92,9 +167,9 @@ class EveryPlace(Form):
 class EachPrefix(EveryPlace):
     """Train causal encoders on every prefix of a sequence: each prefix is a row with one target, its last item."""
 
-    def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
+    def examples(self, clicks: Ragged) -> Cuts:
         """Return every prefix of two items or more, cut to its last ``width`` + 1 items."""
-        return click_prefixes(clicks, self.width)
+        return ClickPrefixes(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
         """Build a batch with one target per row, its last item."""
@@ -109,9 +184,9 @@ class LastPlace(Form):
     Rows are padded at the start, to the full width.
     """
 
-    def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
+    def examples(self, clicks: Ragged) -> Cuts:
         """Return every prefix of two items or more, cut to its last ``width`` + 1 items."""
-        return click_prefixes(clicks, self.width)
+        return ClickPrefixes(clicks, self.width)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
         """Build a batch with one target per row, its last item."""
@@ -140,9 +215,9 @@ class MaskedPlaces(Form):
         self.share = share
         self.last_share = last_share
 
-    def examples(self, clicks: Ragged) -> tuple[np.ndarray, Ragged]:
+    def examples(self, clicks: Ragged) -> Cuts:
         """Cut windows of at most ``width`` items that cover every click of users with two or more clicks."""
-        return windows(clicks, self.width - 1)
+        return ClickWindows(clicks, self.width - 1)
 
     def batch(self, step: int, rows: np.ndarray, sequences: Ragged) -> SequenceBatch:
         """Build a batch whose targets are the masked items."""
@@ -173,33 +248,3 @@ class MaskedPlaces(Form):
         inputs = histories.padded(width, self.padding, left=False)
         inputs[np.arange(len(histories)), lengths] = self.mask
         return inputs.astype(np.int64), np.arange(len(histories)) * width + lengths
-
-
-def windows(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
-    """Cut sequences into windows of at most ``width`` + 1 items, in which each item but the first is a target once.
-
-    Neighboring windows share one item: the last target of one is the first input of the next. Cuts are made from the
-    end, so the last window of a sequence is its longest. Returns the row of each window, and the windows.
-    """
-    targets = np.maximum(sequences.lengths - 1, 0)
-    counts = -(-targets // width)
-    rows = np.repeat(np.arange(len(sequences)), counts)
-    after = np.repeat(np.cumsum(counts), counts) - np.arange(len(rows)) - 1
-    stops = sequences.offsets[1:][rows] - after * width
-    starts = np.maximum(stops - width - 1, sequences.offsets[:-1][rows])
-    lengths = stops - starts
-    return rows, Ragged.from_lengths(lengths, sequences.values[ranges(starts, lengths)])
-
-
-def click_prefixes(sequences: Ragged, width: int) -> tuple[np.ndarray, Ragged]:
-    """Return every prefix of two items or more, cut to its last ``width`` + 1 items; its last item is the target.
-
-    Returns the row of each prefix, and the prefixes.
-    """
-    counts = np.maximum(sequences.lengths - 1, 0)
-    rows = np.repeat(np.arange(len(sequences)), counts)
-    begins = sequences.offsets[:-1][rows]
-    stops = ranges(sequences.offsets[:-1] + 2, counts)
-    starts = np.maximum(stops - width - 1, begins)
-    lengths = stops - starts
-    return rows, Ragged.from_lengths(lengths, sequences.values[ranges(starts, lengths)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -28,19 +28,27 @@ from gensar_core.baselines.shared.next_item_losses import (
 )
 from gensar_core.baselines.shared.sequence_encoder import (
     SequenceEncoder,
+    UserClicks,
     last_states,
-    recommended_clicks,
+    mark,
     recommended_histories,
 )
 from gensar_core.baselines.shared.sequence_examples import EachPrefix, EveryPlace, Form, SequenceBatch
-from gensar_core.baselines.shared.trained_method import TrainedMethod, TrainedSettings, Training, pooled_batches
+from gensar_core.baselines.shared.trained_method import (
+    TrainedMethod,
+    TrainedSettings,
+    Training,
+    ValidLists,
+    pooled_batches,
+)
 from gensar_core.config.base import Positive, Rate, Share
 from gensar_core.config.search_spaces import Among, Between
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
 from gensar_core.runtime.seeds import generator
+from gensar_core.training.blocks import BlockOrder
 from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.state import TrainingRecord
 
@@ -168,18 +176,20 @@ class SequenceTraining(Training):
 
     method: SequentialRecommender[Any]
 
-    def __init__(self, method: SequentialRecommender[Any], lists: Mapping[str, CandidateLists]) -> None:
+    def __init__(self, method: SequentialRecommender[Any], lists: Mapping[str, ValidLists]) -> None:
         settings, data = method.settings, method.data
-        _, clicks = recommended_clicks(data.training_events)
-        users, self.sequences = method.form.examples(clicks)
+        clicks = UserClicks.read(data.events_file, "rec").items
+        self.sequences = method.form.examples(clicks)
         if not len(self.sequences):
             raise UserError(
                 f"{data.samples_folder}: too few recommendation clicks to train on: no user has two in training"
             )
         super().__init__(method, lists)
-        self.steps_per_epoch = -(-len(self.sequences) // settings.batch_size)
-        method.module.seen[torch.from_numpy(np.unique(self.sequences.values))] = True
-        self.loss = _loss(settings, clicks, users, data.cold, method.seed)
+        self.order = BlockOrder(len(self.sequences), method.seed)
+        self.steps_per_epoch = sum(self.order.steps(settings.batch_size))
+        for users in stretches(len(clicks)):
+            mark(method.module.seen, clicks.take(users[clicks.lengths_of(users) > 1]).values)
+        self.loss = _loss(method, clicks, self.sequences.rows_of)
 
     @property
     def schedule(self) -> Schedule:
@@ -194,12 +204,16 @@ class SequenceTraining(Training):
             weight_average=settings.weight_average,
         )
 
-    def epoch(self, number: int) -> list[np.ndarray]:
-        """Return the sequences of each step."""
-        count, size = len(self.sequences), self.method.settings.batch_size
-        pool = np.arange(count) // (_POOLED_BATCHES * size)
-        rng = generator(self.method.seed, "epoch", number)
-        return pooled_batches(self.sequences.lengths, pool, range(size, count, size), rng)
+    def epoch(self, number: int) -> Iterator[np.ndarray]:
+        """Yield the sequences of each step."""
+        size = self.method.settings.batch_size
+        for block, visit in self.order.of(number):
+            members = self.order.members(block)
+            pool = np.arange(len(members)) // (_POOLED_BATCHES * size)
+            rng = generator(self.method.seed, "epoch", visit)
+            cuts = range(size, len(members), size)
+            for rows in pooled_batches(self.sequences.lengths_of(members), pool, cuts, rng):
+                yield members[rows]
 
     def backward(self, batch: tuple[int, np.ndarray]) -> Mapping[str, torch.Tensor]:
         """Run one step."""
@@ -214,18 +228,20 @@ class SequenceTraining(Training):
 _Loss = Callable[[torch.Tensor, torch.Tensor, SequenceBatch], torch.Tensor]
 
 
-def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, cold: np.ndarray, seed: int) -> _Loss:
+def _loss(method: SequentialRecommender[Any], clicks: Ragged, users: Callable[[np.ndarray], np.ndarray]) -> _Loss:
     """Build the configured loss over states [targets, columns], the item table and the states' batch.
 
-    ``clicks`` are each user's training clicks; ``users`` [sequences] is each training sequence's row in them. Items
-    marked in ``cold`` [n_items] are no negatives: the loss is that of a catalogue without them.
+    ``clicks`` are each user's training clicks; ``users`` maps training sequences to their rows in them. Cold items are
+    no negatives: the loss is that of a catalogue without them.
     """
-    warm = np.flatnonzero(~cold)
+    settings, data, seed = method.settings, method.data, method.seed
+    warm = np.flatnonzero(~data.cold)
     # Place of each warm item among the warm ones.
-    place, n_items = np.cumsum(~cold) - 1, len(warm)
-    clicks = Ragged(clicks.offsets, place[clicks.values])
-    popular = PopularityNegatives(np.bincount(clicks.values, minlength=n_items), settings.popularity_power, seed)
-    unseen = UnseenNegatives(clicks, n_items, seed)
+    place = np.cumsum(~data.cold) - 1
+    popular = PopularityNegatives(data.clicks("rec")[warm], settings.popularity_power, seed)
+    unseen = None
+    if settings.loss == "bce":
+        unseen = UnseenNegatives(clicks, place, len(warm), seed, data.samples_folder)
 
     def loss(states: torch.Tensor, table: torch.Tensor, batch: SequenceBatch) -> torch.Tensor:
         def moved(array: np.ndarray) -> torch.Tensor:
@@ -236,8 +252,8 @@ def _loss(settings: SequentialSettings, clicks: Ragged, users: np.ndarray, cold:
             table = table[moved(warm)]
         if settings.loss == "softmax":
             return full_softmax(states, targets, table)
-        if settings.loss == "bce":
-            return binary(states, targets, table, moved(unseen.draw(batch.step, users[batch.rows])))
+        if unseen is not None:
+            return binary(states, targets, table, moved(unseen.draw(batch.step, users(batch.rows))))
         negatives = moved(popular.draw(batch.step, settings.negatives))
         if settings.loss == "gbce":
             return generalized_binary(states, targets, table, negatives, settings.calibration)

@@ -6,7 +6,8 @@ negatives, losses, one training loop for both tasks, early stopping and scoring.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives
 from gensar_core.baselines.shared.scoring_tower import DEAD_SHARE, ActiveUnits
+from gensar_core.baselines.shared.sequence_encoder import mark
 from gensar_core.baselines.shared.target_model import (
     JointSettings,
     RankedSettings,
@@ -28,6 +30,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.schema import TASKS
+from gensar_core.training.blocks import BlockOrder
 from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.plateau import Plateau
 from gensar_core.training.state import TrainingRecord
@@ -44,9 +47,11 @@ J = TypeVar("J", bound=JointSettings)
 class TrainingSet(Protocol):
     """Define what the training loop needs from one task's rows."""
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Return each row's length [rows], used to batch rows of similar length."""
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the lengths of these rows, used to batch rows of similar length."""
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Compute the losses of the given rows, by name; the task contributes their sum."""
@@ -64,13 +69,16 @@ class RankedMethod(TrainedMethod[S, RowModel]):
 
     def training_set(self, task: str) -> TrainingSet:
         """Return the train rows of a task."""
-        settings, negatives = self.settings, None
-        if settings.stored_negatives:
-            negatives = self.data.negatives
-        elif not settings.sampled_negatives:
+        settings, data = self.settings, self.data
+        if not settings.stored_negatives and not settings.sampled_negatives:
             raise UserError("a method without stored_negatives needs sampled_negatives above 0")
-        widths = (settings.max_recommendations, settings.max_searches)
-        return RowSet(self, TrainingRows.from_samples(task, self.data.samples, negatives, *widths))
+        return RowSet(self, self.train_rows(task, data.negatives_file if settings.stored_negatives else None))
+
+    def train_rows(self, task: str, negatives: Path | None) -> TrainingRows:
+        """Read the train rows of a task, with the negatives of this file (None: without)."""
+        settings = self.settings
+        widths = settings.max_recommendations, settings.max_searches
+        return TrainingRows.read(task, self.data.samples_folder, negatives, *widths)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Build the model's optimizer."""
@@ -87,7 +95,7 @@ class RankedMethod(TrainedMethod[S, RowModel]):
         model.settle_unseen()
         self._warn_of_dead_towers(record)
         return {
-            "training_rows": {task: len(rows.lengths) for task, rows in training.sets.items()},
+            "training_rows": {task: len(rows) for task, rows in training.sets.items()},
             "unseen_items": int((~model.seen_items).sum()),
             "unseen_users": int((~model.seen_users).sum()),
             **({} if model.query_table() is None else {"unseen_queries": int((~model.seen_queries).sum())}),
@@ -114,7 +122,7 @@ class RankedMethod(TrainedMethod[S, RowModel]):
         device = next(self.module.parameters()).device
         settings, task = self.settings, lists.samples.item(0, "task")
         rows = TargetRows.from_samples(task, lists.samples, settings.max_recommendations, settings.max_searches)
-        order = np.argsort(rows.histories.lengths, kind="stable")
+        order = np.argsort(rows.histories.lengths_of(np.arange(len(rows))), kind="stable")
         for start in range(0, len(order), _LISTS_AT_ONCE):
             part = order[start : start + _LISTS_AT_ONCE]
             logits, _ = self.module(rows.batch(part, lists.items[part], device))
@@ -144,12 +152,16 @@ class RowSet:
         settings, data, task = method.settings, method.data, train.rows.task
         self.method = method
         self.train = train
-        self.lengths = train.rows.histories.lengths
-        events = data.training_events
-        clicks = events.filter(events.get_column("task") == task).get_column("item_id").to_numpy()
-        counts = np.bincount(clicks, minlength=data.n_items)
+        counts = data.clicks(task)
         self.sampler = PopularityNegatives(counts, settings.popularity_power, derive_seed(method.seed, task), data.cold)
         self._mark_seen(counts)
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the lengths of these rows' histories."""
+        return self.train.rows.histories.lengths_of(rows)
 
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:
         """Compute the ranking loss and the model's additional losses."""
@@ -163,16 +175,20 @@ class RowSet:
     def _mark_seen(self, clicks: np.ndarray) -> None:
         """Mark the items, users and queries that occur in this task's rows as seen."""
         model, histories = self.method.module, self.train.rows.histories
-        shown = [self.train.targets, self.train.negatives[self.train.negatives >= 0]]
-        shown += [histories.clicks.values, histories.searched_items.values]
+        mark(model.seen_users, self.train.rows.users)
+        for items in (
+            self.train.targets,
+            self.train.negatives.values,
+            histories.clicks.values,
+            histories.searched_items.values,
+        ):
+            mark(model.seen_items, items)
         if self.method.settings.sampled_negatives:
-            shown.append(np.flatnonzero(clicks))
-        model.seen_items[torch.from_numpy(np.unique(np.concatenate(shown)).astype(np.int64))] = True
-        model.seen_users[torch.from_numpy(np.unique(self.train.rows.users))] = True
-        queries = [self.train.rows.queries] if self.train.rows.task == "search" else []
-        queries += [histories.searches.values] if model.reads_past_queries else []
-        if queries:
-            model.seen_queries[torch.from_numpy(np.unique(np.concatenate(queries)).astype(np.int64))] = True
+            mark(model.seen_items, np.flatnonzero(clicks))
+        if self.train.rows.task == "search":
+            mark(model.seen_queries, self.train.rows.queries)
+        if model.reads_past_queries:
+            mark(model.seen_queries, histories.searches.values)
 
 
 class RankedTraining(Training):
@@ -183,13 +199,14 @@ class RankedTraining(Training):
     def __init__(self, method: RankedMethod[Any]) -> None:
         settings = method.settings
         sets = {task: method.training_set(task) for task in method.tasks}
-        self.sets = {task: rows for task, rows in sets.items() if len(rows.lengths)}
+        self.sets = {task: rows for task, rows in sets.items() if len(rows)}
         super().__init__(method, method.valid_lists())
         if not self.sets or not self.lists:
             tasks = " or ".join(method.tasks)
             raise UserError(f"{method.data.samples_folder}: no train or no valid target of {tasks}")
         self.plateau = Plateau(self.optimizer, settings.plateau_patience)
-        self.steps_per_epoch = -(-max(len(rows.lengths) for rows in self.sets.values()) // settings.batch_size)
+        self.order = BlockOrder(max(map(len, self.sets.values())), method.seed)
+        self.steps_per_epoch = sum(self.order.steps(settings.batch_size))
 
     @property
     def schedule(self) -> Schedule:
@@ -203,13 +220,13 @@ class RankedTraining(Training):
             weight_average=settings.weight_average,
         )
 
-    def epoch(self, number: int) -> list[dict[str, np.ndarray]]:
-        """Return the rows of each step by task."""
-        orders = {task: self._epoch(task, number) for task in self.sets}
-        return [
-            {task: order[position] for task, order in orders.items() if len(order[position])}
-            for position in range(self.steps_per_epoch)
-        ]
+    def epoch(self, number: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the rows of each step by task."""
+        steps = self.order.steps(self.method.settings.batch_size)
+        for block, visit in self.order.of(number):
+            orders = {task: self._batches(task, block, visit, steps[block]) for task in self.sets}
+            for position in range(steps[block]):
+                yield {task: order[position] for task, order in orders.items() if len(order[position])}
 
     def backward(self, batch: tuple[int, dict[str, np.ndarray]]) -> Mapping[str, torch.Tensor]:
         """Run one step, one task after the other, so that only one task's activations are in memory."""
@@ -240,9 +257,10 @@ class RankedTraining(Training):
         self.plateau.see(score)
         return {"score": score, **metrics}
 
-    def _epoch(self, task: str, number: int) -> list[np.ndarray]:
-        """Return the rows of each batch in one epoch of a task."""
-        lengths = self.sets[task].lengths
-        pool = np.arange(len(lengths)) * self.steps_per_epoch // len(lengths) // _POOLED_BATCHES
-        rng = generator(self.method.seed, "epoch", number, task)
-        return pooled_batches(lengths, pool, self.steps_per_epoch, rng)
+    def _batches(self, task: str, block: int, visit: int, steps: int) -> list[np.ndarray]:
+        """Return the rows of each batch in one visit of a block of a task."""
+        members = self.order.members(block, len(self.sets[task]))
+        pool = np.arange(len(members)) * steps // max(len(members), 1) // _POOLED_BATCHES
+        rng = generator(self.method.seed, "epoch", visit, task)
+        batches = pooled_batches(self.sets[task].lengths_of(members), pool, steps, rng)
+        return [members[rows] for rows in batches]

@@ -6,14 +6,22 @@ all slots of its row, from 0, oldest first. In batches, rows are padded at the e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
 from gensar_core import schema
+from gensar_core.ranking.candidates import SampleBlocks
 from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.mapped_arrays import mapped_parts
+from gensar_core.runtime.reading import PART_ROWS
+
+#: Train samples whose histories are decoded at a time.
+_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,9 @@ class TargetHistories:
     def __len__(self) -> int:
         return len(self.clicks)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Return the number of slots of each row [rows]."""
-        lengths: np.ndarray = self.clicks.lengths + self.searches.lengths
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of slots of each of these rows."""
+        lengths: np.ndarray = self.clicks.lengths_of(rows) + self.searches.lengths_of(rows)
         return lengths
 
     def take(self, rows: np.ndarray) -> TargetHistories:
@@ -187,34 +194,52 @@ class TargetRows:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Hold the train targets of one task and their stored negatives, int32 [rows, negatives], padded with -1."""
+    """Hold the train targets of one task and their stored negatives [rows], at most ``stored`` each.
+
+    Where they come from a folder, all is mapped from its disk.
+    """
 
     rows: TargetRows
     targets: np.ndarray
-    negatives: np.ndarray
+    negatives: Ragged
+    stored: int
 
     @classmethod
-    def from_samples(
-        cls,
-        task: str,
-        samples: pl.DataFrame,
-        negatives: pl.DataFrame | None,
-        max_recommendations: int,
-        max_searches: int,
+    def read(
+        cls, task: str, samples_folder: Path, negatives: Path | None, max_recommendations: int, max_searches: int
     ) -> TrainingRows:
-        """Select a task's train rows from a samples table; ``negatives`` (table `training_negatives`) may be None."""
-        train = samples.filter((pl.col("task") == task) & (pl.col("split") == "train")).sort("sample_id")
-        stored = np.zeros((len(train), 0), dtype=np.int32)
-        if negatives is not None:
-            lists = Ragged.from_series(
-                train.join(negatives, on="sample_id", how="left", maintain_order="left")["negatives"]
-            )
-            stored = lists.padded(int(lists.lengths.max(initial=0)), -1)
-        return cls(
-            TargetRows.from_samples(task, train, max_recommendations, max_searches),
-            train.get_column("target_item").to_numpy().astype(np.int64),
-            stored.astype(np.int32),
-        )
+        """Read a task's train rows; ``negatives`` is the file of the table `training_negatives`, None without any."""
+        stored = 0
+
+        def arrays(train: pl.DataFrame, drawn: pl.DataFrame | None) -> dict[str, np.ndarray | Ragged]:
+            nonlocal stored
+            lists = Ragged.from_lengths(np.zeros(len(train), dtype=np.int64), np.zeros(0, dtype=np.int32))
+            if drawn is not None:
+                joined = train.join(drawn, on="sample_id", how="left", maintain_order="left")
+                lists = Ragged.from_series(joined.get_column("negatives"))
+            stored = max(stored, int(lists.lengths.max(initial=0)))
+            rows = TargetRows.from_samples(task, train, max_recommendations, max_searches)
+            targets = train.get_column("target_item").to_numpy().astype(np.int64)
+            of_rows = {"users": rows.users, "queries": rows.queries, "targets": targets, "negatives": lists}
+            return {**of_rows, **vars(rows.histories)}
+
+        def parts() -> Iterator[dict[str, np.ndarray | Ragged]]:
+            yield arrays(schema.SAMPLES.empty(), None)
+            blocks = SampleBlocks.open(samples_folder, task, "train", PART_ROWS)
+            for train, within in blocks.parts(columns=list(schema.SAMPLES.columns)):
+                drawn = None if negatives is None else schema.TRAINING_NEGATIVES.read(negatives, within)
+                for rows in train.iter_slices(_ROWS):
+                    yield arrays(rows, drawn)
+
+        found = mapped_parts(parts(), samples_folder)
+        users, queries, targets, lists = (found.pop(name) for name in ("users", "queries", "targets", "negatives"))
+        return cls(TargetRows(task, users, queries, TargetHistories(**found)), targets, lists, stored)
+
+    @classmethod
+    def none(cls, task: str) -> TrainingRows:
+        """Return no rows."""
+        rows = TargetRows.from_samples(task, schema.SAMPLES.empty(), 0, 0)
+        return cls(rows, rows.users, Ragged.from_lengths(rows.users, rows.users), 0)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -223,4 +248,5 @@ class TrainingRows:
         """Build a batch of rows: each target, its stored negatives, and ``sampled`` [rows, any] except the target."""
         targets = self.targets[rows, None]
         sampled = np.where(sampled == targets, -1, sampled)
-        return self.rows.batch(rows, np.concatenate([targets, self.negatives[rows], sampled], axis=1), device)
+        stored = self.negatives.take(rows).padded(self.stored, -1)
+        return self.rows.batch(rows, np.concatenate([targets, stored, sampled], axis=1), device)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -17,16 +19,20 @@ import torch
 from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 
+from gensar_core import schema
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 from gensar_core.config.search_spaces import Between
-from gensar_core.ranking.candidates import CandidateLists, load_candidates
+from gensar_core.ranking.candidates import CandidateBlocks, CandidateLists
 from gensar_core.ranking.full_ranking import CatalogueTargets, ranks_by_score
-from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.ranking.metrics import average_ranks, count_codes, mean_gain, rank_codes
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.training.loop import Schedule, Watch, train
 from gensar_core.training.state import TrainingRecord
+
+#: Valid lists scored at a time.
+_VALID_ROWS = 1 << 16
 
 
 class TrainedSettings(Settings):
@@ -118,11 +124,11 @@ class TrainedMethod(Method[S], Generic[S, M]):
             "curve": record.history,
         }
 
-    def valid_lists(self) -> dict[str, CandidateLists]:
-        """Load the valid candidates that choose the weights, for each task that has any."""
-        folder, users, samples = self.data.samples_folder, self.settings.validation_users, self.data.samples
-        lists = {task: load_candidates(folder, task, "valid", users=users, samples=samples) for task in self.tasks}
-        return {task: of_task for task, of_task in lists.items() if len(of_task)}
+    def valid_lists(self) -> dict[str, ValidLists]:
+        """Open the valid candidates that choose the weights, for each task that has any."""
+        folder, users = self.data.samples_folder, self.settings.validation_users
+        every = {task: CandidateBlocks.open(folder, task, "valid", _VALID_ROWS, users) for task in self.tasks}
+        return {task: ValidLists(blocks) for task, blocks in every.items() if len(blocks)}
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors."""
@@ -134,12 +140,34 @@ class TrainedMethod(Method[S], Generic[S, M]):
         self.module.load_state_dict(load_file(folder / "model.safetensors"))
 
 
+@dataclass(frozen=True)
+class ValidLists:
+    """Yield the valid candidate lists of a task block by block; a single block is read once."""
+
+    blocks: CandidateBlocks
+
+    def __iter__(self) -> Iterator[CandidateLists]:
+        return self._read() if len(self.blocks) > self.blocks.rows else iter(self._held)
+
+    @functools.cached_property
+    def _held(self) -> list[CandidateLists]:
+        return list(self._read())
+
+    def _read(self) -> Iterator[CandidateLists]:
+        return self.blocks.read(columns=list(schema.SAMPLES.columns))
+
+    def metrics(self, ranks: Callable[[CandidateLists], np.ndarray]) -> dict[str, float]:
+        """Compute NDCG@5 and HR@10; ``ranks`` maps lists to the ranks of their targets [rows]."""
+        counts = sum(count_codes(rank_codes(ranks(lists))) for lists in self)
+        return {name: mean_gain(np.asarray(counts), name) for name in ("ndcg@5", "hr@10")}
+
+
 class Training(abc.ABC):
     """Adapt a method to the training loop; ``lists`` are its valid candidates by task."""
 
     steps_per_epoch: int
 
-    def __init__(self, method: TrainedMethod[Any, Any], lists: Mapping[str, CandidateLists]) -> None:
+    def __init__(self, method: TrainedMethod[Any, Any], lists: Mapping[str, ValidLists]) -> None:
         self.method = method
         self.lists = lists
         self.module: torch.nn.Module = method.module
@@ -157,8 +185,8 @@ class Training(abc.ABC):
         return self.steps_per_epoch * epochs
 
     @abc.abstractmethod
-    def epoch(self, number: int) -> Sequence[Any]:
-        """Return the rows of each step of an epoch, which depend on the seed and the epoch's number alone."""
+    def epoch(self, number: int) -> Iterable[Any]:
+        """Yield the rows of each step of an epoch, which depend on the seed and the epoch's number alone."""
 
     @abc.abstractmethod
     def backward(self, batch: tuple[int, Any]) -> Mapping[str, torch.Tensor]:
@@ -169,7 +197,7 @@ class Training(abc.ABC):
         number, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
             steps = enumerate(self.epoch(number), number * self.steps_per_epoch)
-            yield from list(steps)[skipped:]
+            yield from itertools.islice(steps, skipped, None)
             number, skipped = number + 1, 0
 
     def validate(self) -> Mapping[str, float]:
@@ -178,15 +206,16 @@ class Training(abc.ABC):
         metrics = self.metrics(lists)
         return {"score": metrics["valid_ndcg@5"], **metrics}
 
-    def metrics(self, lists: CandidateLists) -> dict[str, float]:
+    def metrics(self, lists: ValidLists) -> dict[str, float]:
         """Compute NDCG@5 and HR@10 of the present weights, among candidates or the catalogue."""
-        if self.method.settings.validate_among == "catalogue":
-            targets, n_items = CatalogueTargets(lists.samples), self.method.data.n_items
-            table = ranks_by_score(targets, n_items, self.method.score_catalogue, description="validate")
-            ranks = table.get_column("rank").to_numpy()
-        else:
-            ranks = average_ranks(self.method.score(lists), lists.present)
-        return {"valid_ndcg@5": ndcg(ranks, 5), "valid_hr@10": hit_rate(ranks, 10)}
+        return {f"valid_{name}": value for name, value in lists.metrics(self._ranks).items()}
+
+    def _ranks(self, lists: CandidateLists) -> np.ndarray:
+        if self.method.settings.validate_among == "candidates":
+            return average_ranks(self.method.score(lists), lists.present)
+        targets, n_items = CatalogueTargets(lists.samples), self.method.data.n_items
+        table = ranks_by_score(targets, n_items, self.method.score_catalogue, description="validate")
+        return table.get_column("rank").to_numpy()
 
 
 def pooled_batches(

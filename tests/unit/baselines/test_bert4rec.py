@@ -1,8 +1,9 @@
 """BERT4Rec: the contract of sequential methods, and what masks and paddings may do."""
 
+import numpy as np
 import torch
 
-from gensar_core.baselines.shared.sequence_encoder import recommended_clicks
+from gensar_core.baselines.shared.sequence_encoder import UserClicks
 from tests.support.method_contract import N_ITEMS
 from tests.support.sequential_contract import SMALL, SequentialContract
 
@@ -20,8 +21,9 @@ class TestBERT4Rec(SequentialContract):
 
     @torch.no_grad()
     def test_a_masked_place_does_not_see_its_item(self, fitted):
-        _, clicks = recommended_clicks(fitted.data.training_events)
-        batch = fitted.form.batch(0, *fitted.form.examples(clicks))
+        examples = fitted.form.examples(UserClicks.read(fitted.data.events_file, "rec").items)
+        rows = np.arange(len(examples))
+        batch = fitted.form.batch(0, rows, examples.take(rows))
         fitted.module.eval()
         states = fitted.module.states(batch.inputs, batch.places)
         assert (batch.inputs.ravel()[batch.places] == fitted.form.mask).all()

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gensar_core import schema
 from gensar_core.baselines.shared.query_words import QueryWords, numbered, words_of
 from gensar_core.baselines.shared.target_model import ranking_loss
 from gensar_core.baselines.shared.target_rows import TargetHistories, TrainingRows
@@ -52,7 +53,9 @@ def test_histories_match_a_plain_loop(histories, most_clicks, most_searches, dra
         shown = zip(batch.searches[row].tolist(), batch.search_places[row].tolist(), items, strict=True)
         assert list(shown)[: int(there.sum())] == searches
         assert not batch.is_searched_item[row][~there].any()
-    assert taken.lengths.tolist() == [sum(map(len, by_loop(histories[n], most_clicks, most_searches))) for n in order]
+    assert taken.lengths_of(np.arange(len(taken))).tolist() == [
+        sum(map(len, by_loop(histories[n], most_clicks, most_searches))) for n in order
+    ]
 
 
 def test_a_click_without_its_query_belongs_to_no_search():
@@ -67,11 +70,11 @@ def test_a_click_without_its_query_belongs_to_no_search():
 
 def test_training_rows_hold_target_stored_and_sampled_negatives(tmp_path):
     data = write_shop(tmp_path, random_clicks()[:6], N_ITEMS, searching=True)
-    rows = TrainingRows.from_samples("search", data.samples, data.negatives, 3, 2)
+    rows = TrainingRows.read("search", data.samples_folder, data.training_negatives, 3, 2)
     assert len(rows) == 6
     target = rows.targets[4]
     batch = rows.batch(np.array([4, 0]), np.array([[target, 7], [8, 9]]), torch.device("cpu"))
-    stored = dict(data.negatives.iter_rows())
+    stored = dict(schema.TRAINING_NEGATIVES.read(data.training_negatives).iter_rows())
     train = data.samples.filter((pl.col("task") == "search") & (pl.col("split") == "train"))
     assert batch.candidates[0].tolist() == [target, *stored[train["sample_id"][4]], 0, 7]
     assert batch.present[0].tolist() == [True] * 5 + [False, True]

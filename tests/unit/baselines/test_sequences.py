@@ -21,37 +21,56 @@ from gensar_core.baselines.shared.next_item_losses import (
 )
 from gensar_core.baselines.shared.sequence_encoder import (
     SequenceEncoder,
+    UserClicks,
     last_states,
-    recommended_clicks,
     recommended_histories,
 )
 from gensar_core.baselines.shared.sequence_examples import (
+    ClickPrefixes,
+    ClickWindows,
     EachPrefix,
     EveryPlace,
     LastPlace,
     MaskedPlaces,
-    click_prefixes,
-    windows,
 )
+from gensar_core.errors import UserError
 from tests.support.ragged import ragged
+
+
+def numbers(cuts):
+    return np.arange(len(cuts))
 
 
 def as_lists(rows):
     return [rows.values[start:stop].tolist() for start, stop in itertools.pairwise(rows.offsets)]
 
 
-def test_clicks_of_a_user_are_recommendations_in_event_order():
+@pytest.mark.parametrize("read", [1, 2, 3, 99])
+def test_clicks_of_a_user_are_those_of_one_task_in_the_order_of_events(tmp_path, monkeypatch, read):
+    monkeypatch.setattr("gensar_core.runtime.reading.PART_ROWS", read)
     rows = [
-        (4, 7, 9, "rec", 40, None, None),
         (0, 2, 1, "rec", 10, None, None),
-        (1, 2, 1, "search", 11, 0, 0),
+        (1, 2, 1, "search", 11, 8, 0),
         (2, 2, 2, "rec", 12, None, None),
-        (3, 7, 8, "rec", 30, None, None),
+        (3, 5, 2, "search", 13, 9, 1),
+        (4, 7, 8, "rec", 30, None, None),
+        (5, 7, 9, "rec", 40, None, None),
     ]
     events = schema.EVENTS.check(pl.DataFrame(rows, schema=schema.EVENTS.schema, orient="row"))
-    users, clicks = recommended_clicks(events)
-    assert users.tolist() == [2, 7]
-    assert as_lists(clicks) == [[10, 12], [30, 40]]
+    schema.EVENTS.write(events, tmp_path / "events.parquet")
+    clicks, searches = (UserClicks.read(tmp_path / "events.parquet", task) for task in ("rec", "search"))
+    assert clicks.users.tolist() == [2, 7]
+    assert as_lists(clicks.items) == [[10, 12], [30, 40]]
+    assert searches.users.tolist() == [2, 5]
+    assert as_lists(searches.items) == [[11], [13]]
+    assert searches.queries.tolist() == [8, 9]
+    for order in ([2, 1, 0, 3, 4, 5], [3, 4, 5, 0, 1, 2], [0, 1, 2, 3, 5, 4]):
+        schema.EVENTS.write(events[order], tmp_path / "events.parquet")
+        with pytest.raises(UserError, match="rows are not in the order of users and events"):
+            for task in schema.TASKS:
+                UserClicks.read(tmp_path / "events.parquet", task)
+    schema.EVENTS.write(events.clear(), tmp_path / "events.parquet")
+    assert len(UserClicks.read(tmp_path / "events.parquet", "rec").items) == 0
 
 
 def test_histories_hold_only_recommendations():
@@ -65,7 +84,9 @@ def test_histories_hold_only_recommendations():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=8), st.integers(1, 5))
 def test_windows_give_each_target_once_with_its_last_inputs(sequences, width):
-    rows, cut = windows(ragged(sequences), width)
+    cuts = ClickWindows(ragged(sequences), width)
+    rows, cut = cuts.rows_of(numbers(cuts)), cuts.take(numbers(cuts))
+    assert (cuts.lengths_of(numbers(cuts)) == cut.lengths).all()
     assert (cut.lengths >= 2).all()
     assert (cut.lengths <= width + 1).all()
     for row, sequence in enumerate(sequences):
@@ -79,7 +100,8 @@ def test_windows_give_each_target_once_with_its_last_inputs(sequences, width):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=8), st.integers(1, 5))
 def test_prefixes_end_at_every_click_but_the_first(sequences, width):
-    rows, cut = click_prefixes(ragged(sequences), width)
+    cuts = ClickPrefixes(ragged(sequences), width)
+    rows, cut = cuts.rows_of(numbers(cuts)), cuts.take(numbers(cuts))
     expected = [
         (row, sequence[max(0, stop - width - 1) : stop])
         for row, sequence in enumerate(sequences)
@@ -99,7 +121,8 @@ def test_every_place_predicts_the_next_item():
 
 def test_each_prefix_predicts_its_last_item():
     form = EachPrefix(3, 10)
-    rows, sequences = form.examples(ragged([[1, 2], [3, 4, 5, 6, 7], [8]]))
+    cuts = form.examples(ragged([[1, 2], [3, 4, 5, 6, 7], [8]]))
+    rows, sequences = cuts.rows_of(numbers(cuts)), cuts.take(numbers(cuts))
     assert list(zip(rows.tolist(), as_lists(sequences), strict=True)) == [
         (0, [1, 2]), (1, [3, 4]), (1, [3, 4, 5]), (1, [3, 4, 5, 6]), (1, [4, 5, 6, 7])
     ]  # fmt: skip
@@ -161,9 +184,10 @@ def test_a_mask_after_the_history_predicts_the_next_item():
     inputs, places = form.question(ragged([[1, 2, 3, 4, 5], [6]]))
     assert inputs.tolist() == [[3, 4, 5, 11], [6, 11, 10, 10]]
     assert inputs.ravel()[places].tolist() == [11, 11]
-    rows, cut = form.examples(ragged([[1, 2, 3, 4, 5, 6], [7], [8, 9]]))
-    assert rows.tolist() == [0, 0, 2]
-    assert as_lists(cut) == [[1, 2, 3], [3, 4, 5, 6], [8, 9]]
+    cuts = form.examples(ragged([[1, 2, 3, 4, 5, 6], [7], [8, 9]]))
+    assert cuts.rows_of(numbers(cuts)).tolist() == [0, 0, 2]
+    assert as_lists(cuts.take(numbers(cuts))) == [[1, 2, 3], [3, 4, 5, 6], [8, 9]]
+    assert as_lists(cuts.take(np.array([2, 0]))) == [[8, 9], [1, 2, 3]]
 
 
 def test_last_states_belong_to_the_last_items_and_are_zero_for_empty_histories():
@@ -260,9 +284,9 @@ def test_popular_items_are_drawn_more_often(power, expected):
     assert (negatives.draw(3, 50) != negatives.draw(4, 50)).any()
 
 
-def test_unseen_negatives_avoid_items_that_the_user_clicked():
+def test_unseen_negatives_avoid_items_that_the_user_clicked(tmp_path):
     clicked = ragged([[0, 1, 2], [5], list(range(10))])
-    negatives = UnseenNegatives(clicked, 10, seed=1)
+    negatives = UnseenNegatives(clicked, np.arange(10), 10, 1, tmp_path)
     rows = np.repeat([0, 1], 3000)
     drawn = negatives.draw(0, rows)
     assert set(drawn[rows == 0]) == set(range(3, 10))

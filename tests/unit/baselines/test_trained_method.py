@@ -10,6 +10,7 @@ import torch
 from gensar_core.baselines.shared.trained_method import pooled_batches
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
+from gensar_core.schema import TASKS
 from tests.support.killed import Killed, kill_at
 from tests.support.method_contract import N_ITEMS, N_USERS, random_clicks, searched_history, write_shop
 from tests.unit.baselines.helpers import fitted, make, rewrite_samples
@@ -47,13 +48,14 @@ def test_weights_are_chosen_among_the_catalogue_where_that_is_set(data):
     settings = {"dimensions": 8, "epochs": 2, "batch_size": 20, "loss": "softmax"}
     method = make("sasrec", data, validate_among="catalogue", **settings)
     training = method.training()
-    (lists,) = training.lists.values()
+    (valid,) = training.lists.values()
+    (lists,) = valid
     scores, targets = method.score_catalogue(lists.samples), lists.samples["target_item"].to_numpy()
     ranks = (scores > scores[np.arange(len(scores)), targets][:, None]).sum(axis=1) + 1
-    hits = training.metrics(lists)["valid_hr@10"]
+    hits = training.metrics(valid)["valid_hr@10"]
     assert hits == np.mean(ranks <= 10)
     among_candidates = make("sasrec", data, **settings).training()
-    assert among_candidates.metrics(lists)["valid_hr@10"] > hits
+    assert among_candidates.metrics(valid)["valid_hr@10"] > hits
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("sasrec", {"epochs": 6, "batch_size": 10}), ("jsr", JSR)])
@@ -83,6 +85,26 @@ def test_an_epoch_serves_every_sequence_once_and_resumes_anywhere(data):
         assert (rows == steps[first][1]).all()
 
 
+@pytest.mark.parametrize("kind", ["sasrec", "jsr"])
+def test_an_epoch_of_blocks_serves_every_row_once_and_resumes_anywhere(data, monkeypatch, kind):
+    monkeypatch.setattr("gensar_core.training.blocks.BLOCK", 30)
+    training = make(kind, data, batch_size=8).training()
+    blocks = -(-N_USERS // 30)
+    steps = list(itertools.islice(training.batches(0), 2 * training.steps_per_epoch))
+    for epoch in (steps[: training.steps_per_epoch], steps[training.steps_per_epoch :]):
+        for task in ["rec"] if kind == "sasrec" else TASKS:
+            rows = [batch if kind == "sasrec" else batch[task] for _, batch in epoch]
+            assert sorted(np.concatenate(rows).tolist()) == list(range(N_USERS))
+            # A step takes rows of one block, every n-th one; the steps of a block follow each other.
+            of_steps = [set(of_step % blocks) for of_step in rows]
+            assert all(len(of_step) == 1 for of_step in of_steps)
+            assert len(list(itertools.groupby(of_steps))) == blocks
+    for first in (0, 3, training.steps_per_epoch + 4):
+        step, batch = next(training.batches(first))
+        assert step == first
+        assert str(batch) == str(steps[first][1])
+
+
 def test_both_tasks_end_an_epoch_together(data):
     rewrite_samples(
         data,
@@ -95,7 +117,7 @@ def test_both_tasks_end_an_epoch_together(data):
             rows = [step[task] for step in training.epoch(number)]
             assert sorted(np.concatenate(rows).tolist()) == list(range(count))
             assert {len(of_step) for of_step in rows} <= {count // 7, count // 7 + 1}
-    assert (training.epoch(0)[0]["rec"] != training.epoch(1)[0]["rec"]).any()
+    assert (next(training.epoch(0))["rec"] != next(training.epoch(1))["rec"]).any()
 
 
 def test_batches_hold_rows_of_similar_length():

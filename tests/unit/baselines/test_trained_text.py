@@ -2,6 +2,8 @@
 
 import json
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -37,7 +39,9 @@ def events_of(rows):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.none() | st.integers(0, 2)), max_size=25))
 def test_pairs_are_those_of_a_plain_loop(rows):
-    shown, clicked = shown_and_clicked(events_of(rows), n_queries=3)
+    with tempfile.TemporaryDirectory() as folder:
+        schema.EVENTS.write(events_of(rows), Path(folder) / "events.parquet")
+        shown, clicked = shown_and_clicked(Path(folder) / "events.parquet", n_queries=3)
     searches, clicks = [], []
     for user in range(4):
         before = None

@@ -7,6 +7,7 @@ import torch
 from gensar_core.baselines.methods.unifiedssr import METHOD, correlation, session_windows
 from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRSettings, shifted
 from gensar_core.ranking.candidates import load_candidates
+from gensar_core.runtime.arrays import Ragged
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
 from tests.unit.baselines.helpers import random_weights
 
@@ -64,13 +65,15 @@ def test_scores_use_the_state_after_the_whole_history(method, task):
     model, train = method.module, method.training_set(task)
     lists = load_candidates(method.data.samples_folder, task, "test")
     rows = np.arange(10)
-    items = torch.from_numpy(train.items.take(rows).padded(8 if task == "rec" else 7, 0))
-    users, vectors = torch.from_numpy(train.users[rows]), model.items(items) * model.scale
+    clicks, width = train.clicks, 8 if task == "rec" else 7
+    items = torch.from_numpy(clicks.items.take(rows).padded(width, 0).astype(np.int64))
+    users, vectors = torch.from_numpy(clicks.users[rows].astype(np.int64)), model.items(items) * model.scale
     mask = torch.ones(10, 7, dtype=torch.bool)
     if task == "rec":
         states = model.encode(users, vectors[:, :-1], None, mask)
     else:
-        queries = torch.from_numpy(train.queries.take(rows).padded(7, 0))
+        asked = Ragged(clicks.items.offsets, clicks.queries).take(rows)
+        queries = torch.from_numpy(asked.padded(7, 0).astype(np.int64))
         # The history holds the seven searches before the target's; training saw the last six of these.
         method = METHOD(method.settings.model_copy(update={"max_searches": 6}), method.data, 1)
         method.__dict__["module"] = model

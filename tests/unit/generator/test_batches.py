@@ -179,7 +179,7 @@ def test_weights_and_numbers_count_targets_of_shared_prompts() -> None:
 
 
 def test_blocks_of_prompts_hold_every_example_of_each_epoch_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gensar_core.generator.batches.BLOCK", 7)
+    monkeypatch.setattr("gensar_core.training.blocks.BLOCK", 7)
     batches = make(examples(60), a=2.5, b=ExamplesPerEpoch(examples=9), c=1.0)
     # Nine blocks, of every ninth prompt: all of one task.
     assert batches.epoch_size == 50 + 9 + 20

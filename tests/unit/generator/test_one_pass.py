@@ -423,7 +423,7 @@ def test_prefixes_of_more_items_keep_their_numbers_and_new_ones_get_none(catalog
 
 
 def test_blocks_of_rows_hold_every_log_of_each_epoch_once(catalogue, monkeypatch):
-    monkeypatch.setattr("gensar_core.generator.batches.BLOCK", 4)
+    monkeypatch.setattr("gensar_core.training.blocks.BLOCK", 4)
     logs = rows_of(random_log(3, users=6), catalogue)
     others, _ = of_no_user(catalogue)
     order = RowOrder(logs.followed_by(others), 2, 100, 3, ALONE, {"desc2id_semantic": 2.5, "id2desc_semantic": 0.0})

@@ -9,11 +9,8 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import (
     CandidateBlocks,
     RankingWriter,
-    concat_rankings,
-    concat_ranks,
     load_candidates,
-    rank_lists,
-    ranks_table,
+    rank_batch,
 )
 from gensar_core.runtime.stage import Stage, read_record
 
@@ -59,11 +56,12 @@ def test_some_lists_are_taken_evenly_spread_or_latest_in_time(tmp_path):
     # Samples 0, 1, 2 at 30, 10 and 20; a search later than all of them.
     times = pl.col("sample_id").replace_strict({0: 30, 1: 10, 2: 20, 5: 99}, default=1).cast(pl.Int64)
     samples = schema.SAMPLES.read(folder / "samples.parquet").with_columns(time=times)
+    schema.SAMPLES.write(samples, folder / "samples.parquet")
     for choice, users, taken in (
         ("spread", 2, [0, 2]), ("spread", 3, [0, 1, 2]), ("spread", 99, [0, 1, 2]),
         ("latest", 1, [0]), ("latest", 2, [0, 2]), ("latest", 9, [0, 1, 2]),
     ):  # fmt: skip
-        lists = load_candidates(folder, "rec", "test", users=users, choice=choice, samples=samples)
+        lists = load_candidates(folder, "rec", "test", users=users, choice=choice)
         assert lists.samples["sample_id"].to_list() == taken
         assert lists.items[:, 0].tolist() == [TARGETS[sample] for sample in taken]
 
@@ -74,17 +72,12 @@ def test_a_sample_without_candidates_is_one_clear_error(tmp_path):
         load_candidates(folder, "rec", "test")
 
 
-def rank(lists, score, **options):
-    return rank_lists(lists, score, description="test", **options)
-
-
-@pytest.mark.parametrize("batch_rows", [1, 2, 4096])
-def test_ranks_and_scores_by_hand_in_any_batches(tmp_path, batch_rows):
+def test_ranks_and_scores_by_hand(tmp_path):
     lists = load_candidates(write(tmp_path), "rec", "test")
     # The -1 at absent places scores best here and must not count.
-    falling = rank(lists, lambda batch: -batch.items.astype(float), batch_rows=batch_rows)
+    falling = rank_batch(lists, lambda batch: -batch.items.astype(float))
     assert falling.ranks["rank"].to_list() == [1.0, 1.0, 1.0]
-    ranking = rank(lists, lambda batch: batch.items / 2.0, batch_rows=batch_rows)
+    ranking = rank_batch(lists, lambda batch: batch.items / 2.0)
     assert ranking.ranks.columns == list(schema.RANKS.columns)
     assert ranking.ranks.drop("task", "split").rows() == [(0, 10, 1, 4.0, 4), (1, 11, 2, 2.0, 2), (2, 12, 3, 1.0, 1)]
     assert ranking.scores.rows() == [(0, [0.5, 2.0, 2.5, 3.0]), (1, [1.0, 3.5]), (2, [1.5])]
@@ -97,25 +90,18 @@ def test_shuffled_candidates_give_the_same_ranks(tmp_path):
     for task in schema.TASKS:
         plain, moved = (
             # The score depends on the item alone, so it moves with a candidate.
-            rank(load_candidates(write(tmp_path, negatives), task, "test"), lambda batch: np.sin(batch.items * 7.3))
+            rank_batch(
+                load_candidates(write(tmp_path, negatives), task, "test"), lambda batch: np.sin(batch.items * 7.3)
+            )
             for negatives in (NEGATIVES, shuffled)
         )
         assert plain.ranks.equals(moved.ranks)
 
 
 def test_no_lists_give_empty_tables(tmp_path):
-    ranking = rank(load_candidates(write(tmp_path), "search", "valid"), lambda batch: batch.items)
+    ranking = rank_batch(load_candidates(write(tmp_path), "search", "valid"), lambda batch: batch.items)
     assert ranking.ranks.is_empty()
     assert ranking.scores.is_empty()
-
-
-def test_ranks_tables_hold_the_given_ranks_in_the_order_of_samples(tmp_path):
-    folder = write(tmp_path)
-    tables = []
-    for task, split in (("search", "test"), ("rec", "valid"), ("rec", "test")):
-        lists = load_candidates(folder, task, split)
-        tables.append(ranks_table(lists, 1.0 + 0.5 * np.arange(len(lists))))
-    assert concat_ranks(tables).select("sample_id", "rank").rows() == [(0, 1), (1, 1.5), (2, 2), (3, 1), (5, 1)]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4096])
@@ -140,6 +126,20 @@ def test_blocks_hold_the_lists_that_are_loaded_at_once(tmp_path, monkeypatch, ro
                 assert (same[:, block.items.shape[1] :] == -1).all()
 
 
+@pytest.mark.parametrize("users", [1, 2, 3, 4])
+@pytest.mark.parametrize("read", [1, 2, 99])
+def test_blocks_of_some_samples_hold_those_that_are_loaded_at_once(tmp_path, monkeypatch, users, read):
+    monkeypatch.setattr("gensar_core.ranking.candidates.PART_ROWS", read)
+    monkeypatch.setattr("gensar_core.runtime.reading.PART_ROWS", read)
+    folder = write(tmp_path, order=range(6))
+    whole = load_candidates(folder, "rec", "test", users=users)
+    blocks = CandidateBlocks.open(folder, "rec", "test", 2, users)
+    lists = list(blocks.read(columns=list(schema.SAMPLES.columns)))
+    assert len(blocks) == len(whole) == min(users, 3)
+    assert all(len(block) == 2 for block in lists[:-1])
+    assert pl.concat(block.samples for block in lists).equals(whole.samples)
+
+
 def test_blocks_of_unordered_samples_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"samples\.parquet: rows are not in the order of sample_id"):
         CandidateBlocks.open(write(tmp_path), "rec", "test", 2)
@@ -149,14 +149,16 @@ def test_a_ranking_written_in_parts_is_the_ranking_written_at_once(tmp_path, mon
     monkeypatch.setattr("gensar_core.ranking.candidates.PART_ROWS", 2)
     folder = write(tmp_path, order=range(6))
     parts = [
-        rank(load_candidates(folder, *of), lambda batch: batch.items) for of in (("rec", "test"), ("rec", "valid"))
+        rank_batch(load_candidates(folder, *of), lambda batch: batch.items)
+        for of in (("rec", "test"), ("rec", "valid"))
     ]
     with Stage("parts", tmp_path / "parts") as stage, RankingWriter(stage, "m") as writer:
         for part in parts:
             for row in range(len(part.ranks)):
                 writer.write(part.ranks[row : row + 1], part.scores[row : row + 1])
-    with Stage("whole", tmp_path / "whole") as stage:
-        concat_rankings(parts).write(stage, "m")
+    with Stage("whole", tmp_path / "whole") as stage, RankingWriter(stage, "m") as writer:
+        for part in parts:
+            writer.write(part.ranks, part.scores)
     for name in ("m.parquet", "m.scores.parquet"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     counts = [read_record(tmp_path / name / "stage.json")["counts"] for name in ("parts", "whole")]

@@ -23,20 +23,27 @@ from gensar_core.evaluation.tables import FULL_METRICS, metric_table, metrics
 from gensar_core.generator.rank import rank_catalogue as generator_rank_catalogue
 from gensar_core.ranking.full_ranking import (
     CatalogueTargets,
+    TargetBlocks,
     catalogue_ranks,
     found_ranks,
     full_ranks,
-    load_targets,
     ranks_by_score,
 )
 from tests.support import generator_folders as folders
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
+from tests.support.ragged import ragged
 
 
 def targets(wanted: list[int], clicked: list[list[int]] | None = None) -> CatalogueTargets:
     numbers = range(len(wanted))
     columns = {"sample_id": numbers, "task": "rec", "split": "test", "user_id": numbers, "target_item": wanted}
-    return CatalogueTargets(pl.DataFrame(columns), None if clicked is None else np.array(clicked, dtype=np.int64))
+    return CatalogueTargets(pl.DataFrame(columns), None if clicked is None else ragged(clicked))
+
+
+def load_targets(folder: Path, task: str, users: int = 0, *, unseen: bool = False) -> CatalogueTargets:
+    blocks = TargetBlocks.open(folder, task, "test", 99, users)
+    (found,) = blocks.read(columns=list(schema.SAMPLES.columns), unseen=unseen)
+    return found
 
 
 def test_ranks_by_hand() -> None:
@@ -44,7 +51,7 @@ def test_ranks_by_hand() -> None:
     everything, unasked = catalogue_ranks(scores, targets([1, 2, 0]))
     assert everything.tolist() == [3.5, 2.5, 4.0]
     assert np.isnan(unasked).all()
-    wanted = targets([1, 2, 0], [[0, 3], [1, -1], [3, 2]])
+    wanted = targets([1, 2, 0], [[0, 3], [1], [3, 2]])
     ranks = catalogue_ranks(scores, wanted)
     assert ranks.tolist() == [[3.5, 2.5, 4.0], [2.0, 2.0, 2.0]]
     table = full_ranks(wanted, ranks, 4)
@@ -89,13 +96,60 @@ def test_a_score_that_is_not_a_number_is_refused() -> None:
 def test_leaving_clicked_items_out_keeps_the_target(tmp_path: Path) -> None:
     clicks = [[0, 1, 2, 3], [4, 4, 5, 0]]
     data = write_shop(tmp_path, clicks, 8, negatives=3)
-    everything = load_targets(data.samples_folder, "rec", FullRankingSettings())
+    everything = load_targets(data.samples_folder, "rec")
     assert len(everything) == 2
     assert everything.clicked is None
-    fewer = load_targets(data.samples_folder, "rec", FullRankingSettings(unseen=True))
+    fewer = load_targets(data.samples_folder, "rec", unseen=True)
     assert fewer.clicked is not None
-    assert [sorted(row[row >= 0].tolist()) for row in fewer.clicked] == [[0, 1, 2], [4, 5]]
-    assert len(load_targets(data.samples_folder, "search", FullRankingSettings(users=1))) == 1
+    assert fewer.clicked.values.tolist() == [0, 1, 2, 4, 5]
+    assert fewer.clicked.lengths.tolist() == [3, 2]
+    assert len(load_targets(data.samples_folder, "search", users=1)) == 1
+
+
+@pytest.mark.parametrize("read", [1, 5, 1000])
+def test_targets_come_with_the_earlier_items_of_their_users_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: int
+) -> None:
+    clicks = random_clicks()
+    data = write_shop(tmp_path, clicks, N_ITEMS, targets=[(user * 7) % N_ITEMS for user in range(len(clicks))])
+    monkeypatch.setattr("gensar_core.ranking.candidates.PART_ROWS", read)
+    parts = list(TargetBlocks.open(data.samples_folder, "search", "test", 2).read(unseen=True))
+    assert max(map(len, parts)) <= max(read, 2)
+    user = 0
+    for part in parts:
+        assert part.clicked is not None
+        for row, target in enumerate(part.samples["target_item"].to_list()):
+            assert part.samples["user_id"][row] == user
+            found = part.clicked.take(np.array([row])).values.tolist()
+            assert found == sorted({*clicks[user], (user * 7) % N_ITEMS} - {target})
+            user += 1
+    assert user == len(clicks)
+
+
+def test_full_rankings_are_the_same_bytes_whatever_is_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_shop(tmp_path / "shop", random_clicks(), N_ITEMS)
+    shop = (data.canonical, data.samples_folder, data.embedding)
+    corpus, samples = folders.write_corpus(tmp_path / "corpus"), folders.write_samples(tmp_path / "samples")
+    schema.EVENTS.write(schema.EVENTS.empty(), samples / "training_events.parquet")
+    folders.random_t5(folders.VOCABULARY).save_pretrained(tmp_path / "model")
+    folders.write_tokenizer(tmp_path / "model")
+    monkeypatch.setattr("gensar_core.generator.rank._LISTS", 4)
+    monkeypatch.setattr("gensar_core.ranking.full_ranking._PAIRS", 4 * N_ITEMS)
+    protocol = FullRankingSettings(unseen=True)
+    fit_and_rank("m", "popularity", {}, *shop, tmp_path / "fitted", tmp_path / "ranks", 42, None)
+    written = []
+    for read in (1, 9, 1000):
+        monkeypatch.setattr("gensar_core.ranking.candidates.PART_ROWS", read)
+        out = tmp_path / str(read)
+        rank_catalogue_by_method("m", "popularity", {}, *shop, tmp_path / "fitted", out, 42, protocol)
+        for beams in (None, 20):
+            places = (tmp_path / "model", corpus, samples, out, f"beams{beams}")
+            generator_rank_catalogue(*places, RetrievalSettings(beams=beams), protocol)
+        written.append({file.name: file.read_bytes() for file in out.glob("*.parquet")})
+    assert len(written[0]) == 3
+    assert written[0] == written[1] == written[2]
 
 
 @pytest.mark.parametrize("kind", ["popularity", "query_frequency", "random_order", "text_cosine"])
@@ -111,7 +165,7 @@ def test_a_method_ranks_the_catalogue_by_its_scores(kind: str, tmp_path: Path) -
     method = find(kind)(validate(find(kind).settings_model, {}, kind), data, 42)
     method.load(tmp_path / "model")
     for task in method.tasks:
-        wanted = load_targets(data.samples_folder, task, protocol)
+        wanted = load_targets(data.samples_folder, task)
         scores = method.score_catalogue(wanted.samples)
         ranks = dict(table.select("sample_id", "rank").rows())
         for sample, item, row in zip(wanted.samples["sample_id"], wanted.samples["target_item"], scores, strict=True):
@@ -124,7 +178,7 @@ def test_a_sequential_method_scores_all_items_as_it_scores_candidates(tmp_path: 
     method_class = find("sasrec")
     method = method_class(validate(method_class.settings_model, {"epochs": 1}, "sasrec"), data, 42)
     method.fit(None, "")
-    wanted = load_targets(data.samples_folder, "rec", FullRankingSettings())
+    wanted = load_targets(data.samples_folder, "rec")
     scores = method.score_catalogue(wanted.samples)
     np.testing.assert_allclose(scores, Method.score_catalogue(method, wanted.samples), rtol=1e-4, atol=1e-5)
     table = ranks_by_score(wanted, N_ITEMS, method.score_catalogue, description="full ranks")
@@ -151,7 +205,7 @@ def test_the_table_counts_a_target_without_a_rank_as_a_miss(tmp_path: Path) -> N
 
 
 def test_a_second_ranking_has_its_own_columns_and_tests(tmp_path: Path) -> None:
-    wanted = targets([0, 1], [[3, 4], [5, -1]])
+    wanted = targets([0, 1], [[3, 4], [5]])
     ranks = {"first": [[6.0, np.nan], [5.0, 10.0]], "second": [[7.0, 30.0], [6.0, 29.0]]}
     metric_table(write_full_ranks(tmp_path, wanted, ranks), list(ranks), tmp_path / "t" / "demo", full=True)
     table = pl.read_csv(tmp_path / "t" / "demo.csv")

@@ -11,7 +11,7 @@ from gensar_core import schema
 from gensar_core.config.fusions import WeightSettings
 from gensar_core.errors import UserError
 from gensar_core.ranking import fusion
-from gensar_core.ranking.candidates import load_candidates, rank_lists
+from gensar_core.ranking.candidates import load_candidates, rank_batch
 from gensar_core.ranking.fusion import features, fit_fusion, fit_weights, fuse, log_clicks
 from gensar_core.ranking.metrics import average_ranks, ndcg, ranks_in_list
 
@@ -124,9 +124,7 @@ def shop(tmp_path):
 
 def write_scores(shop, name, score, tasks=schema.TASKS):
     tables = [
-        rank_lists(load_candidates(shop, task, split), score, description="scores").scores
-        for task in tasks
-        for split in ("valid", "test")
+        rank_batch(load_candidates(shop, task, split), score).scores for task in tasks for split in ("valid", "test")
     ]
     schema.SCORES.write(pl.concat(tables).sort("sample_id"), shop / f"{name}.parquet")
     return shop / f"{name}.parquet"
