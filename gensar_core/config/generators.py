@@ -56,6 +56,22 @@ class OnePassSettings(Settings):
     """Let the model weigh what other users' training clicks say for an item: those after the same query, and those
     beside the clicks of the history. With `likelihood: catalogue` only."""
 
+    def shaped_as(self, other: OnePassSettings) -> OnePassSettings:
+        """Return these settings with those of ``other`` that decide which weights a model has."""
+        return self.model_copy(update={name: getattr(other, name) for name in _SHAPE})
+
+
+#: Fields of `OnePassSettings` that decide which weights a model has.
+_SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "max_positions",
+    "node_vectors",
+    "query_vectors",
+)
+
 
 class ExamplesPerEpoch(Settings):
     """Set a task's weight as a number of examples."""
@@ -272,6 +288,7 @@ def with_starts(
                     )
             elif first is not None:
                 _check_agreement(entry, first, f"{where}.{one}")
+                entry = entry.model_copy(update={"one_pass": entry.one_pass.shaped_as(first.one_pass)})
             if first is not None:
                 entry = entry.model_copy(update={"backbone": first.backbone, "size": first.size})
             resolved[one] = entry
@@ -283,6 +300,10 @@ def _check_agreement(entry: GeneratorSettings, first: Any, where: str) -> None:
     written = {"backbone": entry.backbone} if "backbone" in entry.model_fields_set else {}
     written |= {f"size.{name}": getattr(entry.size, name) for name in sorted(entry.size.model_fields_set)}
     theirs = {"backbone": first.backbone, **{f"size.{name}": value for name, value in first.size}}
+    if first.reads_logs:
+        shape = entry.one_pass.model_fields_set.intersection(_SHAPE)
+        written |= {f"one_pass.{name}": getattr(entry.one_pass, name) for name in sorted(shape)}
+        theirs |= {f"one_pass.{name}": value for name, value in first.one_pass}
     for path, given in written.items():
         if given != theirs[path]:
             start = f"start_from: {entry.start_from}"

@@ -132,7 +132,7 @@ def _model(
 ) -> CausalGenerator:
     depth = max(trie.depth for trie in catalogue.tries.values())
     if start_from is not None:
-        model = CausalGenerator.load(start_from)
+        model = CausalGenerator.load(start_from, settings.one_pass)
         nodes = len(model.node_vectors) or catalogue.nodes.count
         if len(model.embeddings) < vocabulary or nodes != catalogue.nodes.count:
             raise UserError(f"start_from: {start_from} was trained on another corpus; name a generator of this corpus")
@@ -151,7 +151,7 @@ def _model(
             f"{corpus} have up to {longest}; lower the corpus' log_tokens"
         )
     model.lm.config.identifier_likelihood = settings.likelihood
-    model.lm.config.one_pass = settings.one_pass.model_dump()
+    model.lm.config.one_pass = model.settings.model_dump()
     return model
 
 

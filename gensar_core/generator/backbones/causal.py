@@ -73,12 +73,16 @@ class CausalGenerator(torch.nn.Module):
         save_file(own, folder / CATALOGUE_FILE)
 
     @classmethod
-    def load(cls, folder: Path) -> CausalGenerator:
-        """Read what `save` wrote. Raises UserError when a file is missing or damaged."""
+    def load(cls, folder: Path, training: OnePassSettings | None = None) -> CausalGenerator:
+        """Read what `save` wrote, to train it further by the settings ``training`` if given.
+
+        Raises UserError when a file is missing or damaged.
+        """
         try:
             lm = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
             own = load_file(folder / CATALOGUE_FILE)
             settings = OnePassSettings.model_validate(lm.config.one_pass)
+            settings = training.shaped_as(settings) if training is not None else settings
             counts = len(own["node_vectors"]), len(own["query_vectors"]), own["evidence_weight"].shape[1]
             model = cls(lm, settings, *counts)
             model.load_state_dict(own, strict=False)

@@ -167,6 +167,18 @@ def test_a_staged_training_has_backbone_and_size_of_its_first_stage(values):
     assert list(experiments.generators) == ["gensar", "second", "a_third"]
 
 
+def test_a_staged_training_of_a_causal_model_has_its_shape_and_dropout_of_its_own(values):
+    first = {"corpus": "full", "backbone": "causal", "one_pass": {"hidden_size": 48, "dropout": 0.5}}
+    second = {"corpus": "full", "start_from": "gensar", "one_pass": {"dropout": 0.1}}
+    both = put(put(values, "generators.gensar", first), "generators.second", second)
+    one_pass = load_experiments(both).generators["second"].one_pass
+    assert (one_pass.hidden_size, one_pass.dropout) == (48, 0.1)
+    with pytest.raises(
+        UserError, match=r"second\.one_pass\.num_layers: is 9, but start_from: gensar has 3; leave it out"
+    ):
+        load_experiments(put(both, "generators.second.one_pass.num_layers", 9))
+
+
 def test_a_training_that_starts_from_its_identifiers_takes_their_t5(values):
     learned = put(values, "identifiers.learned", {"kind": "genret", "backbone": "scratch", "size": {"d_model": 32}})
     learned = put(learned, "corpora.full", {"identifier": "learned"})

@@ -15,6 +15,7 @@ from gensar_core.config.generators import OnePassSettings, RankingSettings, Retr
 from gensar_core.corpora.live_prompts import Entry
 from gensar_core.errors import UserError
 from gensar_core.generator.log_rows import LogRows
+from gensar_core.generator.one_pass import one_pass_task
 from gensar_core.generator.open import load_generator
 from gensar_core.generator.rank import rank_candidates, rank_catalogue
 from gensar_core.generator.train import train_generator
@@ -68,6 +69,17 @@ def test_an_average_of_the_weights_is_kept_where_that_is_set(trained, tmp_path):
     curves = [json.loads((folder / "curve.json").read_text()) for folder in (model, tmp_path / "model")]
     first, second = ([entry["train_loss"] for entry in curve] for curve in curves)
     assert first == second
+
+
+def test_a_training_that_starts_from_another_model_drops_out_by_its_own_settings(trained):
+    shop, corpus, model = trained
+    first = json.loads((model / "config.json").read_text())
+    own = OnePassSettings(hidden_size=999, dropout=0.0, hidden_share=0.0, query_dropout=0.5)
+    further = settings(likelihood=first["identifier_likelihood"], one_pass=own)
+    task = one_pass_task(corpus, shop, further, 1, start_from=model)
+    expected = SMALL.model_copy(update={"dropout": 0.0, "hidden_share": 0.0, "query_dropout": 0.5})
+    assert task.model.settings == expected
+    assert task.model.lm.config.one_pass == expected.model_dump()
 
 
 def test_logs_from_the_disk_train_the_same_weights_as_logs_in_memory(trained, tmp_path, monkeypatch):
