@@ -101,6 +101,8 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], python:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # It has read the number of its threads already, and refuses another one the first time it compiles.
+    importlib.import_module("numba").config.reload_config()
     code: Any = 0
     try:
         sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
