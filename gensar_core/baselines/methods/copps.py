@@ -20,6 +20,7 @@ from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, Tr
 from gensar_core.config.base import Rate
 from gensar_core.config.search_spaces import Between
 from gensar_core.nn.contrastive import nt_xent
+from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import generator
 
 
@@ -118,7 +119,7 @@ class _Contrasting:
         partners = self.partners.draw(rows, step)
         others = self._clicked(np.where(partners < 0, rows, partners))
         hidden = model.items.num_embeddings
-        paired = torch.from_numpy(partners >= 0).to(clicked.items.device)
+        paired = send(partners >= 0, clicked.items.device)
         pairs = (
             (self.substitutes(clicked), self.substitutes(clicked), rows, None),
             (altered(clicked, hidden), altered(clicked, hidden), rows, None),
@@ -138,7 +139,7 @@ class _Contrasting:
         both = np.concatenate([rows[rows_used], others[rows_used]])
         vectors = torch.cat([model.histories(one), model.histories(other)])[keep.repeat(2)]
         alike = (users[both][:, None] == users[both]) | (targets[both][:, None] == targets[both])
-        alike_there = torch.from_numpy(alike).to(vectors.device)
+        alike_there = send(alike, vectors.device)
         return contrast(vectors, alike_there, self.method.settings.contrast_temperature)
 
     def _clicked(self, rows: np.ndarray) -> ItemSequences:

@@ -22,6 +22,7 @@ from gensar_core.config.search_spaces import Among, Between
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
@@ -242,8 +243,8 @@ class DenseTraining(Training):
         places = np.searchsorted(items, targets)
         spared = self.spared(self.queries[pairs], items)
         spared[np.arange(len(pairs)), places] = False
-        logits = logits.masked_fill(torch.from_numpy(spared).to(logits.device), -torch.inf)
-        loss = functional.cross_entropy(logits, torch.from_numpy(places).to(logits.device))
+        logits = logits.masked_fill(send(spared, logits.device), -torch.inf)
+        loss = functional.cross_entropy(logits, send(places, logits.device))
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 
@@ -268,7 +269,7 @@ class DenseTraining(Training):
         """Return logits [queries, items]."""
         towers = self.method.module
         logits: torch.Tensor = self.encoded(queries) @ towers("items", items).T / self.method.settings.temperature
-        numbers = torch.from_numpy(items).to(logits.device)
+        numbers = send(items, logits.device)
         if towers.bias is not None:
             logits = logits + towers.bias[numbers]
         return logits if self.frequencies is None else logits - self.frequencies.to(logits.device)[numbers]

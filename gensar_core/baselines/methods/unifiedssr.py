@@ -28,6 +28,7 @@ from gensar_core.baselines.shared.target_ranking import JointMethod, TrainingSet
 from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRModel, UnifiedSSRSettings, shifted
 from gensar_core.nn.attention import masked_mean
 from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import derive_seed
 
 #: Number of sessions that a sequence is cut into.
@@ -79,10 +80,8 @@ class SequenceSet:
             Ragged.from_lengths(lengths, values[last]).padded(width, 0)
             for values in (clicks.items.values, clicks.queries)
         ]
-        users, items, queries = (
-            torch.from_numpy(array.astype(np.int64)).to(device) for array in (clicks.users[of_users], *padded)
-        )
-        mask = torch.arange(width, device=device) < torch.from_numpy(lengths).to(device)[:, None]
+        users, items, queries = (send(array.astype(np.int64), device) for array in (clicks.users[of_users], *padded))
+        mask = torch.arange(width, device=device) < send(lengths, device)[:, None]
         vectors = model.items(items) * model.scale
         if self.task == "rec":
             mask = mask[:, 1:]
@@ -102,10 +101,10 @@ class SequenceSet:
         settings, table = self.method.settings, self.method.module.items.weight
         scaled = states * self.method.module.scale
         if settings.loss == "softmax":
-            drawn = torch.from_numpy(self.sampler.draw(step, settings.sampled_negatives)).to(table.device)
+            drawn = send(self.sampler.draw(step, settings.sampled_negatives), table.device)
             return sampled_softmax(scaled, targets, table, drawn)
         count = settings.sampled_negatives
-        drawn = torch.from_numpy(self.sampler.draw(step, len(targets) * count).reshape(-1, count)).to(table.device)
+        drawn = send(self.sampler.draw(step, len(targets) * count).reshape(-1, count), table.device)
         positive = (scaled * functional.embedding(targets, table)).sum(dim=1)
         negative = (functional.embedding(drawn, table) @ scaled[:, :, None]).squeeze(2)
         terms = functional.softplus(negative) * (drawn != targets[:, None])

@@ -24,6 +24,7 @@ from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.config.base import Positive
 from gensar_core.nn.attention import on_distinct
 from gensar_core.nn.dropout import Dropout
+from gensar_core.runtime.device import send
 
 #: Standard deviation of initial vectors. At 1, logits of 64 dimensions would start in the tens.
 _SMALL = 0.05
@@ -129,7 +130,7 @@ class _CatalogueSet(RowSet):
     def losses(self, rows: np.ndarray, step: int) -> Mapping[str, torch.Tensor]:  # noqa: ARG002
         model: Any = self.method.module
         batch = self.train.batch(rows, np.zeros((len(rows), 0), dtype=np.int64), model.bias.device)
-        cold = torch.from_numpy(self.method.data.cold).to(model.bias.device)
+        cold = send(self.method.data.cold, model.bias.device)
         ranking = functional.cross_entropy(model.catalogue(batch).masked_fill(cold, -torch.inf), batch.candidates[:, 0])
         return {"ranking": ranking, **model.further_losses(batch)}
 

@@ -16,6 +16,7 @@ from gensar_core.baselines.shared.sequence_examples import Form
 from gensar_core.baselines.shared.text_item_vectors import TextItems
 from gensar_core.errors import UserError
 from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.device import send
 from gensar_core.runtime.mapped_arrays import mapped_parts
 from gensar_core.runtime.reading import table_parts
 
@@ -100,8 +101,8 @@ class SequenceEncoder(torch.nn.Module, abc.ABC):
     def states(self, inputs: np.ndarray, places: np.ndarray) -> torch.Tensor:
         """Compute states [places, columns] at the given places of the flattened states, to multiply `table`."""
         device = self.items.weight.device
-        states = self(torch.from_numpy(inputs).to(device)).flatten(0, 1)
-        states = states.index_select(0, torch.from_numpy(places).to(device))
+        states = self(send(inputs, device)).flatten(0, 1)
+        states = states.index_select(0, send(places, device))
         return states if self.bias is None else torch.cat([states, states.new_ones(len(states), 1)], dim=1)
 
     def table(self) -> torch.Tensor:
@@ -136,5 +137,5 @@ def last_states(encoder: SequenceEncoder, form: Form, histories: Ragged, *, batc
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         last = encoder.states(*form.question(histories.take(rows)))
-        states[torch.from_numpy(rows).to(table.device)] = last.to(states.dtype)
+        states[send(rows, table.device)] = last.to(states.dtype)
     return states

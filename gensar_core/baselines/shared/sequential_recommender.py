@@ -47,6 +47,7 @@ from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import generator
 from gensar_core.training.blocks import BlockOrder
 from gensar_core.training.loop import Schedule, warmup_cosine
@@ -245,7 +246,7 @@ def _loss(method: SequentialRecommender[Any], clicks: Ragged, users: Callable[[n
 
     def loss(states: torch.Tensor, table: torch.Tensor, batch: SequenceBatch) -> torch.Tensor:
         def moved(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(table.device)
+            return send(array, table.device)
 
         targets = moved(place[batch.targets])
         if len(warm) < len(table):

@@ -17,6 +17,7 @@ import torch
 from gensar_core import schema
 from gensar_core.ranking.candidates import SampleBlocks
 from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.device import send
 from gensar_core.runtime.mapped_arrays import mapped_parts
 from gensar_core.runtime.reading import PART_ROWS
 
@@ -103,7 +104,7 @@ class TargetHistories:
         is_item[cells] = np.arange(depth) < self.searched_items.lengths[:, None]
 
         def moved(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(device)
+            return send(array, device)
 
         def slots(rows: Ragged, values: np.ndarray, width: int) -> torch.Tensor:
             return moved(Ragged(rows.offsets, values).padded(width, 0).astype(np.int64, copy=False))
@@ -184,11 +185,11 @@ class TargetRows:
         return RowBatch(
             self.task,
             rows,
-            torch.from_numpy(self.users[rows]).to(device),
-            torch.from_numpy(self.queries[rows]).to(device),
+            send(self.users[rows], device),
+            send(self.queries[rows], device),
             self.histories.take(rows).padded(device),
-            torch.from_numpy(np.maximum(candidates, 0).astype(np.int64)).to(device),
-            torch.from_numpy(candidates >= 0).to(device),
+            send(np.maximum(candidates, 0).astype(np.int64), device),
+            send(candidates >= 0, device),
         )
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gensar_core.config.embeddings import TextEmbedding
 from gensar_core.embeddings.text import TextEncoder
-from gensar_core.runtime.device import autocast
+from gensar_core.runtime.device import autocast, send
 from gensar_core.schema import ITEMS, QUERIES
 
 TOWERS = ("queries", "items")
@@ -106,7 +106,7 @@ class HeadTowers(Towers):
     def forward(self, side: str, numbers: np.ndarray) -> torch.Tensor:
         """Map the vectors with these numbers."""
         frozen: torch.Tensor = getattr(self, f"frozen_{side}")
-        return self.mapped(side, frozen[torch.from_numpy(numbers).to(frozen.device)])
+        return self.mapped(side, frozen[send(numbers, frozen.device)])
 
     @torch.no_grad()
     def vectors(self) -> dict[str, np.ndarray]:
