@@ -44,8 +44,8 @@ ITEMS, USERS, QUERIES, CLICKS = 12_101, 400, 500, 20
 TOGETHER, BEAMS = 32, 50
 MODELS = ("causal", "small", "t5_small")
 CLIENTS = (1, 8, 32)
-#: How questions are answered: how many at a time, and on how many cores (None: all). A small model answers a single
-#: question faster on one core; the faster way of answering one at a time is what batches are compared with.
+#: Number of questions that each way answers at a time, and of cores it uses (None: all). A small model answers a single
+#: question faster on one core; batches are compared with the faster way of answering one at a time.
 WAYS = {"together": (TOGETHER, None), "one_by_one": (1, None), "one_by_one_on_one_core": (1, 1)}
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "e", "io", "u") for c in "dklmnrst"]
 #: Rounds of each service, and requests of a round: at least so many in all and for each client.

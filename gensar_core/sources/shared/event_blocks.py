@@ -35,7 +35,7 @@ def sorted_rows(file: Path, order: Sequence[str]) -> Iterator[pl.DataFrame]:
     with duckdb.connect(
         config={"memory_limit": _SORT_MEMORY, "temp_directory": folder, "threads": threads}
     ) as connection:
-        # It would draw a bar of its own into the output of a program that Python reads from its command line.
+        # DuckDB takes `python -c` and notebooks for a terminal, and would draw a progress bar into their output.
         connection.execute("SET enable_progress_bar = false")
         ordered = f"SELECT * FROM read_parquet(?) ORDER BY {', '.join(order)}"
         for batch in connection.sql(ordered, params=[str(file)]).to_arrow_reader(BLOCK):
