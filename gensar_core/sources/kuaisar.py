@@ -41,10 +41,10 @@ def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, see
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
     ``raw`` is the folder of the published files. Recommendation clicks are the rows of rec_inter.csv with click = 1,
-    search clicks the rows of src_inter.csv with click_cnt > 0. With several ``parts``, only a survey for them is written
-    (``write_canonical``). Nothing is drawn at random; ``seed`` is only recorded.
-    Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, times are not in
-    milliseconds, or no event is left.
+    search clicks the rows of src_inter.csv with click_cnt > 0. With several ``parts``, only a survey for them is
+    written (``write_canonical``). Nothing is drawn at random; ``seed`` is only recorded. Raises UserError when a file
+    or column is missing, a file cannot be read or is mostly unusable, times are not in milliseconds, or no event is
+    left.
     """
     files = [raw / name for name in (RECOMMENDATIONS, SEARCHES, ITEMS)]
     missing = [file.name for file in files if not file.is_file()]

@@ -44,8 +44,8 @@ def canonicalize_qilin(raw: Path, settings: QilinSettings, output: Path, seed: i
     ``raw`` holds the published folders ``FOLDERS`` of Parquet files. Clicks are the shown notes with click > 0; a
     search with several clicks is one session. The numbers of skipped rows count the shown notes of all folders of a
     kind, in the order of ``FOLDERS``. With several ``parts``, only a survey for them is written (``write_canonical``).
-    Nothing is drawn at random; ``seed`` is only recorded. Raises UserError when a
-    folder or column is missing, a file cannot be read or is mostly unusable, or no event is left.
+    Nothing is drawn at random; ``seed`` is only recorded. Raises UserError when a folder or column is missing, a file
+    cannot be read or is mostly unusable, or no event is left.
     """
     notes = clean_notes(raw / NOTES)
     clicks = (clean_recommendations(raw), clean_searches(raw))
