@@ -57,8 +57,7 @@ def test_an_event_log_is_made_canonical_by_several_jobs(workflow):
     with workflow.configuration() as values:
         values["datasets"] |= {"whole": entry, "parts": {**entry, "scatter": 3}}
     files = [f"results/{{}}/canonical/{name}.parquet" for name in NAMES]
-    workflow.run(*(file.format("whole") for file in files))
-    output = workflow.run(*(file.format("parts") for file in files)).stdout
+    output = workflow.run(*(file.format(name) for file in files for name in ("whole", "parts"))).stdout
     assert [output.count(f"rule canonical_{step}:") for step in ("eventlog_survey", "part", "gather")] == [1, 3, 1]
     for file in files:
         whole, parts = ((workflow.folder / file.format(name)).read_bytes() for name in ("whole", "parts"))
