@@ -64,7 +64,7 @@ class EventBlocks:
     """Hold the events of a log in a folder of its own, in event order; the users of a block are in no other.
 
     ``users`` counts the users, who are numbered from 0 in the order of their raw ids, and ``events`` the events.
-    ``files`` are blocks that others hold, and that come first; files of blocks are written in the order of their names.
+    ``files`` are blocks that others wrote, in the order of their names; they come first.
     """
 
     def __init__(self, folder: Path, files: Iterable[Path] = ()) -> None:
