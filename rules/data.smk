@@ -95,6 +95,7 @@ rule canonical_amazon:
 
 
 # With `scatter: N`, N jobs share the users of a data set; the gathered tables equal those of a single job.
+# How many files hold the events of a log depends on N, so they are folders, which are kept only until they are gathered.
 LOG_SURVEY = [temp(path) for path in paths.LOG_SURVEY]
 
 
