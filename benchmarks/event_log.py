@@ -6,6 +6,7 @@ users on 63,001 items, a third of them searches), and runs the stages on it, eac
     --quick         2,000 users, to test the benchmark itself
     --scale 10      ten times the users and events; the items stay
     --core 5        `min_interactions`
+    --scatter 4     `canonical` in four parts, one after the other
 """
 
 from __future__ import annotations
@@ -30,9 +31,25 @@ import sys
 from pathlib import Path
 from gensar_core.config.datasets import EventLogSettings
 from gensar_core.sources.eventlog import canonicalize_events
-raw, core, output = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+raw, core, output, parts = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 settings = EventLogSettings(min_interactions=core)
-canonicalize_events(raw / "items.parquet", raw / "events.parquet", settings, output, 42)
+canonicalize_events(raw / "items.parquet", raw / "events.parquet", settings, output, 42, parts)
+"""
+PART = """
+import sys
+from pathlib import Path
+from gensar_core.config.datasets import ClickSettings
+from gensar_core.sources.shared.click_logs import canonicalize_part
+surveyed, core, output, part = sys.argv[1:]
+canonicalize_part(Path(surveyed), Path(output), ClickSettings(min_interactions=int(core)), 42, int(part))
+"""
+GATHER = """
+import sys
+from pathlib import Path
+from gensar_core.config.datasets import ClickSettings
+from gensar_core.sources.shared.click_logs import gather_canonical
+surveyed, core, output, *parts = sys.argv[1:]
+gather_canonical(Path(surveyed), [*map(Path, parts)], Path(output), ClickSettings(min_interactions=int(core)), 42)
 """
 SAMPLES = """
 import sys
@@ -55,14 +72,22 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="times the users and events of Electronics")
     parser.add_argument("--core", type=int, default=5, help="the setting `min_interactions`")
+    parser.add_argument("--scatter", type=int, default=1, help="the setting `scatter`, for `canonical` alone")
     arguments = parser.parse_args()
     scale = QUICK if arguments.quick else arguments.scale
     with tempfile.TemporaryDirectory(prefix="gensar-log-") as scratch:
         raw, canonical, samples = (Path(scratch) / name for name in ("raw", "canonical", "samples"))
         write_log(raw, scale)
         claims = []
+        surveyed, core, scatter = Path(scratch) / "survey", arguments.core, arguments.scatter
+        parts = [Path(scratch) / f"part{part}" for part in range(scatter)]
+        in_parts = [
+            ("canonical_survey", CANONICAL, (raw, core, surveyed, scatter)),
+            *((f"canonical_{path.name}", PART, (surveyed, core, path, part)) for part, path in enumerate(parts)),
+            ("canonical_gather", GATHER, (surveyed, core, canonical, *parts)),
+        ]
         for name, code, given in (
-            ("canonical", CANONICAL, (raw, arguments.core, canonical)),
+            *(in_parts if scatter > 1 else [("canonical", CANONICAL, (raw, core, canonical, 1))]),
             ("samples", SAMPLES, (canonical, samples)),
             ("training_negatives", NEGATIVES, (canonical, samples, Path(scratch) / "negatives")),
         ):

@@ -94,6 +94,11 @@ rule canonical_amazon:
         "../workflow_scripts/canonical_amazon.py"
 
 
+# With `scatter: N`, N jobs share the users of a data set; the gathered tables equal those of a single job.
+# How many files hold the events of a log depends on N, so they are folders, which are kept only until they are gathered.
+LOG_SURVEY = [temp(path) for path in paths.LOG_SURVEY]
+
+
 rule canonical_eventlog:
     input:
         item_table=by_wildcards(paths.user_table, key="items"),
@@ -105,7 +110,7 @@ rule canonical_eventlog:
     log:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
-        dataset=any_of(paths.datasets_of(plan, "eventlog")),
+        dataset=any_of(paths.datasets_in_parts(plan, False, "eventlog")),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -116,8 +121,19 @@ rule canonical_eventlog:
         settings=settings_of("canonical_eventlog"),
         seed=seed_of("canonical_eventlog"),
         code=code_of("canonical_eventlog"),
+        parts=by_wildcards(paths.parts_of),
     script:
         "../workflow_scripts/canonical_eventlog.py"
+
+
+use rule canonical_eventlog as canonical_eventlog_survey with:
+    output:
+        LOG_SURVEY,
+        events=temp(directory(paths.LOG_EVENTS)),
+    log:
+        "results/{dataset}/logs/canonical_survey.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_in_parts(plan, True, "eventlog")),
 
 
 rule canonical_kuaisar:
@@ -133,7 +149,7 @@ rule canonical_kuaisar:
     log:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
-        dataset=any_of(paths.datasets_of(plan, "kuaisar")),
+        dataset=any_of(paths.datasets_in_parts(plan, False, "kuaisar")),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -144,8 +160,19 @@ rule canonical_kuaisar:
         settings=settings_of("canonical_kuaisar"),
         seed=seed_of("canonical_kuaisar"),
         code=code_of("canonical_kuaisar"),
+        parts=by_wildcards(paths.parts_of),
     script:
         "../workflow_scripts/canonical_kuaisar.py"
+
+
+use rule canonical_kuaisar as canonical_kuaisar_survey with:
+    output:
+        LOG_SURVEY,
+        events=temp(directory(paths.LOG_EVENTS)),
+    log:
+        "results/{dataset}/logs/canonical_survey.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_in_parts(plan, True, "kuaisar")),
 
 
 rule canonical_qilin:
@@ -161,7 +188,7 @@ rule canonical_qilin:
     log:
         "results/{dataset}/logs/canonical.log",
     wildcard_constraints:
-        dataset=any_of(paths.datasets_of(plan, "qilin")),
+        dataset=any_of(paths.datasets_in_parts(plan, False, "qilin")),
     conda:
         "../envs/gensar.yaml"
     threads: 8
@@ -172,8 +199,74 @@ rule canonical_qilin:
         settings=settings_of("canonical_qilin"),
         seed=seed_of("canonical_qilin"),
         code=code_of("canonical_qilin"),
+        parts=by_wildcards(paths.parts_of),
     script:
         "../workflow_scripts/canonical_qilin.py"
+
+
+use rule canonical_qilin as canonical_qilin_survey with:
+    output:
+        LOG_SURVEY,
+        events=temp(directory(paths.LOG_EVENTS)),
+    log:
+        "results/{dataset}/logs/canonical_survey.log",
+    wildcard_constraints:
+        dataset=any_of(paths.datasets_in_parts(plan, True, "qilin")),
+
+
+rule canonical_part:
+    input:
+        paths.LOG_SURVEY,
+        paths.LOG_EVENTS,
+    output:
+        temp(directory("results/{dataset}/canonical_parts/{part}-of-{parts}/blocks")),
+        record=temp("results/{dataset}/canonical_parts/{part}-of-{parts}/stage.json"),
+    log:
+        "results/{dataset}/logs/canonical_{part}-of-{parts}.log",
+    conda:
+        "../envs/gensar.yaml"
+    threads: 4
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        settings=settings_of("canonical_part"),
+        seed=seed_of("canonical_part"),
+        code=code_of("canonical_part"),
+    script:
+        "../workflow_scripts/canonical_part.py"
+
+
+rule canonical_gather:
+    input:
+        paths.LOG_SURVEY,
+        parts=by_wildcards(
+            paths.dataset_parts,
+            folder="canonical_parts",
+            names=["blocks", "stage.json"],
+        ),
+    output:
+        paths.PARTIES,
+        events=paths.EVENTS,
+        record="results/{dataset}/canonical/stage.json",
+    log:
+        "results/{dataset}/logs/canonical.log",
+    wildcard_constraints:
+        dataset=any_of(
+            paths.datasets_in_parts(plan, True, "eventlog", "kuaisar", "qilin")
+        ),
+    conda:
+        "../envs/gensar.yaml"
+    threads: 4
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(240),
+    params:
+        settings=settings_of("canonical_gather"),
+        seed=seed_of("canonical_gather"),
+        code=code_of("canonical_gather"),
+    script:
+        "../workflow_scripts/canonical_gather.py"
 
 
 rule samples:
@@ -200,9 +293,6 @@ rule samples:
         code=code_of("samples"),
     script:
         "../workflow_scripts/samples.py"
-
-
-# With `scatter: N`, N jobs share the users of a data set; the gathered tables equal those of a single job.
 
 
 rule samples_survey:

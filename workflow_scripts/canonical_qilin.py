@@ -13,4 +13,5 @@ with ScriptLog(snakemake.log[0], snakemake.threads):
         settings=QilinSettings.model_validate_json(snakemake.params.settings),
         output=Path(snakemake.output.events).parent,
         seed=snakemake.params.seed,
+        parts=snakemake.params.parts,
     )

@@ -133,8 +133,8 @@ class CanonicalSettings(_SearchSettings):
 
 class _DatasetBase(Settings):
     scatter: Parts = 1
-    """Number of user parts in which samples and training negatives are made, each a separate job. Results do not depend
-    on it."""
+    """Number of user parts in which samples, training negatives and the canonical tables of click logs are made, each a
+    separate job; those of `amazon` and `simulated` are made by one. Results do not depend on it."""
     samples: SampleSettings = SampleSettings()
     training_negatives: TrainingNegativesSettings = TrainingNegativesSettings()
     full_ranking: FullRankingSettings = FullRankingSettings()

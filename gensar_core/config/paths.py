@@ -32,6 +32,13 @@ ITEMS_AND_QUERIES: Final = [_ITEMS, _QUERIES]
 #: The canonical tables beside the events, and all of them.
 PARTIES: Final = [USERS, *ITEMS_AND_QUERIES]
 CANONICAL_TABLES: Final = [EVENTS, *PARTIES]
+#: The survey of a log of clicks, which every part of its canonical tables reads, and the folder of the parts' events.
+_LOG_SURVEY: Final = "results/{dataset}/canonical_parts/survey"
+LOG_SURVEY: Final = [
+    f"{_LOG_SURVEY}/{name}"
+    for name in ("survey.json", "items.parquet", "queries.parquet", "cleaned.parquet", "stage.json")
+]
+LOG_EVENTS: Final = f"{_LOG_SURVEY}/events"
 
 _SAMPLES: Final = "results/{dataset}/samples"
 SAMPLES: Final = f"{_SAMPLES}/samples.parquet"
@@ -157,14 +164,20 @@ def user_table(plan: Plan, dataset: str, key: str) -> str:
 # Samples.
 
 
-def datasets_in_parts(plan: Plan, several: bool) -> list[str]:
-    """Name the data sets whose data stages run as several jobs or, if not ``several``, as one."""
-    return [name for name, dataset in plan.experiments.datasets.items() if (dataset.scatter > 1) == several]
+def parts_of(plan: Plan, dataset: str) -> int:
+    """Return the number of jobs that share each data stage of a data set."""
+    return plan.experiments.datasets[dataset].scatter
+
+
+def datasets_in_parts(plan: Plan, several: bool, *sources: str) -> list[str]:
+    """Name the data sets, of some sources or of all, whose data stages run as several jobs or, if not, as one."""
+    names = datasets_of(plan, *sources) if sources else plan.experiments.datasets
+    return [name for name in names if (parts_of(plan, name) > 1) == several]
 
 
 def dataset_parts(plan: Plan, dataset: str, folder: str, names: Sequence[str]) -> list[str]:
     """List the files ``names`` of all parts of a stage of a data set, part by part."""
-    parts = plan.experiments.datasets[dataset].scatter
+    parts = parts_of(plan, dataset)
     return [f"results/{dataset}/{folder}/{part}-of-{parts}/{name}" for part in range(parts) for name in names]
 
 

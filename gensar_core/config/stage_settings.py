@@ -9,6 +9,7 @@ from gensar_core.config.base import Settings
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.datasets import (
     CanonicalSettings,
+    ClickSettings,
     EventLogSettings,
     KuaiSARSettings,
     QilinSettings,
@@ -29,6 +30,7 @@ _READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
     "canonical_eventlog": ("datasets", EventLogSettings),
     "canonical_kuaisar": ("datasets", KuaiSARSettings),
     "canonical_qilin": ("datasets", QilinSettings),
+    **dict.fromkeys(("canonical_part", "canonical_gather"), ("datasets", ClickSettings)),
     **dict.fromkeys(("samples", "samples_survey", "samples_part", "samples_gather"), ("datasets", "samples")),
     "training_negatives": ("datasets", "training_negatives"),
     "embed_text": ("embeddings", None),

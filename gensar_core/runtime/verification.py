@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ def records(folder: Path) -> list[Path]:
     return finished
 
 
-def faults(record: Path, *, whole: bool) -> Iterator[Fault]:
+def faults(record: Path, *, whole: bool, names: Collection[str] = ()) -> Iterator[Fault]:
     """Yield the faults in the outputs of one stage: files that are missing or have another size.
 
-    ``whole`` compares their sha256 as well, which reads every file.
+    ``whole`` compares their sha256 as well, which reads every file. ``names`` are the files to look at, if not all.
     """
     try:
         written = outputs(record)
@@ -45,6 +45,8 @@ def faults(record: Path, *, whole: bool) -> Iterator[Fault]:
         yield Fault(record, str(error).removeprefix(f"{record}: ").partition(";")[0], record)
         return
     for name, expected in written.items():
+        if names and name not in names:
+            continue
         path = record.parent / name
         if not path.is_file():
             yield Fault(path, "is missing", record)

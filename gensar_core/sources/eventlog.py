@@ -27,17 +27,20 @@ EVENT_FAULTS: Final = {
 }
 
 
-def canonicalize_events(items: Path, events: Path, settings: EventLogSettings, output: Path, seed: int) -> None:
+def canonicalize_events(
+    items: Path, events: Path, settings: EventLogSettings, output: Path, seed: int, parts: int = 1
+) -> None:
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
-    ``items`` and ``events`` are Parquet, CSV or JSON lines files. Nothing is drawn at random; ``seed`` is only
-    recorded. Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, an event
-    has an unknown kind, or no event is left. Other unusable rows are counted in stage.json and skipped.
+    ``items`` and ``events`` are Parquet, CSV or JSON lines files. With several ``parts``, only a survey for them is
+    written (``write_canonical``). Nothing is drawn at random; ``seed`` is only recorded. Raises UserError when a file
+    or column is missing, a file cannot be read or is mostly unusable, an event has an unknown kind, or no event is
+    left. Other unusable rows are counted in stage.json and skipped.
     """
     rows = EventRows("events", events, (False, True), EVENT_FAULTS)
     raw = RawClicks(clean_items(items, settings), (clean_events(events, settings),), items, (rows,))
     with Stage("canonical", output, settings=settings, inputs=[items, events], seed=seed, code=__name__) as stage:
-        write_canonical(stage, raw, settings)
+        write_canonical(stage, raw, settings, parts)
 
 
 def clean_items(path: Path, settings: EventLogSettings) -> pl.LazyFrame:

@@ -37,13 +37,14 @@ _FAULTS: Final = {
 _SEARCH_FAULTS: Final = _FAULTS | {"without_query": "keyword should be a list of word numbers, such as [20, 34, 3]"}
 
 
-def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, seed: int) -> None:
+def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, seed: int, parts: int = 1) -> None:
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
     ``raw`` is the folder of the published files. Recommendation clicks are the rows of rec_inter.csv with click = 1,
-    search clicks the rows of src_inter.csv with click_cnt > 0. Nothing is drawn at random; ``seed`` is only recorded.
-    Raises UserError when a file or column is missing, a file cannot be read or is mostly unusable, times are not in
-    milliseconds, or no event is left.
+    search clicks the rows of src_inter.csv with click_cnt > 0. With several ``parts``, only a survey for them is
+    written (``write_canonical``). Nothing is drawn at random; ``seed`` is only recorded. Raises UserError when a file
+    or column is missing, a file cannot be read or is mostly unusable, times are not in milliseconds, or no event is
+    left.
     """
     files = [raw / name for name in (RECOMMENDATIONS, SEARCHES, ITEMS)]
     missing = [file.name for file in files if not file.is_file()]
@@ -68,7 +69,7 @@ def canonicalize_kuaisar(raw: Path, settings: KuaiSARSettings, output: Path, see
         stage.record(recommendation_rows=_rows(recommendations), search_rows=_rows(searches))
         if users.is_file():
             stage.record(users_with_features=_rows(users))
-        write_canonical(stage, clicks, settings)
+        write_canonical(stage, clicks, settings, parts)
 
 
 def clean_items(path: Path) -> pl.LazyFrame:

@@ -38,13 +38,14 @@ _FAULTS: Final = {
 _SEARCH_FAULTS: Final = _FAULTS | {"without_query": "put the published files there"}
 
 
-def canonicalize_qilin(raw: Path, settings: QilinSettings, output: Path, seed: int) -> None:
+def canonicalize_qilin(raw: Path, settings: QilinSettings, output: Path, seed: int, parts: int = 1) -> None:
     """Write users.parquet, items.parquet, queries.parquet and events.parquet into ``output``.
 
     ``raw`` holds the published folders ``FOLDERS`` of Parquet files. Clicks are the shown notes with click > 0; a
     search with several clicks is one session. The numbers of skipped rows count the shown notes of all folders of a
-    kind, in the order of ``FOLDERS``. Nothing is drawn at random; ``seed`` is only recorded. Raises UserError when a
-    folder or column is missing, a file cannot be read or is mostly unusable, or no event is left.
+    kind, in the order of ``FOLDERS``. With several ``parts``, only a survey for them is written (``write_canonical``).
+    Nothing is drawn at random; ``seed`` is only recorded. Raises UserError when a folder or column is missing, a file
+    cannot be read or is mostly unusable, or no event is left.
     """
     notes = clean_notes(raw / NOTES)
     clicks = (clean_recommendations(raw), clean_searches(raw))
@@ -54,7 +55,7 @@ def canonicalize_qilin(raw: Path, settings: QilinSettings, output: Path, seed: i
     )
     inputs = [file for folder in FOLDERS for file in sorted((raw / folder).glob("*.parquet"))]
     with Stage("canonical", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
-        write_canonical(stage, RawClicks(notes, clicks, raw / NOTES, kinds), settings)
+        write_canonical(stage, RawClicks(notes, clicks, raw / NOTES, kinds), settings, parts)
 
 
 def clean_notes(folder: Path) -> pl.LazyFrame:

@@ -2,6 +2,9 @@
 
 import pytest
 
+from tests.support.sources_files import NAMES
+from tests.support.two_languages import write_two_languages
+
 SAMPLES = ["samples/samples.parquet", "samples/candidates.parquet", "samples/training_events.parquet"]
 NEGATIVES = "training_negatives/training_negatives.parquet"
 STEPS = ("part", "gather")
@@ -44,3 +47,21 @@ def test_jobs_share_the_work_and_give_the_tables_of_one_job(tiny_demo, tmp_path,
     # Parts are temporary.
     parts = workflow.folder.glob("results/demo/*_parts/**/*")
     assert not [path for path in parts if path.is_file() and "-of-" in str(path.relative_to(workflow.folder))]
+
+
+def test_an_event_log_is_made_canonical_by_several_jobs(workflow):
+    items, events = write_two_languages(workflow.folder / "shop", users=60)
+    columns = {"item_columns": {"item_id": "sku", "title": "name"}, "kinds": "by_query", "time_unit": "milliseconds"}
+    columns["event_columns"] = {"user_id": "customer", "item_id": "sku", "time": "timestamp", "query": "search"}
+    entry = {"source": "eventlog", "items": str(items), "events": str(events), **columns}
+    with workflow.configuration() as values:
+        values["datasets"] |= {"whole": entry, "parts": {**entry, "scatter": 3}}
+    files = [f"results/{{}}/canonical/{name}.parquet" for name in NAMES]
+    output = workflow.run(*(file.format(name) for file in files for name in ("whole", "parts"))).stdout
+    assert [output.count(f"rule canonical_{step}:") for step in ("eventlog_survey", "part", "gather")] == [1, 3, 1]
+    for file in files:
+        whole, parts = ((workflow.folder / file.format(name)).read_bytes() for name in ("whole", "parts"))
+        assert parts == whole
+    # What was temporary is gone, and is not missed.
+    assert workflow.planned(*(file.format("parts") for file in files)) == set()
+    assert not [path for path in workflow.folder.glob("results/parts/canonical_parts/**/*") if path.is_file()]

@@ -148,7 +148,7 @@ def _load_reviews(
     table.with_columns(item=codes(pl.col("item"), asins)).sink_parquet(coded, compression="lz4")
     shutil.rmtree(scratch / "raw")
     same = ["user", "item"] if one_a_pair else ["user", "item", "time"]
-    for reviews in whole_users(sorted_rows(coded, ("user", "time", "row"))):
+    for reviews in whole_users(sorted_rows(coded, ("user", "time", "row"), scratch)):
         distinct.add(reviews.unique(same, keep="first", maintain_order=True))
     coded.unlink()
     stage.record(

@@ -1,30 +1,35 @@
 """Build canonical tables from cleaned logs of clicks, for the sources eventlog, kuaisar and qilin.
 
 A source passes its items and events as lazy frames of cleaned text. They stream to disk, where events are sorted and
-then read in blocks of whole users: memory does not grow with their number.
+then read in blocks of whole users: memory does not grow with their number. `write_canonical` does all work in one job.
+With several parts, its survey, `canonicalize_part` for each part of the users and `gather_canonical` do the same in
+several jobs, with the same bytes for any number of parts.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter
 
 from gensar_core import schema
 from gensar_core.config.datasets import ClickSettings
 from gensar_core.errors import UserError
-from gensar_core.runtime.stage import Stage
+from gensar_core.runtime.stage import Stage, read_record
+from gensar_core.runtime.verification import faults, outputs
 from gensar_core.sources.shared.category_paths import category_column
 from gensar_core.sources.shared.event_blocks import EventBlocks, sorted_rows, whole_users
 from gensar_core.sources.shared.k_core import core_of_blocks
 from gensar_core.sources.shared.normalization import identity, plausible
-from gensar_core.sources.shared.numbering import codes, number_rows, sorted_names, write_names
+from gensar_core.sources.shared.numbering import codes, sorted_names, write_names
 from gensar_core.sources.shared.raw_tables import reading
 from gensar_core.sources.shared.whole_ids import whole_ids
 
@@ -39,9 +44,17 @@ _NOTABLE_SHARE: Final = 0.1
 #: 2000-01-01 in unix seconds. In a log of today, most clicks cannot lie before it.
 _YEAR_2000: Final = 946_684_800
 _DAY: Final = 86_400
+#: Events a part of the users that are looked at to find parts of about equal size.
+_SAMPLED: Final = 1000
 #: Maximum number of unknown kinds listed in an error, and of letters shown of each.
 _LISTED_KINDS: Final = 5
 _SHOWN_LETTERS: Final = 30
+
+#: What the survey of several parts leaves for them: the account of the rows, the usable items and the texts of queries,
+#: both sorted, all cleaned items, and a folder with the coded events of each part.
+SURVEY, USABLE_ITEMS, QUERIES, CLEANED_ITEMS = "survey.json", "items.parquet", "queries.parquet", "cleaned.parquet"
+SURVEY_FILES: Final = (SURVEY, USABLE_ITEMS, QUERIES, CLEANED_ITEMS)
+EVENTS_FOLDER: Final = "events"
 
 #: Faults that make an item's row unusable -> what to write instead.
 ITEM_FAULTS: Final = {"empty_item_id": "give every row an item_id"}
@@ -121,22 +134,77 @@ def clicked_rows(shown: pl.LazyFrame, *, searched: bool, query: pl.Expr, session
     )
 
 
-def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings) -> None:
+def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, parts: int = 1) -> None:
     """Write users, items, queries and events.parquet, and record every count.
 
-    Memory holds the items, the distinct queries, 13 bytes a user and some whole users' events, never the log.
+    With several ``parts``, write the survey that the jobs of `canonicalize_part` share instead. Memory holds the items,
+    the distinct queries, 13 bytes a user and some whole users' events, never the log.
     Warns of a kind of event with no events left, of many skipped rows, and of times that are probably not unix seconds.
     Raises UserError when a file cannot be read, holds no rows, is unusable in more than half of its rows, holds unknown
     kinds, times in seconds instead of milliseconds or one id in two forms, or when no event is left.
     """
-    with tempfile.TemporaryDirectory(dir=stage.path("events.parquet").parent) as scratch:
-        _write_canonical(stage, raw, settings, Path(scratch))
+    folder = stage.path(SURVEY_FILES[0]).parent
+    if parts > 1:
+        _survey(stage, raw, folder, parts)
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        scratch = Path(name)
+        account = _survey(stage, raw, scratch, 1)
+        blocks = EventBlocks(scratch / "blocks")
+        _add_part(blocks, account, scratch, 0, settings, scratch)
+        shutil.rmtree(scratch / EVENTS_FOLDER)
+        _gather(stage, account, scratch, blocks, settings)
 
 
-def _write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, scratch: Path) -> None:
-    account = _Account(stage, raw)
-    items_file = scratch / "items.parquet"
-    event_parts = [scratch / f"events{place}.parquet" for place in range(len(raw.events))]
+def canonicalize_part(surveyed: Path, output: Path, settings: ClickSettings, seed: int, part: int) -> None:
+    """Write the usable events of one part of the users, from 0, into the folder `blocks` (stage `canonical_part`).
+
+    ``surveyed`` is the folder that `write_canonical` wrote for several parts. Raises UserError when one of its files is
+    missing or damaged.
+    """
+    inputs = _intact(surveyed, SURVEY, USABLE_ITEMS, f"{EVENTS_FOLDER}/{part}.parquet")
+    with Stage("canonical_part", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
+        survey = _Account.read(surveyed)
+        account = _Account(survey.item_file, survey.kinds)
+        blocks = stage.path("blocks")
+        _add_part(EventBlocks(blocks), account, surveyed, part, settings, blocks.parent)
+        stage.record(**account.record())
+
+
+def gather_canonical(surveyed: Path, parts: Sequence[Path], output: Path, settings: ClickSettings, seed: int) -> None:
+    """Gather the events of all parts, in order, into the tables and the counts of a single job (stage `canonical`).
+
+    Raises UserError when a file of a part or of ``surveyed`` is missing or damaged, or when no event is left.
+    """
+    files = [file for part in parts for file in _intact(part)]
+    inputs = [*_intact(surveyed, *SURVEY_FILES), *files]
+    record = read_record(surveyed / "stage.json")
+    with Stage(
+        "canonical", output, settings=record["settings"], inputs=inputs, seed=seed, code=record["module"]
+    ) as stage:
+        stage.warnings += record["warnings"]
+        stage.record(**record["counts"])
+        account = _Account.read(surveyed)
+        for part in parts:
+            account.merge(read_record(part / "stage.json")["counts"])
+        blocks = stage.path("blocks")
+        _gather(stage, account, surveyed, EventBlocks(blocks, files), settings)
+        shutil.rmtree(blocks)
+
+
+def _intact(folder: Path, *names: str) -> list[Path]:
+    """Return the outputs of a stage, or those named. Raises UserError when one is not as the stage wrote it."""
+    record = folder / "stage.json"
+    for fault in faults(record, whole=True, names=names):
+        raise UserError(str(fault))
+    return [folder / name for name in names or outputs(record)]
+
+
+def _survey(stage: Stage, raw: RawClicks, folder: Path, parts: int) -> _Account:
+    """Clean and check the rows, and write ``SURVEY_FILES`` and the coded events of each part of the users."""
+    account = _Account(raw.item_file, raw.kinds)
+    items_file = folder / CLEANED_ITEMS
+    event_parts = [folder / f"events{place}.parquet" for place in range(len(raw.events))]
     with reading(raw.item_file):
         raw.items.sink_parquet(items_file, compression="lz4")
     with reading(*raw.event_files):
@@ -153,22 +221,59 @@ def _write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, scra
     for kind in raw.kinds:
         _check_times(stage, kind, usable_events.filter(pl.col("searched").is_in(kind.searched)).select("time"))
     names = {"item": usable_items["raw_id"], "query": sorted_names(usable_events.select("query"))}
-    coded_file = scratch / "coded.parquet"
     coded = [codes(pl.col(column), texts).alias(column) for column, texts in names.items()]
-    usable_events.select("user", "time", "searched", "row", "session", *coded).sink_parquet(
-        coded_file, compression="lz4"
-    )
+    _write_parts(usable_events.select("user", "time", "searched", "row", "session", *coded), folder, parts)
     for file in event_parts:
         file.unlink()
+    usable_items.write_parquet(folder / USABLE_ITEMS, compression="lz4")
+    names["query"].to_frame().write_parquet(folder / QUERIES, compression="lz4")
+    (folder / SURVEY).write_bytes(_ACCOUNT.dump_json(account, indent=2))
+    stage.record(**account.record())
+    return account
 
-    has_text = None if settings.keep_textless_items else usable_items["has_text"]
-    blocks = EventBlocks(scratch / "blocks")
+
+def _write_parts(events: pl.LazyFrame, folder: Path, parts: int) -> None:
+    """Write the events of each part to a file: ranges of `user`, in ascending order, with about as many events each."""
+    count = events.select(pl.len()).collect(engine="streaming").item()
+    chosen = pl.col("row").hash() % max(1, count // (_SAMPLED * parts)) == 0
+    sample = events.filter(chosen).select("user").collect(engine="streaming").to_series().sort()
+    first_users = sample.gather_every(max(1, -(-len(sample) // parts)))[1:]
+    part_of_user = pl.col("user").map_batches(
+        lambda users: first_users.search_sorted(users, side="right"), return_dtype=pl.UInt32(), is_elementwise=True
+    )
+    files = [folder / EVENTS_FOLDER / f"{part}.parquet" for part in range(parts)]
+    target = pl.PartitionBy(
+        folder / EVENTS_FOLDER,
+        key={"part": part_of_user},
+        include_key=False,
+        file_path_provider=lambda file: files[file.partition_keys["part"].item()].name,
+        approximate_bytes_per_file=None,
+    )
+    events.sink_parquet(target, compression="lz4", mkdir=True)
+    for file in files:
+        if not file.exists():
+            pl.DataFrame(schema=events.collect_schema()).write_parquet(file)
+
+
+def _add_part(
+    blocks: EventBlocks, account: _Account, surveyed: Path, part: int, settings: ClickSettings, scratch: Path
+) -> None:
+    """Sort the events of one part of the users, and add those that are usable to ``blocks``."""
+    items = pl.read_parquet(surveyed / USABLE_ITEMS, columns=["has_text"])
+    has_text = None if settings.keep_textless_items else items["has_text"]
     # Searches come last within their time; within a kind, the file's order is kept.
-    for events in whole_users(sorted_rows(coded_file, ("user", "time", "searched", "row"))):
+    order = ("user", "time", "searched", "row")
+    for events in whole_users(sorted_rows(surveyed / EVENTS_FOLDER / f"{part}.parquet", order, scratch)):
         blocks.add(_usable(account, events, has_text))
-    coded_file.unlink()
+
+
+def _gather(stage: Stage, account: _Account, surveyed: Path, blocks: EventBlocks, settings: ClickSettings) -> None:
+    """Find the core of the blocks, number its users, items, queries and sessions, and write the four tables."""
+    usable_items = pl.read_parquet(surveyed / USABLE_ITEMS)
+    queries = pl.read_parquet(surveyed / QUERIES).to_series()
     core = core_of_blocks(blocks.pairs, blocks.users, len(usable_items), settings.min_interactions)
     stage.record(
+        **account.record(),
         core_rounds=core.rounds,
         events_outside_core=core.events_outside,
         users_outside_core=core.users_outside,
@@ -176,19 +281,19 @@ def _write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, scra
     )
     if not core.users.any():
         raise UserError(
-            f"{' and '.join(map(str, raw.event_files))}: no event is left ({account.summary()}); check the columns "
-            "against docs/own-data.md, or lower min_interactions"
+            f"{' and '.join(str(kind.file) for kind in account.kinds)}: no event is left ({account.summary()}); check "
+            "the columns against docs/own-data.md, or lower min_interactions"
         )
-    occurring = blocks.queries(core, len(names["query"]))
+    occurring = blocks.queries(core, len(queries))
     clicks, sessions = blocks.write(stage, core, occurring)
-    items = _item_table(names["item"].filter(pl.Series(core.items)), usable_items, cleaned_items)
-    write_names(stage, int(core.users.sum()), names["query"].filter(pl.Series(occurring)), items)
+    items = _item_table(usable_items.filter(pl.Series(core.items)), pl.scan_parquet(surveyed / CLEANED_ITEMS))
+    write_names(stage, int(core.users.sum()), queries.filter(pl.Series(occurring)), items)
     stage.record(
         recommendation_interactions=clicks[False],
         search_interactions=clicks[True],
         search_sessions=sessions,
     )
-    account.warn({searched for searched, count in clicks.items() if count})
+    account.warn(stage, {searched for searched, count in clicks.items() if count})
 
 
 def _usable(account: _Account, events: pl.DataFrame, has_text: pl.Series | None) -> pl.DataFrame:
@@ -237,32 +342,48 @@ def _check_times(stage: Stage, kind: EventRows, times: pl.LazyFrame) -> None:
     stage.warn(f"{fault}; if they should not, give unix seconds or ISO date-times (2024-03-01, not 20240301)")
 
 
+@dataclass
 class _Account:
-    """Count rows read and skipped, and keep the numbers of the first few rows skipped for each reason."""
+    """Count rows read and skipped, and keep the numbers of the first few rows skipped for each reason.
 
-    def __init__(self, stage: Stage, raw: RawClicks) -> None:
-        self.stage = stage
-        self.raw = raw
-        self.read: dict[str, int] = {}
-        self.clicks: dict[bool, int] = {}
-        self.skipped: dict[str, int] = {}
-        self.examples: dict[str, list[int]] = {}
-        stage.record(skipped_rows=self.examples)
+    ``counts`` go into the record; ``examples`` holds the rows of every reason, ``clicks`` the events of each kind read.
+    """
+
+    item_file: Path
+    kinds: tuple[EventRows, ...]
+    clicks: dict[bool, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, surveyed: Path) -> _Account:
+        """Read the account of a survey."""
+        return _ACCOUNT.validate_json((surveyed / SURVEY).read_bytes())
+
+    def record(self) -> dict[str, Any]:
+        """Return what belongs into the record of a stage."""
+        return {"skipped_rows": {reason: rows for reason, rows in self.examples.items() if rows}, **self.counts}
+
+    def merge(self, recorded: Mapping[str, Any]) -> None:
+        """Add what another account of skipped rows recorded."""
+        for name, count in recorded.items():
+            if name != "skipped_rows":
+                self._add(name, count, recorded["skipped_rows"].get(name, []))
 
     def add(self, name: str, rows: pl.LazyFrame) -> None:
         """Count more rows skipped for one reason; ``rows`` holds their `row`."""
         found = [rows.select(pl.len()), rows.select("row").bottom_k(EXAMPLES, by="row")]
         count, first = pl.collect_all(found, engine="streaming")
-        self.skipped[name] = self.skipped.get(name, 0) + count.item()
-        self.stage.record(**{name: self.skipped[name]})
-        self.examples[name] = sorted(self.examples.get(name, []) + first["row"].to_list())[:EXAMPLES]
-        listed = {reason: examples for reason, examples in self.examples.items() if examples}
-        self.stage.record(skipped_rows=listed)
+        self._add(name, count.item(), first["row"].to_list())
+
+    def _add(self, name: str, count: int, rows: list[int]) -> None:
+        self.counts[name] = self.counts.get(name, 0) + count
+        self.examples[name] = sorted(self.examples.get(name, []) + rows)[:EXAMPLES]
 
     def skip(self, events: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
         """Count the events that are ``bad``; return the others."""
         lost = events.filter(bad).lazy()
-        for kind in self.raw.kinds:
+        for kind in self.kinds:
             self.add(f"{kind.name}_{reason}", lost.filter(pl.col("searched").is_in(kind.searched)))
         return events.filter(~bad)
 
@@ -271,53 +392,55 @@ class _Account:
         rows = events.select("row", "fault", pl.col("searched").fill_null(False))
         total = rows.group_by("searched").len().collect(engine="streaming")
         self.clicks = {searched: int(total.filter(searched=searched)["len"].sum()) for searched in KINDS}
-        for kind in self.raw.kinds:
+        for kind in self.kinds:
             of_kind = pl.col("searched").is_in(kind.searched)
             read = int(total.filter(of_kind)["len"].sum())
             self._faults(kind.name, read, rows.filter(of_kind), kind.faults, kind.file)
 
     def item_faults(self, items: pl.DataFrame) -> None:
         """Count the items read, and those that are unusable."""
-        self._faults("items", len(items), items.lazy(), ITEM_FAULTS, self.raw.item_file)
+        self._faults("items", len(items), items.lazy(), ITEM_FAULTS, self.item_file)
 
     def _faults(self, name: str, read: int, rows: pl.LazyFrame, faults: Mapping[str, str], file: Path) -> None:
-        self.stage.record(**{f"{name}_read": read})
-        self.read[name] = read
+        self.counts[f"{name}_read"] = read
         if read == 0:
             raise UserError(f"{file}: holds no rows that could be used; fill it, or name another file")
         for fault in faults:
             self.add(f"{name}_{fault}", rows.filter(pl.col("fault") == fault))
-        lost = sum(self.skipped[f"{name}_{fault}"] for fault in faults)
+        lost = sum(self.counts[f"{name}_{fault}"] for fault in faults)
         if 2 * lost > read:
-            worst = max(faults, key=lambda fault: self.skipped[f"{name}_{fault}"])
+            worst = max(faults, key=lambda fault: self.counts[f"{name}_{fault}"])
             row, reason = self.examples[f"{name}_{worst}"][0], worst.replace("_", " ")
             raise UserError(
                 f"{file}: {lost:,} of {read:,} rows cannot be used, most for {reason} (row {row} is the first); "
                 f"{faults[worst]}"
             )
 
-    def warn(self, searched: Set[bool]) -> None:
+    def warn(self, stage: Stage, searched: Set[bool]) -> None:
         """Warn of many skipped rows, and of kinds without events; ``searched`` holds the kinds of remaining events."""
-        files = {"items": self.raw.item_file} | {kind.name: kind.file for kind in self.raw.kinds}
+        files = {"items": self.item_file} | {kind.name: kind.file for kind in self.kinds}
         for name, file in files.items():
-            lost = sum(count for reason, count in self.skipped.items() if reason.startswith(f"{name}_"))
-            if lost > _NOTABLE_SHARE * self.read[name]:
-                reasons = self.summary(f"{name}_")
-                self.stage.warn(f"{file}: {lost:,} of {self.read[name]:,} rows were skipped ({reasons})")
-        for kind in self.raw.kinds:
+            read = self.counts[f"{name}_read"]
+            lost = sum(self.counts[reason] for reason in self.examples if reason.startswith(f"{name}_"))
+            if lost > _NOTABLE_SHARE * read:
+                stage.warn(f"{file}: {lost:,} of {read:,} rows were skipped ({self.summary(f'{name}_')})")
+        for kind in self.kinds:
             for flag in sorted(set(kind.searched) - searched):
                 read = self.clicks[flag]
                 lack = f"of {read:,} {KINDS[flag]} events none is left" if read else f"holds no {KINDS[flag]} events"
-                self.stage.warn(f"{kind.file}: {lack}; nothing can be trained or measured on them")
+                stage.warn(f"{kind.file}: {lack}; nothing can be trained or measured on them")
 
     def summary(self, prefix: str = "") -> str:
         """Describe the skipped rows in words; with a ``prefix``, only reasons that begin with it, shown without it."""
         lost = [
-            f"{name.removeprefix(prefix).replace('_', ' ')}: {count:,}"
-            for name, count in self.skipped.items()
-            if count and name.startswith(prefix)
+            f"{name.removeprefix(prefix).replace('_', ' ')}: {self.counts[name]:,}"
+            for name in self.examples
+            if self.counts[name] and name.startswith(prefix)
         ]
         return ", ".join(lost) or "none was skipped"
+
+
+_ACCOUNT: Final = TypeAdapter(_Account)
 
 
 def _usable_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
@@ -329,7 +452,7 @@ def _usable_items(account: _Account, items: pl.LazyFrame) -> pl.DataFrame:
     first = usable["raw_id"].is_first_distinct()
     account.add("items_duplicate", usable.filter(~first).lazy())
     usable = usable.filter(first)
-    account.stage.record(items_without_text=int((~usable["has_text"]).sum()))
+    account.counts["items_without_text"] = int((~usable["has_text"]).sum())
     return usable.sort("raw_id")
 
 
@@ -346,10 +469,10 @@ def _repeated(events: pl.DataFrame) -> pl.Series:
     return pl.Series(repeated)
 
 
-def _item_table(names: pl.Series, usable_items: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:
-    """Build table `items` for the items that have events; only their texts are read."""
-    numbers = number_rows("item_id", raw_id=names).join(usable_items, on="raw_id", how="inner").select("item_id", "row")
+def _item_table(usable: pl.DataFrame, cleaned: pl.LazyFrame) -> pl.DataFrame:
+    """Build table `items` for usable items, in their order; only their texts are read."""
+    numbers = usable.with_row_index("item_id").select("item_id", "row", "raw_id").lazy()
     text = pl.concat_str("title", pl.lit(" "), "description").str.strip_chars()
-    items = cleaned.join(numbers.lazy(), on="row", how="inner").with_columns(text=text).sort("item_id")
+    items = cleaned.drop("raw_id").join(numbers, on="row", how="inner").with_columns(text=text).sort("item_id")
     table = items.select(*schema.ITEMS.columns).collect(engine="streaming")
     return table.with_columns(category_column(table["categories"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,17 +25,19 @@ _ROW_GROUP: Final = 1 << 18
 _SORT_MEMORY: Final = "512MB"
 
 
-def sorted_rows(file: Path, order: Sequence[str]) -> Iterator[pl.DataFrame]:
+def sorted_rows(file: Path, order: Sequence[str], folder: Path) -> Iterator[pl.DataFrame]:
     """Yield the rows of a Parquet file in the order of some columns, texts by code points, about ``BLOCK`` at a time.
 
-    Rows beyond half a gigabyte are sorted on disk, in the folder of the file.
+    Rows beyond half a gigabyte are sorted on disk, in ``folder``.
     """
     # Each thread needs a share of the memory.
     threads = min(pl.thread_pool_size(), 4)
-    folder = str(file.parent / "sort")
-    with duckdb.connect(
-        config={"memory_limit": _SORT_MEMORY, "temp_directory": folder, "threads": threads}
-    ) as connection:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        duckdb.connect(
+            config={"memory_limit": _SORT_MEMORY, "temp_directory": scratch, "threads": threads}
+        ) as connection,
+    ):
         # DuckDB takes `python -c` and notebooks for a terminal, and would draw a progress bar into their output.
         connection.execute("SET enable_progress_bar = false")
         ordered = f"SELECT * FROM read_parquet(?) ORDER BY {', '.join(order)}"
@@ -61,42 +64,51 @@ class EventBlocks:
     """Hold the events of a log in a folder of its own, in event order; the users of a block are in no other.
 
     ``users`` counts the users, who are numbered from 0 in the order of their raw ids, and ``events`` the events.
+    ``files`` are blocks that others wrote, in the order of their names; they come first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Iterable[Path] = ()) -> None:
         self._folder = folder
-        self._files: list[Path] = []
+        #: File of a block, whose users it numbers from 0 -> the number of its first user in the log.
+        self._first: dict[Path, int] = {}
         self.users = self.events = 0
         folder.mkdir(parents=True)
+        for file in files:
+            self._hold(file, pl.read_parquet(file, columns=["user"])["user"])
 
     def add(self, events: pl.DataFrame) -> None:
         """Append a block: user (raw id), item (place in the sorted names), and what ``queries`` and ``write`` need."""
         if events.is_empty():
             return
-        self.events += len(events)
-        number = pl.col("user").rle_id().cast(pl.UInt32()) + self.users
-        block = events.with_columns(user=number, raw_id="user")
-        self.users = block["user"][-1] + 1
-        self._files.append(self._folder / f"block{len(self._files)}.parquet")
-        block.write_parquet(self._files[-1], compression="lz4")
+        block = events.with_columns(user=pl.col("user").rle_id().cast(pl.UInt32()), raw_id="user")
+        file = self._folder / f"block{len(self._first):06}.parquet"
+        block.write_parquet(file, compression="lz4")
+        self._hold(file, block["user"])
+
+    def _hold(self, file: Path, users: pl.Series) -> None:
+        self._first[file] = self.users
+        self.users += users[-1] + 1
+        self.events += len(users)
+
+    def _blocks(self, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
+        for file, first in self._first.items():
+            number = pl.col("user") + pl.lit(first, dtype=pl.UInt32())
+            yield pl.read_parquet(file, columns=columns).with_columns(number)
 
     def pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the user and the item of each event [events], block by block."""
-        for file in self._files:
-            block = pl.read_parquet(file, columns=["user", "item"])
+        for block in self._blocks(["user", "item"]):
             yield block["user"].to_numpy(), block["item"].to_numpy()
 
     def read(self, core: Core) -> Iterator[pl.DataFrame]:
-        """Yield the core's events, block by block, with the numbers of users and their `raw_id`; use up the blocks."""
-        for file in self._files:
-            yield _inside(pl.read_parquet(file), core)
-            file.unlink()
+        """Yield the core's events, block by block, with the numbers of users and their `raw_id`."""
+        for block in self._blocks():
+            yield _inside(block, core)
 
     def queries(self, core: Core, count: int) -> np.ndarray:
         """Mark the queries (places in the sorted texts) of the core's events among ``count``, bool [queries]."""
         occurring = np.zeros(count, dtype=bool)
-        for file in self._files:
-            block = pl.read_parquet(file, columns=["user", "item", "query"])
+        for block in self._blocks(["user", "item", "query"]):
             occurring[_inside(block, core)["query"].drop_nulls().to_numpy()] = True
         return occurring
 
@@ -104,7 +116,7 @@ class EventBlocks:
         """Write users.parquet and events.parquet: the core, its users, items and ``queries`` numbered from 0.
 
         Blocks hold `query`, `time`, `searched` and `session` (raw id) as well. ``queries`` marks the queries that
-        occur, bool [queries]. The blocks are used up. Returns the number of events by `searched`, and of sessions.
+        occur, bool [queries]. Returns the number of events by `searched`, and of sessions.
         """
         marks = {"user": core.users, "item": core.items, "query": queries}
         numbers = {name: pl.Series(np.cumsum(occurring, dtype=np.int32) - 1) for name, occurring in marks.items()}

@@ -111,6 +111,8 @@ def shop(pattern, *names):
         (paths.datasets_of, ("amazon", "eventlog"), ["books", "phones", "new", "toys", "mine"]),
         (paths.datasets_in_parts, (True,), ["plain"]),
         (paths.datasets_in_parts, (False,), ["shop", "books", "phones", "new", "toys", "mine"]),
+        (paths.datasets_in_parts, (False, "eventlog", "qilin"), ["mine"]),
+        (paths.parts_of, ("plain",), 2),
         (paths.dataset_parts, ("plain", "samples_parts", ["a", "stage.json"]),
          [f"results/plain/samples_parts/{part}-of-2/{name}" for part in (0, 1) for name in ("a", "stage.json")]),
         (paths.embedding_model, ("shop", "clicks"), "results/shop/models/sasrec/stage.json"),
