@@ -63,3 +63,14 @@ def outputs(record: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(written, dict):
         raise UserError(f"{record}: does not tell the digests of its outputs; delete it and run its stage again")
     return written
+
+
+def intact(folder: Path, *names: str) -> list[Path]:
+    """List the files that a stage wrote into its folder, or those named.
+
+    Raises UserError when one of them is missing or is not as the stage wrote it; every file is read.
+    """
+    record = folder / "stage.json"
+    for fault in faults(record, whole=True, names=names):
+        raise UserError(str(fault))
+    return [folder / name for name in names or outputs(record)]

@@ -21,6 +21,7 @@ from gensar_core import schema
 from gensar_core.config.datasets import SampleSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage, read_record, write_json
+from gensar_core.runtime.verification import intact
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.audit import Audit, audit_time_split
 from gensar_core.samples.cold_items import draw_cold_items
@@ -71,9 +72,9 @@ def gather_samples(
 ) -> None:
     """Gather the samples of all parts, in order, into the output of `build_samples` (stage `samples`).
 
-    Raises UserError as `build_samples` does.
+    Raises UserError as `build_samples` does, and when a file of a part is missing or damaged.
     """
-    inputs = [*_inputs(canonical, surveyed), *(part / name for part in parts for name in part_files())]
+    inputs = [*_inputs(canonical, surveyed), *(file for part in parts for file in intact(part, *part_files()))]
     with Stage("samples", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         counts: Counter[str] = Counter()
         for part in parts:

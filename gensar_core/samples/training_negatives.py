@@ -22,6 +22,7 @@ from gensar_core import schema
 from gensar_core.config.datasets import TrainingNegativesSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage, read_record
+from gensar_core.runtime.verification import intact
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.cold_items import mark_cold_items
 from gensar_core.samples.events import EventLog, EventTable
@@ -89,9 +90,10 @@ def gather_training_negatives(
 ) -> None:
     """Gather the negatives of all parts, in order, into the file that a single part would write.
 
-    Raises UserError when ``samples`` does not match, as `draw_training_negatives` does.
+    Raises UserError when ``samples`` does not match, as `draw_training_negatives` does, and when a file of a part is
+    missing or damaged.
     """
-    inputs = [samples / "samples.parquet", *(part / _FILE for part in parts)]
+    inputs = [samples / "samples.parquet", *(file for part in parts for file in intact(part, _FILE))]
     with Stage("training_negatives", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         counts: list[Counter[str]] = [Counter(read_record(part / "stage.json")["counts"]) for part in parts]
         with TableWriter(schema.TRAINING_NEGATIVES, stage.path(_FILE), rows=_ROWS) as table:

@@ -24,7 +24,7 @@ from gensar_core import schema
 from gensar_core.config.datasets import ClickSettings
 from gensar_core.errors import UserError
 from gensar_core.runtime.stage import Stage, read_record
-from gensar_core.runtime.verification import faults, outputs
+from gensar_core.runtime.verification import intact
 from gensar_core.sources.shared.category_paths import category_column
 from gensar_core.sources.shared.event_blocks import EventBlocks, sorted_rows, whole_users
 from gensar_core.sources.shared.k_core import core_of_blocks
@@ -162,7 +162,7 @@ def canonicalize_part(surveyed: Path, output: Path, settings: ClickSettings, see
     ``surveyed`` is the folder that `write_canonical` wrote for several parts. Raises UserError when one of its files is
     missing or damaged.
     """
-    inputs = _intact(surveyed, SURVEY, USABLE_ITEMS, f"{EVENTS_FOLDER}/{part}.parquet")
+    inputs = intact(surveyed, SURVEY, USABLE_ITEMS, f"{EVENTS_FOLDER}/{part}.parquet")
     with Stage("canonical_part", output, settings=settings, inputs=inputs, seed=seed, code=__name__) as stage:
         survey = _Account.read(surveyed)
         account = _Account(survey.item_file, survey.kinds)
@@ -176,8 +176,8 @@ def gather_canonical(surveyed: Path, parts: Sequence[Path], output: Path, settin
 
     Raises UserError when a file of a part or of ``surveyed`` is missing or damaged, or when no event is left.
     """
-    files = [file for part in parts for file in _intact(part)]
-    inputs = [*_intact(surveyed, *SURVEY_FILES), *files]
+    files = [file for part in parts for file in intact(part)]
+    inputs = [*intact(surveyed, *SURVEY_FILES), *files]
     record = read_record(surveyed / "stage.json")
     with Stage(
         "canonical", output, settings=record["settings"], inputs=inputs, seed=seed, code=record["module"]
@@ -190,14 +190,6 @@ def gather_canonical(surveyed: Path, parts: Sequence[Path], output: Path, settin
         blocks = stage.path("blocks")
         _gather(stage, account, surveyed, EventBlocks(blocks, files), settings)
         shutil.rmtree(blocks)
-
-
-def _intact(folder: Path, *names: str) -> list[Path]:
-    """Return the outputs of a stage, or those named. Raises UserError when one is not as the stage wrote it."""
-    record = folder / "stage.json"
-    for fault in faults(record, whole=True, names=names):
-        raise UserError(str(fault))
-    return [folder / name for name in names or outputs(record)]
 
 
 def _survey(stage: Stage, raw: RawClicks, folder: Path, parts: int) -> _Account:

@@ -345,6 +345,18 @@ def test_parts_and_blocks_of_users_do_not_change_the_files(workplace, split, log
         assert contents(folder / "samples") == expected
 
 
+def test_a_damaged_file_of_a_part_is_one_clear_error(workplace):
+    folder = workplace / "damaged"
+    build(folder, WORKED, items=9)
+    build_in_parts(folder, 2)
+    file = folder / "parts/1-of-2" / part_files()[0]
+    file.write_bytes(file.read_bytes()[:-9])
+    settings, parts = SampleSettings(), [folder / f"parts/{part}-of-2" for part in (0, 1)]
+    with pytest.raises(UserError, match=rf"{file}: has .* bytes, and was written with .*; delete .* and run again"):
+        gather_samples(folder / "canonical", folder / "survey", parts, folder / "again", settings, 1)
+    assert list((folder / "again").glob("*")) == []
+
+
 def test_leave_one_out_warns_of_training_on_the_future_of_others_and_a_split_by_time_has_none(workplace):
     # User 1 does what user 0 does, 100 later, so all of its training follows user 0's targets, and none its own.
     log = [

@@ -119,6 +119,16 @@ def test_parts_and_blocks_of_users_do_not_change_the_file(tmp_path, log, parts, 
     assert sum(sizes) == len(train_samples(tmp_path))
 
 
+def test_a_damaged_file_of_a_part_is_one_clear_error(tmp_path):
+    build(tmp_path, WORKED, items=9)
+    draw(tmp_path, output=tmp_path / "part")
+    (tmp_path / "part" / FILE).unlink()
+    with pytest.raises(UserError, match=rf"part/{FILE}: is missing; delete .* and run again"):
+        gather_training_negatives(
+            tmp_path / "samples", [tmp_path / "part"], tmp_path / "all", TrainingNegativesSettings(), 1
+        )
+
+
 def test_folders_that_do_not_match_are_one_clear_error(tmp_path):
     build(tmp_path, WORKED, items=9)
     path = tmp_path / "samples/training_events.parquet"
