@@ -62,6 +62,6 @@ def test_an_event_log_is_made_canonical_by_several_jobs(workflow):
     for file in files:
         whole, parts = ((workflow.folder / file.format(name)).read_bytes() for name in ("whole", "parts"))
         assert parts == whole
-    # What was temporary is gone, and is not missed.
+    # Temporary files are gone, and nothing asks for them.
     assert workflow.planned(*(file.format("parts") for file in files)) == set()
     assert not [path for path in workflow.folder.glob("results/parts/canonical_parts/**/*") if path.is_file()]

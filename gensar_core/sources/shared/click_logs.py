@@ -50,8 +50,8 @@ _SAMPLED: Final = 1000
 _LISTED_KINDS: Final = 5
 _SHOWN_LETTERS: Final = 30
 
-#: What the survey of several parts leaves for them: the account of the rows, the usable items and the texts of queries,
-#: both sorted, all cleaned items, and a folder with the coded events of each part.
+#: Files that the survey writes for all parts: the account of the rows, the usable items and the texts of queries, both
+#: sorted, and all cleaned items. A folder beside them holds the coded events of each part.
 SURVEY, USABLE_ITEMS, QUERIES, CLEANED_ITEMS = "survey.json", "items.parquet", "queries.parquet", "cleaned.parquet"
 SURVEY_FILES: Final = (SURVEY, USABLE_ITEMS, QUERIES, CLEANED_ITEMS)
 EVENTS_FOLDER: Final = "events"
