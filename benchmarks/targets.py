@@ -3,9 +3,10 @@
 `python benchmarks/targets.py` writes the tables of a million targets, half of them valid, half test, and runs each
 stage in a process of its own: a ranking by a generator that scores at no cost, its gathering, a fusion of five parts
 and popularity, a table of six rows, a table of cold items, the data set's statistics, the method `popularity` fitted
-and ranked, full rankings by that method and by a search at no cost, and one step of training on a target for each
-event (SASRec) and on a train sample for each target (QEM). The peak counts what the process holds, not what the system
-keeps of mapped files and gives back when others need memory.
+and ranked, full rankings by that method and by a search at no cost, fits that count clicks (ItemKNN, the counts of
+EASE, query frequency), and one step of training on a target for each event (SASRec) and on a train sample for each
+target (QEM, CoPPS, dense retrieval). The peak counts what the process holds, not what the system keeps of mapped files
+and gives back when others need memory.
 
     --quick             a smoke size
     --targets 1000000   ranked targets
@@ -31,6 +32,7 @@ from _measure import Peak, claim, options, report, run_child
 
 from gensar_core import schema
 from gensar_core.baselines.interface import MethodData, find
+from gensar_core.baselines.methods.ease import users_in_common
 from gensar_core.baselines.methods.popularity import PopularitySettings
 from gensar_core.baselines.run import fit_and_rank, rank_catalogue_by_method
 from gensar_core.config.datasets import FullRankingSettings
@@ -46,7 +48,9 @@ from gensar_core.ranking.fusion import fuse
 from gensar_core.ranking.parts import gather_rankings
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.reading import table_parts
+from gensar_core.runtime.tensors import save_vectors
 from gensar_core.runtime.writing import TableWriter
+from gensar_core.samples.user_clicks import UserClicks
 
 ITEMS, QUERIES, HISTORY, PROMPT, PARTS, ROWS = 12_101, 1_000, 10, 20, 5, 6
 CHUNK = 1 << 16
@@ -141,7 +145,23 @@ def _full_rank_method(folder: Path) -> None:
     rank_catalogue_by_method("m", "popularity", {}, *data, folder / "fitted", folder / "full", 1, protocol)
 
 
-def _train(kind: str) -> Callable[[Path], None]:
+def _fit(kind: str, **changes: Any) -> Callable[[Path], None]:
+    def fit(folder: Path) -> None:
+        settings = find(kind).settings_model(**changes)
+        method = find(kind)(settings, MethodData(folder, folder), 1)
+        method.fit(None, "")
+        (folder / kind).mkdir()
+        method.save(folder / kind)
+
+    return fit
+
+
+def _ease_counts(folder: Path) -> None:
+    # Without the inverse, whose cost has nothing to do with clicks.
+    users_in_common(UserClicks.read(folder / "training_events.parquet", "rec").items, ITEMS)
+
+
+def _train(kind: str, **changes: Any) -> Callable[[Path], None]:
     def step(folder: Path) -> None:
         # Its own folder, where valid targets are train targets but for a few.
         training = folder / kind
@@ -152,8 +172,12 @@ def _train(kind: str) -> Callable[[Path], None]:
             for part in table_parts(folder / "samples.parquet", schema.SAMPLES):
                 trained = (pl.col("split") == "test") | (pl.col("user_id") >= CHUNK)
                 samples.write(part.with_columns(split=pl.when(trained).then(pl.lit("train")).otherwise("split")))
-        settings = find(kind).settings_model()
-        method = find(kind)(settings, MethodData(folder, training), 1)
+        negatives, embedding = training / "training_negatives.parquet", training / "vectors.safetensors"
+        schema.TRAINING_NEGATIVES.write(schema.TRAINING_NEGATIVES.empty(), negatives)
+        draw = np.random.default_rng(1)
+        save_vectors({"items": draw.normal(size=(ITEMS, 8)), "queries": draw.normal(size=(QUERIES, 8))}, embedding)
+        settings = find(kind).settings_model(**changes)
+        method = find(kind)(settings, MethodData(folder, training, embedding, negatives), 1)
         task = method.training()
         task.backward(next(task.batches(0)))
 
@@ -192,8 +216,13 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "method": _method,
     "full_rank_method": _full_rank_method,
     "full_rank_generator": _full_rank,
+    "fit_itemknn": _fit("itemknn", neighbors=20),
+    "ease_counts": _ease_counts,
+    "fit_query_frequency": _fit("query_frequency"),
     "train_sasrec": _train("sasrec"),
     "train_qem": _train("qem"),
+    "train_copps": _train("copps"),
+    "train_dense": _train("dense", train="head", distinct_pairs=True, spare_clicked=True),
 }
 
 

@@ -7,7 +7,7 @@ trained on both tasks, then one space of identifiers, was their best compromise 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,13 @@ import torch
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.baselines.methods.dense import Dense, DenseSettings, DenseTraining
-from gensar_core.baselines.shared.sequence_encoder import UserClicks, recommended_histories
+from gensar_core.baselines.shared.sequence_encoder import recommended_histories
 from gensar_core.config.embeddings import TrainedTextSettings
+from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.mapped_arrays import mapped_parts, mapped_zeros
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import save_vectors
+from gensar_core.samples.user_clicks import UserClicks
 
 
 def embed_trained_text(
@@ -51,17 +54,26 @@ def embed_trained_text(
 
 
 def shown_and_clicked(training_events: Path, n_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what was shown and what was clicked next [pairs], from a file of training events (table `events`).
+    """Map what was shown and what was clicked next int64 [pairs], from a file of training events (table `events`).
 
     First every query with an item clicked after it, in the order of events; then every two recommendation clicks of a
     user that follow each other, without clicks on the same item again. Query q is shown as q, and item i as
     ``n_queries`` + i.
     """
     searches, clicks = UserClicks.read(training_events, "search"), UserClicks.read(training_events, "rec").items
-    first, then, rows = clicks.values[:-1], clicks.values[1:], clicks.rows
-    kept = (rows[:-1] == rows[1:]) & (first != then)
-    shown = np.concatenate([searches.queries, first[kept].astype(np.int64) + n_queries])
-    return shown.astype(np.int64), np.concatenate([searches.items.values, then[kept]])
+
+    def parts() -> Iterator[dict[str, np.ndarray]]:
+        yield dict.fromkeys(("shown", "clicked"), np.zeros(0, dtype=np.int64))
+        for places in stretches(len(searches.queries)):
+            yield {"shown": searches.queries[places], "clicked": searches.items.values[places]}
+        for places in stretches(len(clicks.values) - 1):
+            first, then = clicks.values[places], clicks.values[places + 1]
+            user, of_next = (np.searchsorted(clicks.offsets, place, side="right") for place in (places, places + 1))
+            kept = (user == of_next) & (first != then)
+            yield {"shown": first[kept].astype(np.int64) + n_queries, "clicked": then[kept]}
+
+    found = mapped_parts(parts(), training_events.parent)
+    return found["shown"], found["clicked"]
 
 
 class JointText(Dense):
@@ -90,10 +102,11 @@ class JointText(Dense):
 class JointTextTraining(DenseTraining):
     """Train on the pairs of `shown_and_clicked`, whose numbers stand for queries and items."""
 
-    def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gather the pairs of the training events, without stored negatives."""
+    def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, Ragged]:
+        """Map the pairs of the training events, without stored negatives."""
         shown, clicked = shown_and_clicked(data.events_file, data.n_queries)
-        return shown, clicked, np.empty((len(shown), 0), dtype=np.int64)
+        offsets = mapped_zeros(data.samples_folder, len(shown) + 1, np.int64)
+        return shown, clicked, Ragged(offsets, np.zeros(0, dtype=np.int64))
 
     def encoded(self, queries: np.ndarray) -> torch.Tensor:
         """Encode queries by their tower, and the items behind them by that of items."""

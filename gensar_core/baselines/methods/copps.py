@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from gensar_core.baselines.shared.target_ranking import RankedMethod, RowSet, Tr
 from gensar_core.config.base import Rate
 from gensar_core.config.search_spaces import Between
 from gensar_core.nn.contrastive import nt_xent
+from gensar_core.runtime.arrays import stretches
 from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import generator
+from gensar_core.runtime.sorting import Groups
 
 
 class CoPPSSettings(TEMSettings):
@@ -95,8 +98,8 @@ class _Contrasting:
         # Cold items are in no group, and so no substitutes.
         warm = ~method.data.cold
         self.substitutes = Substitutes.of(brand * warm, leaf * warm)
-        users, targets = rows.train.rows.users, rows.train.targets
-        self.partners = Partners(users, rows.train.rows.queries, targets, leaf, method.seed)
+        train, folder = rows.train, method.data.samples_folder
+        self.partners = Partners(train.rows.users, train.rows.queries, train.targets, leaf, method.seed, folder)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -156,31 +159,35 @@ def contrast(vectors: torch.Tensor, alike: torch.Tensor, temperature: float) -> 
 
 
 class Partners:
-    """Pair each train row with another user's row of the same query and item; failing that, query and leaf category."""
+    """Pair each train row with another user's row of the same query and item; failing that, query and leaf category.
+
+    Rows are grouped on the disk of ``folder``.
+    """
 
     def __init__(
-        self, users: np.ndarray, queries: np.ndarray, targets: np.ndarray, leaf: np.ndarray, seed: int
+        self, users: np.ndarray, queries: np.ndarray, targets: np.ndarray, leaf: np.ndarray, seed: int, folder: Path
     ) -> None:
-        self.users = users
+        self.users, self.queries, self.targets, self.leaf = users, queries, targets, leaf
         self.seed = seed
-        width = max(int(targets.max(initial=0)), int(leaf.max(initial=0))) + 1
-        self.groups = [_grouped(queries * width + targets), _grouped(queries * width + leaf[targets])]
+        self.width = max(int(targets.max(initial=0)), int(leaf.max(initial=0))) + 1
+        self.groups = [
+            Groups.of((self._codes(rows)[place] for rows in stretches(len(users))), folder) for place in range(2)
+        ]
 
     def draw(self, rows: np.ndarray, step: int) -> np.ndarray:
         """Draw a partner for each row, int64 [rows]; -1 where both draws hit the same user."""
         rng = generator(self.seed, "partners", step)
         partners = np.full(len(rows), -1, dtype=np.int64)
-        for order, start, size in self.groups:
-            drawn = order[start[rows] + (rng.random(len(rows)) * size[rows]).astype(np.int64)]
+        for groups, codes in zip(self.groups, self._codes(rows), strict=True):
+            start, size = groups.spans(codes)
+            drawn = groups.rows[start + (rng.random(len(rows)) * size).astype(np.int64)]
             partners = np.where((partners < 0) & (self.users[drawn] != self.users[rows]), drawn, partners)
         return partners
 
-
-def _grouped(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort rows by code; return the order and, for each row, where its code's group begins in it and its size."""
-    _, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    starts = np.cumsum(counts) - counts
-    return np.argsort(codes, kind="stable"), starts[place], counts[place]
+    def _codes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return a code of each row's query and item, and one of its query and leaf category."""
+        first, targets = self.queries[rows] * self.width, self.targets[rows]
+        return first + targets, first + self.leaf[targets]
 
 
 def brands_and_leaves(items: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,10 +22,14 @@ from gensar_core.config.search_spaces import Among, Between
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.runtime.arrays import Ragged, add_counts, stretches
 from gensar_core.runtime.device import send
+from gensar_core.runtime.mapped_arrays import mapped_parts
 from gensar_core.runtime.seeds import derive_seed, generator
+from gensar_core.runtime.sorting import Groups
 from gensar_core.runtime.stage import read_record
 from gensar_core.runtime.tensors import load_vectors, save_vectors
+from gensar_core.training.blocks import BlockOrder
 from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.state import TrainingRecord
 
@@ -187,27 +191,52 @@ class Dense(TrainedMethod[DenseSettings, Towers]):
 
 
 class DenseTraining(Training):
-    """Train towers on pairs of a query and the item clicked after it."""
+    """Train towers on pairs of a query and the item clicked after it, mapped from the disk."""
 
     method: Dense
 
     def __init__(self, method: Dense) -> None:
         settings, data = method.settings, method.data
-        queries, targets, negatives = self.pairs(data)
+        self.queries, self.targets, self.negatives = self.pairs(data)
         lists = method.valid_lists()
-        if not len(queries) or not lists:
+        if not len(self.queries) or not lists:
             raise UserError(
                 f"{data.samples_folder}: no train or no valid target of {' or '.join(method.tasks)} to tune on"
             )
         super().__init__(method, lists)
-        pairs = queries * data.n_items + targets
-        self.clicked, first = np.unique(pairs, return_index=True)
-        chosen = first if settings.distinct_pairs else np.arange(len(pairs))
-        self.queries, self.targets = queries[chosen], targets[chosen]
-        self.negatives = negatives[chosen, : settings.bm25_negatives]
-        clicks = np.bincount(self.targets, minlength=data.n_items)
-        self.frequencies = torch.from_numpy(np.log1p(clicks)).float() if settings.correct_popularity else None
-        self.steps_per_epoch = -(-len(self.queries) // settings.batch_size)
+        if settings.distinct_pairs or settings.spare_clicked:
+            places = stretches(len(self.queries))
+            self.clicked = Groups.of(
+                (self._codes(self.queries[rows], self.targets[rows]) for rows in places), self._disk
+            )
+        if settings.distinct_pairs:
+            self._keep(self.clicked.rows, self.clicked.begins(self._disk)[:-1])
+        self.frequencies: torch.Tensor | None = None
+        if settings.correct_popularity:
+            clicks = np.zeros(data.n_items, dtype=np.int64)
+            for rows in stretches(len(self.targets)):
+                clicks = add_counts(clicks, self.targets[rows])
+            self.frequencies = torch.from_numpy(np.log1p(clicks)).float()
+        self.order = BlockOrder(len(self.queries), derive_seed(method.seed, "pairs"))
+        self.steps_per_epoch = sum(self.order.steps(settings.batch_size))
+
+    @property
+    def _disk(self) -> Path:
+        return self.method.data.samples_folder
+
+    def _codes(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+        codes: np.ndarray = queries * self.method.data.n_items + items
+        return codes
+
+    def _keep(self, rows: np.ndarray, places: np.ndarray) -> None:
+        """Keep the pairs ``rows[places]`` alone, in this order."""
+
+        def part(chosen: np.ndarray) -> dict[str, Any]:
+            lists = self.negatives.take(chosen)
+            return {"queries": self.queries[chosen], "targets": self.targets[chosen], "negatives": lists}
+
+        parts = (part(rows[places[some]]) for some in stretches(len(places)))
+        self.queries, self.targets, self.negatives = mapped_parts(parts, self._disk).values()
 
     @property
     def schedule(self) -> Schedule:
@@ -223,22 +252,25 @@ class DenseTraining(Training):
             weight_average=settings.weight_average,
         )
 
-    def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gather the queries and the items clicked after them [pairs], and their BM25 negatives [pairs, stored]."""
+    def pairs(self, data: MethodData) -> tuple[np.ndarray, np.ndarray, Ragged]:
+        """Map the queries and the items clicked after them int64 [pairs], and their BM25 negatives [pairs]."""
         rows = TrainingRows.read("search", data.samples_folder, data.negatives_file, 0, 0)
-        return rows.rows.queries, rows.targets, rows.negatives.padded(rows.stored, -1)
+        return rows.rows.queries, rows.targets, rows.negatives
 
-    def epoch(self, number: int) -> list[np.ndarray]:
-        """Return the pairs of each step."""
-        order = generator(derive_seed(self.method.seed, "pairs"), "epoch", number).permutation(len(self.queries))
-        return np.array_split(order, self.steps_per_epoch)
+    def epoch(self, number: int) -> Iterator[np.ndarray]:
+        """Yield the pairs of each step."""
+        steps = self.order.steps(self.method.settings.batch_size)
+        for block, visit in self.order.of(number):
+            members = self.order.members(block)
+            order = generator(self.order.seed, "epoch", visit).permutation(len(members))
+            yield from np.array_split(members[order], steps[block])
 
     def backward(self, batch: tuple[int, np.ndarray]) -> Mapping[str, torch.Tensor]:
         """Run one step; each distinct text of the batch goes through the towers once."""
         _, pairs = batch
         queries, query_rows = np.unique(self.queries[pairs], return_inverse=True)
-        targets, negatives = self.targets[pairs], self.negatives[pairs]
-        items = np.unique(np.concatenate([targets, negatives[negatives >= 0]]))
+        targets = self.targets[pairs]
+        items = np.unique(np.concatenate([targets, self.bm25_negatives(pairs).values]))
         logits = self._logits(queries, items)[torch.from_numpy(query_rows)]
         places = np.searchsorted(items, targets)
         spared = self.spared(self.queries[pairs], items)
@@ -253,6 +285,12 @@ class DenseTraining(Training):
         self.method.settle()
         return super().validate()
 
+    def bm25_negatives(self, pairs: np.ndarray) -> Ragged:
+        """Return the stored negatives of some pairs that join their batch [pairs]."""
+        stored = self.negatives.take(pairs)
+        place = np.arange(len(stored.values)) - stored.offsets[stored.rows]
+        return stored.filter(place < self.method.settings.bm25_negatives)
+
     def encoded(self, queries: np.ndarray) -> torch.Tensor:
         """Encode distinct queries, in rising order, as vectors [queries, dimensions] with gradients."""
         vectors: torch.Tensor = self.method.module("queries", queries)
@@ -262,7 +300,8 @@ class DenseTraining(Training):
         """Mark the items that are no negatives of a pair's query, bool [queries, items]."""
         if not self.method.settings.spare_clicked:
             return np.zeros((len(queries), len(items)), dtype=bool)
-        clicked: np.ndarray = np.isin(queries[:, None] * self.method.data.n_items + items, self.clicked)
+        _, clicks = self.clicked.spans(self._codes(queries[:, None], items))
+        clicked: np.ndarray = clicks > 0
         return clicked
 
     def _logits(self, queries: np.ndarray, items: np.ndarray) -> torch.Tensor:

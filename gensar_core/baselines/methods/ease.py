@@ -17,9 +17,10 @@ from gensar_core.baselines.shared.linear_recommender import LinearRecommender, L
 from gensar_core.config.base import Count, Rate, Share
 from gensar_core.config.search_spaces import Between
 from gensar_core.errors import UserError
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
 
-#: Cells of the matrix [n_items, n_items] processed at once.
+#: Cells of the matrix [n_items, n_items] processed at once, and pairs of clicks counted at once; a single user may have
+#: more.
 _CELLS = 1 << 24
 
 
@@ -58,11 +59,24 @@ class EASE(LinearRecommender[EASESettings]):
                 f"EASE of {n_items:,} items holds a matrix of {gigabytes:,.1f} GB, above max_gigabytes "
                 f"({settings.max_gigabytes:g}); raise it on a machine with the memory, or leave the method out"
             )
-        inverse = inverted(click_matrix(clicks, n_items), settings.l2)
-        counts = np.maximum(np.bincount(clicks.values, minlength=n_items), 1)
+        inverse = inverted(users_in_common(clicks, n_items), settings.l2)
+        counts = np.maximum(self.data.clicks("rec"), 1)
         divisor = (inverse.diagonal() * counts**settings.popularity_power).astype(np.float32)
         for start, stop in _blocks(n_items):
             yield _largest(-inverse[start:stop] / divisor, start, settings.neighbors)
+
+
+def users_in_common(clicks: Ragged, n_items: int) -> np.ndarray:
+    """Count the users who clicked both of two items: X'X float32 [n_items, n_items], with X as in `EASE`."""
+    # LAPACK works in place on contiguous columns.
+    matrix = np.zeros((n_items, n_items), dtype=np.float32, order="F")
+    for users in stretches(len(clicks)):
+        pairs = np.cumsum(np.square(clicks.lengths_of(users)))
+        for some in np.split(users, np.flatnonzero(np.diff(pairs // _CELLS)) + 1):
+            marked = click_matrix(clicks.take(some), n_items)
+            cells = sparse.coo_array(marked.T @ marked)
+            matrix[cells.row, cells.col] += cells.data
+    return matrix
 
 
 def click_matrix(clicks: Ragged, n_items: int) -> sparse.csr_array:
@@ -71,14 +85,9 @@ def click_matrix(clicks: Ragged, n_items: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(users), dtype=np.float32), (users, items)), shape=(len(clicks), n_items))
 
 
-def inverted(clicks: sparse.csr_array, l2: float) -> np.ndarray:
-    """Return (X'X + ``l2`` I)^-1, float32 [items, items], of clicks X [users, items], holding one such matrix."""
-    by_item = sparse.csr_array(clicks.T)
-    n_items = by_item.shape[0]
-    # LAPACK works in place on contiguous columns.
-    matrix = np.zeros((n_items, n_items), dtype=np.float32, order="F")
-    for start, stop in _blocks(n_items):
-        matrix[:, start:stop] = (by_item[start:stop] @ clicks).toarray().T
+def inverted(matrix: np.ndarray, l2: float) -> np.ndarray:
+    """Return (``matrix`` + ``l2`` I)^-1, float32 [items, items], computed in place."""
+    n_items = len(matrix)
     matrix[np.diag_indices(n_items)] += l2
     matrix, failed = lapack.spotrf(matrix, overwrite_a=True)
     if not failed:

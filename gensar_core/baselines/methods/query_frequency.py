@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
-from gensar_core import schema
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Settings
 from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.runtime.arrays import stretches
+from gensar_core.runtime.mapped_arrays import mapped_parts
+from gensar_core.runtime.sorting import Groups
+from gensar_core.samples.user_clicks import UserClicks
 
 
 class QueryFrequencySettings(Settings):
@@ -32,18 +36,24 @@ class QueryFrequency(Method[QueryFrequencySettings]):
     settings_model = QueryFrequencySettings
     seeded = False
     pairs: np.ndarray
-    """query * n_items + item of each pair clicked in training, ascending [pairs], and its clicks [pairs]."""
+    """query * n_items + item of each pair clicked in training, ascending [pairs], and its clicks [pairs], mapped."""
     clicks: np.ndarray
     popularity: np.ndarray
     """c(i) / (1 + max c) [n_items]."""
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
         """Count clicks."""
-        searches = schema.EVENTS.scan(self.data.events_file).filter(pl.col("task") == "search")
-        counted = searches.group_by("query_id", "item_id").agg(clicks=pl.len().cast(pl.Int64()))
-        pairs = counted.collect(engine="streaming").sort("query_id", "item_id")
-        query, item, self.clicks = (column.to_numpy() for column in pairs.get_columns())
-        self.pairs, counts = self._codes(query, item), self.data.clicks("search")
+        folder, searches = self.data.samples_folder, UserClicks.read(self.data.events_file, "search")
+        queries, items = searches.queries, searches.items.values
+        groups = Groups.of((self._codes(queries[rows], items[rows]) for rows in stretches(len(items))), folder)
+        begins = groups.begins(folder)
+        none = np.zeros(0, dtype=np.int64)
+        parts = (
+            {"pairs": groups.codes[begins[pairs]], "clicks": begins[pairs + 1] - begins[pairs]}
+            for pairs in stretches(len(begins) - 1)
+        )
+        found = mapped_parts(itertools.chain([{"pairs": none, "clicks": none}], parts), folder)
+        self.pairs, self.clicks, counts = found["pairs"], found["clicks"], self.data.clicks("search")
         self.popularity = counts / (1.0 + counts.max(initial=0))
         return {"query_item_pairs": len(self.pairs), "unseen_items": int((counts == 0).sum())}
 
@@ -60,8 +70,9 @@ class QueryFrequency(Method[QueryFrequencySettings]):
 
     def load(self, folder: Path) -> None:
         """Read clicks.safetensors."""
+        # Torch's reader maps the file, NumPy's copies it.
         counts = load_file(folder / "clicks.safetensors")
-        self.pairs, self.clicks, self.popularity = counts["pairs"], counts["clicks"], counts["popularity"]
+        self.pairs, self.clicks, self.popularity = (counts[name].numpy() for name in ("pairs", "clicks", "popularity"))
 
     def _codes(self, queries: np.ndarray, items: np.ndarray) -> np.ndarray:
         codes: np.ndarray = queries.astype(np.int64) * self.data.n_items + items

@@ -23,13 +23,14 @@ import torch
 from torch.nn import functional
 
 from gensar_core.baselines.shared.next_item_losses import PopularityNegatives, sampled_softmax
-from gensar_core.baselines.shared.sequence_encoder import UserClicks, mark
+from gensar_core.baselines.shared.sequence_encoder import mark
 from gensar_core.baselines.shared.target_ranking import JointMethod, TrainingSet
 from gensar_core.baselines.shared.unifiedssr_model import UnifiedSSRModel, UnifiedSSRSettings, shifted
 from gensar_core.nn.attention import masked_mean
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import derive_seed
+from gensar_core.samples.user_clicks import UserClicks
 
 #: Number of sessions that a sequence is cut into.
 _SESSIONS = 2

@@ -18,12 +18,13 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from gensar_core.baselines.interface import Method
-from gensar_core.baselines.shared.sequence_encoder import UserClicks, recommended_histories
+from gensar_core.baselines.shared.sequence_encoder import recommended_histories
 from gensar_core.config.base import Count, Settings
 from gensar_core.config.search_spaces import Between
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.samples.user_clicks import UserClicks
 
 #: Cells of the score matrix [rows, n_items] in memory at once when only the candidates' scores are needed.
 _CELLS = 1 << 24
@@ -56,7 +57,7 @@ class LinearRecommender(Method[S]):
     def learned(self, clicks: Ragged) -> Iterator[sparse.coo_array]:
         """Yield consecutive blocks of rows of the weights, each [rows, n_items], with at most `neighbors` per row.
 
-        ``clicks`` are the items that each user clicked in training, oldest first [users].
+        ``clicks`` are the items that each user clicked in training, oldest first [users], mapped from the disk.
         """
 
     def fit(self, checkpoints: Path | None, key: str) -> dict[str, Any]:  # noqa: ARG002
@@ -66,7 +67,7 @@ class LinearRecommender(Method[S]):
             raise UserError(f"{self.data.samples_folder}: no recommendation click to learn from")
         blocks = [block.astype(np.float32) for block in self.learned(clicks)]
         self.weights = sparse.csr_array(sparse.vstack(blocks, format="csr"))
-        unseen = self.data.n_items - len(np.unique(clicks.values))
+        unseen = int((self.data.clicks("rec") == 0).sum())
         return {"users": len(clicks), "weights": int(self.weights.nnz), "unseen_items": unseen}
 
     def score(self, lists: CandidateLists) -> np.ndarray:

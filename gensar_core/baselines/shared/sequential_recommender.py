@@ -28,7 +28,6 @@ from gensar_core.baselines.shared.next_item_losses import (
 )
 from gensar_core.baselines.shared.sequence_encoder import (
     SequenceEncoder,
-    UserClicks,
     last_states,
     mark,
     recommended_histories,
@@ -49,6 +48,7 @@ from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.arrays import Ragged, stretches
 from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import generator
+from gensar_core.samples.user_clicks import UserClicks
 from gensar_core.training.blocks import BlockOrder
 from gensar_core.training.loop import Schedule, warmup_cosine
 from gensar_core.training.state import TrainingRecord

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from gensar_core.baselines.shared.sequence_encoder import UserClicks
+from gensar_core.samples.user_clicks import UserClicks
 from tests.support.method_contract import N_ITEMS
 from tests.support.sequential_contract import SMALL, SequentialContract
 

@@ -80,7 +80,7 @@ def test_an_item_bias_tells_items_of_one_text_apart(tmp_path):
 def plain_loss(method, training, pairs, settings):
     """InfoNCE of each pair of a batch, item by item."""
     vectors = {side: method.data.vectors(side).astype(np.float64) for side in ("queries", "items")}
-    pool = set(training.targets[pairs]) | {item for row in training.negatives[pairs] for item in row if item >= 0}
+    pool = set(training.targets[pairs]) | set(training.bm25_negatives(pairs).values.tolist())
     clicked = set(zip(training.queries.tolist(), training.targets.tolist(), strict=True))
     clicks = np.bincount(training.targets, minlength=method.data.n_items)
     losses = []

@@ -1,6 +1,8 @@
 """ItemKNN and EASE: the contract of all methods, and item-item weights computed by hand or by a plain computation."""
 
 import itertools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -106,9 +108,9 @@ def test_co_clicks_match_a_plain_loop_for_any_block_size(clicks, window, decay, 
                 expected[items[earlier], items[later]] += worth
                 expected[items[later], items[earlier]] += backward * worth
     settings = ItemKNNSettings(window=window, distance_decay=decay, backward=backward)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(itemknn, "_PAIRS", pairs)
-        blocks = list(co_clicks(ragged(clicks), 7, settings))
+        blocks = list(co_clicks(ragged(clicks), 7, settings, Path(folder)))
     assert np.concatenate([block.toarray() for block in blocks]) == pytest.approx(expected)
 
 

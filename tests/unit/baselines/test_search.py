@@ -257,12 +257,12 @@ def test_contrast_matches_a_plain_loop():
     assert float(contrast(vectors[:0], alike[:0, :0], 0.5)) == 0.0
 
 
-def test_partners_are_other_users_with_the_same_query_and_item_or_leaf():
+def test_partners_are_other_users_with_the_same_query_and_item_or_leaf(tmp_path):
     users = np.array([0, 1, 0, 2, 3, 4])
     queries = np.array([7, 7, 7, 7, 7, 8])
     targets = np.array([0, 0, 0, 1, 2, 0])
     leaf = np.array([1, 1, 2])
-    partners = Partners(users, queries, targets, leaf, 1)
+    partners = Partners(users, queries, targets, leaf, 1, tmp_path)
     drawn = np.stack([partners.draw(np.arange(6), step) for step in range(200)])
     # Row 0 (user 0): row 1 has its item; row 3 shares the leaf alone. Row 2 is of the same user. Row 5 asks otherwise.
     assert set(drawn[:, 0]) == set(drawn[:, 2]) == {1, 3, -1}
