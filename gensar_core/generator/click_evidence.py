@@ -10,21 +10,25 @@ The evidence of a trie's node is the sum over the items beneath it. Shapes: n qu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-from scipy.sparse import csr_matrix
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from scipy.sparse import csr_array
 
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.errors import UserError
-from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.arrays import Ragged, blocks_of_work, ranges, stretches
 from gensar_core.runtime.device import send
+from gensar_core.runtime.mapped_arrays import MappedArray, mapped_parts
+from gensar_core.runtime.sorting import Groups
+from gensar_core.samples.user_clicks import UserClicks
 
 FEATURES: Final = 3
 _QUERY, _LAST, _HISTORY = range(FEATURES)
@@ -33,6 +37,8 @@ _ITEMS: Final = 20
 _DECAY: Final = 0.8
 #: Latest items of a user that count for co-clicks; bounds their number by the log's length.
 _PER_USER: Final = 100
+#: Clicks, and pairs of clicks, counted at once; limits memory, does not affect results.
+_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class NodeEvidence:
 
 @dataclass(frozen=True)
 class ClickEvidence:
-    """Hold the counts of training clicks.
+    """Hold the counts of training clicks, mapped from the disk.
 
     ``query_*`` are rows of clicked items by query, with their counts. ``own`` int64 holds each (query, user) pair's
     number, ascending, and ``own_item`` the clicked items. ``together_*`` are rows of items clicked by the same users,
@@ -90,34 +96,24 @@ class ClickEvidence:
     clicked: np.ndarray
 
     @classmethod
-    def count(cls, events: pl.DataFrame, n_items: int, n_queries: int) -> ClickEvidence:
-        """Count the training events (table `events`)."""
-        user = events["user_id"].to_numpy().astype(np.int64)
-        searches = events.filter(pl.col("task") == "search")
-        query, found = (searches[name].to_numpy().astype(np.int64) for name in ("query_id", "item_id"))
-        after = csr_matrix((np.ones(len(query)), (query, found)), shape=(n_queries, n_items))
-        after.sort_indices()
-        own = query * _users(user) + searches["user_id"].to_numpy()
-        by_pair = np.argsort(own, kind="stable")
-        latest = events.group_by("user_id", "item_id").agg(pl.col("event_id").max()).sort("event_id")
-        latest = latest.group_by("user_id", maintain_order=True).tail(_PER_USER)
-        pairs = (latest["user_id"].to_numpy(), latest["item_id"].to_numpy())
-        clicks = csr_matrix((np.ones(len(latest)), pairs), shape=(_users(user), n_items))
-        together = (clicks.T @ clicks).tocsr()
-        together.setdiag(0)
-        together.eliminate_zeros()
-        together.sort_indices()
+    def count(cls, training_events: Path, n_items: int, n_queries: int) -> ClickEvidence:
+        """Count a file of training events (table `events`), with the help of files in its folder."""
+        folder, every = training_events.parent, UserClicks.read(training_events)
+        n_users = _users(every.users)
+        after, own = _searches(UserClicks.read(training_events, "search"), n_items, n_users, folder)
+        latest = _latest_of_users(every, n_items, folder)
+        users, together = _co_clicks(latest["items"], n_items, folder)
         return cls(
-            query_offsets=after.indptr.astype(np.int64),
-            query_item=after.indices.astype(np.int64),
-            query_count=after.data,
-            own=own[by_pair],
-            own_item=found[by_pair],
-            together_offsets=together.indptr.astype(np.int64),
-            together_item=together.indices.astype(np.int64),
-            together_count=together.data,
-            users=np.asarray(clicks.sum(axis=0)).ravel(),
-            clicked=np.sort(pairs[0].astype(np.int64) * n_items + pairs[1]),
+            query_offsets=np.searchsorted(after["code"], np.arange(n_queries + 1) * n_items),
+            query_item=after["item"],
+            query_count=after["count"],
+            own=own["code"],
+            own_item=own["item"],
+            together_offsets=together["offsets"],
+            together_item=together["item"],
+            together_count=together["count"],
+            users=users,
+            clicked=latest["clicked"],
         )
 
     def save(self, path: Path) -> None:
@@ -128,7 +124,8 @@ class ClickEvidence:
     def load(cls, path: Path) -> ClickEvidence:
         """Read what `save` wrote. Raises UserError when the file is missing or damaged."""
         try:
-            return cls(**load_file(path))
+            # Torch's reader maps the file, NumPy's copies it.
+            return cls(**{name: counts.numpy() for name, counts in load_file(path).items()})
         except (OSError, SafetensorError, TypeError) as error:
             raise UserError(f"{path}: holds no click counts; train the generator again") from error
 
@@ -181,11 +178,103 @@ class ClickEvidence:
 
     @property
     def _n_users(self) -> int:
-        return _users(self.clicked // len(self.users))
+        return _users(self.clicked[-1:] // len(self.users))
 
 
-def _users(user: np.ndarray) -> int:
-    return int(user.max(initial=-1)) + 1
+def _users(ascending: np.ndarray) -> int:
+    return int(ascending[-1]) + 1 if len(ascending) else 0
+
+
+def _searches(
+    searches: UserClicks, n_items: int, n_users: int, folder: Path
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Count clicked items by query, and sort all by query and user.
+
+    Returns the distinct `code` (query * n_items + item), its `item` and its `count`; and the `code`
+    (query * n_users + user) of every click, ascending, with its `item`.
+    """
+    items = searches.items.values
+
+    def codes(clicks: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
+        """Combine the queries of clicks with numbers below ``size``."""
+        combined: np.ndarray = searches.queries[clicks].astype(np.int64) * size + numbers
+        return combined
+
+    pairs = Groups.of((codes(clicks, items[clicks], n_items) for clicks in stretches(len(items))), folder)
+    begins = pairs.begins(folder)
+
+    def counted() -> Iterator[dict[str, np.ndarray]]:
+        none = np.zeros(0, dtype=np.int64)
+        yield {"code": none, "item": none, "count": np.zeros(0)}
+        for pair in stretches(len(begins) - 1):
+            code = pairs.codes[begins[pair]]
+            yield {"code": code, "item": code % n_items, "count": begins[pair + 1] - begins[pair]}
+
+    everyone = ((clicks, searches.users_of(clicks)) for clicks in stretches(len(items)))
+    of_users = Groups.of((codes(clicks, users, n_users) for clicks, users in everyone), folder)
+    own_item = MappedArray(folder, np.int64)
+    for clicks in stretches(len(items)):
+        own_item.append(items[of_users.rows[clicks]])
+    return mapped_parts(counted(), folder), {"code": of_users.codes, "item": own_item.read_only()}
+
+
+def _latest_of_users(clicks: UserClicks, n_items: int, folder: Path) -> dict[str, Any]:
+    """Find the latest `_PER_USER` different `items` of each user, oldest first, and their pairs' numbers `clicked`."""
+
+    def parts() -> Iterator[dict[str, Any]]:
+        none = np.zeros(0, dtype=np.int64)
+        yield {"items": Ragged(np.zeros(1, dtype=np.int64), none), "clicked": none}
+        for some in stretches(len(clicks.users)):
+            for start, stop in blocks_of_work(clicks.items.lengths_of(some), _AT_ONCE):
+                rows = clicks.items.take(some[start:stop])
+                pair = rows.rows * n_items + rows.values
+                # The last click on each item: the first from the end.
+                last = np.zeros(len(pair), dtype=bool)
+                last[len(pair) - 1 - np.unique(pair[::-1], return_index=True)[1]] = True
+                latest = rows.filter(last).tail(_PER_USER)
+                users = clicks.users[some[start:stop]].astype(np.int64)
+                yield {"items": latest, "clicked": np.sort(users[latest.rows] * n_items + latest.values)}
+
+    return mapped_parts(parts(), folder)
+
+
+def _co_clicks(rows: Ragged, n_items: int, folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Count the users of each item [n_items], and those whose ``rows`` hold both of two items.
+
+    Returns these as rows of items: `offsets`, `item` and `count`.
+    """
+    by_item = Groups.of((rows.values[places] for places in stretches(len(rows.values))), folder)
+    of_item = np.searchsorted(by_item.codes, np.arange(n_items + 1))
+
+    def users_of(places: np.ndarray) -> np.ndarray:
+        user: np.ndarray = np.searchsorted(rows.offsets, places, side="right") - 1
+        return user
+
+    work = np.zeros(n_items)
+    for places in stretches(len(rows.values)):
+        work += np.bincount(rows.values[places], weights=rows.lengths_of(users_of(places)), minlength=n_items)
+
+    def parts() -> Iterator[dict[str, np.ndarray]]:
+        yield {"length": np.zeros(0, dtype=np.int64), "item": np.zeros(0, dtype=np.int64), "count": np.zeros(0)}
+        for start, stop in blocks_of_work(work, _AT_ONCE):
+            block = csr_array((stop - start, n_items))
+            # An item of many users takes several steps.
+            count = of_item[stop] - of_item[start]
+            at_once = count if work[start:stop].sum() <= 2 * _AT_ONCE else max(1, _AT_ONCE // _PER_USER)
+            for places in stretches(count, max(1, at_once)):
+                chosen = by_item.rows[of_item[start] + places]
+                both = rows.take(users_of(chosen))
+                item = rows.values[chosen][both.rows]
+                other = item != both.values
+                cells = (np.ones(int(other.sum())), (item[other] - start, both.values[other]))
+                # The conversion to rows sums duplicate cells.
+                block = block + csr_array(cells, shape=block.shape)
+            block.sort_indices()
+            yield {"length": np.diff(block.indptr), "item": block.indices, "count": block.data}
+
+    found = mapped_parts(parts(), folder)
+    offsets = Ragged.from_lengths(found.pop("length"), found["item"]).offsets
+    return np.diff(of_item).astype(np.float64), {"offsets": offsets, **found}
 
 
 def _weights(feature: int, values: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def one_pass_task(
     over_catalogue = settings.likelihood == "catalogue"
     evidence = None
     if settings.one_pass.click_evidence and over_catalogue:
-        events = schema.EVENTS.read(samples / "training_events.parquet")
+        events = samples / "training_events.parquet"
         evidence = ClickEvidence.count(events, len(catalogue.items["rec"]), n_queries)
     scorer = OnePassScorer(model, catalogue.to(model.embeddings.device), evidence, over_catalogue=over_catalogue)
     validation = []

@@ -101,6 +101,15 @@ def stretches(count: int, size: int = 1 << 16) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + size, count))
 
 
+def blocks_of_work(work: np.ndarray, most: float) -> Iterator[tuple[int, int]]:
+    """Divide the numbers below ``len(work)`` into blocks (first, one past the last) of about ``most`` work [n] each.
+
+    A block holds less than twice that, unless a single number takes more.
+    """
+    starts = np.flatnonzero(np.diff(np.cumsum(work) // most, prepend=-1))
+    yield from zip(starts.tolist(), [*starts[1:].tolist(), len(work)], strict=True)
+
+
 def add_counts(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Return ``counts`` [n] with one more for each of ``numbers``, longer if need be; zeros may follow the largest."""
     most = int(numbers.max()) + 1 if len(numbers) else 0

@@ -17,7 +17,7 @@ from gensar_core.baselines.shared.linear_recommender import LinearRecommender, L
 from gensar_core.config.base import Count, Rate, Share
 from gensar_core.config.search_spaces import Between
 from gensar_core.errors import UserError
-from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.arrays import Ragged, blocks_of_work, stretches
 
 #: Cells of the matrix [n_items, n_items] processed at once, and pairs of clicks counted at once; a single user may have
 #: more.
@@ -71,9 +71,8 @@ def users_in_common(clicks: Ragged, n_items: int) -> np.ndarray:
     # LAPACK works in place on contiguous columns.
     matrix = np.zeros((n_items, n_items), dtype=np.float32, order="F")
     for users in stretches(len(clicks)):
-        pairs = np.cumsum(np.square(clicks.lengths_of(users)))
-        for some in np.split(users, np.flatnonzero(np.diff(pairs // _CELLS)) + 1):
-            marked = click_matrix(clicks.take(some), n_items)
+        for start, stop in blocks_of_work(np.square(clicks.lengths_of(users)), _CELLS):
+            marked = click_matrix(clicks.take(users[start:stop]), n_items)
             cells = sparse.coo_array(marked.T @ marked)
             matrix[cells.row, cells.col] += cells.data
     return matrix

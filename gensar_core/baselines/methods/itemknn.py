@@ -19,7 +19,7 @@ from scipy import sparse
 from gensar_core.baselines.shared.linear_recommender import LinearRecommender, LinearSettings
 from gensar_core.config.base import Positive, Share
 from gensar_core.config.search_spaces import Between
-from gensar_core.runtime.arrays import Ragged, ranges, stretches
+from gensar_core.runtime.arrays import Ragged, blocks_of_work, ranges, stretches
 from gensar_core.runtime.sorting import Groups
 
 #: Pairs of clicks counted at once; limits memory, does not affect results but for rounding.
@@ -80,9 +80,7 @@ def co_clicks(clicks: Ragged, n_items: int, settings: ItemKNNSettings, folder: P
     for places in stretches(len(clicks.values)):
         reach = sum(_reach(clicks, places, settings.window))
         work += np.bincount(clicks.values[places], weights=reach, minlength=n_items)
-    # A block holds the items whose work ends within the same multiple of _PAIRS.
-    starts = np.flatnonzero(np.diff(np.cumsum(work) // _PAIRS, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], n_items], strict=True):
+    for start, stop in blocks_of_work(work, _PAIRS):
         shape = (stop - start, n_items)
         block = sparse.csr_array(shape, dtype=np.float64)
         # An item with many clicks takes several steps.

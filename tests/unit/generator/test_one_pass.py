@@ -1,7 +1,9 @@
 """A causal model over logs equals the Hugging Face model that is asked for each event alone."""
 
 import itertools
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from gensar_core import schema
 from gensar_core.config.generators import ExamplesPerEpoch, OnePassSettings, TrainingSettings
 from gensar_core.corpora.alignment_logs import EntryColumn, alignment_rows
 from gensar_core.corpora.read import ItemTokens
@@ -276,7 +279,7 @@ def test_other_identifiers_are_asked_as_each_alone_and_change_nothing_else(catal
 def test_the_loss_of_an_other_identifier_is_its_score_in_ranking(catalogue, likelihood):
     log = random_log(2)
     model, rows = generator(catalogue), rows_of(log, catalogue)
-    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES) if likelihood == "catalogue" else None
+    evidence = evidence_of(log) if likelihood == "catalogue" else None
     with torch.no_grad():
         without, once = (
             task_of(model, logs, catalogue, evidence, likelihood, one_pass={"other_identifier_weight": 1.0}).losses(
@@ -343,7 +346,7 @@ def test_rows_of_no_user_are_learned_as_the_library_reads_them(catalogue):
     log = random_log(3)
     model, rows = generator(catalogue, query_words=True), rows_of(log, catalogue)
     others, words = of_no_user(catalogue)
-    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    evidence = evidence_of(log)
     task = task_of(model, rows.followed_by(others), catalogue, evidence)
     expected = dict.fromkeys(TRAINING_TASKS[3:], 0.0)
     names = np.repeat(TRAINING_TASKS[3:], len(words))
@@ -364,7 +367,7 @@ def test_rows_of_no_user_are_learned_as_the_library_reads_them(catalogue):
 def test_query_dropout_trains_on_the_words_of_queries_alone(catalogue):
     log = random_log(5)
     rows = rows_of(log, catalogue)
-    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    evidence = evidence_of(log)
     untyped = replace(rows, object=np.where(rows.behavior == SEARCHED_QUERY, -1, rows.object))
     with torch.no_grad():
         whole, hidden, expected = (
@@ -458,6 +461,13 @@ def random_log(seed, users=3):
     return log
 
 
+def evidence_of(log):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "training_events.parquet"
+        schema.EVENTS.write(events_frame(log), path)
+        return ClickEvidence.count(path, ITEMS, QUERIES)
+
+
 def plain_evidence(log, user, query, history):
     """The three features of every item, by plain loops over a log."""
     found = np.zeros((ITEMS, 3))
@@ -483,7 +493,7 @@ def plain_evidence(log, user, query, history):
 @pytest.mark.parametrize("task", ["rec", "search"])
 def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(catalogue, seed, task, tmp_path):
     log = random_log(seed)
-    ClickEvidence.count(events_frame(log), ITEMS, QUERIES).save(tmp_path / "evidence.safetensors")
+    evidence_of(log).save(tmp_path / "evidence.safetensors")
     evidence, trie = ClickEvidence.load(tmp_path / "evidence.safetensors"), catalogue.tries[task]
     # Items past the last one were added since: they are as old as any other, but nobody has clicked them.
     asked = [(0, 1, [3, 1, 3]), (1, -1, [2]), (-1, 0, []), (9, 2, [0, 5, 7, 0]), (-1, -1, [4, ITEMS + 2, ITEMS])]
@@ -506,7 +516,7 @@ def test_a_gpu_is_waited_for_only_to_fetch_scores(catalogue, likelihood, monkeyp
     log = random_log(4)
     clicks, there = rows_of(log, catalogue), catalogue.to(GPU)
     model = generator(catalogue, dropout=0.3, hidden_share=0.5, node_dropout=0.2, query_dropout=0.2, query_words=True)
-    evidence = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    evidence = evidence_of(log)
     cold = np.arange(ITEMS) == 2
     task = task_of(model.to(GPU), clicks.followed_by(of_no_user(catalogue)[0]), there, evidence, likelihood, cold)
     state = TrainingState()
@@ -529,7 +539,7 @@ def test_a_gpu_is_waited_for_only_to_fetch_scores(catalogue, likelihood, monkeyp
 def test_candidates_score_as_the_library_scores_each_alone_and_beams_find_the_best(catalogue, seed):
     log = random_log(seed)
     model, rows = generator(catalogue, seed, query_words=seed > 0), rows_of(log, catalogue, 40, 40)
-    counted = ClickEvidence.count(events_frame(log), ITEMS, QUERIES)
+    counted = evidence_of(log)
     for evidence in (None, counted):
         scorer = OnePassScorer(model, catalogue, evidence, over_catalogue=True)
         for task in ("rec", "search"):
