@@ -40,6 +40,9 @@ class OnePassSettings(Settings):
     """Share of the entries of every history that a training step hides, drawn anew each time."""
     node_vectors: bool = True
     """Give each prefix of codes a vector of its own, added to the embedding of its last code."""
+    item_vectors: bool = False
+    """Begin the vector of an item's last code with what the vectors of its codes leave over of the item's own text and
+    click vectors, in place of zero. With `node_vectors` and `warm_start` only."""
     node_dropout: Annotated[Share, Between(0.0, 0.6)] = 0.3
     query_vectors: bool = True
     """Give each query of the training log a vector of its own, beside its words."""
@@ -160,6 +163,8 @@ class TrainingSettings(Settings):
     def _warm_start_is_from_scratch(self) -> TrainingSettings:
         if self.warm_start and self.backbone not in ("scratch", "causal"):
             raise ValueError("warm_start needs backbone: scratch or causal; a pretrained model has trained embeddings")
+        if self.one_pass.item_vectors and not (self.warm_start and self.one_pass.node_vectors):
+            raise ValueError("one_pass.item_vectors needs warm_start: true and one_pass.node_vectors: true")
         return self
 
     @model_validator(mode="after")

@@ -33,7 +33,7 @@ from gensar_core.generator.log_rows import LOG_TASKS, LogRows
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
 from gensar_core.generator.trained import check_same_items, exported_corpus
-from gensar_core.generator.warm_start import warm_embeddings
+from gensar_core.generator.warm_start import warm_embeddings, warm_items
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
@@ -83,6 +83,11 @@ def one_pass_task(
         if token_vectors is None:
             raise UserError("warm_start: needs the file of token vectors; build it, or set warm_start: false")
         warm_embeddings(model.embeddings.data, token_vectors, seed)
+        for task, rows in catalogue.items.items() if settings.one_pass.item_vectors else ():
+            own = warm_items(codes[task], token_vectors, vocabulary, model.embeddings.shape[1], seed)
+            # The last token is the end of sequence.
+            last = catalogue.nodes.of_item[task][np.arange(len(rows)), rows.lengths - 2]
+            model.node_vectors.data[last] = own
     model.to(pick_device())
     over_catalogue = settings.likelihood == "catalogue"
     evidence = None

@@ -45,9 +45,10 @@ def build_token_vectors(
     """Write token_vectors.safetensors into the folder ``output``.
 
     ``embeddings`` are the files of item vectors that the identifiers were made from, by side. The file holds one matrix
-    [vocabulary, <= 256] per side, its columns by falling variance over the items, and `groups` [vocabulary, 1]: 0 for a
-    known word, 1, 2, ... for the codes of a level, -1 for a token without any item. Only training clicks are read.
-    Raises UserError if the inputs do not belong together.
+    [vocabulary, <= 256] per side, its columns by falling variance over the items; the items' own in the same columns,
+    `semantic_items` and `collaborative_items` [n_items, <= 256]; and `groups` [vocabulary, 1]: 0 for a known word, 1,
+    2, ... for the codes of a level, -1 for a token without any item. Only training clicks are read. Raises UserError
+    if the inputs do not belong together.
     """
     inputs = [canonical / "items.parquet", canonical / "queries.parquet", samples / "training_events.parquet"]
     inputs += [identifiers / "identifiers.parquet", identifiers / "vocabulary.json"]
@@ -64,6 +65,7 @@ def build_token_vectors(
                 )
         groups = np.where(np.asarray(seen_with.sum(axis=1)).ravel() > 0, 0, -1)
         vectors = {side: word_vectors(seen_with, matrix) for side, matrix in items.items()}
+        of_items = {f"{side}_items": matrix for side, matrix in items.items()}
         levels = _levels(identifiers)
         for number, (level, sides) in enumerate(levels.items(), start=1):
             codes = _codes(table, level, sides[0])
@@ -71,7 +73,7 @@ def build_token_vectors(
             groups[rows] = number
             for side in set(sides) & items.keys():
                 vectors[side][rows], items[side] = code_vectors(codes, len(rows), items[side])
-        save_vectors({**vectors, "groups": groups[:, None]}, stage.path(FILE))
+        save_vectors({**vectors, **of_items, "groups": groups[:, None]}, stage.path(FILE))
         stage.record(words=int((groups == 0).sum()), unknown=int((groups < 0).sum()), levels=list(levels))
 
 

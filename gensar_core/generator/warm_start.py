@@ -1,10 +1,10 @@
-"""Initialize a T5 from scratch so that similar tokens are alike and answers resemble the prompt.
+"""Initialize a model from scratch so that similar tokens are alike and answers resemble the prompt.
 
-A small T5 spends most of a short training on learning what its tokens mean and that a user's next item is like the last
-ones. Both are known in advance. Token meanings come from the items' embeddings (see `token_vectors`). The likeness to
-the prompt is written into the decoder's cross-attention, whose value and output maps start as one rotation and its
-inverse. Its even attention then adds the mean of the prompt to the decoder's state, and the output matrix, tied to the
-embeddings, reads from that state the tokens similar to those of the prompt.
+A small model spends most of a short training on learning what its tokens mean and that a user's next item is like the
+last ones. Both are known in advance. Token meanings come from the items' embeddings (see `token_vectors`). The likeness
+to the prompt is written into the cross-attention of a T5's decoder, whose value and output maps start as one rotation
+and its inverse. Its even attention then adds the mean of the prompt to the decoder's state, and the output matrix, tied
+to the embeddings, reads from that state the tokens similar to those of the prompt.
 """
 
 from __future__ import annotations
@@ -54,9 +54,29 @@ def warm_embeddings(embeddings: torch.Tensor, token_vectors: Path, seed: int) ->
         scale = _size(turned[torch.from_numpy(tokens)])
         for group in np.unique(groups[tokens]):
             rows = torch.from_numpy(np.flatnonzero(groups == group))
-            if (size := _size(turned[rows])) > 0:
-                meaning = (turned[rows] / size).clamp(-_LARGEST, _LARGEST) * (size / scale)
-                embeddings[rows] = _SHARE**0.5 * meaning + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
+            if _size(turned[rows]) > 0:
+                embeddings[rows] = _meaning(turned[rows], scale) + (1.0 - _SHARE) ** 0.5 * embeddings[rows]
+
+
+def warm_items(codes: np.ndarray, token_vectors: Path, vocabulary: int, width: int, seed: int) -> torch.Tensor:
+    """Return what the items' codes leave over of the items' own vectors, [n_items, width].
+
+    ``codes`` int [n_items, longest] are the tokens of each identifier, -1 past its last. In the space and the scale of
+    `warm_embeddings`, the embeddings of an item's codes and this vector add up to the item.
+    """
+    vectors, groups = _load(token_vectors, vocabulary, width)
+    left_over = _joined(token_vectors, "_items", width)
+    for column in codes.T:
+        left_over -= np.where(column[:, None] >= 0, vectors[column], 0.0)
+    rotation = _orthogonal(width, seed, "embeddings")
+    turned, of_codes = (torch.from_numpy(rows).to(rotation.dtype) @ rotation for rows in (left_over, vectors))
+    return _meaning(turned, _size(of_codes[torch.from_numpy(groups > 0)]))
+
+
+def _meaning(rows: torch.Tensor, scale: float) -> torch.Tensor:
+    """Divide vectors by ``scale``, clip their largest entries, and take their share of an embedding."""
+    largest = _LARGEST * _size(rows)
+    return _SHARE**0.5 / scale * rows.clamp(-largest, largest)
 
 
 def _size(rows: torch.Tensor) -> float:
@@ -69,15 +89,20 @@ def _load(path: Path, vocabulary: int, width: int) -> tuple[np.ndarray, np.ndarr
     groups = load_vectors(path, "groups")[:, 0].astype(np.int64)
     if len(groups) != vocabulary:
         raise UserError(f"{path}: has {len(groups)} tokens, the model {vocabulary}; build it from the model's corpus")
-    sides = [load_vectors(path, side) for side in SIDES if _holds(path, side)]
+    return _joined(path, "", width), groups
+
+
+def _joined(path: Path, kind: str, width: int) -> np.ndarray:
+    """Put the first columns of both sides' matrices of a kind side by side, [rows, width]."""
+    sides = [load_vectors(path, f"{side}{kind}") for side in SIDES if _holds(path, side)]
     room = np.diff(np.linspace(0, width, len(sides) + 1).astype(int))
-    vectors = np.zeros((vocabulary, width))
+    vectors = np.zeros((len(sides[0]), width))
     start = 0
     for side, columns in zip(sides, room, strict=True):
         components = min(columns, side.shape[1])
         vectors[:, start : start + components] = side[:, :components]
         start += columns
-    return vectors, groups
+    return vectors
 
 
 def _holds(path: Path, name: str) -> bool:

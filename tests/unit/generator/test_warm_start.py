@@ -14,7 +14,7 @@ from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_vectors, principal, word_vectors
-from gensar_core.generator.warm_start import warm_start
+from gensar_core.generator.warm_start import warm_embeddings, warm_items, warm_start
 from gensar_core.runtime.tensors import load_vectors, save_vectors
 from tests.support.shop import write_corpus_inputs, write_events
 from tests.support.small_corpus import build_small_corpus
@@ -160,6 +160,27 @@ def test_tokens_of_an_identifier_add_up_to_its_item(shop, tmp_path):
     ]
     assert explained > 0.99
     assert factors == pytest.approx([factors[0]] * 3, rel=0.02)
+
+
+def test_what_codes_leave_over_makes_up_the_item(tmp_path):
+    draw = np.random.default_rng(3)
+    # Two levels of four codes, which say little of sixteen items; token 8 is a word.
+    codes = np.array([[first, 4 + second] for first, second in np.ndindex(4, 4)])
+    codes[3] = [2, -1]
+    items, vectors, groups = draw.normal(size=(16, 6)), np.zeros((9, 6)), np.repeat([1, 2, 0], [4, 4, 1])
+    vectors[:8] = 0.3 * draw.normal(size=(8, 6))
+    save_vectors(
+        {"groups": groups[:, None], "semantic": vectors, "semantic_items": items}, tmp_path / "made.safetensors"
+    )
+    embeddings = torch.zeros((9, 6))
+    warm_embeddings(embeddings, tmp_path / "made.safetensors", seed=1)
+    own = warm_items(codes, tmp_path / "made.safetensors", 9, 6, seed=1)
+    sums = [embeddings[row[row >= 0]].sum(0) + left for row, left in zip(codes, own, strict=True)]
+    # One rotation and one factor turn all of them into the items' vectors.
+    sums = torch.stack(sums).double().numpy()
+    cosines, expected = (rows @ rows.T for rows in (sums, items))
+    factor = np.trace(expected) / np.trace(cosines)
+    assert factor * cosines == pytest.approx(expected, abs=1e-4 * np.trace(expected))
 
 
 def test_inputs_that_do_not_fit_are_refused(shop):
