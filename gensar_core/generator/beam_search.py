@@ -17,7 +17,7 @@ from gensar_core.corpora.trie import Branches, TokenTrie, counts, restricted
 from gensar_core.generator.backbones.t5 import Backbone, BeamDecoder, encode_prompts
 from gensar_core.generator.blocked_nodes import AllowedNodes, BlockedNodes
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
-from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
+from gensar_core.generator.prompt_batches import cut_by_length, distinct_prompts, padded_tokens
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import send
 from gensar_core.training.threads import side_by_side
@@ -129,11 +129,17 @@ def beam_search(
     likelihood: Likelihood = VOCABULARY,
     **options: Any,
 ) -> RetrievedItems:
-    """Search after prompts, one row each, with a model that encodes them; ``options`` are those of `search_beams`."""
+    """Search after prompts, one row each, with a model that encodes them; ``options`` are those of `search_beams`.
+
+    What is asked for several users alike, as a query without a history is, is searched once.
+    """
     trie = trie.to(model.lm_head.weight.device)
     by_length = likelihood.by_length and not trie.fixed_length
-    asked = AskedPrompts(model, prompts, trie, likelihood, users_per_batch)
-    return search_beams(asked, trie, by_length=by_length, **options)
+    everyone = all(np.ndim(options.get(name)) < 2 for name in ("allowed", "excluded"))
+    first, place = distinct_prompts(prompts) if everyone else (None, np.arange(len(prompts)))
+    asked = AskedPrompts(model, prompts if first is None else prompts.take(first), trie, likelihood, users_per_batch)
+    found = search_beams(asked, trie, by_length=by_length, **options)
+    return RetrievedItems(found.items[place], found.scores[place])
 
 
 def search_beams(

@@ -1,11 +1,15 @@
 """Score candidates exactly by the log-probabilities of their tokens, in one decoder pass over a prefix tree.
 
-Each prompt is encoded once. Every node of a user's prefix tree is one decoder token. It attends to the prompt and to
-its ancestors, with the position bias of their difference in depth. Each prefix is thus computed once, however many
-candidates share it, and the scores equal those of scoring each candidate alone.
+Each prompt is encoded once, and so is one that several users share, as queries without a history are. Every node of a
+user's prefix tree is one decoder token. It attends to the prompt and to its ancestors, with the position bias of their
+difference in depth. Each prefix is thus computed once, however many candidates share it, and the scores equal those of
+scoring each candidate alone.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +21,7 @@ from gensar_core.generator.backbones.t5 import Backbone, encode_prompts, rows_in
 from gensar_core.generator.beam_search import PromptBeams, find_leaves
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees
-from gensar_core.generator.prompt_batches import cut_by_length, padded_tokens
+from gensar_core.generator.prompt_batches import cut_by_length, distinct_prompts, padded_tokens
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import send
 from gensar_core.training.threads import side_by_side
@@ -46,6 +50,9 @@ def score_candidates(
     width would miss also score -inf; only over the vocabulary.
     """
     assert beams is None or likelihood is VOCABULARY
+    if beams is None and (shared := _Shared.of(prompts, candidates, items)) is not None:
+        how: dict[str, Any] = {"users_per_batch": users_per_batch, "likelihood": likelihood}
+        return shared.of_each(score_candidates(model, prompts.take(shared.prompt), shared.candidates, items, **how))
     scores = np.full(candidates.shape, -np.inf, dtype=np.float32)
     device = model.lm_head.weight.device
     most = max(_CPU_CANDIDATES, rows_in_cache(model)) if device.type == "cpu" else _GPU_CANDIDATES
@@ -59,6 +66,51 @@ def score_candidates(
     for rows, batch_scores in zip(batches, side_by_side(score, batches, device), strict=True):
         scores[rows] = batch_scores
     return scores
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Join the candidates of users with equal prompts.
+
+    ``candidates`` [rows, W] are the different ones after each distinct prompt, in as many rows as they need, -1 past
+    the last; ``prompt`` [rows] is a user with that prompt. ``filled`` [users, W] marks the candidates of the users,
+    whose places in ``candidates`` are ``row`` and ``column`` [filled].
+    """
+
+    candidates: np.ndarray
+    prompt: np.ndarray
+    filled: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+
+    @classmethod
+    def of(cls, prompts: Ragged, candidates: np.ndarray, items: ItemTokens) -> _Shared | None:
+        """Join the candidates int [users, W]; None where this makes no fewer rows of them."""
+        width = candidates.shape[1]
+        first, place = distinct_prompts(prompts)
+        if len(first) == len(prompts) or not width:
+            return None
+        filled = candidates >= 0
+        # In the order of their tokens, so that a row's candidates share prefixes.
+        by_tokens = np.argsort(items.order)
+        codes = (place[:, None] * len(items) + items.order[candidates])[filled]
+        distinct, number = np.unique(codes, return_inverse=True)
+        owner, item = distinct // len(items), by_tokens[distinct % len(items)]
+        begins = np.searchsorted(owner, np.arange(len(first) + 1))
+        rows = -(-np.diff(begins) // width)
+        if rows.sum() >= len(prompts):
+            return None
+        within = np.arange(len(distinct)) - begins[owner]
+        row, column = (np.cumsum(rows) - rows)[owner] + within // width, within % width
+        joined = np.full((int(rows.sum()), width), -1, dtype=candidates.dtype)
+        joined[row, column] = item
+        return cls(joined, np.repeat(first, rows), filled, row[number], column[number])
+
+    def of_each(self, scores: np.ndarray) -> np.ndarray:
+        """Give the users the scores of the joined candidates, float32 [users, W]; -inf in empty slots."""
+        own = np.full(self.filled.shape, -np.inf, dtype=np.float32)
+        own[self.filled] = scores[self.row, self.column]
+        return own
 
 
 def _score_all(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gensar_core.corpora import trie as trie_module
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
+from gensar_core.generator import beam_search as beam_search_module
 from gensar_core.generator.beam_search import beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood
@@ -187,3 +188,23 @@ def test_bfloat16_finds_the_scores_it_gives_candidates() -> None:
     retrieved = beam_search(rounded, prompts, trie, beams=len(items))
     scores = score_candidates(rounded, prompts, retrieved.items, items, users_per_batch=4)
     np.testing.assert_allclose(retrieved.scores, scores, atol=0.3 * scores.std(axis=1).mean())
+
+
+def test_a_prompt_of_several_users_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, trie, prompts, _ = large_case()
+    users = np.array([0, 3, 0, 0, 3])
+    expected = beam_search(model("t5"), prompts, trie, beams=5)
+    read: list[int] = []
+    encode = beam_search_module.encode_prompts
+    monkeypatch.setattr(
+        beam_search_module, "encode_prompts", lambda network, rows: read.append(len(rows)) or encode(network, rows)
+    )
+    found = beam_search(model("t5"), prompts.take(users), trie, beams=5)
+    assert sum(read) == 2
+    np.testing.assert_array_equal(found.items, expected.items[users])
+    np.testing.assert_allclose(found.scores, expected.scores[users], atol=1e-5)
+    # What is excluded for each user alone is searched for each.
+    excluded = expected.items[users][:, :1] * np.array([[1], [1], [1], [0], [0]]) - np.array([[0], [0], [0], [1], [1]])
+    own = beam_search(model("t5"), prompts.take(users), trie, beams=5, excluded=excluded)
+    np.testing.assert_array_equal(own.items[3:], expected.items[users[3:]])
+    assert (own.items[:3] != excluded[:3]).all()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gensar_core.corpora import trie as trie_module
 from gensar_core.corpora.read import ItemTokens
 from gensar_core.corpora.trie import TokenTrie
-from gensar_core.generator import likelihoods
+from gensar_core.generator import candidate_scores, likelihoods
 from gensar_core.generator.backbones import tree_attention
 from gensar_core.generator.candidate_scores import path_log_probabilities, score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, CatalogueLikelihood
@@ -77,6 +77,36 @@ def test_scores_equal_those_of_each_candidate_alone(
             expected = log_probability(model(kind), prompts[user], items[item], items if over_catalogue else None)
             expected /= len(items[item]) if by_length else 1
         assert scores[user, column] == pytest.approx(expected, abs=1e-4, rel=1e-5)
+
+
+@given(case=cases(), shared=st.lists(st.integers(0, 2), min_size=1, max_size=9))
+@settings(max_examples=20, deadline=None)
+def test_a_prompt_of_several_users_is_read_once_for_all_their_candidates(case: Case, shared: list[int]) -> None:
+    items, prompts, candidates = case
+    users = [user % len(prompts) for user in shared]
+    # Each user shows the candidates of another one, too.
+    shown = np.concatenate([candidates[users], np.roll(candidates, 1, axis=0)[users]], axis=1)
+    rows = ItemTokens.from_rows(ragged(items))
+    asked = ragged([prompts[user] for user in users])
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        encode = candidate_scores.encode_prompts
+        patch.setattr(
+            candidate_scores,
+            "encode_prompts",
+            lambda network, tokens: read.append(len(tokens)) or encode(network, tokens),
+        )
+        scores = score_candidates(model("t5"), asked, shown, rows, users_per_batch=2)
+    alone = [
+        score_candidates(model("t5"), asked.take(np.array([row])), shown[[row]], rows, users_per_batch=1)
+        for row in range(len(users))
+    ]
+    np.testing.assert_allclose(scores, np.concatenate(alone), atol=1e-4)
+    needed = 0
+    for prompt in {tuple(prompts[user]) for user in users}:
+        theirs = [row for user, row in zip(users, shown.tolist(), strict=True) if tuple(prompts[user]) == prompt]
+        needed += -(-len({item for row in theirs for item in row if item >= 0}) // shown.shape[1])
+    assert sum(read) == min(needed, len(users))
 
 
 def test_scores_depend_on_neither_the_order_nor_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
