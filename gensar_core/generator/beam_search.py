@@ -135,9 +135,10 @@ def beam_search(
     """
     trie = trie.to(model.lm_head.weight.device)
     by_length = likelihood.by_length and not trie.fixed_length
-    everyone = all(np.ndim(options.get(name)) < 2 for name in ("allowed", "excluded"))
-    first, place = distinct_prompts(prompts) if everyone else (None, np.arange(len(prompts)))
-    asked = AskedPrompts(model, prompts if first is None else prompts.take(first), trie, likelihood, users_per_batch)
+    first = place = np.arange(len(prompts))
+    if not any(getattr(options.get(name), "ndim", 0) == 2 for name in ("allowed", "excluded")):
+        first, place = distinct_prompts(prompts)
+    asked = AskedPrompts(model, prompts.take(first), trie, likelihood, users_per_batch)
     found = search_beams(asked, trie, by_length=by_length, **options)
     return RetrievedItems(found.items[place], found.scores[place])
 

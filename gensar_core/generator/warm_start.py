@@ -76,7 +76,8 @@ def warm_items(codes: np.ndarray, token_vectors: Path, vocabulary: int, width: i
 def _meaning(rows: torch.Tensor, scale: float) -> torch.Tensor:
     """Divide vectors by ``scale``, clip their largest entries, and take their share of an embedding."""
     largest = _LARGEST * _size(rows)
-    return _SHARE**0.5 / scale * rows.clamp(-largest, largest)
+    share: torch.Tensor = rows.clamp(-largest, largest) * (_SHARE**0.5 / scale)
+    return share
 
 
 def _size(rows: torch.Tensor) -> float:
