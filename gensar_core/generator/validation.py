@@ -19,7 +19,7 @@ from gensar_core.generator.likelihoods import VOCABULARY, Likelihood, item_likel
 from gensar_core.ranking.candidates import CandidateLists, Choice
 from gensar_core.ranking.full_ranking import CatalogueTargets, found_ranks
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
-from gensar_core.ranking.valid_lists import ValidLists
+from gensar_core.ranking.validation_candidates import ValidLists
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.processes import ALONE, Processes
 

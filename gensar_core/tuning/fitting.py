@@ -18,7 +18,7 @@ from gensar_core.config.search_spaces import SearchSpace, search_space
 from gensar_core.generator.train import fit_generator, training_files
 from gensar_core.ranking.candidates import CandidateBlocks
 from gensar_core.ranking.metrics import average_ranks
-from gensar_core.ranking.valid_lists import WHOLE, ValidLists
+from gensar_core.ranking.validation_candidates import WHOLE, ValidLists
 from gensar_core.training.loop import Watch
 from gensar_core.training.processes import ALONE
 

@@ -24,7 +24,7 @@ from gensar_core.config.search_spaces import Between
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.ranking.full_ranking import CatalogueTargets, ranks_by_score
 from gensar_core.ranking.metrics import average_ranks
-from gensar_core.ranking.valid_lists import WHOLE, ValidLists
+from gensar_core.ranking.validation_candidates import WHOLE, ValidLists
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.training.loop import Schedule, Watch, train

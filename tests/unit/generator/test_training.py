@@ -25,7 +25,7 @@ from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.nn.t5 import load_t5
-from gensar_core.ranking import valid_lists
+from gensar_core.ranking import validation_candidates
 from gensar_core.runtime.stage import digest, read_record
 from gensar_core.training.loop import train
 from gensar_core.training.processes import ALONE, Processes
@@ -118,7 +118,7 @@ def test_validation_reads_blocks_of_lists_and_processes_share_each(
 
     whole = metrics()
     for rows in (1, 3, users):
-        monkeypatch.setattr(valid_lists, "_ROWS", rows)
+        monkeypatch.setattr(validation_candidates, "_ROWS", rows)
         assert metrics() == pytest.approx(whole)
         parts: list[np.ndarray] = []
         for rank in range(2):
