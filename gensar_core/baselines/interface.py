@@ -74,18 +74,11 @@ class MethodData:
 
     @property
     def events_file(self) -> Path:
-        """Return the file of the events that training may use (table `events`), to be read part by part."""
+        """Return the file of the events that training may use (table `events`), to be read part by part.
+
+        They include no valid or test target.
+        """
         return self.samples_folder / "training_events.parquet"
-
-    @functools.cached_property
-    def training_events(self) -> pl.DataFrame:
-        """Return the events that training may use, whole in memory; they include no valid or test target."""
-        return schema.EVENTS.read(self.events_file)
-
-    @functools.cached_property
-    def samples(self) -> pl.DataFrame:
-        """Return all samples (table `samples`), whole in memory."""
-        return schema.SAMPLES.read(self.samples_folder / "samples.parquet")
 
     @property
     def negatives_file(self) -> Path:

@@ -42,7 +42,7 @@ from gensar_core.corpora.tasks import (
 )
 from gensar_core.corpora.token_pieces import Pieces, beside, repeated
 from gensar_core.corpora.trie import TokenTrie, save_tries
-from gensar_core.corpora.user_logs import Entries, held_out_targets, training_targets, write_logs
+from gensar_core.corpora.user_logs import Entries, HeldOut, training_targets, write_logs
 from gensar_core.corpora.user_words import UNKNOWN_USER, user_rows, user_tokens
 from gensar_core.embeddings.item_texts import Encoder, Texts, clean
 from gensar_core.embeddings.tokenizer import OF_IDENTIFIERS, TRAINED, add_tokens, load_tokenizer, train_tokenizer
@@ -50,10 +50,10 @@ from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.arrays import Ragged, ranges
 from gensar_core.runtime.progress import progress
+from gensar_core.runtime.reading import table_parts
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.cold_items import mark_cold_items
-from gensar_core.samples.events import EventLog
 from gensar_core.samples.histories import Protocol
 
 # Limit of texts to train a tokenizer on; spread evenly over a larger catalogue, they represent it well enough.
@@ -392,12 +392,6 @@ def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol)
     A target of training has half a row of history before it, one to rank as much as fits.
     """
     width = corpus.settings.log_tokens
-    held_out = pl.scan_parquet(corpus.samples).filter(pl.col("split") != "train").select("event_id", "sample_id")
-    samples = held_out.collect()
-
-    def ranked(entries: Entries, log: EventLog) -> np.ndarray:
-        return held_out_targets(entries, log, samples)
-
     training = corpus.samples.with_name("training_events.parquet")
     read, asked = stage.path("user_logs.parquet"), stage.path("asked_logs.parquet")
     with TableWriter(schema.USER_LOGS, stage.path("alignment_logs.parquet")) as table:
@@ -407,7 +401,7 @@ def _write_logs(corpus: _Corpus, stage: Stage, events: Path, protocol: Protocol)
     how = (corpus.entry_tokens, corpus.logged_tasks(), protocol, width)
     return {
         "user_logs": write_logs(training, read, training_targets, *how, width // 2),
-        "asked_logs": write_logs(events, asked, ranked, *how, width),
+        "asked_logs": write_logs(events, asked, HeldOut(corpus.samples).targets, *how, width),
     }
 
 
@@ -439,8 +433,10 @@ def _texts(canonical: Path) -> tuple[pl.DataFrame, pl.Series]:
 
 def _user_rows(samples: Path, tokens: list[int], encoder: Encoder) -> Ragged:
     """Write the unknown user and users 0, 1, ... of the samples table as token ids."""
-    users = pl.read_parquet(samples / "samples.parquet", columns=["user_id"]).get_column("user_id").to_numpy()
-    return user_rows(np.arange(UNKNOWN_USER, users.max(initial=UNKNOWN_USER) + 1), tokens, encoder)
+    last = UNKNOWN_USER
+    for part in table_parts(samples / "samples.parquet", schema.SAMPLES, columns=["user_id"]):
+        last = int(part.get_column("user_id").to_numpy().max(initial=last))
+    return user_rows(np.arange(UNKNOWN_USER, last + 1), tokens, encoder)
 
 
 def _identifier_tokens(

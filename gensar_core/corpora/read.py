@@ -96,8 +96,9 @@ class Examples:
         shown = rows[:_DESCRIBED]
         names = [f"{self.task_names[self.task[row]]} row {row}" for row in shown]
         if self.path is not None:
-            sample_ids = pl.read_parquet(self.path, columns=["sample_id"]).to_series()[shown]
-            names = [f"{name}, sample {sample}" for name, sample in zip(names, sample_ids, strict=True)]
+            column = pl.scan_parquet(self.path).select("sample_id")
+            samples = [column.slice(row, 1).collect().item() for row in shown.tolist()]
+            names = [f"{name}, sample {sample}" for name, sample in zip(names, samples, strict=True)]
         more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
         return "; ".join(names) + more + (f" of {self.path}" if self.path is not None else "")
 

@@ -26,7 +26,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from gensar_core import schema
-from gensar_core.runtime.arrays import Ragged, ranges
+from gensar_core.runtime.arrays import Ragged, add_counts, ranges, stretches
+from gensar_core.runtime.mapped_arrays import MappedArray
+from gensar_core.runtime.reading import table_parts
+from gensar_core.runtime.sorting import Groups
 from gensar_core.runtime.writing import TableWriter
 from gensar_core.samples.events import EventLog, EventTable
 from gensar_core.samples.histories import Protocol
@@ -240,18 +243,25 @@ def training_targets(entries: Entries, log: EventLog) -> np.ndarray:
     return named
 
 
-def held_out_targets(entries: Entries, log: EventLog, samples: pl.DataFrame) -> np.ndarray:
-    """Make the clicks of valid and test samples targets, named by their sample_id, int64 [entries]."""
-    ordered = samples.sort("event_id")
-    events = ordered.get_column("event_id").to_numpy()
-    place = np.searchsorted(events, log.event[entries.event])
-    place = np.minimum(place, max(len(events) - 1, 0))
-    target = np.full(len(entries), NO_TARGET)
-    if len(events):
-        click = entries.behavior != schema.SEARCHED_QUERY
-        wanted = click & (events[place] == log.event[entries.event])
-        target[wanted] = ordered.get_column("sample_id").to_numpy()[place[wanted]]
-    return target
+class HeldOut:
+    """Find the valid and test samples of events, on the disk of the file of samples (table `samples`)."""
+
+    def __init__(self, samples: Path) -> None:
+        stores = {name: MappedArray(samples.parent, np.int64) for name in ("event_id", "sample_id")}
+        for part in table_parts(samples, schema.SAMPLES, columns=(*stores, "split")):
+            held_out = part.filter(pl.col("split") != "train")
+            for name, store in stores.items():
+                store.append(held_out.get_column(name).to_numpy())
+        events, self._samples = (store.read_only() for store in stores.values())
+        self._events = Groups.of((events[places] for places in stretches(len(events))), samples.parent)
+
+    def targets(self, entries: Entries, log: EventLog) -> np.ndarray:
+        """Make the clicks of valid and test samples targets, named by their sample_id, int64 [entries]."""
+        first, samples = self._events.spans(log.event[entries.event])
+        wanted = (entries.behavior != schema.SEARCHED_QUERY) & (samples > 0)
+        target = np.full(len(entries), NO_TARGET)
+        target[wanted] = self._samples[self._events.rows[first[wanted]]]
+        return target
 
 
 def write_logs(
@@ -269,9 +279,10 @@ def write_logs(
     ``target_of`` returns what each entry asks, ``tokens_of`` its token ids; users without a target have no row. Events
     of other ``tasks`` are left out.
     """
-    users = pl.scan_parquet(events).select("user_id").collect().to_series().to_numpy()
-    offsets = np.append(0, np.cumsum(np.bincount(users))) if len(users) else np.zeros(1, dtype=np.int64)
-    table = EventTable(events, offsets)
+    users = np.zeros(0, dtype=np.int64)
+    for part in table_parts(events, schema.EVENTS, columns=["user_id"]):
+        users = add_counts(users, part.get_column("user_id").to_numpy())
+    table = EventTable(events, np.append(0, np.cumsum(users)))
     counts = {"rows": 0, "tokens": 0, "targets": 0}
     with TableWriter(schema.USER_LOGS, path) as writer:
         for block in table.blocks():

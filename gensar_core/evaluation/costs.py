@@ -46,7 +46,7 @@ def costs(models: Sequence[Path], ranks: Sequence[Path], names: Sequence[str]) -
     rows = []
     for model, path, name in zip(models, ranks, names, strict=True):
         fitted, ranked = read_record(model / "stage.json"), read_record(path.with_suffix(".stage.json"))
-        ranked_tasks = set(pl.scan_parquet(path).select("task").unique().collect()["task"])
+        ranked_tasks = set(pl.scan_parquet(path).select("task").unique().collect(engine="streaming")["task"])
         rows.append(
             {
                 "method": name,

@@ -7,7 +7,7 @@ training pairs only: queries of search clicks that methods may train on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +27,14 @@ from gensar_core.generator.batches import Batches
 from gensar_core.generator.prompt_batches import padded_tokens
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.nn.t5 import t5_of_tokenizer
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.hashing import row_keys, uniform
+from gensar_core.runtime.mapped_arrays import MappedArray, mapped_parts, mapped_zeros
 from gensar_core.runtime.progress import progress
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, write_json
+from gensar_core.samples.search_clicks import SearchClicks
 from gensar_core.training.loop import train
 from gensar_core.training.state import TrainingRecord
 
@@ -75,22 +77,15 @@ def make_pseudo_queries(
 def _learn(
     model: Backbone,
     texts: _Texts,
-    pairs: tuple[np.ndarray, np.ndarray],
+    pairs: Pairs,
     settings: PseudoQuerySettings,
     seed: int,
     checkpoints: Path | None,
     stage: Stage,
 ) -> TrainingRecord:
     """Train the model on (item, query) pairs and keep its weights at the lowest held-out loss."""
-    items, queries = pairs
-    learned, held_out = _split(items, settings.held_out, derive_seed(seed, "held out"))
-    task = QueryTask(
-        model,
-        settings,
-        texts.examples(items[learned], queries[learned]),
-        texts.examples(items[held_out], queries[held_out]),
-        derive_seed(seed, "order"),
-    )
+    learned, held_out = _split(pairs, settings.held_out, derive_seed(seed, "held out"))
+    task = QueryTask(model, settings, texts.examples(learned), texts.examples(held_out), derive_seed(seed, "order"))
     record = train(
         task,
         task.schedule(),
@@ -100,7 +95,7 @@ def _learn(
         key=stage.key,
     )
     stage.record(
-        pairs=len(items),
+        pairs=len(pairs),
         held_out_pairs=len(held_out),
         best_step=record.best_step,
         held_out_loss=-record.best_score,
@@ -108,14 +103,34 @@ def _learn(
     return record
 
 
-def training_pairs(path: Path, without_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read the distinct (item, query) pairs of training search clicks on items with text. Raises UserError on none."""
-    events = schema.EVENTS.read(path).filter(pl.col("task") == "search")
-    pairs = events.select("item_id", "query_id").unique().sort("item_id", "query_id")
-    pairs = pairs.filter(~pl.Series(without_text[pairs.get_column("item_id").to_numpy()]))
+@dataclass(frozen=True)
+class Pairs:
+    """Hold distinct pairs of an item and a query, by item, then query: int32 [pairs] each, mapped from ``folder``."""
+
+    items: np.ndarray
+    queries: np.ndarray
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def where(self, keep: Callable[[np.ndarray], np.ndarray]) -> Pairs:
+        """Return the pairs of those items that ``keep`` marks, given some items at a time."""
+        items, queries = MappedArray(self.folder, np.int32), MappedArray(self.folder, np.int32)
+        for places in stretches(len(self)):
+            kept = places[keep(self.items[places])]
+            items.append(self.items[kept])
+            queries.append(self.queries[kept])
+        return Pairs(items.read_only(), queries.read_only(), self.folder)
+
+
+def training_pairs(path: Path, without_text: np.ndarray) -> Pairs:
+    """Read the distinct pairs of training search clicks on items with text. Raises UserError when there are none."""
+    clicks = SearchClicks.read(path)
+    pairs = Pairs(clicks.items, clicks.queries, path.parent).where(lambda items: ~without_text[items])
     if not len(pairs):
         raise UserError(f"{path}: holds no search click on an item with text; pseudo-queries need some to learn from")
-    return pairs.get_column("item_id").to_numpy(), pairs.get_column("query_id").to_numpy()
+    return pairs
 
 
 class QueryTask(GeneratorTask):
@@ -125,13 +140,16 @@ class QueryTask(GeneratorTask):
         self, model: Backbone, settings: PseudoQuerySettings, examples: Examples, held_out: Examples, seed: int
     ) -> None:
         super().__init__(model, settings.training(), examples, [], seed)
-        batches = Batches(held_out, batch_size=len(held_out), tokens=self.order.tokens, weights={}, seed=seed)
-        self._held_out = batches.micro_batches(np.arange(len(held_out)), 0)
+        self._held_out = Batches(held_out, batch_size=len(held_out), tokens=self.order.tokens, weights={}, seed=seed)
 
     def validate(self) -> Mapping[str, float]:
         """Return the held-out loss per token; the score is its negative."""
-        losses = torch.cat([self._token_losses(part)[0].double() for part in self._held_out])
-        return {"held_out_loss": float(losses.mean()), "score": -float(losses.mean())}
+        total, tokens = 0.0, 0
+        for rows in stretches(len(self._held_out.examples)):
+            parts = self._held_out.micro_batches(rows, 0)
+            losses = torch.cat([self._token_losses(part)[0].double() for part in parts])
+            total, tokens = total + float(losses.sum()), tokens + len(losses)
+        return {"held_out_loss": total / tokens, "score": -total / tokens}
 
 
 def sample_queries(
@@ -182,26 +200,37 @@ class _Texts:
         limits = settings.max_item_tokens, settings.max_query_tokens
         return cls(*tokenize_catalogue(items, queries, settings.tokenizer, settings.vocabulary_size, limits))
 
-    def examples(self, items: np.ndarray, queries: np.ndarray) -> Examples:
-        """Turn pairs into training examples; pairs of one item share its text."""
-        distinct, prompt = np.unique(items, return_inverse=True)
-        end = self.tokenizer.eos_token_id
-        return Examples(
-            PromptInputs.whole(_ended(self.items.tokens.take(distinct), end)),
-            _ended(self.queries.tokens.take(queries), end),
-            prompt,
-            np.zeros(len(items), dtype=np.uint8),
-            ["doc2query"],
-        )
+    def examples(self, pairs: Pairs) -> Examples:
+        """Turn pairs into training examples, mapped from the disk; pairs of one item share its text."""
+        found = mapped_parts(self._examples(pairs), pairs.folder)
+        tasks = mapped_zeros(pairs.folder, len(pairs), np.uint8)
+        return Examples(PromptInputs.whole(found["inputs"]), found["targets"], found["prompt"], tasks, ["doc2query"])
+
+    def _examples(self, pairs: Pairs) -> Iterator[dict[str, np.ndarray | Ragged]]:
+        end, last, count = self.tokenizer.eos_token_id, -1, 0
+        for places in stretches(len(pairs)):
+            items = pairs.items[places]
+            new = np.diff(items, prepend=last) != 0
+            yield {
+                "inputs": _ended(self.items.tokens.take(items[new]), end),
+                "targets": _ended(self.queries.tokens.take(pairs.queries[places]), end),
+                "prompt": count - 1 + np.cumsum(new),
+            }
+            last, count = int(items[-1]), count + int(new.sum())
 
 
 def _ended(rows: Ragged, end: int) -> Ragged:
     return beside(rows, repeated(np.asarray([end], dtype=np.int32), len(rows)))
 
 
-def _split(items: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
     """Split pairs into learned and held-out, each item's on one side; return all pairs twice if a side is empty."""
-    held = uniform(row_keys(seed, items)) < share
-    if held.all() or not held.any():
-        return np.arange(len(items)), np.arange(len(items))
-    return np.flatnonzero(~held), np.flatnonzero(held)
+
+    def held(items: np.ndarray) -> np.ndarray:
+        marked: np.ndarray = uniform(row_keys(seed, items)) < share
+        return marked
+
+    held_out = pairs.where(held)
+    if len(held_out) in (0, len(pairs)):
+        return pairs, pairs
+    return pairs.where(lambda items: ~held(items)), held_out

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import polars as pl
 from scipy.sparse import csr_matrix
 
 from gensar_core import schema
@@ -22,14 +21,17 @@ from gensar_core.embeddings.item_texts import Encoder, clean
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable, read_vocabulary
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
 from gensar_core.runtime.stage import Stage
 from gensar_core.runtime.tensors import load_vectors, save_vectors
+from gensar_core.samples.search_clicks import SearchClicks
 
 #: Maximum number of principal components kept per side.
 _MAX_COMPONENTS: Final = 256
 #: Items that a word must be seen with before its vector has half of its length: rare words say little.
 _SHRINKAGE: Final = 3.0
+#: Pairs of a clicked item and its query counted at once; limits memory, does not affect results.
+_PAIRS: Final = 1 << 19
 #: Name of the stage's output file.
 FILE: Final = "token_vectors.safetensors"
 
@@ -122,15 +124,17 @@ def _words(canonical: Path, samples: Path, corpus: Path, vocabulary: int) -> csr
     encoder, reserved = Encoder(tokenizer), sorted(tokenizer.get_added_vocab())
     texts = schema.ITEMS.read(canonical / "items.parquet").sort("item_id").get_column("text")
     queries = schema.QUERIES.read(canonical / "queries.parquet").sort("query_id").get_column("text")
-    events = schema.EVENTS.read(samples / "training_events.parquet")
-    clicks = events.filter(pl.col("query_id").is_not_null() & pl.col("item_id").is_not_null())
-    text_tokens = encoder.encode(clean(texts, reserved)[0])
-    query_tokens = encoder.encode(clean(queries, reserved)[0]).take(clicks.get_column("query_id").to_numpy())
-    clicked = clicks.get_column("item_id").to_numpy()
-    pairs = np.unique(np.stack([text_tokens.values.astype(np.int64), text_tokens.rows]), axis=1)
-    rows = np.concatenate([pairs[0], query_tokens.values])
-    columns = np.concatenate([pairs[1], clicked[query_tokens.rows]])
-    return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(vocabulary, len(texts)))
+    clicks = SearchClicks.read(samples / "training_events.parquet")
+    text_tokens, query_tokens = (encoder.encode(clean(column, reserved)[0]) for column in (texts, queries))
+    pairs, shape = np.stack([text_tokens.values.astype(np.int64), text_tokens.rows]), (vocabulary, len(texts))
+    in_texts = np.unique(pairs, axis=1)
+    seen_with = csr_matrix((np.ones(in_texts.shape[1]), (in_texts[0], in_texts[1])), shape=shape)
+    for places in stretches(len(clicks), _PAIRS):
+        tokens = query_tokens.take(clicks.queries[places])
+        counts = clicks.clicks[places].astype(np.float64)[tokens.rows]
+        cells = (tokens.values, clicks.items[places][tokens.rows])
+        seen_with = seen_with + csr_matrix((counts, cells), shape=shape)
+    return seen_with
 
 
 def _levels(identifiers: Path) -> dict[str, list[str]]:

@@ -9,16 +9,17 @@ from typing import Any, Final
 import numpy as np
 
 from gensar_core.corpora.instructions import prompted_tasks
-from gensar_core.corpora.read import ItemTokens, load_item_tokens, load_prompts
+from gensar_core.corpora.read import ItemTokens, Prompts, load_item_tokens, load_prompts
 from gensar_core.corpora.trie import TokenTrie, load_tries
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.t5 import Backbone
 from gensar_core.generator.beam_search import RetrievedItems, beam_search
 from gensar_core.generator.candidate_scores import score_candidates
 from gensar_core.generator.likelihoods import VOCABULARY, Likelihood, item_likelihoods
-from gensar_core.ranking.candidates import CandidateLists, Choice, load_candidates
+from gensar_core.ranking.candidates import CandidateLists, Choice
 from gensar_core.ranking.full_ranking import CatalogueTargets, found_ranks
 from gensar_core.ranking.metrics import average_ranks, hit_rate, ndcg
+from gensar_core.ranking.validation_candidates import ValidLists
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.training.processes import ALONE, Processes
 
@@ -29,11 +30,11 @@ BEAMS: Final = 50
 
 @dataclass(frozen=True)
 class Validation:
-    """Hold the valid candidate lists of one task, with their prompts."""
+    """Read the valid candidate lists of one task, with their prompts, block by block."""
 
     task: str
-    lists: CandidateLists
-    prompts: Ragged
+    lists: ValidLists
+    prompts: Prompts
     items: ItemTokens
     likelihood: Likelihood = VOCABULARY
     #: Trie of the catalogue that targets are searched in; None: they are ranked among their candidates.
@@ -41,19 +42,27 @@ class Validation:
 
     def metrics(self, model: Backbone, processes: Processes = ALONE) -> dict[str, float]:
         """Compute metrics of the model's ranking; each process ranks a share of the lists."""
-        share = processes.own(len(self.lists))
-        prompts = self.prompts.take(share)
-        how: dict[str, Any] = {"users_per_batch": _USERS_PER_BATCH, "likelihood": self.likelihood}
-        ranks = np.zeros(len(self.lists))
-        if self.trie is None:
-            candidates = self.lists.items[share]
-            scores = score_candidates(model, prompts, candidates, self.items, **how)
-            ranks[share] = average_ranks(scores, candidates >= 0)
-        else:
-            ranks[share] = retrieved_ranks(
-                beam_search(model, prompts, self.trie, beams=BEAMS, **how), self.lists, share
-            )
+        share, ranks, first = processes.own(len(self.lists)), np.zeros(len(self.lists)), 0
+        for lists in self.lists:
+            begin, end = np.searchsorted(share, (first, first + len(lists)))
+            ranks[share[begin:end]] = self._ranks(model, lists, share[begin:end] - first)
+            first += len(lists)
         return validation_metrics(self.task, processes.sum(ranks))
+
+    def _ranks(self, model: Backbone, lists: CandidateLists, share: np.ndarray) -> np.ndarray:
+        """Rank the targets of some of the lists."""
+        prompts = prompts_of(self.prompts, lists, share)
+        how: dict[str, Any] = {"users_per_batch": _USERS_PER_BATCH, "likelihood": self.likelihood}
+        if self.trie is not None:
+            return retrieved_ranks(beam_search(model, prompts, self.trie, beams=BEAMS, **how), lists, share)
+        candidates = lists.items[share]
+        scores = score_candidates(model, prompts, candidates, self.items, **how)
+        return average_ranks(scores, candidates >= 0)
+
+
+def prompts_of(prompts: Prompts, lists: CandidateLists, share: np.ndarray) -> Ragged:
+    """Return the prompts of some of the lists. Raises UserError when one has none."""
+    return prompts.of(lists.samples.get_column("sample_id").to_numpy()[share])
 
 
 def retrieved_ranks(retrieved: RetrievedItems, lists: CandidateLists, share: np.ndarray) -> np.ndarray:
@@ -88,11 +97,13 @@ def load_validation(
     validations = []
     tasks = prompted_tasks(corpus)
     for task in tasks:
-        lists = load_candidates(samples, task, "valid", users=users, choice=choice)
+        lists = ValidLists.open(samples, task, users, choice)
         if len(lists):
-            rows = prompts.of(lists.samples.get_column("sample_id").to_numpy())
+            for block in lists:
+                # A list without a prompt is told before the training.
+                prompts_of(prompts, block, np.arange(len(block)))
             likelihood = likelihoods.get(task, VOCABULARY)
-            validations.append(Validation(task, lists, rows, items[task], likelihood, tries.get(task)))
+            validations.append(Validation(task, lists, prompts, items[task], likelihood, tries.get(task)))
     if not validations:
         named = " or ".join(tasks)
         raise UserError(f"{samples}: holds no valid samples of {named} to choose the model by; take more data")

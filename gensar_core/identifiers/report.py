@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import polars as pl
 from gensar_core import schema
 from gensar_core.errors import UserError
 from gensar_core.identifiers.table import IdentifierTable
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.mapped_arrays import MappedArray
+from gensar_core.runtime.reading import table_parts
+from gensar_core.runtime.sorting import Groups
 from gensar_core.runtime.stage import Stage, read_record, write_json
 
 
@@ -32,13 +35,13 @@ def quality_report(identifiers: Path, canonical: Path, output: Path) -> None:
         "identifier_quality", output, inputs=[*files, *tables], code=__name__, record_name="quality.stage.json"
     ) as stage:
         table = IdentifierTable.load(identifiers)
-        items, events = schema.ITEMS.read(tables[0]).sort("item_id"), schema.EVENTS.read(tables[1])
+        items = schema.ITEMS.read(tables[0]).sort("item_id")
         if len(items) != len(table):
             raise UserError(
                 f"{files[0]}: has {len(table)} items, but {tables[0]} has {len(items)}; build the identifiers again"
             )
         counts = read_record(identifiers / "stage.json")["counts"]
-        category, pairs = categories(items), click_pairs(events)
+        category, pairs = categories(items), click_pairs(tables[1])
         report: dict[str, Any] = {"items": len(table), "sides": [side for side in schema.SIDES if side in counts]}
         for side in report["sides"]:
             report[side] = {**counts[side], "prefixes": prefix_counts(table.parts(side), category, pairs)}
@@ -51,15 +54,32 @@ def categories(items: pl.DataFrame) -> np.ndarray:
     return (paths.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
 
 
-def click_pairs(events: pl.DataFrame) -> np.ndarray:
-    """Return the distinct pairs of different items that some user clicked in succession [pairs, 2], lower first.
+def click_pairs(events: Path) -> np.ndarray:
+    """Find the distinct pairs of different items that some user clicked in succession in a file of events.
 
-    Clicks of both tasks count; repeated clicks on one item count as one.
+    Clicks of both tasks count; repeated clicks on one item count as one. Returns int32 [pairs, 2], the lower item
+    first, mapped from the disk.
     """
-    users, items = (events.get_column(name).to_numpy() for name in ("user_id", "item_id"))
-    different = (users[1:] == users[:-1]) & (items[1:] != items[:-1])
-    neighbors = np.stack([items[:-1], items[1:]], axis=1)[different]
-    return np.unique(np.sort(neighbors, axis=1), axis=0)
+    codes, _ = Groups.of(_successions(events), events.parent).distinct(events.parent)
+    pairs = MappedArray(events.parent, np.int32)
+    for some in stretches(len(codes)):
+        pairs.append(np.stack([codes[some] >> 32, codes[some] & 0xFFFFFFFF], axis=1))
+    return pairs.read_only().reshape(-1, 2)
+
+
+def _successions(events: Path) -> Iterator[np.ndarray]:
+    """Yield the items of every two clicks that follow each other, part by part, as one number: lower item, higher."""
+    last: tuple[int, int] = (-1, -1)
+    for part in table_parts(events, schema.EVENTS, columns=("user_id", "item_id")):
+        # The first click of a part may follow the last one of the part before.
+        users, items = (
+            np.insert(part.get_column(name).to_numpy().astype(np.int64), 0, before)
+            for name, before in zip(part.columns, last, strict=True)
+        )
+        different = (users[1:] == users[:-1]) & (items[1:] != items[:-1])
+        lower, higher = np.sort(np.stack([items[:-1], items[1:]])[:, different], axis=0)
+        yield lower << 32 | higher
+        last = int(users[-1]), int(items[-1])
 
 
 def prefix_counts(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list[dict[str, Any]]:
@@ -75,7 +95,7 @@ def prefix_counts(rows: Ragged, category: np.ndarray, pairs: np.ndarray) -> list
         # An identifier that ends before this length has a node to itself.
         node = np.where(rows.lengths >= length, node.ravel(), len(codes) + np.arange(len(codes)))
         if sharing := _pairs_within(node):
-            clicked = int((node[pairs[:, 0]] == node[pairs[:, 1]]).sum())
+            clicked = sum(int((node[pairs[some, 0]] == node[pairs[some, 1]]).sum()) for some in stretches(len(pairs)))
             counts.append(
                 {
                     "length": length,

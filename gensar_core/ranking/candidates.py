@@ -151,9 +151,12 @@ class SampleBlocks:
     chosen: np.ndarray | None = None
 
     @classmethod
-    def open(cls, samples_folder: Path, task: str, split: str, rows: int, users: int = 0) -> Self:
-        """Find the blocks in a folder of samples; ``users`` > 0 takes that many samples, evenly spread.
+    def open(
+        cls, samples_folder: Path, task: str, split: str, rows: int, users: int = 0, choice: Choice = "spread"
+    ) -> Self:
+        """Find the blocks in a folder of samples.
 
+        ``users`` > 0 takes that many samples: evenly spread, or those with the latest targets in time.
         Raises UserError when its samples are not in the order of their ids.
         """
         first, last, count = list[int](), -1, 0
@@ -164,16 +167,25 @@ class SampleBlocks:
             first += ids[-count % rows :: rows].tolist()
             last, count = int(ids.max(initial=last)), count + len(ids)
         blocks = cls(samples_folder, task, split, rows, first, last, count)
-        return blocks._spread(users) if 0 < users < count else blocks
+        if not 0 < users < count:
+            return blocks
+        taken = blocks._latest(users) if choice == "latest" else blocks._spread(users)
+        return replace(blocks, first=taken[::rows].tolist(), last=int(taken[-1]), count=users, chosen=taken)
 
-    def _spread(self, users: int) -> Self:
+    def _latest(self, users: int) -> np.ndarray:
+        columns = ("sample_id", "time", "task", "split")
+        latest = schema.SAMPLES.empty().select(columns)
+        for part in table_parts(self.folder / "samples.parquet", schema.SAMPLES, columns=columns):
+            latest = pl.concat([latest, part.filter(_of(self.task, self.split))]).sort("time", "sample_id").tail(users)
+        return np.sort(latest.get_column("sample_id").to_numpy())
+
+    def _spread(self, users: int) -> np.ndarray:
         places, chosen, before = _evenly(self.count, users), list[np.ndarray](), 0
         for ids in _ids(self.folder, self.task, self.split):
             low, high = np.searchsorted(places, (before, before + len(ids)))
             chosen.append(ids[places[low:high] - before])
             before += len(ids)
-        taken = np.concatenate(chosen)
-        return replace(self, first=taken[:: self.rows].tolist(), last=int(taken[-1]), count=users, chosen=taken)
+        return np.concatenate(chosen)
 
     def __len__(self) -> int:
         return self.count

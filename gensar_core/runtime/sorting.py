@@ -68,6 +68,14 @@ class Groups:
         begins.append(np.array([len(self.codes)]))
         return begins.read_only()
 
+    def distinct(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Return the distinct codes, ascending, and how many rows have each, int64 [distinct] each, mapped."""
+        begins, codes, counts = self.begins(folder), MappedArray(folder, np.int64), MappedArray(folder, np.int64)
+        for numbers in stretches(len(begins) - 1, _ROWS):
+            codes.append(self.codes[begins[numbers]])
+            counts.append(begins[numbers + 1] - begins[numbers])
+        return codes.read_only(), counts.read_only()
+
     def spans(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where each of these codes begins among the rows, and how many rows have it, int64 [any] each."""
         begins, ends = (np.searchsorted(self.codes, codes, side=side) for side in ("left", "right"))

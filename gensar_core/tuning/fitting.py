@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gensar_core.baselines.interface import Method, MethodData, find
-from gensar_core.baselines.shared.trained_method import TrainedMethod, ValidLists
+from gensar_core.baselines.shared.trained_method import TrainedMethod
 from gensar_core.config.base import Settings, validate
 from gensar_core.config.generators import TrainingSettings
 from gensar_core.config.inheritance import merge
@@ -18,6 +18,7 @@ from gensar_core.config.search_spaces import SearchSpace, search_space
 from gensar_core.generator.train import fit_generator, training_files
 from gensar_core.ranking.candidates import CandidateBlocks
 from gensar_core.ranking.metrics import average_ranks
+from gensar_core.ranking.validation_candidates import WHOLE, ValidLists
 from gensar_core.training.loop import Watch
 from gensar_core.training.processes import ALONE
 
@@ -151,7 +152,7 @@ def valid_metrics(method: Method[Any]) -> Metrics:
     for task in method.tasks:
         lists = CandidateBlocks.open(method.data.samples_folder, task, "valid", _LISTS)
         if len(lists):
-            of_task = ValidLists(lists).metrics(lambda rows: average_ranks(method.score(rows), rows.present))
+            of_task = ValidLists(lists, WHOLE).metrics(lambda rows: average_ranks(method.score(rows), rows.present))
             metrics |= {f"{task}_valid_{name}": value for name, value in of_task.items()}
     scores = [value for name, value in metrics.items() if name.endswith("ndcg@5")]
     return {"score": float(np.mean(scores)), **metrics}

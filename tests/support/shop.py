@@ -170,6 +170,16 @@ def write_shop(
     return MethodData(canonical, samples, folder / "vectors.safetensors", samples / "training_negatives.parquet")
 
 
+def read_samples(data: MethodData) -> pl.DataFrame:
+    """All samples of a shop."""
+    return schema.SAMPLES.read(data.samples_folder / "samples.parquet")
+
+
+def read_events(data: MethodData) -> pl.DataFrame:
+    """All training events of a shop."""
+    return schema.EVENTS.read(data.events_file)
+
+
 def clicked_history(items: list[int]) -> tuple[list[int], list[int]]:
     """Behaviors and objects of recommendation clicks."""
     return [R] * len(items), items

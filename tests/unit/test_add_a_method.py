@@ -14,6 +14,7 @@ import yaml
 from gensar_core import schema
 from gensar_core.config.experiments import load_experiments
 from tests.support.method_contract import N_ITEMS, N_NEGATIVES, random_clicks, write_shop
+from tests.support.shop import read_samples
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
@@ -69,9 +70,10 @@ def test_it_is_listed_keeps_the_contract_and_ranks_as_the_page_says(checkout, tm
     brands = ["Target" if item in last else "Other" for item in range(N_ITEMS)]
     schema.ITEMS.write(items.with_columns(brand=pl.Series(brands)), data.canonical / "items.parquet")
     liked = sorted(last)
-    samples = data.samples.with_columns(
-        history_behavior=pl.Series([[0] * len(liked)] * len(data.samples), dtype=pl.List(pl.UInt8)),
-        history_object=pl.Series([liked] * len(data.samples), dtype=pl.List(pl.Int32)),
+    samples = read_samples(data)
+    samples = samples.with_columns(
+        history_behavior=pl.Series([[0] * len(liked)] * len(samples), dtype=pl.List(pl.UInt8)),
+        history_object=pl.Series([liked] * len(samples), dtype=pl.List(pl.Int32)),
     )
     schema.SAMPLES.write(samples, data.samples_folder / "samples.parquet")
     done = subprocess.run(

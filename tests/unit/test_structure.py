@@ -256,7 +256,7 @@ FLOW_WORDS = """
     cleaning click config device download draw error eventlog explain export family file fit fitting format hashing hub inheritance
     initialize inspection interface json launch line live load loop main mapped monitoring numbering open overview page parallel
     path piece processes progress quantize queue read readable reading report request result revival run schema sealing seed separation
-    settings shard space state status study survey synthesis thread tuning verification view whole write writing
+    settings shard sorting space state status study survey synthesis thread tuning verification view whole write writing
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Settings
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.runtime.arrays import stretches
-from gensar_core.runtime.mapped_arrays import mapped_parts
 from gensar_core.runtime.sorting import Groups
 from gensar_core.samples.user_clicks import UserClicks
 
@@ -46,14 +44,8 @@ class QueryFrequency(Method[QueryFrequencySettings]):
         folder, searches = self.data.samples_folder, UserClicks.read(self.data.events_file, "search")
         queries, items = searches.queries, searches.items.values
         groups = Groups.of((self._codes(queries[rows], items[rows]) for rows in stretches(len(items))), folder)
-        begins = groups.begins(folder)
-        none = np.zeros(0, dtype=np.int64)
-        parts = (
-            {"pairs": groups.codes[begins[pairs]], "clicks": begins[pairs + 1] - begins[pairs]}
-            for pairs in stretches(len(begins) - 1)
-        )
-        found = mapped_parts(itertools.chain([{"pairs": none, "clicks": none}], parts), folder)
-        self.pairs, self.clicks, counts = found["pairs"], found["clicks"], self.data.clicks("search")
+        self.pairs, self.clicks = groups.distinct(folder)
+        counts = self.data.clicks("search")
         self.popularity = counts / (1.0 + counts.max(initial=0))
         return {"query_item_pairs": len(self.pairs), "unseen_items": int((counts == 0).sum())}
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import polars as pl
 import torch
 from torch.nn import functional
 
 from gensar_core.baselines.interface import MethodData
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.reading import table_parts
 from gensar_core.schema import EVENTS, QUERIES
 from gensar_core.sources.shared.normalization import spaced
 
@@ -33,9 +33,11 @@ def query_word_numbers(data: MethodData, max_words: int) -> tuple[Ragged, int]:
     could be learned for it; a query of only such words has no words.
     """
     texts = QUERIES.read(data.canonical / "queries.parquet").sort("query_id")["text"].to_list()
-    asked = EVENTS.scan(data.events_file).select(pl.col("query_id").drop_nulls().unique())
-    trained = asked.collect(engine="streaming").to_series().to_list()
-    vocabulary = {word: number for number, word in enumerate(sorted({w for q in trained for w in words_of(texts[q])}))}
+    trained = np.zeros(len(texts), dtype=bool)
+    for part in table_parts(data.events_file, EVENTS, columns=["query_id"]):
+        trained[part.get_column("query_id").drop_nulls().to_numpy()] = True
+    words = {word for query in np.flatnonzero(trained).tolist() for word in words_of(texts[query])}
+    vocabulary = {word: number for number, word in enumerate(sorted(words))}
     return numbered(texts, vocabulary, max_words), len(vocabulary)
 
 

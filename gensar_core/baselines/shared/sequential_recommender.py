@@ -37,7 +37,6 @@ from gensar_core.baselines.shared.trained_method import (
     TrainedMethod,
     TrainedSettings,
     Training,
-    ValidLists,
     pooled_batches,
 )
 from gensar_core.config.base import Positive, Rate, Share
@@ -45,6 +44,7 @@ from gensar_core.config.search_spaces import Among, Between
 from gensar_core.embeddings.sequential import ItemVectors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists
+from gensar_core.ranking.validation_candidates import ValidLists
 from gensar_core.runtime.arrays import Ragged, stretches
 from gensar_core.runtime.device import send
 from gensar_core.runtime.seeds import generator

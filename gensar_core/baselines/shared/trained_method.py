@@ -9,8 +9,7 @@ from __future__ import annotations
 import abc
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -19,20 +18,17 @@ import torch
 from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 
-from gensar_core import schema
 from gensar_core.baselines.interface import Method
 from gensar_core.config.base import Count, Positive, Rate, Settings, Share
 from gensar_core.config.search_spaces import Between
-from gensar_core.ranking.candidates import CandidateBlocks, CandidateLists
+from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.ranking.full_ranking import CatalogueTargets, ranks_by_score
-from gensar_core.ranking.metrics import average_ranks, count_codes, mean_gain, rank_codes
+from gensar_core.ranking.metrics import average_ranks
+from gensar_core.ranking.validation_candidates import WHOLE, ValidLists
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.training.loop import Schedule, Watch, train
 from gensar_core.training.state import TrainingRecord
-
-#: Valid lists scored at a time.
-_VALID_ROWS = 1 << 16
 
 
 class TrainedSettings(Settings):
@@ -127,8 +123,8 @@ class TrainedMethod(Method[S], Generic[S, M]):
     def valid_lists(self) -> dict[str, ValidLists]:
         """Open the valid candidates that choose the weights, for each task that has any."""
         folder, users = self.data.samples_folder, self.settings.validation_users
-        every = {task: CandidateBlocks.open(folder, task, "valid", _VALID_ROWS, users) for task in self.tasks}
-        return {task: ValidLists(blocks) for task, blocks in every.items() if len(blocks)}
+        every = {task: ValidLists.open(folder, task, users, columns=WHOLE) for task in self.tasks}
+        return {task: lists for task, lists in every.items() if len(lists)}
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors."""
@@ -138,28 +134,6 @@ class TrainedMethod(Method[S], Generic[S, M]):
     def load(self, folder: Path) -> None:
         """Read model.safetensors."""
         self.module.load_state_dict(load_file(folder / "model.safetensors"))
-
-
-@dataclass(frozen=True)
-class ValidLists:
-    """Yield the valid candidate lists of a task block by block; a single block is read once."""
-
-    blocks: CandidateBlocks
-
-    def __iter__(self) -> Iterator[CandidateLists]:
-        return self._read() if len(self.blocks) > self.blocks.rows else iter(self._held)
-
-    @functools.cached_property
-    def _held(self) -> list[CandidateLists]:
-        return list(self._read())
-
-    def _read(self) -> Iterator[CandidateLists]:
-        return self.blocks.read(columns=list(schema.SAMPLES.columns))
-
-    def metrics(self, ranks: Callable[[CandidateLists], np.ndarray]) -> dict[str, float]:
-        """Compute NDCG@5 and HR@10; ``ranks`` maps lists to the ranks of their targets [rows]."""
-        counts = sum(count_codes(rank_codes(ranks(lists))) for lists in self)
-        return {name: mean_gain(np.asarray(counts), name) for name in ("ndcg@5", "hr@10")}
 
 
 class Training(abc.ABC):

@@ -12,36 +12,43 @@ from collections import deque
 from typing import Final
 
 import numpy as np
-import polars as pl
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
-from gensar_core import schema
 from gensar_core.config.identifiers import ClusterSettings
 from gensar_core.identifiers.initialize import kmeans
 from gensar_core.identifiers.interface import Kind, KindData, SideIdentifiers, Work
 from gensar_core.identifiers.table import Scheme
-from gensar_core.runtime.arrays import Ragged
+from gensar_core.runtime.arrays import Ragged, stretches
 from gensar_core.runtime.seeds import derive_seed, generator
+from gensar_core.samples.user_clicks import UserClicks
 
 #: A graph of at most so many items is decomposed as a dense matrix, which is as fast and always exact.
 _DENSE: Final = 600
 #: A division that leaves more than this share of the items together is replaced by an even one.
 _LOPSIDED: Final = 0.8
+#: Pairs of clicks counted at once, of one user or more; limits memory, does not affect results.
+_PAIRS: Final = 1 << 24
 #: Precision of eigenvectors that only k-means reads, and the largest number of Lanczos restarts.
 _TOLERANCE: Final = 1e-3
 _RESTARTS: Final = 300
 
 
-def click_graph(users: np.ndarray, items: np.ndarray, n_items: int) -> csr_matrix:
-    """Count pairs of clicks of one user on two different items, [n_items, n_items], symmetric.
+def click_graph(clicks: Ragged, n_items: int) -> csr_matrix:
+    """Count pairs of clicks of one user on two different items, float32 [n_items, n_items], symmetric.
 
-    ``users`` and ``items`` [clicks] are aligned. A user who clicked i twice and j three times adds 6 to both (i, j) and
-    (j, i).
+    ``clicks`` are the items that each user clicked. A user who clicked i twice and j three times adds 6 to both (i, j)
+    and (j, i).
     """
-    _, row = np.unique(users, return_inverse=True)
-    clicks = csr_matrix((np.ones(len(items), dtype=np.float32), (row, items)), shape=(row.max(initial=-1) + 1, n_items))
-    graph = (clicks.T @ clicks).tocsr()
+    graph = csr_matrix((n_items, n_items), dtype=np.float32)
+    for users in stretches(len(clicks)):
+        pairs = np.cumsum(np.square(clicks.lengths_of(users)))
+        for some in np.split(users, np.flatnonzero(np.diff(pairs // _PAIRS)) + 1):
+            own = clicks.take(some)
+            ones = np.ones(len(own.values), dtype=np.float32)
+            # Repeated clicks are summed.
+            counts = csr_matrix((ones, (own.rows, own.values)), shape=(len(own), n_items))
+            graph = graph + (counts.T @ counts).tocsr()
     graph.setdiag(0.0)
     graph.eliminate_zeros()
     return graph
@@ -131,9 +138,7 @@ def _within(graph: csr_matrix, items: np.ndarray) -> csr_matrix:
 
 def _build(settings: ClusterSettings, data: KindData, work: Work) -> dict[str, SideIdentifiers]:
     items = data.n_items()
-    clicks = schema.EVENTS.read(data.path("training_events")).filter(pl.col("task") == "rec")
-    users, clicked = (clicks.get_column(name).to_numpy() for name in ("user_id", "item_id"))
-    graph = click_graph(users, clicked, items)
+    graph = click_graph(UserClicks.read(data.path("training_events"), "rec").items, items)
     leaves, paths = cluster_paths(graph, settings.parts, settings.leaf_size, derive_seed(work.seed, "clusters"))
     work.stage.record(
         leaves=len(leaves), edges=graph.nnz // 2, items_without_edges=int((graph.getnnz(axis=1) == 0).sum())

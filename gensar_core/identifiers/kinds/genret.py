@@ -31,6 +31,7 @@ from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.runtime.stage import write_json
 from gensar_core.samples.cold_items import mark_cold_items
+from gensar_core.samples.search_clicks import SearchClicks
 
 
 def _build(settings: GenRetSettings, data: KindData, work: Work) -> dict[str, SideIdentifiers]:
@@ -103,7 +104,8 @@ def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, Se
 
 def _queried(data: KindData) -> pl.DataFrame:
     """Return the distinct pairs of an item and a query's text, `logged` or generated: `item_id`, `text`, `logged`."""
-    searches = schema.EVENTS.read(data.path("training_events")).filter(pl.col("task") == "search")
+    clicks = SearchClicks.read(data.path("training_events"))
+    searches = pl.DataFrame({"item_id": clicks.items, "query_id": clicks.queries})
     texts = schema.QUERIES.read(data.path("queries"))
     pairs = [searches.join(texts, on="query_id").select("item_id", "text", logged=pl.lit(True))]
     if data.pseudo_queries is not None:

@@ -33,7 +33,6 @@ def fitted(kind, data, **settings):
 def rewrite_samples(data, samples):
     """Replace the samples of a shop."""
     schema.SAMPLES.write(samples, data.samples_folder / "samples.parquet")
-    del data.__dict__["samples"]
 
 
 def rewrite_texts(data, **texts):

@@ -19,6 +19,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, N_USERS, MethodContract, clicked_history, random_clicks, write_shop
 from tests.support.ragged import ragged
+from tests.support.shop import read_events
 from tests.unit.baselines.helpers import fitted
 
 #: The textbook's item-based neighborhood: cosines, every pair of a user's clicks alike.
@@ -158,7 +159,7 @@ def test_ease_refuses_a_catalogue_too_large_for_the_memory(tmp_path):
 @pytest.mark.parametrize("kind", ["itemknn", "ease"])
 def test_a_log_without_recommendation_clicks_is_refused(tmp_path, kind):
     data = write_shop(tmp_path, [[0, 1, 2]], 3)
-    searches = data.training_events.filter(pl.col("task") == "search")
+    searches = read_events(data).filter(pl.col("task") == "search")
     schema.EVENTS.write(searches, data.samples_folder / "training_events.parquet")
     with pytest.raises(UserError, match="no recommendation click to learn from"):
         fitted(kind, MethodData(data.canonical, data.samples_folder))

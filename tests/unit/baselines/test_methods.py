@@ -12,6 +12,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import CandidateLists, load_candidates
 from gensar_core.runtime.tensors import save_vectors
 from tests.support.method_contract import MethodContract, ranks, write_shop
+from tests.support.shop import read_events
 from tests.unit.baselines.helpers import fitted, make
 
 
@@ -32,7 +33,7 @@ class TestPopularity(MethodContract):
     kind = "popularity"
 
     def test_scores_count_training_clicks(self, data, fitted, lists):
-        clicks = data.training_events.filter(pl.col("task") == "rec").get_column("item_id").to_list()
+        clicks = read_events(data).filter(pl.col("task") == "rec").get_column("item_id").to_list()
         assert fitted.score(lists).tolist() == [[clicks.count(item) for item in row] for row in lists.items.tolist()]
 
 

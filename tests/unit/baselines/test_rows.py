@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core import schema
-from gensar_core.baselines.shared.query_words import QueryWords, numbered, words_of
+from gensar_core.baselines.shared.query_words import QueryWords, numbered, query_word_numbers, words_of
 from gensar_core.baselines.shared.target_model import ranking_loss
 from gensar_core.baselines.shared.target_rows import TargetHistories, TrainingRows
 from gensar_core.training.plateau import Plateau
 from tests.support.method_contract import N_ITEMS, random_clicks, write_shop
-from tests.unit.baselines.helpers import history_samples, last_slots
+from tests.support.shop import read_events, read_samples
+from tests.support.small_parts import small_parts
+from tests.unit.baselines.helpers import history_samples, last_slots, rewrite_texts
 
 # A history is made of clicks (an item) and sessions (a query and the items clicked after it).
 SLOTS = st.lists(st.integers(0, 9) | st.tuples(st.integers(0, 9), st.lists(st.integers(0, 9), max_size=3)), max_size=7)
@@ -75,7 +77,7 @@ def test_training_rows_hold_target_stored_and_sampled_negatives(tmp_path):
     target = rows.targets[4]
     batch = rows.batch(np.array([4, 0]), np.array([[target, 7], [8, 9]]), torch.device("cpu"))
     stored = dict(schema.TRAINING_NEGATIVES.read(data.training_negatives).iter_rows())
-    train = data.samples.filter((pl.col("task") == "search") & (pl.col("split") == "train"))
+    train = read_samples(data).filter((pl.col("task") == "search") & (pl.col("split") == "train"))
     assert batch.candidates[0].tolist() == [target, *stored[train["sample_id"][4]], 0, 7]
     assert batch.present[0].tolist() == [True] * 5 + [False, True]
     assert batch.queries.tolist() == [train["query_id"][4], train["query_id"][0]]
@@ -87,6 +89,20 @@ def test_words_are_runs_of_letters_or_pairs_of_characters_without_blanks():
     assert words_of("Grüner Tee, чай") == ["grüner", "tee", "чай"]
     assert words_of("緑茶の急須") == ["緑茶", "茶の", "の急", "急須"]
     assert words_of("USBケーブル 2m 茶") == ["usb", "ケー", "ーブ", "ブル", "2m", "茶"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_only_words_of_training_queries_are_numbered(size, tmp_path):
+    data = write_shop(tmp_path, [[0, 1, 2, 3, 4]], 5)
+    rewrite_texts(data, queries=["red lamp", "new tent", "blue lamp", "", "lamp new old"])
+    events = read_events(data)
+    kept = events.filter(pl.col("query_id").is_null() | ~pl.col("query_id").is_in([1, 4]))
+    schema.EVENTS.write(kept, data.events_file)
+    with small_parts(size):
+        numbers, count = query_word_numbers(data, 2)
+    # blue, lamp and red; the words of queries 1 and 4 alone have no number.
+    assert count == 3
+    assert [numbers.take(np.array([query])).values.tolist() for query in range(5)] == [[2, 1], [], [0, 1], [], [1]]
 
 
 @given(st.text(st.characters(max_codepoint=0x10FF)))

@@ -13,6 +13,7 @@ from gensar_core.errors import UserError
 from gensar_core.ranking.metrics import ndcg
 from gensar_core.runtime.tensors import load_vectors
 from tests.support.method_contract import N_ITEMS, N_NEGATIVES, N_USERS, random_clicks, write_shop
+from tests.support.shop import read_samples
 from tests.unit.baselines.helpers import rewrite_samples
 
 SMALL = {"dimensions": 8, "epochs": 2, "negatives": 16}
@@ -43,7 +44,7 @@ def run(shop, folder, kind, settings=None, embedding=None, checkpoints=None, neg
 )
 def test_every_target_of_the_methods_tasks_is_ranked(shop, tmp_path, kind, tasks):
     ranks = run(shop, tmp_path, kind, embedding=shop.embedding if kind == "text_cosine" else None)
-    expected = shop.samples.filter(pl.col("task").cast(pl.String).is_in(tasks) & (pl.col("split") != "train"))
+    expected = read_samples(shop).filter(pl.col("task").cast(pl.String).is_in(tasks) & (pl.col("split") != "train"))
     assert ranks["sample_id"].to_list() == expected["sample_id"].to_list()
     assert ranks["target_item"].to_list() == expected["target_item"].to_list()
     assert set(ranks["n_candidates"]) == {N_NEGATIVES + 1}
@@ -104,7 +105,7 @@ def test_wrong_settings_are_named(shop, tmp_path):
 
 def test_a_data_set_without_the_methods_task_is_one_clear_error(tmp_path):
     shop = write_shop(tmp_path, random_clicks()[:5], N_ITEMS)
-    rewrite_samples(shop, shop.samples.filter(pl.col("task") == "rec"))
+    rewrite_samples(shop, read_samples(shop).filter(pl.col("task") == "rec"))
     with pytest.raises(UserError, match=r"samples\.parquet: no valid or test target of search"):
         run(shop, tmp_path, "query_frequency")
     ranks = run(shop, tmp_path, "random_order")

@@ -13,6 +13,7 @@ from gensar_core.ranking.candidates import load_candidates
 from gensar_core.schema import TASKS
 from tests.support.killed import Killed, kill_at
 from tests.support.method_contract import N_ITEMS, N_USERS, random_clicks, searched_history, write_shop
+from tests.support.shop import read_samples
 from tests.unit.baselines.helpers import fitted, make, rewrite_samples
 
 JSR = {"dimensions": 8, "epochs": 6, "batch_size": 10}
@@ -108,7 +109,7 @@ def test_an_epoch_of_blocks_serves_every_row_once_and_resumes_anywhere(data, mon
 def test_both_tasks_end_an_epoch_together(data):
     rewrite_samples(
         data,
-        data.samples.filter((pl.col("task") == "rec") | (pl.col("split") != "train") | (pl.col("user_id") < 20)),
+        read_samples(data).filter((pl.col("task") == "rec") | (pl.col("split") != "train") | (pl.col("user_id") < 20)),
     )
     training = make("jsr", data, **JSR).training()
     assert training.steps_per_epoch == 7
@@ -130,7 +131,7 @@ def test_batches_hold_rows_of_similar_length():
 
 def test_users_and_items_unseen_in_training_get_the_mean(tmp_path):
     data = write_shop(tmp_path, random_clicks(), N_ITEMS + 3)
-    rewrite_samples(data, data.samples.filter((pl.col("split") != "train") | (pl.col("user_id") > 0)))
+    rewrite_samples(data, read_samples(data).filter((pl.col("split") != "train") | (pl.col("user_id") > 0)))
     method = make("jsr", data, **JSR, stored_negatives=False, sampled_negatives=2)
     counts = method.fit(None, "")
     assert (counts["unseen_items"], counts["unseen_users"]) == (3, 1)
@@ -148,11 +149,15 @@ def test_queries_unseen_in_training_get_the_mean(tmp_path, kind, past, seen):
     data = write_shop(tmp_path, random_clicks(), N_ITEMS, searching=True)
     behaviors, objects = searched_history(past, 5)
     trained = pl.col("split") == "train"
-    train_samples = data.samples.filter(trained & ~pl.col("query_id").fill_null(0).is_in([2, 4])).with_columns(
-        history_behavior=pl.lit(behaviors, dtype=pl.List(pl.UInt8)),
-        history_object=pl.lit(objects, dtype=pl.List(pl.Int32)),
+    train_samples = (
+        read_samples(data)
+        .filter(trained & ~pl.col("query_id").fill_null(0).is_in([2, 4]))
+        .with_columns(
+            history_behavior=pl.lit(behaviors, dtype=pl.List(pl.UInt8)),
+            history_object=pl.lit(objects, dtype=pl.List(pl.Int32)),
+        )
     )
-    rewrite_samples(data, pl.concat([train_samples, data.samples.filter(~trained)]).sort("sample_id"))
+    rewrite_samples(data, pl.concat([train_samples, read_samples(data).filter(~trained)]).sort("sample_id"))
     method = make(kind, data, epochs=1, dimensions=8)
     assert method.fit(None, "")["unseen_queries"] == 5 - len(seen)
     vectors = method.module.query_table().weight
@@ -170,7 +175,7 @@ def test_missing_negatives_and_targets_are_named(data, kind, tasks):
         fitted(kind, bare, **settings)
     with pytest.raises(UserError, match="without stored_negatives needs sampled_negatives above 0"):
         fitted("jsr", data, stored_negatives=False)
-    rewrite_samples(data, data.samples.filter(pl.col("split") != "train"))
+    rewrite_samples(data, read_samples(data).filter(pl.col("split") != "train"))
     with pytest.raises(UserError, match=f"no train or no valid target of {tasks}"):
         fitted(kind, data, **settings)
 
@@ -179,6 +184,6 @@ def test_too_few_clicks_and_no_valid_target_are_named(tmp_path):
     data = write_shop(tmp_path, [[0], [1]], 3, histories=[[2], [2]])
     with pytest.raises(UserError, match="too few recommendation clicks to train on"):
         fitted("sasrec", data)
-    rewrite_samples(data, data.samples.filter(pl.col("split") == "train"))
+    rewrite_samples(data, read_samples(data).filter(pl.col("split") == "train"))
     with pytest.raises(UserError, match="no user has a valid target of recommendation to choose by"):
         fitted("sasrec", data)

@@ -21,7 +21,7 @@ from gensar_core.config.experiments import load_experiments
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from gensar_core.runtime.tensors import save_vectors
-from tests.support.shop import N_ITEMS, random_clicks, write_shop
+from tests.support.shop import N_ITEMS, random_clicks, read_events, write_shop
 
 QUICK = TrainedTextSettings(epochs=12, patience=12, batch_size=64, learning_rate=2.0e-2)
 
@@ -126,7 +126,7 @@ def test_train_and_test_targets_are_not_read(chained, tmp_path):
 
 def test_without_a_click_all_items_score_alike_and_clicks_alone_are_enough(tmp_path):
     data = write_shop(tmp_path, random_clicks()[:20], N_ITEMS, histories=[[]] * 20)
-    events = data.training_events.filter(pl.col("task") == "rec").with_columns(event_id=pl.int_range(pl.len()))
+    events = read_events(data).filter(pl.col("task") == "rec").with_columns(event_id=pl.int_range(pl.len()))
     schema.EVENTS.write(events, data.samples_folder / "training_events.parquet")
     data = MethodData(data.canonical, data.samples_folder, data.embedding)
     method = make(data, epochs=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gensar_core import schema
 from gensar_core.config.corpora import MaterializationSettings
 from gensar_core.config.datasets import SampleSettings
 from gensar_core.config.prompts import PROMPTS_FOLDER
-from gensar_core.corpora.build import build_corpus
+from gensar_core.corpora.build import _user_rows, build_corpus
 from gensar_core.corpora.instructions import prompted_tasks
 from gensar_core.corpora.live_prompts import Asked, Entry, LivePrompts
 from gensar_core.corpora.user_words import user_rows
@@ -35,6 +36,7 @@ from tests.support.shop import (
     write_identifiers,
     write_rows,
 )
+from tests.support.small_parts import small_parts
 
 #: Sample 6 has no recommendation click in its history; the target of sample 9, item 1, has neither text nor title.
 MORE = [
@@ -198,6 +200,17 @@ def test_tiger_has_an_example_for_every_prefix_of_a_users_training_clicks(tmp_pa
     assert len({shown[0] for shown, _ in examples}) == len(users)
     asked = schema.PROMPTS.read(tmp_path / "corpus" / "prompts.parquet")["input_ids"].to_list()
     assert sorted(shown[1:] for shown in asked) == sorted(prompt(items[:-cut]) for items in users for cut in (1, 2))
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("last", [-1, 0, 6])
+def test_every_user_up_to_the_last_one_of_a_sample_has_words(last: int, size: int, tmp_path: Path) -> None:
+    """The last user's sample stands first."""
+    samples = [{**sample(number, "rec", "train", 0, None, []), "user_id": last - number} for number in range(last + 1)]
+    write_rows(schema.SAMPLES, tmp_path, samples)
+    encoder: Any = SimpleNamespace(encode=lambda texts: texts)
+    with small_parts(size):
+        assert _user_rows(tmp_path, [], encoder) == [f"user_{user + 1}" for user in range(-1, last + 1)]
 
 
 def test_users_spread_over_their_tokens_and_an_unknown_one_has_the_first() -> None:

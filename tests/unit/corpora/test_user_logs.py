@@ -1,24 +1,31 @@
 """Users' logs as rows: what each entry sees, its position, and windows."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gensar_core import schema
+from gensar_core.corpora import user_logs
 from gensar_core.corpora.user_logs import (
     NO_TARGET,
+    HeldOut,
     cut_windows,
-    held_out_targets,
     log_entries,
     log_rows,
     training_targets,
     write_logs,
 )
 from gensar_core.runtime.arrays import Ragged
+from gensar_core.samples import events
 from gensar_core.samples.events import EventLog
-from gensar_core.schema import RECOMMENDED_ITEM, SEARCHED_ITEM, SEARCHED_QUERY, TASKS, USER_LOGS
+from gensar_core.schema import RECOMMENDED_ITEM, SEARCHED_ITEM, SEARCHED_QUERY, SPLITS, TASKS, USER_LOGS
 from tests.support.samples_logs import WORKED, event, events_frame, expected_history, logs
+from tests.support.small_parts import small_parts
 
 
 def entries_of(log, protocol="strict"):
@@ -137,20 +144,65 @@ def test_each_target_stands_in_one_window_with_half_of_it_before(log, width, ask
     assert targets == np.flatnonzero(wanted).tolist()
 
 
-def test_rows_to_rank_ask_for_the_samples_and_leave_out_users_without_any(tmp_path):
+def write_samples(folder, rows):
+    """Write samples (id, task, split, user, event) of item 0."""
+    schema.SAMPLES.write(
+        pl.DataFrame(
+            [(number, task, split, user, 0, event, 0, None, [], []) for number, task, split, user, event in rows],
+            schema=schema.SAMPLES.schema,
+            orient="row",
+        ),
+        folder / "samples.parquet",
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(logs(), st.data(), st.integers(1, 7), st.integers(1, 30))
+def test_logs_do_not_depend_on_the_parts_that_are_read(log, data, size, block):
+    held_out = data.draw(st.lists(st.integers(0, max(len(log) - 1, 0)), unique=True, max_size=len(log)))
+    splits = data.draw(st.lists(st.sampled_from(SPLITS), min_size=len(held_out), max_size=len(held_out)))
+    named = {
+        number: held for number, (held, split) in enumerate(zip(held_out, splits, strict=True)) if split != "train"
+    }
+    whole = EventLog.from_frame(events_frame(log))
+    entries = log_entries(whole, "strict")
+    target = np.full(len(entries), NO_TARGET)
+    for entry in range(len(entries)):
+        for number, held in named.items():
+            if entries.behavior[entry] != SEARCHED_QUERY and entries.event[entry] == held:
+                target[entry] = number
+
+    def tokens(entries):
+        return Ragged.from_lengths(np.full(len(entries), 2), np.repeat(entries.object, 2))
+
+    with tempfile.TemporaryDirectory() as name, small_parts(size, user_logs), pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        events_frame(log).write_parquet(folder / "events.parquet")
+        write_samples(
+            folder, [(n, "rec", split, 0, held) for n, (held, split) in enumerate(zip(held_out, splits, strict=True))]
+        )
+        patch.setattr(events, "_BLOCK", block)
+        target_of = HeldOut(folder / "samples.parquet").targets
+        write_logs(folder / "events.parquet", folder / "logs.parquet", target_of, tokens, TASKS, "strict", 20, 20)
+        rows = USER_LOGS.read(folder / "logs.parquet")
+    assert rows.equals(USER_LOGS.check(log_rows(entries, tokens(entries), target, 20, 20)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_rows_to_rank_ask_for_the_samples_and_leave_out_users_without_any(size, tmp_path):
     log = [*WORKED[:14], *(event(2, time, time) for time in range(3))]
     frame = events_frame(log)
     frame.write_parquet(tmp_path / "events.parquet")
-    samples = pl.DataFrame({"event_id": [13, 11, 16], "sample_id": [7, 9, 8]})
+    held_out = [(0, "train", 12), (7, "valid", 13), (8, "test", 16), (9, "test", 11)]
+    write_samples(tmp_path, [(number, "search", split, 0, event_id) for number, split, event_id in held_out])
     path = tmp_path / "asked_logs.parquet"
 
     def tokens(entries):
         return Ragged.from_lengths(np.full(len(entries), 2), np.repeat(entries.object, 2))
 
-    def target_of(entries, events):
-        return held_out_targets(entries, events, samples)
-
-    counts = write_logs(tmp_path / "events.parquet", path, target_of, tokens, TASKS, "strict", 64, 64)
+    with small_parts(size, user_logs):
+        target_of = HeldOut(tmp_path / "samples.parquet").targets
+        counts = write_logs(tmp_path / "events.parquet", path, target_of, tokens, TASKS, "strict", 64, 64)
     rows = USER_LOGS.read(path)
     assert counts == {"rows": 2, "tokens": sum(map(len, rows["token_ids"])), "targets": 3}
     assert rows["user_id"].to_list() == [0, 2]

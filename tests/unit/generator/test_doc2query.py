@@ -2,24 +2,42 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gensar_core import schema
 from gensar_core.config.pseudo_queries import PseudoQuerySettings
 from gensar_core.embeddings.item_texts import Encoder, Texts
 from gensar_core.embeddings.tokenizer import train_tokenizer
 from gensar_core.errors import UserError
-from gensar_core.generator.doc2query import make_pseudo_queries, sample_queries, training_pairs
+from gensar_core.generator import doc2query
+from gensar_core.generator.doc2query import (
+    QueryTask,
+    _split,
+    _Texts,
+    make_pseudo_queries,
+    sample_queries,
+    training_pairs,
+)
 from gensar_core.nn.t5 import t5_from_scratch
+from gensar_core.runtime.hashing import row_keys, uniform
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import digest
+from gensar_core.samples import search_clicks
 from tests.support.generator_folders import TINY
+from tests.support.ragged import ragged
 from tests.support.shop import write_corpus_inputs, write_events
+from tests.support.small_parts import small_parts
 
 KINDS = ["piano", "lamp", "tent", "drill"]
 #: Twenty items of four kinds; who wants an item asks for its kind. Item 20 has no text, item 21 no training click.
@@ -59,11 +77,73 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pairs_are_those_of_training_searches_on_items_with_text(shop: Path) -> None:
     empty = np.array([not text for text in ITEMS])
-    items, queries = training_pairs(shop / "training_events.parquet", empty)
-    assert items.tolist() == list(range(20))
-    assert queries.tolist() == [item % 4 for item in range(20)]
+    pairs = training_pairs(shop / "training_events.parquet", empty)
+    assert pairs.items.tolist() == list(range(20))
+    assert pairs.queries.tolist() == [item % 4 for item in range(20)]
     with pytest.raises(UserError, match="no search click on an item with text"):
         training_pairs(shop / "training_events.parquet", np.ones(len(ITEMS), dtype=bool))
+
+
+CLICKS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=40)
+
+
+@hypothesis.settings(deadline=None, max_examples=50)
+@given(CLICKS, st.integers(1, 7), st.sampled_from([0.0, 0.3, 0.6, 1.0]), st.integers(0, 5))
+def test_examples_are_those_of_pairs_held_whole(
+    clicks: list[tuple[int, int]], size: int, share: float, seed: int
+) -> None:
+    """Items have a text of as many tokens as their number: item 0 has none."""
+    items = [[10 + item] * item for item in range(10)]
+    queries = [[20 + query] * (query + 1) for query in range(5)]
+    texts = _Texts(SimpleNamespace(eos_token_id=1), *(Texts([], ragged(rows), 0, 0, 0) for rows in (items, queries)))
+    expected = sorted({(item, query) for item, query in clicks if item})
+    with tempfile.TemporaryDirectory() as name, small_parts(size, doc2query, search_clicks):
+        write_events(Path(name), [(0, 0, "search", item, query, 0) for item, query in clicks])
+        path = Path(name) / "training_events.parquet"
+        if not expected:
+            with pytest.raises(UserError, match="no search click on an item with text"):
+                training_pairs(path, texts.items.empty)
+            return
+        pairs = training_pairs(path, texts.items.empty)
+        assert list(zip(pairs.items.tolist(), pairs.queries.tolist(), strict=True)) == expected
+        held = uniform(row_keys(seed, np.array([item for item, _ in expected]))) < share
+        sides = [[pair for pair, there in zip(expected, held, strict=True) if there == side] for side in (False, True)]
+        if not all(sides):
+            sides = [expected, expected]
+        for own, of_side in zip(_split(pairs, share, seed), sides, strict=True):
+            examples = texts.examples(own)
+            asked = sorted({item for item, _ in of_side})
+            shown = examples.inputs.shown.history
+            assert [shown.take(np.array([row])).values.tolist() for row in range(len(shown))] == [
+                [*items[item], 1] for item in asked
+            ]
+            rows = range(len(examples))
+            targets = [examples.targets.take(np.array([row])).values.tolist() for row in rows]
+            assert targets == [[*queries[query], 1] for _, query in of_side]
+            assert examples.prompt.tolist() == [asked.index(item) for item, _ in of_side]
+            assert examples.task.tolist() == [0] * len(of_side)
+
+
+def test_the_held_out_loss_is_the_mean_over_all_tokens(shop: Path) -> None:
+    texts = _Texts.read(shop, settings())
+    pairs = training_pairs(shop / "training_events.parquet", texts.items.empty)
+    model = t5_from_scratch(settings().size, len(texts.tokenizer), texts.tokenizer, 1)
+    task = QueryTask(model, settings(), *(texts.examples(pairs) for _ in range(2)), 1)
+    expected = []
+    with torch.inference_mode():
+        model.eval()
+        for item, query in zip(pairs.items.tolist(), pairs.queries.tolist(), strict=True):
+            shown, asked = (
+                torch.tensor([[*rows.take(np.array([row])).values.tolist(), texts.tokenizer.eos_token_id]])
+                for rows, row in ((texts.items.tokens, item), (texts.queries.tokens, query))
+            )
+            logits = model(input_ids=shown, labels=asked).logits[0]
+            expected += torch.nn.functional.cross_entropy(logits, asked[0], reduction="none").tolist()
+        for size in (3, 100):
+            with small_parts(size, doc2query):
+                metrics = task.validate()
+            assert metrics["held_out_loss"] == pytest.approx(np.mean(expected), rel=1e-5)
+            assert metrics["score"] == -metrics["held_out_loss"]
 
 
 @pytest.mark.slow

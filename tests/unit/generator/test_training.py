@@ -5,7 +5,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -24,8 +25,10 @@ from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.generator.training_task import GeneratorTask
 from gensar_core.generator.validation import load_validation
 from gensar_core.nn.t5 import load_t5
+from gensar_core.ranking import validation_candidates
 from gensar_core.runtime.stage import digest, read_record
 from gensar_core.training.loop import train
+from gensar_core.training.processes import ALONE, Processes
 from tests.support import generator_folders as folders
 from tests.support.killed import Killed, kill_at
 from tests.unit.generator.small_models import log_probability, ragged, without_dropout
@@ -89,6 +92,42 @@ def test_validation_among_the_catalogue_ranks_all_items(corpus: Path, tmp_path: 
     lists, searched = (load_validation(corpus, samples, model, 0, among_catalogue=among) for among in (False, True))
     for ranked, found in zip(lists, searched, strict=True):
         assert found.metrics(model) == pytest.approx(ranked.metrics(model))
+
+
+def process_of_two(rank: int, parts: list[np.ndarray]) -> Processes:
+    """One of two processes, which keeps what it would sum with the other."""
+
+    def keep(ranks: np.ndarray) -> np.ndarray:
+        parts.append(ranks)
+        return np.maximum(ranks, 1.0)
+
+    return cast("Processes", SimpleNamespace(own=lambda count: np.arange(rank, count, 2), sum=keep))
+
+
+@pytest.mark.parametrize("among_catalogue", [False, True])
+def test_validation_reads_blocks_of_lists_and_processes_share_each(
+    among_catalogue: bool, corpus: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = backbone.build(settings(), corpus, 1).eval()
+    users = USERS // 2 + 1
+
+    def metrics(processes: Processes = ALONE) -> dict[str, float]:
+        read = load_validation(corpus, samples, model, users, "latest", among_catalogue=among_catalogue)
+        assert all(len(validation.lists) == users for validation in read)
+        return {name: value for one in read for name, value in one.metrics(model, processes).items()}
+
+    whole = metrics()
+    for rows in (1, 3, users):
+        monkeypatch.setattr(validation_candidates, "_ROWS", rows)
+        assert metrics() == pytest.approx(whole)
+        parts: list[np.ndarray] = []
+        for rank in range(2):
+            metrics(process_of_two(rank, parts))
+        # Each list is ranked by one process alone, which leaves the others' at zero.
+        assert len(parts) == 4
+        for first, second in zip(parts[:2], parts[2:], strict=True):
+            assert ((first == 0) != (second == 0)).all()
+            assert (first[::2] != 0).all()
 
 
 def test_ranks_do_not_depend_on_the_batch_and_are_repeatable(

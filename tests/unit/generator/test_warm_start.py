@@ -1,6 +1,8 @@
 """A warm start: vectors of tokens against means by hand, and a decoder that answers with what the prompt shows."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +12,19 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.read import vocabulary_size
+from gensar_core.embeddings.item_texts import Encoder
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
+from gensar_core.generator import token_vectors
 from gensar_core.generator.backbones import load as backbone
-from gensar_core.generator.token_vectors import FILE, build_token_vectors, code_vectors, principal, word_vectors
+from gensar_core.generator.token_vectors import FILE, _words, build_token_vectors, code_vectors, principal, word_vectors
 from gensar_core.generator.warm_start import warm_embeddings, warm_items, warm_start
 from gensar_core.runtime.tensors import load_vectors, save_vectors
-from tests.support.shop import write_corpus_inputs, write_events
+from gensar_core.samples import search_clicks
+from tests.support.shop import QUERIES, TEXTS, write_corpus_inputs, write_events
 from tests.support.small_corpus import build_small_corpus
+from tests.support.small_parts import small_parts
 
 SIZE = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
 
@@ -92,6 +99,37 @@ def test_words_and_codes_have_the_vectors_of_their_items(shop):
     # A level of the other side says nothing of this one.
     assert not semantic[tokens["<R1_7>"]].any()
     assert groups[tokens["<R_I>"]] == -1
+
+
+@pytest.fixture(scope="module")
+def small_corpus(tmp_path_factory):
+    folder = write_corpus_inputs(tmp_path_factory.mktemp("words"))
+    build_small_corpus(folder, folder / "corpus")
+    return folder
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.none() | st.integers(0, 1)), max_size=30), st.integers(1, 7))
+@settings(max_examples=30, deadline=None)
+def test_words_are_counted_with_items_as_by_a_plain_loop(small_corpus, clicks, size):
+    rows = [
+        (0, 0, "rec", item, None, None) if query is None else (0, 0, "search", item, query, 0) for item, query in clicks
+    ]
+    tokenizer = load_corpus_tokenizer(small_corpus / "corpus" / "tokenizer")
+
+    def tokens(text):
+        return Encoder(tokenizer).encode([text]).values.tolist()
+
+    expected = np.zeros((vocabulary_size(small_corpus / "corpus"), len(TEXTS)))
+    for item, text in enumerate(TEXTS):
+        expected[sorted(set(tokens(text))), item] += 1
+    for item, query in clicks:
+        for token in tokens(QUERIES[query]) if query is not None else ():
+            expected[token, item] += 1
+    with tempfile.TemporaryDirectory() as folder, small_parts(size, token_vectors, search_clicks):
+        write_events(Path(folder), rows)
+        counted = _words(small_corpus, Path(folder), small_corpus / "corpus", len(expected))
+    for name in ("indptr", "indices", "data"):
+        assert getattr(counted, name).tolist() == getattr(csr_matrix(expected), name).tolist()
 
 
 def test_one_side_alone_takes_the_whole_width(shop):

@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.sparse import csr_matrix
 
 from gensar_core import schema
 from gensar_core.config.identifiers import ClusterSettings
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.interface import KindData
+from gensar_core.identifiers.kinds import clusters
 from gensar_core.identifiers.kinds.clusters import _LOPSIDED, click_graph, cluster_paths, divided
 from gensar_core.identifiers.table import IdentifierTable
+from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.stage import read_record
 from tests.support.samples_logs import event, write_canonical
+from tests.support.small_parts import small_parts
 
 
 def blocks(sizes: list[int], seed: int = 0, clicks: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -33,22 +37,35 @@ def blocks(sizes: list[int], seed: int = 0, clicks: int = 6) -> tuple[np.ndarray
     return np.array(users), np.array(items)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=25))
-def test_the_graph_counts_pairs_of_clicks_of_one_user(clicks: list[tuple[int, int]]) -> None:
+def by_user(users: np.ndarray, items: np.ndarray) -> Ragged:
+    order = np.argsort(users, kind="stable")
+    return Ragged.from_lengths(np.unique(users, return_counts=True)[1], items[order])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=25), st.integers(1, 5), st.sampled_from([1, 20])
+)
+def test_the_graph_counts_pairs_of_clicks_of_one_user(clicks: list[tuple[int, int]], size: int, pairs: int) -> None:
+    """However many users or pairs are counted at once, cells are those of one dense matrix, in its order."""
     users, items = (np.array([click[place] for click in clicks], dtype=np.int64) for place in (0, 1))
     expected = np.zeros((6, 6))
     for (user, item), (other_user, other) in itertools.combinations(clicks, 2):
         if user == other_user and item != other:
             expected[item, other] += 1
             expected[other, item] += 1
-    np.testing.assert_array_equal(click_graph(users, items, 6).toarray(), expected)
+    with pytest.MonkeyPatch.context() as patch, small_parts(size, clusters):
+        patch.setattr(clusters, "_PAIRS", pairs)
+        graph = click_graph(by_user(users, items), 6)
+    assert graph.dtype == np.float32
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(graph, name), getattr(csr_matrix(expected), name))
 
 
 @pytest.mark.parametrize("sizes", [[30, 30], [20, 50], [400, 400]])
 def test_two_blocks_are_two_clusters(sizes: list[int]) -> None:
     """The largest has too many items for a dense decomposition."""
-    first, second = divided(click_graph(*blocks(sizes), sum(sizes)), 2, seed=3)
+    first, second = divided(click_graph(by_user(*blocks(sizes)), sum(sizes)), 2, seed=3)
     np.testing.assert_array_equal(first, np.arange(sizes[0]))
     np.testing.assert_array_equal(second, np.arange(sizes[0], sum(sizes)))
 
@@ -56,7 +73,7 @@ def test_two_blocks_are_two_clusters(sizes: list[int]) -> None:
 def test_what_spectral_clustering_leaves_together_is_cut_evenly() -> None:
     """All items are alike: every user clicked all of them."""
     users, items = np.repeat(np.arange(5), 30), np.tile(np.arange(30), 5)
-    groups = divided(click_graph(users, items, 30), 3, seed=0)
+    groups = divided(click_graph(by_user(users, items), 30), 3, seed=0)
     assert sorted(np.concatenate(groups).tolist()) == list(range(30))
     assert max(map(len, groups)) <= _LOPSIDED * 30
 
@@ -73,7 +90,7 @@ def test_paths_lead_to_small_leaves_that_hold_each_item_once(
     sizes: list[int], unclicked: int, parts: int, leaf_size: int, seed: int
 ) -> None:
     items = sum(sizes) + unclicked
-    leaves, paths = cluster_paths(click_graph(*blocks(sizes, seed), items), parts, leaf_size, seed)
+    leaves, paths = cluster_paths(click_graph(by_user(*blocks(sizes, seed)), items), parts, leaf_size, seed)
     assert sorted(item for leaf in leaves for item in leaf.tolist()) == list(range(items))
     assert max(map(len, leaves)) <= leaf_size
     assert all(path and max(path) < leaf_size for path in paths)

@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from gensar_core import schema
@@ -32,10 +36,12 @@ from gensar_core.identifiers.sinkhorn import balanced_by_cost
 from gensar_core.nn.t5 import load_t5, t5_from_scratch
 from gensar_core.runtime.seeds import generator
 from gensar_core.runtime.stage import Stage
+from gensar_core.samples import search_clicks
 from tests.support.generator_folders import TINY
 from tests.support.killed import Killed, kill_at
 from tests.support.ragged import ragged
 from tests.support.shop import write_events, write_items, write_queries, write_rows
+from tests.support.small_parts import small_parts
 
 SMALL: dict[str, Any] = {
     "kind": "genret",
@@ -94,6 +100,44 @@ def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
     counts = np.zeros((codes.max() + 1, topic.max() + 1), dtype=int)
     np.add.at(counts, (codes, topic), 1)
     return float(counts.max(axis=1).sum() / len(codes))
+
+
+@hypothesis.settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=20),
+    st.none() | st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["piano", "lamp", "tent"])), max_size=6),
+    st.booleans(),
+    st.integers(1, 7),
+)
+def test_pairs_are_those_of_clicks_and_of_pseudo_queries(
+    clicks: list[tuple[int, int]], generated: list[tuple[int, str]] | None, cold: bool, size: int
+) -> None:
+    queries = ["lamp", "piano", "tent bag"]
+    with tempfile.TemporaryDirectory() as name, small_parts(size, search_clicks):
+        folder = Path(name)
+        write_items(folder, ["a"] * 4)
+        write_queries(folder, queries)
+        searches = [(0, 0, "search", item, query, 0) for item, query in clicks]
+        write_events(folder, [*searches, (1, 0, "rec", 3, None, None)])
+        write_rows(schema.COLD_ITEMS, folder, [(1,)])
+        if generated is not None:
+            numbered = [(item, number, text) for number, (item, text) in enumerate(generated)]
+            write_rows(schema.PSEUDO_QUERIES, folder, numbered)
+        data = KindData(
+            training_events=folder / "training_events.parquet",
+            queries=folder / "queries.parquet",
+            item_texts=folder / "items.parquet",
+            pseudo_queries=None if generated is None else folder / "pseudo_queries.parquet",
+            cold_items=folder / "cold_items.parquet" if cold else None,
+        )
+        found = genret._queried(data)
+    logged = {(item, queries[query]) for item, query in clicks}
+    expected = [
+        (item, text, (item, text) in logged)
+        for item, text in sorted(logged | set(generated or []))
+        if not (cold and item == 1)
+    ]
+    assert found.rows() == expected
 
 
 def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:

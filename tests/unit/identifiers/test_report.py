@@ -2,26 +2,33 @@
 
 import itertools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gensar_core import schema
 from gensar_core.cli.main import app
 from gensar_core.errors import UserError
 from gensar_core.evaluation.collision_figure import collision_figure
+from gensar_core.identifiers import report as quality
 from gensar_core.identifiers.build import build_identifiers
 from gensar_core.identifiers.interface import KindData, find_kind, identifier_kinds
-from gensar_core.identifiers.report import click_pairs, quality_report
+from gensar_core.identifiers.report import click_pairs, prefix_counts, quality_report
 from gensar_core.identifiers.table import IdentifierTable
 from gensar_core.runtime.stage import write_json
 from gensar_core.runtime.tensors import save_vectors
+from tests.support.ragged import ragged
 from tests.support.samples_logs import event, write_canonical
 from tests.support.shop import write_corpus_inputs, write_events, write_items, write_queries
+from tests.support.small_parts import small_parts
 from tests.support.small_quantizer import small_settings
 
 ITEMS = 24
@@ -92,9 +99,36 @@ def test_prefixes_of_texts_are_their_first_words(tmp_path: Path) -> None:
     assert [(one["length"], one["pairs"]) for one in prefixes] == [(1, 4), (2, 1), (3, 1)]
 
 
-def test_repeated_clicks_and_changes_of_user_make_no_pair() -> None:
-    events = pl.DataFrame({"user_id": [0, 0, 0, 1, 1, 1], "item_id": [5, 5, 2, 2, 5, 2]})
-    assert click_pairs(events).tolist() == [[2, 5]]
+def test_repeated_clicks_and_changes_of_user_make_no_pair(tmp_path: Path) -> None:
+    clicks = [(0, 5), (0, 5), (0, 2), (1, 2), (1, 5), (1, 2)]
+    write_clicks(tmp_path, [[["c"]]] * 6, clicks)
+    assert click_pairs(tmp_path / "events.parquet").tolist() == [[2, 5]]
+
+
+@hypothesis.settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, 2**31 - 1]))), st.integers(1, 7))
+def test_pairs_do_not_depend_on_the_parts_that_are_read(clicks: list[tuple[int, int]], size: int) -> None:
+    clicks = sorted(clicks, key=lambda click: click[0])
+    expected = {
+        tuple(sorted((item, next_item)))
+        for (user, item), (next_user, next_item) in itertools.pairwise(clicks)
+        if user == next_user and item != next_item
+    }
+    with tempfile.TemporaryDirectory() as name, small_parts(size, quality):
+        write_events(Path(name), [(user, 0, "rec", item, None, None) for user, item in clicks], "events")
+        pairs = click_pairs(Path(name) / "events.parquet")
+        assert pairs.shape == (len(expected), 2)
+        assert list(map(tuple, pairs.tolist())) == sorted(expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_shares_do_not_depend_on_how_many_pairs_are_counted_at_once(size: int) -> None:
+    rows, pairs = ragged([[0, 0], [0, 0], [0, 1], [1, 0]]), np.array([[0, 1], [0, 2], [0, 3], [1, 3], [2, 3]])
+    whole = prefix_counts(rows, np.zeros(4, dtype=np.int64), pairs)
+    # Of 3 pairs with the same first code 2 were clicked in turn, as 5 of all 6.
+    assert whole[0]["clicked_in_turn"] == {"share": 2 / 3, "chance": 5 / 6, "lift": 2 / 3 / (5 / 6)}
+    with small_parts(size, quality):
+        assert prefix_counts(rows, np.zeros(4, dtype=np.int64), pairs) == whole
 
 
 def test_a_report_of_another_data_set_is_refused(tmp_path: Path) -> None:

@@ -128,12 +128,13 @@ def test_blocks_hold_the_lists_that_are_loaded_at_once(tmp_path, monkeypatch, ro
 
 @pytest.mark.parametrize("users", [1, 2, 3, 4])
 @pytest.mark.parametrize("read", [1, 2, 99])
-def test_blocks_of_some_samples_hold_those_that_are_loaded_at_once(tmp_path, monkeypatch, users, read):
+@pytest.mark.parametrize("choice", ["spread", "latest"])
+def test_blocks_of_some_samples_hold_those_that_are_loaded_at_once(tmp_path, monkeypatch, users, read, choice):
     monkeypatch.setattr("gensar_core.ranking.candidates.PART_ROWS", read)
     monkeypatch.setattr("gensar_core.runtime.reading.PART_ROWS", read)
     folder = write(tmp_path, order=range(6))
-    whole = load_candidates(folder, "rec", "test", users=users)
-    blocks = CandidateBlocks.open(folder, "rec", "test", 2, users)
+    whole = load_candidates(folder, "rec", "test", users=users, choice=choice)
+    blocks = CandidateBlocks.open(folder, "rec", "test", 2, users, choice)
     lists = list(blocks.read(columns=list(schema.SAMPLES.columns)))
     assert len(blocks) == len(whole) == min(users, 3)
     assert all(len(block) == 2 for block in lists[:-1])

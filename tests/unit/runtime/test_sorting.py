@@ -27,6 +27,9 @@ def test_rows_are_those_of_a_stable_sort_for_any_size_of_bucket(values, rows, pa
         assert groups.rows.tolist() == np.argsort(codes, kind="stable").tolist()
         assert groups.codes.tolist() == np.sort(codes).tolist()
         assert groups.begins(Path(folder)).tolist() == [*begins.tolist(), len(codes)]
+        found, counts = groups.distinct(Path(folder))
+        assert found.tolist() == distinct.tolist()
+        assert counts.tolist() == [values.count(code) for code in distinct.tolist()]
         asked = np.array([*distinct.tolist(), 5])
         starts, counts = groups.spans(asked)
         assert counts.tolist() == [values.count(code) for code in asked.tolist()]

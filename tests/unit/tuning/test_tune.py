@@ -24,7 +24,7 @@ from gensar_core.ranking.metrics import average_ranks, ndcg
 from gensar_core.tuning.fitting import Tuned, TunedGenerator, TunedMethod
 from gensar_core.tuning.study import tune
 from tests.support.generator_folders import write_corpus, write_samples
-from tests.support.shop import N_ITEMS, random_clicks, write_shop
+from tests.support.shop import N_ITEMS, random_clicks, read_samples, write_shop
 from tests.unit.baselines.helpers import make
 
 ROOT = Path(__file__).parents[3]
@@ -150,7 +150,7 @@ def counted(fits):
 
 def test_no_test_target_is_read(shop, tmp_path):
     with_tests = search(sasrec(shop), tmp_path / "with", 2)
-    samples = shop.samples.filter(pl.col("split") != "test")
+    samples = read_samples(shop).filter(pl.col("split") != "test")
     path = shop.samples_folder / "candidates.parquet"
     kept = schema.CANDIDATES.read(path).filter(pl.col("sample_id").is_in(samples["sample_id"].to_list()))
     schema.CANDIDATES.write(kept, path)
