@@ -34,7 +34,7 @@ from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OneP
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
 from gensar_core.generator.trained import check_same_items, exported_corpus
 from gensar_core.generator.warm_start import warm_embeddings, warm_items
-from gensar_core.ranking.candidates import load_candidates
+from gensar_core.ranking.validation_candidates import ValidLists
 from gensar_core.runtime.arrays import Ragged
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.progress import say
@@ -98,9 +98,7 @@ def one_pass_task(
     validation = []
     tasks = prompted_tasks(corpus)
     for task in tasks:
-        lists = load_candidates(
-            samples, task, "valid", users=settings.validation_users, choice=settings.validation_choice
-        )
+        lists = ValidLists.open(samples, task, settings.validation_users, settings.validation_choice)
         if len(lists):
             validation.append(OnePassValidation(task, lists, asked, scorer, settings.validate_among == "catalogue"))
     if not validation:

@@ -24,9 +24,10 @@ from gensar_core.generator.one_pass_training import Catalogue
 from gensar_core.generator.prefix_tree import PrefixTrees, build_trees, keep_choices, trie_nodes
 from gensar_core.generator.prompt_batches import cut_evenly
 from gensar_core.generator.trie_softmax import TrieSoftmax
-from gensar_core.generator.validation import BEAMS, retrieved_ranks, validation_metrics
+from gensar_core.generator.validation import BEAMS, retrieved_ranks, shared_ranks, validation_metrics
 from gensar_core.ranking.candidates import CandidateLists
 from gensar_core.ranking.metrics import average_ranks
+from gensar_core.ranking.validation_candidates import ValidLists
 from gensar_core.runtime.device import send
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.threads import side_by_side
@@ -334,10 +335,10 @@ class OnePassBeams:
 
 @dataclass(frozen=True)
 class OnePassValidation:
-    """Hold the valid candidate lists of one task."""
+    """Read the valid candidate lists of one task, block by block."""
 
     task: str
-    lists: CandidateLists
+    lists: ValidLists
     logs: LogRows
     scorer: OnePassScorer
     #: Whether targets are searched in the catalogue, or ranked among their candidates.
@@ -345,18 +346,17 @@ class OnePassValidation:
 
     def metrics(self, processes: Processes = ALONE) -> dict[str, float]:
         """Compute metrics of the model's ranking; each process ranks a share of the lists."""
-        share = processes.own(len(self.lists))
-        ids = self.lists.samples.get_column("sample_id").to_numpy()[share]
-        ranks = np.zeros(len(self.lists))
+        return validation_metrics(self.task, shared_ranks(self.lists, self._ranks, processes))
+
+    def _ranks(self, lists: CandidateLists, share: np.ndarray) -> np.ndarray:
+        """Rank the targets of some of the lists."""
+        ids = lists.samples.get_column("sample_id").to_numpy()[share]
         if self.among_catalogue:
             questions = self.scorer.questions(self.logs, *self.logs.places_of(ids), self.task, per_batch=32)
             retrieved = search_beams(questions, self.scorer.catalogue.tries[self.task], beams=BEAMS)
-            ranks[share] = retrieved_ranks(retrieved, self.lists, share)
-        else:
-            candidates = self.lists.items[share]
-            scores = self.scorer.score(self.logs, ids, candidates, self.task, per_batch=32)
-            ranks[share] = average_ranks(scores, candidates >= 0)
-        return validation_metrics(self.task, processes.sum(ranks))
+            return retrieved_ranks(retrieved, lists, share)
+        candidates = lists.items[share]
+        return average_ranks(self.scorer.score(self.logs, ids, candidates, self.task, per_batch=32), candidates >= 0)
 
 
 def _lookup(entries: np.ndarray, wanted: np.ndarray) -> np.ndarray:

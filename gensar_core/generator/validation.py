@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,12 +43,8 @@ class Validation:
 
     def metrics(self, model: Backbone, processes: Processes = ALONE) -> dict[str, float]:
         """Compute metrics of the model's ranking; each process ranks a share of the lists."""
-        share, ranks, first = processes.own(len(self.lists)), np.zeros(len(self.lists)), 0
-        for lists in self.lists:
-            begin, end = np.searchsorted(share, (first, first + len(lists)))
-            ranks[share[begin:end]] = self._ranks(model, lists, share[begin:end] - first)
-            first += len(lists)
-        return validation_metrics(self.task, processes.sum(ranks))
+        ranks = shared_ranks(self.lists, lambda lists, share: self._ranks(model, lists, share), processes)
+        return validation_metrics(self.task, ranks)
 
     def _ranks(self, model: Backbone, lists: CandidateLists, share: np.ndarray) -> np.ndarray:
         """Rank the targets of some of the lists."""
@@ -63,6 +60,18 @@ class Validation:
 def prompts_of(prompts: Prompts, lists: CandidateLists, share: np.ndarray) -> Ragged:
     """Return the prompts of some of the lists. Raises UserError when one has none."""
     return prompts.of(lists.samples.get_column("sample_id").to_numpy()[share])
+
+
+def shared_ranks(
+    lists: ValidLists, rank: Callable[[CandidateLists, np.ndarray], np.ndarray], processes: Processes
+) -> np.ndarray:
+    """Rank the targets of all lists, float [lists]; each process calls ``rank`` for a share of each block of them."""
+    share, ranks, first = processes.own(len(lists)), np.zeros(len(lists)), 0
+    for block in lists:
+        begin, end = np.searchsorted(share, (first, first + len(block)))
+        ranks[share[begin:end]] = rank(block, share[begin:end] - first)
+        first += len(block)
+    return processes.sum(ranks)
 
 
 def retrieved_ranks(retrieved: RetrievedItems, lists: CandidateLists, share: np.ndarray) -> np.ndarray:
