@@ -66,15 +66,14 @@ def _save(model: GenRetModel, tokenizer: Any, tokens: list[str], work: Work) -> 
 def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, SearchPairs]:
     """Read texts and pairs of a query and an item. Raises UserError when there are too few to learn from."""
     items = schema.ITEMS.read(data.path("item_texts")).sort("item_id").get_column("text")
-    pairs = _queried(data)
-    queries = pairs.get_column("text").unique().sort()
+    queries, pairs = _queried(data)
     limits = settings.max_item_tokens, settings.max_query_tokens
     tokenizer, item_texts, query_texts = tokenize_catalogue(
         items, queries, settings.tokenizer, settings.vocabulary_size, limits
     )
     if item_texts.empty.all():
         raise UserError(f"{data.path('item_texts')}: no item has text; GenRet's codes are learned from texts")
-    item, query = pairs.get_column("item_id").to_numpy(), queries.search_sorted(pairs.get_column("text")).to_numpy()
+    item, query = (pairs.get_column(name).to_numpy() for name in ("item_id", "query"))
     usable = ~item_texts.empty[item] & ~query_texts.empty[query]
     item, query, logged = (values[usable] for values in (item, query, pairs.get_column("logged").to_numpy()))
     searches = np.flatnonzero(logged)
@@ -102,23 +101,29 @@ def _read(settings: GenRetSettings, data: KindData, work: Work) -> tuple[Any, Se
     )
 
 
-def _queried(data: KindData) -> pl.DataFrame:
-    """Return the distinct pairs of an item and a query's text, `logged` or generated: `item_id`, `text`, `logged`."""
+def _queried(data: KindData) -> tuple[pl.Series, pl.DataFrame]:
+    """Return the different texts of queries, sorted, and the distinct pairs of an item and one of them.
+
+    Columns of the pairs: `item_id`, `query` (place among the texts) and `logged` (a search led to it, it is not only
+    generated).
+    """
     clicks = SearchClicks.read(data.path("training_events"))
-    searches = pl.DataFrame({"item_id": clicks.items, "query_id": clicks.queries})
-    texts = schema.QUERIES.read(data.path("queries"))
-    pairs = [searches.join(texts, on="query_id").select("item_id", "text", logged=pl.lit(True))]
+    pairs = [pl.DataFrame({"item_id": clicks.items, "text": clicks.queries}).with_columns(logged=pl.lit(True))]
+    texts = schema.QUERIES.read(data.path("queries")).sort("query_id").get_column("text")
     if data.pseudo_queries is not None:
         generated = schema.PSEUDO_QUERIES.read(data.pseudo_queries)
-        pairs.append(generated.select("item_id", "text", logged=pl.lit(False)))
+        number = pl.int_range(len(texts), len(texts) + len(generated), dtype=pl.Int32, eager=True)
+        pairs.append(generated.select("item_id", text=number, logged=pl.lit(False)))
+        texts = pl.concat([texts, generated.get_column("text")])
     cold = np.flatnonzero(mark_cold_items(data.cold_items, data.n_items()))
-    together = (
-        pl.concat(pairs)
-        .filter(~pl.col("item_id").is_in(cold.tolist()))
-        .group_by("item_id", "text")
-        .agg(pl.col("logged").any())
-    )
-    return together.sort("item_id", "text")
+    together = pl.concat(pairs).filter(~pl.col("item_id").is_in(cold.tolist()))
+    used = together.get_column("text").unique()
+    queries = texts.gather(used).unique().sort()
+    place = np.zeros(len(texts), dtype=np.uint32)
+    place[used.to_numpy()] = queries.search_sorted(texts.gather(used)).to_numpy()
+    query = pl.Series("query", place).gather(together.get_column("text"))
+    distinct = together.select("item_id", query, "logged").group_by("item_id", "query").agg(pl.col("logged").any())
+    return queries, distinct.sort("item_id", "query")
 
 
 def _model(settings: GenRetSettings, tokenizer: Any, seed: int) -> GenRetModel:

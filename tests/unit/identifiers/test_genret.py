@@ -130,14 +130,15 @@ def test_pairs_are_those_of_clicks_and_of_pseudo_queries(
             pseudo_queries=None if generated is None else folder / "pseudo_queries.parquet",
             cold_items=folder / "cold_items.parquet" if cold else None,
         )
-        found = genret._queried(data)
+        texts, found = genret._queried(data)
     logged = {(item, queries[query]) for item, query in clicks}
     expected = [
         (item, text, (item, text) in logged)
         for item, text in sorted(logged | set(generated or []))
         if not (cold and item == 1)
     ]
-    assert found.rows() == expected
+    assert [(item, texts[query], logged) for item, query, logged in found.rows()] == expected
+    assert texts.to_list() == sorted({text for _, text, _ in expected})
 
 
 def test_balanced_codes_are_the_heaviest_of_the_plan_and_even() -> None:
