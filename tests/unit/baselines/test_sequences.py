@@ -21,7 +21,6 @@ from gensar_core.baselines.shared.next_item_losses import (
 )
 from gensar_core.baselines.shared.sequence_encoder import (
     SequenceEncoder,
-    UserClicks,
     last_states,
     recommended_histories,
 )
@@ -34,6 +33,7 @@ from gensar_core.baselines.shared.sequence_examples import (
     MaskedPlaces,
 )
 from gensar_core.errors import UserError
+from gensar_core.samples.user_clicks import UserClicks
 from tests.support.ragged import ragged
 
 
