@@ -19,7 +19,7 @@ from gensar_core.config.identifiers import ClusterSettings
 from gensar_core.identifiers.initialize import kmeans
 from gensar_core.identifiers.interface import Kind, KindData, SideIdentifiers, Work
 from gensar_core.identifiers.table import Scheme
-from gensar_core.runtime.arrays import Ragged, stretches
+from gensar_core.runtime.arrays import Ragged, blocks_of_work, stretches
 from gensar_core.runtime.seeds import derive_seed, generator
 from gensar_core.samples.user_clicks import UserClicks
 
@@ -42,9 +42,8 @@ def click_graph(clicks: Ragged, n_items: int) -> csr_matrix:
     """
     graph = csr_matrix((n_items, n_items), dtype=np.float32)
     for users in stretches(len(clicks)):
-        pairs = np.cumsum(np.square(clicks.lengths_of(users)))
-        for some in np.split(users, np.flatnonzero(np.diff(pairs // _PAIRS)) + 1):
-            own = clicks.take(some)
+        for start, stop in blocks_of_work(np.square(clicks.lengths_of(users)), _PAIRS):
+            own = clicks.take(users[start:stop])
             ones = np.ones(len(own.values), dtype=np.float32)
             # Repeated clicks are summed.
             counts = csr_matrix((ones, (own.rows, own.values)), shape=(len(own), n_items))
