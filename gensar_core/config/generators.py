@@ -163,7 +163,7 @@ class TrainingSettings(Settings):
     def _warm_start_is_from_scratch(self) -> TrainingSettings:
         if self.warm_start and self.backbone not in ("scratch", "causal"):
             raise ValueError("warm_start needs backbone: scratch or causal; a pretrained model has trained embeddings")
-        if self.one_pass.item_vectors and not (self.warm_start and self.one_pass.node_vectors):
+        if self.reads_logs and self.one_pass.item_vectors and not (self.warm_start and self.one_pass.node_vectors):
             raise ValueError("one_pass.item_vectors needs warm_start: true and one_pass.node_vectors: true")
         return self
 
