@@ -10,7 +10,7 @@ The evidence of a trie's node is the sum over the items beneath it. Shapes: n qu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -201,21 +201,20 @@ def _searches(
         return combined
 
     pairs = Groups.of((codes(clicks, items[clicks], n_items) for clicks in stretches(len(items))), folder)
-    begins = pairs.begins(folder)
-
-    def counted() -> Iterator[dict[str, np.ndarray]]:
-        none = np.zeros(0, dtype=np.int64)
-        yield {"code": none, "item": none, "count": np.zeros(0)}
-        for pair in stretches(len(begins) - 1):
-            code = pairs.codes[begins[pair]]
-            yield {"code": code, "item": code % n_items, "count": begins[pair + 1] - begins[pair]}
-
+    code, count = pairs.distinct(folder)
     everyone = ((clicks, searches.users_of(clicks)) for clicks in stretches(len(items)))
     of_users = Groups.of((codes(clicks, users, n_users) for clicks, users in everyone), folder)
-    own_item = MappedArray(folder, np.int64)
-    for clicks in stretches(len(items)):
-        own_item.append(items[of_users.rows[clicks]])
-    return mapped_parts(counted(), folder), {"code": of_users.codes, "item": own_item.read_only()}
+    clicked = _mapped((code[some] % n_items for some in stretches(len(code))), folder)
+    own = _mapped((items[of_users.rows[clicks]] for clicks in stretches(len(items))), folder)
+    return {"code": code, "item": clicked, "count": count}, {"code": of_users.codes, "item": own}
+
+
+def _mapped(parts: Iterable[np.ndarray], folder: Path) -> np.ndarray:
+    """Join integers on the disk, mapped."""
+    joined = MappedArray(folder, np.int64)
+    for part in parts:
+        joined.append(part)
+    return joined.read_only()
 
 
 def _latest_of_users(clicks: UserClicks, n_items: int, folder: Path) -> dict[str, Any]:
