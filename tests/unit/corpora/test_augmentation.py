@@ -1,4 +1,4 @@
-"""Prefix augmentation of histories, and searches made from pseudo-queries."""
+"""Prefix augmentation of histories, and searches without one: those of the log, and pseudo-queries."""
 
 from __future__ import annotations
 
@@ -152,6 +152,16 @@ def test_pseudo_queries_make_searches_without_a_history(shop: Path, tmp_path: Pa
     assert corpus.filter(task="doc2query").drop("task").rows() == [
         (item, ids(tmp_path / "out", template.format(text)), ids(tmp_path / "out", scribe.entry(S, item)))
         for item, text in [(0, "grand piano"), (3, "note book"), (3, "easy songs")]
+    ]
+
+
+def test_a_query_alone_asks_for_the_item_that_was_clicked_after_it(shop: Path, tmp_path: Path) -> None:
+    corpus = build(shop, tmp_path / "out", tasks=["nsip", "query2id"])
+    template = "Search without a history: <S_Q> {} Clicked item: <S_I>"
+    scribe = Scribe()
+    assert corpus.filter(task="query2id").drop("task").rows() == [
+        (number, ids(tmp_path / "out", template.format(query)), ids(tmp_path / "out", scribe.entry(S, item)))
+        for number, query, item in [(6, "music stand", 3), (7, "digital piano", 4), (8, "music stand", 4)]
     ]
 
 

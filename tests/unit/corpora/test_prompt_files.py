@@ -25,7 +25,8 @@ def test_each_task_of_gensar_has_ten_templates_and_no_two_tasks_share_one() -> N
 @pytest.mark.parametrize(
     ("name", "ranking", "left_out"),
     [
-        ("gensar", {"rec": "nrip", "search": "nsip"}, {"doc2query"}),
+        ("gensar", {"rec": "nrip", "search": "nsip"}, {"query2id", "doc2query"}),
+        ("gensar_short", {"rec": "nrip", "search": "nsip"}, {"query2id"}),
         ("p5", {"rec": "sequential"}, set()),
         ("tiger", {"rec": "next_item"}, set()),
         ("lcrec", {"rec": "sequential"}, {"search", "search_after_history"}),

@@ -153,6 +153,6 @@ def test_a_generator_trained_over_the_catalogue_ranks_its_targets_first(tmp_path
         rank_candidates(model, corpus, samples, tmp_path / "beams", "gensar", RankingSettings(beams=5))
 
     tries = target_tries(corpus, N_ITEMS)
-    assert sorted(tries) == ["desc2id_collaborative", "desc2id_semantic", "doc2query", "nrip", "nsip"]
+    assert sorted(tries) == ["desc2id_collaborative", "desc2id_semantic", "doc2query", "nrip", "nsip", "query2id"]
     # The descriptions' identifiers come without the behavior's token.
     assert (tries["nrip"].depth, tries["desc2id_collaborative"].depth) == (5, 4)
