@@ -15,8 +15,8 @@ class MaterializationSettings(Settings):
     """Configure the stage `corpus`; identifiers and samples are input files."""
 
     prompts: str = "gensar"
-    """Prompt file, which holds the tasks and their templates: `gensar`, `gensar_short` (the same tasks in one short
-    instruction each), `p5`, `tiger`, `lcrec`, `dsi_qg`, `webultron`, `genret`, or the path of your own
+    """Prompt file, which holds the tasks and their templates: `gensar`, `gensar_short` (the same tasks in short
+    prompts), `p5`, `tiger`, `lcrec`, `dsi_qg`, `webultron`, `genret`, or the path of your own
     (docs/add-an-identifier.md)."""
     tasks: list[Name] | None = None
     """Training tasks, by their names or groups in the prompt file; null: all that are not optional there."""
