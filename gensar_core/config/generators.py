@@ -129,6 +129,9 @@ class TrainingSettings(Settings):
     in the first steps of a training). Null: the weights themselves."""
     label_smoothing: Share = 0.0
     """Share of each target token's mass that is spread evenly over all tokens that it competes with."""
+    logit_adjustment: Share = 0.0
+    """In training, add this times the log of an item's training clicks to the logits of its tokens when it is to be
+    recommended: the scores then hold less of its popularity (Menon et al., 2021). The paper: 0."""
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
     """Tokens that a token of an identifier competes with, in training and in ranking: all tokens (Eq. 12), or only
     those that continue the identifier of some item of the catalogue."""
@@ -152,6 +155,11 @@ class TrainingSettings(Settings):
     def reads_logs(self) -> bool:
         """Tell whether the model reads users' whole logs, not a prompt a target."""
         return self.backbone == "causal" or self.pretrained_causal is not None
+
+    @property
+    def reads_clicks(self) -> bool:
+        """Tell whether training reads the file of training events."""
+        return self.reads_logs or self.logit_adjustment > 0.0
 
     @property
     def pretrained_causal(self) -> str | None:

@@ -314,7 +314,7 @@ def training_corpus(plan: Plan, dataset: str, generator: str) -> list[str]:
 
 def training_samples(plan: Plan, dataset: str, generator: str) -> list[str]:
     """List the tables of samples that a generator is trained with."""
-    files = [SAMPLES, CANDIDATES, *([TRAINING_EVENTS] if plan.experiments.generators[generator].reads_logs else [])]
+    files = [SAMPLES, CANDIDATES, *([TRAINING_EVENTS] if plan.experiments.generators[generator].reads_clicks else [])]
     return [path.format(dataset=dataset) for path in files]
 
 

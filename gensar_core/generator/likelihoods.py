@@ -49,9 +49,13 @@ class VocabularyLikelihood:
 
 @dataclass(frozen=True)
 class CatalogueLikelihood:
-    """Normalize over the continuations of each prefix in the ``trie`` of all items, which is on the model's device."""
+    """Normalize over the continuations of each prefix in the ``trie`` of all items, which is on the model's device.
+
+    ``added`` float32 [nodes] a level is added to the logits of nodes in training (see `logit_adjustment`).
+    """
 
     trie: TokenTrie
+    added: tuple[torch.Tensor, ...] | None = None
     by_length: ClassVar[bool] = False
 
     def choices(self, trees: PrefixTrees) -> PrefixTrees:
@@ -96,6 +100,10 @@ class CatalogueLikelihood:
 
     def _losses(self, outputs: torch.Tensor, weight: torch.Tensor, step: Choices, smoothing: float) -> torch.Tensor:
         logits, children = self._continuations(outputs, weight, step.depth, step.node, step.total)
+        if self.added is not None:
+            table = self.trie.branches[step.depth].table
+            number = children.number if children is not None else table[step.node].clamp_min(0)  # type: ignore[index]
+            logits = logits + self.added[step.depth + 1][number]
         # Take the token's logit from those that are normalized: recomputed, perhaps at another precision, it could
         # exceed their log-sum-exp.
         if children is None:

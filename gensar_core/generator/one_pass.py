@@ -30,6 +30,7 @@ from gensar_core.generator.click_evidence import ClickEvidence
 from gensar_core.generator.item_nodes import ItemNodes, item_codes
 from gensar_core.generator.live_questions import Answering
 from gensar_core.generator.log_rows import LOG_TASKS, LogRows
+from gensar_core.generator.logit_adjustment import clicks_of_items
 from gensar_core.generator.one_pass_scores import AskedLogs, OnePassScorer, OnePassValidation
 from gensar_core.generator.one_pass_training import EVIDENCE_FILE, Catalogue, OnePassTask
 from gensar_core.generator.trained import check_same_items, exported_corpus
@@ -107,8 +108,11 @@ def one_pass_task(
     order_seed = derive_seed(seed, "order")
     trained = [LOG_TASKS[behavior] for behavior in trained_behaviors(corpus, _settings(corpus))]
     cold = mark_cold_items(cold_items, len(catalogue.items["rec"]))
+    clicks = None
+    if settings.logit_adjustment:
+        clicks = clicks_of_items(samples / "training_events.parquet", len(catalogue.items["rec"]))
     return OnePassTask(
-        model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained, cold
+        model, settings, logs, scorer.catalogue, evidence, validation, order_seed, processes, trained, cold, clicks
     )
 
 

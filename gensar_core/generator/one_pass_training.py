@@ -31,6 +31,7 @@ from gensar_core.generator.log_rows import (
     questions,
     row_tensors,
 )
+from gensar_core.generator.logit_adjustment import AdjustedVocabulary, added_logits
 from gensar_core.generator.training_task import add_gradients
 from gensar_core.generator.trie_softmax import TrieSoftmax, path_losses
 from gensar_core.nn.cross_entropy import cross_entropy
@@ -204,10 +205,12 @@ class OnePassTask:
         processes: Processes = ALONE,
         trained: Collection[str] = LOG_TASKS,
         cold: np.ndarray | None = None,
+        clicks: np.ndarray | None = None,
     ) -> None:
         """Take the tasks of the corpus, ``trained``: targets of other tasks are only read.
 
-        Items marked in ``cold`` [n_items] (None: none) compete with no target.
+        Items marked in ``cold`` [n_items] (None: none) compete with no target. ``clicks`` [n_items] are those that the
+        settings' `logit_adjustment` needs.
         """
         self.module: torch.nn.Module = model
         self.model = model
@@ -221,6 +224,11 @@ class OnePassTask:
             for task, trie in catalogue.tries.items():
                 warm = torch.from_numpy(~cold).to(trie.items.device)
                 self._open[task] = [beneath > 0 for beneath in counts(trie, warm)]
+        #: Logits added to the nodes of the trie of recommended items.
+        self._adjusted: AdjustedVocabulary | None = None
+        if settings.logit_adjustment and clicks is not None:
+            trie = catalogue.tries["rec"]
+            self._adjusted = AdjustedVocabulary(trie, added_logits(trie, clicks, settings.logit_adjustment))
         self.processes = processes
         self.device = model.embeddings.device
         weights = {str(name): weight for name, weight in settings.task_weights.items()}
@@ -351,15 +359,19 @@ class OnePassTask:
         entry = batch.entry[mine]
         before = batch.places[mine][:, None] + self.catalogue.state_places(task)
         targets = self.catalogue.items[task].tokens[self.logs.object[entry]]
+        adjusted = self._adjusted if task == "rec" else None
         if self.settings.likelihood == "vocabulary":
             # Chosen on the host: a GPU would make it wait for the number of real tokens.
             real = (targets >= 0) & (targets != self.model.lm.config.eos_token_id)
             real[:, 0] &= self.catalogue.first_code == 0
+            first, more = adjusted.of_rows(targets) if adjusted is not None else (0, None)
             losses = cross_entropy(
                 states[self._send(before[real])],
                 self.model.outputs,
                 self._send(targets[real]),
                 self.settings.label_smoothing,
+                None if more is None else more.flatten(0, 1)[self._send(np.flatnonzero(real))],
+                first,
             )
             return torch.zeros(len(mine), device=self.device).index_add(0, self._send(np.nonzero(real)[0]), losses)
         evidence = None
@@ -368,7 +380,10 @@ class OnePassTask:
             asked = questions(self.logs, rows[batch.row[mine]], entry)
             asked = replace(asked, query=np.where(new, NO_QUERY, asked.query))
             evidence = self.evidence.of(asked, trie)
-        softmax = TrieSoftmax(self.model, task, trie, self.catalogue.nodes, vectors, evidence, self._open.get(task))
+        added = None if adjusted is None else adjusted.added
+        softmax = TrieSoftmax(
+            self.model, task, trie, self.catalogue.nodes, vectors, evidence, self._open.get(task), added
+        )
         places = self._send(np.minimum(before, len(states) - 1))
         question = torch.arange(len(mine), device=self.device)
         return path_losses(softmax, states[places], targets, question, self.settings.label_smoothing)

@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 
 from gensar_core.config.generators import TrainingSettings
+from gensar_core.corpora.instructions import load_prompt_file
 from gensar_core.corpora.read import check_lengths, load_examples
+from gensar_core.corpora.tasks import tasks_of
 from gensar_core.embeddings.tokenizer import load_corpus_tokenizer
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones import load as backbone
 from gensar_core.generator.item_targets import target_tries
 from gensar_core.generator.likelihoods import item_likelihoods
+from gensar_core.generator.logit_adjustment import TrainedLikelihood, adjusted, clicks_of_items
 from gensar_core.generator.one_pass import one_pass_task
 from gensar_core.generator.one_pass_training import OnePassTask
 from gensar_core.generator.training_task import GeneratorTask
@@ -21,6 +24,7 @@ from gensar_core.generator.warm_start import warm_start
 from gensar_core.runtime.device import pick_device
 from gensar_core.runtime.seeds import derive_seed
 from gensar_core.runtime.stage import Stage, read_record, write_json
+from gensar_core.samples.cold_items import mark_cold_items
 from gensar_core.training.loop import Watch, train
 from gensar_core.training.processes import ALONE, Processes
 from gensar_core.training.state import TrainingRecord
@@ -106,7 +110,7 @@ def training_files(
     # Files, not the folder: its record holds the run time, and a checkpoint must not depend on that.
     files = [corpus / name for name in (*_CORPUS, *(_LOGS if settings.reads_logs else _PROMPTS))]
     files += [samples / "samples.parquet", samples / "candidates.parquet"]
-    if settings.reads_logs:
+    if settings.reads_clicks:
         files.append(samples / "training_events.parquet")
     if settings.warm_start and token_vectors is not None:
         files.append(token_vectors)
@@ -184,5 +188,14 @@ def _prompt_task(
         settings.validation_choice,
         among_catalogue=settings.validate_among == "catalogue",
     )
-    likelihoods = item_likelihoods(model, lambda: target_tries(corpus, len(lists[0].items), cold_items))
+    n_items = len(lists[0].items)
+    tries = functools.cache(lambda: target_tries(corpus, n_items, cold_items))
+    likelihoods: dict[str, TrainedLikelihood] = {**item_likelihoods(model, tries)}
+    if settings.logit_adjustment:
+        clicks = clicks_of_items(samples / "training_events.parquet", n_items)
+        # The tries number the items that a target may compete with.
+        clicks = clicks[~mark_cold_items(cold_items, n_items)]
+        for name, task in tasks_of(load_prompt_file(corpus)).items():
+            if task.source == "rec" and name in tries():
+                likelihoods[name] = adjusted(likelihoods.get(name), tries()[name], clicks, settings.logit_adjustment)
     return GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)

@@ -16,7 +16,7 @@ from gensar_core.generator.backbones.t5 import Backbone, encode_prompts, target_
 from gensar_core.generator.backbones.token_rows import token_tables
 from gensar_core.generator.backbones.whole_words import save_model
 from gensar_core.generator.batches import Batches, MicroBatch, Step, prompt_tokens
-from gensar_core.generator.likelihoods import CatalogueLikelihood
+from gensar_core.generator.logit_adjustment import TrainedLikelihood
 from gensar_core.generator.validation import Validation
 from gensar_core.nn.cross_entropy import cross_entropy
 from gensar_core.nn.dropout import drawing_from
@@ -57,9 +57,9 @@ class GeneratorTask:
         validation: list[Validation],
         seed: int,
         processes: Processes = ALONE,
-        likelihoods: Mapping[str, CatalogueLikelihood] | None = None,
+        likelihoods: Mapping[str, TrainedLikelihood] | None = None,
     ) -> None:
-        """Take the ``likelihoods`` of the tasks, by name, whose targets compete with the catalogue."""
+        """Take the ``likelihoods`` of the tasks, by name, whose items compete otherwise than by Eq. 12."""
         self.module = model
         self.processes = processes
         self.settings = settings

@@ -46,9 +46,13 @@ class TrieSoftmax:
         node_vectors: torch.Tensor,
         evidence: NodeEvidence | None,
         open_nodes: Sequence[torch.Tensor] | None = None,
+        added: Sequence[torch.Tensor] | None = None,
     ) -> None:
-        """Score for a ``model``; of each level's nodes, only ``open_nodes`` bool [n] compete (None: all)."""
-        self._open = open_nodes
+        """Score for a ``model``; of each level's nodes, only ``open_nodes`` bool [n] compete (None: all).
+
+        ``added`` float32 [n] a level is added to the nodes' logits (None: nothing).
+        """
+        self._open, self._added = open_nodes, added
         self.model, self.trie, self._evidence = model, trie, evidence
         self._task = TASKS.index(task)
         self._nodes = nodes.of_level[task]
@@ -105,6 +109,8 @@ class TrieSoftmax:
             start, stop = below.start[children.number].long(), below.stop[children.number].long()
             beneath = self._evidence.beneath(question[row], start, stop)
             logits = logits + self.model.with_evidence(self._task, children.depth, beneath)
+        if self._added is not None:
+            logits = logits + self._added[children.depth + 1][children.number]
         if self._open is not None:
             logits = logits.masked_fill(~self._open[children.depth + 1][children.number], -torch.inf)
         return Continuations(logits - grouped_logsumexp(logits, children)[row], children)

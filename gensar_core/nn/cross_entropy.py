@@ -12,16 +12,22 @@ _GPU_LOGITS = 1 << 28
 
 
 def cross_entropy(
-    outputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
+    outputs: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    smoothing: float = 0.0,
+    added: torch.Tensor | None = None,
+    first: int = 0,
 ) -> torch.Tensor:
     """Compute the negative log-likelihood of each target, [n] (Eq. 12).
 
     ``outputs`` [n, d_model], ``weight`` [vocabulary, d_model] the output matrix, ``targets`` [n] token ids.
-    ``smoothing`` spreads that share of the target's mass evenly over all tokens. Only the sum of the losses may be
+    ``smoothing`` spreads that share of the target's mass evenly over all tokens. ``added`` [n, tokens] is added to the
+    logits of the tokens from the ``first`` on, and is not differentiated. Only the sum of the losses may be
     differentiated (the gradient must be the same number for all n): gradients are computed in the forward pass, chunk
     by chunk.
     """
-    losses: torch.Tensor = _LinearCrossEntropy.apply(outputs, weight, targets, smoothing)  # type: ignore[no-untyped-call]
+    losses: torch.Tensor = _LinearCrossEntropy.apply(outputs, weight, targets, smoothing, added, first)  # type: ignore[no-untyped-call]
     return losses
 
 
@@ -33,7 +39,13 @@ def chunk_rows(vocabulary: int, device: torch.device) -> int:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, outputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, smoothing: float
+        ctx: Any,
+        outputs: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        smoothing: float,
+        added: torch.Tensor | None,
+        first: int,
     ) -> torch.Tensor:
         needed = outputs.requires_grad or weight.requires_grad
         losses = outputs.new_empty(len(outputs))
@@ -43,6 +55,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(outputs), rows):
             part = slice(start, start + rows)
             logits = (outputs[part] @ weight.T).to(outputs.dtype)
+            if added is not None:
+                logits[:, first : first + added.shape[1]] += added[part]
             wanted = targets[part, None]
             aim = logits.gather(1, wanted).squeeze(1)
             if smoothing:
@@ -66,8 +80,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None, None]:
         by_outputs, by_weight = ctx.saved_tensors
         if by_outputs is None:
-            return None, None, None, None
-        return by_outputs * gradient[:, None], by_weight * gradient[0], None, None
+            return None, None, None, None, None, None
+        return by_outputs * gradient[:, None], by_weight * gradient[0], None, None, None, None

@@ -194,11 +194,11 @@ def loss_alone(model, catalogue, rows, row, entry, item, evidence=None, *, smoot
     return total
 
 
-def task_of(model, rows, catalogue, evidence=None, likelihood="catalogue", cold=None, **changes):
+def task_of(model, rows, catalogue, evidence=None, likelihood="catalogue", cold=None, clicks=None, **changes):
     options = TrainingSettings(
         backbone="causal", batch_size=4, batch_tokens=64, likelihood=likelihood, task_weights={"nsqp": 0.5}, **changes
     )
-    return OnePassTask(model, options, rows, catalogue, evidence, [], 7, cold=cold)
+    return OnePassTask(model, options, rows, catalogue, evidence, [], 7, cold=cold, clicks=clicks)
 
 
 def item_targets(rows):
@@ -244,6 +244,45 @@ def test_smoothing_spreads_its_share_over_the_continuations_that_compete(catalog
             expected[name] += loss_alone(model, catalogue, rows, row, entry, item, smoothing=0.2, cold=cold)
     for name, value in expected.items():
         assert float(losses[TRAINING_TASKS.index(name)]) == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["vocabulary", "catalogue"])
+def test_popularity_is_added_to_the_logits_of_recommended_items_alone(catalogue, likelihood):
+    model, rows = generator(catalogue), rows_of(random_log(1), catalogue)
+    clicks, every = np.arange(ITEMS) ** 2, np.arange(len(rows))
+    codes = [[int(code) for code in part] for part in identifiers()["rec"]]
+
+    def mean(prefix):
+        return np.mean([clicks[item] + 1.0 for item in range(ITEMS) if codes[item][: len(prefix)] == prefix])
+
+    with torch.no_grad():
+        plain = task_of(model, rows, catalogue, likelihood=likelihood).losses(every)
+        losses = task_of(model, rows, catalogue, None, likelihood, clicks=clicks, logit_adjustment=0.5).losses(every)
+        expected = 0.0
+        for row, entry in item_targets(rows):
+            if rows.behavior[entry] != 0:
+                continue
+            item = int(rows.object[entry])
+            numbers = catalogue.nodes.of_item["rec"][:, catalogue.first_code :].tolist()
+            states = alone(model, catalogue, rows, row, entry, list(zip(codes[item], numbers[item], strict=False)))
+            for level in range(3):
+                prefix = codes[item][:level]
+                following = {codes[other][level]: other for other in range(ITEMS) if codes[other][:level] == prefix}
+                logits = states[level] @ model.outputs.T
+                for code, other in following.items():
+                    logits[code] += 0.5 * np.log(mean([*prefix, code]) / mean(prefix))
+                    if likelihood == "catalogue":
+                        logits[code] += states[level] @ model.node_vectors[numbers[other][level]]
+                if likelihood == "catalogue":
+                    logits = logits.masked_fill(
+                        ~torch.isin(torch.arange(len(logits)), torch.tensor([*following])), -torch.inf
+                    )
+                expected -= float(logits.log_softmax(0)[codes[item][level]])
+    number = TRAINING_TASKS.index("nrip")
+    assert float(losses[number]) == pytest.approx(expected, rel=1e-4)
+    assert float(losses[number]) != pytest.approx(float(plain[number]), rel=1e-3)
+    others = torch.arange(len(losses)) != number
+    assert torch.equal(losses[others], plain[others])
 
 
 def with_others(rows, catalogue):
