@@ -197,5 +197,6 @@ def _prompt_task(
         clicks = clicks[~mark_cold_items(cold_items, n_items)]
         for name, task in tasks_of(load_prompt_file(corpus)).items():
             if task.source == "rec" and name in tries():
-                likelihoods[name] = adjusted(likelihoods.get(name), tries()[name], clicks, settings.logit_adjustment)
+                trie = tries()[name].to(model.lm_head.weight.device)
+                likelihoods[name] = adjusted(likelihoods.get(name), trie, clicks, settings.logit_adjustment)
     return GeneratorTask(model, settings, examples, lists, derive_seed(seed, "order"), processes, likelihoods)

@@ -17,6 +17,7 @@ from gensar_core.generator.logit_adjustment import AdjustedVocabulary, added_log
 from gensar_core.generator.train import train_generator
 from gensar_core.runtime.stage import read_record
 from tests.support.generator_folders import N_ITEMS, tiny_settings, write_corpus, write_samples
+from tests.support.gpu_stand_in import GPU, Waits
 from tests.support.shop import write_events
 from tests.unit.generator.small_models import END, VOCABULARY, Lists, cases, followers, ragged
 
@@ -80,6 +81,16 @@ def test_losses_and_their_gradients_are_those_of_a_loop(over: str, items: Lists,
     if losses.requires_grad:
         gradients, theirs = (torch.autograd.grad(one.sum(), (outputs, weight)) for one in (losses, expected))
         torch.testing.assert_close(gradients, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("over", ["vocabulary", "catalogue"])
+def test_a_gpu_is_not_waited_for(over: str) -> None:
+    trie = TokenTrie.from_rows(ragged(ROWS)).to(GPU)
+    likelihood = adjusted(None if over == "vocabulary" else CatalogueLikelihood(trie), trie, np.arange(3), 1.0)
+    outputs, weight = (torch.zeros(shape, device=GPU, requires_grad=True) for shape in ((3, 3, 4), (VOCABULARY, 4)))
+    with Waits() as waits:
+        likelihood.token_losses(outputs, weight, np.array(ROWS)).sum().backward()
+    assert waits.fetched == 0
 
 
 def test_a_training_adjusts_to_the_clicks_of_its_samples(tmp_path: Path) -> None:
