@@ -147,7 +147,8 @@ def write_canonical(stage: Stage, raw: RawClicks, settings: ClickSettings, parts
     if parts > 1:
         _survey(stage, raw, folder, parts)
         return
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    # After an error Polars may still be writing: the stage removes what is then left.
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
         scratch = Path(name)
         account = _survey(stage, raw, scratch, 1)
         blocks = EventBlocks(scratch / "blocks")
