@@ -25,7 +25,7 @@ ROWS = [[2, 7, END], [2, 8, END], [3, 7, END]]
 
 
 def by_prefix(items: Lists, clicks: np.ndarray, strength: float, prefix: list[int], token: int) -> float:
-    """What is added to a token after a prefix: the means are taken over all items, one by one."""
+    """Compute what is added to a token after a prefix from means over all items, one by one."""
 
     def mean(beginning: list[int]) -> float:
         return float(
