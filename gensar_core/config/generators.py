@@ -129,7 +129,7 @@ class TrainingSettings(Settings):
     in the first steps of a training). Null: the weights themselves."""
     label_smoothing: Share = 0.0
     """Share of each target token's mass that is spread evenly over all tokens that it competes with."""
-    logit_adjustment: Share = 0.0
+    logit_adjustment: Annotated[float, Field(ge=0.0)] = 0.0
     """In training, add this times the log of an item's training clicks to the logits of its tokens when it is to be
     recommended: the scores then hold less of its popularity (Menon et al., 2021). The paper: 0."""
     likelihood: Literal["vocabulary", "catalogue"] = "vocabulary"
