@@ -225,6 +225,8 @@ class RetrievalSettings(Settings):
     exactly, which takes as long as ranking candidate lists of all items."""
     users_per_batch: Positive = 64
     """Users per forward pass."""
+    other_identifier: OtherIdentifier = OtherIdentifier()
+    """As in `ranking`. With beams, items are searched by either identifier, and what is found is scored by both."""
     precision: Precision = "float32"
     """As in `ranking`."""
 

@@ -127,13 +127,12 @@ def catalogue_table(
 ) -> pl.DataFrame:
     """Build the table `full_ranks` of one task's targets; items marked in ``unknown`` [n_items] are last."""
     n_items = len(generator.items[task])
+    weight = float(getattr(settings.other_identifier, task))
 
     def score(batch: pl.DataFrame) -> np.ndarray:
         everything = np.tile(np.arange(n_items, dtype=np.int32), (len(batch), 1))
         rows = asked.of(batch.get_column("sample_id").to_numpy())
-        return rank_cold_last(
-            generator.score(rows, everything, task, users_per_batch=settings.users_per_batch), unknown
-        )
+        return rank_cold_last(item_scores(generator, rows, everything, task, weight, settings.users_per_batch), unknown)
 
     beams = settings.beams
     if beams is None:
@@ -144,15 +143,23 @@ def catalogue_table(
         rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
 
         def found(clicked: np.ndarray | None, batch: CatalogueTargets = batch, rows: Any = rows) -> np.ndarray:
-            retrieved = generator.retrieve(
-                rows,
-                task,
-                beams=beams,
-                users_per_batch=settings.users_per_batch,
-                excluded=clicked,
-                allowed=~unknown if unknown.any() else None,
-            )
-            return found_ranks(retrieved.items, retrieved.scores, batch)
+            by_each = [
+                generator.retrieve(
+                    rows,
+                    identifier,
+                    beams=beams,
+                    users_per_batch=settings.users_per_batch,
+                    excluded=clicked,
+                    allowed=~unknown if unknown.any() else None,
+                )
+                for identifier in ([task, _other(task)] if weight else [task])
+            ]
+            items, scores = by_each[0].items, by_each[0].scores
+            if weight:
+                # What either identifier finds is scored by both.
+                items = each_once(items, by_each[1].items)
+                scores = item_scores(generator, rows, items, task, weight, settings.users_per_batch)
+            return found_ranks(items, scores, batch)
 
         second = np.full(len(batch), np.nan)
         if batch.clicked is not None:
@@ -175,21 +182,50 @@ def rank_split(
     Items marked in ``unknown`` [n_items] are last.
     """
     task = lists.task
-    (other,) = (name for name in schema.TASKS if name != task)
     weight = float(getattr(settings.other_identifier, task))
 
     def score(batch: CandidateLists) -> np.ndarray:
-        inputs = asked.of(batch.samples.get_column("sample_id").to_numpy())
-        scores = generator.score(
-            inputs, batch.items, task, users_per_batch=settings.users_per_batch, beams=settings.beams
-        )
-        if weight:
-            scores += weight * generator.score(inputs, batch.items, other, users_per_batch=settings.users_per_batch)
+        rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
+        scores = item_scores(generator, rows, batch.items, task, weight, settings.users_per_batch, settings.beams)
         return rank_cold_last(scores, unknown[batch.items])
 
     blocks = -(-(span[1] - span[0]) // _LISTS)
     for block in progress(lists.read(*span), f"rank {task} {lists.split}", total=blocks, unit="batch"):
         yield rank_batch(block, score)
+
+
+def item_scores(
+    generator: Generator,
+    rows: Any,
+    items: np.ndarray,
+    task: str,
+    weight: float,
+    users_per_batch: int,
+    beams: int | None = None,
+) -> np.ndarray:
+    """Score ``items`` int [users, width] (-1: none) for questions, float32 [users, width].
+
+    A score is the log-probability of the identifier of the ``task``, with ``weight`` times that of the other one.
+    """
+    scores = generator.score(rows, items, task, users_per_batch=users_per_batch, beams=beams)
+    if weight:
+        scores += weight * generator.score(rows, items, _other(task), users_per_batch=users_per_batch)
+    return scores
+
+
+def each_once(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Put the items of two lists of each user side by side, int [users, n + m]; -1 for what both have, or none."""
+    both = np.concatenate([first, second], axis=1)
+    order = np.argsort(both, axis=1, kind="stable")
+    in_order = np.take_along_axis(both, order, axis=1)
+    again = np.zeros(both.shape, dtype=bool)
+    np.put_along_axis(again, order[:, 1:], in_order[:, 1:] == in_order[:, :-1], axis=1)
+    return np.where(again, -1, both)
+
+
+def _other(task: str) -> str:
+    (other,) = (name for name in schema.TASKS if name != task)
+    return other
 
 
 def _inputs(model: Path, corpus: Path, samples: Path) -> list[Path]:

@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gensar_core import schema
 from gensar_core.config.datasets import FullRankingSettings
@@ -16,7 +18,7 @@ from gensar_core.config.generators import (
 )
 from gensar_core.corpora.read import load_prompts
 from gensar_core.errors import UserError
-from gensar_core.generator.rank import rank_candidates, rank_catalogue
+from gensar_core.generator.rank import each_once, rank_candidates, rank_catalogue
 from gensar_core.generator.train import train_generator
 from gensar_core.generator.trained import TrainedGenerator
 from gensar_core.ranking.candidates import load_candidates
@@ -58,6 +60,39 @@ def test_scores_by_the_other_identifier_are_added_by_their_weight(
     assert np.abs(other - plain).max() > 1e-3
     np.testing.assert_allclose(both, plain + 0.5 * other, atol=1e-4)
     np.testing.assert_array_equal(*(scores(tmp_path, name, samples, "search") for name in ("plain", "both")))
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_the_catalogue_is_ranked_by_the_sum_of_both_identifiers_with_beams_and_without(
+    inputs: tuple[Path, Path, Path], tmp_path: Path, unseen: bool
+) -> None:
+    model, corpus, samples = inputs
+    schema.EVENTS.write(schema.EVENTS.empty(), samples / "training_events.parquet")
+    settings = [
+        RetrievalSettings(beams=beams, other_identifier=OtherIdentifier(rec=0.5))
+        for beams in (None, 2 * folders.N_ITEMS)
+    ]
+    for name, one in zip(("exact", "beams"), settings, strict=True):
+        rank_catalogue(*inputs, tmp_path, name, one, FullRankingSettings(unseen=unseen))
+    exact, beams = (schema.FULL_RANKS.read(tmp_path / f"{name}.parquet") for name in ("exact", "beams"))
+    assert exact.equals(beams)
+    targets = exact.filter(pl.col("task") == "rec")
+    trained = TrainedGenerator.load(model, corpus)
+    prompts = load_prompts(corpus, trained.vocabulary).of(targets["sample_id"].to_numpy())
+    everything = np.tile(np.arange(folders.N_ITEMS, dtype=np.int32), (len(targets), 1))
+    both = trained.score(prompts, everything, "rec") + 0.5 * trained.score(prompts, everything, "search")
+    own = both[np.arange(len(both)), targets["target_item"].to_numpy()]
+    assert targets["rank"].to_list() == (1 + (both > own[:, None]).sum(1)).tolist()
+    rank_catalogue(*inputs, tmp_path, "plain", RetrievalSettings(beams=None), FullRankingSettings(unseen=unseen))
+    assert not schema.FULL_RANKS.read(tmp_path / "plain.parquet").equals(exact)
+
+
+@given(lists=st.lists(st.tuples(*[st.lists(st.integers(-1, 4), min_size=3, max_size=3)] * 2), min_size=1, max_size=3))
+def test_items_of_two_lists_are_joined_each_once(lists: list[tuple[list[int], list[int]]]) -> None:
+    first, second = (np.array([pair[side] for pair in lists]) for side in (0, 1))
+    for joined, *both in zip(each_once(first, second).tolist(), first.tolist(), second.tolist(), strict=True):
+        found = [item for item in joined if item >= 0]
+        assert sorted(found) == sorted({item for part in both for item in part if item >= 0})
 
 
 def test_prompts_out_of_order_or_missing_are_refused(inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
