@@ -127,12 +127,12 @@ def catalogue_table(
 ) -> pl.DataFrame:
     """Build the table `full_ranks` of one task's targets; items marked in ``unknown`` [n_items] are last."""
     n_items = len(generator.items[task])
-    weight = float(getattr(settings.other_identifier, task))
+    asked_by = [task, _other(task)] if getattr(settings.other_identifier, task) else [task]
 
     def score(batch: pl.DataFrame) -> np.ndarray:
         everything = np.tile(np.arange(n_items, dtype=np.int32), (len(batch), 1))
         rows = asked.of(batch.get_column("sample_id").to_numpy())
-        return rank_cold_last(item_scores(generator, rows, everything, task, weight, settings.users_per_batch), unknown)
+        return rank_cold_last(item_scores(generator, rows, everything, task, settings), unknown)
 
     beams = settings.beams
     if beams is None:
@@ -152,13 +152,13 @@ def catalogue_table(
                     excluded=clicked,
                     allowed=~unknown if unknown.any() else None,
                 )
-                for identifier in ([task, _other(task)] if weight else [task])
+                for identifier in asked_by
             ]
             items, scores = by_each[0].items, by_each[0].scores
-            if weight:
-                # What either identifier finds is scored by both.
+            if len(by_each) > 1:
+                # Score what either identifier finds by both.
                 items = each_once(items, by_each[1].items)
-                scores = item_scores(generator, rows, items, task, weight, settings.users_per_batch)
+                scores = item_scores(generator, rows, items, task, settings)
             return found_ranks(items, scores, batch)
 
         second = np.full(len(batch), np.nan)
@@ -182,11 +182,10 @@ def rank_split(
     Items marked in ``unknown`` [n_items] are last.
     """
     task = lists.task
-    weight = float(getattr(settings.other_identifier, task))
 
     def score(batch: CandidateLists) -> np.ndarray:
         rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
-        scores = item_scores(generator, rows, batch.items, task, weight, settings.users_per_batch, settings.beams)
+        scores = item_scores(generator, rows, batch.items, task, settings, settings.beams)
         return rank_cold_last(scores, unknown[batch.items])
 
     blocks = -(-(span[1] - span[0]) // _LISTS)
@@ -199,17 +198,18 @@ def item_scores(
     rows: Any,
     items: np.ndarray,
     task: str,
-    weight: float,
-    users_per_batch: int,
+    settings: RankingSettings | RetrievalSettings,
     beams: int | None = None,
 ) -> np.ndarray:
     """Score ``items`` int [users, width] (-1: none) for questions, float32 [users, width].
 
-    A score is the log-probability of the identifier of the ``task``, with ``weight`` times that of the other one.
+    A score is the log-probability of the identifier of the ``task``. That of the other one is added, with its factor in
+    the settings. With ``beams``, items that a search among the candidates misses score -inf.
     """
-    scores = generator.score(rows, items, task, users_per_batch=users_per_batch, beams=beams)
-    if weight:
-        scores += weight * generator.score(rows, items, _other(task), users_per_batch=users_per_batch)
+    at_once = settings.users_per_batch
+    scores = generator.score(rows, items, task, users_per_batch=at_once, beams=beams)
+    if factor := float(getattr(settings.other_identifier, task)):
+        scores += factor * generator.score(rows, items, _other(task), users_per_batch=at_once)
     return scores
 
 

@@ -35,7 +35,7 @@ def by_prefix(items: Lists, clicks: np.ndarray, strength: float, prefix: list[in
     return strength * float(np.log(mean([*prefix, token]) / mean(prefix)))
 
 
-def test_what_is_added_is_the_share_of_clicks_by_hand() -> None:
+def test_what_is_added_is_the_log_of_means_by_hand() -> None:
     root, first, second, third = added_logits(TokenTrie.from_rows(ragged(ROWS)), np.array([3, 0, 1]), 0.5)
     # One click more each: 4, 1 and 2, of which the mean is 7 / 3.
     assert root.tolist() == [0.0]
