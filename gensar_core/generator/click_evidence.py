@@ -2,8 +2,9 @@
 
 Three features of an item: how often other users clicked it after the query that is asked; how strongly it is clicked
 by the users of the last item of the history; and the same for all items of the history, older ones counting less.
-Co-clicks are cosines: users of both items over the root of the product of their users (as in ItemKNN). The user's own
-clicks never count, so that a training target tells nothing about itself, and training sees evidence as ranking does.
+Co-clicks are those of ItemKNN: the sooner an item follows the other one in a user's clicks, the more it counts; the sum
+is divided by the root of the product of both items' users. The user's own clicks never count, so that a training target
+tells nothing about itself, and training sees evidence as ranking does.
 
 The evidence of a trie's node is the sum over the items beneath it. Shapes: n questions, m entries, K = 3 features.
 """
@@ -20,7 +21,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
-from scipy.sparse import csr_array
 
 from gensar_core.corpora.trie import TokenTrie
 from gensar_core.errors import UserError
@@ -28,6 +28,7 @@ from gensar_core.runtime.arrays import Ragged, blocks_of_work, ranges, stretches
 from gensar_core.runtime.device import send
 from gensar_core.runtime.mapped_arrays import MappedArray, mapped_parts
 from gensar_core.runtime.sorting import Groups
+from gensar_core.samples.co_clicks import CoClickWeights, co_clicks
 from gensar_core.samples.user_clicks import UserClicks
 
 FEATURES: Final = 3
@@ -37,7 +38,9 @@ _ITEMS: Final = 20
 _DECAY: Final = 0.8
 #: Latest items of a user that count for co-clicks; bounds their number by the log's length.
 _PER_USER: Final = 100
-#: Clicks, and pairs of clicks, counted at once; limits memory, does not affect results.
+#: Chosen for ItemKNN, see docs/tuning.md.
+_WEIGHTS: Final = CoClickWeights(window=_PER_USER, distance_decay=0.9, backward=0.4)
+#: Clicks sorted at once; limits memory, does not affect results.
 _AT_ONCE = 1 << 22
 
 
@@ -80,8 +83,8 @@ class ClickEvidence:
 
     ``query_*`` are rows of clicked items by query, with their counts. ``own`` int64 holds each (query, user) pair's
     number, ascending, and ``own_item`` the clicked items. ``together_*`` are rows of items clicked by the same users,
-    with the number of these users; ``users`` [items] are the users of each item; ``clicked`` int64 holds each (user,
-    item) pair's number, ascending.
+    with the sum of these co-clicks; ``users`` [items] are the users of each item; ``clicked`` int64 holds each (user,
+    item) pair's number, ascending, and ``clicked_place`` which of the user's items it is, oldest first.
     """
 
     query_offsets: np.ndarray
@@ -94,6 +97,7 @@ class ClickEvidence:
     together_count: np.ndarray
     users: np.ndarray
     clicked: np.ndarray
+    clicked_place: np.ndarray
 
     @classmethod
     def count(cls, training_events: Path, n_items: int, n_queries: int) -> ClickEvidence:
@@ -102,7 +106,7 @@ class ClickEvidence:
         n_users = _users(every.users)
         after, own = _searches(UserClicks.read(training_events, "search"), n_items, n_users, folder)
         latest = _latest_of_users(every, n_items, folder)
-        users, together = _co_clicks(latest["items"], n_items, folder)
+        together = _together(latest["items"], n_items, folder)
         return cls(
             query_offsets=np.searchsorted(after["code"], np.arange(n_queries + 1) * n_items),
             query_item=after["item"],
@@ -112,8 +116,9 @@ class ClickEvidence:
             together_offsets=together["offsets"],
             together_item=together["item"],
             together_count=together["count"],
-            users=users,
+            users=_users_of_items(latest["items"], n_items),
             clicked=latest["clicked"],
+            clicked_place=latest["place"],
         )
 
     def save(self, path: Path) -> None:
@@ -132,7 +137,7 @@ class ClickEvidence:
     def without_users(self) -> ClickEvidence:
         """Return the counts without what tells users apart: enough for questions of no user of the log."""
         nothing = np.zeros(0, dtype=np.int64)
-        return replace(self, own=nothing, own_item=nothing, clicked=nothing)
+        return replace(self, own=nothing, own_item=nothing, clicked=nothing, clicked_place=nothing)
 
     def of(self, questions: Questions, trie: TokenTrie) -> NodeEvidence:
         """Collect the evidence of some questions for the nodes of a trie, on its device."""
@@ -161,20 +166,25 @@ class ClickEvidence:
         rows, source = _rows(self.together_offsets, item)
         other, question, item, age = self.together_item[rows], question[source], item[source], age[source]
         user = questions.user[question]
-        own = self._clicked(user, item) & self._clicked(user, other)
+        first, second = self._places(user, item), self._places(user, other)
+        both = (first >= 0) & (second >= 0)
+        own = np.zeros(len(rows))
+        own[both] = _WEIGHTS.of(second[both] - first[both])
         likeness = (self.together_count[rows] - own) / np.sqrt(self.users[item] * self.users[other])
         weight = np.zeros((len(rows), FEATURES))
         weight[:, _LAST] = np.where(age == 0, likeness, 0.0)
         weight[:, _HISTORY] = likeness * _DECAY**age
         return question, other, weight
 
-    def _clicked(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Return which users clicked which items in training, bool [j]."""
+    def _places(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Return which of a user's training clicks each item is, int64 [j]; -1 for none."""
         pair = user * len(self.users) + item
-        place = np.searchsorted(self.clicked, pair)
-        found: np.ndarray = (user >= 0) & (place < len(self.clicked))
-        found[found] = self.clicked[place[found]] == pair[found]
-        return found
+        row = np.searchsorted(self.clicked, pair)
+        found = (user >= 0) & (row < len(self.clicked))
+        found[found] = self.clicked[row[found]] == pair[found]
+        place = np.full(len(pair), -1)
+        place[found] = self.clicked_place[row[found]]
+        return place
 
     @property
     def _n_users(self) -> int:
@@ -218,11 +228,14 @@ def _mapped(parts: Iterable[np.ndarray], folder: Path) -> np.ndarray:
 
 
 def _latest_of_users(clicks: UserClicks, n_items: int, folder: Path) -> dict[str, Any]:
-    """Find the latest `_PER_USER` different `items` of each user, oldest first, and their pairs' numbers `clicked`."""
+    """Find the latest `_PER_USER` different `items` of each user, oldest first.
+
+    Returns their pairs' numbers `clicked` as well, ascending, and which of the user's items each is, its `place`.
+    """
 
     def parts() -> Iterator[dict[str, Any]]:
         none = np.zeros(0, dtype=np.int64)
-        yield {"items": Ragged(np.zeros(1, dtype=np.int64), none), "clicked": none}
+        yield {"items": Ragged(np.zeros(1, dtype=np.int64), none), "clicked": none, "place": np.zeros(0, np.int8)}
         for some in stretches(len(clicks.users)):
             for start, stop in blocks_of_work(clicks.items.lengths_of(some), _AT_ONCE):
                 rows = clicks.items.take(some[start:stop])
@@ -231,49 +244,35 @@ def _latest_of_users(clicks: UserClicks, n_items: int, folder: Path) -> dict[str
                 last = np.zeros(len(pair), dtype=bool)
                 last[len(pair) - 1 - np.unique(pair[::-1], return_index=True)[1]] = True
                 latest = rows.filter(last).tail(_PER_USER)
-                users = clicks.users[some[start:stop]].astype(np.int64)
-                yield {"items": latest, "clicked": np.sort(users[latest.rows] * n_items + latest.values)}
+                codes = clicks.users[some[start:stop]].astype(np.int64)[latest.rows] * n_items + latest.values
+                place, order = np.arange(len(codes)) - latest.offsets[latest.rows], np.argsort(codes)
+                yield {"items": latest, "clicked": codes[order], "place": place[order].astype(np.int8)}
 
     return mapped_parts(parts(), folder)
 
 
-def _co_clicks(rows: Ragged, n_items: int, folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Count the users of each item [n_items], and those whose ``rows`` hold both of two items.
-
-    Returns these as rows of items: `offsets`, `item` and `count`.
-    """
-    by_item = Groups.of((rows.values[places] for places in stretches(len(rows.values))), folder)
-    of_item = np.searchsorted(by_item.codes, np.arange(n_items + 1))
-
-    def users_of(places: np.ndarray) -> np.ndarray:
-        user: np.ndarray = np.searchsorted(rows.offsets, places, side="right") - 1
-        return user
-
-    work = np.zeros(n_items)
+def _users_of_items(rows: Ragged, n_items: int) -> np.ndarray:
+    users = np.zeros(n_items)
     for places in stretches(len(rows.values)):
-        work += np.bincount(rows.values[places], weights=rows.lengths_of(users_of(places)), minlength=n_items)
+        users += np.bincount(rows.values[places], minlength=n_items)
+    return users
+
+
+def _together(rows: Ragged, n_items: int, folder: Path) -> dict[str, np.ndarray]:
+    """Sum the co-clicks of users with these ``rows`` of items as rows of items: `offsets`, `item` and `count`."""
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
         yield {"length": np.zeros(0, dtype=np.int64), "item": np.zeros(0, dtype=np.int64), "count": np.zeros(0)}
-        for start, stop in blocks_of_work(work, _AT_ONCE):
-            block = csr_array((stop - start, n_items))
-            # An item of many users takes several steps.
-            count = of_item[stop] - of_item[start]
-            at_once = count if work[start:stop].sum() <= 2 * _AT_ONCE else max(1, _AT_ONCE // _PER_USER)
-            for places in stretches(count, max(1, at_once)):
-                chosen = by_item.rows[of_item[start] + places]
-                both = rows.take(users_of(chosen))
-                item = rows.values[chosen][both.rows]
-                other = item != both.values
-                cells = (np.ones(int(other.sum())), (item[other] - start, both.values[other]))
-                # The conversion to rows sums duplicate cells.
-                block = block + csr_array(cells, shape=block.shape)
-            block.sort_indices()
-            yield {"length": np.diff(block.indptr), "item": block.indices, "count": block.data}
+        for block in co_clicks(rows, n_items, _WEIGHTS, folder):
+            yield {
+                "length": np.bincount(block.row, minlength=block.shape[0]),
+                "item": block.col,
+                "count": block.data,
+            }
 
     found = mapped_parts(parts(), folder)
     offsets = Ragged.from_lengths(found.pop("length"), found["item"]).offsets
-    return np.diff(of_item).astype(np.float64), {"offsets": offsets, **found}
+    return {"offsets": offsets, **found}
 
 
 def _weights(feature: int, values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ power of popularity). Well tuned it is hard to beat (Ferrari Dacrema et al.: Are
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -19,11 +18,8 @@ from scipy import sparse
 from gensar_core.baselines.shared.linear_recommender import LinearRecommender, LinearSettings
 from gensar_core.config.base import Positive, Share
 from gensar_core.config.search_spaces import Between
-from gensar_core.runtime.arrays import Ragged, blocks_of_work, ranges, stretches
-from gensar_core.runtime.sorting import Groups
-
-#: Pairs of clicks counted at once; limits memory, does not affect results but for rounding.
-_PAIRS = 1 << 22
+from gensar_core.runtime.arrays import Ragged
+from gensar_core.samples.co_clicks import CoClickWeights, co_clicks
 
 
 class ItemKNNSettings(LinearSettings):
@@ -57,8 +53,9 @@ class ItemKNN(LinearRecommender[ItemKNNSettings]):
     def learned(self, clicks: Ragged) -> Iterator[sparse.coo_array]:
         """Yield similarities of items with all items, block by block of rows."""
         settings, counts = self.settings, self.data.clicks("rec").astype(np.float64)
+        weights = CoClickWeights(settings.window, settings.distance_decay, settings.backward)
         first = 0
-        for block in co_clicks(clicks, self.data.n_items, settings, self.data.samples_folder):
+        for block in co_clicks(clicks, self.data.n_items, weights, self.data.samples_folder):
             items, others = first + block.row, block.col
             scale = counts[items] ** (1.0 - settings.popularity_power) * counts[others] ** settings.popularity_power
             similarities = np.where(items == others, 0.0, block.data / (scale + settings.shrinkage))
@@ -66,47 +63,6 @@ class ItemKNN(LinearRecommender[ItemKNNSettings]):
                 sparse.coo_array((similarities, (block.row, others)), shape=block.shape), settings.neighbors
             )
             first += block.shape[0]
-
-
-def co_clicks(clicks: Ragged, n_items: int, settings: ItemKNNSettings, folder: Path) -> Iterator[sparse.coo_array]:
-    """Count the co-clicks n_ij, block by block of rows i, each float64 [rows, n_items].
-
-    ``clicks`` are sorted by item on the disk of ``folder``. What is held grows with items, not with clicks.
-    """
-    by_item = Groups.of((clicks.values[places] for places in stretches(len(clicks.values))), folder)
-    of_item = np.searchsorted(by_item.codes, np.arange(n_items + 1))
-    # The work of an item: its clicks, and their pairs.
-    work = np.diff(of_item).astype(np.float64)
-    for places in stretches(len(clicks.values)):
-        reach = sum(_reach(clicks, places, settings.window))
-        work += np.bincount(clicks.values[places], weights=reach, minlength=n_items)
-    for start, stop in blocks_of_work(work, _PAIRS):
-        shape = (stop - start, n_items)
-        block = sparse.csr_array(shape, dtype=np.float64)
-        # An item with many clicks takes several steps.
-        count = of_item[stop] - of_item[start]
-        at_once = count if work[start:stop].sum() <= 2 * _PAIRS else max(1, _PAIRS // (2 * settings.window))
-        for places in stretches(count, max(1, at_once)):
-            chosen = by_item.rows[of_item[start] + places]
-            rows, others, counted = [], [], []
-            for reach, direction, worth in zip(
-                _reach(clicks, chosen, settings.window), (1, -1), (1.0, settings.backward), strict=True
-            ):
-                apart = ranges(np.ones_like(reach), reach)
-                rows.append(np.repeat(clicks.values[chosen] - start, reach))
-                others.append(clicks.values[np.repeat(chosen, reach) + direction * apart])
-                counted.append(worth * settings.distance_decay ** (apart - 1))
-            cells = (np.concatenate(counted), (np.concatenate(rows), np.concatenate(others)))
-            # The conversion to rows sums duplicate cells.
-            block = block + sparse.csr_array(cells, shape=shape)
-        yield sparse.coo_array(block)
-
-
-def _reach(clicks: Ragged, places: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count the clicks of the same user within the window after, and before, the clicks at some places."""
-    user = np.searchsorted(clicks.offsets, places, side="right") - 1
-    after, before = clicks.offsets[user + 1] - 1 - places, places - clicks.offsets[user]
-    return np.minimum(after, window), np.minimum(before, window)
 
 
 def nearest_neighbors(similarities: sparse.coo_array, count: int) -> sparse.coo_array:

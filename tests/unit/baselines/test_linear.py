@@ -1,24 +1,17 @@
 """ItemKNN and EASE: the contract of all methods, and item-item weights computed by hand or by a plain computation."""
 
-import itertools
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import sparse
 
 from gensar_core import schema
 from gensar_core.baselines.interface import MethodData
-from gensar_core.baselines.methods import ease, itemknn
-from gensar_core.baselines.methods.itemknn import ItemKNNSettings, co_clicks, nearest_neighbors
+from gensar_core.baselines.methods import ease
+from gensar_core.baselines.methods.itemknn import nearest_neighbors
 from gensar_core.errors import UserError
 from gensar_core.ranking.candidates import load_candidates
 from tests.support.method_contract import N_ITEMS, N_USERS, MethodContract, clicked_history, random_clicks, write_shop
-from tests.support.ragged import ragged
 from tests.support.shop import read_events
 from tests.unit.baselines.helpers import fitted
 
@@ -94,25 +87,6 @@ def test_on_a_checkerboard_items_of_the_users_colour_come_first(tmp_path, kind):
     ).all()
     catalogue = method.score_catalogue(lists.samples)
     assert (np.take_along_axis(catalogue, lists.items, axis=1) == scores).all()
-
-
-CLICKS = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=7), min_size=1, max_size=6)
-
-
-@given(CLICKS, st.integers(1, 4), st.floats(0.1, 1.0), st.floats(0.0, 1.0), st.integers(1, 30))
-def test_co_clicks_match_a_plain_loop_for_any_block_size(clicks, window, decay, backward, pairs):
-    expected = np.zeros((7, 7))
-    for items in clicks:
-        for earlier, later in itertools.combinations(range(len(items)), 2):
-            if later - earlier <= window:
-                worth = decay ** (later - earlier - 1)
-                expected[items[earlier], items[later]] += worth
-                expected[items[later], items[earlier]] += backward * worth
-    settings = ItemKNNSettings(window=window, distance_decay=decay, backward=backward)
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(itemknn, "_PAIRS", pairs)
-        blocks = list(co_clicks(ragged(clicks), 7, settings, Path(folder)))
-    assert np.concatenate([block.toarray() for block in blocks]) == pytest.approx(expected)
 
 
 def test_nearest_neighbors_break_ties_by_item():

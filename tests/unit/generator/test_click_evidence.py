@@ -1,5 +1,6 @@
 """Counts of training clicks against plain loops, for blocks of any size."""
 
+import itertools
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from gensar_core import schema
 from gensar_core.generator import click_evidence
 from gensar_core.generator.click_evidence import ClickEvidence
+from gensar_core.samples import co_clicks
 from tests.support.samples_logs import event, events_frame
 
 ITEMS, QUERIES, PER_USER = 5, 3, 2
@@ -28,6 +30,7 @@ def test_counts_are_those_of_a_plain_loop(users, at_once):
     ]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(click_evidence, "_AT_ONCE", at_once)
+        patch.setattr(co_clicks, "_PAIRS", at_once)
         patch.setattr(click_evidence, "_PER_USER", PER_USER)
         schema.EVENTS.write(events_frame(log), Path(folder) / "training_events.parquet")
         counted = ClickEvidence.count(Path(folder) / "training_events.parquet", ITEMS, QUERIES)
@@ -47,7 +50,12 @@ def test_counts_are_those_of_a_plain_loop(users, at_once):
                 after[query, item] += 1
                 own.append((query * n_users + user, item))
     latest = {user: items[-PER_USER:] for user, items in latest.items()}
-    together = Counter((one, other) for items in latest.values() for one in items for other in items if one != other)
+    # Two items a user are neighbors: one place apart.
+    together = Counter()
+    for items in latest.values():
+        for earlier, later in itertools.pairwise(items):
+            together[earlier, later] += 1.0
+            together[later, earlier] += 0.4
 
     def rows(offsets, items, counts):
         return {
@@ -57,10 +65,12 @@ def test_counts_are_those_of_a_plain_loop(users, at_once):
         }
 
     assert rows(counted.query_offsets, counted.query_item, counted.query_count) == after
-    assert rows(counted.together_offsets, counted.together_item, counted.together_count) == together
+    assert rows(counted.together_offsets, counted.together_item, counted.together_count) == pytest.approx(together)
     assert list(zip(counted.own.tolist(), counted.own_item.tolist(), strict=True)) == sorted(
         own, key=lambda pair: pair[0]
     )
-    pairs = sorted(user * ITEMS + item for user, items in latest.items() for item in items)
+    places = {user * ITEMS + item: place for user, items in latest.items() for place, item in enumerate(items)}
+    pairs = sorted(places)
     assert counted.clicked.tolist() == pairs
+    assert counted.clicked_place.tolist() == [places[pair] for pair in pairs]
     assert counted.users.tolist() == np.bincount([pair % ITEMS for pair in pairs], minlength=ITEMS).tolist()

@@ -512,17 +512,20 @@ def plain_evidence(log, user, query, history):
     found = np.zeros((ITEMS, 3))
     clicked = {}
     for e in log:
-        clicked.setdefault(e["user"], set()).add(e["item"])
+        items = clicked.setdefault(e["user"], [])
+        # Of an item clicked twice the last click counts.
+        clicked[e["user"]] = [item for item in items if item != e["item"]] + [e["item"]]
         if query >= 0 and e["query"] == query and e["user"] != user:
             found[e["item"], 0] += 1
-    users_of = {item: {u for u, items in clicked.items() if item in items} for item in range(ITEMS)}
-    latest = list(dict.fromkeys(reversed(history)))
-    for age, item in enumerate(latest):
+    users_of = [sum(item in items for items in clicked.values()) for item in range(ITEMS)]
+    for age, item in enumerate(dict.fromkeys(reversed(history))):
         for other in range(ITEMS):
-            both = users_of.get(item, set()) & users_of[other]
-            if other != item and both:
-                likeness = len(both - {user} if other in clicked.get(user, ()) else both)
-                likeness /= (len(users_of[item]) * len(users_of[other])) ** 0.5
+            for clicker, items in clicked.items():
+                if clicker == user or item == other or item not in items or other not in items:
+                    continue
+                apart = items.index(other) - items.index(item)
+                likeness = 0.9 ** (abs(apart) - 1) * (1.0 if apart > 0 else 0.4)
+                likeness /= (users_of[item] * users_of[other]) ** 0.5
                 found[other, 1] += likeness * (age == 0)
                 found[other, 2] += likeness * 0.8**age
     return found
