@@ -245,7 +245,7 @@ def test_a_public_name_means_one_thing():
 
 #: Plain words in names of files, beside those of the glossary; in the singular where there is one.
 FIELD_WORDS = """
-    attention bm25 bounded causal cold comparison contrastive corpora cost cross curve data dataset doc2query dropout
+    attention bm25 bounded causal co cold comparison contrastive corpora cost cross curve data dataset doc2query dropout
     embedding encoder entropy example free genret k kmeans core kuaisar language linear loss metadata model negative next node
     normalization ids plateau popularity product pseudo qilin quality quantizer ranked raw recommender review rqvae scoring
     sequence sequential shop shopper significance sinkhorn softmax
