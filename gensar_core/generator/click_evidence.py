@@ -1,12 +1,14 @@
-"""Sum up what other users' training clicks say for an item: evidence that a model weighs beside its own states.
+"""Sum up what training clicks say for an item: evidence that a model weighs beside its own states.
 
-Three features of an item: how often other users clicked it after the query that is asked; how strongly it is clicked
-by the users of the last item of the history; and the same for all items of the history, older ones counting less.
+Four features of an item: how often other users clicked it after the query that is asked; how strongly it is clicked
+by the users of the last item of the history; the same for all items of the history, older ones counting less; and
+whether the history lacks it, so that a model may learn how often items are clicked again.
 Co-clicks are those of ItemKNN: the sooner an item follows the other one in a user's clicks, the more it counts; the sum
-is divided by the root of the product of both items' users. The user's own clicks never count, so that a training target
-tells nothing about itself, and training sees evidence as ranking does.
+is divided by the root of the product of both items' users. The user's own clicks never count there, so that a training
+target tells nothing about itself, and training sees evidence as ranking does.
 
-The evidence of a trie's node is the sum over the items beneath it. Shapes: n questions, m entries, K = 3 features.
+The evidence of a trie's node is the sum over the items beneath it, of the last feature the mean. Shapes: n questions,
+m entries, K = 4 features.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from gensar_core.runtime.sorting import Groups
 from gensar_core.samples.co_clicks import CoClickWeights, co_clicks
 from gensar_core.samples.user_clicks import UserClicks
 
-FEATURES: Final = 3
-_QUERY, _LAST, _HISTORY = range(FEATURES)
-#: Latest different items of a history that count, and the factor from each to the next older one.
+FEATURES: Final = 4
+_QUERY, _LAST, _HISTORY, NEW = range(FEATURES)
+#: Latest different items of a history whose co-clicks count, and the factor from each to the next older one.
 _ITEMS: Final = 20
 _DECAY: Final = 0.8
 #: Latest items of a user that count for co-clicks; bounds their number by the log's length.
@@ -64,7 +66,10 @@ class NodeEvidence:
     """Look up the evidence beneath nodes of one trie for some questions."""
 
     def __init__(self, question: torch.Tensor, place: torch.Tensor, weight: torch.Tensor, width: int) -> None:
-        """Take ``weight`` [m, K] for the item at each ``place`` [m] of the trie's order; ``width`` is past the last."""
+        """Take ``weight`` [m, K] for the item at each ``place`` [m] of the trie's order; ``width`` is past the last.
+
+        The last column counts the items that are not new.
+        """
         self._width = width
         self._keys, order = torch.sort(question * width + place, stable=True)
         self._sums = weight.new_zeros((len(order) + 1, FEATURES))
@@ -74,7 +79,9 @@ class NodeEvidence:
         """Sum up the evidence of ``question`` [j] for the places ``start`` to ``stop`` (excluded) [j], [j, K]."""
         base = question * self._width
         first, last = (torch.searchsorted(self._keys, base + place) for place in (start, stop))
-        return (self._sums[last] - self._sums[first]).clamp_min_(0.0).float()
+        found = (self._sums[last] - self._sums[first]).clamp_min_(0.0)
+        found[:, NEW] = 1.0 - found[:, NEW] / (stop - start)
+        return found.float()
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,13 @@ class ClickEvidence:
 
     def of(self, questions: Questions, trie: TokenTrie) -> NodeEvidence:
         """Collect the evidence of some questions for the nodes of a trie, on its device."""
-        parts = [self._after_query(questions), self._own_clicks(questions), self._together(questions)]
+        latest = _latest(questions.history)
+        parts = [
+            self._after_query(questions),
+            self._own_clicks(questions),
+            self._together(questions.user, latest),
+            self._not_new(latest, len(trie)),
+        ]
         question, item, weight = (
             send(np.concatenate(column), trie.place.device) for column in zip(*parts, strict=True)
         )
@@ -161,11 +174,16 @@ class ClickEvidence:
         question = np.repeat(asked, last - first)
         return question, self.own_item[rows], _weights(_QUERY, np.full(len(rows), -1.0))
 
-    def _together(self, questions: Questions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        question, item, age = _latest(questions.history, len(self.users))
+    def _together(
+        self, users: np.ndarray, latest: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        question, item, age = latest
+        # Nobody has clicked an item that was added since.
+        counted = (age < _ITEMS) & (item < len(self.users))
+        question, item, age = question[counted], item[counted], age[counted]
         rows, source = _rows(self.together_offsets, item)
         other, question, item, age = self.together_item[rows], question[source], item[source], age[source]
-        user = questions.user[question]
+        user = users[question]
         first, second = self._places(user, item), self._places(user, other)
         both = (first >= 0) & (second >= 0)
         own = np.zeros(len(rows))
@@ -175,6 +193,14 @@ class ClickEvidence:
         weight[:, _LAST] = np.where(age == 0, likeness, 0.0)
         weight[:, _HISTORY] = likeness * _DECAY**age
         return question, other, weight
+
+    @staticmethod
+    def _not_new(
+        latest: tuple[np.ndarray, np.ndarray, np.ndarray], n_items: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        question, item, _ = latest
+        known = item < n_items
+        return question[known], item[known], _weights(NEW, np.ones(int(known.sum())))
 
     def _places(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Return which of a user's training clicks each item is, int64 [j]; -1 for none."""
@@ -287,16 +313,12 @@ def _rows(offsets: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return ranges(offsets[wanted], lengths), np.repeat(np.arange(len(wanted)), lengths)
 
 
-def _latest(history: Ragged, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the latest different items of each history: question, item and age (0: the last) of each.
-
-    Items from ``n_items`` on, added since the clicks were counted, have an age but no counts; they are left out.
-    """
+def _latest(history: Ragged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the different items of each history, latest first: question, item and age (0: the last) of each."""
     question, item = history.rows[::-1], history.values[::-1].astype(np.int64)
-    _, first = np.unique(question * max(n_items, int(item.max(initial=0)) + 1) + item, return_index=True)
+    _, first = np.unique(question * (int(item.max(initial=0)) + 1) + item, return_index=True)
     kept = np.sort(first)
     question, item = question[kept], item[kept]
     begins = np.flatnonzero(np.diff(question, prepend=-1) != 0)
     age = np.arange(len(question)) - np.repeat(begins, np.diff(np.append(begins, len(question))))
-    recent = (age < _ITEMS) & (item < n_items)
-    return question[recent], item[recent], age[recent]
+    return question, item, age

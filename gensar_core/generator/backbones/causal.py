@@ -18,7 +18,7 @@ from torch.nn import functional
 from gensar_core.config.generators import OnePassSettings
 from gensar_core.errors import UserError
 from gensar_core.generator.backbones.token_rows import add_corpus_tokens
-from gensar_core.generator.click_evidence import FEATURES
+from gensar_core.generator.click_evidence import FEATURES, NEW
 from gensar_core.generator.log_rows import AskedWords
 from gensar_core.nn.dropout import dropout
 from gensar_core.nn.t5 import unloadable
@@ -31,7 +31,8 @@ CATALOGUE_FILE: Final = "catalogue.safetensors"
 _ATTENTION: Final = "gensar"
 #: Families of pretrained models: the layers of each are named as in a Llama, and a mask of any shape is kept.
 _FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-#: Initial weights of the evidence of co-clicks; that of queries begins with them in search and at 0 in rec.
+#: Initial weights of the evidence of co-clicks; that of queries begins with them in search and at 0 in rec, that of
+#: items not clicked before at 0.
 _EVIDENCE: Final = 0.3
 
 
@@ -54,6 +55,7 @@ class CausalGenerator(torch.nn.Module):
         self.evidence_floor = torch.nn.Parameter(torch.full((2, depth, FEATURES), -3.0))
         with torch.no_grad():
             self.evidence_weight[0, :, 0] = 0.0
+            self.evidence_weight[:, :, NEW] = 0.0
             self.evidence_floor[:, :, 0] = -1.0
         self._dropout = settings.dropout
         transformers.AttentionInterface.register(_ATTENTION, attention)

@@ -184,7 +184,7 @@ def loss_alone(model, catalogue, rows, row, entry, item, evidence=None, *, smoot
             logits[code] = states[level] @ vector
             if evidence is not None:
                 depth = level + catalogue.first_code
-                summed = torch.tensor([[sum(evidence[other][k] for other in beneath) for k in range(3)]])
+                summed = torch.tensor([[*evidence[beneath, :3].sum(0), evidence[beneath, 3].mean()]])
                 number = ("rec", "search").index(task)
                 floor = torch.nn.functional.softplus(model.evidence_floor[number, depth])
                 logits[code] = logits[code] + (torch.log(floor + summed) * model.evidence_weight[number, depth]).sum()
@@ -389,7 +389,7 @@ def test_rows_of_no_user_are_learned_as_the_library_reads_them(catalogue):
     task = task_of(model, rows.followed_by(others), catalogue, evidence)
     expected = dict.fromkeys(TRAINING_TASKS[3:], 0.0)
     names = np.repeat(TRAINING_TASKS[3:], len(words))
-    nothing = np.zeros((ITEMS, 3))
+    nothing = plain_evidence([], -1, -1, [])
     with torch.no_grad():
         losses = task.losses(np.arange(len(rows), len(task.logs)))
         for row, name in enumerate(names):
@@ -508,8 +508,9 @@ def evidence_of(log):
 
 
 def plain_evidence(log, user, query, history):
-    """The three features of every item, by plain loops over a log."""
-    found = np.zeros((ITEMS, 3))
+    """The four features of every item, by plain loops over a log."""
+    found = np.zeros((ITEMS, 4))
+    found[:, 3] = [item not in history for item in range(ITEMS)]
     clicked = {}
     for e in log:
         items = clicked.setdefault(e["user"], [])
@@ -549,7 +550,8 @@ def test_evidence_beneath_a_node_is_that_of_its_items_without_the_users_own(cata
             sums = nodes.beneath(question, level.start.long(), level.stop.long())
             for node in range(len(level)):
                 beneath = trie.items[level.start[node] : level.stop[node]].numpy()
-                assert sums[node].numpy() == pytest.approx(expected[beneath].sum(0), abs=1e-5)
+                assert sums[node, :3].numpy() == pytest.approx(expected[beneath, :3].sum(0), abs=1e-5)
+                assert float(sums[node, 3]) == pytest.approx(expected[beneath, 3].mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize("likelihood", ["vocabulary", "catalogue"])
