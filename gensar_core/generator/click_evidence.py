@@ -13,10 +13,10 @@ m entries, K = 4 features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from gensar_core.samples.co_clicks import CoClickWeights, co_clicks
 from gensar_core.samples.user_clicks import UserClicks
 
 FEATURES: Final = 4
-_QUERY, _LAST, _HISTORY, NEW = range(FEATURES)
+#: The last one; the others stand in the order above.
+NEW: Final = FEATURES - 1
 #: Latest different items of a history whose co-clicks count, and the factor from each to the next older one.
 _ITEMS: Final = 20
 _DECAY: Final = 0.8
@@ -44,6 +45,9 @@ _PER_USER: Final = 100
 _WEIGHTS: Final = CoClickWeights(window=_PER_USER, distance_decay=0.9, backward=0.4)
 #: Clicks sorted at once; limits memory, does not affect results.
 _AT_ONCE = 1 << 22
+
+#: Questions, items, and what an item counts by feature, float32 [m, features].
+_Entries: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -62,26 +66,43 @@ class Questions:
         return len(self.user)
 
 
+class SumsBeneath:
+    """Look up sums of features over the items beneath nodes of one trie, for some questions."""
+
+    def __init__(self, entries: Sequence[_Entries], n_questions: int, trie: TokenTrie) -> None:
+        """Sum up the ``entries``; all have as many features."""
+        device, self._width = trie.place.device, len(trie) + 1
+        question, item, weight = (send(np.concatenate(column), device) for column in zip(*entries, strict=True))
+        # Short keys sort three times as fast.
+        short = n_questions * self._width <= torch.iinfo(torch.int32).max
+        self._keys, order = torch.sort(
+            self._key(question, trie.place[item.long()]).to(torch.int32 if short else torch.int64)
+        )
+        self._sums = weight.new_zeros((len(order) + 1, weight.shape[1]), dtype=torch.float64)
+        torch.cumsum(weight.index_select(0, order), 0, dtype=torch.float64, out=self._sums[1:])
+
+    def of(self, question: torch.Tensor, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
+        """Sum up over the places ``start`` to ``stop`` (excluded) of the trie's order, float64 [j, features]."""
+        keys = (self._key(question, place).to(self._keys.dtype) for place in (start, stop))
+        first, last = (torch.searchsorted(self._keys, key) for key in keys)
+        return (self._sums.index_select(0, last) - self._sums.index_select(0, first)).clamp_min_(0.0)
+
+    def _key(self, question: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        return question * self._width + place
+
+
 class NodeEvidence:
     """Look up the evidence beneath nodes of one trie for some questions."""
 
-    def __init__(self, question: torch.Tensor, place: torch.Tensor, weight: torch.Tensor, width: int) -> None:
-        """Take ``weight`` [m, K] for the item at each ``place`` [m] of the trie's order; ``width`` is past the last.
-
-        The last column counts the items that are not new.
-        """
-        self._width = width
-        self._keys, order = torch.sort(question * width + place, stable=True)
-        self._sums = weight.new_zeros((len(order) + 1, FEATURES))
-        torch.cumsum(weight[order], 0, out=self._sums[1:])
+    def __init__(self, after_query: SumsBeneath, together: SumsBeneath, clicked: SumsBeneath) -> None:
+        """Take clicks after the query, co-clicks of the last item and of the history, and the history's items."""
+        self._after_query, self._together, self._clicked = after_query, together, clicked
 
     def beneath(self, question: torch.Tensor, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
         """Sum up the evidence of ``question`` [j] for the places ``start`` to ``stop`` (excluded) [j], [j, K]."""
-        base = question * self._width
-        first, last = (torch.searchsorted(self._keys, base + place) for place in (start, stop))
-        found = (self._sums[last] - self._sums[first]).clamp_min_(0.0)
-        found[:, NEW] = 1.0 - found[:, NEW] / (stop - start)
-        return found.float()
+        parts = [part.of(question, start, stop) for part in (self._after_query, self._together, self._clicked)]
+        parts[-1] = 1.0 - parts[-1] / (stop - start)[:, None]
+        return torch.cat(parts, 1).float()
 
 
 @dataclass(frozen=True)
@@ -90,8 +111,9 @@ class ClickEvidence:
 
     ``query_*`` are rows of clicked items by query, with their counts. ``own`` int64 holds each (query, user) pair's
     number, ascending, and ``own_item`` the clicked items. ``together_*`` are rows of items clicked by the same users,
-    with the sum of these co-clicks; ``users`` [items] are the users of each item; ``clicked`` int64 holds each (user,
-    item) pair's number, ascending, and ``clicked_place`` which of the user's items it is, oldest first.
+    with the sum of these co-clicks over the root of the product of both items' ``users`` [items]; ``clicked`` int64
+    holds each (user, item) pair's number, ascending, and ``clicked_place`` which of the user's items it is, oldest
+    first.
     """
 
     query_offsets: np.ndarray
@@ -101,7 +123,7 @@ class ClickEvidence:
     own_item: np.ndarray
     together_offsets: np.ndarray
     together_item: np.ndarray
-    together_count: np.ndarray
+    together_likeness: np.ndarray
     users: np.ndarray
     clicked: np.ndarray
     clicked_place: np.ndarray
@@ -113,7 +135,8 @@ class ClickEvidence:
         n_users = _users(every.users)
         after, own = _searches(UserClicks.read(training_events, "search"), n_items, n_users, folder)
         latest = _latest_of_users(every, n_items, folder)
-        together = _together(latest["items"], n_items, folder)
+        users = _users_of_items(latest["items"], n_items)
+        together = _together(latest["items"], users, folder)
         return cls(
             query_offsets=np.searchsorted(after["code"], np.arange(n_queries + 1) * n_items),
             query_item=after["item"],
@@ -122,8 +145,8 @@ class ClickEvidence:
             own_item=own["item"],
             together_offsets=together["offsets"],
             together_item=together["item"],
-            together_count=together["count"],
-            users=_users_of_items(latest["items"], n_items),
+            together_likeness=together["likeness"],
+            users=users,
             clicked=latest["clicked"],
             clicked_place=latest["place"],
         )
@@ -149,68 +172,53 @@ class ClickEvidence:
     def of(self, questions: Questions, trie: TokenTrie) -> NodeEvidence:
         """Collect the evidence of some questions for the nodes of a trie, on its device."""
         latest = _latest(questions.history)
-        parts = [
-            self._after_query(questions),
-            self._own_clicks(questions),
-            self._together(questions.user, latest),
-            self._not_new(latest, len(trie)),
-        ]
-        question, item, weight = (
-            send(np.concatenate(column), trie.place.device) for column in zip(*parts, strict=True)
+        # Nobody has clicked an item that was added since.
+        counted = latest.where((latest.age < _ITEMS) & (latest.item < len(self.users)))
+        known = latest.where(latest.item < len(trie))
+        clicked = (known.question, known.item, np.ones((len(known.item), 1), dtype=np.float32))
+        parts = (
+            [self._searched(questions), self._own_searches(questions)],
+            [self._together(counted), self._own_together(questions.user, counted)],
+            [clicked],
         )
-        return NodeEvidence(question, trie.place[item.long()], weight, len(trie) + 1)
+        return NodeEvidence(*(SumsBeneath(entries, len(questions), trie) for entries in parts))
 
-    def _after_query(self, questions: Questions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _searched(self, questions: Questions) -> _Entries:
         asked = np.flatnonzero((questions.query >= 0) & (questions.query < len(self.query_offsets) - 1))
         rows, question = _rows(self.query_offsets, questions.query[asked])
-        return asked[question], self.query_item[rows], _weights(_QUERY, self.query_count[rows])
+        return asked[question], self.query_item[rows], self.query_count[rows].astype(np.float32)[:, None]
 
-    def _own_clicks(self, questions: Questions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _own_searches(self, questions: Questions) -> _Entries:
         """Take away the user's own clicks after the query."""
         asked = np.flatnonzero((questions.query >= 0) & (questions.user >= 0) & (questions.user < self._n_users))
         pair = questions.query[asked] * self._n_users + questions.user[asked]
         first, last = (np.searchsorted(self.own, pair, side=side) for side in ("left", "right"))
         rows = ranges(first, last - first)
         question = np.repeat(asked, last - first)
-        return question, self.own_item[rows], _weights(_QUERY, np.full(len(rows), -1.0))
+        return question, self.own_item[rows], np.full((len(rows), 1), -1.0, dtype=np.float32)
 
-    def _together(
-        self, users: np.ndarray, latest: tuple[np.ndarray, np.ndarray, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        question, item, age = latest
-        # Nobody has clicked an item that was added since.
-        counted = (age < _ITEMS) & (item < len(self.users))
-        question, item, age = question[counted], item[counted], age[counted]
-        rows, source = _rows(self.together_offsets, item)
-        other, question, item, age = self.together_item[rows], question[source], item[source], age[source]
-        user = users[question]
-        first, second = self._places(user, item), self._places(user, other)
-        both = (first >= 0) & (second >= 0)
-        own = np.zeros(len(rows))
-        own[both] = _WEIGHTS.of(second[both] - first[both])
-        likeness = (self.together_count[rows] - own) / np.sqrt(self.users[item] * self.users[other])
-        weight = np.zeros((len(rows), FEATURES))
-        weight[:, _LAST] = np.where(age == 0, likeness, 0.0)
-        weight[:, _HISTORY] = likeness * _DECAY**age
-        return question, other, weight
+    def _together(self, latest: _Latest) -> _Entries:
+        rows, source = _rows(self.together_offsets, latest.item)
+        weight = self.together_likeness[rows][:, None] * latest.weights()[source]
+        return latest.question[source], self.together_item[rows], weight
 
-    @staticmethod
-    def _not_new(
-        latest: tuple[np.ndarray, np.ndarray, np.ndarray], n_items: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        question, item, _ = latest
-        known = item < n_items
-        return question[known], item[known], _weights(NEW, np.ones(int(known.sum())))
-
-    def _places(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Return which of a user's training clicks each item is, int64 [j]; -1 for none."""
-        pair = user * len(self.users) + item
-        row = np.searchsorted(self.clicked, pair)
-        found = (user >= 0) & (row < len(self.clicked))
-        found[found] = self.clicked[row[found]] == pair[found]
-        place = np.full(len(pair), -1)
-        place[found] = self.clicked_place[row[found]]
-        return place
+    def _own_together(self, users: np.ndarray, latest: _Latest) -> _Entries:
+        """Take away the user's own co-clicks."""
+        latest = latest.where(users[latest.question] >= 0)
+        user, n_items = users[latest.question], len(self.users)
+        first, last = (np.searchsorted(self.clicked, (user + more) * n_items) for more in (0, 1))
+        rows, source = ranges(first, last - first), np.repeat(np.arange(len(user)), last - first)
+        item, other = latest.item[source], self.clicked[rows] - user[source] * n_items
+        # Where the history's item itself stands among the user's; nowhere, if the log does not hold the click.
+        place = np.zeros(len(user), dtype=np.int64)
+        found = item == other
+        place[source[found]] = self.clicked_place[rows[found]]
+        holds = np.zeros(len(user), dtype=bool)
+        holds[source[found]] = True
+        both = holds[source] & ~found
+        rows, source, item, other = rows[both], source[both], item[both], other[both]
+        own = _WEIGHTS.of(self.clicked_place[rows] - place[source]) / np.sqrt(self.users[item] * self.users[other])
+        return latest.question[source], other, -own.astype(np.float32)[:, None] * latest.weights()[source]
 
     @property
     def _n_users(self) -> int:
@@ -284,27 +292,22 @@ def _users_of_items(rows: Ragged, n_items: int) -> np.ndarray:
     return users
 
 
-def _together(rows: Ragged, n_items: int, folder: Path) -> dict[str, np.ndarray]:
-    """Sum the co-clicks of users with these ``rows`` of items as rows of items: `offsets`, `item` and `count`."""
+def _together(rows: Ragged, users: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
+    """Sum the co-clicks of users with these ``rows`` of items, as rows of items: `offsets`, `item` and `likeness`."""
 
     def parts() -> Iterator[dict[str, np.ndarray]]:
-        yield {"length": np.zeros(0, dtype=np.int64), "item": np.zeros(0, dtype=np.int64), "count": np.zeros(0)}
-        for block in co_clicks(rows, n_items, _WEIGHTS, folder):
-            yield {
-                "length": np.bincount(block.row, minlength=block.shape[0]),
-                "item": block.col,
-                "count": block.data,
-            }
+        none = np.zeros(0, dtype=np.int64)
+        yield {"length": none, "item": none, "likeness": none.astype(np.float32)}
+        first = 0
+        for block in co_clicks(rows, len(users), _WEIGHTS, folder):
+            likeness = block.data / np.sqrt(users[first + block.row] * users[block.col])
+            length = np.bincount(block.row, minlength=block.shape[0])
+            yield {"length": length, "item": block.col, "likeness": likeness.astype(np.float32)}
+            first += block.shape[0]
 
     found = mapped_parts(parts(), folder)
     offsets = Ragged.from_lengths(found.pop("length"), found["item"]).offsets
     return {"offsets": offsets, **found}
-
-
-def _weights(feature: int, values: np.ndarray) -> np.ndarray:
-    weight = np.zeros((len(values), FEATURES))
-    weight[:, feature] = values
-    return weight
 
 
 def _rows(offsets: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -313,12 +316,28 @@ def _rows(offsets: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return ranges(offsets[wanted], lengths), np.repeat(np.arange(len(wanted)), lengths)
 
 
-def _latest(history: Ragged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the different items of each history, latest first: question, item and age (0: the last) of each."""
+class _Latest(NamedTuple):
+    """Hold the different items of histories: which question's, the item, and its age (0: the last), each int64."""
+
+    question: np.ndarray
+    item: np.ndarray
+    age: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> _Latest:
+        """Return the ``chosen`` ones, bool."""
+        return _Latest(*(column[chosen] for column in self))
+
+    def weights(self) -> np.ndarray:
+        """Return how much each counts as the last item, and as one of the history, float32 [len, 2]."""
+        return np.stack([self.age == 0, _DECAY**self.age], axis=1).astype(np.float32)
+
+
+def _latest(history: Ragged) -> _Latest:
+    """Return the different items of each history, latest first."""
     question, item = history.rows[::-1], history.values[::-1].astype(np.int64)
     _, first = np.unique(question * (int(item.max(initial=0)) + 1) + item, return_index=True)
     kept = np.sort(first)
     question, item = question[kept], item[kept]
     begins = np.flatnonzero(np.diff(question, prepend=-1) != 0)
     age = np.arange(len(question)) - np.repeat(begins, np.diff(np.append(begins, len(question))))
-    return question, item, age
+    return _Latest(question, item, age)

@@ -65,7 +65,10 @@ def test_counts_are_those_of_a_plain_loop(users, at_once):
         }
 
     assert rows(counted.query_offsets, counted.query_item, counted.query_count) == after
-    assert rows(counted.together_offsets, counted.together_item, counted.together_count) == pytest.approx(together)
+    users = Counter(item for items in latest.values() for item in items)
+    likeness = {(a, b): count / (users[a] * users[b]) ** 0.5 for (a, b), count in together.items()}
+    found = rows(counted.together_offsets, counted.together_item, counted.together_likeness)
+    assert found == pytest.approx(likeness, rel=1e-6)
     assert list(zip(counted.own.tolist(), counted.own_item.tolist(), strict=True)) == sorted(
         own, key=lambda pair: pair[0]
     )
