@@ -141,31 +141,33 @@ def catalogue_table(
     for start in progress(range(0, len(targets), _LISTS), f"full ranks {task}", unit="batch"):
         batch = targets.take(start, start + _LISTS)
         rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
-
-        def found(clicked: np.ndarray | None, batch: CatalogueTargets = batch, rows: Any = rows) -> np.ndarray:
-            by_each = [
-                generator.retrieve(
-                    rows,
-                    identifier,
-                    beams=beams,
-                    users_per_batch=settings.users_per_batch,
-                    excluded=clicked,
-                    allowed=~unknown if unknown.any() else None,
-                )
-                for identifier in asked_by
-            ]
-            items, scores = by_each[0].items, by_each[0].scores
-            if len(by_each) > 1:
-                # Score what either identifier finds by both.
-                items = each_once(items, by_each[1].items)
-                scores = item_scores(generator, rows, items, task, settings)
-            return found_ranks(items, scores, batch)
-
-        second = np.full(len(batch), np.nan)
-        if batch.clicked is not None:
-            longest = int(batch.clicked.lengths.max(initial=0))
-            second = found(batch.clicked.padded(longest, -1) if longest else None)
-        ranks.append(np.stack([found(None), second]))
+        longest = 0 if batch.clicked is None else int(batch.clicked.lengths.max(initial=0))
+        clicked = batch.clicked.padded(longest, -1) if batch.clicked is not None and longest else None
+        by_each = [
+            generator.retrieve(
+                rows,
+                identifier,
+                beams=beams,
+                users_per_batch=settings.users_per_batch,
+                excluded=clicked,
+                allowed=~unknown if unknown.any() else None,
+            )
+            for identifier in asked_by
+        ]
+        items, scores = by_each[0].items, by_each[0].scores
+        if len(by_each) > 1:
+            # Score what either identifier finds by both.
+            items = each_once(items, by_each[1].items)
+            scores = item_scores(generator, rows, items, task, settings)
+        among = [found_ranks(items, scores, batch)] * 2
+        if clicked is not None:
+            # What a user clicked before needs no search.
+            before = np.where(unknown[clicked], -1, clicked)
+            scores = np.concatenate([scores, item_scores(generator, rows, before, task, settings)], axis=1)
+            among[0] = found_ranks(np.concatenate([items, before], axis=1), scores, batch)
+        elif batch.clicked is None:
+            among[1] = np.full(len(batch), np.nan)
+        ranks.append(np.stack(among))
     return full_ranks(targets, np.concatenate(ranks, axis=1), n_items)
 
 

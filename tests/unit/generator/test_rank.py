@@ -26,6 +26,7 @@ from gensar_core.ranking.fusion import list_scores
 from gensar_core.runtime import device
 from gensar_core.runtime.stage import read_record
 from tests.support import generator_folders as folders
+from tests.support.samples_logs import event, events_frame
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,8 @@ def test_the_catalogue_is_ranked_by_the_sum_of_both_identifiers_with_beams_and_w
     inputs: tuple[Path, Path, Path], tmp_path: Path, unseen: bool
 ) -> None:
     model, corpus, samples = inputs
-    schema.EVENTS.write(schema.EVENTS.empty(), samples / "training_events.parquet")
+    log = [event(user, time, (7 * user + 3 * time) % folders.N_ITEMS) for user in range(10) for time in range(user % 4)]
+    schema.EVENTS.write(events_frame(log), samples / "training_events.parquet")
     settings = [
         RetrievalSettings(beams=beams, other_identifier=OtherIdentifier(rec=0.5))
         for beams in (None, 2 * folders.N_ITEMS)
@@ -83,8 +85,11 @@ def test_the_catalogue_is_ranked_by_the_sum_of_both_identifiers_with_beams_and_w
     both = trained.score(prompts, everything, "rec") + 0.5 * trained.score(prompts, everything, "search")
     own = both[np.arange(len(both)), targets["target_item"].to_numpy()]
     assert targets["rank"].to_list() == (1 + (both > own[:, None]).sum(1)).tolist()
-    rank_catalogue(*inputs, tmp_path, "plain", RetrievalSettings(beams=None), FullRankingSettings(unseen=unseen))
-    assert not schema.FULL_RANKS.read(tmp_path / "plain.parquet").equals(exact)
+    for name, beam in (("plain", None), ("found", 2 * folders.N_ITEMS)):
+        rank_catalogue(*inputs, tmp_path, name, RetrievalSettings(beams=beam), FullRankingSettings(unseen=unseen))
+    plain, found = (schema.FULL_RANKS.read(tmp_path / f"{name}.parquet") for name in ("plain", "found"))
+    assert found.equals(plain)
+    assert not plain.equals(exact)
 
 
 @given(lists=st.lists(st.tuples(*[st.lists(st.integers(-1, 4), min_size=3, max_size=3)] * 2), min_size=1, max_size=3))
