@@ -237,8 +237,11 @@ def test_a_generator_ranks_alike_by_a_wide_beam_search_and_by_exact_scores(tmp_p
     assert (ranked[None]["rank_unseen"] <= ranked[None]["rank"]).all()
     assert (ranked[None]["rank_unseen"] < ranked[None]["rank"]).any()
     assert ranked[None]["n_unseen"].is_between(folders.N_ITEMS - 2, folders.N_ITEMS).all()
-    narrow = ranked[20]["rank"]
-    assert narrow.is_null().any()
-    assert (narrow.drop_nulls() <= 20).all()
+    narrow = ranked[20]
+    assert narrow["rank_unseen"].is_null().any()
+    assert (narrow["rank_unseen"].drop_nulls() <= 20).all()
+    # Clicked items ahead of a target are counted exactly.
+    ahead, exact = (one["rank"] - one["rank_unseen"] for one in (narrow, ranked[None]))
+    assert ahead.drop_nulls().equals(exact.filter(ahead.is_not_null()))
     record = json.loads((tmp_path / "ranks" / "beams20.stage.json").read_text())
     assert record["counts"]["rec_not_found"] > 0

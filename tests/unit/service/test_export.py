@@ -119,8 +119,8 @@ def test_no_history_of_a_user_is_in_it(exported: Path) -> None:
     assert not [path for path in exported.rglob("*") if path.stem in ("users", "events", "user_logs", "train")]
     for path in exported.glob("click_evidence.safetensors"):
         counts = load_file(path)
-        assert [len(counts[name]) for name in ("own", "own_item", "clicked")] == [0, 0, 0]
-        assert counts["together_count"].sum() > 0
+        assert [len(counts[name]) for name in ("own", "own_item", "clicked", "clicked_place")] == [0] * 4
+        assert counts["together_likeness"].sum() > 0
 
 
 def test_commands_and_the_service_take_it(dataset: Path, exported: Path) -> None:
