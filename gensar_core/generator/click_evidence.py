@@ -209,7 +209,7 @@ class ClickEvidence:
         first, last = (np.searchsorted(self.clicked, (user + more) * n_items) for more in (0, 1))
         rows, source = ranges(first, last - first), np.repeat(np.arange(len(user)), last - first)
         item, other = latest.item[source], self.clicked[rows] - user[source] * n_items
-        # Where the history's item itself stands among the user's; nowhere, if the log does not hold the click.
+        # Find the history's item itself among the user's; the training log may lack its click.
         place = np.zeros(len(user), dtype=np.int64)
         found = item == other
         place[source[found]] = self.clicked_place[rows[found]]
