@@ -141,8 +141,9 @@ def catalogue_table(
     for start in progress(range(0, len(targets), _LISTS), f"full ranks {task}", unit="batch"):
         batch = targets.take(start, start + _LISTS)
         rows = asked.of(batch.samples.get_column("sample_id").to_numpy())
-        longest = 0 if batch.clicked is None else int(batch.clicked.lengths.max(initial=0))
-        clicked = batch.clicked.padded(longest, -1) if batch.clicked is not None and longest else None
+        clicked = None
+        if batch.clicked is not None and len(batch.clicked.values):
+            clicked = batch.clicked.padded(int(batch.clicked.lengths.max()), -1)
         by_each = [
             generator.retrieve(
                 rows,
@@ -161,7 +162,7 @@ def catalogue_table(
             scores = item_scores(generator, rows, items, task, settings)
         among = [found_ranks(items, scores, batch)] * 2
         if clicked is not None:
-            # What a user clicked before needs no search.
+            # Score what a user clicked before: it needs no search.
             before = np.where(unknown[clicked], -1, clicked)
             scores = np.concatenate([scores, item_scores(generator, rows, before, task, settings)], axis=1)
             among[0] = found_ranks(np.concatenate([items, before], axis=1), scores, batch)
