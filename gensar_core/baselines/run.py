@@ -90,7 +90,7 @@ def fit_and_rank(
         with RankingWriter(stage, name) as writer:
             for ranking in rank_targets(method, tasks):
                 writer.write(ranking.ranks, ranking.scores)
-        stage.record(cold_items_last=int(_unknown_items(method).sum()))
+        stage.record(cold_items_last=int(items_ranked_last(method).sum()))
     if checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -122,9 +122,8 @@ def rank_catalogue_by_method(
     The other arguments are those of ``fit_and_rank``.
     """
     data = MethodData(canonical, samples, embedding, cold_items=cold_items)
-    method, tasks = _untrained(name, kind, overrides, data, seed)
-    method.load(model)
-    unknown, n_items = _unknown_items(method), method.data.n_items
+    method, tasks = fitted_method(name, kind, overrides, data, seed, model)
+    unknown, n_items = items_ranked_last(method), method.data.n_items
     settings = method.settings.model_dump(mode="json")
     recorded = {"name": name, "kind": kind, "protocol": protocol.model_dump(), **settings}
     with Stage(
@@ -156,6 +155,15 @@ def rank_catalogue_by_method(
         stage.record(**write_full_ranks(tables, stage.path(f"{name}.parquet")))
 
 
+def fitted_method(
+    name: str, kind: str, overrides: Mapping[str, Any], data: MethodData, seed: int, model: Path
+) -> tuple[Method[Any], list[str]]:
+    """Restore the method that ``fit_and_rank`` wrote into the folder ``model``; also return its tasks with targets."""
+    method, tasks = _untrained(name, kind, overrides, data, seed)
+    method.load(model)
+    return method, tasks
+
+
 def _untrained(
     name: str, kind: str, overrides: Mapping[str, Any], data: MethodData, seed: int
 ) -> tuple[Method[Any], list[str]]:
@@ -181,7 +189,7 @@ def ranked_tasks(method_class: type[Method[Any]], samples_folder: Path) -> list[
 
 def rank_targets(method: Method[Any], tasks: list[str]) -> Iterator[Ranking]:
     """Rank the valid and test targets of ``tasks`` by a fitted method, block by block."""
-    unknown = _unknown_items(method)
+    unknown = items_ranked_last(method)
     for task, split in itertools.product(tasks, _RANKED_SPLITS):
         lists = CandidateBlocks.open(method.data.samples_folder, task, split, _LISTS)
         blocks = lists.read(columns=list(schema.SAMPLES.columns))
@@ -189,7 +197,7 @@ def rank_targets(method: Method[Any], tasks: list[str]) -> Iterator[Ranking]:
             yield rank_batch(block, lambda rows: rank_cold_last(method.score(rows), unknown[rows.items]))
 
 
-def _unknown_items(method: Method[Any]) -> np.ndarray:
+def items_ranked_last(method: Method[Any]) -> np.ndarray:
     """Mark the cold items of which a method knows nothing, bool [n_items]."""
     known = method.scores_cold_items or method.data.embedding is not None
     return np.zeros_like(method.data.cold) if known else method.data.cold

@@ -67,6 +67,7 @@ STAGES: Final[Mapping[str, tuple[str, float]]] = {
     "method": ("fit a method and rank by it", 10),
     "full_rank_method": ("rank all items by a method", 10),
     "fuse": ("weigh rankers into one", 3),
+    "full_rank_fusion": ("weigh methods into one among all items", 20),
     "overall_table": ("count hits and test the lead", 3),
     "named_table": ("count hits and test the lead", 3),
     "full_table": ("count hits among all items", 3),

@@ -167,11 +167,13 @@ def _check_catalogue_rows(experiments: Experiments, where: str) -> None:
     """Raise UserError when a table among the catalogue has a row that ranks candidates alone."""
     for name, table in experiments.tables.items():
         for row in table.rows if table.among == "catalogue" else ():
-            if row in experiments.fusions:
-                raise UserError(
-                    f"{where}: tables.{name}.rows: the fusion {row} weighs lists of candidates; leave it out of a "
-                    "table among the catalogue"
-                )
+            parts = experiments.fusions[row].parts if row in experiments.fusions else []
+            for part in parts:
+                if part in experiments.generators:
+                    raise UserError(
+                        f"{where}: tables.{name}.rows: the fusion {row} has the generator {part} as a part; among the "
+                        "catalogue only methods can be fused, leave the fusion out"
+                    )
 
 
 def _check_file_names(experiments: Experiments, where: str) -> None:

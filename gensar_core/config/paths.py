@@ -475,6 +475,50 @@ def fusion_clicks(plan: Plan, dataset: str, fusion: str) -> str | list[str]:
     return TRAINING_EVENTS.format(dataset=dataset) if plan.experiments.fusions[fusion].popularity else []
 
 
+def fusion_models(plan: Plan, dataset: str, fusion: str) -> list[str]:
+    """List the records of the models of a fusion's parts, which are methods."""
+    return [_model_record(dataset, part) for part in fusion_parts(plan, fusion)]
+
+
+def _model_record(dataset: str, method: str) -> str:
+    return f"results/{dataset}/models/{method}/stage.json"
+
+
+def fusion_embeddings(plan: Plan, dataset: str, fusion: str) -> list[str]:
+    """List the vectors that these methods read."""
+    read = [path for part in fusion_parts(plan, fusion) for path in method_embedding(plan, dataset, part)]
+    return list(dict.fromkeys(read))
+
+
+def fusion_methods(plan: Plan, dataset: str, fusion: str) -> str:
+    """Return what each of these methods is restored from, in order, as canonical JSON."""
+    methods = plan.experiments.methods
+    return canonical_json(
+        [
+            {
+                "name": part,
+                "kind": methods[part].kind,
+                "overrides": methods[part].own(),
+                "seed": plan.experiments.seed_of(methods[part]),
+                "model": _model_record(dataset, part),
+                "embedding": next(iter(method_embedding(plan, dataset, part)), None),
+            }
+            for part in fusion_parts(plan, fusion)
+        ]
+    )
+
+
+def fusion_modules(plan: Plan, fusion: str) -> list[str]:
+    """List the modules of these methods' kinds."""
+    return list(dict.fromkeys(method_module(plan, part) for part in fusion_parts(plan, fusion)))
+
+
+def catalogue_fusions(plan: Plan) -> list[str]:
+    """Name the fusions that rank among all items: those of methods alone."""
+    methods = plan.experiments.methods
+    return [name for name, fusion in plan.experiments.fusions.items() if all(part in methods for part in fusion.parts)]
+
+
 # Tables and figures. Without a name of a table, the one that the data set's entry names is meant.
 
 

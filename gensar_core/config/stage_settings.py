@@ -44,7 +44,7 @@ _READS: Final[Mapping[str, tuple[str, type[Settings] | str | None]]] = {
     "recommendations": ("datasets", "recommendations"),
     "searches": ("datasets", "queries"),
     **dict.fromkeys(("method", "full_rank_method", "tune_method"), ("methods", None)),
-    "fuse": ("fusions", WeightSettings),
+    **dict.fromkeys(("fuse", "full_rank_fusion"), ("fusions", WeightSettings)),
     **dict.fromkeys(("overall_table", "named_table", "full_table"), ("tables", ComparisonSettings)),
     "comparison_figure": ("figures", None),
 }

@@ -47,7 +47,7 @@ class TableSettings(ComparisonSettings):
     rows: list[Name]
     among: Literal["candidates", "catalogue"] = "candidates"
     """candidates: HR and NDCG among the candidates of each target; catalogue: Recall and NDCG among all items, as the
-    data set's `full_ranking` says. A fusion weighs lists of candidates, and cannot rank the catalogue."""
+    data set's `full_ranking` says. A fusion ranks the catalogue if all its parts are methods."""
     seeds: list[Count] = []
     """Train every row, and what it is built on, once with each of these seeds, on the same samples and candidates; the
     table then shows means and standard deviations. Entries that draw nothing at random are shared. Empty: train

@@ -72,7 +72,7 @@ def fuse(parts: Mapping[str, Path], samples: Path, output: Path, name: str, sett
                         counts += count_codes(rank_codes(ranks))
                         table.write(ranks_table(lists, ranks))
                     stage.record(**{f"{task}_{blocks.split}_ndcg@5": mean_gain(counts, "ndcg@5")})
-                stage.record(**{f"{task}_weights": _named_weights(used, weights)})
+                stage.record(**{f"{task}_weights": named_weights(used, weights)})
         if not fused:
             raise UserError(f"fusions.{name}: none of {', '.join(parts)} scored the valid and test targets of a task")
 
@@ -231,7 +231,8 @@ def _scores_of(part: str, scores: pl.DataFrame, lists: CandidateLists) -> np.nda
         raise UserError(f"{part}: {error}") from None
 
 
-def _named_weights(parts: list[str], weights: np.ndarray) -> dict[str, dict[str, float]]:
+def named_weights(parts: Sequence[str], weights: np.ndarray) -> dict[str, dict[str, float]]:
+    """Name the weights [features] of ``parts``, and of popularity if there is one more, for a stage's record."""
     by_part = weights[: len(parts) * len(FEATURES)].reshape(len(parts), len(FEATURES))
     prior = {"popularity": {"log_clicks": round(float(weights[-1]), 6)}} if weights.size > by_part.size else {}
     return prior | {

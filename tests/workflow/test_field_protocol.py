@@ -24,6 +24,7 @@ def test_its_table_needs_no_searches_and_no_lists_of_candidates(workflow):
         "method",
         "full_rank_method",
         "full_rank_generator",
+        "full_rank_fusion",
         "overall_table",
     }
     # Its page shows the same ranks.
@@ -49,9 +50,13 @@ def test_a_shop_without_searches_is_ranked_with_and_without_what_users_clicked(r
     assert dict(tested.select("user_id", "target_item").rows()) == dict(last.select("user_id", "item_id").rows())
 
     table = pl.read_csv(run / "tables/shop_field.csv")
-    assert table["task"].to_list() == ["rec", "rec"]
-    assert table["seeds"].to_list() == [1, 2]
-    for name, entries in {"itemknn_field": [""], "sasrec_field": ["", "-seed1"]}.items():
+    assert table["task"].to_list() == ["rec", "rec", "rec"]
+    assert table["seeds"].to_list() == [1, 2, 2]
+    for name, entries in {
+        "itemknn_field": [""],
+        "sasrec_field": ["", "-seed1"],
+        "fusion_field": ["", "-seed1"],
+    }.items():
         ranks = [schema.FULL_RANKS.read(run / f"shop_field/full_ranks/{name}{entry}.parquet") for entry in entries]
         row = table.row(by_predicate=pl.col("method") == name, named=True)
         for column, ending in (("rank", ""), ("rank_unseen", "_unseen")):

@@ -47,7 +47,7 @@ ENTRIES = {
     "corpora": "demo_doc2query",
     "generators": "gensar_demo_t5",
     "methods": "sasrec_bce",
-    "fusions": "gensar_demo_ensemble",
+    "fusions": "demo_methods",
     "tables": "demo",
     "figures": "tradeoff",
 }
@@ -92,6 +92,8 @@ def configuration():
     # A warm start goes with a model from scratch alone, and the backbone is one of the settings that are changed.
     values["generators"]["gensar_demo_t5"]["warm_start"] = False
     values["tables"]["demo"]["rows"].append("gensar_demo_t5")
+    # A fusion of methods, which can rank among all items, too.
+    values["fusions"]["demo_methods"] = {"parts": ["sasrec", "popularity", "minilm_cosine"]}
     # Staged trainings: one that goes on from the demo's T5, and one for that to go on from.
     values["generators"]["gensar_staged"] = {"corpus": "demo_doc2query", "start_from": "gensar_demo_t5"}
     values["generators"]["gensar_first"] = copy.deepcopy(values["generators"]["gensar_demo_t5"])
@@ -105,6 +107,7 @@ def targets(values):
     paths += [f"results/{dataset}/training_negatives/training_negatives.parquet" for dataset in experiments.datasets]
     paths.append("results/demo/corpora/demo_doc2query/train.parquet")
     paths.append("results/demo/models/gensar_staged/stage.json")
+    paths += [f"results/demo/{folder}/demo_methods.parquet" for folder in ("ranks", "full_ranks")]
     paths += [f"results/demo/{answers}/gensar_demo.parquet" for answers in ("recommendations", "searches")]
     paths.append("results/demo/embeddings/minilm_trained/vectors.safetensors")
     paths += [f"results/demo/identifiers/{name}/identifiers.parquet" for name in [*IDENTIFIERS, "genret_demo"]]
@@ -436,16 +439,19 @@ def test_another_seed_trains_what_draws_and_shares_the_rest(plans):
 
 def scripts_of_jobs(plans):
     """(name, job, script, modules that it looks up by name) of every job whose code counts."""
-    identifiers = load_experiments(plans.values).identifiers
+    experiments = load_experiments(plans.values)
     for name, job in plans.jobs.items():
         # What is downloaded does not depend on the code that does it.
         if name[0] == "all" or name[0].startswith("download_"):
             continue
-        method = dict(name[1]).get("method")
-        kind = [f"gensar_core.baselines.methods.{kinds_of(plans)[method]}"] if method else []
+        entries = dict(name[1])
+        methods = [entries["method"]] if "method" in entries else []
+        if name[0] == "full_rank_fusion":
+            methods = experiments.fusions[entries["fusion"]].parts
+        by_name = [f"gensar_core.baselines.methods.{experiments.methods[method].kind}" for method in methods]
         if name[0] == "identifiers":
-            kind = [f"gensar_core.identifiers.kinds.{identifiers[dict(name[1])['identifier']].kind}"]
-        yield name, job, ROOT / "workflow_scripts" / Path(job.rule.script).name, kind
+            by_name = [f"gensar_core.identifiers.kinds.{experiments.identifiers[entries['identifier']].kind}"]
+        yield name, job, ROOT / "workflow_scripts" / Path(job.rule.script).name, by_name
 
 
 def kinds_of(plans):

@@ -194,10 +194,10 @@ def test_rows_of_tables_have_names_of_their_own_and_fusions_are_of_entries(value
     fused = put(values, "fusions.both", {"parts": ["sasrec", "gensar"]})
     assert load_experiments(put(fused, "tables.overall.rows", ["both"])).fusions["both"].parts == ["sasrec", "gensar"]
     shown = {"rows": ["sasrec", "both"], "among": "catalogue"}
-    with pytest.raises(
-        UserError, match=r"tables.overall.rows: the fusion both weighs lists of candidates; leave it out"
-    ):
+    with pytest.raises(UserError, match=r"tables.overall.rows: the fusion both has the generator gensar as a part"):
         load_experiments(put(fused, "tables.overall", shown))
+    of_methods = put(fused, "fusions.both.parts", ["sasrec"])
+    assert load_experiments(put(of_methods, "tables.overall", shown)).tables["overall"].rows == ["sasrec", "both"]
     with pytest.raises(UserError, match=r"fusions.sasrec: a method has the same name"):
         load_experiments(put(values, "fusions.sasrec", {"parts": ["gensar"]}))
     with pytest.raises(UserError, match=r"fusions.both.parts.0: 'nobody' is not an entry of methods or generators"):

@@ -55,7 +55,7 @@ VALUES = {
         "cosine": {"kind": "text_cosine", "embedding": "text"},
         "unisar": {"kind": "unisar"},
     },
-    "fusions": {"both": {"parts": ["gensar", "cosine"], "popularity": True}, "one": {"parts": ["sasrec"]}},
+    "fusions": {"both": {"parts": ["gensar", "cosine"], "popularity": True}, "one": {"parts": ["sasrec", "cosine"]}},
     "tables": {
         "overall": {"rows": ["sasrec", "cosine", "gensar", "both"], "proposed": ["gensar"]},
         "ablation": {"rows": ["sasrec", "brief", "both"], "seeds": [42, 1]},
@@ -159,6 +159,16 @@ def shop(pattern, *names):
         (paths.fusion_scores, ("shop", "both"), shop("ranks/{}.scores.parquet", "gensar", "cosine")),
         (paths.fusion_clicks, ("shop", "both"), EVENTS),
         (paths.fusion_clicks, ("shop", "one"), []),
+        (paths.fusion_models, ("shop", "one"), shop("models/{}/stage.json", "sasrec", "cosine")),
+        (paths.fusion_embeddings, ("shop", "one"), [TEXT]),
+        (paths.fusion_methods, ("shop", "one"),
+         '[{"embedding": null, "kind": "sasrec", "model": "results/shop/models/sasrec/stage.json", "name": "sasrec", '
+         '"overrides": {"dropout": 0.3}, "seed": 42}, '
+         f'{{"embedding": "{TEXT}", "kind": "text_cosine", "model": "results/shop/models/cosine/stage.json", '
+         '"name": "cosine", "overrides": {}, "seed": 42}]'),
+        (paths.fusion_modules, ("one",), [f"gensar_core.baselines.methods.{kind}" for kind in ("sasrec", "text_cosine")]),
+        # The other has a generator.
+        (paths.catalogue_fusions, (), ["one"]),
         (paths.table_rows, ("shop",), OVERALL),
         (paths.table_ranks, ("plain",), ["results/plain/ranks/cosine.parquet"]),
         (paths.table_runs, ("shop", "ablation"), [*zip(("sasrec", "sasrec", "brief", "brief"), ABLATION, strict=True), ("both", "both"), ("both", "both-seed1")]),
