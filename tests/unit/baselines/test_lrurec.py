@@ -18,7 +18,7 @@ class TestLRURec(SequentialContract):
     own = {**SMALL, "loss": "softmax"}  # noqa: RUF012
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 70), st.integers(1, 3), st.integers(0, 1000))
 def test_the_scan_matches_a_loop_over_steps(width, rows, seed):
     # In double precision: in single, the powers of a phase alone are off by more than their rounding after 60 steps.

@@ -81,7 +81,7 @@ def test_histories_hold_only_recommendations():
     assert as_lists(recommended_histories(samples)) == [[5, 8], [], []]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=8), st.integers(1, 5))
 def test_windows_give_each_target_once_with_its_last_inputs(sequences, width):
     cuts = ClickWindows(ragged(sequences), width)
@@ -97,7 +97,7 @@ def test_windows_give_each_target_once_with_its_last_inputs(sequences, width):
         assert all(len(window) == width + 1 for window in cuts[1:])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=14), max_size=8), st.integers(1, 5))
 def test_prefixes_end_at_every_click_but_the_first(sequences, width):
     cuts = ClickPrefixes(ragged(sequences), width)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -36,7 +36,6 @@ def events_of(rows):
     return pl.DataFrame(full, schema=schema.EVENTS.schema, orient="row")
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.none() | st.integers(0, 2)), max_size=25))
 def test_pairs_are_those_of_a_plain_loop(rows):
     with tempfile.TemporaryDirectory() as folder:

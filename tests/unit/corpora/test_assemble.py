@@ -104,7 +104,7 @@ def template(draw: st.DrawFn, placeholders: tuple[str, ...]) -> Template:
     return Template.parse(" ".join(parts), placeholders, "test")
 
 
-@hypothesis_settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(
     data=st.data(),
     texts=st.lists(text, min_size=ITEMS, max_size=ITEMS),

@@ -41,7 +41,7 @@ def prefixes(trie: TokenTrie) -> list[list[tuple[int, ...]]]:
 
 
 @given(rows_of_codes)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_nodes_are_the_prefixes_and_know_their_items(codes: list[list[int]]) -> None:
     trie = TokenTrie.from_rows(ragged(codes))
     rows = [(*row, END) for row in codes]
@@ -59,7 +59,7 @@ def test_nodes_are_the_prefixes_and_know_their_items(codes: list[list[int]]) -> 
 
 @pytest.mark.parametrize("dense", [0, 1 << 20])
 @given(codes=rows_of_codes, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_restriction_leaves_the_branches_that_lead_to_allowed_items(
     dense: int, codes: list[list[int]], data: st.DataObject
 ) -> None:

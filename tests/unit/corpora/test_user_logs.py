@@ -52,7 +52,7 @@ def test_a_worked_log_is_written_in_event_order_with_each_query_before_its_first
     assert log_rows(entries, tokens, np.zeros(8), 99, 99)["position"].to_list() == [[0, 0, 2, 6, 6, 6, 8, 8]]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(logs(), st.sampled_from(["strict", "paper"]))
 def test_no_target_sees_what_its_history_hides(log, protocol):
     entries, numbered = entries_of(log, protocol), list(enumerate(log))
@@ -78,7 +78,7 @@ def test_no_target_sees_what_its_history_hides(log, protocol):
         )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(logs())
 def test_nothing_hidden_reaches_an_entry_through_a_third(log):
     entries = entries_of(log)
@@ -89,7 +89,7 @@ def test_nothing_hidden_reaches_an_entry_through_a_third(log):
                 assert all(sees(entries, reader, read) for read in every if sees(entries, middle, read))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(logs(single_clicks=True))
 def test_where_no_groups_overlap_an_entry_sees_its_whole_history(log):
     entries, numbered = entries_of(log), list(enumerate(log))
@@ -107,7 +107,7 @@ def test_where_no_groups_overlap_an_entry_sees_its_whole_history(log):
         assert seen == len(expected_history(numbered, (position, log[position]), "strict", 10**6, 10**6))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(logs(), st.data())
 def test_positions_count_the_tokens_that_an_entry_sees(log, data):
     entries = entries_of(log)
@@ -119,7 +119,7 @@ def test_positions_count_the_tokens_that_an_entry_sees(log, data):
         assert position == sum(lengths[seen])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(logs(), st.integers(8, 30), st.booleans(), st.data())
 def test_each_target_stands_in_one_window_with_half_of_it_before(log, width, asked, data):
     entries = entries_of(log)
@@ -156,7 +156,7 @@ def write_samples(folder, rows):
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(logs(), st.data(), st.integers(1, 7), st.integers(1, 30))
 def test_logs_do_not_depend_on_the_parts_that_are_read(log, data, size, block):
     held_out = data.draw(st.lists(st.integers(0, max(len(log) - 1, 0)), unique=True, max_size=len(log)))

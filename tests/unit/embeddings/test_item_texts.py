@@ -40,7 +40,7 @@ def test_words_that_spell_a_token_are_removed_and_counted(tokenizer: Any) -> Non
     assert texts.empty.tolist() == [False, False, False, False, True]
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 @given(data=st.data(), limit=st.integers(1, 12))
 def test_texts_are_cut_at_the_last_word_that_fits(tokenizer: Any, data: st.DataObject, limit: int) -> None:
     word = st.sampled_from(["piano", "keys,", "é", "(2", "m)", "x" * 30, "钢琴"])

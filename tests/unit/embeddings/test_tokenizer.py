@@ -32,7 +32,7 @@ def test_a_trained_tokenizer_begins_like_t5_and_separates_words_from_punctuation
     assert TRAINED.tokenize("piano; piano") == ["▁piano", ";", "▁piano"]
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="▁"), min_size=1))
 def test_every_text_comes_back_from_its_tokens(text: str) -> None:
     """Byte tokens write what the vocabulary lacks: no unknown token, nothing lost but Unicode composition."""

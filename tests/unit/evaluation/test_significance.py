@@ -19,7 +19,7 @@ RANKS = st.lists(st.integers(2, 60).map(lambda half: half / 2), min_size=2, max_
 DIFFERENCES = st.sampled_from([-1.0, -0.375, 0.25, 0.5, 1.0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(DIFFERENCES, min_size=20, max_size=60), st.integers(0, 50))
 def test_t_and_p_are_those_of_scipys_paired_test(moved, zeros):
     differences = np.array(moved + [0.0] * zeros)
@@ -29,7 +29,7 @@ def test_t_and_p_are_those_of_scipys_paired_test(moved, zeros):
         assert (t, p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(DIFFERENCES, min_size=1, max_size=9), st.integers(1, 3))
 def test_p_of_few_differences_is_scipys_exact_permutation_test(moved, zeros):
     differences = np.array(moved + [0.0] * zeros)

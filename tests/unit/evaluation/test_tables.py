@@ -50,7 +50,7 @@ def cells(markdown):
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(2, 60).map(lambda half: half / 2), min_size=1, max_size=30))
 def test_a_tables_metrics_are_those_of_validations(tmp_path_factory, values):
     row = metrics([ranks_file(tmp_path_factory.mktemp("ranks"), "a", values)], ["a"]).row(0, named=True)

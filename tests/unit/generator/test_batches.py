@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core.config.generators import ExamplesPerEpoch
@@ -82,7 +82,6 @@ def test_sorting_within_a_step_keeps_padding_low() -> None:
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=40),
     st.integers(36, 80),
 )
-@settings(deadline=None)
 def test_cuts_are_those_of_the_plain_loop(prompts: list[tuple[int, int, int]], tokens: int) -> None:
     expected, start = [], 0
     for stop in range(1, len(prompts) + 1):

@@ -29,7 +29,7 @@ from tests.unit.generator.small_models import END, Case, cases, large_case, libr
     users_per_batch=st.integers(1, 4),
     over_catalogue=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_beam_for_each_item_finds_the_exact_ranking(
     dense: int, case: Case, allowed: int | None, users_per_batch: int, over_catalogue: bool
 ) -> None:
@@ -68,7 +68,7 @@ def test_a_beam_for_each_item_finds_the_exact_ranking(
 
 
 @given(case=cases(), beams=st.integers(1, 4), allowed=st.integers(1, 2**12 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_restricted_search_is_that_of_a_catalogue_of_the_other_items(case: Case, beams: int, allowed: int) -> None:
     items, prompts, excluded = case
     mask = np.array([bool(allowed >> item & 1) for item in range(len(items))])
@@ -93,7 +93,7 @@ def test_a_restricted_search_is_that_of_a_catalogue_of_the_other_items(case: Cas
 
 @pytest.mark.parametrize("dense", [0, 1 << 20], ids=["no tables", "tables"])
 @given(case=cases(), beams=st.integers(1, 4), data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_users_who_are_allowed_different_items_get_what_each_gets_alone(
     dense: int, case: Case, beams: int, data: st.DataObject
 ) -> None:

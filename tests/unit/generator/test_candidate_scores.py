@@ -21,7 +21,7 @@ from tests.unit.generator.small_models import END, Case, cases, large_case, libr
 
 
 @given(cases())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_trees_hold_every_prefix_once(case: Case) -> None:
     items, _, candidates = case
     trees = build_trees(candidates, ItemTokens.from_rows(ragged(items)))
@@ -55,7 +55,7 @@ def test_trees_hold_every_prefix_once(case: Case) -> None:
     ids=["t5", "mt5", "catalogue, no tables", "catalogue, tables"],
 )
 @given(case=cases(), users_per_batch=st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_scores_equal_those_of_each_candidate_alone(
     kind: str, over_catalogue: bool, dense: int, case: Case, users_per_batch: int
 ) -> None:
@@ -80,7 +80,7 @@ def test_scores_equal_those_of_each_candidate_alone(
 
 
 @given(case=cases(), shared=st.lists(st.integers(0, 2), min_size=1, max_size=9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_prompt_of_several_users_is_read_once_for_all_their_candidates(case: Case, shared: list[int]) -> None:
     items, prompts, candidates = case
     users = [user % len(prompts) for user in shared]
@@ -157,7 +157,7 @@ def test_beams_reach_the_candidates_that_the_library_finds(beams: int) -> None:
 
 
 @given(case=cases(), beams=st.integers(1, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_beams_are_those_of_the_plain_search(case: Case, beams: int) -> None:
     items, prompts, candidates = case
     table = ItemTokens.from_rows(ragged(items))

@@ -87,7 +87,7 @@ def test_pairs_are_those_of_training_searches_on_items_with_text(shop: Path) -> 
 CLICKS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=40)
 
 
-@hypothesis.settings(deadline=None, max_examples=50)
+@hypothesis.settings(max_examples=50)
 @given(CLICKS, st.integers(1, 7), st.sampled_from([0.0, 0.3, 0.6, 1.0]), st.integers(0, 5))
 def test_examples_are_those_of_pairs_held_whole(
     clicks: list[tuple[int, int]], size: int, share: float, seed: int

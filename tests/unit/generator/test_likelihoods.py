@@ -53,7 +53,7 @@ def padded(items: Lists) -> np.ndarray:
 
 @pytest.mark.parametrize("dense", [0, 1 << 20], ids=["no tables", "tables"])
 @given(cases().map(lambda case: case[0]), st.sampled_from([0.0, 0.2]), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_losses_and_their_gradients_are_those_of_a_loop(dense: int, items: Lists, smoothing: float, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     outputs = torch.randn((*padded(items).shape, 4), generator=draw, requires_grad=True)
@@ -76,7 +76,7 @@ def test_losses_and_their_gradients_are_those_of_a_loop(dense: int, items: Lists
 
 
 @given(cases().map(lambda case: case[0]), st.sampled_from([0.0, 0.2]), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_losses_in_bfloat16_are_exact_up_to_rounding_and_never_negative(
     items: Lists, smoothing: float, seed: int
 ) -> None:

@@ -45,7 +45,7 @@ def test_what_is_added_is_the_log_of_means_by_hand() -> None:
 
 
 @given(cases().map(lambda case: case[0]), st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_equal_clicks_add_nothing(items: Lists, clicks: int) -> None:
     for level in added_logits(TokenTrie.from_rows(ragged(items)), np.full(len(items), clicks), 1.0):
         torch.testing.assert_close(level, torch.zeros_like(level))
@@ -53,7 +53,7 @@ def test_equal_clicks_add_nothing(items: Lists, clicks: int) -> None:
 
 @pytest.mark.parametrize("over", ["vocabulary", "catalogue, no tables", "catalogue, tables"])
 @given(cases().map(lambda case: case[0]), st.sampled_from([0.0, 0.2]), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_losses_and_their_gradients_are_those_of_a_loop(over: str, items: Lists, smoothing: float, seed: int) -> None:
     draw, clicks = torch.Generator().manual_seed(seed), np.random.default_rng(seed).integers(0, 20, len(items))
     targets = ragged(items).padded(max(map(len, items)), -1)

@@ -207,7 +207,7 @@ def item_targets(rows):
     return [(int(row[entry]), int(entry)) for entry in np.flatnonzero(wanted)]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 # The second window begins inside a group: its other entries see nothing.
 @example(log=[*(event(1, 0, item) for item in (0, 0, 0, 1, 0, 0)), event(1, 1, 0, 0, 5)], width=30)
 @given(log=logs(items=ITEMS, users=2, most=9).filter(bool), width=st.sampled_from([30, 10**6]))
@@ -292,7 +292,7 @@ def with_others(rows, catalogue):
     )
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(log=logs(items=ITEMS, users=2, most=9).filter(bool), width=st.sampled_from([30, 10**6]))
 def test_other_identifiers_are_asked_as_each_alone_and_change_nothing_else(catalogue, log, width):
     model, rows = generator(catalogue, query_words=width == 30), rows_of(log, catalogue, width, width // 2)
@@ -335,7 +335,7 @@ def test_the_loss_of_an_other_identifier_is_its_score_in_ranking(catalogue, like
 
 
 @pytest.mark.parametrize("others", [False, True])
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(log=logs(items=ITEMS, users=1, most=9).filter(bool))
 def test_no_state_moves_with_a_token_that_its_entry_does_not_see(catalogue, others, log):
     model, rows = generator(catalogue), rows_of(log, catalogue)

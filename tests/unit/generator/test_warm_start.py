@@ -47,7 +47,7 @@ def test_a_word_is_the_mean_of_its_items_shrunk_where_they_are_few():
 
 
 @given(st.integers(0, 500), st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_codes_and_the_residual_add_up_to_the_vector(seed, levels):
     draw = np.random.default_rng(seed)
     vectors = draw.normal(size=(40, 3))
@@ -109,7 +109,7 @@ def small_corpus(tmp_path_factory):
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.none() | st.integers(0, 1)), max_size=30), st.integers(1, 7))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_words_are_counted_with_items_as_by_a_plain_loop(small_corpus, clicks, size):
     rows = [
         (0, 0, "rec", item, None, None) if query is None else (0, 0, "search", item, query, 0) for item, query in clicks

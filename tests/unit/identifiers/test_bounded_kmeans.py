@@ -14,7 +14,7 @@ from gensar_core.identifiers.bounded_kmeans import assign_within_bounds, bounded
     rows=st.integers(1, 40), columns=st.integers(1, 6), slack=st.integers(0, 4), distinct=st.integers(1, 50),
     seed=st.integers(0, 1000),
 )  # fmt: skip
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_sizes_lie_within_their_bounds(rows: int, columns: int, slack: int, distinct: int, seed: int) -> None:
     costs = np.random.default_rng(seed).integers(distinct, size=(rows, columns)).astype(np.float64)
     least, most = max(0, rows // columns - slack), -(-rows // columns) + slack

@@ -156,7 +156,7 @@ def test_codes_of_residual_kmeans_are_means_of_the_scaled_vectors(vectors: dict[
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=2), min_size=1, max_size=40))
 def test_occurrence_counts_the_earlier_items_with_the_same_identifier(identifiers: list[list[int]]) -> None:
     earlier: Counter[tuple[int, ...]] = Counter()

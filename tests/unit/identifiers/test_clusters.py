@@ -42,7 +42,7 @@ def by_user(users: np.ndarray, items: np.ndarray) -> Ragged:
     return Ragged.from_lengths(np.unique(users, return_counts=True)[1], items[order])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=25), st.integers(1, 5), st.sampled_from([1, 20])
 )
@@ -78,7 +78,7 @@ def test_what_spectral_clustering_leaves_together_is_cut_evenly() -> None:
     assert max(map(len, groups)) <= _LOPSIDED * 30
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=4),
     st.integers(0, 60),

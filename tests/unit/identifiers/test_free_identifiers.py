@@ -36,7 +36,7 @@ def taken_rows(rng: np.random.Generator, shared: int, sizes: tuple[int, ...], it
     return [first, second]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(SHAPES), st.integers(0, 10_000), st.data())
 def test_all_identifiers_differ_up_to_the_last_free_one(shape, seed, data) -> None:
     shared, sizes = shape

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -102,7 +101,6 @@ def share_alike(topic: np.ndarray, codes: np.ndarray) -> float:
     return float(counts.max(axis=1).sum() / len(codes))
 
 
-@hypothesis.settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=20),
     st.none() | st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["piano", "lamp", "tent"])), max_size=6),

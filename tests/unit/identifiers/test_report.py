@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import polars as pl
 import pytest
@@ -105,7 +104,6 @@ def test_repeated_clicks_and_changes_of_user_make_no_pair(tmp_path: Path) -> Non
     assert click_pairs(tmp_path / "events.parquet").tolist() == [[2, 5]]
 
 
-@hypothesis.settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, 2**31 - 1]))), st.integers(1, 7))
 def test_pairs_do_not_depend_on_the_parts_that_are_read(clicks: list[tuple[int, int]], size: int) -> None:
     clicks = sorted(clicks, key=lambda click: click[0])

@@ -73,7 +73,7 @@ def check_proof(problem: Problem, minimal: bool = True) -> list[np.ndarray]:
     return after
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=st.one_of(st.just([4, 4, 4]), st.lists(st.integers(2, 6), min_size=2, max_size=4)),
     shared=st.integers(0, 4),

@@ -66,7 +66,7 @@ def test_ranks_by_hand() -> None:
     st.lists(st.integers(0, 8), min_size=5, max_size=5),
     st.integers(1, 9),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_items_of_a_beam_search_rank_as_by_scores(scores: np.ndarray, wanted: list[int], beams: int) -> None:
     values = scores.astype(np.float32)
     order = np.argsort(-values, axis=1, kind="stable")

@@ -5,7 +5,7 @@ import math
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core.ranking.metrics import (
@@ -100,7 +100,6 @@ def test_metrics_are_those_of_ir_measures(ranks):
 HALVES = st.integers(2, 80).map(lambda half: half / 2)
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(HALVES, st.sampled_from([32_767.0, 32_767.5, 1e7, math.inf])), min_size=1, max_size=30))
 def test_counts_of_coded_ranks_give_the_metrics_of_the_ranks(values):
     counts = count_codes(rank_codes(np.array(values)))

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core import schema
@@ -29,7 +29,6 @@ def lists(array):
     return [array.values[array.offsets[i] : array.offsets[i + 1]].tolist() for i in range(len(array))]
 
 
-@settings(deadline=None)
 @given(rows, st.integers(1, 7), st.randoms(use_true_random=False))
 def test_ragged_equals_plain_lists(values, width, random):
     array = ragged(values)

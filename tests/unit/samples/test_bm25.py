@@ -39,7 +39,7 @@ vocabulary = ["lamp", "lamps", "Chair", "chairs", "table", "the", "oak", "red", 
 texts_of = st.lists(st.lists(st.sampled_from(vocabulary), max_size=8).map(" ".join), min_size=1, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts_of, texts_of, st.sampled_from([(0.9, 0.4), (1.2, 0.75), (2.0, 0.0), (0.5, 1.0)]), st.integers(1, 15))
 def test_hits_are_those_of_the_formula(texts, queries, parameters, count):
     k1, b = parameters

@@ -25,7 +25,7 @@ def plain_best(rows, n_texts, query, count):
     return best + [-1] * (count - len(best))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_best_texts_are_those_of_plain_sums(data):
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

@@ -52,7 +52,7 @@ HISTORY_MARKS = (
     "only_candidate_in_history",
     "only_candidate_not_in_history",
 )
-many_logs = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many_logs = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def build(folder, log, seed=1, items=9, **overrides):
@@ -317,7 +317,7 @@ def build_in_parts(folder, parts, seed=1, **overrides):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     logs(users=5, most=18, items=30),
     st.integers(1, 6),

@@ -180,7 +180,7 @@ def test_session_is_one_block_at_the_place_of_its_first_click():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(logs(), st.tuples(st.integers(1, 4), st.integers(1, 4)), st.integers(1, 60))
 @example([], (1, 1), 9)
 def test_every_history_equals_the_plain_loops(protocol, events, caps, slice_size):
@@ -194,7 +194,7 @@ def test_every_history_equals_the_plain_loops(protocol, events, caps, slice_size
     assert both.tolist() == [complete(expected_history(whole, target, protocol, 99, 99)) for target in whole]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(logs(), st.data())
 def test_strict_history_does_not_depend_on_the_targets_item(events, data):
     if not events:

@@ -46,7 +46,7 @@ items = st.lists(st.integers(0, 30), max_size=120)
 rows_taken = st.lists(st.lists(st.integers(0, 35), unique=True, max_size=20), min_size=1, max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(items, rows_taken, st.integers(1, 40))
 def test_negatives_are_distinct_not_taken_and_as_many_as_exist(clicked, taken, count):
     pool = PopularityPool.from_clicks(np.array(clicked, dtype=np.int32))
@@ -60,7 +60,7 @@ def test_negatives_are_distinct_not_taken_and_as_many_as_exist(clicked, taken, c
         assert set(drawn) <= drawable
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(items, rows_taken, st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
 def test_a_rows_negatives_do_not_depend_on_the_other_rows(clicked, taken, count, cells, random):
     pool = PopularityPool.from_clicks(np.array(clicked, dtype=np.int32))

@@ -4,7 +4,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gensar_core.samples import search_clicks
@@ -16,7 +16,6 @@ from tests.support.small_parts import small_parts
 CLICKS = st.lists(st.tuples(st.sampled_from([0, 1, 2, 2**31 - 1]), st.none() | st.sampled_from([0, 1, 2**31 - 1])))
 
 
-@settings(deadline=None)
 @given(CLICKS, st.integers(1, 7))
 def test_each_pair_is_there_once_by_item_then_query_with_its_clicks(clicks, size):
     with tempfile.TemporaryDirectory() as folder, small_parts(size, search_clicks):

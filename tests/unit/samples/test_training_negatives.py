@@ -31,7 +31,7 @@ def train_samples(folder):
 
 @pytest.mark.parametrize("split", ["leave_one_out", "time"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(logs(users=3, most=20, items=30), st.integers(1, 20))
 def test_negatives_are_distinct_without_the_target_and_unseen_in_training(tmp_path, protocol, split, log, negatives):
     if not build(tmp_path, log, items=30, history_protocol=protocol, split=split):
@@ -99,7 +99,7 @@ def test_equal_seeds_give_equal_bytes_in_any_order_of_rows(tmp_path):
     assert contents[0] == contents[1] == file.read_bytes() != contents[2]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(logs(users=5, most=18, items=30), st.integers(1, 6), st.integers(1, 40), st.integers(1, 5))
 def test_parts_and_blocks_of_users_do_not_change_the_file(tmp_path, log, parts, block, rows):
     if not build(tmp_path, log, items=30):

@@ -190,7 +190,7 @@ def test_text_of_any_language_is_normalized():
 
 
 @given(st.lists(st.one_of(st.none(), st.text()), min_size=1, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_normalizing_twice_changes_nothing_and_leaves_single_blanks_alone(texts):
     once = pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(normalized(pl.col("text")))
     assert once.select(normalized(pl.col("text"))).equals(once)
@@ -578,7 +578,7 @@ def plain_core(pairs, minimum):
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=50), st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_core_equals_that_of_a_plain_loop(pairs, minimum):
     users, items = (np.array([pair[side] for pair in pairs], dtype=np.int64) for side in (0, 1))
     inside, _ = interaction_core(users, items, minimum)

@@ -192,7 +192,7 @@ def working_in(folder):
         assert not Path(CANARY).exists()
 
 
-quick = {"deadline": None, "suppress_health_check": [HealthCheck.data_too_large, HealthCheck.too_slow]}
+quick = {"suppress_health_check": [HealthCheck.data_too_large, HealthCheck.too_slow]}
 
 READERS = {
     REVIEWS: lambda path: accounted(*reviews_of(path)),

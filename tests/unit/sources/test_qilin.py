@@ -95,7 +95,7 @@ results = st.lists(
 )
 
 
-@budget(max_examples=25, deadline=None)
+@budget(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.sampled_from(FOLDERS[1:]), st.integers(1, 2), st.sampled_from(["茶", "壶"]), results), max_size=12

@@ -186,7 +186,7 @@ def test_odd_but_sound_reviews_are_read_exactly(tmp_path, line, row):
 
 
 @pytest.mark.parametrize(("release", "broken"), [(2014, BROKEN_REVIEWS), (2023, BROKEN_REVIEWS_2023)])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_reading_at_once_equals_reading_line_by_line(tmp_path_factory, release, broken, data):
     kinds = st.sampled_from([line for _, line in cases(broken) if len(line) < 1000] + ["", "good", "good"])
@@ -293,7 +293,7 @@ items = st.fixed_dictionaries(
 damages = st.sampled_from(["", "", "", "", "", "", "'", '"', "\\", ")", ", 'asin': 5", " "])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(items, st.integers(0, 80), damages)
 def test_shortcut_takes_only_lines_that_are_items(item, place, damage):
     line = repr(item)

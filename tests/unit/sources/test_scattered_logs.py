@@ -69,7 +69,7 @@ def workplace(tmp_path_factory):
     minimum=st.sampled_from([0, 3, 4, 5]),
     keep=st.booleans(),
 )
-@budget(max_examples=30, deadline=None)
+@budget(max_examples=30)
 def test_parts_of_the_users_do_not_change_the_tables(workplace, log, parts, block, sampled, minimum, keep):
     settings = EventLogSettings(min_interactions=minimum, keep_textless_items=keep)
     items, events = workplace / "items.parquet", workplace / "events.parquet"

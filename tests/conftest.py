@@ -1,0 +1,7 @@
+"""What every test begins with."""
+
+from hypothesis import settings
+
+# A busy machine is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
