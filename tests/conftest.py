@@ -1,4 +1,4 @@
-"""What every test begins with."""
+"""Set up Hypothesis for every test."""
 
 from hypothesis import settings
 
