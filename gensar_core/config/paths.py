@@ -198,7 +198,7 @@ def embedding_text(plan: Plan, dataset: str, embedding: str) -> str:
 def embedding_model(plan: Plan, dataset: str, embedding: str) -> str:
     """Return the record of the trained method that an embedding is taken from."""
     entry: Any = plan.experiments.embeddings[embedding]
-    return f"results/{dataset}/models/{entry.method}/stage.json"
+    return _model_record(dataset, entry.method)
 
 
 def identifier_embeddings(plan: Plan, dataset: str, identifier: str) -> dict[str, str]:
@@ -480,8 +480,8 @@ def fusion_models(plan: Plan, dataset: str, fusion: str) -> list[str]:
     return [_model_record(dataset, part) for part in fusion_parts(plan, fusion)]
 
 
-def _model_record(dataset: str, method: str) -> str:
-    return f"results/{dataset}/models/{method}/stage.json"
+def _model_record(dataset: str, entry: str) -> str:
+    return f"results/{dataset}/models/{entry}/stage.json"
 
 
 def fusion_embeddings(plan: Plan, dataset: str, fusion: str) -> list[str]:
@@ -571,7 +571,7 @@ def cost_files(plan: Plan, dataset: str, table: str | None = None) -> dict[str, 
     """Return the ranks files of these runs, their stage records, and those of their models."""
     entries = [entry for _, entry in fitted_runs(plan, dataset, table)]
     records = [f"results/{dataset}/ranks/{entry}.stage.json" for entry in entries]
-    models = [f"results/{dataset}/models/{entry}/stage.json" for entry in entries]
+    models = [_model_record(dataset, entry) for entry in entries]
     return {"ranks": _ranks(dataset, entries), "records": records, "models": models}
 
 
